@@ -1,0 +1,30 @@
+"""The command line of bistil."""
+
+from typing import Annotated
+
+import typer
+
+from bistil import __version__
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bistil {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """A small bilingual model out of a big multilingual one.
+
+    This version has no command yet.
+    """

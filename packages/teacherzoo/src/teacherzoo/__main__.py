@@ -1,0 +1,5 @@
+"""Lets launchers start `python -m teacherzoo`."""
+
+from teacherzoo.cli import app
+
+app(prog_name="teacherzoo")

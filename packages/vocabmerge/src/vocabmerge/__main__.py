@@ -1,0 +1,5 @@
+"""Lets launchers start `python -m vocabmerge`."""
+
+from vocabmerge.cli import app
+
+app(prog_name="vocabmerge")
