@@ -2,6 +2,11 @@
 
 from importlib.metadata import version as _version
 
-__all__ = ["__version__"]
+from kdkernels.checks import KernelArgumentError
+
+__all__ = [
+    "KernelArgumentError",
+    "__version__",
+]
 
 __version__ = _version("kdkernels")

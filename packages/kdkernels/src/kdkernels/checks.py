@@ -1,0 +1,142 @@
+"""What is checked before an operation computes, and how it chooses its implementation.
+
+Checks happen once, at the edge, in each operation's `api.py`. An explicit choice of implementation is kept or
+refused, never replaced.
+"""
+
+import importlib.util
+import math
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+IMPLS = ("auto", "reference", "torch", "triton")
+TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class KernelArgumentError(ValueError):
+    """An argument that no implementation can honour; the message says what was expected and what to do."""
+
+
+def choose_impl(impl: str, *, operation: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Name the implementation to run: the one asked for, or the rule behind "auto".
+
+    "auto" is "triton" for float32, float16 and bfloat16 tensors on a CUDA device where triton is installed, and
+    "torch" everywhere else; it is never "reference".
+
+    Args:
+        impl: "auto", "reference", "torch" or "triton".
+        operation: the public function's name, for the message.
+        device: where the operands are.
+        dtype: of the operands.
+
+    Returns:
+        "reference", "torch" or "triton".
+
+    Raises:
+        KernelArgumentError: the name is unknown, or "triton" is asked for where it cannot run.
+    """
+    require_choice("impl", impl, IMPLS, operation=operation)
+    if impl == "auto":
+        usable = device.type == "cuda" and dtype in TRITON_DTYPES and _triton_is_installed()
+        return "triton" if usable else "torch"
+    if impl == "triton":
+        _require_triton(operation, device, dtype)
+    return impl
+
+
+def require_choice(name: str, value: str, allowed: Sequence[str], *, operation: str) -> None:
+    """Refuse an option outside its list."""
+    if value not in allowed:
+        listed = ", ".join(map(repr, allowed))
+        raise KernelArgumentError(f"{operation}: {name} must be one of {listed}; got {value!r}")
+
+
+def require_number(
+    name: str,
+    value: float,
+    *,
+    operation: str,
+    low: float,
+    high: float = math.inf,
+    strict: bool = False,
+) -> None:
+    """Refuse a number outside [low, high], or (low, high] where `strict`; NaN is outside."""
+    inside = low < value <= high if strict else low <= value <= high
+    if not inside or math.isinf(value):
+        bracket = "(" if strict else "["
+        raise KernelArgumentError(
+            f"{operation}: {name} must be a finite number in {bracket}{low:g}, {high:g}]; got {value!r}"
+        )
+
+
+def require_shape(
+    name: str, tensor: Tensor, shape: Sequence[int | None], *, axes: str, operation: str
+) -> None:
+    """Refuse a tensor of another shape.
+
+    Args:
+        name: the argument.
+        tensor: its value.
+        shape: the expected sizes, None where any will do.
+        axes: the shape in words, such as "[N, H]", for the message.
+        operation: the public function's name, for the message.
+    """
+    fits = tensor.dim() == len(shape) and all(
+        expected is None or size == expected
+        for size, expected in zip(tensor.shape, shape, strict=True)
+    )
+    if not fits:
+        sizes = "[" + ", ".join("*" if size is None else str(size) for size in shape) + "]"
+        raise KernelArgumentError(
+            f"{operation}: {name} must be {axes}, here {sizes}; got {list(tensor.shape)}"
+        )
+
+
+def require_floating(name: str, tensor: Tensor, *, operation: str) -> None:
+    """Refuse whole numbers where real ones are meant."""
+    if not tensor.is_floating_point():
+        raise KernelArgumentError(
+            f"{operation}: {name} must hold floating point numbers; got {tensor.dtype}"
+        )
+
+
+def require_integer(name: str, tensor: Tensor, *, operation: str) -> None:
+    """Refuse anything but int32 and int64 where ids are meant."""
+    if tensor.dtype not in (torch.int64, torch.int32):
+        raise KernelArgumentError(
+            f"{operation}: {name} must hold int64 or int32 ids; got {tensor.dtype}"
+        )
+
+
+def require_one_device(operation: str, **tensors: Tensor | None) -> None:
+    """Refuse operands on several devices."""
+    devices = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
+    if len(set(devices.values())) > 1:
+        where = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise KernelArgumentError(f"{operation}: all tensors must be on one device; got {where}")
+
+
+def _require_triton(operation: str, device: torch.device, dtype: torch.dtype) -> None:
+    if not _triton_is_installed():
+        raise KernelArgumentError(
+            f"{operation}: impl='triton' needs the package triton, which is not installed: "
+            "install kdkernels[triton], or ask for impl='torch'"
+        )
+    if device.type != "cuda" and not (
+        device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    ):
+        raise KernelArgumentError(
+            f"{operation}: impl='triton' runs on CUDA tensors, or on CPU tensors in a process started with "
+            f"TRITON_INTERPRET=1; got tensors on {str(device)!r}: ask for impl='torch'"
+        )
+    if dtype not in TRITON_DTYPES:
+        raise KernelArgumentError(
+            f"{operation}: impl='triton' takes float32, float16 and bfloat16; got {dtype}: ask for impl='torch'"
+        )
+
+
+def _triton_is_installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
