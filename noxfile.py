@@ -1,0 +1,419 @@
+"""Every job of the house, in one place. `nox --list` explains them; CONTRIBUTING.md says when to use which."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import news as newsroom  # noqa: E402  (the path comes first)
+from changed import changed_files, changed_packages  # noqa: E402
+from graph import HouseError, closure, read_packages  # noqa: E402
+
+nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = (
+    "venv"  # never uv: unconstrained, it takes the CUDA build of torch
+)
+nox.options.sessions = ["lint", "typecheck", "tests"]
+nox.options.error_on_external_run = False
+
+try:
+    PACKAGES = read_packages()
+except HouseError as error:
+    sys.exit(f"noxfile: {error}")
+VENV = ROOT / ".venv"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+CONSTRAINTS = ROOT / "constraints.txt"
+PIP = {
+    "PIP_CONSTRAINT": str(CONSTRAINTS),
+    "PIP_BUILD_CONSTRAINT": str(CONSTRAINTS),
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+}
+SOURCES = [str(package.folder / "src") for package in PACKAGES.values()]
+each_package = nox.parametrize("package", [nox.param(name, id=name) for name in PACKAGES])
+
+
+# --- the shared environment -------------------------------------------------------------------------------------
+
+
+@nox.session(venv_backend="none")
+def dev(session: nox.Session) -> None:
+    """Fill .venv with all packages, editable, and every tool; does nothing when it is up to date."""
+    if "dev" in sys.argv:  # asked for by name; as a prerequisite it sees the arguments of the job behind it
+        _no_arguments(session)
+    stamp, wanted = VENV / "stamp", _environment_digest()
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    if not (BIN / "python").exists():
+        session.run(sys.executable, "-m", "venv", str(VENV), external=True)
+    stamp.unlink(missing_ok=True)
+    groups = nox.project.load_toml(ROOT / "pyproject.toml")["dependency-groups"]["dev"]
+    tests = sorted({str(wanted) for each in PACKAGES.values() for wanted in each.test_requirements})
+    editable = [
+        argument
+        for package in PACKAGES.values()
+        for argument in ("-e", _with_extras(package.folder, package))
+    ]
+    _pip(session, "torch")
+    # The packages in one call: alone, one would look for its siblings on the index.
+    _pip(session, *editable, *tests, *groups)
+    stamp.write_text(wanted)
+
+
+def _environment_digest() -> str:
+    files = [ROOT / "pyproject.toml", CONSTRAINTS, *sorted(ROOT.glob("packages/*/pyproject.toml"))]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _with_extras(source: object, package: object) -> str:
+    extras = ",".join(sorted(package.extras))
+    return f"{source}[{extras}]" if extras else str(source)
+
+
+def _pip(session: nox.Session, *arguments: str, python: Path | str = BIN / "python") -> None:
+    session.run(str(python), "-m", "pip", "install", "-q", *arguments, env=PIP, external=True)
+
+
+def _python(session: nox.Session, *arguments: object, **environment: str) -> None:
+    session.run(str(BIN / "python"), *map(str, arguments), env=environment, external=True)
+
+
+def _no_arguments(session: nox.Session) -> None:
+    if session.posargs:
+        session.error(f"{session.name} takes no argument, got {' '.join(session.posargs)!r}.")
+
+
+# --- gates ------------------------------------------------------------------------------------------------------
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def lint(session: nox.Session) -> None:
+    """Style, format, import contracts, declared siblings, news."""
+    _no_arguments(session)
+    _python(session, "-m", "ruff", "check", ".")
+    _python(session, "-m", "ruff", "format", "--check", ".")
+    session.run(
+        str(BIN / "lint-imports"),
+        "--no-cache",
+        env={"PYTHONPATH": os.pathsep.join(SOURCES)},
+        external=True,
+    )
+    _python(session, "tools/siblings.py")
+    _python(session, "tools/news.py", "check")
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def typecheck(session: nox.Session) -> None:
+    """Mypy, strict, on every package's sources."""
+    _no_arguments(session)
+    _python(session, "-m", "mypy", *SOURCES)
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+@nox.parametrize("package", [nox.param(name, id=name) for name in [*PACKAGES, "tools"]])
+def tests(session: nox.Session, package: str) -> None:
+    """The tests of one package (or of the workspace's tools); what stands behind -- goes to pytest."""
+    folder = "tools" if package == "tools" else f"packages/{package}"
+    _python(session, "-m", "pytest", folder, *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def property(session: nox.Session) -> None:
+    """Laws, searched by hypothesis at length."""
+    _no_arguments(session)
+    _marked(session, "property")
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def slow(session: nox.Session) -> None:
+    """Whole tiny distillations and fault drills."""
+    _no_arguments(session)
+    _marked(session, "slow")
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def interpret(session: nox.Session) -> None:
+    """The Triton kernels, run on the CPU by Triton's interpreter."""
+    _no_arguments(session)
+    _marked(session, "interpret", TRITON_INTERPRET="1")
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def gpu(session: nox.Session) -> None:
+    """What needs a CUDA device; also runs without nox: `python -m pytest -m gpu`."""
+    _no_arguments(session)
+    _marked(session, "gpu")
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def browser(session: nox.Session) -> None:
+    """The HTML report in headless Chromium, which Debian's packages provide where it is missing."""
+    _no_arguments(session)
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        if not (shutil.which("apt-get") and os.geteuid() == 0):
+            session.error(
+                "install chromium and chromium-driver (Debian's names) and run this again."
+            )
+        session.run("apt-get", "update", "-qq", external=True, silent=True)
+        session.run(
+            *("apt-get", "install", "-qq", "-y", "--no-install-recommends"),
+            *("chromium", "chromium-driver"),
+            external=True,
+            silent=True,
+            env={"DEBIAN_FRONTEND": "noninteractive"},
+        )
+    _marked(session, "browser")
+
+
+def _marked(session: nox.Session, marker: str, **environment: str) -> None:
+    session.run(
+        *(str(BIN / "python"), "-m", "pytest", "-m", marker, "packages", "tools"),
+        env=environment,
+        external=True,
+        success_codes=[0, 5],  # 5: no test carries the marker
+    )
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def readmes(session: nox.Session) -> None:
+    """Run what the READMEs show."""
+    _no_arguments(session)
+    _python(session, "tools/snippets.py", *sorted(ROOT.glob("packages/*/README.md")))
+
+
+# --- one package alone ------------------------------------------------------------------------------------------
+
+
+@nox.session
+@each_package
+def isolated(session: nox.Session, package: str) -> None:
+    """Install one package from its wheel, with its siblings' wheels and nothing else of ours, and test it."""
+    _no_arguments(session)
+    _test_alone(session, package, CONSTRAINTS)
+
+
+@nox.session
+@each_package
+def minimums(session: nox.Session, package: str) -> None:
+    """As isolated, at the lowest versions that the package declares (torch stays: see constraints.txt)."""
+    _no_arguments(session)
+    floors = Path(session.create_tmp()) / "floors.txt"
+    lines = {"torch": "torch==2.13.0"}
+    for name in closure(PACKAGES, package):
+        its = PACKAGES[name]
+        for wanted in [
+            *its.requirements,
+            *(each for group in its.extras.values() for each in group),
+        ]:
+            if wanted.name not in PACKAGES and wanted.name != "torch":
+                floor = next(part.version for part in wanted.specifier if part.operator == ">=")
+                lines[wanted.name] = f"{wanted.name}=={floor}"
+    floors.write_text("\n".join(lines.values()) + "\n")
+    _test_alone(session, package, floors)
+
+
+def _test_alone(session: nox.Session, package: str, constraints: Path) -> None:
+    names = closure(PACKAGES, package)
+    environment = PIP | {"PIP_CONSTRAINT": str(constraints)}
+    with tempfile.TemporaryDirectory() as temporary:
+        wheels, room = Path(temporary, "wheels"), Path(temporary, "room")
+        session.install("-q", "torch", env=environment)
+        session.install("-q", "build", "hatchling", env=environment)
+        for name in names:
+            _build(session, name, wheels, "--wheel", "--no-isolation")
+        ours = [f"{name}=={PACKAGES[name].version}" for name in names]
+        session.install("-q", "--no-index", "--find-links", str(wheels), "--no-deps", *ours)
+        rest = {str(wanted) for name in names for wanted in _outside(name, extras=True)}
+        rest |= {str(wanted) for wanted in PACKAGES[package].test_requirements}
+        session.install("-q", *sorted(rest), env=environment)
+        session.run("python", "-m", "pip", "check", silent=True)
+        if (PACKAGES[package].source / "cli.py").exists():
+            session.run(package, "--version")
+        _furnish(room, PACKAGES[package].folder)
+        with session.chdir(room):
+            session.run(
+                *(
+                    "python",
+                    "-m",
+                    "pytest",
+                    "-c",
+                    str(ROOT / "pyproject.toml"),
+                    "--rootdir",
+                    str(room),
+                ),
+                *("-p", "no:cacheprovider", "tests"),
+            )
+
+
+def _outside(name: str, *, extras: bool) -> list[object]:
+    package = PACKAGES[name]
+    groups = package.extras.values() if extras else []
+    everything = [*package.requirements, *(wanted for group in groups for wanted in group)]
+    return [wanted for wanted in everything if wanted.name not in PACKAGES]
+
+
+def _furnish(room: Path, folder: Path) -> None:
+    """What travels beside a package's tests: its README, the conftest and the toy world."""
+    shutil.copytree(folder / "tests", room / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    for file in [ROOT / "conftest.py", *sorted((ROOT / "tools").glob("toyworld*.py"))]:
+        shutil.copy(file, room)
+
+
+# --- building and releasing -------------------------------------------------------------------------------------
+
+
+@nox.session
+@each_package
+def build(session: nox.Session, package: str) -> None:
+    """Build one package into dist/NAME and compare what is inside with what should be."""
+    _no_arguments(session)
+    _build_and_check(session, package)
+
+
+def _build(session: nox.Session, package: str, into: Path, *arguments: str) -> None:
+    folder = str(PACKAGES[package].folder)
+    session.run("python", "-m", "build", *arguments, "--outdir", str(into), folder, silent=True)
+
+
+def _build_and_check(session: nox.Session, package: str) -> Path:
+    dist = ROOT / "dist" / package
+    shutil.rmtree(dist, ignore_errors=True)
+    session.install("-q", "build", "packaging", "twine", env=PIP)
+    _build(session, package, dist)
+    session.run("python", "tools/wheels.py", package, str(dist))
+    session.run("twine", "check", "--strict", *map(str, sorted(dist.iterdir())))
+    return dist
+
+
+@nox.session
+@each_package
+def release_check(session: nox.Session, package: str) -> None:
+    """All that a release does, but on a copy: fold the news, bump, build, and test the wheel alone."""
+    _no_arguments(session)
+    _refuse_dirty(session)
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary, "house")
+        session.run("git", "clone", "-q", str(ROOT), str(copy), external=True)
+        version = _fold(session, read_packages(copy)[package], copy)
+        session.log(f"{package} would become {version}")
+        session.run("git", "-C", str(copy), "diff", "--stat", external=True)
+    _build_and_check(session, package)
+    _test_alone(session, package, CONSTRAINTS)
+
+
+@nox.session
+@each_package
+def release(session: nox.Session, package: str) -> None:
+    """Fold the news, bump, commit, build, check, tag; prints the push that makes it public."""
+    _no_arguments(session)
+    _refuse_dirty(session)
+    version = _fold(session, PACKAGES[package], ROOT)
+    tag = f"{package}-v{version}"
+    session.run("git", "add", f"packages/{package}", external=True)
+    session.run("git", "commit", "-q", "-m", f"{package} {version}", external=True)
+    PACKAGES.update(read_packages())
+    _build_and_check(session, package)
+    _test_alone(session, package, CONSTRAINTS)
+    session.run("git", "tag", "-a", tag, "-m", f"{package} {version}", external=True)
+    session.log(f"To publish: git push origin main {tag}")
+
+
+def _refuse_dirty(session: nox.Session) -> None:
+    if session.run("git", "status", "--porcelain", external=True, silent=True):
+        session.error("the working tree has changes: commit or stash them, then release.")
+
+
+def _fold(session: nox.Session, package: object, root: Path) -> object:
+    try:
+        notes = newsroom.notes(package)
+        last = newsroom.last_release(package, root)
+        if not notes:
+            session.error(f"{package.name} has no news since {last}: there is nothing to release.")
+        version = newsroom.next_version(last, package.version, notes.values())
+        newsroom.fold(package, version, datetime.datetime.now(datetime.UTC).date().isoformat())
+    except HouseError as error:
+        session.error(str(error))
+    return version
+
+
+# --- the story and the figures ----------------------------------------------------------------------------------
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def demo(session: nox.Session) -> None:
+    """Generate the toy world into demo/ and describe it."""
+    _no_arguments(session)
+    _python(session, "tools/toyworld.py", "--describe")
+    _python(session, "tools/toyworld.py", "demo/world", "--words", "20000")
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def bench(session: nox.Session) -> None:
+    """Quick benchmarks: -- [NAMES] [--full] [--data DIR]; appends to benchmarks/results/latest.jsonl."""
+    parser = argparse.ArgumentParser(prog="nox -s bench --", exit_on_error=False)
+    parser.add_argument("names", nargs="*", help="package or question names; all without")
+    parser.add_argument(
+        "--full", action="store_true", help="the sizes that the bars are stated for"
+    )
+    parser.add_argument("--data", type=Path, help="a folder of real text")
+    try:
+        wanted, unknown = parser.parse_known_args(session.posargs)
+    except argparse.ArgumentError as error:
+        session.error(f"bench: {error}.")
+    if unknown:
+        session.error(
+            f"bench knows no argument {unknown[0]!r}: it takes NAMES, --full and --data DIR."
+        )
+    questions = sorted(ROOT.glob("benchmarks/*_*.py"))
+    for name in wanted.names:
+        if not any(file.stem.startswith(name) for file in questions):
+            known = ", ".join(file.stem for file in questions)
+            session.error(f"bench knows no question {name!r}: there are {known}.")
+    out = ROOT / "benchmarks" / "results" / "latest.jsonl"
+    out.unlink(missing_ok=True)
+    options = [
+        *([] if wanted.full else ["--quick"]),
+        *(["--data", wanted.data.resolve()] if wanted.data else []),
+    ]
+    for file in questions:
+        if not wanted.names or any(file.stem.startswith(name) for name in wanted.names):
+            _python(session, file, *options, "--out", out)
+
+
+# --- continuous integration -------------------------------------------------------------------------------------
+
+
+@nox.session(venv_backend="none")
+def ci(session: nox.Session) -> None:
+    """Everything that must pass: -- [--base REF] narrows `isolated` to the packages changed since REF."""
+    parser = argparse.ArgumentParser(prog="nox -s ci --", exit_on_error=False)
+    parser.add_argument("--base")
+    wanted, unknown = parser.parse_known_args(session.posargs)
+    if unknown:
+        session.error(f"ci knows no argument {unknown[0]!r}: it takes --base REF.")
+    try:
+        alone = (
+            changed_packages(PACKAGES, changed_files(ROOT, wanted.base))
+            if wanted.base
+            else list(PACKAGES)
+        )
+    except HouseError as error:
+        session.error(str(error))
+    session.notify("lint", posargs=())
+    session.notify("typecheck", posargs=())
+    for name in ["tools", *PACKAGES]:
+        session.notify(f"tests({name})", posargs=())
+    for job in ("interpret", "slow", "browser", "readmes"):
+        session.notify(job, posargs=())
+    for name in alone:
+        session.notify(f"isolated({name})", posargs=())

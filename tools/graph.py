@@ -1,0 +1,120 @@
+"""The package graph, read from `packages/*/pyproject.toml`. Nothing else keeps a list of packages.
+
+Run it to see the floors: `python tools/graph.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class HouseError(Exception):
+    """The house is not in order; the message is one sentence that names the thing and the next step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """One package of the workspace, as its pyproject states it."""
+
+    name: str
+    folder: Path
+    version: Version
+    requirements: tuple[Requirement, ...]
+    extras: dict[str, tuple[Requirement, ...]]
+    test_requirements: tuple[Requirement, ...]
+    siblings: dict[str, Requirement]
+    """Requirements (extras included) on other packages of the workspace."""
+
+    @property
+    def source(self) -> Path:
+        """The import package."""
+        return self.folder / "src" / self.name
+
+
+def read_packages(root: Path = ROOT) -> dict[str, Package]:
+    """All packages, ground first: each stands behind those that it requires.
+
+    Raises:
+        HouseError: a pyproject lacks a field, or the siblings' requirements form a circle.
+    """
+    files = sorted((root / "packages").glob("*/pyproject.toml"))
+    names = {file.parent.name for file in files}
+    found = {file.parent.name: _read_package(file, names) for file in files}
+    try:
+        order = list(
+            TopologicalSorter({name: found[name].siblings for name in found}).static_order()
+        )
+    except CycleError as error:
+        circle = " -> ".join(error.args[1])
+        raise HouseError(
+            f"packages require each other in a circle ({circle}): remove one of these dependencies."
+        ) from error
+    return {name: found[name] for name in order}
+
+
+def _read_package(file: Path, names: set[str]) -> Package:
+    stated = tomllib.loads(file.read_text(encoding="utf-8"))
+    project = stated["project"]
+    if project["name"] != file.parent.name:
+        raise HouseError(
+            f"{file}: the name is {project['name']!r} but the folder is {file.parent.name!r}: make them equal."
+        )
+    requirements = tuple(map(Requirement, project.get("dependencies", [])))
+    extras = {
+        extra: tuple(map(Requirement, wanted))
+        for extra, wanted in project.get("optional-dependencies", {}).items()
+    }
+    everything = [*requirements, *(wanted for group in extras.values() for wanted in group)]
+    return Package(
+        name=project["name"],
+        folder=file.parent,
+        version=Version(project["version"]),
+        requirements=requirements,
+        extras=extras,
+        test_requirements=tuple(
+            map(Requirement, stated.get("dependency-groups", {}).get("test", []))
+        ),
+        siblings={wanted.name: wanted for wanted in everything if wanted.name in names},
+    )
+
+
+def closure(packages: dict[str, Package], name: str) -> list[str]:
+    """The package and every sibling that it needs, ground first."""
+    needed = {name}
+    for other in reversed(list(packages)):
+        if other in needed:
+            needed.update(packages[other].siblings)
+    return [other for other in packages if other in needed]
+
+
+def with_dependents(packages: dict[str, Package], names: Iterable[str]) -> list[str]:
+    """The named packages and everything above them, ground first."""
+    touched = set(names)
+    for name, package in packages.items():
+        if touched & set(package.siblings):
+            touched.add(name)
+    return [name for name in packages if name in touched]
+
+
+def main() -> None:
+    """Print the floors."""
+    for name, package in read_packages().items():
+        above = ", ".join(map(str, package.siblings.values())) or "no sibling"
+        print(f"{name} {package.version}: requires {above}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except HouseError as error:
+        sys.exit(f"graph: {error}")

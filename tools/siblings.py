@@ -1,0 +1,73 @@
+"""Declared siblings == imported siblings, and every window admits the sibling as it stands.
+
+Late imports and imports for type checking count: a package that mentions another one requires it.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+from graph import ROOT, HouseError, Package, read_packages
+from packaging.version import Version
+
+
+def imported_siblings(package: Package, names: set[str]) -> dict[str, Path]:
+    """Siblings that the package's sources import, each with a file that does."""
+    found: dict[str, Path] = {}
+    for file in sorted(package.source.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), filename=str(file))):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules = [node.module or ""]
+            else:
+                continue
+            for module in modules:
+                top = module.partition(".")[0]
+                if top in names - {package.name}:
+                    found.setdefault(top, file)
+    return found
+
+
+def window(version: Version) -> str:
+    """The window in which a sibling at `version` is required: this minor version and no other."""
+    return f">={version.major}.{version.minor},<{version.major}.{version.minor + 1}"
+
+
+def check(packages: dict[str, Package]) -> list[str]:
+    """One sentence for each fault."""
+    faults = []
+    for name, package in packages.items():
+        imported = imported_siblings(package, set(packages))
+        faults += [
+            f"{name} imports {other} ({file.relative_to(package.folder)}) but does not declare it: "
+            f'add "{other}{window(packages[other].version)}" to its dependencies.'
+            for other, file in imported.items()
+            if other not in package.siblings
+        ]
+        for other, wanted in package.siblings.items():
+            if other not in imported:
+                faults.append(f"{name} declares {other} but never imports it: remove it.")
+            bounds = {part.operator for part in wanted.specifier}
+            if not wanted.specifier.contains(packages[other].version) or bounds != {">=", "<"}:
+                faults.append(
+                    f"{name} requires {wanted}, but {other} stands at {packages[other].version}: "
+                    f'write "{other}{window(packages[other].version)}".'
+                )
+    return faults
+
+
+def main() -> None:
+    """Exit with the faults, if there are any."""
+    faults = check(read_packages(ROOT))
+    if faults:
+        sys.exit("\n".join(f"siblings: {fault}" for fault in faults))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except HouseError as error:
+        sys.exit(f"siblings: {error}")

@@ -1,0 +1,92 @@
+"""Runs what a README shows, as a reader would paste it.
+
+Blocks marked ```python run first, top to bottom, in one namespace; then the lines `$ command` of blocks marked
+```console, in order; all in one empty folder, offline. A block that follows the line
+`<!-- not run: REASON -->` is left out; the reason is for the reader of the source.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+_BLOCK = re.compile(
+    r"(?P<skip><!-- not run: [^\n]+ -->\n+)?^```(?P<language>python|console)\n(?P<text>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snippet:
+    """One block of a README: its language, its text and the line of its first line of text."""
+
+    language: str
+    text: str
+    line: int
+
+
+def snippets(markdown: str) -> list[Snippet]:
+    """The blocks to run, in the order of the text."""
+    return [
+        Snippet(
+            language=found["language"],
+            text=found["text"],
+            line=markdown.count("\n", 0, found.start("text")) + 1,
+        )
+        for found in _BLOCK.finditer(markdown)
+        if found["skip"] is None
+    ]
+
+
+def commands(snippet: Snippet) -> list[str]:
+    """The commands of a console block: what stands behind `$ `, with lines that a backslash continues."""
+    joined = snippet.text.replace("\\\n", " ")
+    return [line.removeprefix("$ ") for line in joined.splitlines() if line.startswith("$ ")]
+
+
+def run(readme: Path) -> list[str]:
+    """Run a README's blocks; one entry for each that failed, with the end of what it printed."""
+    found = snippets(readme.read_text(encoding="utf-8"))
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "MPLBACKEND": "agg",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    python = "\n".join(
+        # Blank lines in front keep the README's line numbers in a traceback.
+        f"exec(compile({chr(10) * (each.line - 1) + each.text!r}, {str(readme)!r}, 'exec'))"
+        for each in found
+        if each.language == "python"
+    )
+    jobs = [("the python blocks", [sys.executable, "-c", python])] if python else []
+    jobs += [
+        (f"line {each.line}: {command}", ["bash", "-c", command])
+        for each in found
+        if each.language == "console"
+        for command in commands(each)
+    ]
+    failures = []
+    with tempfile.TemporaryDirectory() as folder:
+        for title, command in jobs:
+            done = subprocess.run(
+                command, cwd=folder, env=environment, capture_output=True, text=True
+            )
+            if done.returncode:
+                failures.append(f"{readme}: {title} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+    return failures
+
+
+def main() -> None:
+    """Run the named READMEs; exit with the failures, if there are any."""
+    failures = [failure for name in sys.argv[1:] for failure in run(Path(name))]
+    if failures:
+        sys.exit("\n".join(failures))
+
+
+if __name__ == "__main__":
+    main()
