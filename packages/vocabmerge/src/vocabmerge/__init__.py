@@ -2,6 +2,33 @@
 
 from importlib.metadata import version as _version
 
-__all__ = ["__version__"]
+from vocabmerge.errors import VocabularyError
+from vocabmerge.maps import VocabularyMap, identity_map, load_map, map_of_ids, map_of_lists
+from vocabmerge.reading import read_vocabulary
+from vocabmerge.rewrite import rewrite_tokenizer
+from vocabmerge.vocabulary import (
+    Piece,
+    Vocabulary,
+    open_tokenizer,
+    parse_vocabulary,
+    tokenizer_digest,
+)
+
+__all__ = [
+    "Piece",
+    "Vocabulary",
+    "VocabularyError",
+    "VocabularyMap",
+    "__version__",
+    "identity_map",
+    "load_map",
+    "map_of_ids",
+    "map_of_lists",
+    "open_tokenizer",
+    "parse_vocabulary",
+    "read_vocabulary",
+    "rewrite_tokenizer",
+    "tokenizer_digest",
+]
 
 __version__ = _version("vocabmerge")
