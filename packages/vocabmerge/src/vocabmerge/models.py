@@ -1,0 +1,325 @@
+"""Takes rows out of a model's vocabulary: embeddings, head, head biases, and every id that the config names.
+
+The only file of the package that imports torch and transformers, and it imports them late.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vocabmerge.errors import VocabularyError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+UNREACHABLE_BIAS = -1e4
+"""Head bias of a padding row: no softmax gives it any weight, and half precision can hold it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocabularyTensors:
+    """The parameters of a model that have one row per piece, each once, however many names it has.
+
+    Args:
+        rows: how many rows they have; at least the number of pieces.
+        embedding: input rows [rows, E].
+        head: output rows [rows, E], None where the model has no head or ties it to the input rows.
+        biases: head biases [rows]; BERT's and RoBERTa's are one parameter under two names, or two.
+    """
+
+    rows: int
+    embedding: nn.Parameter
+    head: nn.Parameter | None
+    biases: tuple[nn.Parameter, ...]
+
+    def __iter__(self) -> Iterator[nn.Parameter]:
+        yield self.embedding
+        if self.head is not None:
+            yield self.head
+        yield from self.biases
+
+
+def open_model(folder: Path) -> Any:
+    """Load a model folder as the class that its config names, in the precision of its file.
+
+    Raises:
+        VocabularyError: no config, an architecture that transformers does not have, or unreadable weights.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise VocabularyError(
+            "models need torch and transformers: pip install 'vocabmerge[models]'"
+        ) from error
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        named = (config.architectures or ["AutoModel"])[0]
+        architecture = getattr(transformers, named, None)
+        if architecture is None:
+            raise VocabularyError(
+                f"{folder}: transformers {transformers.__version__} has no {named!r}; code that comes "
+                "with a model is not run here, convert the model to a stock architecture first"
+            )
+        model = architecture.from_pretrained(folder, dtype="auto")
+    except VocabularyError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise VocabularyError(f"{folder}: cannot load the model: {reason}") from error
+    return model
+
+
+def vocabulary_tensors(model: Any) -> VocabularyTensors:
+    """Find the parameters that have one row per piece, by the modules that hold them and never by their shape.
+
+    Args:
+        model: a transformers model, with or without a language-model head.
+
+    Raises:
+        VocabularyError: an encoder-decoder, or a model with a further table of the vocabulary's length.
+    """
+    from torch import nn
+
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise VocabularyError(
+            f"{type(model).__name__}: expected an encoder or a decoder, got an encoder-decoder; "
+            "take its encoder alone"
+        )
+    embedding = model.get_input_embeddings()
+    if not isinstance(embedding, nn.Embedding):
+        raise VocabularyError(
+            f"{type(model).__name__}: expected an embedding table as input, got {type(embedding).__name__}"
+        )
+    rows = int(embedding.weight.shape[0])
+    head = model.get_output_embeddings()
+    biases: list[nn.Parameter] = []
+    weight = None
+    if head is not None:
+        if _has_own_table(model, head, rows) and head.weight is not embedding.weight:
+            weight = head.weight
+        if weight is not None or head.weight is embedding.weight:
+            biases.append(head.bias)
+        biases.append(_holder(model, head)._parameters.get("bias"))
+    unique = {id(bias): bias for bias in biases if bias is not None}
+    found = VocabularyTensors(
+        rows=rows,
+        embedding=embedding.get_parameter("weight"),
+        head=weight,
+        biases=tuple(unique.values()),
+    )
+    for tensor in found:
+        if tensor.shape[0] != rows:
+            raise VocabularyError(
+                f"{type(model).__name__}: expected {rows} rows in the head as in the embedding, "
+                f"got {tensor.shape[0]}"
+            )
+    _refuse_further_tables(model, found)
+    return found
+
+
+def select_rows(model: Any, ids: Sequence[int], *, pad_to: int = 1) -> None:
+    """Keep the given rows of the vocabulary, in the given order, in place; nothing else of the model changes.
+
+    New row r is old row `ids[r]`, bit for bit, in embedding, head and head biases alike. Tied parameters stay
+    tied, trainable ones trainable; `padding_idx`, the position offset of the RoBERTa family, `vocab_size` and
+    every `…_token_id` of the config and the generation config follow.
+
+    Args:
+        model: a transformers model.
+        ids: old ids [V_new], each at most once.
+        pad_to: the number of rows is rounded up to a multiple of this with rows that no id reaches:
+            zeros, with a head bias of -10,000.
+
+    Raises:
+        VocabularyError: an id without a row, a repeated id, or a config id that would lose its row.
+
+    Example:
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> model = BertForMaskedLM(BertConfig(vocab_size=9, hidden_size=4, num_attention_heads=1,
+        ...                                    num_hidden_layers=1, intermediate_size=4))
+        >>> select_rows(model, [0, 5, 7])
+        >>> model.get_input_embeddings().weight.shape
+        torch.Size([3, 4])
+    """
+    import torch
+
+    found = vocabulary_tensors(model)
+    new_of_old = {int(old): new for new, old in enumerate(ids)}
+    if len(new_of_old) != len(ids):
+        raise VocabularyError(
+            f"expected each row once, got {len(ids) - len(new_of_old)} rows repeated"
+        )
+    stray = next((old for old in new_of_old if not 0 <= old < found.rows), None)
+    if stray is not None:
+        raise VocabularyError(
+            f"{type(model).__name__}: id {stray} has no row, the embedding has {found.rows}; tokenizer and "
+            "model are not of one make, or the model lost rows: rows beyond the vocabulary are legal, missing "
+            "ones are not"
+        )
+    old_pad = model.get_input_embeddings().padding_idx
+    config_ids = _moved_token_ids(model, new_of_old, found.rows)
+    index = torch.as_tensor([int(old) for old in ids], dtype=torch.int64)
+    rows = -(-len(ids) // pad_to) * pad_to
+    replace_tensors(model, found, {id(t): _rows_of(t, index, rows) for t in found})
+    set_token_ids(model, config_ids)
+    if old_pad is not None:
+        move_padding(model, old_pad, new_of_old.get(old_pad))
+
+
+def replace_tensors(
+    model: Any, found: VocabularyTensors, replacements: Mapping[int, torch.Tensor]
+) -> None:
+    """Put new values in the place of vocabulary parameters, under all their names, and set all sizes by them.
+
+    Args:
+        model: a transformers model.
+        found: its `vocabulary_tensors`.
+        replacements: by the id() of the old parameter, values [rows, …] of the new one.
+    """
+    from torch import nn
+
+    parameters = {
+        id(old): nn.Parameter(replacements[id(old)], requires_grad=old.requires_grad)
+        for old in found
+    }
+    rows = int(parameters[id(found.embedding)].shape[0])
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) in parameters:
+                module._parameters[name] = parameters[id(parameter)]
+                if name == "weight":
+                    size = "num_embeddings" if isinstance(module, nn.Embedding) else "out_features"
+                    setattr(module, size, rows)
+        if getattr(module, "vocab_size", None) == found.rows:
+            module.vocab_size = rows
+    model.config.vocab_size = rows
+
+
+def set_token_ids(model: Any, token_ids: Mapping[str, Any]) -> None:
+    """Write `…_token_id` settings into the config and, where it has them, into the generation config."""
+    for settings in _settings(model):
+        for name, value in token_ids.items():
+            if getattr(settings, name, None) is not None:
+                setattr(settings, name, copy.copy(value))
+
+
+def move_padding(model: Any, old_pad: int, new_pad: int | None) -> None:
+    """Give the padding piece its new id wherever a module holds it.
+
+    The RoBERTa family counts positions from the padding id on, so that its position table moves along:
+    new position `new_pad + 1 + j` is old position `old_pad + 1 + j`.
+    """
+    from torch import nn
+
+    for module in model.modules():
+        if getattr(module, "padding_idx", None) == old_pad and not isinstance(module, nn.Embedding):
+            module.padding_idx = new_pad
+    embedding = model.get_input_embeddings()
+    embedding.padding_idx = new_pad
+    for module in model.modules():
+        table = getattr(module, "position_embeddings", None)
+        if isinstance(table, nn.Embedding) and table.padding_idx == old_pad != new_pad:
+            if new_pad is None:
+                raise VocabularyError("a model that counts positions from its padding id needs one")
+            _shift_positions(model, module, table, new_pad)
+
+
+def _shift_positions(model: Any, holder: Any, table: nn.Embedding, new_pad: int) -> None:
+    import torch
+    from torch import nn
+
+    assert table.padding_idx is not None
+    shift = new_pad - table.padding_idx
+    old = table.weight.detach()
+    values = (
+        old[-shift:].clone() if shift < 0 else torch.cat([old.new_zeros(shift, old.shape[1]), old])
+    )
+    table.weight = nn.Parameter(values, requires_grad=table.weight.requires_grad)
+    table.num_embeddings = len(values)
+    table.padding_idx = new_pad
+    for name, buffer in list(holder._buffers.items()):
+        if name == "position_ids":
+            holder._buffers[name] = torch.arange(len(values), device=buffer.device)[None]
+        elif name == "token_type_ids":
+            holder._buffers[name] = buffer.new_zeros(1, len(values))
+    model.config.max_position_embeddings = len(values)
+
+
+def _rows_of(old: torch.Tensor, index: torch.Tensor, rows: int) -> torch.Tensor:
+    import torch
+
+    filler = 0.0 if old.dim() > 1 else UNREACHABLE_BIAS
+    index = index.to(old.device)
+    new = old.new_empty((rows, *old.shape[1:]))
+    torch.index_select(old.detach(), 0, index, out=new[: len(index)])
+    new[len(index) :] = filler
+    return new
+
+
+def _has_own_table(model: Any, head: Any, rows: int) -> bool:
+    """Whether the head module holds vocabulary rows.
+
+    The newer DeBERTa head multiplies with the input embedding and reports its transform as output embedding.
+    """
+    newer_deberta = "deberta" in str(model.config.model_type) and not getattr(
+        model.config, "legacy", True
+    )
+    return not newer_deberta and head.weight.shape[0] == rows
+
+
+def _holder(model: Any, part: Any) -> Any:
+    """The module that has `part` as a direct child."""
+    return next(m for m in model.modules() if any(child is part for child in m.children()))
+
+
+def _refuse_further_tables(model: Any, found: VocabularyTensors) -> None:
+    from torch import nn
+
+    known = {id(tensor) for tensor in found}
+    for name, module in model.named_modules():
+        if (
+            isinstance(module, nn.Embedding)
+            and id(module.weight) not in known
+            and module.num_embeddings == found.rows
+            and found.rows > max(2, getattr(model.config, "max_position_embeddings", 0) or 0)
+        ):
+            raise VocabularyError(
+                f"{type(model).__name__}: {name} is a further table of {found.rows} rows, and what it means "
+                "for the vocabulary is not known here"
+            )
+
+
+def _moved_token_ids(model: Any, new_of_old: Mapping[int, int], rows: int) -> dict[str, Any]:
+    moved: dict[str, Any] = {}
+    for name, value in token_ids(model).items():
+        ids = value if isinstance(value, list) else [value]
+        if any(old < 0 or old >= rows for old in ids):
+            continue  # it named no row before, and names none afterwards
+        lost = [old for old in ids if old not in new_of_old]
+        if lost:
+            raise VocabularyError(
+                f"{type(model).__name__}: config.{name} is {value!r} and row {lost[0]} would be dropped; keep it"
+            )
+        new = [new_of_old[old] for old in ids]
+        moved[name] = new if isinstance(value, list) else new[0]
+    return moved
+
+
+def token_ids(model: Any) -> dict[str, Any]:
+    """Every `…_token_id` that the config or the generation config of a model sets: an int or a list of ints."""
+    found: dict[str, Any] = {}
+    for settings in _settings(model):
+        for name, value in settings.to_dict().items():
+            if name.endswith("_token_id") and value is not None:
+                found.setdefault(name, value)
+    return found
+
+
+def _settings(model: Any) -> list[Any]:
+    generation = getattr(model, "generation_config", None)
+    return [model.config, *([generation] if generation is not None else [])]
