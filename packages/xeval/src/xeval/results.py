@@ -265,13 +265,15 @@ def check_one_protocol(results: Iterable[Result]) -> None:
                 f"{key}: {other.protocol.get(key)!r} and {result.protocol.get(key)!r}"
                 for key in differ
             ]
+            ways = f"--protocol {other.protocol_digest} or --protocol {result.protocol_digest}"
             if other.source_language != result.source_language:
                 settings.append(
                     f"source language: {other.source_language!r} and {result.source_language!r}"
                 )
+                ways = f"--source {other.source_language} or --source {result.source_language}"
             raise XevalError(
                 f"task {result.task!r} has results of two protocols, of {other.model!r} and {result.model!r} "
-                f"({'; '.join(settings)}); they cannot stand in one table: choose one with --protocol, or report them apart"
+                f"({'; '.join(settings)}); they cannot stand in one table: choose {ways}"
             )
 
 
