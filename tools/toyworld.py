@@ -1,0 +1,262 @@
+"""A seeded world of languages whose truth is known.
+
+Several languages talk about the same meanings with different words, scripts, endings and word orders. Whatever is said
+in them, the world knows what was meant: tags, trees, names, topics, entailments, translations. And it knows its
+limits: how many bits a masked word costs at best, and how often the best tagger must err.
+
+    python tools/toyworld.py --describe
+    python tools/toyworld.py OUT --languages qav qag --words 1000000 --seed 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from toyworld_files import write_world
+from toyworld_grammar import LONGEST, inventory
+from toyworld_lexicon import KINDS, LANGUAGES, TOPIC_PRIOR, TOPICS, UPOS, Meanings, generator
+from toyworld_tongue import Sayings, Token, Tongue, words
+
+__all__ = ["LANGUAGES", "PIVOT", "SPLITS", "TOPICS", "Token", "World", "words", "write_world"]
+
+SPLITS = {"train": (0, 80), "dev": (80, 90), "test": (90, 100)}
+PIVOT = "qav"
+_BLOCK = 2048  # sentences that share one stream of random numbers
+_KEYED = ("NOUN", "VERB", "PROPN")  # what a sentence is about: decides the split
+
+
+class World:
+    """A world of languages; everything in it is a function of the arguments.
+
+    Args:
+        seed: draws meanings, constructions and all languages.
+        constructions: how many draws from the grammar make the inventory.
+        share: of the full number of meanings; below 1 for worlds small enough to enumerate.
+        longest: words of the longest sentence, final mark apart.
+
+    Example:
+        >>> world = World(seed=0)
+        >>> len(world.languages) >= 8
+        True
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        constructions: int = 6000,
+        share: float = 1.0,
+        longest: int = LONGEST,
+    ) -> None:
+        self.seed = seed
+        self.meanings = Meanings(seed, share)
+        self.trees, self.prior = inventory(seed, constructions, longest)
+        self.kinds = np.full((len(self.trees), max(map(len, self.trees))), -1)
+        for row, tree in zip(self.kinds, self.trees, strict=True):
+            row[: len(tree)] = [KINDS.index(node.kind) for node in tree]
+        self._spoken: dict[str, Tongue] = {}
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Codes of the languages (all from the range that ISO 639-2 leaves to local use)."""
+        return tuple(LANGUAGES)
+
+    def tongue(self, language: str) -> Tongue:
+        """A language with its words and its way to say each construction."""
+        if language not in self._spoken:
+            if language not in LANGUAGES:
+                raise ValueError(
+                    f"language must be one of {', '.join(LANGUAGES)}, got {language!r}"
+                )
+            self._spoken[language] = Tongue(self, LANGUAGES[language])
+        return self._spoken[language]
+
+    def sentences(
+        self, language: str, count: int, *, start: int = 0, split: str = "train"
+    ) -> Iterator[str]:
+        """Sentences `start` to `start + count` of a split; sentence i depends on (seed, language, split, i) alone."""
+        tongue = self.tongue(language)
+        for sayings in self._stream(language, count, start, split):
+            yield from tongue.say(sayings)
+
+    def treebank(
+        self, language: str, count: int, split: str = "train", *, start: int = 0
+    ) -> list[list[Token]]:
+        """The same sentences as `sentences`, as dependency trees."""
+        tongue = self.tongue(language)
+        return [
+            tree
+            for sayings in self._stream(language, count, start, split)
+            for tree in tongue.parse(sayings)
+        ]
+
+    def ner(
+        self, language: str, count: int, split: str = "train", *, start: int = 0
+    ) -> list[list[tuple[str, str]]]:
+        """The same sentences as `sentences`, as words with IOB2 tags for PER, LOC and ORG."""
+        tongue = self.tongue(language)
+        return [
+            row
+            for sayings in self._stream(language, count, start, split)
+            for row in tongue.tag(sayings)
+        ]
+
+    def topics(
+        self, language: str, count: int, split: str = "train", *, start: int = 0
+    ) -> list[tuple[int, str, str]]:
+        """(index, topic, sentence); an index means the same in every language."""
+        tongue, rows = self.tongue(language), []
+        for sayings in self._stream("topics", count, start, split):
+            rows += zip((TOPICS[t] for t in sayings.topics), tongue.say(sayings), strict=True)
+        return [(start + i, topic, text) for i, (topic, text) in enumerate(rows)]
+
+    def parallel(
+        self, language: str, count: int, split: str = "test", *, pivot: str = PIVOT, start: int = 0
+    ) -> list[tuple[str, str]]:
+        """(sentence, its translation into the pivot), no sentence twice on either side."""
+        sides: tuple[set[str], set[str]] = (set(), set())
+        rows: list[tuple[str, str]] = []
+        for sayings in self._stream("parallel", 4 * count + 100, start, split):
+            for row in zip(
+                self.tongue(language).say(sayings), self.tongue(pivot).say(sayings), strict=True
+            ):
+                if row[0] not in sides[0] and row[1] not in sides[1]:
+                    rows.append(row)
+                    sides[0].add(row[0])
+                    sides[1].add(row[1])
+        return rows[:count]
+
+    def _stream(self, purpose: str, count: int, start: int, split: str) -> Iterator[Sayings]:
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        while count > 0:
+            block, first = divmod(start, _BLOCK)
+            sayings = self._block(purpose, split, block)
+            piece = Sayings(*(part[first : first + count] for part in sayings))
+            yield piece
+            start += len(piece.topics)
+            count -= len(piece.topics)
+
+    def _block(self, purpose: str, split: str, block: int) -> Sayings:
+        """A block of a split: draws from the generator, those that belong to other splits left out."""
+        rng = generator(self.seed, "block", purpose, split, block)
+        pieces: list[Sayings] = []
+        missing = _BLOCK
+        while missing > 0:
+            drawn = self.draw(rng, _BLOCK)
+            here = self.splits(drawn) == split
+            pieces.append(Sayings(*(part[here] for part in drawn)))
+            missing -= int(here.sum())
+        return Sayings(*(np.concatenate(parts)[:_BLOCK] for parts in zip(*pieces, strict=True)))
+
+    def draw(self, rng: np.random.Generator, count: int) -> Sayings:
+        """Draws from the generator itself, whatever their split."""
+        constructions = np.searchsorted(self.prior.cumsum(), rng.random(count)).clip(
+            0, len(self.prior) - 1
+        )
+        topics = np.searchsorted(TOPIC_PRIOR.cumsum(), rng.random(count)).clip(0, len(TOPICS) - 1)
+        kinds = self.kinds[constructions]
+        edges, first = self._choices
+        cells = kinds * len(TOPICS) + topics[:, None]
+        found = np.searchsorted(edges, cells + rng.random(kinds.shape), side="right")
+        meanings = np.where(kinds < 0, -1, found - first[cells.clip(0)])
+        return Sayings(constructions, topics, meanings)
+
+    @cached_property
+    def _choices(self) -> tuple[np.ndarray, np.ndarray]:
+        """The cumulated P(meaning | kind, topic) of every cell (kind, topic) on one line, and where cells begin."""
+        edges, first = [], []
+        for k, kind in enumerate(KINDS):
+            for t, row in enumerate(self.meanings.probability[kind]):
+                line = row.cumsum().clip(0, 1)
+                line[-1] = 1.0
+                first.append(sum(map(len, edges)))
+                edges.append(line + k * len(TOPICS) + t)
+        return np.concatenate(edges), np.array(first)
+
+    def splits(self, sayings: Sayings) -> np.ndarray:
+        """The split [n] each saying belongs to, in every language.
+
+        It is a hash of the bag of nouns, verbs and names, where meanings that share a spelling in some language
+        count as one: so it can be read off the sentence, two splits never share a sentence, and nothing that a
+        model could learn tells the splits apart.
+        """
+        kinds = self.kinds[sayings.constructions]
+        offsets = np.array([self.meanings.offset[kind] for kind in KINDS])
+        marks = np.where(
+            kinds < 0, np.uint64(0), self._marks[(offsets[kinds] + sayings.meanings).clip(0)]
+        )
+        hashed = _mix(marks.sum(1, dtype=np.uint64) ^ np.uint64(self.seed)) % np.uint64(100)
+        names = np.array([name for name, (low, high) in SPLITS.items() for _ in range(high - low)])
+        return names[hashed]
+
+    @cached_property
+    def _marks(self) -> np.ndarray:
+        """A random number per meaning; one for all that share a spelling; 0 for what does not count."""
+        root = self.spelled_alike
+        counted = np.concatenate(
+            [np.full(self.meanings.count(kind), UPOS[kind] in _KEYED) for kind in KINDS]
+        )
+        uncounted = np.unique(root[~counted])
+        return np.where(
+            np.isin(root, uncounted), np.uint64(0), _mix(root.astype(np.uint64) + np.uint64(1))
+        )
+
+    @cached_property
+    def spelled_alike(self) -> np.ndarray:
+        """Per meaning the first of those that can be spelled as it is, in any language, directly or by a chain."""
+        parent = list(range(self.meanings.total))
+
+        def find(i: int) -> int:
+            while parent[i] != i:
+                parent[i] = parent[parent[i]]
+                i = parent[i]
+            return i
+
+        for language in LANGUAGES:
+            for alike in self.tongue(language).homographs():
+                first, *others = sorted({find(i) for i in alike})
+                for other in others:
+                    parent[other] = first
+        return np.array([find(i) for i in range(self.meanings.total)])
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The splitmix64 finaliser: bits that look random, equal for equal x."""
+    x = (x + np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", nargs="?", type=Path, help="folder to write (must not exist)")
+    parser.add_argument(
+        "--languages", nargs="+", default=list(LANGUAGES), metavar="CODE", help="default: all"
+    )
+    parser.add_argument(
+        "--words", type=int, default=200_000, help="of each corpus (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if options.out is None:
+        parser.error("name a folder to write")
+    try:
+        write_world(
+            options.out, seed=options.seed, languages=options.languages, words=options.words
+        )
+    except (ValueError, OSError) as error:
+        print(f"toyworld: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

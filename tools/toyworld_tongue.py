@@ -1,0 +1,175 @@
+"""How one language says what the world means: its words, and its order for each construction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from toyworld_grammar import Placed, Tree, place
+from toyworld_lexicon import NAMES, UPOS, Language, stems
+
+if TYPE_CHECKING:
+    from toyworld import World
+
+
+class Token(NamedTuple):
+    """One word of a treebank, as in CoNLL-U."""
+
+    id: int
+    form: str
+    lemma: str
+    upos: str
+    feats: str
+    head: int
+    deprel: str
+
+
+class Sayings(NamedTuple):
+    """Some sentences before they are said: constructions [n], topics [n], a meaning per node [n, nodes]."""
+
+    constructions: np.ndarray
+    topics: np.ndarray
+    meanings: np.ndarray
+
+
+class Tongue:
+    """A language's words, and how it says each construction."""
+
+    def __init__(self, world: World, language: Language) -> None:
+        self.world, self.language = world, language
+        self.stems = stems(language, world.meanings, world.seed)
+        self.words: list[str] = []
+        self.number: dict[str, int] = {}
+        self.shapes: dict[
+            tuple[str, tuple[str, ...]], int
+        ] = {}  # (kind, affixes) -> row of `forms`
+        self.forms: list[np.ndarray] = []  # per shape: meaning -> number of the word
+        self.placed = [place(tree, language) for tree in world.trees]
+        width = max(len(placed.nodes) for placed in self.placed)
+        self.nodes = np.full((len(self.placed), width), -1)  # position -> node of the tree
+        self.shaped = np.full((len(self.placed), width), -1)  # position -> shape
+        for c, (tree, placed) in enumerate(zip(world.trees, self.placed, strict=True)):
+            self.nodes[c, : len(placed.nodes)] = placed.nodes
+            self.shaped[c, : len(placed.nodes)] = [self.shape(tree, n) for n in placed.nodes]
+        self.lengths = (self.nodes >= 0).sum(1)
+
+    def shape(self, tree: Tree, node: int) -> int:
+        """The number of the (kind, affixes) that a node takes here."""
+        kind, features = tree[node].kind, tree[node].features
+        key = kind, tuple(self.language.affixes[f] for f in features if f in self.language.affixes)
+        if key not in self.shapes:
+            self.shapes[key] = len(self.forms)
+            self.forms.append(
+                np.array(
+                    [self._word(self.language.inflect(stem, key[1])) for stem in self.stems[kind]]
+                )
+            )
+        return self.shapes[key]
+
+    def _word(self, form: str) -> int:
+        if form not in self.number:
+            self.number[form] = len(self.words)
+            self.words.append(form)
+        return self.number[form]
+
+    def homographs(self) -> list[set[int]]:
+        """Sets of meanings (numbered through all kinds) that share a form."""
+        senses: list[set[int]] = [set() for _ in self.words]
+        for (kind, _), forms in zip(self.shapes, self.forms, strict=True):
+            for meaning, word in enumerate(forms):
+                senses[word].add(self.world.meanings.offset[kind] + meaning)
+        return [alike for alike in senses if len(alike) > 1]
+
+    def numbers(self, sayings: Sayings) -> np.ndarray:
+        """Numbers of the words [n, width], -1 after the end."""
+        first = np.concatenate([[0], np.cumsum([len(forms) for forms in self.forms])])
+        nodes, shapes = self.nodes[sayings.constructions], self.shaped[sayings.constructions]
+        meanings = np.take_along_axis(sayings.meanings, nodes.clip(0), axis=1)
+        return np.where(
+            nodes < 0,
+            -1,
+            np.concatenate(self.forms)[(first[shapes] + meanings).clip(0, first[-1] - 1)],
+        )
+
+    def say(self, sayings: Sayings) -> list[str]:
+        """The sentences as text."""
+        words = [*self.words, ""]
+        lengths = self.lengths[sayings.constructions].tolist()
+        rows = self.numbers(sayings).tolist()
+        return [text(words[w] for w in row[:n]) for row, n in zip(rows, lengths, strict=True)]
+
+    def parse(self, sayings: Sayings) -> list[list[Token]]:
+        """The sentences as trees."""
+        return [
+            self.tokens(self.world.trees[c], self.placed[c], meanings)
+            for c, meanings in zip(sayings.constructions, sayings.meanings, strict=True)
+        ]
+
+    def tokens(self, tree: Tree, placed: Placed, meanings: np.ndarray) -> list[Token]:
+        """One tree with words."""
+        rows = []
+        for p, (n, head) in enumerate(zip(placed.nodes, placed.heads, strict=True)):
+            node, m = tree[n], int(meanings[n])
+            shown = sorted(
+                {_FEATS[f.split(".")[-1]] for f in node.features if f in self.language.affixes}
+            )
+            form = self.words[self.forms[self.shape(tree, n)][m]]
+            rows.append(
+                Token(
+                    p + 1,
+                    form,
+                    self.stems[node.kind][m],
+                    UPOS[node.kind],
+                    "|".join(shown) or "_",
+                    head + 1,
+                    node.relation,
+                )
+            )
+        return rows
+
+    def tag(self, sayings: Sayings) -> list[list[tuple[str, str]]]:
+        """The sentences as (word, IOB2 tag)."""
+        rows = []
+        for c, numbers in zip(sayings.constructions, self.numbers(sayings), strict=True):
+            rows.append(
+                [(self.words[w], tag) for w, tag in zip(numbers, self.names[c], strict=False)]
+            )
+        return rows
+
+    @cached_property
+    def names(self) -> list[list[str]]:
+        """IOB2 tags of every construction."""
+        return [
+            iob2(tree, placed) for tree, placed in zip(self.world.trees, self.placed, strict=True)
+        ]
+
+
+_FEATS = {
+    "Sing": "Number=Sing", "Plur": "Number=Plur", "Past": "Tense=Past", "Pres": "Tense=Pres", "Fut": "Tense=Fut",
+    "neg": "Polarity=Neg", "acc": "Case=Acc", "dat": "Case=Dat", "gen": "Case=Gen", "loc": "Case=Loc", "abl": "Case=Abl",
+    "ins": "Case=Ins", "nom": "Case=Nom",
+}  # fmt: skip
+
+
+def iob2(tree: Tree, placed: Placed) -> list[str]:
+    """The IOB2 tag of every position: a name is its head and the flat words behind it."""
+    tags = []
+    for n in placed.nodes:
+        label = NAMES.get(tree[n].kind)
+        inside = tree[n].relation == "flat"
+        first = NAMES[tree[tree[n].head].kind] if inside else label
+        tags.append(f"{'I' if inside else 'B'}-{first}" if label else "O")
+    return tags
+
+
+def text(words: Iterable[str]) -> str:
+    """Words as running text: spaces between them, none before the final mark."""
+    *inner, mark = words
+    return " ".join(inner) + mark
+
+
+def words(sentence: str) -> list[str]:
+    """The words of a sentence and its final mark: the inverse of `text`."""
+    return [*sentence[:-1].split(" "), sentence[-1]]
