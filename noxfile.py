@@ -49,7 +49,8 @@ each_package = nox.parametrize("package", [nox.param(name, id=name) for name in 
 @nox.session(venv_backend="none")
 def dev(session: nox.Session) -> None:
     """Fill .venv with all packages, editable, and every tool; does nothing when it is up to date."""
-    if "dev" in sys.argv:  # asked for by name; as a prerequisite it sees the arguments of the job behind it
+    # As a prerequisite it sees the arguments of the job behind it: they are refused where dev is asked for by name.
+    if "dev" in sys.argv:
         _no_arguments(session)
     stamp, wanted = VENV / "stamp", _environment_digest()
     if stamp.exists() and stamp.read_text() == wanted:
@@ -227,7 +228,6 @@ def _test_alone(session: nox.Session, package: str, constraints: Path) -> None:
     environment = PIP | {"PIP_CONSTRAINT": str(constraints)}
     with tempfile.TemporaryDirectory() as temporary:
         wheels, room = Path(temporary, "wheels"), Path(temporary, "room")
-        session.install("-q", "torch", env=environment)
         session.install("-q", "build", "hatchling", env=environment)
         for name in names:
             _build(session, name, wheels, "--wheel", "--no-isolation")
@@ -235,6 +235,8 @@ def _test_alone(session: nox.Session, package: str, constraints: Path) -> None:
         session.install("-q", "--no-index", "--find-links", str(wheels), "--no-deps", *ours)
         rest = {str(wanted) for name in names for wanted in _outside(name, extras=True)}
         rest |= {str(wanted) for wanted in PACKAGES[package].test_requirements}
+        if any(wanted.startswith("torch>") for wanted in rest):
+            session.install("-q", "torch", env=environment)
         session.install("-q", *sorted(rest), env=environment)
         session.run("python", "-m", "pip", "check", silent=True)
         if (PACKAGES[package].source / "cli.py").exists():
