@@ -2,6 +2,8 @@
 
 from importlib.metadata import version as _version
 
+from vocabmerge.corpora import read_corpus
+from vocabmerge.count import count_pieces
 from vocabmerge.errors import VocabularyError
 from vocabmerge.maps import VocabularyMap, identity_map, load_map, map_of_ids, map_of_lists
 from vocabmerge.reading import read_vocabulary
@@ -20,12 +22,14 @@ __all__ = [
     "VocabularyError",
     "VocabularyMap",
     "__version__",
+    "count_pieces",
     "identity_map",
     "load_map",
     "map_of_ids",
     "map_of_lists",
     "open_tokenizer",
     "parse_vocabulary",
+    "read_corpus",
     "read_vocabulary",
     "rewrite_tokenizer",
     "tokenizer_digest",

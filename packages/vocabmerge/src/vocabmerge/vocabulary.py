@@ -195,7 +195,8 @@ def tokenizer_digest(tokenizer: Mapping[str, Any]) -> str:
     if isinstance(model, dict) and "merges" in model:
         model["merges"] = merge_pairs(model)
     if isinstance(model, dict) and isinstance(model.get("vocab"), list):
-        model["vocab"] = [[piece, float(score)] for piece, score in model["vocab"]]
+        # Nine digits: the library reads and writes scores with an error in the last place.
+        model["vocab"] = [[piece, f"{score:.9g}"] for piece, score in model["vocab"]]
     text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 

@@ -1,0 +1,57 @@
+"""Reads the lines of a text corpus, plain or compressed, and refuses what is not text."""
+
+import gzip
+import lzma
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from vocabmerge.errors import VocabularyError
+
+
+def read_corpus(path: str | Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 text file that are not blank; `.gz` and `.xz` are decompressed.
+
+    Args:
+        path: the file.
+
+    Yields:
+        Lines without their line ends.
+
+    Raises:
+        VocabularyError: no such file, damaged compression, bytes that are no UTF-8 (with the line's number), or no
+            text at all.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise VocabularyError(f"{path}: no such corpus file")
+    number = 0
+    seen = False
+    try:
+        with _open(path) as file:
+            for raw in file:
+                number += 1
+                line = raw.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
+                if line and not line.isspace():
+                    seen = True
+                    yield line
+    except UnicodeDecodeError as error:
+        raise VocabularyError(
+            f"{path}, line {number}: expected UTF-8 text, got byte 0x{error.object[error.start]:02x} at column "
+            f"{error.start + 1}; convert the file, for example with iconv -t UTF-8"
+        ) from error
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise VocabularyError(
+            f"{path}, after line {number}: cannot read on ({error}); fetch or compress the file again"
+        ) from error
+    if not seen:
+        raise VocabularyError(
+            f"{path}: the corpus is empty; give a file with at least one line of text"
+        )
+
+
+def _open(path: Path) -> BinaryIO | gzip.GzipFile | lzma.LZMAFile:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")
+    return lzma.open(path, "rb") if path.suffix == ".xz" else path.open("rb")

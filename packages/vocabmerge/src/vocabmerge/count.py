@@ -1,0 +1,73 @@
+"""Counts how often a text uses each piece."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from vocabmerge.errors import VocabularyError
+from vocabmerge.vocabulary import Vocabulary
+
+Watch = Callable[[int, int | None, str], None]
+_LINES_AT_ONCE = 2000
+
+
+def silent(done: int, total: int | None, what: str) -> None:
+    """The watcher that says nothing."""
+
+
+def count_pieces(
+    vocabulary: Vocabulary | tokenizers.Tokenizer,
+    lines: Iterable[str],
+    *,
+    size: int | None = None,
+    watch: Watch = silent,
+    what: str = "lines counted",
+) -> NDArray[np.int64]:
+    """How often the segmentation of a text uses each piece, without the special tokens that wrap a line.
+
+    Args:
+        vocabulary: whose pieces to count, or its opened tokenizer.
+        lines: the text.
+        size: V where a tokenizer is passed; by default its largest id plus one.
+        watch: told the number of lines done.
+        what: the watcher's word for them.
+
+    Returns:
+        Counts [V].
+
+    Raises:
+        VocabularyError: no line at all.
+
+    Example:
+        >>> tiny = parse_vocabulary({"added_tokens": [], "pre_tokenizer": {"type": "BertPreTokenizer"},
+        ...     "model": {"type": "WordPiece", "unk_token": "?", "continuing_subword_prefix": "##",
+        ...     "max_input_chars_per_word": 100, "vocab": {"?": 0, "a": 1, "##b": 2}}}, name="tiny")
+        >>> count_pieces(tiny, ["ab a", "c"]).tolist()
+        [1, 2, 1]
+    """
+    if isinstance(vocabulary, Vocabulary):
+        size = len(vocabulary)
+        vocabulary = vocabulary.segmenter()
+    elif size is None:
+        size = max(vocabulary.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    counts = np.zeros(size, dtype=np.int64)
+    done = 0
+    for batch in batches(lines):
+        encodings = vocabulary.encode_batch_fast(batch, add_special_tokens=False)
+        ids = np.fromiter(chain.from_iterable([encoding.ids for encoding in encodings]), np.int64)
+        counts += np.bincount(ids, minlength=size)
+        done += len(batch)
+        watch(done, None, what)
+    if not done:
+        raise VocabularyError("the text to count is empty; give at least one line")
+    return counts
+
+
+def batches(lines: Iterable[str], size: int = _LINES_AT_ONCE) -> Iterator[list[str]]:
+    """The lines, `size` at a time."""
+    iterator = iter(lines)
+    while batch := list(islice(iterator, size)):
+        yield batch
