@@ -17,9 +17,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import toyworld_tasks
 from toyworld_files import write_world
-from toyworld_grammar import LONGEST, inventory
+from toyworld_grammar import LONGEST, Tree, inventory, polar
 from toyworld_lexicon import KINDS, LANGUAGES, TOPIC_PRIOR, TOPICS, UPOS, Meanings, generator
+from toyworld_tasks import Question
 from toyworld_tongue import Sayings, Token, Tongue, words
 
 __all__ = ["LANGUAGES", "PIVOT", "SPLITS", "TOPICS", "Token", "World", "words", "write_world"]
@@ -59,6 +61,7 @@ class World:
         self.kinds = np.full((len(self.trees), max(map(len, self.trees))), -1)
         for row, tree in zip(self.kinds, self.trees, strict=True):
             row[: len(tree)] = [KINDS.index(node.kind) for node in tree]
+        self.shown = _shown(self.trees)
         self._spoken: dict[str, Tongue] = {}
 
     @property
@@ -131,6 +134,24 @@ class World:
                     sides[1].add(row[1])
         return rows[:count]
 
+    def nli(
+        self, language: str, count: int, split: str = "train", *, start: int = 0
+    ) -> list[tuple[str, str, str]]:
+        """(premise, hypothesis, entailment | neutral | contradiction); row i means the same in every language."""
+        return toyworld_tasks.nli(self, language, count, split, start)
+
+    def paraphrases(
+        self, language: str, count: int, split: str = "train", *, start: int = 0
+    ) -> list[tuple[str, str, int]]:
+        """(sentence, sentence, 1 if they mean the same else 0); row i means the same in every language."""
+        return toyworld_tasks.paraphrases(self, language, count, split, start)
+
+    def questions(
+        self, language: str, count: int, split: str = "train", *, start: int = 0
+    ) -> list[Question]:
+        """Questions about short paragraphs; row i means the same in every language."""
+        return toyworld_tasks.questions(self, language, count, split, start)
+
     def _stream(self, purpose: str, count: int, start: int, split: str) -> Iterator[Sayings]:
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
@@ -154,11 +175,13 @@ class World:
             missing -= int(here.sum())
         return Sayings(*(np.concatenate(parts)[:_BLOCK] for parts in zip(*pieces, strict=True)))
 
-    def draw(self, rng: np.random.Generator, count: int) -> Sayings:
-        """Draws from the generator itself, whatever their split."""
-        constructions = np.searchsorted(self.prior.cumsum(), rng.random(count)).clip(
-            0, len(self.prior) - 1
-        )
+    def draw(
+        self, rng: np.random.Generator, count: int, among: np.ndarray | None = None
+    ) -> Sayings:
+        """Draws from the generator itself, whatever their split; `among` masks the constructions allowed."""
+        edges = (self.prior if among is None else self.prior * among).cumsum()
+        drawn = np.searchsorted(edges, rng.random(count) * edges[-1], side="right")
+        constructions = drawn.clip(0, len(edges) - 1)
         topics = np.searchsorted(TOPIC_PRIOR.cumsum(), rng.random(count)).clip(0, len(TOPICS) - 1)
         kinds = self.kinds[constructions]
         edges, first = self._choices
@@ -186,11 +209,13 @@ class World:
         count as one: so it can be read off the sentence, two splits never share a sentence, and nothing that a
         model could learn tells the splits apart.
         """
-        kinds = self.kinds[sayings.constructions]
+        return self.split_of(self.kinds[sayings.constructions], sayings.meanings)
+
+    def split_of(self, kinds: np.ndarray, meanings: np.ndarray) -> np.ndarray:
+        """The split [n] of bags of (kind, meaning) [n, nodes], -1 where there is no node."""
         offsets = np.array([self.meanings.offset[kind] for kind in KINDS])
-        marks = np.where(
-            kinds < 0, np.uint64(0), self._marks[(offsets[kinds] + sayings.meanings).clip(0)]
-        )
+        numbers = (offsets[kinds] + meanings).clip(0)
+        marks = np.where(kinds < 0, np.uint64(0), self._marks[numbers])
         hashed = _mix(marks.sum(1, dtype=np.uint64) ^ np.uint64(self.seed)) % np.uint64(100)
         names = np.array([name for name, (low, high) in SPLITS.items() for _ in range(high - low)])
         return names[hashed]
@@ -205,6 +230,16 @@ class World:
         uncounted = np.unique(root[~counted])
         return np.where(
             np.isin(root, uncounted), np.uint64(0), _mix(root.astype(np.uint64) + np.uint64(1))
+        )
+
+    def spelled_alone(self, kind: str, meaning: int) -> bool:
+        """Whether no other meaning is spelled as this one, in any language."""
+        return bool(self._alone[self.meanings.offset[kind] + meaning])
+
+    @cached_property
+    def _alone(self) -> np.ndarray:
+        return (
+            np.bincount(self.spelled_alike, minlength=self.meanings.total)[self.spelled_alike] == 1
         )
 
     @cached_property
@@ -224,6 +259,20 @@ class World:
                 for other in others:
                     parent[other] = first
         return np.array([find(i) for i in range(self.meanings.total)])
+
+
+def _shown(trees: list[Tree]) -> list[tuple[str, tuple[str, ...]]]:
+    """Every (kind, features) a sentence can need: those of the constructions, verbs also with the other polarity."""
+    shown = {(node.kind, node.features) for tree in trees for node in tree}
+    return sorted(
+        shown
+        | {
+            (kind, polar(features, negated))
+            for kind, features in shown
+            for negated in (False, True)
+            if UPOS[kind] in ("VERB", "AUX")
+        }
+    )
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

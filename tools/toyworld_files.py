@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toyworld_tasks import Question
 from toyworld_tongue import Token
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def write_world(
         world.tongue(language)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     entries = []
-    for path, (content, about) in _files(world, languages, words, rows or ROWS):
+    for path, content, about in _files(world, languages, words, rows or ROWS):
         raw = content.encode()
         packed = lzma.compress(raw, preset=1)
         target = partial / path
@@ -78,42 +79,47 @@ def write_world(
 
 def _files(
     world: World, languages: Sequence[str], words: int, rows: dict[str, int]
-) -> Iterator[tuple[str, tuple[str, dict[str, object]]]]:
+) -> Iterator[tuple[str, str, dict[str, object]]]:
+    """Path, content and description of every file."""
     for language in languages:
-        yield f"corpora/{language}.txt.xz", _corpus(world, language, words)
+        yield _corpus(world, language, words)
         for split, count in rows.items():
-            for task, path, content in (
+            about = {"lang": language, "split": split, "sentences": count}
+            for path, content in (
                 (
-                    "ud",
                     f"ud/{language}_toy/{split}.conllu.xz",
                     conllu(world.treebank(language, count, split)),
                 ),
+                (f"ner/{language}/{split}.txt.xz", _columns(world.ner(language, count, split))),
                 (
-                    "ner",
-                    f"ner/{language}/{split}.txt.xz",
-                    _columns(world.ner(language, count, split)),
-                ),
-                (
-                    "sib200",
                     f"sib200/{language}/{split}.tsv.xz",
                     _tsv(("index_id", "category", "text"), world.topics(language, count, split)),
                 ),
+                (
+                    f"nli/{language}/{split}.tsv.xz",
+                    _tsv(("premise", "hypothesis", "label"), world.nli(language, count, split)),
+                ),
+                (
+                    f"paraphrase/{language}/{split}.tsv.xz",
+                    _tsv(
+                        ("sentence1", "sentence2", "label"),
+                        world.paraphrases(language, count, split),
+                    ),
+                ),
+                (
+                    f"xquad/{language}/{split}.json.xz",
+                    _squad(world.questions(language, count, split)),
+                ),
             ):
-                yield (
-                    path,
-                    (content, {"task": task, "lang": language, "split": split, "sentences": count}),
-                )
-        pairs = world.parallel(language, rows["test"])
-        yield (
-            f"tatoeba/{language}.tsv.xz",
-            (
-                _tsv(None, pairs),
-                {"task": "tatoeba", "lang": language, "split": "test", "sentences": len(pairs)},
-            ),
-        )
+                yield path, content, {"task": path.split("/")[0], **about}
+        count = rows.get("test", 0)
+        about = {"task": "tatoeba", "lang": language, "split": "test", "sentences": count}
+        yield f"tatoeba/{language}.tsv.xz", _tsv(None, world.parallel(language, count)), about
+        about = {"task": "xquad", "lang": language, "split": "test", "sentences": count}
+        yield f"xquad/{language}.json.xz", _squad(world.questions(language, count, "test")), about
 
 
-def _corpus(world: World, language: str, words: int) -> tuple[str, dict[str, object]]:
+def _corpus(world: World, language: str, words: int) -> tuple[str, str, dict[str, object]]:
     """Training sentences, repeats left out, until there are enough words."""
     lines: dict[str, None] = {}
     tokens = start = 0
@@ -128,9 +134,8 @@ def _corpus(world: World, language: str, words: int) -> tuple[str, dict[str, obj
         "lang": language,
         "sentences": len(lines),
         "tokens": tokens,
-        "licence": "CC0-1.0",
     }
-    return "".join(f"{line}\n" for line in lines), about
+    return f"corpora/{language}.txt.xz", "".join(f"{line}\n" for line in lines), about
 
 
 def conllu(trees: Iterable[list[Token]]) -> str:
@@ -157,3 +162,18 @@ def _columns(sentences: Iterable[list[tuple[str, str]]]) -> str:
 def _tsv(header: Sequence[str] | None, rows: Iterable[Sequence[object]]) -> str:
     table = [header, *rows] if header else rows
     return "".join("\t".join(map(str, row)) + "\n" for row in table)
+
+
+def _squad(questions: Iterable[Question]) -> str:
+    """Questions as SQuAD 1.1, one paragraph each."""
+    paragraphs = []
+    for q in questions:
+        answers = [{"text": q.answer, "answer_start": q.start}]
+        paragraphs.append(
+            {
+                "context": q.context,
+                "qas": [{"id": q.id, "question": q.question, "answers": answers}],
+            }
+        )
+    data = {"data": [{"title": "toyworld", "paragraphs": paragraphs}], "version": "1.1"}
+    return json.dumps(data, ensure_ascii=False)

@@ -12,7 +12,7 @@ from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
-from toyworld_lexicon import LANGUAGES, UPOS, Language, generator
+from toyworld_lexicon import LANGUAGES, Language, generator
 
 SHORTEST, LONGEST = 4, 20  # words of a sentence in every language, final mark apart
 
@@ -96,9 +96,10 @@ def place(tree: Tree, language: Language, *, fronted: bool = False) -> Placed:
     return Placed(tuple(nodes), tuple(position.get(tree[n].head, -1) for n in nodes))
 
 
-def upos(node: Node) -> str:
-    """The universal tag of a node."""
-    return UPOS[node.kind]
+def polar(features: tuple[str, ...], negated: bool) -> tuple[str, ...]:
+    """The features of a verb said or denied: the sign of denial stands behind the tense, which comes first."""
+    rest = tuple(f for f in features if f != "verb.neg")
+    return (*rest[:1], "verb.neg", *rest[1:]) if negated else rest
 
 
 def draw_tree(rng: np.random.Generator) -> Tree:
@@ -255,7 +256,7 @@ class _Sapling:
         number, group = self._agreement(at)
         if not noun:
             self.nodes[root][3].extend([f"adj.{number}", f"adj.{group}.{number}"])
-        self.add("cop", "cop", root, f"verb.{tense}", f"verb.{number}")
+        self.add("cop", "cop", root, *polar((f"verb.{tense}", f"verb.{number}"), negated))
         self._particles(root, "Past" if tense == "Past" else "Pres", negated, question)
         if self.chance(0.3):
             self.phrase("obl", root, {"place": 0.6, "city": 0.4}, "loc")

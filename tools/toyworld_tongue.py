@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from toyworld_grammar import Placed, Tree, place
+from toyworld_grammar import Node, Placed, Tree, place
 from toyworld_lexicon import NAMES, UPOS, Language, stems
 
 if TYPE_CHECKING:
@@ -46,18 +46,37 @@ class Tongue:
             tuple[str, tuple[str, ...]], int
         ] = {}  # (kind, affixes) -> row of `forms`
         self.forms: list[np.ndarray] = []  # per shape: meaning -> number of the word
-        self.placed = [place(tree, language) for tree in world.trees]
-        width = max(len(placed.nodes) for placed in self.placed)
-        self.nodes = np.full((len(self.placed), width), -1)  # position -> node of the tree
-        self.shaped = np.full((len(self.placed), width), -1)  # position -> shape
-        for c, (tree, placed) in enumerate(zip(world.trees, self.placed, strict=True)):
-            self.nodes[c, : len(placed.nodes)] = placed.nodes
-            self.shaped[c, : len(placed.nodes)] = [self.shape(tree, n) for n in placed.nodes]
-        self.lengths = (self.nodes >= 0).sum(1)
+        for kind, features in world.shown:
+            self.shape(kind, features)
 
-    def shape(self, tree: Tree, node: int) -> int:
-        """The number of the (kind, affixes) that a node takes here."""
-        kind, features = tree[node].kind, tree[node].features
+    @cached_property
+    def placed(self) -> list[Placed]:
+        """The order of every construction's words."""
+        return [place(tree, self.language) for tree in self.world.trees]
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """How many words a construction has, with its final mark."""
+        return np.array([len(placed.nodes) for placed in self.placed])
+
+    @cached_property
+    def nodes(self) -> np.ndarray:
+        """[constructions, positions] -> node of the tree, -1 after the end."""
+        return self._table(lambda _, n: n)
+
+    @cached_property
+    def shaped(self) -> np.ndarray:
+        """[constructions, positions] -> shape, -1 after the end."""
+        return self._table(lambda tree, n: self.shape(tree[n].kind, tree[n].features))
+
+    def _table(self, cell: Callable[[Tree, int], int]) -> np.ndarray:
+        table = np.full((len(self.placed), self.lengths.max()), -1)
+        for row, tree, placed in zip(table, self.world.trees, self.placed, strict=True):
+            row[: len(placed.nodes)] = [cell(tree, n) for n in placed.nodes]
+        return table
+
+    def shape(self, kind: str, features: tuple[str, ...]) -> int:
+        """The number of the (kind, affixes) that a node of this kind and these features takes here."""
         key = kind, tuple(self.language.affixes[f] for f in features if f in self.language.affixes)
         if key not in self.shapes:
             self.shapes[key] = len(self.forms)
@@ -115,7 +134,7 @@ class Tongue:
             shown = sorted(
                 {_FEATS[f.split(".")[-1]] for f in node.features if f in self.language.affixes}
             )
-            form = self.words[self.forms[self.shape(tree, n)][m]]
+            form = self.form(node, m)
             rows.append(
                 Token(
                     p + 1,
@@ -128,6 +147,10 @@ class Tongue:
                 )
             )
         return rows
+
+    def form(self, node: Node, meaning: int) -> str:
+        """The word for a node."""
+        return self.words[self.forms[self.shape(node.kind, node.features)][meaning]]
 
     def tag(self, sayings: Sayings) -> list[list[tuple[str, str]]]:
         """The sentences as (word, IOB2 tag)."""

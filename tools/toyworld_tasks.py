@@ -1,0 +1,413 @@
+"""Pairs and questions whose answers follow from what the world means.
+
+Row i means the same in every language. Both sentences of a pair, and a question as well as what it asks about,
+belong to the split, so that no split repeats a sentence of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from toyworld_grammar import Node, Tree, place, polar
+from toyworld_lexicon import KINDS, UPOS, generator
+from toyworld_tongue import text
+
+if TYPE_CHECKING:
+    from toyworld import World
+    from toyworld_tongue import Tongue
+
+NLI_NOISE = 0.06  # share of pairs whose label an annotator got wrong: nothing can learn which
+PARAPHRASE_NOISE = 0.04
+TWO_ANSWERS = 0.1  # share of questions that two sentences answer, one of them the gold one
+LABELS = ("entailment", "neutral", "contradiction")
+
+# What may be done to a premise that affirms and to one that denies, so that the hypothesis has the label.
+_STEPS = {
+    ("entailment", False): ("synonym", "hypernym", "drop", "deny antonym"),
+    ("entailment", True): ("synonym", "hyponym", "add"),
+    ("neutral", False): ("hyponym", "add", "deny hyponym"),
+    ("neutral", True): ("hypernym", "drop", "antonym", "deny antonym", "deny hypernym"),
+    ("contradiction", False): ("antonym", "deny", "deny synonym", "deny hypernym"),
+    ("contradiction", True): ("deny", "deny synonym", "deny hyponym"),
+}
+_MODIFIERS = ("amod", "advmod", "obl", "nmod")
+_SUBORDINATE = ("advcl", "conj", "ccomp", "acl:relcl")
+
+
+class Saying(NamedTuple):
+    """One sentence before it is said."""
+
+    tree: Tree
+    meanings: tuple[int, ...]
+
+
+class Question(NamedTuple):
+    """A question about a paragraph; the answer is context[start : start + len(answer)]."""
+
+    id: str
+    context: str
+    question: str
+    answer: str
+    start: int
+
+
+def nli(
+    world: World, language: str, count: int, split: str, start: int
+) -> list[tuple[str, str, str]]:
+    """Premise, hypothesis and label."""
+    say = _speaker(world, language)
+    rows = islice(_entailments(world, split), start, start + count)
+    return [(say(premise), say(hypothesis), label) for premise, hypothesis, label in rows]
+
+
+def paraphrases(
+    world: World, language: str, count: int, split: str, start: int
+) -> list[tuple[str, str, int]]:
+    """Sentence, sentence and whether they mean the same."""
+    say = _speaker(world, language)
+    rows = islice(_rewordings(world, split), start, start + count)
+    return [
+        (say(first), say(second, fronted=fronted), label) for first, second, fronted, label in rows
+    ]
+
+
+def questions(world: World, language: str, count: int, split: str, start: int) -> list[Question]:
+    """Questions with their paragraphs."""
+    tongue, say = world.tongue(language), _speaker(world, language)
+    rows = []
+    for i, (sayings, answering, phrase, question) in enumerate(
+        islice(_askings(world, split), start, start + count), start
+    ):
+        said = [say(saying) for saying in sayings]
+        first, last = _span(tongue, sayings[answering], phrase)
+        before = sum(len(sentence) + 1 for sentence in said[:answering])
+        answer = said[answering][first:last]
+        rows.append(Question(f"{split}-{i}", " ".join(said), say(question), answer, before + first))
+    return rows
+
+
+def _speaker(world: World, language: str) -> Callable[..., str]:
+    tongue = world.tongue(language)
+
+    def say(saying: Saying, *, fronted: bool = False) -> str:
+        nodes = place(saying.tree, tongue.language, fronted=fronted).nodes
+        return text(tongue.form(saying.tree[n], saying.meanings[n]) for n in nodes)
+
+    return say
+
+
+def _simple(world: World, split: str, purpose: str) -> Iterator[tuple[Saying, int]]:
+    """Plain statements of one clause, with their topic, without end."""
+    among = np.array([_is_simple(tree) for tree in world.trees])
+    rng = generator(world.seed, purpose, split, "statements")
+    while True:
+        drawn = world.draw(rng, 1024, among)
+        for c, topic, meanings in zip(
+            *(part[world.splits(drawn) == split] for part in drawn), strict=True
+        ):
+            tree = world.trees[c]
+            yield Saying(tree, tuple(meanings[: len(tree)].tolist())), int(topic)
+
+
+def _is_simple(tree: Tree) -> bool:
+    relations = {node.relation for node in tree}
+    return tree[-1].kind == "stop" and not relations.intersection(_SUBORDINATE)
+
+
+def _belongs(world: World, saying: Saying, split: str) -> bool:
+    kinds = np.array([[KINDS.index(node.kind) for node in saying.tree]])
+    return bool(world.split_of(kinds, np.array([saying.meanings]))[0] == split) and _is_sentence(
+        world, saying
+    )
+
+
+def _is_sentence(world: World, saying: Saying) -> bool:
+    """Whether it has 4 to 20 words in every language."""
+    sizes = [
+        sum(n.kind not in world.tongue(c).language.silent for n in saying.tree) - 1
+        for c in world.languages
+    ]
+    return min(sizes) >= 4 and max(sizes) <= 20
+
+
+def _entailments(world: World, split: str) -> Iterator[tuple[Saying, Saying, str]]:
+    rng = generator(world.seed, "nli", split)
+    statements = _simple(world, split, "nli")
+    while True:
+        label = LABELS[int(rng.random() * 3)]
+        denied = bool(rng.random() < 0.5)
+        steps = _STEPS[label, denied]
+        step = steps[int(rng.random() * len(steps))]
+        shown = (
+            label
+            if rng.random() >= NLI_NOISE
+            else LABELS[(LABELS.index(label) + 1 + int(rng.random() * 2)) % 3]
+        )
+        for statement, _ in statements:
+            premise = _deny(statement, denied)
+            if step == "add":
+                hypothesis, premise = premise, _drop(premise, rng)
+            else:
+                hypothesis = _step(world, premise, step, rng)
+            if (
+                premise
+                and hypothesis
+                and _belongs(world, premise, split)
+                and _belongs(world, hypothesis, split)
+            ):
+                yield premise, hypothesis, shown
+                break
+
+
+def _step(world: World, premise: Saying, step: str, rng: np.random.Generator) -> Saying | None:
+    *deny, kin = step.split(" ")
+    if step == "drop":
+        return _drop(premise, rng)
+    if deny or kin == "deny":
+        premise = _deny(premise, not _denied(premise))
+    return premise if kin == "deny" else _replace(world, premise, kin, rng, scope=True)
+
+
+def _denied(saying: Saying) -> bool:
+    return any(node.kind == "neg" for node in saying.tree)
+
+
+def _root(tree: Tree) -> int:
+    return next(i for i, node in enumerate(tree) if node.head < 0)
+
+
+def _deny(saying: Saying, denied: bool) -> Saying:
+    """The same statement, denied or not."""
+    if _denied(saying) == denied:
+        return saying
+    root = _root(saying.tree)
+    verb = next((i for i, node in enumerate(saying.tree) if node.kind == "cop"), root)
+    nodes = list(saying.tree)
+    nodes[verb] = nodes[verb]._replace(features=polar(nodes[verb].features, denied))
+    if denied:
+        return Saying(
+            (*nodes[:-1], Node("neg", "advmod", root), nodes[-1]),
+            (*saying.meanings[:-1], 0, saying.meanings[-1]),
+        )
+    return _without(
+        Saying(tuple(nodes), saying.meanings),
+        {i for i, node in enumerate(nodes) if node.kind == "neg"},
+    )
+
+
+def _drop(saying: Saying, rng: np.random.Generator) -> Saying | None:
+    """The statement without one modifier of its root or object."""
+    tree = saying.tree
+    scope = _scope(tree)
+    goes = [
+        i for i, n in enumerate(tree)
+        if n.relation in _MODIFIERS and n.kind != "neg" and n.head in scope and not (n.relation == "obl" and tree[n.head].kind == "go")
+    ]  # fmt: skip
+    if not goes:
+        return None
+    return _without(saying, _subtree(tree, goes[int(rng.random() * len(goes))]))
+
+
+def _scope(tree: Tree) -> set[int]:
+    """The root and its object: what a denial denies."""
+    root = _root(tree)
+    return {root} | {
+        i for i, node in enumerate(tree) if node.relation == "obj" and node.head == root
+    }
+
+
+def _subtree(tree: Tree, top: int) -> set[int]:
+    inside = {top}
+    while more := {i for i, node in enumerate(tree) if node.head in inside} - inside:
+        inside |= more
+    return inside
+
+
+def _without(saying: Saying, gone: set[int]) -> Saying:
+    kept = [i for i in range(len(saying.tree)) if i not in gone]
+    number = {old: new for new, old in enumerate(kept)} | {-1: -1}
+    tree = tuple(saying.tree[i]._replace(head=number[saying.tree[i].head]) for i in kept)
+    return Saying(tree, tuple(saying.meanings[i] for i in kept))
+
+
+def _replace(
+    world: World, saying: Saying, kin: str, rng: np.random.Generator, *, scope: bool = False
+) -> Saying | None:
+    """The statement with one word exchanged for its synonym, antonym, hypernym or hyponym.
+
+    Only words that share their spelling with none, in any language, take part: what was done shows. Antonyms replace
+    the predicate only, since two things are no contradiction.
+    """
+    places = []
+    inside = _scope(saying.tree) if scope else range(len(saying.tree))
+    for i in inside if kin != "antonym" else [_root(saying.tree)]:
+        kind, old = saying.tree[i].kind, saying.meanings[i]
+        new = int(world.meanings.kin[kind][kin][old]) if kind in world.meanings.kin else -1
+        if new >= 0 and world.spelled_alone(kind, old) and world.spelled_alone(kind, new):
+            places.append((i, new))
+    if not places:
+        return None
+    i, new = places[int(rng.random() * len(places))]
+    return Saying(saying.tree, (*saying.meanings[:i], new, *saying.meanings[i + 1 :]))
+
+
+def _rewordings(world: World, split: str) -> Iterator[tuple[Saying, Saying, bool, int]]:
+    rng = generator(world.seed, "paraphrase", split)
+    statements = _simple(world, split, "paraphrase")
+    while True:
+        label = int(rng.random() < 0.5)
+        steps = ("synonym",) if label else ("antonym", "hypernym", "hyponym", "deny", "swap")
+        step = steps[int(rng.random() * len(steps))]
+        fronted = bool(rng.random() < 0.5)
+        twice = bool(rng.random() < 0.5)  # a synonym besides
+        shown = label if rng.random() >= PARAPHRASE_NOISE else 1 - label
+        for first, _ in statements:
+            second: Saying | None
+            if step == "swap":
+                second = _swap(world, first)
+            else:
+                second = (
+                    _step(world, first, step, rng)
+                    if step == "deny"
+                    else _replace(world, first, step, rng)
+                )
+            if second and twice:
+                second = _replace(world, second, "synonym", rng)
+            if (
+                second
+                and second != first
+                and _belongs(world, second, split)
+                and _belongs(world, first, split)
+            ):
+                yield first, second, fronted, shown
+                break
+
+
+def _swap(world: World, saying: Saying) -> Saying | None:
+    """Subject and object exchanged, where both are persons spelled like nothing else."""
+    ends = [
+        i for i, node in enumerate(saying.tree)
+        if node.relation in ("nsubj", "obj") and node.kind == "person" and world.spelled_alone("person", saying.meanings[i])
+    ]  # fmt: skip
+    if len(ends) != 2:
+        return None
+    meanings = list(saying.meanings)
+    meanings[ends[0]], meanings[ends[1]] = meanings[ends[1]], meanings[ends[0]]
+    return Saying(saying.tree, tuple(meanings)) if meanings[ends[0]] != meanings[ends[1]] else None
+
+
+_ASKED = {
+    "nsubj": ("who", "nsubj", ("person", "given", "family", "firm")),
+    "obj": ("what", "obj", ("thing",)),
+    "obl": ("where", "advmod", ("place", "city")),
+}
+
+
+def _askings(world: World, split: str) -> Iterator[tuple[list[Saying], int, int, Saying]]:
+    """(sentences, which of them answers, the node that answers, the question)."""
+    rng = generator(world.seed, "questions", split)
+    statements = _simple(world, split, "questions")
+    while True:
+        relation = tuple(_ASKED)[int(rng.random() * 3)]
+        twice = bool(rng.random() < TWO_ANSWERS)
+        at = int(rng.random() * 4)
+        for answering, topic in statements:
+            asked = _ask(answering, relation)
+            if asked is None or not _belongs(world, asked[1], split):
+                continue
+            rival = _rival(world, answering, asked[0], split, rng) if twice else None
+            if twice and rival is None:
+                continue
+            if rival and rng.random() < 0.5:
+                answering, rival = (
+                    rival,
+                    answering,
+                )  # nothing but chance tells which of two answers is gold
+            others = ([rival] if rival else []) + _others(
+                world, statements, answering, topic, 2 if rival else 3
+            )
+            order = np.argsort(rng.random(3))
+            sentences = [others[i] for i in order]
+            sentences.insert(at, answering)
+            yield sentences, at, asked[0], asked[1]
+            break
+
+
+def _ask(saying: Saying, relation: str) -> tuple[int, Saying] | None:
+    """The phrase asked for, and the question: the statement with a question word instead, its adverbs left out."""
+    tree, root = saying.tree, _root(saying.tree)
+    word, role, kinds = _ASKED[relation]
+    found = [
+        i
+        for i, n in enumerate(tree)
+        if n.relation == relation and n.head == root and n.kind in kinds
+    ]
+    if UPOS[tree[root].kind] != "VERB" or len(found) != 1 or _denied(saying):
+        return None
+    if relation == "obl" and "noun.loc" not in {
+        f for i in _subtree(tree, found[0]) for f in tree[i].features
+    }:
+        return None
+    nodes = list(tree)
+    nodes[-1] = Node("query", "punct", root)
+    if relation == "nsubj":
+        features = [f for f in nodes[root].features if f in ("verb.Past", "verb.Pres", "verb.Fut")]
+        nodes[root] = nodes[root]._replace(features=(*features, "verb.Sing", "verb.person.Sing"))
+    gone = _subtree(tree, found[0]) | {i for i, n in enumerate(tree) if n.kind == "adv"}
+    asked = _without(Saying(tuple(nodes), (*saying.meanings[:-1], 0)), gone)
+    return found[0], Saying(
+        (*asked.tree, Node(word, role, _root(asked.tree))), (*asked.meanings, 0)
+    )
+
+
+def _rival(
+    world: World, saying: Saying, phrase: int, split: str, rng: np.random.Generator
+) -> Saying | None:
+    """The same statement with another answer."""
+    kind, old = saying.tree[phrase].kind, saying.meanings[phrase]
+    for _ in range(20):
+        new = int(rng.random() * world.meanings.count(kind))
+        rival = Saying(
+            saying.tree, (*saying.meanings[:phrase], new, *saying.meanings[phrase + 1 :])
+        )
+        if new != old and world.spelled_alone(kind, new) and _belongs(world, rival, split):
+            return rival
+    return None
+
+
+def _others(
+    world: World, statements: Iterator[tuple[Saying, int]], saying: Saying, topic: int, count: int
+) -> list[Saying]:
+    """Statements of the same topic with other predicates."""
+    taken = {_predicate(world, saying)}
+    others: list[Saying] = []
+    for other, its in statements:
+        if its == topic and _predicate(world, other) not in taken and _is_sentence(world, other):
+            taken.add(_predicate(world, other))
+            others.append(other)
+        if len(others) == count:
+            break
+    return others
+
+
+def _predicate(world: World, saying: Saying) -> int:
+    root = _root(saying.tree)
+    return int(
+        world.spelled_alike[world.meanings.offset[saying.tree[root].kind] + saying.meanings[root]]
+    )
+
+
+def _span(tongue: Tongue, saying: Saying, phrase: int) -> tuple[int, int]:
+    """Where a phrase stands in the sentence, adposition apart."""
+    inside = _subtree(saying.tree, phrase) - {
+        i for i, n in enumerate(saying.tree) if n.relation == "case" and n.head == phrase
+    }
+    nodes = place(saying.tree, tongue.language).nodes
+    forms = [tongue.form(saying.tree[n], saying.meanings[n]) for n in nodes]
+    at = [p for p, n in enumerate(nodes) if n in inside]
+    assert at == list(range(at[0], at[-1] + 1)), "a phrase is contiguous"
+    first = sum(len(form) + 1 for form in forms[: at[0]])
+    return first, first + len(" ".join(forms[at[0] : at[-1] + 1]))
