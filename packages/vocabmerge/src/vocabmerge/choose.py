@@ -81,7 +81,7 @@ def choose_by_threshold(
 def choose_top(counts: ArrayLike, size: int, *, always: ArrayLike) -> NDArray[np.bool_]:
     """The `size` pieces with the greatest `max over l of p[l, i]`, among them all that stay always.
 
-    Ties go to the lower id. Pieces that no language uses never fill the budget.
+    Ties go to the lower id, so that pieces which no language uses come last, in their own order.
 
     Args:
         counts: [L, V].
@@ -100,14 +100,14 @@ def choose_top(counts: ArrayLike, size: int, *, always: ArrayLike) -> NDArray[np
     """
     keep = _forced(always, counts)
     probability = unigram_probabilities(counts).max(axis=0)
-    return keep | _best(probability, _free_places(keep, size), ~keep & (probability > 0))
+    return keep | _best(probability, _free_places(keep, size), ~keep)
 
 
 def choose_fair(counts: ArrayLike, budget: int, *, always: ArrayLike) -> FairChoice:
     """The `budget` pieces that serve the worst-served language best.
 
     Maximises `min over l of Σ_{i kept} p[l, i]` over all choices of at most `budget` pieces that contain `always`.
-    The share that is not covered is the least by which a language's tokens per word can grow: each token whose piece
+    Places that are left when all used pieces stay go to the lower ids. The share that is not covered is the least by which a language's tokens per word can grow: each token whose piece
     goes becomes two or more.
 
     For weights w over the languages, the top pieces by `Σ_l w_l p[l, i]` maximise the weighted coverage, and their
@@ -145,6 +145,7 @@ def choose_fair(counts: ArrayLike, budget: int, *, always: ArrayLike) -> FairCho
         chosen = _exchange(gains, base, chosen, weights)
     keep[open_ids[chosen]] = True
     coverage = probabilities[:, keep].sum(axis=1)
+    keep |= _best(np.zeros(len(keep)), budget - int(keep.sum()), ~keep)
     return FairChoice(keep=keep, coverage=coverage, bound=max(bound, float(coverage.min())))
 
 

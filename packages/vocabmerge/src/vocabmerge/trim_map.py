@@ -1,0 +1,72 @@
+"""How a trimmed vocabulary spells the pieces that it lost."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vocabmerge.maps import VocabularyMap, map_of_lists
+from vocabmerge.vocabulary import Vocabulary
+
+
+def map_after_trim(
+    before: Vocabulary, after: Vocabulary, new_ids: NDArray[np.int64]
+) -> VocabularyMap:
+    """Old id → new ids: itself where it stayed, else its spelling in kept pieces, else nothing.
+
+    A dropped piece is spelled by the trimmed model itself, marker and all, so that a word-initial piece begins with
+    a word-initial one. A spelling that needs the unknown token is none.
+    """
+    spell = _speller(after)
+    rows: list[Sequence[int]] = []
+    for old, new in enumerate(new_ids.tolist()):
+        if new >= 0:
+            rows.append((new,))
+            continue
+        piece = before.pieces[old]
+        rows.append(() if piece is None or before.roles[old] == "placeholder" else spell(piece))
+    return map_of_lists(
+        rows,
+        student_size=len(after),
+        teacher_digest=before.digest,
+        student_digest=after.digest,
+        teacher=before.name,
+        student=after.name,
+    )
+
+
+def _speller(after: Vocabulary) -> Callable[[str], list[int]]:
+    unknown = after.special_id("unk")
+    if after.family == "wordpiece":
+        prefix = after.tokenizer["model"].get("continuing_subword_prefix", "##")
+        return lambda piece: spell_greedily(piece, after.ids, prefix)
+    model = after.segmenter().model
+
+    def spell(piece: str) -> list[int]:
+        ids = [token.id for token in model.tokenize(piece)]
+        return [] if unknown in ids else ids
+
+    return spell
+
+
+def spell_greedily(piece: str, ids: Mapping[str, int], prefix: str) -> list[int]:
+    """WordPiece's longest match first, for a word's beginning or, where the piece has the prefix, its inside.
+
+    Example:
+        >>> spell_greedily("##abc", {"##a": 0, "##ab": 1, "##c": 2, "abc": 3}, "##")
+        [1, 2]
+    """
+    inside = piece.startswith(prefix) and piece != prefix
+    text = piece.removeprefix(prefix) if inside else piece
+    found: list[int] = []
+    start = 0
+    while start < len(text):
+        for end in range(len(text), start, -1):
+            number = ids.get(prefix + text[start:end] if inside or start else text[:end])
+            if number is not None:
+                break
+        else:
+            return []
+        found.append(number)
+        start = end
+    return found
