@@ -268,8 +268,14 @@ def test_two_protocols_of_one_task_are_refused_and_the_setting_named() -> None:
 
 
 def test_two_source_languages_of_one_task_are_refused() -> None:
-    with pytest.raises(XevalError, match="source language: 'en' and 'de'"):
-        check_one_protocol([result(), result(source_language="de")])
+    with pytest.raises(
+        XevalError, match="two source languages, 'en' of 'small' and 'fr' of 'small'"
+    ):
+        check_one_protocol([result(), result(source_language="fr")])
+
+
+def test_untuned_tasks_have_each_language_for_its_own_source() -> None:
+    check_one_protocol([result(source_language="de"), result(language="fr", source_language="fr")])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from xeval.errors import XevalError
 from xeval.labels import of_model, place_labels
 from xeval.paired import (
     bootstrap_differences,
@@ -18,7 +17,7 @@ from xeval.paired import (
     seed_noise,
     two_sided_p,
 )
-from xeval.results import Result, check_one_protocol
+from xeval.results import Result, check_one_protocol, check_same_items
 from xeval.scores import Values, score_of, value_of
 
 POWER = 0.8
@@ -117,6 +116,7 @@ def compare(
     results = [r for r in results if r.bootstrap is None]
     of_a, of_b = of_model(results, a), of_model(results, b)
     check_one_protocol([*of_a, *of_b])
+    check_same_items([*of_a, *of_b])
     groups = dict.fromkeys((r.task, r.metric) for r in [*of_a, *of_b])
     return [
         _compare_task(
@@ -187,21 +187,11 @@ def _pair_up(
     pairs, left_out = [], []
     for place, (by_a, by_b) in sorted(seeds.items()):
         if by_a and by_b:
-            _check_same_items([*by_a.values(), *by_b.values()])
             pairs.append(_Pair(labels[place], _rows(by_a), _rows(by_b)))
         else:
             lacking = [name for name, has in zip(names, (by_a, by_b), strict=True) if not has]
             left_out.append(f"{labels[place]}: no result of {' and '.join(lacking)}")
     return pairs, left_out
-
-
-def _check_same_items(results: Sequence[Result]) -> None:
-    for result in results:
-        if result.test_digest != results[0].test_digest:
-            raise XevalError(
-                f"{result.task}, {result.language}: {results[0].model!r} and {result.model!r} were scored on different "
-                f"test items ({results[0].test_digest} and {result.test_digest}); score both on the same data"
-            )
 
 
 def _rows(by_seed: dict[int, Result]) -> dict[int, NDArray[np.float64]]:

@@ -17,35 +17,40 @@ Sample = Sequence[NDArray[np.float64]]
 """The rows `[n, S]` of one model, one array per seed."""
 
 
-def bootstrap_differences(
-    metric: str, a: Sample, b: Sample, *, resamples: int, seed: int
-) -> Values:
-    """Differences of mean score, A minus B, over resampled items, the same items for both models.
+def bootstrap_scores(
+    metric: str, samples: Sequence[Sample], *, resamples: int, seed: int
+) -> list[Values]:
+    """Mean scores of several models over resampled items, the same items for all of them.
 
     The draws depend on (seed, n) alone. Test sets of equal size are therefore resampled together, which is what
     translations of one another (SIB-200, XQuAD) need when they are averaged, and does no harm to unrelated sets.
 
     Args:
         metric: a key of `xeval.scores.SCORES`.
-        a: rows of model A per seed.
-        b: rows of model B per seed.
+        samples: rows of each model per seed, all of the same n items.
         resamples: how many.
         seed: of the draws.
 
     Returns:
-        `[resamples]`.
+        For each model, `[resamples]`.
     """
-    n = len(a[0])
+    n = len(samples[0][0])
     random = np.random.default_rng([seed, n, 0])
-    parts = []
+    parts: list[list[Values]] = [[] for _ in samples]
     for count in _chunks(resamples, n):
         drawn = random.integers(n, size=(count, n)) + n * np.arange(count)[:, None]
         weights = np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n).astype(float)
-        parts.append(
-            np.mean([value_of(metric, weights @ rows) for rows in a], axis=0)
-            - np.mean([value_of(metric, weights @ rows) for rows in b], axis=0)
-        )
-    return np.concatenate(parts)
+        for part, sample in zip(parts, samples, strict=True):
+            part.append(np.mean([value_of(metric, weights @ rows) for rows in sample], axis=0))
+    return [np.concatenate(part) for part in parts]
+
+
+def bootstrap_differences(
+    metric: str, a: Sample, b: Sample, *, resamples: int, seed: int
+) -> Values:
+    """Differences of mean score, A minus B, over resampled items: `[resamples]`."""
+    of_a, of_b = bootstrap_scores(metric, [a, b], resamples=resamples, seed=seed)
+    return of_a - of_b
 
 
 def seed_noise(values: Sequence[float], *, resamples: int, seed: int) -> Values:
