@@ -2,6 +2,32 @@
 
 from importlib.metadata import version as _version
 
-__all__ = ["__version__"]
+from teacherzoo.corpora import Corpus, Document
+from teacherzoo.errors import CorpusError, RecordError, SignalsError, TeacherError, TeacherzooError
+from teacherzoo.heads import SplitHead, split_head
+from teacherzoo.masking import Masking, TokenSpace
+from teacherzoo.record import record
+from teacherzoo.signals_read import SignalBatch, Signals
+from teacherzoo.teachers import Teacher, load_teacher
+
+__all__ = [
+    "Corpus",
+    "CorpusError",
+    "Document",
+    "Masking",
+    "RecordError",
+    "SignalBatch",
+    "Signals",
+    "SignalsError",
+    "SplitHead",
+    "Teacher",
+    "TeacherError",
+    "TeacherzooError",
+    "TokenSpace",
+    "__version__",
+    "load_teacher",
+    "record",
+    "split_head",
+]
 
 __version__ = _version("teacherzoo")
