@@ -21,7 +21,7 @@ from vocabmerge.errors import VocabularyError
 from vocabmerge.maps import load_map
 from vocabmerge.rewrite import rewrite_tokenizer
 from vocabmerge.trim import trim_vocabulary
-from vocabmerge.trim_report import compare_segmentation
+from vocabmerge.trim_report import segmentation_change
 from vocabmerge.vocabulary import parse_vocabulary
 
 BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -131,7 +131,7 @@ def test_the_counted_text_is_segmented_as_before(family):
 
     assert len(cut.after) < len(vocabulary) - 100
     for name in ("xx", "yy"):
-        change = compare_segmentation(vocabulary, cut.after, cut.new_ids, TEXT[name])
+        change = segmentation_change(vocabulary, cut.after, cut.new_ids, TEXT[name])
         assert change.lines_unchanged == change.lines == len(TEXT[name])
         assert change.tokens_after == change.tokens_before
 
@@ -147,7 +147,7 @@ def test_only_bpe_has_ancestors_and_without_them_its_counted_text_would_change(f
         used[vocabulary.having("special", "added", "byte", "character")] = True
         new_ids = np.where(used, np.cumsum(used) - 1, -1)
         childless = parse_vocabulary(rewrite_tokenizer(vocabulary, new_ids), name="childless")
-        change = compare_segmentation(vocabulary, childless, new_ids, TEXT["xx"])
+        change = segmentation_change(vocabulary, childless, new_ids, TEXT["xx"])
         assert change.lines_unchanged < change.lines
 
 
@@ -155,7 +155,7 @@ def test_only_bpe_has_ancestors_and_without_them_its_counted_text_would_change(f
 def test_every_letter_of_a_dropped_language_still_has_a_piece(family):
     vocabulary = VOCABULARIES[family]
     cut = trim_vocabulary(vocabulary, counts_of(vocabulary, ["xx"]), top=420)
-    change = compare_segmentation(vocabulary, cut.after, cut.new_ids, TEXT["zz"])
+    change = segmentation_change(vocabulary, cut.after, cut.new_ids, TEXT["zz"])
     assert change.unknown_before == change.unknown_after == 0
     assert change.tokens_after > change.tokens_before
 

@@ -2,16 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from vocabmerge.count import batches
 from vocabmerge.vocabulary import Vocabulary
-
-_BATCH = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,7 @@ class SegmentationChange:
         }
 
 
-def compare_segmentation(
+def segmentation_change(
     before: Vocabulary, after: Vocabulary, new_ids: NDArray[np.int64], lines: Iterable[str]
 ) -> SegmentationChange:
     """Segment lines with both vocabularies and count what changed.
@@ -62,8 +60,7 @@ def compare_segmentation(
     old_segmenter, new_segmenter = before.segmenter(), after.segmenter()
     old_unknown, new_unknown = before.special_id("unk"), after.special_id("unk")
     count = dict.fromkeys(SegmentationChange.__dataclass_fields__, 0)
-    source = iter(lines)
-    while batch := list(islice(source, _BATCH)):
+    for batch in batches(lines):
         old, old_ends = _encode(old_segmenter, batch)
         new, new_ends = _encode(new_segmenter, batch)
         moved = new_ids[old]

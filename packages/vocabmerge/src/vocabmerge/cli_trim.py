@@ -1,0 +1,141 @@
+"""The commands `trim` and `carry`."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from vocabmerge.errors import VocabularyError
+from vocabmerge.trim_folder import trim
+
+_Parameters = ParamSpec("_Parameters")
+
+Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to make; new or empty.")]
+
+
+def add_trim_and_carry(app: typer.Typer) -> None:
+    """Put both commands on the command line's app."""
+    app.command("trim")(_in_one_sentence(_trim))
+
+
+def _trim(
+    source: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder or tokenizer.")],
+    out: Out,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(help="LANGUAGE=FILE, text (.gz, .xz) that says what the language needs."),
+    ] = None,
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[LANGUAGE=FILE]...", help="Further corpora.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Keep what reaches this probability; 1e-6 by default.")
+    ] = None,
+    top: Annotated[int | None, typer.Option(help="Keep this many, the most probable.")] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="Keep this many, fair to the worst-served language.")
+    ] = None,
+    pad_to: Annotated[int, typer.Option(help="Round the model's rows up to a multiple.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Cut a model or tokenizer down to what some languages need, every kept piece and bit as before."""
+    corpora = read_corpora([*(corpus or ()), *(more or ())])
+    with _progress() as watch:
+        report = trim(
+            source,
+            corpora,
+            out,
+            threshold=threshold,
+            top=top,
+            budget=budget,
+            pad_to=pad_to,
+            watch=watch,
+        )
+    if as_json:
+        typer.echo(json.dumps(report, ensure_ascii=False))
+        return
+    _print_trim(report, out)
+
+
+def read_corpora(given: Sequence[str]) -> dict[str, list[str]]:
+    """The files of each language, from arguments of the form LANGUAGE=FILE."""
+    corpora: dict[str, list[str]] = {}
+    for argument in given:
+        language, equals, file = argument.partition("=")
+        if not (language and equals and file):
+            raise VocabularyError(f"expected LANGUAGE=FILE for a corpus, got {argument!r}")
+        corpora.setdefault(language, []).append(file)
+    return corpora
+
+
+def _in_one_sentence(
+    command: Callable[_Parameters, None],
+) -> Callable[_Parameters, None]:
+    """Turn an expected error into one sentence on stderr and exit status 2."""
+
+    @wraps(command)
+    def run(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> None:
+        try:
+            command(*arguments, **options)
+        except VocabularyError as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(2) from None
+
+    return run
+
+
+class _progress:  # noqa: N801  used as a function
+    """A spinner on stderr that says what is being done; silent where stderr is no terminal."""
+
+    def __enter__(self) -> Callable[[int, int | None, str], None]:
+        console = Console(stderr=True)
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._bar.start()
+        task = self._bar.add_task("reading", total=None)
+
+        def watch(done: int, total: int | None, what: str) -> None:
+            of = f" of {total:,}" if total else ""
+            self._bar.update(task, description=f"{done:,}{of} {what}")
+
+        return watch
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def _print_trim(report: dict[str, Any], out: Path) -> None:
+    pieces, model = report["pieces"], report["model"]
+    typer.echo(
+        f"{report['source']}: {pieces['before']:,} pieces, {pieces['after']:,} kept ({report['rule']})"
+    )
+    if model:
+        before, after = model["before"], model["after"]
+        typer.echo(
+            f"{model['architecture']}: {before['parameters']:,} parameters, {after['parameters']:,} kept; "
+            f"{before['bytes'] / 2**20:,.1f} MiB, now {after['bytes'] / 2**20:,.1f} MiB"
+        )
+    table = Table("language", "tokens per word", "unknown", "lines as before", "coverage")
+    for language, row in report["languages"].items():
+        table.add_row(
+            language,
+            f"{row['tokens_per_word_before']:.3f} → {row['tokens_per_word_after']:.3f}",
+            f"{row['unknown_rate_before']:.2%} → {row['unknown_rate_after']:.2%}",
+            f"{row['unchanged']:.2%}",
+            f"{row['coverage']:.3%}",
+        )
+    Console().print(table)
+    typer.echo(f"written to {out}")

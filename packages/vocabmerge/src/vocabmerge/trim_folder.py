@@ -1,0 +1,167 @@
+"""Trims a folder: tokenizer, and the model if one is in it, into a new folder that plain transformers opens."""
+
+import importlib.metadata
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from vocabmerge.corpora import read_corpus
+from vocabmerge.count import Watch, count_pieces, silent
+from vocabmerge.errors import VocabularyError
+from vocabmerge.reading import read_vocabulary
+from vocabmerge.trim import Trim, trim_vocabulary
+from vocabmerge.trim_report import segmentation_change
+from vocabmerge.trim_write import new_folder, write_json, write_tokenizer
+from vocabmerge.vocabulary import Vocabulary
+
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_COMPANIONS = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "chat_template.jinja")
+
+Corpora = Mapping[str, Sequence[str | Path]]
+
+
+def trim(
+    source: str | Path,
+    corpora: Corpora,
+    out: str | Path,
+    *,
+    threshold: float | None = None,
+    top: int | None = None,
+    budget: int | None = None,
+    pad_to: int = 1,
+    watch: Watch = silent,
+) -> dict[str, Any]:
+    """Cut a model or a tokenizer down to what some languages need, and write it to a new folder.
+
+    The folder holds the tokenizer, the model if the source has one, `maps/<name>.safetensors` (old id → new ids) and
+    `report.json`. It appears whole or not at all.
+
+    Args:
+        source: a model folder or a tokenizer; see `read_vocabulary`.
+        corpora: per language, the text files that say what it needs.
+        out: the folder to make; must not exist, or be empty.
+        threshold: BiStil's rule, the default with 1e-6.
+        top: or: how many pieces to keep.
+        budget: or: how many pieces to keep, fairly to the worst-served language.
+        pad_to: the model's rows are rounded up to a multiple of this.
+        watch: told what is going on.
+
+    Returns:
+        The report.
+
+    Raises:
+        VocabularyError: any input that cannot be worked with, or a model with fewer rows than the tokenizer has ids.
+    """
+    source, out = Path(source), Path(out)
+    if pad_to < 1:
+        raise VocabularyError(f"expected to pad to a multiple of 1 or more, got {pad_to!r}")
+    if not corpora:
+        raise VocabularyError("expected a corpus of at least one language, got none")
+    vocabulary = read_vocabulary(source)
+    model = _model_in(source, vocabulary)
+    with new_folder(out) as folder:
+        counts = {
+            language: count_pieces(
+                vocabulary, _lines(files), watch=watch, what=f"lines of {language} counted"
+            )
+            for language, files in corpora.items()
+        }
+        cut = trim_vocabulary(
+            vocabulary,
+            counts,
+            threshold=threshold,
+            top=top,
+            budget=budget,
+            protect=_named_ids(model),
+        )
+        report = _report(cut, corpora, watch)
+        write_tokenizer(folder, cut.after, with_model=model is not None)
+        cut.map.save(folder / "maps" / f"{vocabulary.name}.safetensors")
+        report["map"] = cut.map.counts
+        report["model"] = _trim_model(model, cut, folder, pad_to) if model is not None else None
+        for name in _COMPANIONS:
+            if source.is_dir() and (source / name).is_file():
+                (folder / name).write_bytes((source / name).read_bytes())
+        write_json(folder / "report.json", report)
+    return report
+
+
+def _lines(files: Sequence[str | Path]) -> Iterator[str]:
+    return chain.from_iterable(read_corpus(file) for file in files)
+
+
+def _model_in(source: Path, vocabulary: Vocabulary) -> Any:
+    """The model of a folder that has weights, checked against the tokenizer; None where it has none."""
+    if not any((source / name).is_file() for name in _WEIGHTS):
+        return None
+    from vocabmerge.models import open_model, vocabulary_tensors
+
+    model = open_model(source)
+    rows = vocabulary_tensors(model).rows
+    if rows < len(vocabulary):
+        raise VocabularyError(
+            f"{source}: the tokenizer has {len(vocabulary)} ids and the embedding {rows} rows; rows beyond the "
+            "vocabulary are legal, missing ones are not: resize the model's embedding, or take the tokenizer that "
+            "it was trained with"
+        )
+    return model
+
+
+def _named_ids(model: Any) -> list[int]:
+    """Every id that the model's settings name."""
+    if model is None:
+        return []
+    from vocabmerge.models import token_ids
+
+    values = token_ids(model).values()
+    return [
+        number for value in values for number in (value if isinstance(value, list) else [value])
+    ]
+
+
+def _trim_model(model: Any, cut: Trim, folder: Path, pad_to: int) -> dict[str, Any]:
+    from vocabmerge.models import select_rows, vocabulary_tensors
+
+    def size() -> dict[str, int]:
+        parameters = list(model.parameters())
+        return {
+            "rows": vocabulary_tensors(model).rows,
+            "parameters": sum(parameter.numel() for parameter in parameters),
+            "bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        }
+
+    before = size()
+    select_rows(model, cut.kept.tolist(), pad_to=pad_to)
+    model.save_pretrained(folder)
+    return {"architecture": type(model).__name__, "before": before, "after": size()}
+
+
+def _report(cut: Trim, corpora: Corpora, watch: Watch) -> dict[str, Any]:
+    languages = {}
+    for number, (language, files) in enumerate(corpora.items()):
+        watch(number, len(corpora), "languages compared")
+        change = segmentation_change(cut.before, cut.after, cut.new_ids, _lines(files))
+        languages[language] = {**change.as_record(), "coverage": cut.coverage[language]}
+    return {
+        "format": "vocabmerge-trim/1",
+        "source": cut.before.name,
+        "rule": cut.rule,
+        "pieces": {
+            "before": len(cut.before),
+            "after": len(cut.kept),
+            "always": cut.always,
+            "ancestors": cut.ancestors,
+        },
+        "languages": languages,
+        "fair_bound": cut.bound,
+        "digests": {"before": cut.before.digest, "after": cut.after.digest},
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("vocabmerge", "tokenizers", "numpy")
+        },
+    }
