@@ -3,10 +3,21 @@
 from importlib.metadata import version as _version
 
 from kdkernels.checks import KernelArgumentError
+from kdkernels.kl.api import kl
+from kdkernels.linear_cross_entropy.api import CrossEntropy, linear_cross_entropy
+from kdkernels.linear_distil_loss.api import DistilLoss, linear_distil_loss
+from kdkernels.topk_kl.api import Divergence, topk_kl
 
 __all__ = [
+    "CrossEntropy",
+    "DistilLoss",
+    "Divergence",
     "KernelArgumentError",
     "__version__",
+    "kl",
+    "linear_cross_entropy",
+    "linear_distil_loss",
+    "topk_kl",
 ]
 
 __version__ = _version("kdkernels")

@@ -1,0 +1,1 @@
+"""Divergence between two sets of logits at hand."""

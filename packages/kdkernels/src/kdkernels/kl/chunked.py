@@ -1,0 +1,53 @@
+"""Dense divergences a block of rows at a time, loss and gradient by the student's logits in one visit."""
+
+import torch
+from torch import Tensor
+
+from kdkernels.divergences import divergence_terms
+
+# The working set is a handful of [rows, V] tensors of this size.
+CPU_BLOCK_BYTES = 4 * 2**20
+DEVICE_BLOCK_BYTES = 128 * 2**20
+
+
+def row_losses(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    row_scale: Tensor,
+    temperature: float,
+    divergence: str,
+    beta: float,
+    gradient: Tensor | None,
+) -> Tensor:
+    """T² D of each row; the gradient of Σ row_scale · loss by `student` is written to `gradient`.
+
+    Args:
+        student: [N, V] logits.
+        teacher: [N, V] logits.
+        row_scale: [N].
+        temperature: T.
+        divergence: "forward_kl", "reverse_kl" or "jsd".
+        beta: the teacher's share in the mixture of "jsd".
+        gradient: [N, V] to write to, may be `student` itself; None for no gradient.
+
+    Returns:
+        [N] in float32 (float64 for float64 logits).
+    """
+    N, V = student.shape
+    exact = torch.float64 if student.dtype == torch.float64 else torch.float32
+    values = torch.zeros(N, dtype=exact, device=student.device)
+    budget = CPU_BLOCK_BYTES if student.device.type == "cpu" else DEVICE_BLOCK_BYTES
+    block = max(1, budget // (V * exact.itemsize))
+    for start in range(0, N, block):
+        rows = slice(start, min(start + block, N))
+        log_q = torch.log_softmax(student[rows].to(exact) / temperature, dim=1)  # [R, V]
+        log_p = torch.log_softmax(teacher[rows].to(exact) / temperature, dim=1)  # [R, V]
+        terms, pulls = divergence_terms(divergence, log_p, log_q, beta=beta)
+        values[rows] = terms.sum(dim=1) * temperature**2
+        if gradient is not None:
+            # T² / T: the logits enter divided by T
+            factor = (row_scale[rows].to(exact) * temperature).unsqueeze(1)
+            total = pulls.sum(dim=1, keepdim=True)
+            gradient[rows] = ((pulls - log_q.exp_() * total) * factor).to(gradient.dtype)
+    return values

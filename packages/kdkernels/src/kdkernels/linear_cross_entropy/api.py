@@ -1,0 +1,79 @@
+"""`linear_cross_entropy`: the engine of `linear_distil_loss` without a teacher."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from kdkernels.linear_distil_loss.api import check_operands, run
+from kdkernels.topk_kl.chunked import Blend
+
+
+class CrossEntropy(NamedTuple):
+    """A cross-entropy."""
+
+    loss: Tensor
+    """A scalar to differentiate."""
+    rows: int
+    """How many rows counted."""
+    impl: str
+    """The implementation that ran."""
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    *,
+    row_weight: Tensor | None = None,
+    ignore_index: int = -100,
+    divisor: float | Tensor | None = None,
+    chunk_bytes: int | None = None,
+    impl: str = "auto",
+) -> CrossEntropy:
+    """Cross-entropy from hidden states, in one pass over the vocabulary.
+
+    loss = Σ -log softmax(hidden weightᵀ + bias)[label] / rows, over the counted rows. Rows, weights, divisor,
+    precision, memory and implementations are those of `linear_distil_loss`.
+
+    Args:
+        hidden: [N, H] hidden states; select the masked rows before the call, it is cheaper.
+        weight: [V, H] of the output projection.
+        bias: [V] or None.
+        labels: [N] columns, or `ignore_index`.
+        row_weight: [N] factor of each row; it does not enter the number of rows.
+        ignore_index: the label of rows that do not count.
+        divisor: divides the sum in place of the number of counted rows.
+        chunk_bytes: size of the logits buffer; None for 256 MiB on a CPU and 1 GiB on a GPU.
+        impl: "reference", "torch", "triton", or "auto" as in `linear_distil_loss`.
+
+    Returns:
+        CrossEntropy: the scalar to differentiate, the counted rows, the implementation.
+
+    Raises:
+        KernelArgumentError: an argument has the wrong shape, dtype, device or range.
+
+    Example:
+        >>> import torch, kdkernels
+        >>> hidden, weight = torch.zeros(3, 8), torch.randn(20, 8)
+        >>> result = kdkernels.linear_cross_entropy(hidden, weight, None, torch.tensor([1, 7, -100]))
+        >>> round(float(result.loss), 4), result.rows     # log 20
+        (2.9957, 2)
+    """
+    operation = "linear_cross_entropy"
+    check_operands(operation, hidden, weight, bias, labels, row_weight)
+    result = run(
+        operation,
+        hidden,
+        weight,
+        bias,
+        labels,
+        None,
+        blend=Blend(alpha=0.0),
+        row_weight=row_weight,
+        ignore_index=ignore_index,
+        divisor=divisor,
+        chunk_bytes=chunk_bytes,
+        impl=impl,
+    )
+    return CrossEntropy(result.loss, result.rows, result.impl)

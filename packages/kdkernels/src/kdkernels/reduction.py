@@ -1,0 +1,87 @@
+"""From losses of rows to one number: which rows count, what each weighs, and what the sum is divided by."""
+
+import torch
+from torch import Tensor
+
+from kdkernels.checks import KernelArgumentError
+
+
+def row_scales(
+    operation: str,
+    rows: int,
+    *,
+    row_weight: Tensor | None,
+    divisor: float | Tensor | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """The factor of each counted row in the loss: row_weight / divisor.
+
+    Args:
+        operation: the public function's name, for the message.
+        rows: how many rows count.
+        row_weight: [rows] or None for ones.
+        divisor: what the sum is divided by, None for `rows`.
+        dtype: of the result.
+        device: of the result.
+
+    Returns:
+        [rows]; without rows nothing is divided, so the loss is an exact 0.
+
+    Raises:
+        KernelArgumentError: the divisor is not positive, or is a tensor of several elements.
+    """
+    if isinstance(divisor, Tensor):
+        if divisor.numel() != 1:
+            raise KernelArgumentError(
+                f"{operation}: divisor must be one number; got a tensor of {list(divisor.shape)}"
+            )
+        by = divisor.detach().to(device=device, dtype=dtype).reshape(())
+    else:
+        if divisor is not None and not divisor > 0 and rows > 0:
+            raise KernelArgumentError(f"{operation}: divisor must be positive; got {divisor!r}")
+        by = torch.tensor(float(rows if divisor is None else divisor), dtype=dtype, device=device)
+    weight = (
+        torch.ones(rows, dtype=dtype, device=device)
+        if row_weight is None
+        else row_weight.detach().to(dtype)
+    )
+    return weight / by
+
+
+def weighted_sum(losses: Tensor, row_scale: Tensor) -> Tensor:
+    """Σ row_scale · losses, summed in float64, in the dtype of `losses`; 0 for no rows."""
+    return (losses.double() * row_scale.double()).sum().to(losses.dtype)
+
+
+def masked_scales(
+    operation: str,
+    N: int,
+    *,
+    mask: Tensor | None,
+    row_weight: Tensor | None,
+    divisor: float | Tensor | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[int, Tensor]:
+    """How many of N rows count, and the factor of every row: 0 outside the mask, else row_weight / divisor."""
+    rows = N if mask is None else int(mask.sum())
+    weight = torch.ones(N, dtype=dtype, device=device) if row_weight is None else row_weight
+    if rows == 0:
+        return 0, torch.zeros(N, dtype=dtype, device=device)
+    scale = row_scales(
+        operation,
+        N,
+        row_weight=weight,
+        divisor=rows if divisor is None else divisor,
+        dtype=dtype,
+        device=device,
+    )
+    return rows, scale if mask is None else scale.masked_fill(~mask, 0.0)
+
+
+def scaled(gradient: Tensor | None, by_loss: Tensor) -> Tensor | None:
+    """The gradient times the incoming scalar; the gradient itself where a CPU can see that this is 1."""
+    if gradient is None or (by_loss.device.type == "cpu" and by_loss.item() == 1):
+        return gradient
+    return gradient * by_loss.to(gradient.dtype)

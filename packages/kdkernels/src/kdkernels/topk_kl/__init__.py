@@ -1,0 +1,1 @@
+"""Distillation from a top-k list, on logits at hand."""

@@ -1,0 +1,234 @@
+"""`topk_kl`: what it means, what it checks, and which implementation it runs."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from kdkernels.checks import choose_impl, require_one_device
+from kdkernels.compiling import opaque
+from kdkernels.reduction import masked_scales, scaled, weighted_sum
+from kdkernels.row_checks import (
+    check_logits,
+    check_mask,
+    check_may_overwrite,
+    check_row_weight,
+    check_topk,
+    look_at_ids,
+    make_blend,
+)
+from kdkernels.targets import prepare_targets
+from kdkernels.topk_kl import chunked, reference
+from kdkernels.topk_kl.chunked import Blend
+
+
+class Divergence(NamedTuple):
+    """A divergence between teacher and student."""
+
+    loss: Tensor
+    """A scalar to differentiate."""
+    rows: int
+    """How many rows counted."""
+    impl: str
+    """The implementation that ran."""
+
+
+def topk_kl(
+    logits: Tensor,
+    topk_ids: Tensor,
+    topk_logprobs: Tensor,
+    *,
+    temperature: float = 1.0,
+    tail: str = "bucket",
+    divergence: str = "forward_kl",
+    beta: float = 0.5,
+    log_partition: Tensor | None = None,
+    mask: Tensor | None = None,
+    row_weight: Tensor | None = None,
+    divisor: float | Tensor | None = None,
+    overwrite_logits: bool = False,
+    impl: str = "auto",
+) -> Divergence:
+    """Divergence of a student's logits from a teacher's top-k list.
+
+    The soft part of `linear_distil_loss`, with the same meaning of temperature (T² on value and gradient), tails,
+    divergences, duplicates and infinities: loss = Σ T² D(p, softmax(logits / T)) / rows, over the counted rows.
+
+    Args:
+        logits: [N, V] of the student.
+        topk_ids: [N, K] columns that the teacher listed, -1 in unused places.
+        topk_logprobs: [N, K] natural log-probabilities of the teacher at temperature 1, over its whole vocabulary.
+        temperature: T, of both distributions.
+        tail: "bucket", "renormalise" or "drop".
+        divergence: "forward_kl", "reverse_kl" or "jsd".
+        beta: β of "jsd".
+        log_partition: [N] log Σ_v p_v^(1/T) over the teacher's vocabulary; needed for T ≠ 1 unless renormalised.
+        mask: [N] True for the rows that count, None for all.
+        row_weight: [N] factor of each row; it does not enter the number of rows.
+        divisor: divides the sum in place of the number of counted rows.
+        overwrite_logits: write the gradient over the logits, which are lost; saves [N, V]. They must be contiguous
+            and no leaf, and nothing else may need them afterwards.
+        impl: "reference", "torch", "triton", or "auto" as in `linear_distil_loss`.
+
+    Returns:
+        Divergence: the scalar to differentiate, the counted rows, the implementation.
+
+    Raises:
+        KernelArgumentError: an argument has the wrong shape, dtype, device or range, or the combination has no
+            meaning.
+
+    Example:
+        >>> import torch, kdkernels
+        >>> logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]], requires_grad=True)
+        >>> logprobs, ids = torch.log_softmax(logits, 1).topk(2)
+        >>> result = kdkernels.topk_kl(logits, ids, logprobs)
+        >>> abs(round(float(result.loss), 6)), result.rows
+        (0.0, 1)
+    """
+    operation = "topk_kl"
+    blend = make_blend(
+        operation,
+        alpha=1.0,
+        temperature=temperature,
+        tail=tail,
+        divergence=divergence,
+        beta=beta,
+        log_partition=log_partition,
+    )
+    check_logits(operation, "logits", logits)
+    N = logits.shape[0]
+    check_topk(operation, topk_ids, topk_logprobs, log_partition, N=N)
+    check_mask(operation, mask, N)
+    check_row_weight(operation, row_weight, N)
+    require_one_device(
+        operation, logits=logits, topk_ids=topk_ids, topk_logprobs=topk_logprobs,
+        log_partition=log_partition, mask=mask, row_weight=row_weight,
+    )  # fmt: skip
+    if overwrite_logits:
+        check_may_overwrite(operation, "logits", logits)
+    chosen = choose_impl(impl, operation=operation, device=logits.device, dtype=logits.dtype)
+    return _run(
+        logits,
+        topk_ids,
+        topk_logprobs,
+        log_partition,
+        blend=blend,
+        tail=tail,
+        mask=mask,
+        row_weight=row_weight,
+        divisor=divisor,
+        overwrite=overwrite_logits,
+        impl=chosen,
+    )
+
+
+@opaque
+def _run(
+    logits: Tensor,
+    topk_ids: Tensor,
+    topk_logprobs: Tensor,
+    log_partition: Tensor | None,
+    *,
+    blend: Blend,
+    tail: str,
+    mask: Tensor | None,
+    row_weight: Tensor | None,
+    divisor: float | Tensor | None,
+    overwrite: bool,
+    impl: str,
+) -> Divergence:
+    operation = "topk_kl"
+    exact = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    if mask is not None:
+        topk_ids = topk_ids.masked_fill(~mask.unsqueeze(1), -1)
+    duplicates = look_at_ids(operation, topk_ids, logits.shape[1]).duplicates
+    rows, row_scale = masked_scales(
+        operation,
+        logits.shape[0],
+        mask=mask,
+        row_weight=row_weight,
+        divisor=divisor,
+        dtype=exact,
+        device=logits.device,
+    )
+    with torch.autocast(logits.device.type, enabled=False):
+        if impl == "reference":
+            counted = logits if mask is None else logits.masked_fill(~mask.unsqueeze(1), 0.0)
+            losses = reference.soft_loss(
+                counted.to(exact), topk_ids, topk_logprobs,
+                blend=blend, tail=tail, log_partition=log_partition,
+            )  # fmt: skip
+            return Divergence((row_scale * losses).sum(), rows, impl)
+        targets = prepare_targets(
+            topk_ids,
+            topk_logprobs,
+            temperature=blend.temperature,
+            tail=tail,
+            divergence=blend.divergence,
+            log_partition=log_partition,
+            dtype=exact,
+            duplicates=duplicates,
+            columns=logits.shape[1],
+        )
+
+        def row_losses(values: Tensor, gradient: Tensor | None) -> Tensor:
+            return implementation(impl)(
+                values,
+                labels=None,
+                targets=targets,
+                row_scale=row_scale,
+                blend=blend,
+                gradient=gradient,
+            )[1]
+
+        loss = LossOfLogits.apply(
+            logits, row_losses, mask, row_scale, overwrite, torch.is_grad_enabled()
+        )
+    return Divergence(loss, rows, impl)
+
+
+def implementation(impl: str) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The row losses of an implementation. Triton is imported here and nowhere else."""
+    if impl == "triton":
+        from kdkernels.topk_kl import kernel
+
+        return kernel.row_losses
+    return chunked.row_losses
+
+
+class LossOfLogits(torch.autograd.Function):
+    """Σ row_scale · loss over rows of logits, whose gradient is made with it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        row_losses: Callable[[Tensor, Tensor | None], Tensor],
+        mask: Tensor | None,
+        row_scale: Tensor,
+        overwrite: bool,
+        grad_enabled: bool,
+    ) -> Tensor:
+        """Write the gradient over the logits, or beside them, or nowhere."""
+        gradient = None
+        if grad_enabled and ctx.needs_input_grad[0]:
+            gradient = (
+                logits
+                if overwrite
+                else torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+            )
+        losses = row_losses(logits, gradient)
+        if mask is not None:
+            losses = losses.masked_fill(~mask, 0.0)
+            if gradient is not None:
+                gradient.masked_fill_(~mask.unsqueeze(1), 0.0)
+        ctx.save_for_backward(None if gradient is None else gradient.detach())
+        return weighted_sum(losses, row_scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_loss: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale what forward left."""
+        return scaled(ctx.saved_tensors[0], by_loss), None, None, None, None, None
