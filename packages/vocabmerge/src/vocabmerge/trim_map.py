@@ -1,9 +1,10 @@
 """How a trimmed vocabulary spells the pieces that it lost."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from vocabmerge.maps import VocabularyMap, map_of_lists
 from vocabmerge.vocabulary import Vocabulary
@@ -17,14 +18,15 @@ def map_after_trim(
     A dropped piece is spelled by the trimmed model itself, marker and all, so that a word-initial piece begins with
     a word-initial one. A spelling that needs the unknown token is none.
     """
-    spell = _speller(after)
-    rows: list[Sequence[int]] = []
-    for old, new in enumerate(new_ids.tolist()):
-        if new >= 0:
-            rows.append((new,))
-            continue
-        piece = before.pieces[old]
-        rows.append(() if piece is None or before.roles[old] == "placeholder" else spell(piece))
+    dropped = [
+        old
+        for old in np.flatnonzero(new_ids < 0).tolist()
+        if before.roles[old] not in ("hole", "placeholder")
+    ]
+    rows: list[Sequence[int]] = [(new,) if new >= 0 else () for new in new_ids.tolist()]
+    spelled = _spell_all([str(before.pieces[old]) for old in dropped], after)
+    for old, spelling in zip(dropped, spelled, strict=True):
+        rows[old] = spelling
     return map_of_lists(
         rows,
         student_size=len(after),
@@ -35,18 +37,14 @@ def map_after_trim(
     )
 
 
-def _speller(after: Vocabulary) -> Callable[[str], list[int]]:
-    unknown = after.special_id("unk")
+def _spell_all(pieces: list[str], after: Vocabulary) -> list[list[int]]:
     if after.family == "wordpiece":
         prefix = after.tokenizer["model"].get("continuing_subword_prefix", "##")
-        return lambda piece: spell_greedily(piece, after.ids, prefix)
-    model = after.segmenter().model
-
-    def spell(piece: str) -> list[int]:
-        ids = [token.id for token in model.tokenize(piece)]
-        return [] if unknown in ids else ids
-
-    return spell
+        return [spell_greedily(piece, after.ids, prefix) for piece in pieces]
+    unknown = after.special_id("unk")
+    bare = Tokenizer(after.segmenter().model)  # no splitting: a piece goes to the model as it is
+    found = [encoding.ids for encoding in bare.encode_batch_fast(pieces, add_special_tokens=False)]
+    return [[] if unknown in ids else ids for ids in found]
 
 
 def spell_greedily(piece: str, ids: Mapping[str, int], prefix: str) -> list[int]:
