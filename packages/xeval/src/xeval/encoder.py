@@ -1,0 +1,144 @@
+"""Opening a model folder: its encoder, its tokenizer, its limits and its digest."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xeval.errors import XevalError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Up to this width the fused attention kernels of a CPU cost more than they save.
+_NARROW = 256
+
+
+def open_tokenizer(model: str) -> Any:
+    """The fast tokenizer of a model folder or Hub name."""
+    from transformers import AutoTokenizer
+
+    with named(model, "tokenizer"), quiet():
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    if not tokenizer.is_fast:
+        raise XevalError(
+            f"{model}: expected a fast tokenizer (a tokenizer.json), got {type(tokenizer).__name__}; convert it first"
+        )
+    return tokenizer
+
+
+def open_encoder(model: str) -> nn.Module:
+    """The encoder of a model folder or Hub name, float32, without pooler and without any head."""
+    from transformers import AutoConfig, AutoModel
+
+    with named(model, "model"), quiet():
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        kind = AutoModel._model_mapping.get(type(config), None)
+        if isinstance(kind, (list, tuple)):
+            kind = kind[0]
+        options: dict[str, Any] = {}
+        if kind is not None and "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
+            options["add_pooling_layer"] = False
+        encoder, info = AutoModel.from_pretrained(
+            model,
+            config=config,
+            attn_implementation=attention_for(config),
+            dtype="float32",
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+    if info["missing_keys"]:
+        raise XevalError(
+            f"{model}: the weights of {sorted(info['missing_keys'])[0]!r} are missing, so the encoder would be partly random; "
+            "save the whole model"
+        )
+    if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):
+        raise XevalError(
+            f"{model}: expected an encoder, got a {config.model_type!r} model; xeval judges encoders"
+        )
+    return encoder
+
+
+def attention_for(config: Any) -> str | None:
+    """Eager attention for narrow models on a CPU, the model's own choice else."""
+    import torch
+
+    narrow = getattr(config, "hidden_size", _NARROW) <= _NARROW and not torch.cuda.is_available()
+    return "eager" if narrow else None
+
+
+def longest_row(encoder: nn.Module) -> int:
+    """How many positions the encoder has embeddings for."""
+    config: Any = encoder.config
+    positions = getattr(config, "max_position_embeddings", None) or 1_000_000
+    # RoBERTa and its kin number positions from the padding id on.
+    for name, module in encoder.named_modules():
+        if (
+            name.endswith("position_embeddings")
+            and getattr(module, "padding_idx", None) is not None
+        ):
+            return int(positions) - int(module.padding_idx) - 1
+    return int(positions)
+
+
+def model_digest(model: str) -> str:
+    """A digest of the weights, configuration and tokenizer of a model folder; of a Hub name, of name and commit."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return _hub_digest(model)
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in {".safetensors", ".bin", ".model"} or path.name in _PARTS:
+            digest.update(path.name.encode() + b"\0")
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+_PARTS = ("config.json", "tokenizer.json", "vocab.txt")
+
+
+def _hub_digest(model: str) -> str:
+    from transformers import AutoConfig
+
+    with named(model, "model"), quiet():
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    commit = getattr(config, "_commit_hash", None) or "unknown"
+    return hashlib.sha256(f"{model}@{commit}".encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def named(model: str, what: str) -> Iterator[None]:
+    """Turns what transformers says of a missing or broken model into one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, XevalError):
+            raise
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise XevalError(
+            f"{model}: no {what} could be opened there ({first}); give a model folder with config.json, "
+            "model.safetensors and tokenizer.json, or a Hub name while online"
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No table of keys that a headless encoder rightly leaves aside, and no bar for loading them."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

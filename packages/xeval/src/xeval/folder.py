@@ -1,0 +1,100 @@
+"""Data sets in a local folder: which there are, and their text."""
+
+import gzip
+import hashlib
+import lzma
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xeval.errors import XevalError
+
+SPLITS = ("train", "dev", "test")
+_OPENERS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".xz": lzma.decompress,
+    ".gz": gzip.decompress,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """A data set of one task and language.
+
+    Args:
+        name: such as "ud/de_gsd".
+        language: the part of the last name before the underscore, such as "de".
+        splits: which of train, dev and test there are.
+        files: the file of each split, where the set lies in a folder.
+    """
+
+    name: str
+    language: str
+    splits: tuple[str, ...]
+    files: dict[str, Path] = field(default_factory=dict, compare=False)
+
+    @property
+    def short(self) -> str:
+        """The name within its task, such as "de_gsd"."""
+        return self.name.rpartition("/")[2]
+
+
+def find_data_sets(root: Path, folder: str, suffix: str) -> list[DataSet]:
+    """The data sets of one task in a local folder.
+
+    A set is `root/folder/<name>/<split>.<suffix>`, or `root/folder/<name>.<suffix>`, which is its test split; either
+    may end in .xz or .gz. The language is the part of the name before the first underscore.
+
+    Raises:
+        XevalError: when the folder is absent or holds no such file.
+    """
+    top = root / folder
+    if not top.is_dir():
+        raise XevalError(
+            f"{top}: no such folder; the task reads {folder}/<name>/<split>.{suffix}[.xz|.gz] or {folder}/<name>.{suffix}[.xz|.gz]"
+        )
+    found: dict[str, dict[str, Path]] = {}
+    for ending in _OPENERS:
+        for path in sorted(top.glob(f"*.{suffix}{ending}")):
+            found.setdefault(path.name.removesuffix(f".{suffix}{ending}"), {})["test"] = path
+        for path in sorted(top.glob(f"*/*.{suffix}{ending}")):
+            split = path.name.removesuffix(f".{suffix}{ending}")
+            if split in SPLITS:
+                found.setdefault(path.parent.name, {})[split] = path
+    for path in sorted(top.iterdir()):
+        if path.is_dir():
+            found.setdefault(path.name, {})
+    if not found:
+        raise XevalError(f"{top}: holds no <name>/<split>.{suffix} and no <name>.{suffix} file")
+    return [
+        DataSet(
+            name=f"{folder}/{name}",
+            language=name.partition("_")[0],
+            splits=tuple(split for split in SPLITS if split in files),
+            files=files,
+        )
+        for name, files in sorted(found.items())
+    ]
+
+
+def read_text(path: Path) -> tuple[str, str]:
+    """The text of a plain, .xz or .gz file, and the digest of its bytes.
+
+    Raises:
+        XevalError: when it cannot be read, is damaged, is empty or is not UTF-8.
+    """
+    try:
+        content = path.read_bytes()
+        raw = _OPENERS.get(path.suffix, bytes)(content)
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise XevalError(f"{path}: cannot be read ({error}); fetch the file again") from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise XevalError(
+            f"{path}:{line}: expected UTF-8 text, got the byte {raw[error.start : error.start + 1]!r}; convert the file"
+        ) from error
+    if not text.strip():
+        raise XevalError(f"{path}: the file is empty, so there is nothing to score")
+    return text, hashlib.sha256(content).hexdigest()

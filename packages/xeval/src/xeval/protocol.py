@@ -1,0 +1,98 @@
+"""How a figure is obtained: every setting that changes it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from xeval.errors import XevalError
+
+_TUNED_ONLY = (
+    *("learning_rate", "batch_size", "steps", "evaluate_every", "patience", "warmup"),
+    *("weight_decay", "pooling", "precision"),
+)
+_OWNED = {
+    "labels": "ner",
+    "layer": "retrieval",
+    "csls": "retrieval",
+    "mask_rate": "bpb",
+    "lines": "bpb",
+}
+_CHOICES = {
+    "pooling": ("first", "mean"),
+    "precision": ("auto", "float32"),
+    "labels": ("common", "own"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """The settings of one task; the defaults are those of a base-sized encoder.
+
+    Args:
+        learning_rate: peak, linear warm-up and decay.
+        batch_size: examples per optimizer step, whatever fits in memory at once.
+        steps: at most so many optimizer steps.
+        evaluate_every: steps between evaluations on the development set of the source language.
+        patience: evaluations without improvement before tuning stops.
+        warmup: share of the steps.
+        weight_decay: of AdamW.
+        max_length: sub-words per window; the model's own limit where that is smaller.
+        pooling: how sub-words stand for a word, and tokens for a text: "first" or "mean".
+        precision: of tuning: "auto" is bfloat16 where the machine has it, "float32" never. Scoring is float32.
+        labels: NER: "common" maps entity types to PER, LOC and ORG, "own" takes them as they are.
+        layer: retrieval: which hidden states are averaged; -1 is the last, None the middle one.
+        csls: retrieval: cross-domain similarity local scaling over so many neighbours; 0 is plain cosine.
+        mask_rate: bits per byte: share of the words of a block that one pass masks.
+        lines: bits per byte: at most so many lines of a text, evenly spread; 0 is all.
+    """
+
+    learning_rate: float = 5e-5
+    batch_size: int = 32
+    steps: int = 2000
+    evaluate_every: int = 200
+    patience: int = 4
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    max_length: int = 256
+    pooling: str = "first"
+    precision: str = "auto"
+    labels: str = "common"
+    layer: int | None = None
+    csls: int = 0
+    mask_rate: float = 0.15
+    lines: int = 1000
+
+    def __post_init__(self) -> None:
+        """Check ranges once."""
+        for name in ("batch_size", "steps", "evaluate_every", "patience"):
+            if getattr(self, name) < 1:
+                raise XevalError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        if self.max_length < 8:
+            raise XevalError(f"max_length must be at least 8, got {self.max_length!r}")
+        if not self.learning_rate > 0:
+            raise XevalError(f"learning_rate must be positive, got {self.learning_rate!r}")
+        if not 0 <= self.warmup <= 1:
+            raise XevalError(f"warmup must lie between 0 and 1, got {self.warmup!r}")
+        if not 0 < self.mask_rate <= 1:
+            raise XevalError(f"mask_rate must be above 0 and at most 1, got {self.mask_rate!r}")
+        for name in ("csls", "lines"):
+            if getattr(self, name) < 0:
+                raise XevalError(f"{name} must be 0 or more, got {getattr(self, name)!r}")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise XevalError(
+                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
+                )
+
+    def settings(self, task: str, *, tuned: bool) -> dict[str, Any]:
+        """The settings that bear on a task, as they stand in a result."""
+        return {
+            setting.name: getattr(self, setting.name)
+            for setting in fields(self)
+            if (tuned or setting.name not in _TUNED_ONLY) and _OWNED.get(setting.name, task) == task
+        }
+
+
+def protocol_of(settings: Mapping[str, Any]) -> Protocol:
+    """The protocol that wrote these settings."""
+    return Protocol(**settings)

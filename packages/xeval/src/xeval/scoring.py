@@ -1,0 +1,217 @@
+"""Scoring a model on the test sets of many languages, with bootstraps, into a results file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from xeval.errors import XevalError
+from xeval.folder import DataSet
+from xeval.items import Items
+from xeval.protocol import Protocol
+from xeval.results import Result, append_results, read_results
+from xeval.source import Source, choose_targets
+from xeval.task import FrozenTask, TunedTask, Watch, silent
+from xeval.tasks import task_of
+from xeval.tuned import TunedModel, digest_of_base, predict, read_record, read_tuned
+
+Measure = Callable[[DataSet], tuple[list[Items], list[str]]]
+
+
+def score(
+    model: str | Path,
+    results: Path,
+    *,
+    source: Source,
+    languages: Sequence[str] = ("all",),
+    task: str | None = None,
+    protocol: Protocol | None = None,
+    bootstraps: int = 0,
+    watch: Watch = silent,
+) -> list[Result]:
+    """Score a model on the test split of every language asked for, and append each figure once.
+
+    The model is opened once for all languages, and not at all when every figure is already there.
+
+    Args:
+        model: a folder written by `tune`; for a task that needs no tuning, any model folder.
+        results: a JSON Lines file.
+        source: where the data lies.
+        languages: languages or data sets' own names, or ("all",); then what has no test split is recorded as skipped.
+        task: for a model that was not tuned: a task that needs no tuning.
+        protocol: for such a task: its settings.
+        bootstraps: further figures, each on the test items drawn anew with replacement.
+        watch: told the items done.
+
+    Returns:
+        The figures on the whole test sets, those of before included.
+
+    Raises:
+        XevalError: naming what cannot be scored and why.
+    """
+    judge = _judge(str(model), task, protocol or Protocol(), source, watch)
+    chosen, absent = choose_targets(source.data_sets(judge.task), languages)
+    reached: list[Result] = []
+    known = {r.key: r for r in read_results(results)} if results.is_file() else {}
+    for data_set in chosen:
+        blank = list(judge.blanks(data_set, bootstraps))
+        there = [known.get(key) for key in (r.key for r in blank)]
+        if all(r is not None and r.value is not None for r in there):
+            reached += [r for r in there if r is not None and r.bootstrap is None]
+            continue
+        made = judge.measure(data_set, bootstraps)
+        append_results(results, made)
+        reached += [r for r, _ in made if r.bootstrap is None]
+    skipped = [
+        (
+            judge.result(
+                data_set, metric, value=None, n=0,
+                skipped=f"{data_set.name} has no test split",
+            ),
+            None,
+        )
+        for data_set in absent
+        for metric in judge.task.metrics
+    ]  # fmt: skip
+    append_results(results, skipped)
+    return [*reached, *(r for r, _ in skipped)]
+
+
+class _Judge:
+    """A model on a task: the constant parts of its results, and the model once it is needed."""
+
+    def __init__(
+        self,
+        *,
+        task: TunedTask | FrozenTask,
+        protocol: Protocol,
+        constants: dict[str, Any],
+        measure: Callable[[DataSet], list[Items]],
+    ) -> None:
+        self.task = task
+        self._protocol = protocol.settings(task.name, tuned=isinstance(task, TunedTask))
+        self._constants = constants
+        self._measure = measure
+
+    def result(self, data_set: DataSet, metric: str, **rest: Any) -> Result:
+        constants = {"source_language": data_set.language, **self._constants}
+        return Result(
+            task=self.task.name,
+            dataset=data_set.name,
+            split="test",
+            language=data_set.language,
+            protocol=self._protocol,
+            metric=metric,
+            **constants,
+            **rest,
+        )
+
+    def blanks(self, data_set: DataSet, bootstraps: int) -> Iterator[Result]:
+        """The records that a data set will give, without their figures."""
+        for metric in self.task.metrics:
+            for draw in (None, *range(bootstraps)):
+                yield self.result(
+                    data_set, metric, value=None, n=0, skipped="not yet", bootstrap=draw
+                )
+
+    def measure(self, data_set: DataSet, bootstraps: int) -> list[tuple[Result, Items]]:
+        made = []
+        for items in self._measure(data_set):
+            for draw in (None, *range(bootstraps)):
+                value = items.value() if draw is None else items.bootstrap_value(draw)
+                made.append(
+                    (
+                        self.result(
+                            data_set, items.metric, value=value, n=len(items.rows), bootstrap=draw
+                        ),
+                        items,
+                    )
+                )
+        return made
+
+
+def _judge(
+    model: str, task: str | None, protocol: Protocol, source: Source, watch: Watch
+) -> _Judge:
+    if (Path(model) / "xeval.json").is_file():
+        record = read_record(Path(model))
+        if task in (None, record["task"]):
+            return _tuned_judge(Path(model), record, source, watch)
+    if task is None:
+        read_record(Path(model))
+    assert task is not None
+    chosen = task_of(task)
+    if isinstance(chosen, TunedTask):
+        raise XevalError(
+            f"{model}: was not tuned for {task!r}; tune it first (`xeval tune {model} --task {task}`), or use `xeval run`"
+        )
+    return _frozen_judge(model, chosen, protocol, source, watch)
+
+
+def _tuned_judge(folder: Path, record: dict[str, Any], source: Source, watch: Watch) -> _Judge:
+    task = task_of(record["task"])
+    assert isinstance(task, TunedTask)
+    opened: list[TunedModel] = []
+
+    def measure(data_set: DataSet) -> list[Items]:
+        if not opened:
+            opened.append(read_tuned(folder))
+        tuned = opened[0]
+        examples, notes = task.view(source.read(task, data_set, "test"), tuned.protocol)
+        items, more = score_examples(tuned, task, examples, data_set, watch)
+        _tell([*notes, *more], data_set, watch)
+        return items
+
+    constants = {
+        "model": record["base"],
+        "model_digest": record["base_digest"],
+        "source_language": record["source_language"],
+        "seed": record["seed"],
+    }
+    return _Judge(
+        task=task, protocol=Protocol(**record["protocol"]), constants=constants, measure=measure
+    )
+
+
+def score_examples(
+    tuned: TunedModel, task: TunedTask, examples: Sequence[Any], data_set: DataSet, watch: Watch
+) -> tuple[list[Items], list[str]]:
+    """Per-item statistics of a tuned model on examples, and notes."""
+    encoded, notes = task.encode(tuned.pieces, examples, tuned.labels)
+    guesses = predict(
+        tuned.model,
+        task,
+        encoded,
+        labels=tuned.labels,
+        pad_id=tuned.pieces.pad_id,
+        watch=watch,
+        what=f"{task.name} {data_set.short}",
+    )
+    return task.items(examples, guesses, tuned.labels, data_set.language), notes
+
+
+def _frozen_judge(
+    model: str, task: FrozenTask, protocol: Protocol, source: Source, watch: Watch
+) -> _Judge:
+    opened: list[Any] = []
+
+    def measure(data_set: DataSet) -> list[Items]:
+        if not opened:
+            opened.append(task.open(model, protocol))
+        examples = source.read(task, data_set, "test")
+        items, notes = task.measure(opened[0], examples, protocol, watch)
+        _tell(notes, data_set, watch)
+        return items
+
+    constants = {
+        "model": Path(model).name if Path(model).is_dir() else model,
+        "model_digest": digest_of_base(model),
+        "seed": 0,
+    }
+    return _Judge(task=task, protocol=protocol, constants=constants, measure=measure)
+
+
+def _tell(notes: Sequence[str], data_set: DataSet, watch: Watch) -> None:
+    for note in notes:
+        watch(0, 0, f"{data_set.short}: {note}")

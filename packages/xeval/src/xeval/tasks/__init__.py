@@ -1,0 +1,27 @@
+"""The tasks, one file each. To add one: its file, and its line here."""
+
+from xeval.errors import XevalError
+from xeval.task import FrozenTask, TunedTask
+from xeval.tasks import bpb, dp, ner, nli, paraphrase, pos, qa, retrieval, topic
+
+TASKS: dict[str, TunedTask | FrozenTask] = {
+    task.name: task
+    for task in (
+        pos.TASK,
+        dp.TASK,
+        ner.TASK,
+        nli.TASK,
+        paraphrase.TASK,
+        topic.TASK,
+        qa.TASK,
+        retrieval.TASK,
+        bpb.TASK,
+    )
+}
+
+
+def task_of(name: str) -> TunedTask | FrozenTask:
+    """The task of that name, or an error that lists the names."""
+    if name not in TASKS:
+        raise XevalError(f"task {name!r} is not known; known are {', '.join(TASKS)}")
+    return TASKS[name]

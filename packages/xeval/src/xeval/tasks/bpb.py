@@ -1,0 +1,234 @@
+"""Bits per byte: how well a masked language model fills in the words of a text, comparable across tokenizers.
+
+The definition, in full, so that another implementation gives the same number:
+
+1.  A document is a line. It is brought to Unicode NFC. Its words are its maximal runs of characters that are not white
+    space; from here on the document is its words joined by single spaces.
+2.  The tokenizer encodes the document as a whole, without special tokens. A piece belongs to the word that its
+    characters (by the tokenizer's offsets, white space aside) lie in; a piece without such characters belongs to the
+    word of the piece after it, at the end to the word of the piece before it.
+3.  A word is *left out* if a piece of it is the unknown token, if a piece lies in it and in another word as well, if
+    it has no piece, or if it has more pieces than a row holds. A word left out stays in the text, except that the
+    last kind is taken out of it.
+4.  Blocks: the words of a document in order, each with all its pieces, as many to a block as fit into a row (the
+    smaller of the model's positions and `max_length`, special tokens included). A piece that lies in several words
+    keeps those words in one block where they fit. The special tokens of the tokenizer go around each block.
+5.  Groups: let G = ceil(1 / mask_rate), and W the number of words of the block that are not left out. These words,
+    numbered j = 0 … W−1 as they stand, are ranked by the SHA-256 digest of the block's words joined by spaces, a
+    newline and j in decimal, all in UTF-8; the word of rank r is in group r mod G. So every word is in one group, and
+    the groups depend on the text alone where the blocks do.
+6.  Passes: for each group that has a word, all pieces of its words are replaced by the mask token, the model reads the
+    block once, and −log2 p(gold piece | block so masked) is summed over these pieces, p being the softmax over all
+    output rows in float32.
+7.  Bits per byte = the sum over all blocks and passes, divided by the number of UTF-8 bytes of the words that are not
+    left out. Spaces between words are not counted.
+
+A tokenizer with longer pieces sees no advantage: whatever the pieces, a word is predicted as a whole from its
+surroundings. Its pieces are predicted independently given these, which is what a masked language model does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from xeval.batches import by_length, pad_rows
+from xeval.encoder import longest_row
+from xeval.errors import XevalError
+from xeval.folder import read_text
+from xeval.items import Items, test_set_digest
+from xeval.masked import MaskedModel, open_masked
+from xeval.pieces import Encoded, Pieces
+from xeval.protocol import Protocol
+from xeval.task import FrozenTask, Watch
+
+_TOKENS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A run of words of one document.
+
+    Args:
+        document: its number.
+        words: their texts.
+        pieces: ids of each word.
+        scored: which of them are not left out.
+    """
+
+    document: int
+    words: tuple[str, ...]
+    pieces: tuple[tuple[int, ...], ...]
+    scored: tuple[bool, ...]
+
+
+def _read(path: Path, _cache: Path | None) -> list[str]:
+    text, _ = read_text(path)
+    return [line for line in text.split("\n") if line.strip()]
+
+
+def _open(model: str, protocol: Protocol) -> tuple[MaskedModel, Pieces]:
+    masked, tokenizer = open_masked(model)
+    limit = min(protocol.max_length, longest_row(masked.model))
+    return masked, Pieces(tokenizer, limit)
+
+
+def _measure(
+    opened: tuple[MaskedModel, Pieces], examples: Sequence[str], protocol: Protocol, watch: Watch
+) -> tuple[list[Items], list[str]]:
+    masked, pieces = opened
+    chosen = evenly(examples, protocol.lines)
+    blocks = list(split_blocks(chosen, pieces))
+    rows = np.zeros((len(chosen), 2))
+    passes: list[tuple[int, Encoded]] = []
+    for block in blocks:
+        rows[block.document, 1] += sum(
+            len(word.encode()) for word, use in zip(block.words, block.scored, strict=True) if use
+        )
+        passes += [
+            (block.document, one)
+            for one in mask_passes(block, pieces, masked.mask_id, protocol.mask_rate)
+        ]
+    if not rows[:, 1].any():
+        raise XevalError(
+            "every word of the text is unknown to the tokenizer, so there is no figure"
+        )
+    encoded = [one for _, one in passes]
+    done = 0
+    for indices in by_length(encoded, tokens=masked.rows_at_once(_TOKENS)):
+        batch = pad_rows([encoded[i] for i in indices], pieces.pad_id)
+        bits = masked.bits(batch, [encoded[i].labels for i in indices])
+        for i, value in zip(indices, bits, strict=True):
+            rows[passes[i][0], 0] += value
+        done += len(indices)
+        watch(done, len(encoded), "bits per byte")
+    digest = test_set_digest(chosen)
+    items = Items(metric="bits_per_byte", rows=rows, test_digest=digest)
+    every = sum(len(unicodedata.normalize("NFC", line).split()) for line in chosen)
+    out = every - sum(sum(block.scored) for block in blocks)
+    note = f"{out} of {every} words were left out: unknown, without piece, joined by a piece, or too long"
+    return [items], [note] * (out > 0)
+
+
+def evenly(lines: Sequence[str], wanted: int) -> list[str]:
+    """At most so many lines, evenly spread; all when `wanted` is 0."""
+    if not wanted or len(lines) <= wanted:
+        return list(lines)
+    return [lines[i * len(lines) // wanted] for i in range(wanted)]
+
+
+def split_blocks(lines: Sequence[str], pieces: Pieces) -> Iterator[Block]:
+    """Points 1 to 4 of the definition."""
+    documents = [unicodedata.normalize("NFC", line).split() for line in lines]
+    encoded = pieces.tokenizer(
+        [" ".join(words) for words in documents],
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+    )
+    unknown = pieces.tokenizer.unk_token_id
+    for number, words in enumerate(documents):
+        ids, offsets = encoded["input_ids"][number], encoded["offset_mapping"][number]
+        own, joined = _assign(words, offsets)
+        units: list[list[int]] = []
+        word_ids: list[list[int]] = [[] for _ in words]
+        for piece, word in zip(ids, own, strict=True):
+            word_ids[word].append(piece)
+        known = [bool(p) and unknown not in p for p in word_ids]
+        for i in range(len(words)):
+            if i and i in joined:
+                units[-1].append(i)
+            else:
+                units.append([i])
+        together = {i for unit in units if len(unit) > 1 for i in unit}
+        current: list[int] = []
+        for unit in units:
+            size = sum(len(word_ids[i]) for i in unit)
+            if size > pieces.room:
+                continue
+            if current and sum(len(word_ids[i]) for i in current) + size > pieces.room:
+                yield _block(number, words, word_ids, known, together, current)
+                current = []
+            current += unit
+        if current:
+            yield _block(number, words, word_ids, known, together, current)
+
+
+def _block(
+    number: int,
+    words: Sequence[str],
+    word_ids: Sequence[Sequence[int]],
+    known: Sequence[bool],
+    together: set[int],
+    chosen: Sequence[int],
+) -> Block:
+    return Block(
+        document=number,
+        words=tuple(words[i] for i in chosen),
+        pieces=tuple(tuple(word_ids[i]) for i in chosen),
+        scored=tuple(known[i] and i not in together for i in chosen),
+    )
+
+
+def _assign(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> tuple[list[int], set[int]]:
+    """The word of each piece; and the words that a piece joins to the one before them."""
+    word_at: list[int] = []
+    for i, text in enumerate(words):
+        word_at += [i] * len(text) + [-1]
+    own: list[int | None] = []
+    joined: set[int] = set()
+    for start, end in offsets:
+        touched = [word for word in word_at[start:end] if word >= 0]
+        own.append(touched[0] if touched else None)
+        if touched:
+            joined.update(range(touched[0] + 1, touched[-1] + 1))
+    following: int | None = None
+    for i in range(len(own) - 1, -1, -1):
+        following = own[i] if own[i] is not None else following
+        own[i] = following
+    last = 0
+    settled = []
+    for found in own:
+        last = last if found is None else found
+        settled.append(last)
+    return settled, joined
+
+
+def mask_passes(block: Block, pieces: Pieces, mask_id: int, rate: float) -> Iterator[Encoded]:
+    """Points 5 and 6: one masked row per group; `labels` are (position, gold id)."""
+    scored = [i for i, use in enumerate(block.scored) if use]
+    start = hashlib.sha256(" ".join(block.words).encode() + b"\n")
+    keys = []
+    for j in range(len(scored)):
+        key = start.copy()
+        key.update(str(j).encode())
+        keys.append(key.digest())
+    ranked = sorted(range(len(scored)), key=keys.__getitem__)
+    groups = math.ceil(1 / rate)
+    for group in range(min(groups, len(ranked))):
+        hidden = {scored[j] for j in ranked[group::groups]}
+        row = list(pieces.before)
+        gold = []
+        for i, ids in enumerate(block.pieces):
+            for piece in ids:
+                if i in hidden:
+                    gold.append((len(row), piece))
+                row.append(mask_id if i in hidden else piece)
+        yield Encoded(rows=[row + pieces.after], labels=gold)
+
+
+TASK = FrozenTask(
+    name="bpb",
+    title="bits per byte",
+    folder="corpora",
+    suffix="txt",
+    metrics=("bits_per_byte",),
+    read=_read,
+    open=_open,
+    measure=_measure,
+)

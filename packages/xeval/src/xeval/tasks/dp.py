@@ -1,0 +1,145 @@
+"""Dependency parsing: Universal Dependencies, gold words, scored as in CoNLL-18 (LAS, UAS, CLAS)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xeval.batches import pad_labels, pad_rows, place_words
+from xeval.errors import XevalError
+from xeval.items import Items, test_set_digest
+from xeval.pieces import Encoded, Pieces
+from xeval.protocol import Protocol
+from xeval.shapes.tagging import split_note
+from xeval.task import TunedTask, number_of
+from xeval.treebank import read_treebank
+from xeval.trees import RELATIONS, best_tree, check_tree, tree_counts
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """Words and their tree.
+
+    Args:
+        words: `[W]`.
+        heads: `[W]`, 0 for the root.
+        relations: `[W]`, universal.
+        where: file and line, for messages.
+    """
+
+    words: tuple[str, ...]
+    heads: tuple[int, ...]
+    relations: tuple[str, ...]
+    where: str = field(default="", repr=False, compare=False)
+
+
+def _read(path: Path, cache: Path | None) -> list[Parsed]:
+    examples = []
+    for sentence in read_treebank(path, cache=cache):
+        where = f"{path}:{sentence.line}"
+        if not sentence.heads:
+            raise XevalError(f"{where}: the sentence has no tree; expected a head for every word")
+        check_tree(sentence.heads, where)
+        for relation in sentence.relations:
+            number_of(relation, RELATIONS, where)
+        examples.append(Parsed(sentence.words, sentence.heads, sentence.relations, where))
+    return examples
+
+
+def _labels(_examples: Sequence[Parsed]) -> tuple[str, ...]:
+    # Universal, as the parts of speech are.
+    return RELATIONS
+
+
+def _encode(
+    pieces: Pieces, examples: Sequence[Parsed], labels: tuple[str, ...]
+) -> tuple[list[Encoded], list[str]]:
+    encoded = pieces.encode_words([example.words for example in examples])
+    for example, made in zip(examples, encoded, strict=True):
+        made.labels = list(example.heads)
+        made.extra["relations"] = [labels.index(relation) for relation in example.relations]
+    return encoded, split_note(encoded)
+
+
+def _collate(encoded: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
+    return {
+        **pad_rows(encoded, pad_id),
+        **place_words(encoded),
+        "labels": pad_labels([example.labels for example in encoded]),
+        "relations": pad_labels([example.extra["relations"] for example in encoded]),
+    }
+
+
+def _head(width: int, classes: int, protocol: Protocol) -> nn.Module:
+    from xeval.biaffine import BiaffineHead
+
+    return BiaffineHead(width, classes, pooling=protocol.pooling)
+
+
+def _decode(
+    head: Any,
+    outputs: dict[str, Tensor],
+    batch: dict[str, Tensor],
+    encoded: Sequence[Encoded],
+    labels: tuple[str, ...],
+) -> list[tuple[list[int], list[str]]]:
+    import torch
+
+    arcs = outputs["arcs"].log_softmax(dim=-1).double().cpu().numpy()
+    heads = torch.zeros_like(batch["word_size"])
+    trees = []
+    for i, example in enumerate(encoded):
+        words = len(example.word_pieces)
+        tree = best_tree(arcs[i, :words, : words + 1])
+        heads[i, :words] = torch.tensor(tree)
+        trees.append(tree)
+    relations = head.relations(outputs, heads)
+    # The word under the root hangs on it by "root", and no other word does.
+    root = torch.zeros(len(labels), dtype=torch.bool, device=relations.device)
+    root[labels.index("root")] = True
+    relations = relations.masked_fill((heads == 0)[..., None] != root, float("-inf"))
+    best = relations.argmax(dim=-1).tolist()
+    return [
+        (tree, [labels[number] for number in row[: len(tree)]])
+        for tree, row in zip(trees, best, strict=True)
+    ]
+
+
+def _items(
+    examples: Sequence[Parsed],
+    predictions: Sequence[tuple[Sequence[int], Sequence[str]]],
+    _labels: tuple[str, ...],
+    _language: str,
+) -> list[Items]:
+    counts = []
+    for gold, guess in zip(examples, predictions, strict=True):
+        check_tree(guess[0], f"the predicted tree for {gold.where}")
+        counts.append(tree_counts((gold.heads, gold.relations), guess))
+    digest = test_set_digest(map(repr, examples))
+    return [
+        Items(metric=metric, rows=np.array([c[metric] for c in counts]), test_digest=digest)
+        for metric in TASK.metrics
+    ]
+
+
+TASK = TunedTask(
+    name="dp",
+    title="dependency parsing",
+    folder="ud",
+    suffix="conllu",
+    metrics=("las", "uas", "clas"),
+    read=_read,
+    labels=_labels,
+    encode=_encode,
+    collate=_collate,
+    head=_head,
+    decode=_decode,
+    items=_items,
+)

@@ -1,0 +1,106 @@
+"""Named entities: strict F1 over whole entities.
+
+Label sets differ between sources. By the protocol's `labels`, "common" maps person and place names by many names to
+PER and LOC, keeps ORG, and counts every other type as no entity, in source and target alike; "own" takes the types
+as they are and refuses a target with types that the source lacks.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from xeval.entities import entity_counts, is_iob2
+from xeval.errors import XevalError
+from xeval.folder import read_text
+from xeval.items import Items, test_set_digest
+from xeval.protocol import Protocol
+from xeval.shapes.tagging import Tagged, collate_tagged, decode_tagged, encode_tagged, word_head
+from xeval.task import TunedTask
+
+COMMON = {"PER": "PER", "PERSON": "PER", "LOC": "LOC", "GPE": "LOC", "ORG": "ORG"}
+
+
+def _read(path: Path, _cache: Path | None) -> list[Tagged]:
+    text, _ = read_text(path)
+    examples: list[Tagged] = []
+    words: list[str] = []
+    tags: list[str] = []
+    for number, line in enumerate([*text.split("\n"), ""], start=1):
+        line = line.strip()
+        if line:
+            word, _, tag = line.replace("\t", " ").rpartition(" ")
+            if not word or (tag != "O" and tag[:2] not in {"B-", "I-"}):
+                raise XevalError(
+                    f"{path}:{number}: expected a token and a tag O, B-TYPE or I-TYPE, got {line[:60]!r}"
+                )
+            words.append(word)
+            tags.append(tag)
+        elif words:
+            if not is_iob2(tags):
+                raise XevalError(
+                    f"{path}:{number - 1}: the sentence that ends here has an I- tag that continues nothing; convert the file to IOB2"
+                )
+            examples.append(Tagged(tuple(words), tuple(tags), f"{path}:{number - len(words)}"))
+            words, tags = [], []
+    if not examples:
+        raise XevalError(f"{path}: holds no sentence")
+    return examples
+
+
+def _view(examples: list[Tagged], protocol: Protocol) -> tuple[list[Tagged], list[str]]:
+    if protocol.labels == "own":
+        return examples, []
+    types = {tag[2:] for example in examples for tag in example.labels if tag != "O"}
+    renamed = sorted(f"{a} as {COMMON[a]}" for a in types if COMMON.get(a, a) != a)
+    dropped = sorted(types - COMMON.keys())
+    notes = []
+    if renamed or dropped:
+        parts = [f"{', '.join(renamed)}"] * bool(renamed)
+        parts += [f"{', '.join(dropped)} as no entity"] * bool(dropped)
+        notes = [f"entity types counted: {'; '.join(parts)}"]
+    return [
+        Tagged(e.words, tuple(_common(tag) for tag in e.labels), e.where) for e in examples
+    ], notes
+
+
+def _common(tag: str) -> str:
+    kind = COMMON.get(tag[2:])
+    return "O" if kind is None else tag[:2] + kind
+
+
+def _labels(examples: Sequence[Tagged]) -> tuple[str, ...]:
+    types = sorted({tag[2:] for example in examples for tag in example.labels if tag != "O"})
+    if not types:
+        raise XevalError(f"{examples[0].where}: the training data names no entity of a known type")
+    return ("O", *(f"{place}-{kind}" for kind in types for place in "BI"))
+
+
+def _items(
+    examples: Sequence[Tagged],
+    predictions: Sequence[Sequence[str]],
+    _labels: tuple[str, ...],
+    _language: str,
+) -> list[Items]:
+    rows = [
+        entity_counts(gold.labels, guess) for gold, guess in zip(examples, predictions, strict=True)
+    ]
+    digest = test_set_digest(map(repr, examples))
+    return [Items(metric="f1", rows=np.array(rows), test_digest=digest)]
+
+
+TASK = TunedTask(
+    name="ner",
+    title="named entities",
+    folder="ner",
+    suffix="txt",
+    metrics=("f1",),
+    read=_read,
+    view=_view,
+    labels=_labels,
+    encode=encode_tagged,
+    collate=collate_tagged,
+    head=word_head,
+    decode=decode_tagged,
+    items=_items,
+)

@@ -1,0 +1,39 @@
+"""Natural language inference: does the hypothesis follow from the premise? Accuracy and macro F1."""
+
+from pathlib import Path
+
+from xeval.shapes.texts import (
+    Labelled,
+    collate_labelled,
+    decode_labelled,
+    encode_labelled,
+    label_items,
+    labels_of,
+    read_columns,
+    text_head,
+)
+from xeval.task import TunedTask
+
+
+def _read(path: Path, _cache: Path | None) -> list[Labelled]:
+    columns = ("premise", "hypothesis", "label")
+    return [
+        Labelled(text=first, second=second, label=label, where=f"{path}:{line}")
+        for line, (first, second, label) in read_columns(path, columns)
+    ]
+
+
+TASK = TunedTask(
+    name="nli",
+    title="natural language inference",
+    folder="nli",
+    suffix="tsv",
+    metrics=("accuracy", "macro_f1"),
+    read=_read,
+    labels=labels_of,
+    encode=encode_labelled,
+    collate=collate_labelled,
+    head=text_head,
+    decode=decode_labelled,
+    items=label_items,
+)

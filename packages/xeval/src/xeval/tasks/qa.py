@@ -1,0 +1,222 @@
+"""Extractive question answering: the answer is a span of the context; exact match and F1, normalised per language."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xeval.answers import answer_f1, exact_match
+from xeval.batches import IGNORED, pad_rows
+from xeval.errors import XevalError
+from xeval.folder import read_text
+from xeval.items import Items, test_set_digest
+from xeval.pieces import Encoded, Pieces
+from xeval.protocol import Protocol
+from xeval.task import TunedTask
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Sub-words of the longest answer, and the part of a window that the next one repeats.
+_LONGEST_ANSWER = 30
+_OVERLAP = 0.33
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question, its context and the answers that count.
+
+    Args:
+        question: text.
+        context: text.
+        answers: (text, first character) of each.
+        where: file and id, for messages.
+    """
+
+    question: str
+    context: str
+    answers: tuple[tuple[str, int], ...]
+    where: str = field(default="", repr=False, compare=False)
+
+
+def _read(path: Path, _cache: Path | None) -> list[Question]:
+    text, _ = read_text(path)
+    try:
+        articles = json.loads(text)["data"]
+        made = [
+            _question(path, paragraph["context"], asked)
+            for article in articles
+            for paragraph in article["paragraphs"]
+            for asked in paragraph["qas"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, XevalError):
+            raise
+        raise XevalError(f"{path}: expected SQuAD 1.1 JSON, got {error!r}") from error
+    if not made:
+        raise XevalError(f"{path}: holds no question")
+    return made
+
+
+def _question(path: Path, context: str, asked: Any) -> Question:
+    where = f"{path}: question {asked['id']!r}"
+    answers = tuple(dict.fromkeys((a["text"], int(a["answer_start"])) for a in asked["answers"]))
+    if not answers:
+        raise XevalError(f"{where}: has no answer; questions without answers are not of this task")
+    for answer, start in answers:
+        if context[start : start + len(answer)] != answer:
+            raise XevalError(
+                f"{where}: expected the answer {answer!r} at character {start}, got {context[start : start + len(answer)]!r}"
+            )
+    return Question(asked["question"], context, answers, where)
+
+
+def _labels(_examples: Sequence[Question]) -> tuple[str, ...]:
+    return ("start", "end")
+
+
+def _encode(
+    pieces: Pieces, examples: Sequence[Question], _labels: tuple[str, ...]
+) -> tuple[list[Encoded], list[str]]:
+    shortened = 0
+    encoded = []
+    for example in examples:
+        asked = pieces.tokenizer(
+            example.question, add_special_tokens=False, return_offsets_mapping=True
+        )
+        question = example.question
+        if len(asked["input_ids"]) > pieces.limit // 2:
+            question = question[: asked["offset_mapping"][pieces.limit // 2 - 1][1]]
+            shortened += 1
+        made = pieces.tokenizer(
+            question,
+            example.context,
+            truncation="only_second",
+            max_length=pieces.limit,
+            stride=int((pieces.limit - min(len(asked["input_ids"]), pieces.limit // 2)) * _OVERLAP),
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+        )
+        encoded.append(_rows(made, example))
+    windows = sum(len(e.rows) > 1 for e in encoded)
+    notes = [
+        f"{windows} of {len(encoded)} contexts were longer than a row and were read in windows"
+    ]
+    cut = [f"{shortened} of {len(encoded)} questions were longer than half a row and were cut"]
+    return encoded, notes * (windows > 0) + cut * (shortened > 0)
+
+
+def _rows(made: Any, example: Question) -> Encoded:
+    rows = [list(ids) for ids in made["input_ids"]]
+    offsets, labels = [], []
+    text, start = example.answers[0]
+    for i in range(len(rows)):
+        inside = [part == 1 for part in made.sequence_ids(i)]
+        places = [
+            (a, b) if use and b > a else None
+            for use, (a, b) in zip(inside, made["offset_mapping"][i], strict=True)
+        ]
+        offsets.append(places)
+        labels.append(_span_of(places, start, start + len(text)))
+    types = made.get("token_type_ids")
+    return Encoded(
+        rows=rows,
+        types=[list(row) for row in types] if types is not None else None,
+        labels=labels,
+        extra={"offsets": offsets, "context": example.context},
+    )
+
+
+def _span_of(places: Sequence[tuple[int, int] | None], start: int, end: int) -> tuple[int, int]:
+    """The sub-words of characters start to end, `IGNORED` twice where the window lacks some of them."""
+    touched = [i for i, place in enumerate(places) if place and place[0] < end and place[1] > start]
+    known = [place for place in places if place]
+    if not touched or known[0][0] > start or known[-1][1] < end:
+        return IGNORED, IGNORED
+    return touched[0], touched[-1]
+
+
+def _collate(encoded: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
+    import torch
+
+    rows = pad_rows(encoded, pad_id)
+    answerable = torch.zeros_like(rows["input_ids"])
+    windows = [places for example in encoded for places in example.extra["offsets"]]
+    for i, places in enumerate(windows):
+        answerable[i, : len(places)] = torch.tensor([place is not None for place in places])
+    labels = torch.tensor([span for example in encoded for span in example.labels])
+    return {**rows, "answerable": answerable, "labels": labels}
+
+
+def _head(width: int, _classes: int, _protocol: Protocol) -> nn.Module:
+    from xeval.heads import SpanHead
+
+    return SpanHead(width)
+
+
+def _decode(
+    _head: object,
+    outputs: dict[str, Tensor],
+    _batch: dict[str, Tensor],
+    encoded: Sequence[Encoded],
+    _labels: tuple[str, ...],
+) -> list[str]:
+    import torch
+
+    # [R, T, T]: every span that ends where it begins or later, and is not too long.
+    spans = outputs["start"][:, :, None] + outputs["end"][:, None, :]
+    length = spans.shape[-1]
+    allowed = torch.ones(length, length, dtype=torch.bool, device=spans.device).triu()
+    allowed &= ~allowed.triu(_LONGEST_ANSWER)
+    best, place = spans.masked_fill(~allowed, float("-inf")).flatten(1).max(dim=1)
+    score, where = best.tolist(), place.tolist()
+    guesses, row = [], 0
+    for example in encoded:
+        windows = range(row, row + len(example.rows))
+        row += len(example.rows)
+        chosen = max(windows, key=lambda r: score[r])
+        if score[chosen] == float("-inf"):
+            guesses.append("")
+            continue
+        first, last = divmod(where[chosen], length)
+        places = example.extra["offsets"][chosen - windows.start]
+        guesses.append(example.extra["context"][places[first][0] : places[last][1]].strip())
+    return guesses
+
+
+def _items(
+    examples: Sequence[Question],
+    predictions: Sequence[str],
+    _labels: tuple[str, ...],
+    language: str,
+) -> list[Items]:
+    digest = test_set_digest(map(repr, examples))
+    made = []
+    for metric, judge in (("answer_f1", answer_f1), ("exact_match", exact_match)):
+        rows = [
+            (judge(guess, [text for text, _ in gold.answers], language), 1)
+            for gold, guess in zip(examples, predictions, strict=True)
+        ]
+        made.append(Items(metric=metric, rows=np.array(rows, dtype=float), test_digest=digest))
+    return made
+
+
+TASK = TunedTask(
+    name="qa",
+    title="question answering",
+    folder="xquad",
+    suffix="json",
+    metrics=("answer_f1", "exact_match"),
+    read=_read,
+    labels=_labels,
+    encode=_encode,
+    collate=_collate,
+    head=_head,
+    decode=_decode,
+    items=_items,
+)

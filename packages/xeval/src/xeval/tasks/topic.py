@@ -1,0 +1,38 @@
+"""Topic: what is a sentence about? Accuracy and macro F1."""
+
+from pathlib import Path
+
+from xeval.shapes.texts import (
+    Labelled,
+    collate_labelled,
+    decode_labelled,
+    encode_labelled,
+    label_items,
+    labels_of,
+    read_columns,
+    text_head,
+)
+from xeval.task import TunedTask
+
+
+def _read(path: Path, _cache: Path | None) -> list[Labelled]:
+    return [
+        Labelled(text=text, label=label, where=f"{path}:{line}")
+        for line, (label, text) in read_columns(path, ("category", "text"))
+    ]
+
+
+TASK = TunedTask(
+    name="topic",
+    title="topic classification",
+    folder="sib200",
+    suffix="tsv",
+    metrics=("accuracy", "macro_f1"),
+    read=_read,
+    labels=labels_of,
+    encode=encode_labelled,
+    collate=collate_labelled,
+    head=text_head,
+    decode=decode_labelled,
+    items=label_items,
+)

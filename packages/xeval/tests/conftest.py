@@ -1,0 +1,160 @@
+"""Tiny models, tokenizers and data sets, made in seconds from a small invented language."""
+
+import lzma
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+NOUNS = ("hund", "katze", "haus", "buch", "baum", "stein", "fluss", "berg")
+VERBS = ("sieht", "findet", "liebt", "hat", "sucht")
+ADJECTIVES = ("rote", "kleine", "alte", "schnelle")
+OTHER = {"hund": "perro", "katze": "gato", "haus": "casa", "buch": "libro", "sieht": "mira"}
+
+
+def invented_sentence(draw: random.Random) -> list[tuple[str, str, int, str]]:
+    """(word, tag, head, relation) of a sentence: DET (ADJ) NOUN VERB DET NOUN PUNCT."""
+    words: list[tuple[str, str, int, str]] = []
+    adjective = draw.random() < 0.5
+    noun = 3 if adjective else 2
+    words.append(("das", "DET", noun, "det"))
+    if adjective:
+        words.append((draw.choice(ADJECTIVES), "ADJ", noun, "amod"))
+    words.append((draw.choice(NOUNS), "NOUN", noun + 1, "nsubj"))
+    words.append((draw.choice(VERBS), "VERB", 0, "root"))
+    words.append(("ein", "DET", noun + 3, "det"))
+    words.append((draw.choice(NOUNS), "NOUN", noun + 1, "obj"))
+    words.append((".", "PUNCT", noun + 1, "punct"))
+    return words
+
+
+def conllu(sentences: list[list[tuple[str, str, int, str]]]) -> str:
+    blocks = []
+    for sentence in sentences:
+        lines = [
+            f"{i}\t{word}\t_\t{tag}\t_\t_\t{head}\t{relation}\t_\t_"
+            for i, (word, tag, head, relation) in enumerate(sentence, start=1)
+        ]
+        blocks.append("\n".join(lines) + "\n\n")
+    return "".join(blocks)
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = text.encode()
+    path.write_bytes(lzma.compress(content) if path.suffix == ".xz" else content)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XEVAL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder in the layout that xeval reads; `xx` is the source, `yy` shares only some words with it."""
+    root = tmp_path_factory.mktemp("data")
+    draw = random.Random(0)
+    for split, size in (("train", 120), ("dev", 30), ("test", 40)):
+        sentences = [invented_sentence(draw) for _ in range(size)]
+        write(root / f"ud/xx_made/{split}.conllu.xz", conllu(sentences))
+    target = [
+        [(OTHER.get(word, word), *rest) for word, *rest in invented_sentence(draw)]
+        for _ in range(25)
+    ]
+    write(root / "ud/yy_made/test.conllu", conllu(target))  # type: ignore[arg-type]
+    write(root / "ud/zz_made/train.conllu", conllu(target))  # type: ignore[arg-type]
+    return root
+
+
+@pytest.fixture(scope="session")
+def text(data: Path) -> list[str]:
+    draw = random.Random(1)
+    lines = [" ".join(w for w, *_ in invented_sentence(draw)) for _ in range(300)]
+    return lines + [" ".join(OTHER.get(w, w) for w in line.split()) for line in lines[:60]]
+
+
+def _specials() -> dict[str, str]:
+    return {
+        "unk_token": "[UNK]",
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
+
+
+def _tokenizer(kind: str, text: list[str]) -> "object":
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    if kind == "wordpiece":
+        made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        made.decoder = decoders.WordPiece()
+        trainer = trainers.WordPieceTrainer(vocab_size=90, special_tokens=specials)
+    else:
+        made = Tokenizer(models.BPE())
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        made.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=300,
+            special_tokens=specials,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        )
+    made.train_from_iterator(text, trainer)
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(s, made.token_to_id(s)) for s in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=64, **_specials())
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory, text: list[str]) -> Callable[[str], Path]:
+    """Untrained masked language models: "bert" with a WordPiece, "modern" with a byte-level BPE tokenizer."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
+
+    made: dict[str, Path] = {}
+
+    def make(kind: str) -> Path:
+        if kind in made:
+            return made[kind]
+        torch.manual_seed(0)
+        tokenizer = _tokenizer("wordpiece" if kind == "bert" else "bytes", text)
+        shape = {
+            "vocab_size": len(tokenizer),  # type: ignore[arg-type]
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "max_position_embeddings": 64,
+            "pad_token_id": 0,
+        }
+        if kind == "bert":
+            model: torch.nn.Module = BertForMaskedLM(BertConfig(**shape))
+        else:
+            model = ModernBertForMaskedLM(
+                ModernBertConfig(
+                    **shape,
+                    cls_token_id=2,
+                    sep_token_id=3,
+                    bos_token_id=2,
+                    eos_token_id=3,
+                    global_attn_every_n_layers=1,
+                    reference_compile=False,
+                )
+            )
+        folder = tmp_path_factory.mktemp("models") / kind
+        model.save_pretrained(folder)  # type: ignore[operator]
+        tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]
+        made[kind] = folder
+        return folder
+
+    return make
