@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from teacherzoo import __version__
+from teacherzoo import __version__, cli_signals
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -24,7 +24,7 @@ def main(
         ),
     ] = False,
 ) -> None:
-    """Masked-LM teachers: who they are, how good each is at each language, and what they said.
+    """Masked-LM teachers: who they are, how good each is at each language, and what they said."""
 
-    This version has no command yet.
-    """
+
+cli_signals.register(app)

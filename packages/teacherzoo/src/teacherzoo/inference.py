@@ -25,13 +25,13 @@ class Question:
     Attributes:
         input_ids: [S], with masks.
         positions: [P], ascending, at least one.
-        gold: [P], the ids that stand there in the text.
+        wanted: [P, W], ids whose log-probabilities are asked for, the gold ones first.
         name: for messages: language and document.
     """
 
     input_ids: NDArray[np.uint32]
     positions: NDArray[np.int64]
-    gold: NDArray[np.uint32]
+    wanted: NDArray[np.int64]
     name: str
 
 
@@ -114,7 +114,7 @@ def answers(
         counts = [len(question.positions) for question in members]
         for index, one in zip(batch, _split(predictions, counts), strict=True):
             if not bool(
-                torch.isfinite(one.gold_logprob).all() and torch.isfinite(one.logprobs).all()
+                torch.isfinite(one.wanted_logprobs).all() and torch.isfinite(one.logprobs).all()
             ):
                 raise TeacherError(
                     f"The teacher's logits are not finite (NaN or infinite) at {questions[index].name}; "
@@ -149,14 +149,14 @@ def _ask(
         input_ids[row, :length] = torch.from_numpy(question.input_ids.astype(np.int64))
         attention_mask[row, :length] = 1
     cells = np.concatenate([q.positions + row * width for row, q in enumerate(members)])
-    gold = np.concatenate([question.gold for question in members]).astype(np.int64)
+    wanted = torch.from_numpy(np.concatenate([question.wanted for question in members]))
     hidden = engine.hidden_rows(input_ids, attention_mask, torch.from_numpy(cells))
     with engine.decoder() as (weight, bias):
         predictions = predict(
             hidden,
             weight,
             bias,
-            torch.from_numpy(gold).to(hidden.device),
+            wanted.to(hidden.device),
             k=k,
             temperatures=temperatures,
         )
@@ -164,7 +164,7 @@ def _ask(
         predictions.ids.cpu(),
         predictions.logprobs.cpu(),
         predictions.log_partition.cpu(),
-        predictions.gold_logprob.cpu(),
+        predictions.wanted_logprobs.cpu(),
     )
 
 
@@ -173,7 +173,7 @@ def _split(predictions: Predictions, counts: list[int]) -> Iterator[Predictions]
         predictions.ids.split(counts),
         predictions.logprobs.split(counts),
         predictions.log_partition.split(counts),
-        predictions.gold_logprob.split(counts),
+        predictions.wanted_logprobs.split(counts),
     )
     for column in zip(*columns, strict=True):
         yield Predictions(*column)

@@ -21,20 +21,20 @@ class Predictions:
         ids: [N, K] int64, ascending in each row.
         logprobs: [N, K] float32, of those ids.
         log_partition: [N, T] float32, log Σ_v p_v^(1/T) for each temperature.
-        gold_logprob: [N] float32, of the token that stands there in the text.
+        wanted_logprobs: [N, W] float32, of the ids that were asked for.
     """
 
     ids: torch.Tensor
     logprobs: torch.Tensor
     log_partition: torch.Tensor
-    gold_logprob: torch.Tensor
+    wanted_logprobs: torch.Tensor
 
 
 def predict(
     hidden: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
-    gold: torch.Tensor,
+    wanted: torch.Tensor,
     *,
     k: int,
     temperatures: Sequence[float],
@@ -48,7 +48,7 @@ def predict(
         hidden: [N, H], after the head's transform.
         weight: [V, H].
         bias: [V] or None.
-        gold: [N].
+        wanted: [N, W] ids whose log-probabilities are asked for whether they are likely or not, such as the gold one.
         k: at most V.
         temperatures: at which partitions are wanted.
 
@@ -56,7 +56,7 @@ def predict(
         See `Predictions`; not finite where the logits are not.
     """
     parts = [
-        _predict_rows(hidden[start:stop], weight, bias, gold[start:stop], k, tuple(temperatures))
+        _predict_rows(hidden[start:stop], weight, bias, wanted[start:stop], k, tuple(temperatures))
         for start in range(0, len(hidden), _MOST_ROWS)
         for stop in [start + _MOST_ROWS]
     ]
@@ -67,7 +67,7 @@ def _predict_rows(
     hidden: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
-    gold: torch.Tensor,
+    wanted: torch.Tensor,
     k: int,
     temperatures: tuple[float, ...],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -94,9 +94,9 @@ def _predict_rows(
         sums += _sums(z, top, ladder)
     log_sums = sums.log()
     whole = top.double() + log_sums[:, ladder.index(1.0)]
-    gold_logit = (hidden * weight[gold]).sum(dim=1)
+    wanted_logits = torch.einsum("nh,nwh->nw", hidden, weight[wanted])
     if bias is not None:
-        gold_logit = gold_logit + bias[gold]
+        wanted_logits = wanted_logits + bias[wanted]
     # log Σ p^(1/T) = log Σ exp(z/T) - lse/T
     partition = (
         torch.stack(
@@ -111,7 +111,7 @@ def _predict_rows(
         best_ids.gather(1, order),
         logprobs.float(),
         partition.float(),
-        (gold_logit.double() - whole).float(),
+        (wanted_logits.double() - whole[:, None]).float(),
     )
 
 

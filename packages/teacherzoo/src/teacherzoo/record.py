@@ -36,7 +36,7 @@ def record(
     temperatures: Sequence[float] = (2.0, 4.0),
     masking: Masking | None = None,
     draws: int = 1,
-    block_length: int = 256,
+    block_length: int | None = None,
     precision: Precision = "float32",
     token_budget: int = 4096,
     shard_bytes: int = 1 << 20,
@@ -55,7 +55,7 @@ def record(
         temperatures: at which log Σ p^(1/T) is kept, so that the student may soften its targets exactly.
         masking: policy, rate and seed.
         draws: masks drawn for every block.
-        block_length: most teacher tokens in a block.
+        block_length: most teacher tokens in a block; None for 256, or what the teacher reads where that is less.
         precision: of the encoder; `bfloat16` pays where the processor multiplies it. The head is always float32.
         token_budget: most tokens in a batch.
         shard_bytes: text in a shard: what a kill can cost.
@@ -73,9 +73,10 @@ def record(
     started = time.time()
     folder = Path(folder)
     masking = masking or Masking()
-    _check_options(k, temperatures, draws, block_length, token_budget, shard_bytes, precision)
+    _check_options(k, temperatures, draws, token_budget, shard_bytes, precision)
     opened = load_teacher(teacher)
     engine = PlainEngine(opened, precision=precision)
+    block_length = min(256, opened.max_length) if block_length is None else block_length
     _check_fit(opened, k, block_length)
     terms = Terms(
         teacher=opened.name,
@@ -234,7 +235,8 @@ def _questions(rows: Sequence[Row], terms: Terms, language: str) -> list[Questio
         input_ids = row.token_ids.copy()
         input_ids[row.positions] = masked[start:stop]
         name = f"{language}, document {row.document.hex()}"
-        questions.append(Question(input_ids, row.positions, gold[start:stop], name))
+        wanted = gold[start:stop, None].astype(np.int64)
+        questions.append(Question(input_ids, row.positions, wanted, name))
     return questions
 
 
@@ -242,7 +244,6 @@ def _check_options(
     k: int,
     temperatures: Sequence[float],
     draws: int,
-    block_length: int,
     token_budget: int,
     shard_bytes: int,
     precision: str,
@@ -250,7 +251,6 @@ def _check_options(
     for name, value in (
         ("k", k),
         ("draws", draws),
-        ("block_length", block_length),
         ("token_budget", token_budget),
         ("shard_bytes", shard_bytes),
     ):

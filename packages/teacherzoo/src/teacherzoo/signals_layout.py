@@ -31,6 +31,7 @@ from typing import Any
 import pyarrow as pa
 
 from teacherzoo.errors import SignalsError
+from teacherzoo.inference import Precision
 from teacherzoo.masking import Masking, TokenSpace
 
 FORMAT = "teacherzoo signals"
@@ -88,7 +89,7 @@ class Terms:
     space: TokenSpace
     draws: int
     block_length: int
-    precision: str
+    precision: Precision
     token_budget: int
     shard_bytes: int
 

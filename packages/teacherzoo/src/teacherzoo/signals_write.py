@@ -50,7 +50,9 @@ def shard_table(language: str, rows: Sequence[Row], said: Sequence[Predictions])
         "document": pa.array([row.document for row in rows], pa.binary(16)),
         "part": pa.array([row.part for row in rows], pa.int32()),
         "draw": pa.array([row.draw for row in rows], pa.int32()),
-        "loss": pa.array([-float(one.gold_logprob.double().mean()) for one in said], pa.float32()),
+        "loss": pa.array(
+            [-float(one.wanted_logprobs[:, 0].double().mean()) for one in said], pa.float32()
+        ),
         "token_ids": _lists([row.token_ids for row in rows], pa.uint32()),
         "positions": _lists([row.positions for row in rows], pa.uint32()),
         "words": _lists([row.words for row in rows], pa.uint32()),

@@ -1,0 +1,178 @@
+import gzip
+import json
+import lzma
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from teacherzoo import Corpus, CorpusError
+from teacherzoo.corpora import document_digest, is_held_out
+
+
+def texts(corpus: Corpus, **options: int) -> list[str]:
+    return [document.text for document in corpus.documents(**options)]
+
+
+def write_all_formats(folder: Path, lines: list[str]) -> list[Path]:
+    content = "\n".join(lines).encode() + b"\n"
+    records = "".join(json.dumps({"id": n, "text": line}) + "\n" for n, line in enumerate(lines))
+    (folder / "a.txt").write_bytes(content)
+    (folder / "a.txt.gz").write_bytes(gzip.compress(content))
+    (folder / "a.txt.xz").write_bytes(lzma.compress(content))
+    (folder / "a.jsonl").write_text(records)
+    (folder / "a.jsonl.gz").write_bytes(gzip.compress(records.encode()))
+    pq.write_table(pa.table({"text": lines}), folder / "a.parquet")
+    return sorted(folder.iterdir())
+
+
+def test_every_format_holds_the_same_documents(tmp_path: Path) -> None:
+    lines = ["Grüße aus Köln", "日本語の文", "plain", "e\u0301 stays decomposed"]
+
+    found = {path.name: texts(Corpus("xx", path)) for path in write_all_formats(tmp_path, lines)}
+
+    assert len(found) == 6
+    assert found == dict.fromkeys(found, lines)
+
+
+def test_a_folder_is_its_files_in_order_of_name(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("second\n")
+    (tmp_path / "a.txt").write_text("first\n")
+    (tmp_path / "notes.md").write_text("no corpus\n")
+
+    assert texts(Corpus("en", tmp_path)) == ["first", "second"]
+
+
+def test_repeats_and_blank_lines_are_no_documents(tmp_path: Path) -> None:
+    path = tmp_path / "en.txt"
+    path.write_text("one\n\n  \ntwo\none\n")
+
+    assert texts(Corpus("en", path)) == ["one", "two"]
+
+
+def test_reading_resumes_exactly_where_it_stopped(text: Path) -> None:
+    corpus = Corpus("en", text, part="train", held_out_share=0.2)
+    every = texts(corpus)
+
+    for start in (0, 1, len(every) // 2, len(every) - 1, len(every)):
+        assert texts(corpus, start=start) == every[start:]
+
+
+def test_train_and_held_out_are_the_whole_and_disjoint(text: Path) -> None:
+    share = 0.3
+    train = texts(Corpus("en", text, part="train", held_out_share=share))
+    held_out = texts(Corpus("en", text, part="held_out", held_out_share=share))
+
+    assert sorted(train + held_out) == sorted(texts(Corpus("en", text)))
+    assert 0.15 < len(held_out) / (len(train) + len(held_out)) < 0.45
+
+
+def test_a_document_stays_on_its_side_when_text_is_added(tmp_path: Path, lines: list[str]) -> None:
+    small, large = tmp_path / "small.txt", tmp_path / "large.txt"
+    small.write_text("\n".join(lines[:50]))
+    large.write_text("\n".join(reversed(lines)))
+    options = {"part": "held_out", "held_out_share": 0.3}
+
+    few = texts(Corpus("en", small, **options))  # type: ignore[arg-type]  # a dict of options
+    many = texts(Corpus("en", large, **options))  # type: ignore[arg-type]  # as above
+
+    assert set(few) == set(many) & set(lines[:50])
+
+
+def test_the_split_shares_out_what_it_says() -> None:
+    digests = [document_digest(str(number)) for number in range(4000)]
+
+    held_out = sum(is_held_out(digest, share=0.1) for digest in digests)
+
+    assert 320 < held_out < 480
+
+
+def test_limit_keeps_the_first_documents(text: Path) -> None:
+    assert texts(Corpus("en", text, limit=3)) == texts(Corpus("en", text))[:3]
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".txt.gz", ".txt.xz"])
+def test_undecodable_bytes_are_named_by_file_and_line(tmp_path: Path, suffix: str) -> None:
+    content = b"good\nalso good\nba\xffd\n"
+    pack = {".txt": bytes, ".txt.gz": gzip.compress, ".txt.xz": lzma.compress}[suffix]
+    path = tmp_path / f"en{suffix}"
+    path.write_bytes(pack(content))
+
+    with pytest.raises(CorpusError, match=re.escape(f"{path}, line 3: byte 3 (0xff) is not UTF-8")):
+        texts(Corpus("en", path))
+
+
+def test_a_broken_record_is_named_by_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "en.jsonl"
+    path.write_text('{"text": "fine"}\n{"text": "bro\n')
+
+    with pytest.raises(CorpusError, match=re.escape(f"{path}, line 2: not a JSON record")):
+        texts(Corpus("en", path))
+
+
+def test_a_truncated_archive_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "en.txt.xz"
+    path.write_bytes(lzma.compress(b"line\n" * 5000)[:-20])
+
+    with pytest.raises(CorpusError, match=re.escape(str(path))):
+        texts(Corpus("en", path))
+
+
+def test_a_parquet_file_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "en.parquet"
+    path.write_bytes(b"no parquet")
+
+    with pytest.raises(CorpusError, match=re.escape(f"{path}: not a readable Parquet file")):
+        texts(Corpus("en", path))
+
+
+def test_a_missing_column_is_named_with_those_there(tmp_path: Path) -> None:
+    path = tmp_path / "en.jsonl"
+    path.write_text('{"body": "fine"}\n')
+
+    with pytest.raises(CorpusError, match=r"record 1: no column 'text', only \['body'\]"):
+        texts(Corpus("en", path))
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "   \n"])
+def test_an_empty_corpus_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "sw.txt"
+    path.write_text(content)
+
+    with pytest.raises(CorpusError, match=re.escape(f"sw: {path} holds no document")):
+        texts(Corpus("sw", path))
+
+
+def test_an_unknown_ending_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "en.docx"
+    path.write_bytes(b"")
+
+    with pytest.raises(CorpusError, match=r"expected a name ending in \.txt"):
+        texts(Corpus("en", path))
+
+
+def test_a_missing_file_is_no_hub_name(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="there is no file"):
+        texts(Corpus("en", str(tmp_path / "nothing.txt")))
+
+
+def test_a_hub_name_offline_is_one_sentence() -> None:
+    with pytest.raises(CorpusError, match="'no-such/corpus' is no local file, and as a data set"):
+        texts(Corpus("en", "no-such/corpus"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"language": "../en"},
+        {"language": ""},
+        {"part": "dev"},
+        {"held_out_share": 1.0},
+        {"limit": 0},
+    ],
+)
+def test_senseless_options_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(CorpusError):
+        Corpus(**{"language": "en", "source": "x.txt", **options})  # type: ignore[arg-type]  # wrong on purpose
