@@ -62,7 +62,7 @@ def choose(
     Args:
         results: any.
         protocols: digests, or their beginnings; a task in which one occurs keeps only its results.
-        source: the source language.
+        source: the source language; tasks without tuning, whose every language is its own source, are kept whole.
         tasks: names of tasks.
         metrics: names of metrics.
 
@@ -80,6 +80,7 @@ def choose(
         for name in wanted:
             _met(f"{what} {name!r} (there are {', '.join(sorted(found))})", [name in found])
     chosen = tuple(protocols)
+    transferred = {r.task for r in results if r.source_language != r.language}
     narrowed = {r.task for r in results if chosen and r.protocol_digest.startswith(chosen)}
     return [
         r
@@ -87,7 +88,7 @@ def choose(
         if (r.task not in narrowed or r.protocol_digest.startswith(chosen))
         and (not tasks or r.task in tasks)
         and (not metrics or r.metric in metrics)
-        and (source is None or r.source_language == source)
+        and (source is None or r.source_language == source or r.task not in transferred)
     ]
 
 

@@ -1,0 +1,63 @@
+"""Numbers as people read them."""
+
+from xeval.scores import Score
+from xeval.summary import Estimate
+
+NOTHING = "–"
+
+
+def decimals(score: Score) -> int:
+    """One decimal for percentages, three for rates."""
+    return 1 if score.unit == "%" else 3
+
+
+def figure(value: float | None, score: Score) -> str:
+    """A score."""
+    return NOTHING if value is None else f"{value:.{decimals(score)}f}"
+
+
+def interval(estimate: Estimate, score: Score) -> str:
+    """Its 95 % interval, or nothing."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f"{figure(estimate.low, score)}–{figure(estimate.high, score)}"
+
+
+def scaled(value: float | None) -> str:
+    """A count with its thousands in letters, three digits."""
+    if value is None:
+        return NOTHING
+    for size, letter in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return (
+                f"{value / size:.3g}{letter}"
+                if value / size < 1000
+                else f"{value / size:.0f}{letter}"
+            )
+    return f"{value:g}"
+
+
+def megabytes(value: float | None) -> str:
+    """Bytes, in megabytes of 10⁶."""
+    return (
+        NOTHING
+        if value is None
+        else f"{value / 1e6:,.3g} MB"
+        if value < 1e9
+        else f"{value / 1e6:,.0f} MB"
+    )
+
+
+def milliseconds(value: float | None) -> str:
+    """A time."""
+    return NOTHING if value is None else f"{value:.3g} ms"
+
+
+def letter(index: int) -> str:
+    """A, B, … Z, AA, AB, …: the mark of model number `index`."""
+    name = ""
+    index += 1
+    while index:
+        index, rest = divmod(index - 1, 26)
+        name = chr(65 + rest) + name
+    return name
