@@ -1,0 +1,136 @@
+"""The nursery's text: a tokenizer trained on it, and blocks packed with its pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+
+from teacherzoo.corpora import Corpus, Part
+
+if TYPE_CHECKING:
+    from teacherzoo.nursery import Upbringing
+
+_SAMPLE = 200_000  # documents a language gives to the tokenizer's trainer: more changes no piece worth having
+_TOGETHER = 2000  # documents tokenized in one call
+_BERT = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+_ROBERTA = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+
+
+def train_tokenizer(
+    corpora: Sequence[Corpus],
+    plan: Upbringing,
+    file: Path,
+    *,
+    watch: Callable[[int, int, str], None],
+) -> Any:
+    """Train the plan's tokenizer on the training parts, or read it from `file` where an earlier run left it.
+
+    Returns:
+        A fast tokenizer of transformers.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    names = _BERT if plan.family == "wordpiece" else _ROBERTA
+    if not file.exists():
+        watch(0, 1, "training the tokenizer")
+        backend = _untrained(plan, names)
+        backend.train_from_iterator(_lines(corpora), _trainer(plan, names))
+        cls, sep = names["cls"], names["sep"]
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{cls} $A {sep}",
+            pair=f"{cls} $A {sep} $B:1 {sep}:1",
+            special_tokens=[(name, backend.token_to_id(name)) for name in (cls, sep)],
+        )
+        part = file.with_suffix(".part")
+        backend.save(str(part))
+        part.replace(file)
+        watch(1, 1, "training the tokenizer")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_file(str(file)),
+        model_max_length=max(512, plan.length),
+        **{f"{role}_token": name for role, name in names.items()},
+    )
+
+
+def pack(
+    corpora: Sequence[Corpus], tokenizer: Any, length: int, *, part: Part
+) -> dict[str, NDArray[np.int32]]:
+    """Documents behind one another, a separator after each, cut into blocks with the tokenizer's frame around.
+
+    Returns:
+        Per language [N, length]; a last block that would not be full is dropped.
+    """
+    return {corpus.language: _pack_one(corpus, tokenizer, length, part) for corpus in corpora}
+
+
+def _pack_one(corpus: Corpus, tokenizer: Any, length: int, part: Part) -> NDArray[np.int32]:
+    backend = tokenizer.backend_tokenizer
+    separator = np.array([tokenizer.sep_token_id], dtype=np.int32)
+    documents = (document.text for document in replace(corpus, part=part).documents())
+    pieces = []
+    while texts := list(islice(documents, _TOGETHER)):
+        for encoding in backend.encode_batch_fast(texts, add_special_tokens=False):
+            pieces += [np.array(encoding.ids, dtype=np.int32), separator]
+    stream = np.concatenate(pieces)
+    inside = (
+        length - 1
+    )  # the first place is for the classification token; a separator ends most blocks by itself
+    rows = stream[: len(stream) // inside * inside].reshape(-1, inside)
+    first = np.full((len(rows), 1), tokenizer.cls_token_id, dtype=np.int32)
+    return np.hstack([first, rows])
+
+
+def _lines(corpora: Sequence[Corpus]) -> Iterator[str]:
+    for corpus in corpora:
+        for document in islice(replace(corpus, part="train").documents(), _SAMPLE):
+            yield document.text
+
+
+def _untrained(plan: Upbringing, names: dict[str, str]) -> Tokenizer:
+    lower = [] if plan.cased else [normalizers.Lowercase()]
+    if plan.family == "wordpiece":
+        backend = Tokenizer(models.WordPiece(unk_token=names["unk"]))
+        backend.normalizer = normalizers.BertNormalizer(
+            lowercase=not plan.cased, strip_accents=False
+        )
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        backend.decoder = decoders.WordPiece()
+    elif plan.family == "unigram":
+        backend = Tokenizer(models.Unigram())
+        backend.normalizer = normalizers.Sequence([normalizers.NFKC(), *lower])
+        backend.pre_tokenizer = pre_tokenizers.Metaspace()
+        backend.decoder = decoders.Metaspace()
+    else:
+        backend = Tokenizer(models.BPE())
+        backend.normalizer = normalizers.Sequence([normalizers.NFC(), *lower])
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _trainer(plan: Upbringing, names: dict[str, str]) -> Any:
+    options: dict[str, Any] = {
+        "vocab_size": plan.vocabulary,
+        "special_tokens": list(names.values()),
+        "show_progress": False,
+    }
+    if plan.family == "wordpiece":
+        return trainers.WordPieceTrainer(**options)
+    if plan.family == "unigram":
+        return trainers.UnigramTrainer(unk_token=names["unk"], **options)
+    return trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **options)

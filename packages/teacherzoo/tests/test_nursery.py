@@ -1,0 +1,197 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toyworld import World
+
+from teacherzoo.corpora import Corpus
+from teacherzoo.errors import RecordError, TeacherError
+from teacherzoo.nursery import Upbringing, raise_teacher
+from teacherzoo.nursery_text import pack, train_tokenizer
+
+TINY = Upbringing(
+    vocabulary=300, layers=1, width=16, heads=2, steps=12, batch=4, length=16, checkpoint_every=4
+)
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> list[Corpus]:
+    folder = tmp_path_factory.mktemp("text")
+    world = World(seed=0)
+    found = []
+    for language in world.languages[:2]:
+        file = folder / f"{language}.txt"
+        file.write_text("\n".join(world.sentences(language, 300)) + "\n", encoding="utf-8")
+        found.append(Corpus(language, file, held_out_share=0.1))
+    return found
+
+
+class InterruptionError(Exception):
+    pass
+
+
+def test_an_interrupted_upbringing_ends_where_an_undisturbed_one_does(
+    corpora: list[Corpus], tmp_path: Path
+) -> None:
+    def stop_at_seven(done: int, total: int, what: str) -> None:
+        if done == 7 and total == 12:
+            raise InterruptionError
+
+    # BERT has dropout, whose random state must come back as well.
+    plan = replace(TINY, architecture="bert", family="bpe")
+    undisturbed = raise_teacher(corpora, tmp_path / "one", upbringing=plan)
+    with pytest.raises(InterruptionError):
+        raise_teacher(corpora, tmp_path / "two", upbringing=plan, watch=stop_at_seven)
+    assert not (tmp_path / "two").exists()
+    steps = []
+
+    resumed = raise_teacher(
+        corpora, tmp_path / "two", upbringing=plan, watch=lambda *progress: steps.append(progress)
+    )
+
+    assert [done for done, total, _ in steps if total == 12] == list(range(5, 13))
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (resumed.folder / name).read_bytes() == (undisturbed.folder / name).read_bytes()
+    assert resumed.loss == undisturbed.loss
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+@pytest.mark.parametrize("family", ["wordpiece", "unigram", "bpe"])
+def test_each_family_fills_masks_with_plain_transformers(
+    corpora: list[Corpus], tmp_path: Path, family: str
+) -> None:
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    raised = raise_teacher(
+        corpora, tmp_path / "t", upbringing=replace(TINY, family=family, steps=2)
+    )
+
+    tokenizer = AutoTokenizer.from_pretrained(raised.folder)
+    model = AutoModelForMaskedLM.from_pretrained(raised.folder)
+    text = next(iter(corpora[0].documents())).text
+    batch = tokenizer(text, text, return_tensors="pt")
+    assert model(**batch).logits.shape[-1] == len(tokenizer)
+    assert tokenizer.mask_token_id is not None
+    assert "".join(
+        tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True).split()
+    ) == ("".join(text.split()))
+    assert set(raised.loss) == {corpus.language for corpus in corpora}
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "modernbert",
+        "bert",
+        "roberta",
+        "xlm-roberta",
+        "distilbert",
+        "albert",
+        "electra",
+        "deberta-v2",
+    ],
+)
+def test_each_architecture_has_the_shape_asked_for(
+    corpora: list[Corpus], tmp_path: Path, architecture: str
+) -> None:
+    from transformers import AutoModelForMaskedLM
+
+    plan = replace(TINY, architecture=architecture, steps=1, layers=2)
+
+    raised = raise_teacher(corpora, tmp_path / "t", upbringing=plan)
+
+    config = AutoModelForMaskedLM.from_pretrained(raised.folder).config
+    assert config.model_type == architecture
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (2, 16, 2)
+
+
+def test_the_same_call_gives_the_same_bytes(corpora: list[Corpus], tmp_path: Path) -> None:
+    plan = replace(TINY, family="bpe", steps=3)
+
+    first, second = (raise_teacher(corpora, tmp_path / name, upbringing=plan) for name in "ab")
+
+    assert (first.folder / "model.safetensors").read_bytes() == (
+        second.folder / "model.safetensors"
+    ).read_bytes()
+
+
+def test_held_out_documents_are_in_no_training_block(corpora: list[Corpus], tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(
+        corpora, TINY, tmp_path / "tokenizer.json", watch=lambda done, total, what: None
+    )
+    corpus = corpora[0]
+    held_out = {document.text for document in replace(corpus, part="held_out").documents()}
+
+    blocks = pack([corpus], tokenizer, TINY.length, part="train")[corpus.language]
+
+    packed = " ".join(tokenizer.decode(blocks[:, 1:].ravel()).split())
+    sentences = {" ".join(part.split()) for part in packed.split(tokenizer.sep_token)}
+    decoded = {
+        " ".join(tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids).split())
+        for text in held_out
+    }
+    assert held_out
+    assert not sentences & decoded
+
+
+def test_a_language_is_drawn_by_its_size_to_the_exponent() -> None:
+    from teacherzoo.nursery_training import _order
+
+    plan = replace(TINY, steps=2000, sampling_exponent=0.5)
+
+    order = _order([90, 10], plan)
+
+    share = float(np.mean(order[:, 0] == 1))
+    assert share == pytest.approx(0.25, abs=0.02)  # sqrt(10) / (sqrt(10) + sqrt(90))
+    rows = order[order[:, 0] == 0][:90, 1]
+    assert sorted(rows.tolist()) == list(range(90))
+
+
+def test_what_stands_there_is_never_overwritten(corpora: list[Corpus], tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+
+    with pytest.raises(RecordError, match="exists already; remove it"):
+        raise_teacher(corpora, tmp_path / "t", upbringing=TINY)
+
+
+def test_leftovers_of_another_plan_are_refused(corpora: list[Corpus], tmp_path: Path) -> None:
+    def stop(done: int, total: int, what: str) -> None:
+        raise InterruptionError
+
+    with pytest.raises(InterruptionError):
+        raise_teacher(corpora, tmp_path / "t", upbringing=TINY, watch=stop)
+
+    with pytest.raises(RecordError, match="left from a run with other arguments"):
+        raise_teacher(corpora, tmp_path / "t", upbringing=replace(TINY, seed=1))
+
+
+def test_text_for_less_than_one_block_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "x.txt"
+    file.write_text("two words\n", encoding="utf-8")
+
+    with pytest.raises(TeacherError, match="x: the text does not fill one block"):
+        raise_teacher([Corpus("x", file, held_out_share=0)], tmp_path / "t", upbringing=TINY)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"family": "sentencepiece"}, "family must be one of wordpiece, unigram, bpe"),
+        ({"architecture": "gpt2"}, "architecture must be one of modernbert"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"length": 4}, "length must be at least 8"),
+        ({"mask_rate": 1.0}, r"mask_rate must be in \(0, 1\)"),
+        ({"width": 20, "heads": 3}, "cannot be shared by 3 heads"),
+    ],
+)
+def test_nonsense_is_refused_by_name(change: dict[str, object], message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        replace(TINY, **change)  # type: ignore[arg-type]  # nonsense on purpose
+
+
+def test_a_diverged_loss_is_named(corpora: list[Corpus], tmp_path: Path) -> None:
+    plan = replace(TINY, learning_rate=1e30, steps=30)
+
+    with pytest.raises(TeacherError, match="lower the learning rate"):
+        raise_teacher(corpora, tmp_path / "t", upbringing=plan)
