@@ -1,0 +1,36 @@
+"""Block sizes of the Triton kernels: a small committed table, chosen by measurement where there was a device.
+
+`benchmarks/kdkernels_tune.py` measures the candidates on a device and writes its rows.
+"""
+
+import functools
+import json
+from importlib import resources
+
+import torch
+
+
+def launch_options(kernel: str, device: torch.device, *, columns: int) -> dict[str, int]:
+    """Block size and warps for one launch.
+
+    Args:
+        kernel: a key of the table.
+        device: whose name is looked up; unknown devices and the interpreter take the row "default".
+        columns: length of the rows, which bounds the block.
+
+    Returns:
+        BLOCK_V and num_warps, to pass to the kernel.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "default"
+    options = _table()[kernel]
+    chosen = dict(options.get(name, options["default"]))
+    chosen["BLOCK_V"] = min(chosen["BLOCK_V"], max(16, 1 << (columns - 1).bit_length()))
+    return chosen
+
+
+@functools.cache
+def _table() -> dict[str, dict[str, dict[str, int]]]:
+    table: dict[str, dict[str, dict[str, int]]] = json.loads(
+        resources.files("kdkernels").joinpath("tuning.json").read_text(encoding="utf-8")
+    )
+    return table
