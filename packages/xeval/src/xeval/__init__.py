@@ -1,7 +1,61 @@
 """The judge: fine-tune a model on one language, score it on every other, with intervals and costs."""
 
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["__version__"]
+from xeval.errors import XevalError
+from xeval.folder import DataSet
+from xeval.items import Items, read_items
+from xeval.protocol import Protocol
+from xeval.results import Result, append_result, append_results, read_results
+from xeval.source import LocalFolder, open_source
+from xeval.task import FrozenTask, TunedTask
+from xeval.tasks import task_of
+
+if TYPE_CHECKING:
+    from xeval.running import run
+    from xeval.scoring import score
+    from xeval.tuned import TunedModel, read_tuned
+    from xeval.tuning import tune
+
+__all__ = [
+    "DataSet",
+    "FrozenTask",
+    "Items",
+    "LocalFolder",
+    "Protocol",
+    "Result",
+    "TunedModel",
+    "TunedTask",
+    "XevalError",
+    "__version__",
+    "append_result",
+    "append_results",
+    "open_source",
+    "read_items",
+    "read_results",
+    "read_tuned",
+    "run",
+    "score",
+    "task_of",
+    "tune",
+]
 
 __version__ = _version("xeval")
+
+# These need torch, and are fetched when asked for.
+_LATE = {
+    "TunedModel": "xeval.tuned",
+    "read_tuned": "xeval.tuned",
+    "run": "xeval.running",
+    "score": "xeval.scoring",
+    "tune": "xeval.tuning",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        from importlib import import_module
+
+        return getattr(import_module(_LATE[name]), name)
+    raise AttributeError(f"module 'xeval' has no attribute {name!r}")

@@ -1,12 +1,52 @@
 """The command line of xeval."""
 
-from typing import Annotated
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from xeval import __version__
+from xeval.errors import XevalError
+from xeval.protocol import Protocol
+from xeval.results import Result
+from xeval.task import Watch
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+Data = Annotated[
+    str, typer.Option(help="A data folder, or hub:NAME for a standard set of the Hub.")
+]
+Languages = Annotated[
+    str, typer.Option(help="Languages or data sets, separated by commas; or all.")
+]
+Bootstraps = Annotated[int, typer.Option(min=0, help="Further figures on resampled test items.")]
+Results = Annotated[Path, typer.Option(help="The JSON Lines file to append to.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Cache = Annotated[
+    Path | None, typer.Option(help="Where parsed treebanks are kept; else $XEVAL_CACHE.")
+]
+Rate = Annotated[float, typer.Option(help="Peak learning rate.")]
+Batch = Annotated[int, typer.Option(help="Examples per optimizer step.")]
+Steps = Annotated[int, typer.Option(help="Optimizer steps at most.")]
+Every = Annotated[int, typer.Option(help="Steps between evaluations on the dev set.")]
+Patience = Annotated[int, typer.Option(help="Evaluations without gain before stopping.")]
+Length = Annotated[int, typer.Option(help="Sub-words per window.")]
+Pooling = Annotated[
+    str, typer.Option(help="Words by their first sub-word, or the mean: first|mean.")
+]
+Precision = Annotated[str, typer.Option(help="Of tuning: auto|float32.")]
+Labels = Annotated[str, typer.Option(help="NER types: common (PER, LOC, ORG) | own.")]
+Layer = Annotated[
+    int | None, typer.Option(help="Retrieval: hidden layer; the middle one if absent.")
+]
+Csls = Annotated[int, typer.Option(help="Retrieval: CSLS neighbours; 0 is cosine.")]
+MaskRate = Annotated[float, typer.Option(help="Bits per byte: share of words per pass.")]
+Lines = Annotated[int, typer.Option(help="Bits per byte: lines per language; 0 is all.")]
+
+_DEFAULT = Protocol()
 
 
 def _print_version(wanted: bool) -> None:
@@ -24,7 +64,204 @@ def main(
         ),
     ] = False,
 ) -> None:
-    """The judge: fine-tune a model on one language, score it on every other, with intervals and costs.
+    """The judge: fine-tune a model on one language, score it on every other, with intervals and costs."""
 
-    This version has no command yet.
-    """
+
+@app.command()
+def tune(
+    model: Annotated[str, typer.Argument(help="A model folder or Hub name.")],
+    task: Annotated[str, typer.Option(help="pos, dp, ner, nli, paraphrase, topic or qa.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
+    data: Data = "data",
+    source: Annotated[str, typer.Option(help="Source language or data set.")] = "en",
+    seed: Annotated[int, typer.Option(min=0, help="Of head, order and dropout.")] = 0,
+    learning_rate: Rate = _DEFAULT.learning_rate,
+    batch_size: Batch = _DEFAULT.batch_size,
+    steps: Steps = _DEFAULT.steps,
+    evaluate_every: Every = _DEFAULT.evaluate_every,
+    patience: Patience = _DEFAULT.patience,
+    max_length: Length = _DEFAULT.max_length,
+    pooling: Pooling = _DEFAULT.pooling,
+    precision: Precision = _DEFAULT.precision,
+    labels: Labels = _DEFAULT.labels,
+    cache: Cache = None,
+    as_json: Json = False,
+) -> None:
+    """Tune a model on the source language, with early stopping on its dev set."""
+    with _one_sentence(), _progress(as_json) as watch:
+        from xeval.source import open_source
+        from xeval.tuning import tune as tune_model
+
+        protocol = Protocol(
+            learning_rate=learning_rate, batch_size=batch_size, steps=steps,
+            evaluate_every=evaluate_every, patience=patience, max_length=max_length,
+            pooling=pooling, precision=precision, labels=labels,
+        )  # fmt: skip
+        notes = tune_model(
+            model, out, task=task, source=open_source(data, cache=cache), language=source,
+            protocol=protocol, seed=seed, watch=watch,
+        )  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), **notes}, ensure_ascii=False))
+        return
+    ((metric, value),) = notes["dev"].items()
+    typer.echo(
+        f"{out}: {metric} {value:.2f} on the dev set at step {notes['best_step']} of {notes['steps']}, {notes['precision']}"
+    )
+    for note in notes["notes"]:
+        typer.echo(f"  {note}", err=True)
+
+
+@app.command()
+def score(
+    model: Annotated[
+        str, typer.Argument(help="A tuned folder; or any, with --task bpb|retrieval.")
+    ],
+    data: Data = "data",
+    languages: Languages = "all",
+    results: Results = Path("results.jsonl"),
+    task: Annotated[
+        str | None, typer.Option(help="For a model that was not tuned: bpb or retrieval.")
+    ] = None,
+    bootstraps: Bootstraps = 0,
+    max_length: Length = _DEFAULT.max_length,
+    layer: Layer = None,
+    csls: Csls = 0,
+    mask_rate: MaskRate = _DEFAULT.mask_rate,
+    lines: Lines = _DEFAULT.lines,
+    cache: Cache = None,
+    as_json: Json = False,
+) -> None:
+    """Score a model on the test sets of many languages; a tuned one by the protocol of its tuning."""
+    with _one_sentence(), _progress(as_json) as watch:
+        from xeval.scoring import score as score_model
+        from xeval.source import open_source
+
+        protocol = Protocol(
+            max_length=max_length, layer=layer, csls=csls, mask_rate=mask_rate, lines=lines
+        )
+        found = score_model(
+            model, results, source=open_source(data, cache=cache), languages=_names(languages),
+            task=task, protocol=protocol, bootstraps=bootstraps, watch=watch,
+        )  # fmt: skip
+    _show(found, as_json)
+
+
+@app.command()
+def run(
+    models: Annotated[list[str], typer.Argument(help="Model folders or Hub names.")],
+    tasks: Annotated[str, typer.Option(help="Tasks, separated by commas.")],
+    data: Data = "data",
+    source: Annotated[str, typer.Option(help="Source language or data set.")] = "en",
+    languages: Languages = "all",
+    results: Results = Path("results.jsonl"),
+    work: Annotated[
+        Path | None, typer.Option(help="Where tuned models are kept; else beside the results.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Tunings per model and task.")] = 1,
+    bootstraps: Bootstraps = 0,
+    learning_rate: Rate = _DEFAULT.learning_rate,
+    batch_size: Batch = _DEFAULT.batch_size,
+    steps: Steps = _DEFAULT.steps,
+    evaluate_every: Every = _DEFAULT.evaluate_every,
+    patience: Patience = _DEFAULT.patience,
+    max_length: Length = _DEFAULT.max_length,
+    pooling: Pooling = _DEFAULT.pooling,
+    precision: Precision = _DEFAULT.precision,
+    labels: Labels = _DEFAULT.labels,
+    layer: Layer = None,
+    csls: Csls = 0,
+    mask_rate: MaskRate = _DEFAULT.mask_rate,
+    lines: Lines = _DEFAULT.lines,
+    cache: Cache = None,
+    as_json: Json = False,
+) -> None:
+    """Tune and score: models × tasks × seeds × languages. Run it again to go on where it stopped."""
+    with _one_sentence(), _progress(as_json) as watch:
+        from xeval.running import run as run_all
+        from xeval.source import open_source
+
+        protocol = Protocol(
+            learning_rate=learning_rate, batch_size=batch_size, steps=steps,
+            evaluate_every=evaluate_every, patience=patience, max_length=max_length,
+            pooling=pooling, precision=precision, labels=labels,
+            layer=layer, csls=csls, mask_rate=mask_rate, lines=lines,
+        )  # fmt: skip
+        found = run_all(
+            models, results, tasks=_names(tasks), source=open_source(data, cache=cache),
+            language=source, languages=_names(languages), protocol=protocol, seeds=seeds,
+            bootstraps=bootstraps, work=work, watch=watch,
+        )  # fmt: skip
+    _show(found, as_json)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _show(results: list[Result], as_json: bool) -> None:
+    if as_json:
+        for r in results:
+            record = {
+                "model": r.model, "task": r.task, "dataset": r.dataset, "language": r.language,
+                "seed": r.seed, "metric": r.metric, "value": r.value, "n": r.n,
+                "skipped": r.skipped,
+            }  # fmt: skip
+            typer.echo(json.dumps(record, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("model", "task", "data set", "seed", "metric", "value", "n")
+    for r in results:
+        value = f"{r.value:.2f}" if r.value is not None else f"not run: {r.skipped}"
+        table.add_row(r.model, r.task, r.dataset, str(r.seed), r.metric, value, str(r.n))
+    Console().print(table)
+
+
+@contextlib.contextmanager
+def _one_sentence() -> Iterator[None]:
+    """What the user can mend is said in one sentence, and the exit status is 2."""
+    try:
+        yield
+    except (XevalError, OSError) as error:
+        typer.echo(f"xeval: {error}", err=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        typer.echo("xeval: interrupted; the same command goes on from here", err=True)
+        raise typer.Exit(130) from error
+
+
+@contextlib.contextmanager
+def _progress(quiet: bool) -> Iterator[Watch]:
+    """A bar with an estimate on stderr; notes stay above it."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns: list[Any] = [
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+    ]  # fmt: skip
+    show = console.is_terminal and not quiet
+    with Progress(*columns, console=console, transient=True, disable=not show) as bar:
+        shown: dict[str, Any] = {}
+
+        def watch(done: int, total: int, what: str) -> None:
+            if not total:
+                console.print(what, markup=False, highlight=False, soft_wrap=True)
+                return
+            name = what.partition(",")[0]
+            if name not in shown:
+                for old in shown.values():
+                    bar.remove_task(old)
+                shown.clear()
+                shown[name] = bar.add_task(what, total=total)
+            bar.update(shown[name], completed=done, description=what)
+
+        yield watch

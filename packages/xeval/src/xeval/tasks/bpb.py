@@ -35,6 +35,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -43,10 +44,12 @@ from xeval.encoder import longest_row
 from xeval.errors import XevalError
 from xeval.folder import read_text
 from xeval.items import Items, test_set_digest
-from xeval.masked import MaskedModel, open_masked
 from xeval.pieces import Encoded, Pieces
 from xeval.protocol import Protocol
 from xeval.task import FrozenTask, Watch
+
+if TYPE_CHECKING:
+    from xeval.masked import MaskedModel
 
 _TOKENS = 4096
 
@@ -74,6 +77,8 @@ def _read(path: Path, _cache: Path | None) -> list[str]:
 
 
 def _open(model: str, protocol: Protocol) -> tuple[MaskedModel, Pieces]:
+    from xeval.masked import open_masked
+
     masked, tokenizer = open_masked(model)
     limit = min(protocol.max_length, longest_row(masked.model))
     return masked, Pieces(tokenizer, limit)
