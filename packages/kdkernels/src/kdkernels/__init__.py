@@ -2,10 +2,13 @@
 
 from importlib.metadata import version as _version
 
+from kdkernels.attention_maps.sums import MapLoss
+from kdkernels.attention_mse.api import attention_mse
 from kdkernels.checks import KernelArgumentError
 from kdkernels.kl.api import kl
 from kdkernels.linear_cross_entropy.api import CrossEntropy, linear_cross_entropy
 from kdkernels.linear_distil_loss.api import DistilLoss, linear_distil_loss
+from kdkernels.relation_kl.api import relation_kl
 from kdkernels.topk_kl.api import Divergence, topk_kl
 
 __all__ = [
@@ -13,10 +16,13 @@ __all__ = [
     "DistilLoss",
     "Divergence",
     "KernelArgumentError",
+    "MapLoss",
     "__version__",
+    "attention_mse",
     "kl",
     "linear_cross_entropy",
     "linear_distil_loss",
+    "relation_kl",
     "topk_kl",
 ]
 

@@ -1,3 +1,6 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# (what triton compiles is no typed Python)
+
 """Divergence terms and pulls in Triton, as `divergences.py` defines them, for the kernels of this package.
 
 Imports triton: reached only once impl="triton" has been chosen.

@@ -10,8 +10,8 @@ from kdkernels.checks import (
     require_one_device,
     require_shape,
 )
-from kdkernels.kl import chunked, reference
 from kdkernels.compiling import opaque
+from kdkernels.kl import chunked, reference
 from kdkernels.reduction import masked_scales
 from kdkernels.row_checks import (
     check_divergence,

@@ -1,3 +1,6 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# (what triton compiles is no typed Python)
+
 """Dense divergences in Triton: one program a row, both rows swept for their partitions, then for terms and gradient.
 
 Imports triton: reached only once impl="triton" has been chosen.
@@ -50,7 +53,7 @@ def row_losses(
 
 @triton.jit
 def _log_partition(z, V, T, BLOCK_V: tl.constexpr):
-    """log Σ exp(z / T) over a row, in one sweep with a running maximum."""
+    """Log Σ exp(z / T) over a row, in one sweep with a running maximum."""
     peak = tl.full([], -float("inf"), tl.float32)
     total = tl.full([], 0.0, tl.float32)
     for start in range(0, V, BLOCK_V):
@@ -65,7 +68,7 @@ def _log_partition(z, V, T, BLOCK_V: tl.constexpr):
 
 @triton.jit
 def _terms(student, teacher, column, V, T, log_zs, log_zt, beta, DIVERGENCE: tl.constexpr):
-    """log q, terms and pulls of one block of columns; 0 beyond the row."""
+    """Log q, terms and pulls of one block of columns; 0 beyond the row."""
     inside = column < V
     low = -float("inf")
     log_q = tl.load(student + column, mask=inside, other=low).to(tl.float32) / T - log_zs

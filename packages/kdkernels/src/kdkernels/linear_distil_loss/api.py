@@ -15,8 +15,8 @@ from kdkernels.checks import (
     require_one_device,
     require_shape,
 )
-from kdkernels.linear_distil_loss import chunked, reference
 from kdkernels.compiling import opaque
+from kdkernels.linear_distil_loss import chunked, reference
 from kdkernels.reduction import row_scales, scaled, weighted_sum
 from kdkernels.row_checks import (
     check_labels,

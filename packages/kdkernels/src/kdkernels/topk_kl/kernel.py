@@ -1,3 +1,6 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# (what triton compiles is no typed Python)
+
 """Losses and gradient of rows of logits in Triton: one program a row, the row read twice and written once.
 
 The same steps as `chunked.py`: lift the top-k columns out of the row, sum the rest by itself (one sweep with a running
@@ -106,7 +109,7 @@ def _sweep(x, peak, total, cool_total, T, ONE_TEMPERATURE: tl.constexpr):
 
 @triton.jit
 def _log_sum(x):
-    """log Σ exp of a vector, -inf where it is empty."""
+    """Log Σ exp of a vector, -inf where it is empty."""
     peak = finite_or_zero(tl.max(x, axis=0))
     return peak + tl.log(tl.sum(tl.exp(x - peak), axis=0))
 
