@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from teacherzoo import __version__, cli_signals
+from teacherzoo import __version__, cli_signals, cli_teachers
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -27,4 +27,5 @@ def main(
     """Masked-LM teachers: who they are, how good each is at each language, and what they said."""
 
 
+cli_teachers.register(app)
 cli_signals.register(app)

@@ -1,7 +1,8 @@
 """Log-probabilities as bytes, and back: what is lost, and what is not.
 
-The k log-probabilities of a position lie on a parabola below the largest: offset - scale * code². Steps are small near the top,
-where probability is, and wide far below. The offset is not stored: the mass of the k ids together is, and the decoded values
+The k log-probabilities of a position lie on a curve below the largest: offset - scale * code^1.5. Steps are small near the top,
+where probability is, and wide far below; the power 1 loses three times as much in the worst peaked rows, the power 2 loses
+more in flat ones. The offset is not stored: the mass of the k ids together is, and the decoded values
 are renormalised to it, so that no rounding can leak mass between the k ids and the tail.
 """
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 _LEVELS = 255
 _KEPT_BITS = 12  # of a float32's 23: relative error 2^-13, and the zeros behind compress away
 
-_SQUARES = np.arange(_LEVELS + 1, dtype=np.float32) ** 2
+_CURVE = (np.arange(_LEVELS + 1) ** 1.5).astype(np.float32)
 
 
 def encode_logprobs(
@@ -30,9 +31,9 @@ def encode_logprobs(
     exact = logprobs.astype(np.float64)
     top = exact.max(axis=1, keepdims=True)
     below = top - exact
-    scale = _rounded_up(below.max(axis=1) / _LEVELS**2)
+    scale = _rounded_up(below.max(axis=1) / _LEVELS**1.5)
     safe = np.where(scale > 0, scale, 1).astype(np.float64)[:, None]
-    codes = np.minimum(np.rint(np.sqrt(below / safe)), _LEVELS).astype(np.uint8)
+    codes = np.minimum(np.rint((below / safe) ** (1 / 1.5)), _LEVELS).astype(np.uint8)
     log_kept = top[:, 0] + np.log(np.exp(exact - top).sum(axis=1))
     return codes, scale, round_float32(np.minimum(log_kept, 0))
 
@@ -50,7 +51,7 @@ def decode_logprobs(
     Returns:
         [N, K] float32.
     """
-    relative = _SQUARES[codes]
+    relative = _CURVE[codes]
     relative *= -scale[:, None]
     # Code 0 marks the largest, so every sum is at least one.
     shift = log_kept - np.log(np.exp(relative).sum(axis=1))

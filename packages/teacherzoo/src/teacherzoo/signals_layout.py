@@ -15,7 +15,7 @@ the order of `positions`, lists that hold k things per position are flat.
 | `words` | list of uint32 | the word of the document each masked position belongs to |
 | `topk_ids` | list of uint32 | k ids per position, ascending |
 | `topk_codes` | list of uint8 | k log-probabilities per position, one byte each |
-| `scale` | list of float32 | per position: log p(id) = offset - scale * code² |
+| `scale` | list of float32 | per position: log p(id) = offset - scale * code^1.5 |
 | `log_kept` | list of float32 | per position: log of the probability of the k ids together; fixes the offset, and the tail is 1 - exp |
 | `log_partition` | list of float32 | per position and declared temperature T: log of the sum over the vocabulary of p^(1/T) |
 """

@@ -202,13 +202,14 @@ def files_digest(files: Iterable[Path]) -> str:
 
 
 def _read_model(folder: Path, name: str | Path) -> Any:
+    from safetensors import SafetensorError
     from transformers import AutoModelForMaskedLM
 
     try:
         model, info = AutoModelForMaskedLM.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise TeacherError(f"{name}: the weights cannot be read: {_one_line(error)}") from error
     missing = sorted(info["missing_keys"])
     if missing:
