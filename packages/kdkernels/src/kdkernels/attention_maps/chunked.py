@@ -1,0 +1,173 @@
+"""Both maps tile by tile, with the gradient taken while a tile is at hand (impl "torch").
+
+A tile holds some query rows of some (sequence, head) pairs against all the keys they see, so a softmax is complete
+within it and nothing is ever computed twice. On a CPU the tile is sized to stay in the cache.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from kdkernels.attention_maps.arguments import Comparison, widest
+from kdkernels.attention_maps.sequences import SequenceGroup, groups_of_one_length
+from kdkernels.attention_maps.sums import MapSums
+
+CPU_TILE_BYTES = 4 << 20  # a second-level cache of two cores or so
+DEVICE_TILE_BYTES = 64 << 20
+
+
+def walk(
+    q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, comparison: Comparison, *, gradient: bool
+) -> MapSums:
+    """Sum the comparison over all tiles; float64 in float64, everything else in float32."""
+    dtype = torch.float64 if widest(q_s, k_s, q_t, k_t) == torch.float64 else torch.float32
+    total = torch.zeros((), dtype=torch.float64, device=q_s.device)
+    count = torch.zeros((), dtype=torch.int64, device=q_s.device)
+    dq = torch.zeros(q_s.shape if gradient else 0, dtype=dtype, device=q_s.device)
+    dk = torch.zeros_like(dq)
+    for group in groups_of_one_length(comparison.mask, length=q_s.shape[2], device=q_s.device):
+        sums = _walk_group(
+            group.gather(q_s, dtype),
+            group.gather(k_s, dtype),
+            group.gather(q_t, dtype),
+            group.gather(k_t, dtype),
+            comparison,
+            group,
+            heads=q_s.shape[1],
+            gradient=gradient,
+        )
+        total += sums.total
+        count += sums.counted
+        if gradient:
+            dq, dk = group.scatter(sums.dq, dq), group.scatter(sums.dk, dk)
+    return MapSums(total=total.to(dtype), counted=count, dq=dq, dk=dk)
+
+
+def _walk_group(
+    q_s: Tensor,
+    k_s: Tensor,
+    q_t: Tensor,
+    k_t: Tensor,
+    comparison: Comparison,
+    group: SequenceGroup,
+    *,
+    heads: int,
+    gradient: bool,
+) -> MapSums:
+    """As `walk`, on tensors [G·h, n, d] without padding."""
+    pairs, length, _ = q_s.shape
+    at_once, rows_at_once, keys_at_most = _tile_shape(q_s, comparison)
+    space = q_s.new_empty(2, at_once * rows_at_once * keys_at_most)
+    dq, dk = (torch.zeros_like(q_s), torch.zeros_like(q_s)) if gradient else (space, space)
+    total = torch.zeros((), dtype=torch.float64, device=q_s.device)
+    count = torch.zeros((), dtype=torch.int64, device=q_s.device)
+    for first in range(0, pairs, at_once):
+        part = slice(first, min(first + at_once, pairs))
+        for row in range(0, length, rows_at_once):
+            rows = slice(row, min(row + rows_at_once, length))
+            keys = _keys_seen(rows, length, comparison.reach)
+            visible = _visible(comparison, group, heads, part, rows, keys)
+            student = _scores(q_s[part, rows], k_s[part, keys], comparison.scale_s, space[0])
+            teacher = _scores(q_t[part, rows], k_t[part, keys], comparison.scale_t, space[1])
+            if comparison.divergence == "mse":
+                total += _mse_tile(student, teacher, visible, gradient=gradient)
+            else:
+                total += _kl_tile(student, teacher, visible)
+            count += _counted(comparison.divergence, student, visible)
+            if gradient:
+                dq[part, rows] = torch.bmm(teacher, k_s[part, keys])
+                dk[part, keys].baddbmm_(teacher.mT, q_s[part, rows])
+    return MapSums(total=total, counted=count, dq=dq, dk=dk)
+
+
+def _tile_shape(q: Tensor, comparison: Comparison) -> tuple[int, int, int]:
+    """How many pairs, query rows and keys a tile holds at most."""
+    pairs, length, _ = q.shape
+    default = CPU_TILE_BYTES if q.device.type == "cpu" else DEVICE_TILE_BYTES
+    entries = max(1, int(comparison.chunk_bytes or default) // q.element_size())
+    rows = min(
+        length, max(1, entries // (2 * length))
+    )  # two pairs a tile, so that two threads share it
+    keys = length
+    if comparison.reach is not None:
+        rows = min(rows, max(64, 2 * comparison.reach))  # beyond this a tile is mostly out of reach
+        keys = min(length, rows + 2 * comparison.reach)
+    return min(pairs, max(1, entries // (rows * keys))), rows, keys
+
+
+def _keys_seen(rows: slice, length: int, reach: int | None) -> slice:
+    """The keys that any of the rows can reach: tokens are never closer in position than in number."""
+    if reach is None:
+        return slice(0, length)
+    return slice(max(0, rows.start - reach), min(length, rows.stop + reach))
+
+
+def _visible(
+    comparison: Comparison, group: SequenceGroup, heads: int, part: slice, rows: slice, keys: slice
+) -> Tensor | None:
+    """Which entries of the tile exist: bool [pairs or 1, rows, keys], or None where all do."""
+    if comparison.reach is None and (comparison.mask is None or comparison.mask.dim() == 2):
+        return None
+    visible = None
+    sequences = torch.arange(part.start, part.stop, device=group.positions.device) // heads
+    if comparison.reach is not None:
+        positions = group.positions if group.sequences is None else group.positions[sequences]
+        apart = positions[:, rows, None] - positions[:, None, keys]
+        visible = apart.abs_() <= comparison.reach
+    if comparison.mask is not None and comparison.mask.dim() == 3:
+        meet = comparison.mask[sequences, rows, keys]
+        visible = meet if visible is None else visible & meet
+    return visible
+
+
+def _scores(q: Tensor, k: Tensor, scale: float, space: Tensor) -> Tensor:
+    shape = (q.shape[0], q.shape[1], k.shape[1])
+    out = space[: math.prod(shape)].view(shape)
+    return torch.baddbmm(out, q, k.mT, beta=0, alpha=scale, out=out)
+
+
+def _mse_tile(
+    student: Tensor, teacher: Tensor, visible: Tensor | None, *, gradient: bool
+) -> Tensor:
+    """Σ (A_s − A_t)² of the tile; half its gradient by the student's scores is left in `teacher`.
+
+    With D = A_s − A_t, the gradient by A_s is 2D and by the scores 2 A_s ∘ (D − rowsum(A_s ∘ D)).
+    """
+    for scores in (student, teacher):
+        if visible is not None:
+            scores.masked_fill_(~visible, -math.inf)
+        torch.softmax(scores, -1, out=scores)
+        if visible is not None:
+            scores.masked_fill_(~visible, 0.0)  # a row that sees nothing is NaN until here
+    difference = torch.sub(student, teacher, out=teacher)
+    total = torch.linalg.vecdot(difference, difference).sum(dtype=torch.float64)
+    if gradient:
+        slope = torch.linalg.vecdot(student, difference)
+        difference.sub_(slope[:, :, None]).mul_(student)
+    return total
+
+
+def _kl_tile(student: Tensor, teacher: Tensor, visible: Tensor | None) -> Tensor:
+    """Σ R_t (log R_t − log R_s) of the tile; its gradient by the student's scores, R_s − R_t, is left in `teacher`."""
+    for scores in (student, teacher):
+        if visible is not None:
+            scores.masked_fill_(~visible, -math.inf)
+        torch.log_softmax(scores, -1, out=scores)
+    probability = teacher.exp()
+    ratio = teacher.sub_(student)
+    student.exp_()
+    if visible is not None:
+        for entries in (ratio, probability, student):
+            entries.masked_fill_(~visible, 0.0)  # −inf − (−inf), and rows that see nothing
+    total = torch.linalg.vecdot(probability, ratio).sum(dtype=torch.float64)
+    torch.sub(student, probability, out=teacher)
+    return total
+
+
+def _counted(divergence: str, tile: Tensor, visible: Tensor | None) -> Tensor | int:
+    """What the mean runs over: entries, or query rows that see something."""
+    if visible is None:
+        return tile.numel() if divergence == "mse" else tile.shape[0] * tile.shape[1]
+    counted = visible if divergence == "mse" else visible.any(-1)
+    return counted.sum() * (tile.shape[0] // visible.shape[0])

@@ -1,0 +1,1 @@
+"""Mean squared difference of two attention maps (BiStil's attention term)."""

@@ -1,0 +1,1 @@
+"""Kullback-Leibler divergence of two self-relation maps (MiniLMv2)."""
