@@ -12,21 +12,43 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import toyworld_tasks
-from toyworld_files import write_world
+from toyworld_bayes import Entropy, Oracle, Reveal
+from toyworld_ceilings import TASKS, Ceiling, ceiling
+from toyworld_describe import describe
+from toyworld_files import ROWS, write_folder
 from toyworld_grammar import LONGEST, Tree, inventory, polar
-from toyworld_lexicon import KINDS, LANGUAGES, TOPIC_PRIOR, TOPICS, UPOS, Meanings, generator
+from toyworld_lexicon import (
+    KINDS,
+    LANGUAGES,
+    SPLITS,
+    TOPIC_PRIOR,
+    TOPICS,
+    UPOS,
+    Meanings,
+    generator,
+)
 from toyworld_tasks import Question
 from toyworld_tongue import Sayings, Token, Tongue, words
 
-__all__ = ["LANGUAGES", "PIVOT", "SPLITS", "TOPICS", "Token", "World", "words", "write_world"]
+__all__ = [
+    "LANGUAGES",
+    "PIVOT",
+    "SPLITS",
+    "TASKS",
+    "TOPICS",
+    "Token",
+    "World",
+    "words",
+    "write_world",
+]
 
-SPLITS = {"train": (0, 80), "dev": (80, 90), "test": (90, 100)}
 PIVOT = "qav"
 _BLOCK = 2048  # sentences that share one stream of random numbers
 _KEYED = ("NOUN", "VERB", "PROPN")  # what a sentence is about: decides the split
@@ -37,7 +59,7 @@ class World:
 
     Args:
         seed: draws meanings, constructions and all languages.
-        constructions: how many draws from the grammar make the inventory.
+        frames: of sentences; each gives some dozens of constructions.
         share: of the full number of meanings; below 1 for worlds small enough to enumerate.
         longest: words of the longest sentence, final mark apart.
 
@@ -51,18 +73,25 @@ class World:
         self,
         seed: int = 0,
         *,
-        constructions: int = 6000,
+        frames: int = 200,
         share: float = 1.0,
         longest: int = LONGEST,
     ) -> None:
         self.seed = seed
         self.meanings = Meanings(seed, share)
-        self.trees, self.prior = inventory(seed, constructions, longest)
-        self.kinds = np.full((len(self.trees), max(map(len, self.trees))), -1)
-        for row, tree in zip(self.kinds, self.trees, strict=True):
-            row[: len(tree)] = [KINDS.index(node.kind) for node in tree]
+        self.trees, self.prior = inventory(seed, frames, longest)
         self.shown = _shown(self.trees)
+        number = {key: i for i, key in enumerate(self.shown)}
+        self.signs = np.full(
+            (len(self.trees), max(map(len, self.trees))), -1
+        )  # node -> number in `shown`
+        for row, tree in zip(self.signs, self.trees, strict=True):
+            row[: len(tree)] = [number[node.kind, node.features] for node in tree]
+        kinds = np.array([*(KINDS.index(kind) for kind, _ in self.shown), -1])
+        self.kinds = kinds[self.signs]
+        self.thoughts: dict[tuple[str, str], tuple[list, Iterator]] = {}
         self._spoken: dict[str, Tongue] = {}
+        self._oracles: dict[str, Oracle] = {}
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -151,6 +180,63 @@ class World:
     ) -> list[Question]:
         """Questions about short paragraphs; row i means the same in every language."""
         return toyworld_tasks.questions(self, language, count, split, start)
+
+    def oracle(self, language: str) -> Oracle:
+        """The best possible reader of a language: exact posteriors over all that a sentence leaves open."""
+        if language not in self._oracles:
+            self._oracles[language] = Oracle(self.tongue(language))
+        return self._oracles[language]
+
+    def entropy(
+        self,
+        language: str,
+        *,
+        masks: float | str = "each",
+        count: int = 300,
+        split: str = "test",
+        start: int = 0,
+        reveal: Reveal | None = None,
+    ) -> Entropy:
+        """The Bayes conditional entropy of masked words given the visible ones: the floor of a pseudo-likelihood.
+
+        Exact for each sentence, averaged over sentences `start` to `start + count` of a split. For masks of your own,
+        or a known topic, ask `oracle(language).entropy`.
+
+        Args:
+            language: code.
+            masks: "each": every word masked alone, in turn; or the rate at which words are masked together.
+            count: sentences.
+            split: where they come from.
+            start: the first of them.
+            reveal: what of a masked word stays visible, a function of the word: its number of pieces where those show. By
+                default nothing does, and a model that sees more may stay below the floor.
+
+        Example:
+            >>> floor = World(seed=0).entropy("qav", masks=0.15, count=20)
+            >>> 3 < floor.bits_per_word < 13
+            True
+        """
+        rows = [
+            words(sentence)
+            for sentence in self.sentences(language, count, start=start, split=split)
+        ]
+        if masks == "each":
+            cases = [(row, [i]) for row in rows for i in range(len(row))]
+        else:
+            cases = list(zip(rows, self._masks(rows, float(masks)), strict=True))
+        return self.oracle(language).entropy(cases, reveal=reveal)
+
+    def _masks(self, rows: list[list[str]], rate: float) -> Iterator[list[int]]:
+        """Positions to mask, at least one a sentence; the same for the same sentence."""
+        for row in rows:
+            draws = generator(self.seed, "masks", " ".join(row)).random(len(row))
+            yield np.flatnonzero(draws < rate).tolist() or [int(draws.argmin())]
+
+    def ceiling(
+        self, task: str, language: str, *, count: int = 1000, split: str = "test"
+    ) -> Ceiling:
+        """The best possible score of a task in a language; see `toyworld_ceilings.ceiling`."""
+        return ceiling(self, task, language, count=count, split=split)
 
     def _stream(self, purpose: str, count: int, start: int, split: str) -> Iterator[Sayings]:
         if split not in SPLITS:
@@ -283,6 +369,32 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
+def write_world(
+    folder: Path | str,
+    *,
+    seed: int = 0,
+    languages: Sequence[str] = (),
+    words: int = 200_000,
+    rows: Mapping[str, int] = MappingProxyType(ROWS),
+) -> Path:
+    """Write corpora and every task of some languages, in the layout of a folder of real data.
+
+    Args:
+        folder: to be made; it must not exist, and appears under its name only when it is complete.
+        seed: of the world.
+        languages: codes; all of the world's when empty.
+        words: of each language's corpus, about, counted with white space between them.
+        rows: sentences or questions per split of every task.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: the folder exists, a number makes no sense, or a language is not of this world.
+    """
+    return write_folder(World(seed), Path(folder), languages, words, rows)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -293,14 +405,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--words", type=int, default=200_000, help="of each corpus (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--describe", action="store_true", help="print a table of the world")
     options = parser.parse_args(arguments)
-    if options.out is None:
-        parser.error("name a folder to write")
+    if not options.describe and options.out is None:
+        parser.error("name a folder to write, or ask to --describe the world")
     try:
-        write_world(
-            options.out, seed=options.seed, languages=options.languages, words=options.words
-        )
+        world = World(options.seed)
+        if options.describe:
+            print(*describe(world, options.languages), sep="\n")
+        if options.out:
+            write_folder(world, options.out, options.languages, options.words)
     except (ValueError, OSError) as error:
         print(f"toyworld: {error}", file=sys.stderr)
         return 2

@@ -2,19 +2,21 @@
 
 A construction is a dependency tree without words: every node names a kind of meaning, its relation to its
 head, and the features an inflecting language may show. The world owns a finite inventory of constructions,
-drawn once from `draw_tree`; a sentence is a construction, a topic and a meaning per node. The inventory is finite
-so that everything about the world can be computed exactly.
+made once from random frames; a sentence is a construction, a topic and a meaning per node. The inventory is finite so
+that everything about the world can be computed exactly.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
-from toyworld_lexicon import LANGUAGES, Language, generator
+from toyworld_lexicon import LANGUAGES, NAMES, UPOS, Language, generator
 
 SHORTEST, LONGEST = 4, 20  # words of a sentence in every language, final mark apart
+MOST_WAYS = 100  # constructions of one frame
 
 # Children of a head before it (negative) and after it (positive), nearest first. A key is a kind or a relation;
 # the kind wins.
@@ -54,21 +56,50 @@ class Placed(NamedTuple):
     heads: tuple[int, ...]  # position -> position of the head, -1 at the root
 
 
-def inventory(seed: int, draws: int, longest: int = LONGEST) -> tuple[list[Tree], np.ndarray]:
-    """The world's constructions and their probabilities: what `draws` draws from the grammar gave."""
+def inventory(seed: int, frames: int, longest: int = LONGEST) -> tuple[list[Tree], np.ndarray]:
+    """The world's constructions and their probabilities.
+
+    Args:
+        seed: of the world.
+        frames: how many; a frame settles which phrases a sentence has, and frame r has a share of about 1/(r + 3). Number, tense,
+            kinds of names, attachments and modifiers are free in each, and every way to choose them is a construction.
+        longest: words of the longest sentence, final mark apart.
+    """
     rng = generator(seed, "grammar")
-    counts: Counter[Tree] = Counter()
-    while counts.total() < draws:
-        tree = draw_tree(rng)
-        sizes = [
-            sum(node.kind not in tongue.silent for node in tree) - 1
-            for tongue in LANGUAGES.values()
-        ]
-        if min(sizes) >= SHORTEST and max(sizes) <= longest:
-            counts[tree] += 1
-    trees = sorted(counts)
-    weight = np.array([counts[tree] for tree in trees], dtype=float)
+    weights: Counter[Tree] = Counter()
+    found = 0
+    while found < frames:
+        variants = Counter({tree: p for tree, p in _variants(rng).items() if fits(tree, longest)})
+        for tree, p in variants.items():
+            weights[tree] += p / variants.total() / (found + 3)
+        found += bool(variants)
+    trees = sorted(weights)
+    weight = np.array([weights[tree] for tree in trees])
     return trees, weight / weight.sum()
+
+
+def _variants(rng: np.random.Generator) -> Counter[Tree]:
+    """Every construction of one new frame with its probability."""
+    settled: dict[str, float] = {}
+    path: list[list[int]] = []
+    variants: Counter[Tree] = Counter()
+    while True:
+        sapling = _Sapling(rng, settled, path)
+        variants[sapling.grow()] += sapling.weight
+        while path and path[-1][0] + 1 == path[-1][1]:
+            path.pop()
+        if not path:
+            return variants
+        path[-1][0] += 1
+
+
+def fits(tree: Tree, longest: int = LONGEST) -> bool:
+    """Whether a tree makes a sentence of allowed length in every language."""
+    sizes = [sum(said) - 1 for said in zip(*(_SAID[node.kind] for node in tree), strict=True)]
+    return min(sizes) >= SHORTEST and max(sizes) <= longest
+
+
+_SAID = {kind: [kind not in tongue.silent for tongue in LANGUAGES.values()] for kind in UPOS}
 
 
 def place(tree: Tree, language: Language, *, fronted: bool = False) -> Placed:
@@ -96,50 +127,88 @@ def place(tree: Tree, language: Language, *, fronted: bool = False) -> Placed:
     return Placed(tuple(nodes), tuple(position.get(tree[n].head, -1) for n in nodes))
 
 
+def iob2(tree: Tree, placed: Placed) -> list[str]:
+    """The IOB2 tag of every position: a name is its head and the flat words behind it."""
+    tags = []
+    for n in placed.nodes:
+        label = NAMES.get(tree[n].kind)
+        inside = tree[n].relation == "flat"
+        first = NAMES[tree[tree[n].head].kind] if inside else label
+        tags.append(f"{'I' if inside else 'B'}-{first}" if label else "O")
+    return tags
+
+
 def polar(features: tuple[str, ...], negated: bool) -> tuple[str, ...]:
     """The features of a verb said or denied: the sign of denial stands behind the tense, which comes first."""
     rest = tuple(f for f in features if f != "verb.neg")
     return (*rest[:1], "verb.neg", *rest[1:]) if negated else rest
 
 
-def draw_tree(rng: np.random.Generator) -> Tree:
-    """One construction: a main clause, perhaps with a second one beside, under or before it."""
-    tree = _Sapling(rng)
-    question = tree.chance(0.1)
-    root = tree.clause("root", -1, question=question)
-    shape = tree.choose({"plain": 0.72, "advcl": 0.14, "conj": 0.14}) if not question else "plain"
-    if shape == "advcl":
-        tree.add("when", "mark", tree.clause("advcl", root, simple=True))
-    if shape == "conj":
-        tree.add("cc", "cc", tree.clause("conj", root, simple=True))
-    tree.add("query" if question else "stop", "punct", root)
-    return tuple(
-        Node(kind, relation, head, tuple(features)) for kind, relation, head, features in tree.nodes
-    )
-
-
 class _Sapling:
-    """A tree while it grows."""
+    """A tree while it grows: `settled` choices are the frame's, `vary` goes through all ways, one path a time."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.rng = rng
+    def __init__(
+        self, rng: np.random.Generator, settled: dict[str, float], path: list[list[int]]
+    ) -> None:
+        self.rng, self.settled, self.path = rng, settled, path
+        self.step = 0
+        self.ways = 1
+        self.weight = 1.0
         self.nodes: list[tuple[str, str, int, list[str]]] = []
 
-    def chance(self, probability: float) -> bool:
-        return bool(self.rng.random() < probability)
+    def choose(self, site: str, weights: dict[str, float]) -> str:
+        """The frame's choice at a site."""
+        if site not in self.settled:
+            self.settled[site] = self.rng.random()
+        edges = accumulate(weights.values())
+        drawn = self.settled[site] * sum(weights.values())
+        return next(
+            (key for key, edge in zip(weights, edges, strict=True) if drawn < edge),
+            next(reversed(weights)),
+        )
 
-    def choose(self, weights: dict[str, float]) -> str:
-        edges = np.cumsum(list(weights.values()))
-        return list(weights)[
-            int(np.searchsorted(edges, self.rng.random() * edges[-1], side="right"))
-        ]
+    def chance(self, site: str, probability: float) -> bool:
+        """The frame's choice whether."""
+        return self.choose(site, {"yes": probability, "no": 1 - probability}) == "yes"
+
+    def vary(self, weights: dict[str, float]) -> str:
+        """A free choice, this path's; the frame's once the sentence can be varied in many ways."""
+        if self.ways * len(weights) > MOST_WAYS:
+            return self.choose(f"node {len(self.nodes)}", weights)
+        self.ways *= len(weights)
+        if self.step == len(self.path):
+            self.path.append([0, len(weights)])
+        key = list(weights)[self.path[self.step][0]]
+        self.step += 1
+        self.weight *= weights[key] / sum(weights.values())
+        return key
 
     def add(self, kind: str, relation: str, head: int, *features: str) -> int:
         self.nodes.append((kind, relation, head, list(features)))
         return len(self.nodes) - 1
 
+    def grow(self) -> Tree:
+        """A main clause, perhaps with a second one under or beside it."""
+        question = self.chance("question", 0.12)
+        root = self.clause("root", "root", -1, question=question)
+        shape = (
+            "plain"
+            if question
+            else self.choose("shape", {"plain": 0.74, "advcl": 0.13, "conj": 0.13})
+        )
+        if shape == "advcl":
+            self.add("when", "mark", self.clause("advcl", "advcl", root, simple=True))
+        if shape == "conj":
+            self.add("cc", "cc", self.clause("conj", "conj", root, simple=True))
+        self.add("query" if question else "stop", "punct", root)
+        return tuple(
+            Node(kind, relation, head, tuple(features))
+            for kind, relation, head, features in self.nodes
+        )
+
     def clause(
         self,
+        site: str,
         relation: str,
         head: int,
         *,
@@ -148,6 +217,7 @@ class _Sapling:
         subject: bool = True,
     ) -> int:
         verb = self.choose(
+            f"{site}.verb",
             {
                 "rest": 0.2,
                 "act": 0.3,
@@ -156,52 +226,45 @@ class _Sapling:
                 "go": 0.1,
                 "say": 0.05,
                 "is": 0.13,
-            }
+            },
         )
-        if simple and verb == "say":
+        if (verb == "say" and simple) or (verb == "is" and not subject):
             verb = "act"
-        if verb == "is" and subject:
-            return self._copula(relation, head, question)
-        verb = "rest" if verb == "is" else verb
-        tense = self.choose({"Pres": 0.5, "Past": 0.35, "Fut": 0.15})
-        negated = self.chance(0.15)
+        if verb == "is":
+            return self._copula(site, relation, head, question)
+        tenses = {"Pres": 0.5, "Past": 0.35, "Fut": 0.15}
+        tense = self.choose(f"{site}.tense", tenses) if simple else self.vary(tenses)
+        negated = self.chance(f"{site}.neg", 0.15)
         root = self.add(verb, relation, head, f"verb.{tense}", *(["verb.neg"] if negated else []))
-        asked = (
-            self.choose({"ask": 0.4, "who": 0.3, "what": 0.15, "where": 0.15}) if question else ""
-        )
+        asks = {"ask": 0.4, "who": 0.3, "what": 0.15, "where": 0.15}
+        asked = self.choose(f"{site}.asked", asks) if question else ""
         if subject:
-            self._subject(root, asked)
+            self._subject(site, root, asked, simple)
         self._particles(root, tense, negated, asked == "ask")
-        self._arguments(root, verb, asked, full=subject and not simple)
-        if self.chance(0.25):
+        thing = self._arguments(site, root, verb, asked, full=subject and not simple)
+        if self.chance(f"{site}.adv", 0.25):
             self.add("adv", "advmod", root)
         if asked == "where" and verb != "go":
             self.add("where", "advmod", root)
-        elif verb != "go" and self.chance(0.3):
-            self.phrase(
-                "obl",
-                root,
-                {"place": 0.5, "city": 0.3, "thing": 0.2},
-                self.choose({"loc": 0.6, "abl": 0.2, "ins": 0.2}),
-            )
+        elif verb != "go" and self.chance(f"{site}.obl", 0.35):
+            self._oblique(site, root, thing)
         return root
 
-    def _subject(self, root: int, asked: str) -> None:
+    def _oblique(self, site: str, root: int, thing: int | None) -> None:
+        """A place or tool: of the doing or, in the same words, of the thing it is done to."""
+        to = self.vary({"verb": 0.6, "thing": 0.4}) if thing is not None else "verb"
+        case = self.choose(f"{site}.case", {"loc": 0.6, "abl": 0.2, "ins": 0.2})
+        kinds = {"place": 0.5, "city": 0.3, "thing": 0.2}
+        relation, head = ("nmod", thing) if to == "thing" and thing is not None else ("obl", root)
+        self.phrase(f"{site}.obl", relation, head, kinds, case)
+
+    def _subject(self, site: str, root: int, asked: str, simple: bool) -> None:
         if asked == "who":
             self.add("who", "nsubj", root)
             self.nodes[root][3].extend(["verb.Sing", "verb.person.Sing"])
             return
-        kinds = {
-            "person": 0.45,
-            "given": 0.18,
-            "family": 0.06,
-            "firm": 0.08,
-            "city": 0.02,
-            "he": 0.06,
-            "they": 0.05,
-            "thing": 0.1,
-        }
-        at = self.phrase("nsubj", root, kinds, "nom", depth=0)
+        kinds = {"person": 0.45, "name": 0.34, "he": 0.11, "thing": 0.1}
+        at = self.phrase(f"{site}.nsubj", "nsubj", root, kinds, "nom", depth=int(simple))
         number, group = self._agreement(at)
         self.nodes[root][3].extend([f"verb.{number}", f"verb.{group}.{number}"])
 
@@ -213,57 +276,52 @@ class _Sapling:
         if ask:
             self.add("ask", "discourse", root)
 
-    def _arguments(self, root: int, verb: str, asked: str, *, full: bool) -> None:
+    def _arguments(self, site: str, root: int, verb: str, asked: str, *, full: bool) -> int | None:
+        """What the verb asks for; returns the noun of its object."""
         depth = 0 if full else 1
+        thing = None
         if verb in ("act", "give") and asked == "what":
             self.add("what", "obj", root)
         elif verb in ("act", "give"):
-            self.phrase("obj", root, {"thing": 1.0}, "acc", depth=depth)
+            thing = self.phrase(f"{site}.obj", "obj", root, {"thing": 1.0}, "acc", depth=depth)
         if verb == "meet":
             self.phrase(
-                "obj",
-                root,
-                {"person": 0.6, "given": 0.25, "family": 0.05, "firm": 0.1},
-                "acc",
-                depth=depth,
+                f"{site}.obj", "obj", root, {"person": 0.6, "name": 0.4}, "acc", depth=depth
             )
         if verb == "give":
-            self.phrase("iobj", root, {"person": 0.6, "given": 0.3, "firm": 0.1}, "dat")
-        if verb == "go":
-            self.phrase(
-                "obl", root, {"place": 0.5, "city": 0.5}, self.choose({"loc": 0.5, "abl": 0.5})
-            )
+            self.phrase(f"{site}.iobj", "iobj", root, {"person": 0.6, "name": 0.4}, "dat")
+        if verb == "go" and asked == "where":
+            self.add("where", "advmod", root)
+        elif verb == "go":
+            case = self.choose(f"{site}.case", {"loc": 0.5, "abl": 0.5})
+            self.phrase(f"{site}.obl", "obl", root, {"place": 0.5, "city": 0.5}, case)
         if verb == "say":
-            self.add("that", "mark", self.clause("ccomp", root, simple=True))
+            self.add("that", "mark", self.clause(f"{site}.ccomp", "ccomp", root, simple=True))
+        return thing
 
-    def _copula(self, relation: str, head: int, question: bool) -> int:
-        noun = self.chance(0.4)
-        tense = self.choose({"Pres": 0.7, "Past": 0.3})
-        negated = self.chance(0.15)
+    def _copula(self, site: str, relation: str, head: int, question: bool) -> int:
+        tense = self.vary({"Pres": 0.7, "Past": 0.3})
+        negated = self.chance(f"{site}.neg", 0.15)
+        noun = self.chance(f"{site}.noun", 0.4)
         if noun:
-            root = self.phrase(
-                relation, head, {"person": 0.6, "thing": 0.4}, "nom", depth=1, plain=True
-            )
+            kinds = {"person": 0.6, "thing": 0.4}
+            root = self.phrase(f"{site}.is", relation, head, kinds, "nom", plain=True)
         else:
             root = self.add("adj", relation, head)
-        at = self.phrase(
-            "nsubj",
-            root,
-            {"person": 0.45, "given": 0.2, "thing": 0.25, "place": 0.1},
-            "nom",
-            depth=1,
-        )
+        kinds = {"person": 0.45, "name": 0.2, "thing": 0.25, "place": 0.1}
+        at = self.phrase(f"{site}.nsubj", "nsubj", root, kinds, "nom")
         number, group = self._agreement(at)
         if not noun:
             self.nodes[root][3].extend([f"adj.{number}", f"adj.{group}.{number}"])
         self.add("cop", "cop", root, *polar((f"verb.{tense}", f"verb.{number}"), negated))
-        self._particles(root, "Past" if tense == "Past" else "Pres", negated, question)
-        if self.chance(0.3):
-            self.phrase("obl", root, {"place": 0.6, "city": 0.4}, "loc")
+        self._particles(root, tense, negated, question)
+        if self.chance(f"{site}.obl", 0.3):
+            self.phrase(f"{site}.obl", "obl", root, {"place": 0.6, "city": 0.4}, "loc")
         return root
 
     def phrase(
         self,
+        site: str,
         relation: str,
         head: int,
         kinds: dict[str, float],
@@ -273,42 +331,46 @@ class _Sapling:
         plain: bool = False,
     ) -> int:
         """A noun phrase with its modifiers; depth 0 allows a relative clause."""
-        kind = self.choose(kinds)
-        at = self.add(kind, relation, head)
-        last = at
-        if kind == "given" and self.chance(0.5):
-            last = self.add("family", "flat", at)
-        if kind == "firm" and self.chance(0.5):
-            last = self.add("orgkind", "flat", at)
-        if kind == "city" and self.chance(0.2):
-            last = self.add("region", "flat", at)
+        kind = self.choose(f"{site}.kind", kinds)
+        if kind == "name":
+            kind = self.vary({"given": 0.45, "family": 0.2, "firm": 0.25, "city": 0.1})
+        elif kind == "city":
+            kind = self.vary({"city": 0.8, "firm": 0.2})
+        elif kind == "he":
+            kind = self.vary({"he": 0.6, "they": 0.4})
+        at = last = self.add(kind, relation, head)
+        flat = {"given": ("family", 0.5), "firm": ("orgkind", 0.5), "city": ("region", 0.2)}
+        if kind in flat and self.chance(f"{site}.{kind}", flat[kind][1]):
+            last = self.add(flat[kind][0], "flat", at)
         if kind in ("person", "thing", "place"):
-            self._modify(at, kind, case, depth, plain)
+            self._modify(site, at, kind, case, depth, plain)
         if case != "nom":
             self.nodes[last][3].append(f"noun.{case}")
             if case != "acc":
                 self.add(case, "case", at)
         return at
 
-    def _modify(self, at: int, kind: str, case: str, depth: int, plain: bool) -> None:
-        number = "Plur" if self.chance(0.3) else "Sing"
+    def _modify(self, site: str, at: int, kind: str, case: str, depth: int, plain: bool) -> None:
+        core = case in ("nom", "acc") and "relcl" not in site and "advcl" not in site
+        numbers = {"Sing": 0.7, "Plur": 0.3}
+        number = self.vary(numbers) if core else self.choose(f"{site}.number", numbers)
         self.nodes[at][3].extend([f"noun.{number}", f"noun.{kind}.{number}"])
         articles = {"def": 0.5, "dem": 0.1, "none": 0.1}
-        article = self.choose(articles | ({"indef": 0.3} if number == "Sing" else {"num": 0.15}))
+        articles |= {"indef": 0.3} if number == "Sing" else {"num": 0.15}
+        article = self.choose(f"{site}.article.{number}", articles)
         if article != "none":
             self.add(article, "nummod" if article == "num" else "det", at)
-        if self.chance(0.35):
-            self.add("adj", "amod", at, f"adj.{number}", f"adj.{kind}.{number}", f"adj.{case}")
+        if self.chance(f"{site}.modifier", 0.42):
+            if plain or self.vary({"adj": 0.7, "thing": 0.3}) == "adj":
+                self.add("adj", "amod", at, f"adj.{number}", f"adj.{kind}.{number}", f"adj.{case}")
+            else:
+                self.add("thing", "compound", at)
         if plain:
             return
-        if self.chance(0.12):
-            self.add("thing", "compound", at)
-        if self.chance(0.12):
-            self.phrase("nmod", at, {"person": 0.5, "given": 0.2, "city": 0.1, "firm": 0.2}, "gen")
-        elif self.chance(0.1):
-            self.phrase("nmod", at, {"place": 0.7, "city": 0.3}, "loc")
-        if depth == 0 and self.chance(0.1):
-            verb = self.clause("acl:relcl", at, simple=True, subject=False)
+        if self.chance(f"{site}.gen", 0.12):
+            self.phrase(f"{site}.gen", "nmod", at, {"person": 0.5, "name": 0.4, "city": 0.1}, "gen")
+        if depth == 0 and self.chance(f"{site}.relcl", 0.12):
+            verb = self.clause(f"{site}.relcl", "acl:relcl", at, simple=True, subject=False)
             self.nodes[verb][3].extend([f"verb.{number}", f"verb.{kind}.{number}"])
             self.add("rel", "nsubj", verb)
 

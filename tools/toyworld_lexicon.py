@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+SPLITS = {"train": (0, 80), "dev": (80, 90), "test": (90, 100)}  # percent of the world
 TOPICS = ("farming", "sailing", "law", "music", "medicine", "trade", "war", "weather")
 TOPIC_PRIOR = np.array([0.2, 0.17, 0.15, 0.13, 0.11, 0.09, 0.08, 0.07])
 
@@ -260,13 +261,14 @@ def stems(language: Language, meanings: Meanings, seed: int) -> dict[str, list[s
     """One written stem per meaning: inherited, or the language's own; names are everyone's."""
     inherited = _coin(generator(seed, "family", language.family), language, meanings)
     own = _coin(generator(seed, "language", language.code), language, meanings)
-    rng = generator(seed, "descent", language.code)
+    descended = descent(language, meanings, seed)
+    rng = generator(seed, "apart", language.code)
     taken: set[str] = set()
     result: dict[str, list[str]] = {}
     for kind in KINDS:
         result[kind] = []
         for m in range(meanings.count(kind)):
-            stem = inherited[kind][m] if rng.random() < language.cognates else own[kind][m]
+            stem = inherited[kind][m] if descended[kind][m] else own[kind][m]
             for old, new in language.change:
                 stem = stem.replace(old, new)
             while stem in taken:
@@ -277,6 +279,12 @@ def stems(language: Language, meanings: Meanings, seed: int) -> dict[str, list[s
         result[kind] = [language.write(stem, name=True) for stem in spelled]
     _share_spellings(language, meanings, seed, result)
     return result
+
+
+def descent(language: Language, meanings: Meanings, seed: int) -> dict[str, np.ndarray]:
+    """Which meanings have a word that descends from the language's family."""
+    rng = generator(seed, "descent", language.code)
+    return {kind: rng.random(meanings.count(kind)) < language.cognates for kind in KINDS}
 
 
 def names(meanings: Meanings, seed: int) -> dict[str, list[str]]:
@@ -302,23 +310,25 @@ def names(meanings: Meanings, seed: int) -> dict[str, list[str]]:
 def _share_spellings(
     language: Language, meanings: Meanings, seed: int, result: dict[str, list[str]]
 ) -> None:
-    """Homographs: an adjective and a noun, a verb and a noun, an adverb and an adjective.
+    """Homographs: an adjective and a noun, a verb and a noun, an adverb and an adjective, about equally frequent.
 
     Which pairs may share a spelling is the world's choice, which of them do is the language's.
     """
-    rng = generator(seed, "pairs")
-    free = {
-        kind: np.argsort(rng.random(-(-meanings.count(kind) // 2))).tolist() for kind in OPEN_KINDS
-    }
-    chance = generator(seed, "homographs", language.code)
-    for first, second, share in (
-        ("adj", "thing", 0.25), ("act", "thing", 0.2), ("rest", "person", 0.3), ("adv", "adj", 0.3), ("meet", "place", 0.2),
-    ):  # fmt: skip
-        pairs = int(share * min(meanings.count(first), meanings.count(second)))
-        for _ in range(min(pairs, len(free[first]), len(free[second]))):
-            a, b = free[first].pop(), free[second].pop()
-            if chance.random() < 0.5:
-                result[first][a] = result[second][b]
+    frequent = {kind: list(range(-(-meanings.count(kind) // 3)))[::-1] for kind in OPEN_KINDS}
+    rng = generator(seed, "homographs", language.code)
+    pairs = [
+        ("adj", "thing"),
+        ("act", "thing"),
+        ("rest", "person"),
+        ("adv", "adj"),
+        ("meet", "place"),
+    ]
+    while pairs := [pair for pair in pairs if frequent[pair[0]] and frequent[pair[1]]]:
+        for first, second in pairs:
+            if frequent[first] and frequent[second]:
+                a, b = frequent[first].pop(), frequent[second].pop()
+                if rng.random() < 0.5:
+                    result[first][a] = result[second][b]
 
 
 def _coin(rng: np.random.Generator, language: Language, meanings: Meanings) -> dict[str, list[str]]:

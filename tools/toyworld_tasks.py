@@ -11,8 +11,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from toyworld_grammar import Node, Tree, place, polar
-from toyworld_lexicon import KINDS, UPOS, generator
+from toyworld_grammar import Node, Tree, fits, place, polar
+from toyworld_lexicon import KINDS, SPLITS, UPOS, generator
 from toyworld_tongue import text
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def nli(
 ) -> list[tuple[str, str, str]]:
     """Premise, hypothesis and label."""
     say = _speaker(world, language)
-    rows = islice(_entailments(world, split), start, start + count)
+    rows = _rows(world, _entailments, split, start, count)
     return [(say(premise), say(hypothesis), label) for premise, hypothesis, label in rows]
 
 
@@ -68,7 +68,7 @@ def paraphrases(
 ) -> list[tuple[str, str, int]]:
     """Sentence, sentence and whether they mean the same."""
     say = _speaker(world, language)
-    rows = islice(_rewordings(world, split), start, start + count)
+    rows = _rows(world, _rewordings, split, start, count)
     return [
         (say(first), say(second, fronted=fronted), label) for first, second, fronted, label in rows
     ]
@@ -79,7 +79,7 @@ def questions(world: World, language: str, count: int, split: str, start: int) -
     tongue, say = world.tongue(language), _speaker(world, language)
     rows = []
     for i, (sayings, answering, phrase, question) in enumerate(
-        islice(_askings(world, split), start, start + count), start
+        _rows(world, _askings, split, start, count), start
     ):
         said = [say(saying) for saying in sayings]
         first, last = _span(tongue, sayings[answering], phrase)
@@ -87,6 +87,17 @@ def questions(world: World, language: str, count: int, split: str, start: int) -
         answer = said[answering][first:last]
         rows.append(Question(f"{split}-{i}", " ".join(said), say(question), answer, before + first))
     return rows
+
+
+def _rows(
+    world: World, source: Callable[..., Iterator], split: str, start: int, count: int
+) -> list:
+    """Rows of an endless task; what was thought of for one language is kept for the next."""
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    known, more = world.thoughts.setdefault((source.__name__, split), ([], source(world, split)))
+    known.extend(islice(more, max(0, start + count - len(known))))
+    return known[start : start + count]
 
 
 def _speaker(world: World, language: str) -> Callable[..., str]:
@@ -119,18 +130,9 @@ def _is_simple(tree: Tree) -> bool:
 
 def _belongs(world: World, saying: Saying, split: str) -> bool:
     kinds = np.array([[KINDS.index(node.kind) for node in saying.tree]])
-    return bool(world.split_of(kinds, np.array([saying.meanings]))[0] == split) and _is_sentence(
-        world, saying
+    return bool(world.split_of(kinds, np.array([saying.meanings]))[0] == split) and fits(
+        saying.tree
     )
-
-
-def _is_sentence(world: World, saying: Saying) -> bool:
-    """Whether it has 4 to 20 words in every language."""
-    sizes = [
-        sum(n.kind not in world.tongue(c).language.silent for n in saying.tree) - 1
-        for c in world.languages
-    ]
-    return min(sizes) >= 4 and max(sizes) <= 20
 
 
 def _entailments(world: World, split: str) -> Iterator[tuple[Saying, Saying, str]]:
@@ -385,7 +387,7 @@ def _others(
     taken = {_predicate(world, saying)}
     others: list[Saying] = []
     for other, its in statements:
-        if its == topic and _predicate(world, other) not in taken and _is_sentence(world, other):
+        if its == topic and _predicate(world, other) not in taken:
             taken.add(_predicate(world, other))
             others.append(other)
         if len(others) == count:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from toyworld_grammar import Node, Placed, Tree, place
-from toyworld_lexicon import NAMES, UPOS, Language, stems
+from toyworld_grammar import Node, Placed, Tree, iob2, place
+from toyworld_lexicon import UPOS, Language, stems
 
 if TYPE_CHECKING:
     from toyworld import World
@@ -46,13 +46,21 @@ class Tongue:
             tuple[str, tuple[str, ...]], int
         ] = {}  # (kind, affixes) -> row of `forms`
         self.forms: list[np.ndarray] = []  # per shape: meaning -> number of the word
-        for kind, features in world.shown:
-            self.shape(kind, features)
+        self._shape_of = np.array(
+            [*(self.shape(kind, features) for kind, features in world.shown), -1]
+        )
 
     @cached_property
     def placed(self) -> list[Placed]:
-        """The order of every construction's words."""
-        return [place(tree, self.language) for tree in self.world.trees]
+        """The order of every construction's words; it does not depend on features."""
+        orders: dict[tuple[tuple[str, str, int], ...], Placed] = {}
+        placed = []
+        for tree in self.world.trees:
+            bare = tuple(node[:3] for node in tree)
+            if bare not in orders:
+                orders[bare] = place(tree, self.language)
+            placed.append(orders[bare])
+        return placed
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -62,18 +70,16 @@ class Tongue:
     @cached_property
     def nodes(self) -> np.ndarray:
         """[constructions, positions] -> node of the tree, -1 after the end."""
-        return self._table(lambda _, n: n)
+        table = np.full((len(self.placed), self.lengths.max()), -1)
+        for row, placed in zip(table, self.placed, strict=True):
+            row[: len(placed.nodes)] = placed.nodes
+        return table
 
     @cached_property
     def shaped(self) -> np.ndarray:
         """[constructions, positions] -> shape, -1 after the end."""
-        return self._table(lambda tree, n: self.shape(tree[n].kind, tree[n].features))
-
-    def _table(self, cell: Callable[[Tree, int], int]) -> np.ndarray:
-        table = np.full((len(self.placed), self.lengths.max()), -1)
-        for row, tree, placed in zip(table, self.world.trees, self.placed, strict=True):
-            row[: len(placed.nodes)] = [cell(tree, n) for n in placed.nodes]
-        return table
+        signs = np.take_along_axis(self.world.signs, self.nodes.clip(0), axis=1)
+        return np.where(self.nodes < 0, -1, self._shape_of[signs])
 
     def shape(self, kind: str, features: tuple[str, ...]) -> int:
         """The number of the (kind, affixes) that a node of this kind and these features takes here."""
@@ -174,17 +180,6 @@ _FEATS = {
     "neg": "Polarity=Neg", "acc": "Case=Acc", "dat": "Case=Dat", "gen": "Case=Gen", "loc": "Case=Loc", "abl": "Case=Abl",
     "ins": "Case=Ins", "nom": "Case=Nom",
 }  # fmt: skip
-
-
-def iob2(tree: Tree, placed: Placed) -> list[str]:
-    """The IOB2 tag of every position: a name is its head and the flat words behind it."""
-    tags = []
-    for n in placed.nodes:
-        label = NAMES.get(tree[n].kind)
-        inside = tree[n].relation == "flat"
-        first = NAMES[tree[tree[n].head].kind] if inside else label
-        tags.append(f"{'I' if inside else 'B'}-{first}" if label else "O")
-    return tags
 
 
 def text(words: Iterable[str]) -> str:
