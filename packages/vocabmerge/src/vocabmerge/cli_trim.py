@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from vocabmerge.carry import Method
+from vocabmerge.carry_folder import carry_model
 from vocabmerge.errors import VocabularyError
 from vocabmerge.trim_folder import trim
 
@@ -23,6 +25,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to make; new or e
 def add_trim_and_carry(app: typer.Typer) -> None:
     """Put both commands on the command line's app."""
     app.command("trim")(_in_one_sentence(_trim))
+    app.command("carry")(_in_one_sentence(_carry))
 
 
 def _trim(
@@ -62,6 +65,52 @@ def _trim(
         typer.echo(json.dumps(report, ensure_ascii=False))
         return
     _print_trim(report, out)
+
+
+def _carry(
+    tokenizer: Annotated[Path, typer.Argument(help="The new vocabulary.")],
+    out: Out,
+    model: Annotated[
+        list[Path], typer.Option(help="Model folder; the first gives body and space. Repeat.")
+    ],
+    method: Annotated[Method, typer.Option(help="How rows are made.")] = "subword",
+    corpus: Annotated[
+        list[str] | None, typer.Option(help="LANGUAGE=FILE, text from which focus learns.")
+    ] = None,
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[LANGUAGE=FILE]...", help="Further corpora.")
+    ] = None,
+    k: Annotated[int, typer.Option(help="Anchors in a combination of omp.", min=1)] = 64,
+    seed: Annotated[int, typer.Option(help="Of random rows.")] = 0,
+    pad_to: Annotated[int, typer.Option(help="Round the model's rows up to a multiple.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Give a model a new vocabulary, its embeddings made from those of old models."""
+    corpora = read_corpora([*(corpus or ()), *(more or ())])
+    with _progress() as watch:
+        report = carry_model(
+            tokenizer,
+            model,
+            out,
+            method=method,
+            corpora=corpora,
+            k=k,
+            seed=seed,
+            pad_to=pad_to,
+            watch=watch,
+        )
+    if as_json:
+        typer.echo(json.dumps(report, ensure_ascii=False))
+        return
+    typer.echo(
+        f"{report['pieces']:,} pieces by {report['method']}: {report['copied']:,} copied, "
+        f"{report['computed']:,} computed, {report['random']:,} left to chance"
+    )
+    for name, anchors in report["anchors"].items():
+        typer.echo(f"{name}: {anchors:,} anchors")
+    for name, value in report["settings_without_token"].items():
+        typer.echo(f"config.{name} was {value}; the new vocabulary has no such token")
+    typer.echo(f"written to {out}")
 
 
 def read_corpora(given: Sequence[str]) -> dict[str, list[str]]:

@@ -253,12 +253,22 @@ def _shift_positions(model: Any, holder: Any, table: nn.Embedding, new_pad: int)
 def _rows_of(old: torch.Tensor, index: torch.Tensor, rows: int) -> torch.Tensor:
     import torch
 
-    filler = 0.0 if old.dim() > 1 else UNREACHABLE_BIAS
-    index = index.to(old.device)
     new = old.new_empty((rows, *old.shape[1:]))
-    torch.index_select(old.detach(), 0, index, out=new[: len(index)])
-    new[len(index) :] = filler
+    torch.index_select(old.detach(), 0, index.to(old.device), out=new[: len(index)])
+    _fill(new, len(index))
     return new
+
+
+def padded_rows(table: torch.Tensor, rows: int) -> torch.Tensor:
+    """The table [V, …] with further rows that nothing predicts, up to `rows`."""
+    new = table.new_empty((rows, *table.shape[1:]))
+    new[: len(table)] = table
+    _fill(new, len(table))
+    return new
+
+
+def _fill(table: torch.Tensor, first: int) -> None:
+    table[first:] = 0.0 if table.dim() > 1 else UNREACHABLE_BIAS
 
 
 def _has_own_table(model: Any, head: Any, rows: int) -> bool:

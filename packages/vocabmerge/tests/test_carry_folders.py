@@ -1,0 +1,238 @@
+"""A model folder gets a new vocabulary and stays a model that plain transformers opens."""
+
+import json
+import random
+
+import pytest
+import torch
+import transformers
+import typer
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from typer.testing import CliRunner
+
+from vocabmerge.carry_folder import carry_model, read_source
+from vocabmerge.cli_trim import add_trim_and_carry
+from vocabmerge.errors import VocabularyError
+from vocabmerge.reading import read_vocabulary
+
+APP = typer.Typer()
+APP.callback()(lambda: None)
+add_trim_and_carry(APP)
+
+TINY = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
+BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+ROBERTA = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+
+
+def language(seed, letters, lines=200):
+    draw = random.Random(seed)
+    words = [
+        "".join(draw.choice(letters) + draw.choice("aeiou") for _ in range(draw.randint(1, 4)))
+        for _ in range(150)
+    ]
+    return [" ".join(draw.choices(words, [1 / (r + 1) for r in range(150)], k=7)) for _ in range(lines)]  # fmt: skip
+
+
+TEXT = {"xx": language(1, "bdgkl"), "yy": language(2, "mnprs")}
+
+
+def save_wordpiece(folder, lines, size=300):
+    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.train_from_iterator(lines, trainers.WordPieceTrainer(vocab_size=size, special_tokens=BERT))
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    made.save(str(folder / "tokenizer.json"))
+    return made.get_vocab_size()  # fmt: skip
+
+
+def save_unigram(folder, lines, size=300):
+    made = Tokenizer(models.Unigram())
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.train_from_iterator(
+        lines, trainers.UnigramTrainer(vocab_size=size, special_tokens=ROBERTA, unk_token="<unk>")
+    )
+    made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    folder.mkdir(parents=True, exist_ok=True)
+    made.save(str(folder / "tokenizer.json"))
+    return made.get_vocab_size()  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """An XLM-R for xx, a BERT for both languages, and a WordPiece tokenizer for both as the new vocabulary."""
+    folder = tmp_path_factory.mktemp("world")
+    torch.manual_seed(0)
+    size = save_unigram(folder / "xlmr", TEXT["xx"])
+    config = transformers.XLMRobertaConfig(
+        vocab_size=size + 7,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        max_position_embeddings=40,
+        type_vocab_size=1,
+        **TINY,
+    )
+    transformers.XLMRobertaForMaskedLM(config).save_pretrained(folder / "xlmr")
+    size = save_wordpiece(folder / "bert", TEXT["xx"] + TEXT["yy"])
+    transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=size, **TINY)).save_pretrained(
+        folder / "bert"
+    )
+    config = transformers.LlamaConfig(
+        vocab_size=size, pad_token_id=0, bos_token_id=2, eos_token_id=[3, 9], **TINY
+    )
+    save_wordpiece(folder / "llama", TEXT["xx"] + TEXT["yy"])
+    transformers.LlamaForCausalLM(config).save_pretrained(folder / "llama")
+    save_wordpiece(folder / "new", TEXT["xx"] + TEXT["yy"][:80], size=250)
+    for name, lines in TEXT.items():
+        (folder / f"{name}.txt").write_text("\n".join(lines), "utf-8")
+    return folder  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["copy", "mean", "subword", "focus", "omp", "procrustes"])
+def test_plain_transformers_opens_what_was_carried(method, world, tmp_path):
+    models_used = [world / "xlmr", world / "bert"]
+    corpora = {name: [world / f"{name}.txt"] for name in TEXT}
+    report = carry_model(
+        world / "new", models_used, tmp_path / "out", method=method, corpora=corpora, k=8
+    )
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    model = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "out").eval()
+    batch = tokenizer(TEXT["xx"][:3] + TEXT["yy"][:3], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**batch).logits
+    config = model.config
+
+    assert logits.shape[-1] == len(tokenizer) == config.vocab_size == report["pieces"]
+    assert torch.isfinite(logits).all()
+    assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 2, 3)
+    assert tokenizer.pad_token_id == config.pad_token_id
+    assert report["copied"] + report["computed"] + report["random"] == report["pieces"]
+    assert report["anchors"]["xlmr"] > 30
+    assert report["anchors"]["bert"] > 150
+    assert json.loads((tmp_path / "out" / "report.json").read_text("utf-8")) == report
+    if method == "subword":
+        assert report["random"] < 60
+    if method == "focus":
+        assert report["computed"] > 50
+
+
+def test_a_model_carried_to_its_own_vocabulary_is_itself(world, tmp_path):
+    carry_model(world / "bert", [world / "bert"], tmp_path / "out", method="copy")
+    old = transformers.AutoModelForMaskedLM.from_pretrained(world / "bert").state_dict()
+    new = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "out").state_dict()
+    assert old.keys() == new.keys()
+    assert all(torch.equal(old[key], new[key]) for key in old)
+
+
+def test_positions_are_counted_from_the_new_padding_id(world, tmp_path):
+    carry_model(world / "new", [world / "xlmr"], tmp_path / "out")
+    old = transformers.AutoModel.from_pretrained(
+        world / "xlmr"
+    ).embeddings.position_embeddings.weight
+    new = transformers.AutoModel.from_pretrained(
+        tmp_path / "out"
+    ).embeddings.position_embeddings.weight
+    assert torch.equal(new, old[1:])  # <pad> was 1, [PAD] is 0
+
+    back = tmp_path / "back"
+    save_unigram(back / "tokenizer", TEXT["xx"])
+    carry_model(back / "tokenizer", [tmp_path / "out"], back / "out")
+    again = transformers.AutoModel.from_pretrained(
+        back / "out"
+    ).embeddings.position_embeddings.weight
+    assert torch.equal(again[1:], new)
+
+
+def test_untied_heads_and_lists_of_ids_are_carried_too(world, tmp_path):
+    report = carry_model(
+        world / "new", [world / "llama"], tmp_path / "out", method="copy", pad_to=64
+    )
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    old = read_source(world / "llama")
+    new = read_vocabulary(world / "new")
+
+    assert model.lm_head.weight.shape[0] == model.config.vocab_size == 256
+    shared = [piece for piece in new.pieces if piece in old.vocabulary.ids]
+    here = [new.ids[piece] for piece in shared]
+    there = [old.vocabulary.ids[piece] for piece in shared]
+    assert torch.equal(model.lm_head.weight[here], old.head[there])
+    ninth = old.vocabulary.pieces[9]
+    wanted = [3, new.ids[ninth]] if ninth in new.ids else [3]
+    assert model.config.eos_token_id == wanted
+    assert (ninth in new.ids) == ("eos_token_id" not in report["settings_without_token"])
+
+
+def test_the_same_carry_twice_writes_the_same_bytes(world, tmp_path):
+    for name in ("one", "two"):
+        carry_model(
+            world / "new", [world / "xlmr", world / "bert"], tmp_path / name, method="omp", k=4
+        )
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["new", "--model", "nowhere"], "nowhere: no such file or folder"),
+        (["new", "--model", "new"], "new: cannot load the model"),
+        (["nowhere", "--model", "bert"], "nowhere: no such file or folder"),
+        (["new", "--model", "bert", "--method", "omp"], "omp expresses a piece in a second model"),
+        (["new", "--model", "bert", "--method", "focus"], "got no corpus"),
+        (
+            ["new", "--model", "bert", "--method", "focus", "--corpus", "xx"],
+            "expected LANGUAGE=FILE",
+        ),
+        (["new", "--model", "bert", "--pad-to", "0"], "multiple of 1 or more, got 0"),
+    ],
+)
+def test_bad_input_exits_2_with_one_sentence(arguments, sentence, world, tmp_path, monkeypatch):
+    monkeypatch.chdir(world)
+    done = CliRunner().invoke(APP, ["carry", *arguments, "-o", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_says_what_was_carried(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(world)
+    out = str(tmp_path / "out")
+    arguments = [
+        "carry",
+        "new",
+        "--model",
+        "xlmr",
+        "--model",
+        "bert",
+        "--method",
+        "procrustes",
+        "-o",
+        out,
+    ]
+    done = CliRunner().invoke(APP, arguments)
+    assert done.exit_code == 0, done.stderr
+    assert "xlmr" in done.stdout
+    assert "anchors" in done.stdout
+    done = CliRunner().invoke(APP, [*arguments[:-1], out + "2", "--json"])
+    assert json.loads(done.stdout)["method"] == "procrustes"
+
+
+def test_a_model_with_missing_rows_is_refused(world, tmp_path):
+    size = save_wordpiece(tmp_path / "short", TEXT["xx"])
+    transformers.BertForMaskedLM(
+        transformers.BertConfig(vocab_size=size - 3, **TINY)
+    ).save_pretrained(tmp_path / "short")
+    with pytest.raises(VocabularyError, match=f"has {size - 3} rows for {size} ids"):
+        carry_model(world / "new", [tmp_path / "short"], tmp_path / "out")
