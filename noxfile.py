@@ -40,6 +40,7 @@ PIP = {
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
 }
 SOURCES = [str(package.folder / "src") for package in PACKAGES.values()]
+ROOMS = {"seams": "tests", "tools": "tools"}  # what is tested beside the packages
 each_package = nox.parametrize("package", [nox.param(name, id=name) for name in PACKAGES])
 
 
@@ -121,10 +122,10 @@ def typecheck(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["dev"])
-@nox.parametrize("package", [nox.param(name, id=name) for name in [*PACKAGES, "tools"]])
+@nox.parametrize("package", [nox.param(name, id=name) for name in [*PACKAGES, *ROOMS]])
 def tests(session: nox.Session, package: str) -> None:
-    """The tests of one package (or of the workspace's tools); what stands behind -- goes to pytest."""
-    folder = "tools" if package == "tools" else f"packages/{package}"
+    """The tests of one package, of the seams between them or of the tools; what stands behind -- goes to pytest."""
+    folder = ROOMS.get(package, f"packages/{package}")
     _python(session, "-m", "pytest", folder, *session.posargs)
 
 
@@ -178,7 +179,7 @@ def browser(session: nox.Session) -> None:
 
 def _marked(session: nox.Session, marker: str, **environment: str) -> None:
     session.run(
-        *(str(BIN / "python"), "-m", "pytest", "-m", marker, "packages", "tools"),
+        *(str(BIN / "python"), "-m", "pytest", "-m", marker, "packages", *ROOMS.values()),
         env=environment,
         external=True,
         success_codes=[0, 5],  # 5: no test carries the marker
@@ -413,7 +414,7 @@ def ci(session: nox.Session) -> None:
         session.error(str(error))
     session.notify("lint", posargs=())
     session.notify("typecheck", posargs=())
-    for name in ["tools", *PACKAGES]:
+    for name in [*PACKAGES, *ROOMS]:
         session.notify(f"tests({name})", posargs=())
     for job in ("interpret", "slow", "browser", "readmes"):
         session.notify(job, posargs=())
