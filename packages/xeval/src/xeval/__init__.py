@@ -3,10 +3,13 @@
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
+from xeval.compare import Comparison, TaskComparison, compare
+from xeval.cost import Cost, append_cost, cost, read_costs, with_costs
 from xeval.errors import XevalError
 from xeval.folder import DataSet
 from xeval.items import Items, read_items
 from xeval.protocol import Protocol
+from xeval.report import markdown, page, write_plots, write_report
 from xeval.results import Result, append_result, append_results, read_results
 from xeval.source import LocalFolder, open_source
 from xeval.task import FrozenTask, TunedTask
@@ -19,19 +22,28 @@ if TYPE_CHECKING:
     from xeval.tuning import tune
 
 __all__ = [
+    "Comparison",
+    "Cost",
     "DataSet",
     "FrozenTask",
     "Items",
     "LocalFolder",
     "Protocol",
     "Result",
+    "TaskComparison",
     "TunedModel",
     "TunedTask",
     "XevalError",
     "__version__",
+    "append_cost",
     "append_result",
     "append_results",
+    "compare",
+    "cost",
+    "markdown",
     "open_source",
+    "page",
+    "read_costs",
     "read_items",
     "read_results",
     "read_tuned",
@@ -39,6 +51,9 @@ __all__ = [
     "score",
     "task_of",
     "tune",
+    "with_costs",
+    "write_plots",
+    "write_report",
 ]
 
 __version__ = _version("xeval")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from xeval import __version__
+from xeval import __version__, cli_judge
 from xeval.errors import XevalError
 from xeval.protocol import Protocol
 from xeval.results import Result
@@ -193,6 +193,9 @@ def run(
             bootstraps=bootstraps, work=work, watch=watch,
         )  # fmt: skip
     _show(found, as_json)
+
+
+cli_judge.register(app)
 
 
 def _names(text: str) -> list[str]:

@@ -35,7 +35,8 @@ class Comparison:
         difference: A minus B.
         low: lower end of the 95 % interval of the difference.
         high: its upper end.
-        p: of the hypothesis that they are equally good.
+        p_items: of the hypothesis that these tuned models are equally good on every item.
+        p: of the hypothesis that the two are equally good, seeds counted where there are several.
         p_holm: the same, corrected for the number of languages; of a mean, p itself.
         detectable: the true difference that would be found four times in five at the corrected level; None where
             the two models agree on every item and the set cannot tell.
@@ -51,6 +52,7 @@ class Comparison:
     difference: float
     low: float
     high: float
+    p_items: float
     p: float
     p_holm: float
     detectable: float | None
@@ -292,6 +294,7 @@ def _summarise(
         difference=float(np.mean(values_a) - np.mean(values_b)),
         low=float(low),
         high=float(high),
+        p_items=p_items,
         p=p,
         p_holm=p,
         detectable=float(reach[3] - reach[0] + reach[2] - reach[1]) / 2 or None,

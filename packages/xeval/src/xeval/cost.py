@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xeval.errors import XevalError
 from xeval.flops import count_flops
 from xeval.parameters import Parameters, bytes_on_disk, parameters_of
+from xeval.results import COST_COLUMNS, SCHEMA, Result
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +28,7 @@ class Cost:
 
     Args:
         model: the folder.
+        model_digest: of its contents, as it stands in results.
         parameters: and where they are.
         bytes: of the weights on disk.
         flops: operations of the encoder for one example of `length`; a multiply-add is two.
@@ -41,6 +44,7 @@ class Cost:
     """
 
     model: str
+    model_digest: str
     parameters: Parameters
     bytes: int
     flops: int
@@ -108,7 +112,7 @@ def cost(
     """
     import torch
 
-    from xeval.encoder import longest_row, open_encoder
+    from xeval.encoder import longest_row, model_digest, open_encoder
 
     if min(batch, length, repeats, threads or 1) < 1:
         raise XevalError(
@@ -131,6 +135,7 @@ def cost(
     ordered = sorted(times)
     return Cost(
         model=str(model),
+        model_digest=model_digest(str(model)),
         parameters=found,
         bytes=size,
         flops=count_flops(encoder, length=length),
@@ -144,6 +149,59 @@ def cost(
         device=_device_name(device),
         dtype=dtype,
     )
+
+
+def append_cost(path: Path | str, priced: Cost) -> None:
+    """Append a cost to a JSON Lines file, from which `read_costs` takes it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = {"schema": SCHEMA, "model": priced.model, "model_digest": priced.model_digest}
+    line = json.dumps({**head, **priced.columns()}, ensure_ascii=False, allow_nan=False)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def read_costs(path: Path | str) -> dict[str, dict[str, Any]]:
+    """Cost columns by digest of the model; the last line of a model counts.
+
+    Raises:
+        XevalError: naming file and line, for what is no cost of this version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise XevalError(
+            f"{path}: no such file of costs; `xeval cost MODEL --out {path}` writes one"
+        )
+    costs: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            schema, digest = record["schema"], record["model_digest"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise XevalError(
+                f"{path}:{number}: not a line that `xeval cost --out` writes; remove the line"
+            ) from error
+        if schema != SCHEMA:
+            raise XevalError(
+                f"{path}:{number}: expected a cost of schema {SCHEMA}, got {schema!r}; measure again"
+            )
+        costs[digest] = {column: record[column] for column in COST_COLUMNS if column in record}
+    return costs
+
+
+def with_costs(results: Iterable[Result], costs: Mapping[str, Mapping[str, Any]]) -> list[Result]:
+    """Results with the costs of their models, matched by digest.
+
+    Raises:
+        XevalError: when no model of the results has a cost.
+    """
+    results = list(results)
+    if not any(r.model_digest in costs for r in results):
+        raise XevalError(
+            "no model of the results is among the costs (they are matched by digest); measure the folder "
+            "that was tuned, not one that tuning wrote"
+        )
+    return [replace(r, cost=costs.get(r.model_digest, r.cost)) for r in results]
 
 
 def _time_passes(

@@ -65,4 +65,4 @@ def _unprintable(character: str) -> bool:
     )
 
 
-_VOID = {"meta", "link", "br", "img", "col"}
+_VOID = {"wbr", "meta", "link", "br", "img", "col"}

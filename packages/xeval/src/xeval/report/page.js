@@ -28,6 +28,14 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+// A table that goes on to the right says so.
+for (const scroll of document.querySelectorAll(".scroll")) {
+  const look = () =>
+    scroll.parentElement.toggleAttribute("data-more", scroll.scrollLeft + scroll.clientWidth < scroll.scrollWidth - 4);
+  scroll.addEventListener("scroll", look, { passive: true });
+  new ResizeObserver(look).observe(scroll);
+  look();
+}
 // Names of languages, where the browser knows them.
 try {
   const names = new Intl.DisplayNames(["en"], { type: "language" });

@@ -11,7 +11,7 @@ from xeval.scores import Score
 from xeval.summary import Estimate
 
 _WIDTH, _HEIGHT = 420, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 18, 14, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 14, 46
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +156,7 @@ def _mark(
         "g",
         tag("title", _in_words(p, score, shown, on_front)),
         whisker,
-        tag("circle", cx=x, cy=y, r=11, fill=p.colour, class_="mark"),
+        tag("circle", cx=x, cy=y, r=10, fill=p.colour, class_="mark"),
         tag(
             "text",
             p.letter,
@@ -195,7 +195,7 @@ def _score_axis(scores: Sequence[Estimate]) -> _Axis:
     high = max(s.value if s.high is None else s.high for s in scores)
     room = (high - low) * 0.2 or max(abs(high) * 0.05, 1e-3)
     low, high = max(0.0, low - room), high + room
-    step = _round_step((high - low) / 4)
+    step = _round_step((high - low) / 5)
     return _Axis(_ticks(low, high, step), low, high, logarithmic=False)
 
 

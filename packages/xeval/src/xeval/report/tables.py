@@ -1,5 +1,6 @@
 """The tables of the page: overview, models of a task, languages of a task."""
 
+import re
 from collections.abc import Iterable, Mapping
 
 from xeval.report.colour import cividis, hex_of, ink_on, ink_on_hex
@@ -25,7 +26,13 @@ def model_name(model: str, badges: Badges) -> Markup:
     badge = tag(
         "span", letter, class_="badge", style=f"background:{colour};color:{ink_on_hex(colour)}"
     )
-    return tag("span", badge, tag("span", model, class_="name"), class_="model")
+    return tag("span", badge, tag("span", _breakable(model), class_="name"), class_="model")
+
+
+def _breakable(name: str) -> list[str | Markup]:
+    """A name that may be broken after its separators, as names of models are long and have no spaces."""
+    parts = re.split(r"(?<=[-_/.@])", name)
+    return [part for piece in parts for part in (piece, tag("wbr"))][:-1]
 
 
 def overview(summary: Summary, primary: Iterable[Table], badges: Badges, *, timed: bool) -> Markup:
@@ -69,7 +76,7 @@ def models_table(table: Table, badges: Badges) -> Markup:
     heads = [
         _head("Model", kind="text", first="ascending"),
         _head("Mean", f"of {len(table.common)} languages", best_first=score, sorted_=True),
-        tag("th", "95 % interval", _range_scale(table), scope="col"),
+        tag("th", "95 % interval", _range_scale(table), scope="col", class_="wide"),
     ]
     transfer = any(row.gap is not None for row in table.rows)
     if transfer:
@@ -90,7 +97,7 @@ def models_table(table: Table, badges: Badges) -> Markup:
         cells = [
             tag("th", model_name(model, badges), scope="row", data_v=model),
             _mean_cell(row, table),
-            tag("td", _range(row.mean, table, badges[model][1])),
+            tag("td", _range(row.mean, table, badges[model][1]), class_="wide"),
         ]
         if transfer:
             cells.append(_number(row.source, figure(row.source, score)))
@@ -268,7 +275,8 @@ def _table(heads: list[Markup], rows: list[Markup], kind: str = "") -> Markup:
 
 def _scrolled(label: str, table: Markup) -> Markup:
     """A wide table scrolls in its own frame, by keyboard too."""
-    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=label)
+    inner = tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=label)
+    return tag("div", inner, class_="frame")
 
 
 def _any(costs: Mapping[str, Mapping[str, object]], column: str) -> bool:
