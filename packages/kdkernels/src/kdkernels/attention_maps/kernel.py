@@ -9,6 +9,7 @@ program and added up in a fixed order, so results are deterministic. Products ac
 # Kernels are typed by Triton when they are launched:
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
+import os
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from kdkernels.attention_maps.sums import MapSums
 # compute capability 8.0, not tuned.
 BLOCKS = {128: (64, 64, 4, 2), 256: (64, 32, 4, 2), 512: (32, 32, 4, 1)}
 BLOCKS_BEYOND = (16, 16, 4, 1)
+
+# Triton's interpreter multiplies the bit patterns of bfloat16; the same products in float32 are exact.
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
 def walk(
@@ -136,7 +140,10 @@ def _meet(
 
 @triton.jit
 def _product(a, b):
-    return tl.dot(a, b, input_precision="tf32x3", out_dtype=tl.float32)
+    if INTERPRETED:
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), out_dtype=tl.float32)
+    else:
+        return tl.dot(a, b, input_precision="tf32x3", out_dtype=tl.float32)
 
 
 @triton.jit
@@ -304,7 +311,7 @@ def _by_scores(log_s, log_t, slope, visible, MSE: tl.constexpr):
 def _gradient_product(by_scores, vectors):
     """by_scores · vectors, in bfloat16 where the vectors are, else in float32: float16 would underflow."""
     if vectors.dtype == tl.bfloat16:
-        return tl.dot(by_scores.to(tl.bfloat16), vectors, out_dtype=tl.float32)
+        return _product(by_scores.to(tl.bfloat16), vectors)
     else:
         return _product(by_scores, vectors.to(tl.float32))
 

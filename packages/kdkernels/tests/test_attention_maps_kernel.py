@@ -1,0 +1,151 @@
+"""The Triton kernels of both map comparisons: in the interpreter on a CPU, or compiled on a GPU, against float64."""
+
+import math
+import os
+
+import pytest
+import torch
+from torch import Tensor
+
+from kdkernels import KernelArgumentError, attention_mse, relation_kl
+
+pytest.importorskip("triton")
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+pytestmark = [
+    pytest.mark.interpret if INTERPRETED else pytest.mark.gpu,
+    pytest.mark.skipif(
+        not INTERPRETED and not torch.cuda.is_available(),
+        reason="needs a GPU, or Triton's interpreter: set TRITON_INTERPRET=1",
+    ),
+]
+# Of the gradient's norm: float32 products are exact to three TF32 terms, half-precision ones round a factor each.
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def mask_named(name: str, batch: int, length: int) -> Tensor | None:
+    if name == "none":
+        return None
+    if name == "holes":
+        mask = torch.rand(batch, length) > 0.3
+        mask[-1] = False
+        return mask.to(DEVICE)
+    if name == "pairs":
+        mask = torch.rand(batch, length, length) > 0.5
+        mask[0, 0] = False
+        return mask.to(DEVICE)
+    return torch.zeros(batch, length, dtype=torch.bool, device=DEVICE)
+
+
+def vectors(*shape: int, dtype: torch.dtype) -> Tensor:
+    return (torch.randn(*shape) * math.sqrt(3)).to(DEVICE, dtype)
+
+
+def relative(got: Tensor, true: Tensor) -> float:
+    got, true = got.detach().double(), true.detach().double()
+    return float((got - true).norm() / (true.norm() or 1.0))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("window", [None, 0, 12])
+@pytest.mark.parametrize("mask_name", ["none", "holes", "pairs", "nothing"])
+def test_attention_mse_equals_the_reference_in_float64(
+    dtype: torch.dtype, window: int | None, mask_name: str
+) -> None:
+    shapes = [(2, 2, 37, 5), (2, 2, 37, 5), (2, 2, 37, 20), (2, 2, 37, 20)]
+    inputs = [vectors(*shape, dtype=dtype) for shape in shapes]
+    mask = mask_named(mask_name, 2, 37)
+    exact = [x.double().requires_grad_() for x in inputs]
+    true = attention_mse(*exact, mask, window=window, scale_s=0.5, impl="reference")
+    (3 * true.loss).backward()
+
+    q_s, k_s = (x.clone().requires_grad_() for x in inputs[:2])
+    result = attention_mse(q_s, k_s, *inputs[2:], mask, window=window, scale_s=0.5, impl="triton")
+    (3 * result.loss).backward()
+
+    assert result.impl == "triton"
+    assert int(result.counted) == int(true.counted)
+    assert relative(result.loss, true.loss) < TOLERANCE[dtype] / 10
+    assert relative(q_s.grad, exact[0].grad) < TOLERANCE[dtype]
+    assert relative(k_s.grad, exact[1].grad) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("mask_name", ["none", "holes", "pairs", "nothing"])
+def test_relation_kl_equals_the_reference_in_float64(dtype: torch.dtype, mask_name: str) -> None:
+    x_s, x_t = vectors(2, 35, 12, dtype=dtype), vectors(2, 35, 40, dtype=dtype)
+    mask = mask_named(mask_name, 2, 35)
+    exact = x_s.double().requires_grad_()
+    true = relation_kl(exact, x_t.double(), 2, mask, impl="reference")
+    true.loss.backward()
+
+    x_s = x_s.clone().requires_grad_()
+    result = relation_kl(x_s, x_t, 2, mask, impl="triton")
+    result.loss.backward()
+
+    assert int(result.counted) == int(true.counted)
+    assert relative(result.loss, true.loss) < TOLERANCE[dtype] / 10
+    assert relative(x_s.grad, exact.grad) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 3, 64, 16), (2, 1, 65, 3)], ids=str)
+def test_odd_and_even_lengths(shape: tuple[int, ...]) -> None:
+    inputs = [vectors(*shape, dtype=torch.float32) for _ in range(4)]
+    got, true = (
+        torch.autograd.grad(
+            attention_mse(q.requires_grad_(), k.requires_grad_(), *inputs[2:], impl=impl).loss,
+            (q, k),
+        )
+        for impl in ("triton", "reference")
+        for q, k in [[x.clone() for x in inputs[:2]]]
+    )
+
+    for mine, theirs in zip(got, true, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_strided_inputs_and_a_loss_without_gradient() -> None:
+    inputs = [vectors(2, 20, 3, 8, dtype=torch.float32).transpose(1, 2) for _ in range(4)]
+    loss = attention_mse(*inputs, impl="triton").loss
+
+    torch.testing.assert_close(loss, attention_mse(*inputs, impl="reference").loss)
+
+
+def test_padding_is_not_read_and_nan_elsewhere_reaches_the_loss() -> None:
+    inputs = [vectors(1, 2, 20, 8, dtype=torch.float32) for _ in range(4)]
+    mask = torch.arange(20, device=DEVICE)[None] < 13
+    clean = attention_mse(*inputs, mask, impl="triton").loss
+    for x in inputs:
+        x[:, :, 13:] = math.nan
+    q_s = inputs[0].requires_grad_()
+    loss = attention_mse(q_s, *inputs[1:], mask, impl="triton").loss
+    loss.backward()
+
+    assert loss == clean
+    assert not q_s.grad.isnan().any()
+    with torch.no_grad():
+        inputs[3][0, 0, 4, 0] = math.nan
+    assert attention_mse(*inputs, mask, impl="triton").loss.isnan()
+
+
+def test_same_inputs_same_bits() -> None:
+    inputs = [vectors(2, 2, 40, 8, dtype=torch.bfloat16) for _ in range(4)]
+    q_s = inputs[0].requires_grad_()
+    first, second = (
+        torch.autograd.grad(attention_mse(*inputs, impl="triton").loss, q_s)[0] for _ in range(2)
+    )
+
+    assert torch.equal(first, second)
+
+
+def test_float64_is_refused_by_name() -> None:
+    inputs = [vectors(1, 1, 4, 4, dtype=torch.float64) for _ in range(4)]
+
+    with pytest.raises(KernelArgumentError, match="float64"):
+        attention_mse(*inputs, impl="triton")
