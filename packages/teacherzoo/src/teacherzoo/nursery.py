@@ -15,12 +15,10 @@ from typing import Any, Literal, get_args
 
 from teacherzoo.corpora import Corpus
 from teacherzoo.errors import RecordError
+from teacherzoo.shapes import Architecture, Shape, build_masked_lm
 
 Watch = Callable[[int, int, str], None]
 TokenizerFamily = Literal["wordpiece", "unigram", "bpe"]
-Architecture = Literal[
-    "modernbert", "bert", "roberta", "xlm-roberta", "distilbert", "albert", "electra", "deberta-v2"
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,36 +68,29 @@ class Upbringing:
     checkpoint_every: int = 500
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("family", get_args(TokenizerFamily)),
-            ("architecture", get_args(Architecture)),
-        ):
-            if getattr(self, name) not in choices:
-                raise RecordError(
-                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}."
-                )
-        for name in ("vocabulary", "layers", "width", "steps", "batch", "checkpoint_every"):
+        choices = get_args(TokenizerFamily)
+        if self.family not in choices:
+            raise RecordError(f"family must be one of {', '.join(choices)}, got {self.family!r}.")
+        for name in ("vocabulary", "steps", "batch", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise RecordError(f"{name} must be at least 1, got {getattr(self, name)!r}.")
         if self.length < 8:
             raise RecordError(f"length must be at least 8 tokens, got {self.length!r}.")
         if not 0 < self.mask_rate < 1:
             raise RecordError(f"mask_rate must be in (0, 1), got {self.mask_rate!r}.")
-        if self.width % self.head_count:
-            raise RecordError(
-                f"width {self.width} cannot be shared by {self.head_count} heads; choose a multiple."
-            )
+        _ = self.shape  # refuses what is wrong with it
 
     @property
-    def head_count(self) -> int:
-        """Attention heads."""
-        return self.heads or max(1, self.width // 64)
-
-    @property
-    def inner_width(self) -> int:
-        """Width of the feed-forward layers."""
-        times = 1.5 if self.architecture == "modernbert" else 4
-        return self.feed_forward or int(times * self.width)
+    def shape(self) -> Shape:
+        """Of the model."""
+        return Shape(
+            architecture=self.architecture,
+            layers=self.layers,
+            width=self.width,
+            heads=self.heads,
+            feed_forward=self.feed_forward,
+            positions=max(512, self.length),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +154,7 @@ def raise_teacher(
     work = _work_folder(out, plan, corpora)
     tokenizer = train_tokenizer(corpora, plan, work / "tokenizer.json", watch=watch)
     blocks = pack(corpora, tokenizer, plan.length, part="train")
-    model = build_model(plan, tokenizer)
+    model = build_masked_lm(plan.shape, tokenizer, seed=plan.seed)
     start = time.monotonic()
     train(model, blocks, tokenizer, plan, work, watch=watch)
     seconds = time.monotonic() - start
@@ -178,45 +169,6 @@ def raise_teacher(
     _write(model, tokenizer, plan, corpora, upbrought, work)
     shutil.rmtree(work)
     return upbrought
-
-
-def build_model(plan: Upbringing, tokenizer: Any) -> Any:
-    """A stock masked LM of the plan's shape with seeded random weights, for the tokenizer's vocabulary."""
-    import torch
-    from transformers import AutoConfig, AutoModelForMaskedLM
-
-    shape: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": plan.width,
-        "num_hidden_layers": plan.layers,
-        "num_attention_heads": plan.head_count,
-        "intermediate_size": plan.inner_width,
-        # The RoBERTa family counts positions from the padding id on.
-        "max_position_embeddings": max(512, plan.length) + tokenizer.pad_token_id + 1,
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.cls_token_id,
-        "eos_token_id": tokenizer.sep_token_id,
-        "cls_token_id": tokenizer.cls_token_id,
-        "sep_token_id": tokenizer.sep_token_id,
-    }
-    if plan.architecture in ("albert", "electra"):
-        shape["embedding_size"] = plan.width
-    if plan.architecture == "distilbert":
-        shape |= {
-            "dim": plan.width,
-            "hidden_dim": plan.inner_width,
-            "n_layers": plan.layers,
-            "n_heads": plan.head_count,
-        }
-    if plan.architecture == "deberta-v2":
-        shape |= {
-            "relative_attention": True,
-            "pos_att_type": ["c2p", "p2c"],
-            "position_buckets": 32,
-        }
-    torch.manual_seed(plan.seed)
-    config = AutoConfig.for_model(plan.architecture, **shape)
-    return AutoModelForMaskedLM.from_config(config, attn_implementation="eager")
 
 
 def _work_folder(out: Path, plan: Upbringing, corpora: Sequence[Corpus]) -> Path:

@@ -1,0 +1,110 @@
+"""The shape of a stock masked LM, and a fresh model of that shape for a tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from teacherzoo.errors import RecordError
+
+Architecture = Literal[
+    "modernbert", "bert", "roberta", "xlm-roberta", "distilbert", "albert", "electra", "deberta-v2"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What a masked LM looks like.
+
+    Args:
+        architecture: the model type, as transformers names it.
+        layers: of the encoder.
+        width: of the hidden states.
+        heads: attention heads; by default one for each 64 of the width.
+        feed_forward: inner width; by default 1.5 times the width for ModernBERT's gated layers, else 4 times.
+        positions: the longest row in tokens.
+
+    Raises:
+        RecordError: for a value that makes no sense.
+    """
+
+    architecture: Architecture = "modernbert"
+    layers: int = 3
+    width: int = 192
+    heads: int | None = None
+    feed_forward: int | None = None
+    positions: int = 512
+
+    def __post_init__(self) -> None:
+        if self.architecture not in get_args(Architecture):
+            raise RecordError(
+                f"architecture must be one of {', '.join(get_args(Architecture))}, got {self.architecture!r}."
+            )
+        for name in ("layers", "width", "heads", "feed_forward", "positions"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise RecordError(f"{name} must be at least 1, got {value!r}.")
+        if self.width % self.head_count:
+            raise RecordError(
+                f"width {self.width} cannot be shared by {self.head_count} heads; choose a multiple."
+            )
+
+    @property
+    def head_count(self) -> int:
+        """Attention heads."""
+        return self.heads or max(1, self.width // 64)
+
+    @property
+    def inner_width(self) -> int:
+        """Width of the feed-forward layers."""
+        times = 1.5 if self.architecture == "modernbert" else 4
+        return self.feed_forward or int(times * self.width)
+
+
+def build_masked_lm(shape: Shape, tokenizer: Any, *, seed: int) -> Any:
+    """A stock masked LM with seeded random weights.
+
+    Args:
+        shape: its shape.
+        tokenizer: a tokenizer of transformers, whose size and special tokens the model takes.
+        seed: of the weights.
+
+    Returns:
+        The model, with eager attention, which is the fastest at small widths on a CPU; what is saved does not say so.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    pad = tokenizer.pad_token_id
+    settings: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.head_count,
+        "intermediate_size": shape.inner_width,
+        # The RoBERTa family counts positions from the padding id on.
+        "max_position_embeddings": shape.positions + pad + 1,
+        "pad_token_id": pad,
+        "bos_token_id": tokenizer.cls_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+        "cls_token_id": tokenizer.cls_token_id,
+        "sep_token_id": tokenizer.sep_token_id,
+    }
+    if shape.architecture in ("albert", "electra"):
+        settings["embedding_size"] = shape.width
+    if shape.architecture == "distilbert":
+        settings |= {
+            "dim": shape.width,
+            "hidden_dim": shape.inner_width,
+            "n_layers": shape.layers,
+            "n_heads": shape.head_count,
+        }
+    if shape.architecture == "deberta-v2":
+        settings |= {
+            "relative_attention": True,
+            "pos_att_type": ["c2p", "p2c"],
+            "position_buckets": 32,
+        }
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(shape.architecture, **settings)
+    return AutoModelForMaskedLM.from_config(config, attn_implementation="eager")
