@@ -285,6 +285,17 @@ def test_the_map_keeps_kept_pieces_and_spells_the_others_with_their_own_text(fam
     assert several > 50
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_dropped_piece_is_spelled_as_the_trimmed_model_itself_would(family):
+    vocabulary = VOCABULARIES[family]
+    cut = trim_vocabulary(vocabulary, counts_of(vocabulary, ["xx"]), top=430)
+    model = cut.after.segmenter().model
+    for old in np.flatnonzero(cut.new_ids < 0).tolist():
+        piece = vocabulary.pieces[old]
+        if not piece.startswith("##"):
+            assert cut.map[old].tolist() == [token.id for token in model.tokenize(piece)]
+
+
 def test_a_fair_budget_serves_the_small_language_that_top_forgets():
     vocabulary = VOCABULARIES["wordpiece"]
     counts = counts_of(vocabulary, ["xx", "yy", "zz"])

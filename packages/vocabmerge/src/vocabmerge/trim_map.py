@@ -1,6 +1,7 @@
 """How a trimmed vocabulary spells the pieces that it lost."""
 
 from collections.abc import Mapping, Sequence
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,13 +39,67 @@ def map_after_trim(
 
 
 def _spell_all(pieces: list[str], after: Vocabulary) -> list[list[int]]:
+    model = after.tokenizer["model"]
     if after.family == "wordpiece":
-        prefix = after.tokenizer["model"].get("continuing_subword_prefix", "##")
+        prefix = model.get("continuing_subword_prefix", "##")
         return [spell_greedily(piece, after.ids, prefix) for piece in pieces]
+    if after.family == "unigram" and not model.get("byte_fallback"):
+        scores = after.scores.tolist()
+        return spell_likeliest(
+            pieces, {piece: (scores[number], number) for piece, number in after.ids.items()}
+        )
     unknown = after.special_id("unk")
     bare = Tokenizer(after.segmenter().model)  # no splitting: a piece goes to the model as it is
     found = [encoding.ids for encoding in bare.encode_batch_fast(pieces, add_special_tokens=False)]
     return [[] if unknown in ids else ids for ids in found]
+
+
+def spell_likeliest(
+    pieces: Sequence[str], entries: Mapping[str, tuple[float, int]]
+) -> list[list[int]]:
+    """Unigram's segmentation with the greatest sum of scores, without the unknown; none where there is no such.
+
+    Pieces are taken in alphabetical order, so that what was found for a shared beginning serves again; for 200,000
+    pieces that is several times faster than asking the library for each.
+
+    Args:
+        pieces: what to spell.
+        entries: score and id of every piece.
+
+    Example:
+        >>> spell_likeliest(["abc"], {"ab": (-1.0, 7), "a": (-1.0, 8), "bc": (-3.0, 9), "c": (-1.0, 10)})
+        [[7, 10]]
+    """
+    longest = max(map(len, entries), default=0)
+    spelled: list[list[int]] = [[] for _ in pieces]
+    best, last = (
+        [0.0],
+        [(0, -1)],
+    )  # of each beginning: greatest sum, and where and which its last piece is
+    before = ""
+    for index in sorted(range(len(pieces)), key=pieces.__getitem__):
+        piece = pieces[index]
+        shared = 0
+        for here, there in zip(piece, before, strict=False):
+            if here != there:
+                break
+            shared += 1
+        del best[shared + 1 :], last[shared + 1 :]
+        for end in range(shared + 1, len(piece) + 1):
+            top, step = -inf, (0, -1)
+            for start in range(max(0, end - longest), end):
+                entry = entries.get(piece[start:end])
+                if entry is not None and best[start] + entry[0] > top:
+                    top, step = best[start] + entry[0], (start, entry[1])
+            best.append(top)
+            last.append(step)
+        before = piece
+        end = len(piece)
+        while end and best[len(piece)] > -inf:
+            end, number = last[end]
+            spelled[index].append(number)
+        spelled[index].reverse()
+    return spelled
 
 
 def spell_greedily(piece: str, ids: Mapping[str, int], prefix: str) -> list[int]:
