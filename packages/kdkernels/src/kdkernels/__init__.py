@@ -8,6 +8,8 @@ from kdkernels.checks import KernelArgumentError
 from kdkernels.kl.api import kl
 from kdkernels.linear_cross_entropy.api import CrossEntropy, linear_cross_entropy
 from kdkernels.linear_distil_loss.api import DistilLoss, linear_distil_loss
+from kdkernels.linear_kl.api import linear_kl
+from kdkernels.modules import Kl, LinearCrossEntropy, LinearDistilLoss, TopkKl
 from kdkernels.relation_kl.api import relation_kl
 from kdkernels.topk_kl.api import Divergence, topk_kl
 
@@ -16,12 +18,17 @@ __all__ = [
     "DistilLoss",
     "Divergence",
     "KernelArgumentError",
+    "Kl",
+    "LinearCrossEntropy",
+    "LinearDistilLoss",
     "MapLoss",
+    "TopkKl",
     "__version__",
     "attention_mse",
     "kl",
     "linear_cross_entropy",
     "linear_distil_loss",
+    "linear_kl",
     "relation_kl",
     "topk_kl",
 ]

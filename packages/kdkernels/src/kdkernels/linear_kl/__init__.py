@@ -1,0 +1,1 @@
+"""Divergence from an online teacher, both output projections fused."""
