@@ -187,6 +187,19 @@ def test_nothing_runs_out_of_the_page(opened: Any, width: int) -> None:
     assert scroll <= width
 
 
+def test_a_wide_table_scrolls_to_its_end(opened: Any) -> None:
+    resize(opened, 360, 800)
+    frame = opened.find_element("css selector", "#overview .frame")
+    assert frame.get_attribute("data-more") is not None
+
+    opened.execute_script("arguments[0].firstChild.scrollLeft = 9999", frame)
+
+    last = frame.find_elements("css selector", "thead th")[-1]
+    assert opened.execute_script("return arguments[0].getBoundingClientRect().right", last) <= 360
+    model = frame.find_element("css selector", "tbody th")
+    assert opened.execute_script("return arguments[0].getBoundingClientRect().left", model) >= 0
+
+
 def test_text_is_large_enough_on_a_phone(opened: Any) -> None:
     resize(opened, 360, 800)
 

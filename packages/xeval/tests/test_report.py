@@ -106,6 +106,11 @@ def test_means_gap_and_worst_stand_on_the_languages_that_all_have(file: Path) ->
     assert large.mean.value == pytest.approx((95 + 90 + 60) / 3)
     assert small.mean is not None
     assert small.mean.value == pytest.approx((90 + 80 + 40) / 3)
+    for row in (large, small):
+        assert row.mean is not None
+        assert row.mean.low is not None
+        assert row.mean.high is not None
+        assert row.mean.low < row.mean.value < row.mean.high < row.mean.low + 12
     assert (large.source, large.gap) == (pytest.approx(95), pytest.approx(95 - 75))
     assert small.worst == ("yo", pytest.approx(40))
     assert table.best() == "large"

@@ -173,8 +173,11 @@ def test_whatever_is_cut_off_appending_again_restores_the_file(
 
 
 WRITER = """
-import sys
+import sys, time
+from pathlib import Path
 from xeval.results import Result, append_result
+while not Path(sys.argv[4]).exists():
+    time.sleep(0.001)
 file, start, stop = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 for seed in range(start, stop):
     append_result(file, Result(
@@ -184,13 +187,15 @@ for seed in range(start, stop):
 """
 
 
-def _writer(file: Path, start: int, stop: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", WRITER, str(file), str(start), str(stop)])
+def _writer(file: Path, start: int, stop: int, *, after: Path) -> subprocess.Popen[bytes]:
+    """A process that appends a record per seed, as soon as the file `after` exists."""
+    arguments = [str(file), str(start), str(stop), str(after)]
+    return subprocess.Popen([sys.executable, "-c", WRITER, *arguments])
 
 
 def test_a_killed_writer_leaves_whole_records_only(tmp_path: Path) -> None:
     file = tmp_path / "r.jsonl"
-    writer = _writer(file, 0, 10**6)
+    writer = _writer(file, 0, 10**6, after=tmp_path)
     while not file.exists() or file.stat().st_size < 40_000:
         assert writer.poll() is None
         time.sleep(0.005)
@@ -204,12 +209,16 @@ def test_a_killed_writer_leaves_whole_records_only(tmp_path: Path) -> None:
     assert [r.seed for r in read_results(file)] == [*seeds, -1]
 
 
-def test_two_writers_lose_nothing(tmp_path: Path) -> None:
-    file = tmp_path / "r.jsonl"
-    for writer in [_writer(file, 0, 20), _writer(file, 10, 30)]:
+def test_rival_writers_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
+    file, go = tmp_path / "r.jsonl", tmp_path / "go"
+    writers = [_writer(file, 0, 120, after=go) for _ in range(2)]
+    time.sleep(1.0)
+    go.touch()
+    for writer in writers:
         assert writer.wait() == 0
 
-    assert sorted(r.seed for r in read_results(file)) == list(range(30))
+    seeds = [json.loads(line)["seed"] for line in file.read_text().splitlines()]
+    assert sorted(seeds) == list(range(120))
 
 
 def test_another_version_is_refused_by_its_number(tmp_path: Path) -> None:
