@@ -1,5 +1,6 @@
 """Tiny models, tokenizers and data sets, made in seconds from a small invented language."""
 
+import json
 import lzma
 import random
 from collections.abc import Callable
@@ -158,3 +159,74 @@ def models(tmp_path_factory: pytest.TempPathFactory, text: list[str]) -> Callabl
         return folder
 
     return make
+
+
+TOPICS = {"hund": "tiere", "katze": "tiere", "haus": "dinge", "buch": "dinge"}
+
+
+@pytest.fixture(scope="session")
+def more_data(data: Path) -> Path:
+    """The same folder with the other tasks' sets."""
+    draw = random.Random(2)
+    for language, splits in (("xx", {"train": 60, "dev": 16, "test": 16}), ("yy", {"test": 10})):
+        for split, size in splits.items():
+            sentences = [invented_sentence(draw) for _ in range(size)]
+            topic = ["index_id\tcategory\ttext"]
+            pairs = ["premise\thypothesis\tlabel"]
+            same = ["sentence1\tsentence2\tlabel"]
+            tags, asked = [], []
+            for i, sentence in enumerate(sentences):
+                words = [w for w, *_ in sentence]
+                noun = draw.choice(sorted(TOPICS))
+                topic.append(f"{i}\t{TOPICS[noun]}\tdas {noun} .")
+                label = draw.choice(["entailment", "neutral"])
+                pairs.append(
+                    f"das {noun} .\tdas {noun if label == 'entailment' else 'berg'} .\t{label}"
+                )
+                same.append(f"das {noun} .\tdas {noun} ein .\t{i % 2}")
+                tags.append("\n".join(f"{w} {'B-PER' if w == 'hund' else 'O'}" for w in words))
+                context = " ".join(words)
+                asked.append(
+                    {
+                        "context": context,
+                        "qas": [
+                            {
+                                "id": f"{split}{i}",
+                                "question": "ein ?",
+                                "answers": [{"text": words[1], "answer_start": 4}],
+                            }
+                        ],
+                    }
+                )
+            write(data / f"sib200/{language}/{split}.tsv", "\n".join(topic) + "\n")
+            write(data / f"nli/{language}/{split}.tsv.xz", "\n".join(pairs) + "\n")
+            write(data / f"paraphrase/{language}/{split}.tsv", "\n".join(same) + "\n")
+            write(data / f"ner/{language}/{split}.txt", "\n\n".join(tags) + "\n\n")
+            write(
+                data / f"xquad/{language}/{split}.json",
+                json.dumps({"data": [{"paragraphs": asked}]}),
+            )
+    lines = [" ".join(w for w, *_ in invented_sentence(draw)) for _ in range(30)]
+    write(data / "corpora/xx.txt.xz", "\n".join(lines) + "\n")
+    write(data / "tatoeba/yy.tsv", "\n".join(f"{a}\t{a}" for a in dict.fromkeys(lines)) + "\n")
+    return data
+
+
+@pytest.fixture(scope="session")
+def tuned_pos(
+    models: Callable[[str], Path], data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A tagger, tuned on xx for sixty steps."""
+    from xeval.protocol import Protocol
+    from xeval.source import LocalFolder
+    from xeval.tuning import tune
+
+    top = tmp_path_factory.mktemp("tuned")
+    tune(
+        models("bert"), top / "pos", task="pos", source=LocalFolder(data, top / "cache"),
+        language="xx", seed=3,
+        protocol=Protocol(
+            learning_rate=3e-3, batch_size=8, steps=60, evaluate_every=20, max_length=32
+        ),
+    )  # fmt: skip
+    return top / "pos"

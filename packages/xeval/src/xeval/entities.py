@@ -33,6 +33,7 @@ def spans_of(tags: Sequence[str]) -> set[Span]:
 
 def entity_counts(gold: Sequence[str], guess: Sequence[str]) -> tuple[int, int, int]:
     """True positives, false positives and false negatives of one sentence; a span counts with its exact ends and type."""
+    assert len(gold) == len(guess)
     right, found = spans_of(gold), spans_of(guess)
     return len(right & found), len(found - right), len(right - found)
 

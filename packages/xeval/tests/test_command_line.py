@@ -1,0 +1,75 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from xeval.cli import app
+
+Models = Callable[[str], Path]
+
+
+def test_tune_score_and_run_from_the_command_line(
+    models: Models, data: Path, tmp_path: Path
+) -> None:
+    brief = ["--steps", "4", "--evaluate-every", "2", "--batch-size", "8", "--max-length", "32"]
+    common = ["--data", str(data), "--results", str(tmp_path / "r.jsonl"), "--json"]
+    shell = CliRunner()
+
+    tuned = shell.invoke(
+        app,
+        ["tune", str(models("bert")), "--task", "pos", "--source", "xx", "-o", str(tmp_path / "t"),
+         "--data", str(data), "--json", *brief],
+    )  # fmt: skip
+    scored = shell.invoke(app, ["score", str(tmp_path / "t"), "--languages", "xx,yy", *common])
+    both = shell.invoke(
+        app,
+        ["run", str(models("bert")), "--tasks", "pos", "--source", "xx", *common, *brief],
+    )
+
+    assert tuned.exit_code == scored.exit_code == both.exit_code == 0, tuned.output + scored.output
+    assert json.loads(tuned.stdout)["steps"] == 4
+    rows = [json.loads(line) for line in scored.stdout.splitlines()]
+    assert [row["dataset"] for row in rows] == ["ud/xx_made", "ud/yy_made"]
+    # The same model, seed and protocol: the run finds the figures that score wrote.
+    again = [json.loads(line) for line in both.stdout.splitlines()]
+    assert [row["value"] for row in again[:2]] == [row["value"] for row in rows]
+    assert again[2]["skipped"] == "ud/zz_made has no test split"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["score", "nowhere"], "expected a folder written by `xeval tune`"),
+        (["tune", "nowhere", "--task", "nosuch", "-o", "out"], "task 'nosuch' is not known"),
+        (["tune", "nowhere", "--task", "pos", "-o", "out"], "no such folder"),
+        (["run", "nowhere", "--tasks", "pos", "--steps", "0"], "steps must be at least 1, got 0"),
+        (["score", "nowhere", "--data", "hub:nosuch"], "hub:nosuch: no such standard set"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_sentence_and_status_two(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    done = CliRunner().invoke(app, arguments)
+
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.output
+
+
+def test_misuse_exits_with_status_two() -> None:
+    assert CliRunner().invoke(app, ["tune", "model"]).exit_code == 2
+
+
+def test_the_command_line_imports_neither_torch_nor_transformers() -> None:
+    code = "import sys, xeval, xeval.cli; print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "set()"

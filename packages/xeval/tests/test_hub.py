@@ -1,0 +1,152 @@
+from typing import Any
+
+import datasets
+import pytest
+
+from xeval.errors import XevalError
+from xeval.hub import STANDARD, HubSet
+from xeval.shapes.tagging import Tagged
+from xeval.shapes.texts import Labelled
+from xeval.source import open_source
+from xeval.tasks import TASKS, task_of
+from xeval.tasks.dp import Parsed
+from xeval.tasks.qa import Question
+from xeval.tasks.retrieval import Pair
+
+TAGS = datasets.ClassLabel(names=["NOUN", "VERB", "_"])
+# Rows with the columns that the sets on the Hub document.
+ROWS: dict[tuple[str, str], tuple[str, dict[str, list[Any]], dict[str, Any], Any]] = {
+    ("xnli", "nli"): (
+        "de",
+        {"premise": ["p"], "hypothesis": ["h"], "label": [2]},
+        {},
+        Labelled(text="p", second="h", label="contradiction"),
+    ),
+    ("paws-x", "paraphrase"): (
+        "de",
+        {"sentence1": ["a"], "sentence2": ["b"], "label": [1]},
+        {"label": datasets.ClassLabel(names=["0", "1"])},
+        Labelled(text="a", second="b", label="1"),
+    ),
+    ("wikiann", "ner"): (
+        "sw",
+        {"tokens": [["Ali", "x"]], "ner_tags": [[1, 0]]},
+        {},
+        Tagged(("Ali", "x"), ("B-PER", "O")),
+    ),
+    ("masakhaner2", "ner"): (
+        "swa",
+        {"tokens": [["Juni"]], "ner_tags": [[7]]},
+        {},
+        Tagged(("Juni",), ("B-DATE",)),
+    ),
+    ("ud", "pos"): (
+        "de_gsd",
+        {"idx": [["1-2", "1", "2", "2.1"]], "tokens": [["ab", "a", "b", "e"]], "upos": [[2, 0, 1, 1]]},
+        {"upos": datasets.Sequence(TAGS)},
+        Tagged(("a", "b"), ("NOUN", "VERB")),
+    ),
+    ("ud", "dp"): (
+        "de_gsd",
+        {
+            "idx": [["1-2", "1", "2"]],
+            "tokens": [["ab", "a", "b"]],
+            "head": [["_", "0", "1"]],
+            "deprel": [["_", "root", "nsubj:pass"]],
+        },
+        {},
+        Parsed(("a", "b"), (0, 1), ("root", "nsubj")),
+    ),
+    ("xquad", "qa"): (
+        "xquad.de",
+        {
+            "context": ["rot"],
+            "question": ["q"],
+            "answers": [{"text": ["rot", "rot"], "answer_start": [0, 0]}],
+        },
+        {},
+        Question("q", "rot", (("rot", 0),)),
+    ),
+    ("sib200", "topic"): (
+        "deu_Latn",
+        {"text": ["t"], "category": ["sports"]},
+        {},
+        Labelled(text="t", label="sports"),
+    ),
+    ("tatoeba", "retrieval"): (
+        "deu-eng",
+        {"sentence1": ["Haus"], "sentence2": ["house"]},
+        {},
+        Pair("Haus", "house"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ROWS, ids="-".join)
+def test_rows_of_the_hub_become_examples(
+    key: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, task = key
+    configuration, columns, features, expected = ROWS[key]
+    asked: dict[str, Any] = {}
+
+    def load(repository: str, config: str, **options: Any) -> Any:
+        asked.update(options, repository=repository, config=config)
+        made = datasets.Dataset.from_dict(columns)
+        for column, feature in features.items():
+            made = made.cast_column(column, feature)
+        return made.to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(
+        datasets, "get_dataset_config_names", lambda *_, **__: [configuration, "all-languages"]
+    )
+    source = HubSet(name)
+
+    (data_set,) = source.data_sets(task_of(task))
+
+    assert source.read(task_of(task), data_set, "test") == [expected]
+    assert data_set.language in ("de", "sw")
+    assert asked["streaming"] is True
+    assert asked["config"] == configuration
+
+
+def test_tydiqa_keeps_the_rows_of_the_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {
+        "id": ["finnish-1", "swahili-2"],
+        "context": ["a", "b"],
+        "question": ["q", "q"],
+        "answers": [{"text": ["a"], "answer_start": [0]}, {"text": ["b"], "answer_start": [0]}],
+    }
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda *_, **__: datasets.Dataset.from_dict(rows).to_iterable_dataset(),
+    )
+    source = HubSet("tydiqa")
+    (finnish,) = (d for d in source.data_sets(task_of("qa")) if d.language == "fi")
+
+    assert [q.context for q in source.read(task_of("qa"), finnish, "test")] == ["a"]
+
+
+def test_offline_says_what_to_download_and_where_to_put_it() -> None:
+    with pytest.raises(
+        XevalError,
+        match=r"HF_HUB_OFFLINE is set.*https://huggingface.co/datasets/unimelb-nlp/wikiann.*lay it out",
+    ):
+        open_source("hub:wikiann").data_sets(task_of("ner"))
+
+
+@pytest.mark.parametrize("name", sorted(STANDARD))
+def test_every_standard_set_serves_known_tasks(name: str) -> None:
+    assert set(STANDARD[name].tasks) <= set(TASKS)
+
+
+def test_unknown_sets_wrong_tasks_and_missing_splits_are_named() -> None:
+    with pytest.raises(XevalError, match=r"hub:nosuch: no such standard set; there are .*xnli"):
+        open_source("hub:nosuch")
+    with pytest.raises(XevalError, match=r"hub:squad: is a set for qa, not for 'pos'"):
+        HubSet("squad").data_sets(task_of("pos"))
+    (english,) = HubSet("squad").data_sets(task_of("qa"))
+    with pytest.raises(XevalError, match="has no test split, only train, dev"):
+        HubSet("squad").read(task_of("qa"), english, "test")

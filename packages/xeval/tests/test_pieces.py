@@ -1,0 +1,101 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from xeval.batches import IGNORED, by_length, pad_labels, pad_rows, place_words
+from xeval.encoder import open_tokenizer
+from xeval.errors import XevalError
+from xeval.heads import word_states
+from xeval.pieces import Encoded, Pieces
+
+SENTENCES = [
+    ["das", "haus", "."],
+    ["unbekannt" * 3, "\u200b", "日本", "das"],
+    ["hund"] * 60,
+]
+
+
+@pytest.mark.parametrize("kind", ["bert", "modern"])
+@pytest.mark.parametrize("limit", [8, 16, 64])
+def test_every_word_is_in_exactly_one_row_in_order_and_rows_fit(
+    kind: str, limit: int, models: Callable[[str], Path]
+) -> None:
+    pieces = Pieces(open_tokenizer(str(models(kind))), limit)
+
+    for words, made in zip(SENTENCES, pieces.encode_words(SENTENCES), strict=True):
+        assert len(made.word_pieces) == len(words)
+        assert all(size >= 1 for _, _, size in made.word_pieces)
+        assert made.length <= limit
+        assert made.word_pieces == sorted(made.word_pieces)
+        covered = [
+            (row, place)
+            for row, first, size in made.word_pieces
+            for place in range(first, first + size)
+        ]
+        inside = [
+            (row, place)
+            for row, ids in enumerate(made.rows)
+            for place in range(len(pieces.before), len(ids) - len(pieces.after))
+        ]
+        assert covered == inside
+
+
+def test_two_tokenizers_give_the_same_number_of_words(models: Callable[[str], Path]) -> None:
+    counts = [
+        [
+            len(e.word_pieces)
+            for e in Pieces(open_tokenizer(str(models(k))), 12).encode_words(SENTENCES)
+        ]
+        for k in ("bert", "modern")
+    ]
+
+    assert counts[0] == counts[1] == [len(s) for s in SENTENCES]
+
+
+def test_a_row_too_small_for_words_is_refused(models: Callable[[str], Path]) -> None:
+    with pytest.raises(XevalError, match="room for 1 sub-words"):
+        Pieces(open_tokenizer(str(models("bert"))), 3)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(st.lists(st.integers(1, 20), min_size=1, max_size=3), min_size=1, max_size=30),
+    st.integers(20, 60),
+)
+def test_batches_hold_every_example_once_and_keep_the_budget(
+    shapes: list[list[int]], tokens: int
+) -> None:
+    encoded = [Encoded(rows=[[1] * length for length in shape]) for shape in shapes]
+
+    batches = list(by_length(encoded, tokens=tokens))
+
+    assert sorted(i for batch in batches for i in batch) == list(range(len(encoded)))
+    for batch in batches:
+        rows = sum(len(encoded[i].rows) for i in batch)
+        assert len(batch) == 1 or rows * max(encoded[i].length for i in batch) <= tokens
+
+
+def test_word_states_are_those_of_the_words_own_pieces() -> None:
+    # Two sentences; the first goes over two rows of different length.
+    encoded = [
+        Encoded(rows=[[9, 1, 2, 9], [9, 3, 9]], word_pieces=[(0, 1, 2), (1, 1, 1)]),
+        Encoded(rows=[[9, 4, 5, 6, 9]], word_pieces=[(0, 1, 1), (0, 2, 2)]),
+    ]
+    rows = pad_rows(encoded, 0)
+    places = place_words(encoded)
+    hidden = rows["input_ids"][..., None].float()
+
+    first = word_states(hidden, places, "first")[..., 0]
+    mean = word_states(hidden, places, "mean")[..., 0]
+
+    assert first.tolist() == [[1, 3], [4, 5]]
+    assert mean.tolist() == [[1.5, 3], [4, 5.5]]
+    assert rows["attention_mask"].sum(dim=1).tolist() == [4, 3, 5]
+    assert pad_labels([[1], [2, 3]]).tolist() == [[1, IGNORED], [2, 3]]
+    assert rows["input_ids"].dtype == torch.long
