@@ -42,7 +42,7 @@ def divergence_terms(log_t, log_q, beta, DIVERGENCE: tl.constexpr):
     elif DIVERGENCE == 1:
         q = tl.exp(log_q)
         terms = weighted_gap(q, log_q, log_t)
-        pulls = terms + q
+        pulls = terms
     else:
         peak = finite_or_zero(tl.maximum(log_t, log_q))
         log_m = peak + tl.log(beta * tl.exp(log_t - peak) + (1.0 - beta) * tl.exp(log_q - peak))

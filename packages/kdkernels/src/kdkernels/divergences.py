@@ -2,7 +2,8 @@
 
 t is the teacher, q the student. Beside the value stands the pull g_j = ∂value / ∂(log q_j), from which the gradient
 by a logit follows for any grouping of columns into classes: ∂value/∂z_v = g_v - q_v Σ_j g_j for a column that is a
-class of its own. A class without mass on the weighting side contributes 0.
+class of its own. A pull is given up to a multiple of q_j, which cancels in that difference. A class without mass on
+the weighting side contributes 0.
 """
 
 import math
@@ -36,7 +37,7 @@ def divergence_terms(
     q = log_q.exp()
     if name == "reverse_kl":
         terms = weighted_gap(q, log_q, log_t)
-        return terms, terms + q
+        return terms, terms
     log_m = _log_mixture(log_t, log_q, beta)
     from_q = (1 - beta) * weighted_gap(q, log_q, log_m)
     return beta * weighted_gap(log_t.exp(), log_t, log_m) + from_q, from_q

@@ -27,7 +27,8 @@ def losses(
     elif divergence == "reverse_kl":
         terms = _gap(q, log_q, log_p)
     else:
-        log_m = (beta * p + (1 - beta) * q).log()
+        m = beta * p + (1 - beta) * q
+        log_m = m.masked_fill(m == 0, 1.0).log()
         terms = beta * _gap(p, log_p, log_m) + (1 - beta) * _gap(q, log_q, log_m)
     return terms.sum(dim=1) * temperature**2
 

@@ -12,6 +12,7 @@ from kdkernels.checks import (
     KernelArgumentError,
     choose_impl,
     require_floating,
+    require_number,
     require_one_device,
     require_shape,
 )
@@ -240,6 +241,8 @@ def run(
     impl: str,
 ) -> DistilLoss:
     """Select the counted rows, settle the targets, and compute; without `topk` there is no soft part."""
+    if chunk_bytes is not None:
+        require_number("chunk_bytes", chunk_bytes, operation=operation, low=1)
     kind = hidden.device.type
     compute_dtype = hidden.dtype
     if torch.is_autocast_enabled(kind) and hidden.dtype != torch.float64:

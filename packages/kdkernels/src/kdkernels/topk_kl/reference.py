@@ -51,8 +51,7 @@ def soft_loss(
     if tail == "drop":
         rest = torch.zeros_like(rest)
     floor = math.exp(LOG_TAIL_FLOOR) if blend.divergence == "reverse_kl" else 0.0
-    rest = rest.clamp(min=floor).masked_fill(listed.all(dim=1), 0.0)
-    rest = rest.masked_fill(~used.any(dim=1), 1.0).to(logits.dtype)
+    rest = rest.clamp(min=floor).masked_fill(listed.all(dim=1), 0.0).to(logits.dtype)
     p = p.to(logits.dtype)
 
     log_q = torch.log_softmax(logits / T, dim=1)
@@ -65,12 +64,13 @@ def soft_loss(
     else:
         by_column = _jsd(p, log_q, blend.beta).masked_fill(~listed, 0.0)
         value = by_column.sum(dim=1) + _jsd(rest, log_s, blend.beta)
-    return value * T**2
+    return (value * T**2).masked_fill(~used.any(dim=1), 0.0)
 
 
 def _jsd(t: Tensor, log_q: Tensor, beta: float) -> Tensor:
     q = log_q.exp()
-    log_m = (beta * t + (1 - beta) * q).log()
+    m = beta * t + (1 - beta) * q
+    log_m = m.masked_fill(m == 0, 1.0).log()
     return beta * _gap(t, t.log(), log_m) + (1 - beta) * _gap(q, log_q, log_m)
 
 

@@ -1,0 +1,118 @@
+"""What does top-k distillation from hidden states cost beyond its three matrix products?
+
+Contenders, each forward and backward in hidden states and weight: the products alone (the floor), linear_distil_loss,
+linear_cross_entropy on the same rows, the dense formulation (targets scattered to [N, V], kl_div + cross_entropy), the
+sparse eager one (log_softmax, gather), and where importable Liger's fused linear cross-entropy (it has no top-k loss)
+and torch.compile of the sparse one. On a GPU the shape is N=8192, H=1024, V=250k.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from kdkernels_contenders import Case, dense, liger_cross_entropy, make_case, sparse
+from record import Recorder, extra_memory, parser, race
+
+import kdkernels
+
+ALPHA = 0.5
+
+
+class Shape(NamedTuple):
+    N: int
+    H: int
+    V: int
+    K: int = 8
+
+
+CPU = Shape(N=1024, H=768, V=120_000)
+CPU_QUICK = Shape(N=256, H=384, V=60_000)
+GPU = Shape(N=8192, H=1024, V=250_000)
+
+
+def products(case: Case) -> Callable[[], object]:
+    def run() -> object:
+        logits = case.hidden.detach() @ case.weight.detach().t()
+        return logits @ case.weight.detach(), logits.t() @ case.hidden.detach()
+
+    return run
+
+
+def step(case: Case, loss: Callable[[Case], torch.Tensor]) -> Callable[[], object]:
+    """Forward and backward, with fresh gradients."""
+
+    def run() -> object:
+        case.hidden.grad = case.weight.grad = None
+        loss(case).backward()
+        return None
+
+    return run
+
+
+def ours(case: Case) -> torch.Tensor:
+    return kdkernels.linear_distil_loss(
+        case.hidden, case.weight, None, case.labels, case.ids, case.logprobs, alpha=ALPHA
+    ).loss
+
+
+def ours_hard(case: Case) -> torch.Tensor:
+    return kdkernels.linear_cross_entropy(case.hidden, case.weight, None, case.labels).loss
+
+
+def main() -> None:
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("--repeats", type=int, default=5)
+    arguments.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    arguments.add_argument("--only", nargs="+", help="contenders by name, beside the products")
+    options = arguments.parse_args()
+    on_gpu = torch.cuda.is_available()
+    shape = GPU if on_gpu else CPU_QUICK if options.quick else CPU
+    recorder = Recorder("kdkernels_distil", options)
+    for name in options.dtypes:
+        dtype = getattr(torch, name)
+        case = make_case(*shape, dtype=dtype, device="cuda" if on_gpu else "cpu")
+        losses = {
+            "linear_distil_loss": ours,
+            "linear_cross_entropy": ours_hard,
+            "sparse eager": lambda case: sparse(case, alpha=ALPHA),
+            "dense targets": lambda case: dense(case, alpha=ALPHA),
+        }
+        liger = liger_cross_entropy()
+        if liger is not None:
+            losses["Liger fused linear CE"] = liger
+        if on_gpu:
+            compiled = torch.compile(sparse)
+            losses["sparse, torch.compile"] = lambda case: compiled(case, alpha=ALPHA)
+        runs = {"three products": products(case)} | {
+            name: step(case, loss)
+            for name, loss in losses.items()
+            if not options.only or name in options.only
+        }
+        times = race(runs, repeats=3 if options.quick else options.repeats)
+        memory = {name: extra_memory(run) for name, run in runs.items()}
+        facts = shape._asdict() | {"dtype": name}
+        ceiling = 1.25 if on_gpu else {"float32": 1.15, "bfloat16": 1.6}.get(name, 1.6)
+        recorder.add(
+            "forward and backward", times, unit="s", floor="three products",
+            bar={"linear_distil_loss": ceiling}, memory=memory, shape=facts,
+        )  # fmt: skip
+        mine = "linear_distil_loss"
+        against = {"linear_cross_entropy": (1.1, False), "sparse eager": (1.3, True)}
+        against["dense targets"] = (3.0 if name == "bfloat16" else 2.0, True)
+        for other, (goal, at_least) in against.items():
+            if other not in times or mine not in times:
+                continue
+            pair = (times[mine], times[other]) if not at_least else (times[other], times[mine])
+            recorder.add(
+                f"{mine} beside {other}, {'times faster' if at_least else 'ratio'}",
+                {mine: [a / b for a, b in zip(*pair, strict=True)]},
+                unit="x", bar={mine: goal}, at_least=at_least, shape=facts,
+            )  # fmt: skip
+    recorder.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
