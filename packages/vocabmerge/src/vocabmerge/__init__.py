@@ -2,10 +2,15 @@
 
 from importlib.metadata import version as _version
 
-from vocabmerge.corpora import read_corpus
+from vocabmerge.conflicts import find_conflicts
+from vocabmerge.corpora import read_corpus, sample_lines
 from vocabmerge.count import count_pieces
 from vocabmerge.errors import VocabularyError
+from vocabmerge.fidelity import Fidelity, compare_segmentation
 from vocabmerge.maps import VocabularyMap, identity_map, load_map, map_of_ids, map_of_lists
+from vocabmerge.merge import Merged, merge_vocabularies
+from vocabmerge.merged_folder import save_merged
+from vocabmerge.overlap import inspect, overlap
 from vocabmerge.reading import read_vocabulary
 from vocabmerge.rewrite import rewrite_tokenizer
 from vocabmerge.vocabulary import (
@@ -17,21 +22,30 @@ from vocabmerge.vocabulary import (
 )
 
 __all__ = [
+    "Fidelity",
+    "Merged",
     "Piece",
     "Vocabulary",
     "VocabularyError",
     "VocabularyMap",
     "__version__",
+    "compare_segmentation",
     "count_pieces",
+    "find_conflicts",
     "identity_map",
+    "inspect",
     "load_map",
     "map_of_ids",
     "map_of_lists",
+    "merge_vocabularies",
     "open_tokenizer",
+    "overlap",
     "parse_vocabulary",
     "read_corpus",
     "read_vocabulary",
     "rewrite_tokenizer",
+    "sample_lines",
+    "save_merged",
     "tokenizer_digest",
 ]
 

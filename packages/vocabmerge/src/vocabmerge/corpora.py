@@ -3,7 +3,7 @@
 import gzip
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,6 +49,28 @@ def read_corpus(path: str | Path) -> Iterator[str]:
         raise VocabularyError(
             f"{path}: the corpus is empty; give a file with at least one line of text"
         )
+
+
+def sample_lines(lines: Iterable[str], most: int) -> list[str]:
+    """At most `most` lines of a text, evenly spaced, in one pass and bounded memory.
+
+    Example:
+        >>> sample_lines("abcdefgh", 3)
+        ['a', 'e']
+    """
+    if most < 1:
+        raise VocabularyError(f"expected a sample of 1 line or more, got {most!r}")
+    kept: list[str] = []
+    stride = 1
+    for number, line in enumerate(lines):
+        if number % stride:
+            continue
+        if len(kept) == most:
+            kept, stride = kept[::2], stride * 2
+            if number % stride:
+                continue
+        kept.append(line)
+    return kept
 
 
 def _open(path: Path) -> BinaryIO | gzip.GzipFile | lzma.LZMAFile:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
+from typing import TypeVar
 
 import numpy as np
 import tokenizers
@@ -12,6 +13,7 @@ from vocabmerge.vocabulary import Vocabulary
 
 Watch = Callable[[int, int | None, str], None]
 _LINES_AT_ONCE = 2000
+T = TypeVar("T")
 
 
 def silent(done: int, total: int | None, what: str) -> None:
@@ -66,7 +68,7 @@ def count_pieces(
     return counts
 
 
-def batches(lines: Iterable[str], size: int = _LINES_AT_ONCE) -> Iterator[list[str]]:
+def batches(lines: Iterable[T], size: int = _LINES_AT_ONCE) -> Iterator[list[T]]:
     """The lines, `size` at a time."""
     iterator = iter(lines)
     while batch := list(islice(iterator, size)):

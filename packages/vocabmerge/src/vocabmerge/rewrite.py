@@ -146,7 +146,11 @@ def _renumbered(
                 f"{vocabulary.name}: new id {number} of {piece!r} already has {taken!r}"
             )
         pieces[number] = piece
-    return [placeholder(number) if piece is None else piece for number, piece in enumerate(pieces)]
+    filled = [placeholder(n) if piece is None else piece for n, piece in enumerate(pieces)]
+    if len(set(filled)) < len(filled):
+        twice = next(piece for n, piece in enumerate(filled) if piece in filled[:n])
+        raise VocabularyError(f"{vocabulary.name}: two pieces would be called {twice!r}")
+    return filled
 
 
 def _scored(

@@ -87,7 +87,21 @@ def union_slots(
             seen.add(row)
             column[old] = row
         columns.append(column)
+    if mixed:
+        _complete(texts, roles, taken)
     return Slots(texts=texts, roles=roles, of=columns, private=private)
+
+
+def _complete(texts: list[str], roles: list[Role], taken: set[str]) -> None:
+    """Give a mixed union its bare marker, and all bytes if it has some, so that no text is unknown to it."""
+    wanted: list[tuple[str, Role]] = [("▁", "character")]
+    if "byte" in roles:
+        wanted += [(f"<0x{byte:02X}>", "byte") for byte in range(256)]
+    for text, role in wanted:
+        if text not in taken:
+            taken.add(text)
+            texts.append(text)
+            roles.append(role)
 
 
 def keep_rows(slots: Slots, kept: NDArray[np.bool_]) -> Slots:

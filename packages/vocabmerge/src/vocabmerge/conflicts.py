@@ -1,0 +1,172 @@
+"""Where teachers disagree on what the text is, found by asking their normalizers, and what a union may do about it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import tokenizers
+
+from vocabmerge.canonical import parts
+from vocabmerge.errors import VocabularyError
+from vocabmerge.vocabulary import Vocabulary, open_tokenizer
+
+Policy = Literal["keep", "fold", "first"]
+POLICIES: Mapping[Policy, str] = {
+    "keep": "the union keeps every distinction that some teacher keeps",
+    "fold": "the union drops every distinction that some teacher drops",
+    "first": "the union normalizes as the first teacher does",
+}
+_ADVICE = "choose with normalizer (--normalizer): " + "; ".join(
+    f"{policy}: {meaning}" for policy, meaning in POLICIES.items()
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behaviour:
+    """What a normalizer does to probes of text.
+
+    Args:
+        case: kept or folded.
+        accents: kept or stripped.
+        form: as is, NFC, NFD, NFKC or NFKD, told by Hangul and a ligature, which accent stripping leaves alone.
+        ideographs: joined, or spaced apart as BERT does.
+    """
+
+    case: str
+    accents: str
+    form: str
+    ideographs: str
+
+
+def behaviour(teacher: Vocabulary) -> Behaviour:
+    """Ask a teacher's normalizer what it does.
+
+    Example:
+        >>> behaviour(parse_vocabulary({"added_tokens": [], "normalizer": {"type": "Lowercase"},
+        ...     "model": {"type": "WordPiece", "vocab": {"?": 0}, "unk_token": "?",
+        ...     "continuing_subword_prefix": "##", "max_input_chars_per_word": 9}}, name="tiny")).case
+        'folded'
+    """
+    ask = _normalize(teacher)
+    syllable, jamo = "한", "\u1112\u1161\u11ab"
+    composed, decomposed = ask(jamo) == syllable, ask(syllable) == jamo
+    compatible = ask("ﬁ").lower() == "fi"
+    form = ("NFC" if composed else "NFD" if decomposed else "") + "*"
+    form = {"*": "as is", "NFC*": "NFC", "NFD*": "NFD"}[form]
+    if compatible:
+        form = {"as is": "NFKC", "NFC": "NFKC", "NFD": "NFKD"}[form]
+    stripped = any(letter in ask("é") for letter in ("e", "E")) and "\u0301" not in ask("é")
+    return Behaviour(
+        case="folded" if ask("A").casefold() == ask("A") != ask("A").upper() else "kept",
+        accents="stripped" if stripped else "kept",
+        form=form,
+        ideographs="spaced" if " " in ask("中文").strip() else "joined",
+    )
+
+
+def find_conflicts(teachers: Sequence[Vocabulary]) -> list[str]:
+    """Name every way in which the teachers normalize differently, one sentence each."""
+    found = {teacher.name: behaviour(teacher) for teacher in teachers}
+    sentences = []
+    for what in ("case", "accents", "form", "ideographs"):
+        values = {name: getattr(one, what) for name, one in found.items()}
+        if len(set(values.values())) > 1:
+            listed = ", ".join(f"{name} {value}" for name, value in values.items())
+            label = {"form": "Unicode form", "ideographs": "Chinese characters"}.get(what, what)
+            sentences.append(f"{label}: {listed}")
+    return sentences
+
+
+def split_differences(teachers: Sequence[Vocabulary]) -> list[str]:
+    """Name differences in pre-tokenization, which a union of one family settles as its first teacher does."""
+    first, *others = teachers
+    return [
+        f"{other.name} cuts text before its model otherwise than {first.name}"
+        for other in others
+        if other.tokenizer.get("pre_tokenizer") != first.tokenizer.get("pre_tokenizer")
+        or structural_parts(other) != structural_parts(first)
+    ]
+
+
+def union_normalizer(teachers: Sequence[Vocabulary], policy: Policy | None) -> list[dict[str, Any]]:
+    """The textual steps of the union's normalizer.
+
+    Args:
+        teachers: whose normalizers to unite.
+        policy: what to do where they conflict.
+
+    Returns:
+        Normalizer components, without those that only write word markers.
+
+    Raises:
+        VocabularyError: they conflict and no policy was given; the message names every conflict and policy.
+    """
+    conflicts = find_conflicts(teachers)
+    if conflicts and policy is None:
+        raise VocabularyError(
+            f"the teachers normalize text differently ({'; '.join(conflicts)}); {_ADVICE}"
+        )
+    if policy is not None and policy not in POLICIES:
+        raise VocabularyError(f"expected a normalizer policy, got {policy!r}; {_ADVICE}")
+    if not conflicts or policy == "first":
+        return textual_parts(teachers[0])
+    found = [behaviour(teacher) for teacher in teachers]
+    some: Callable[[Any], bool] = all if policy == "keep" else any
+    lower = some(one.case == "folded" for one in found)
+    strip = some(one.accents == "stripped" for one in found)
+    spaced = some(one.ideographs == "spaced" for one in found)
+    compatible = some(one.form in ("NFKC", "NFKD") for one in found)
+    composed = any(one.form != "as is" for one in found)
+    steps: list[dict[str, Any]] = []
+    if compatible or composed:
+        steps.append({"type": "NFKC" if compatible else "NFC"})
+    if spaced or any(part["type"] == "BertNormalizer" for part in textual_parts(teachers[0])):
+        steps.append(
+            {
+                "type": "BertNormalizer",
+                "clean_text": True,
+                "handle_chinese_chars": spaced,
+                "strip_accents": strip,
+                "lowercase": lower,
+            }
+        )
+        return steps
+    if strip:
+        steps += [{"type": "NFD"}, {"type": "StripAccents"}]
+    return [*steps, {"type": "Lowercase"}] if lower else steps
+
+
+def textual_parts(teacher: Vocabulary) -> list[dict[str, Any]]:
+    """The normalizer's components that change text."""
+    return [dict(part) for part in parts(teacher.tokenizer.get("normalizer")) if not _marks(part)]
+
+
+def structural_parts(teacher: Vocabulary) -> list[dict[str, Any]]:
+    """The normalizer's components that write word markers, such as Llama's."""
+    return [dict(part) for part in parts(teacher.tokenizer.get("normalizer")) if _marks(part)]
+
+
+def _marks(part: Mapping[str, Any]) -> bool:
+    return (
+        part["type"] in ("Prepend", "ByteLevel")
+        or part.get("content") == "▁"
+        or part.get("pattern") == {"String": "▁"}
+    )
+
+
+def _normalize(teacher: Vocabulary) -> Callable[[str], str]:
+    steps = textual_parts(teacher)
+    empty = {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"}
+    normalizer: tokenizers.normalizers.Normalizer | None = open_tokenizer(
+        {
+            "version": "1.0",
+            "added_tokens": [],
+            "normalizer": {"type": "Sequence", "normalizers": steps} if steps else None,
+            "pre_tokenizer": None,
+            "post_processor": None,
+            "decoder": None,
+            "model": empty,
+        },
+        name=teacher.name,
+    ).normalizer
+    return (lambda text: text) if normalizer is None else normalizer.normalize_str

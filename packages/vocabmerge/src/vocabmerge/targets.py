@@ -1,0 +1,100 @@
+"""What a union should do: the words of a language, each with its teacher's segmentation in union ids."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from vocabmerge.count import batches
+from vocabmerge.grid import TextGrid, mixed
+
+_MOST_WORDS = 40_000
+_IN_A_ROW = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """The different words of a language (runs without white space), the most frequent first.
+
+    Args:
+        words: the words [W].
+        weight: share of the language's running words that each is [W].
+        offsets: int64 [W + 1]; word w's segmentation is `ids[offsets[w]:offsets[w + 1]]`.
+        ids: union ids.
+    """
+
+    words: list[str]
+    weight: NDArray[np.float64]
+    offsets: NDArray[np.int64]
+    ids: NDArray[np.int64]
+
+
+def gather_targets(
+    language: tokenizers.Tokenizer, lines: Iterable[str], *, most: int = _MOST_WORDS
+) -> Targets:
+    """Segment a language's text as its teacher does and collect its words.
+
+    Args:
+        language: the teacher's segmentation in union ids.
+        lines: text of the language.
+        most: number of different words to collect.
+
+    Returns:
+        The words, each with its segmentation.
+    """
+    counts: Counter[str] = Counter()
+    for line in lines:
+        counts.update(line.split())
+    chosen = [word for word, _ in counts.most_common(most)]
+    # Words are segmented between words, not alone: some tokenizers treat the start of a text differently.
+    rows = [chosen[first : first + _IN_A_ROW] for first in range(0, len(chosen), _IN_A_ROW)]
+    ids, edges = [np.zeros(0, dtype=np.int64)], [np.zeros(1, dtype=np.int64)]
+    for batch in batches(rows):
+        text = [" ".join(row) for row in batch]
+        grid = TextGrid(text)
+        found, starts, _ = grid.place(language.encode_batch(text, add_special_tokens=False))
+        # A token belongs to the word of its first visible character.
+        ends = np.searchsorted(grid.visible_word(starts), np.arange(1, sum(map(len, batch)) + 1))
+        edges.append(edges[-1][-1] + ends)
+        ids.append(found)
+    return Targets(
+        words=chosen,
+        weight=np.array([counts[word] for word in chosen]) / max(counts.total(), 1),
+        offsets=np.concatenate(edges),
+        ids=np.concatenate(ids),
+    )
+
+
+def segment_words(
+    tokenizer: tokenizers.Tokenizer, words: list[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Segment each word alone.
+
+    Returns:
+        Offsets [W + 1] and ids.
+    """
+    encodings = tokenizer.encode_batch_fast(words, add_special_tokens=False)
+    listed = [encoding.ids for encoding in encodings]
+    sizes = np.fromiter(map(len, listed), np.int64, count=len(listed))
+    return np.append(0, np.cumsum(sizes)), np.fromiter(chain.from_iterable(listed), np.int64)
+
+
+def rows_differ(
+    offsets: NDArray[np.int64],
+    ids: NDArray[np.int64],
+    other_offsets: NDArray[np.int64],
+    other_ids: NDArray[np.int64],
+) -> NDArray[np.bool_]:
+    """Row by row, whether two ragged arrays hold different ids."""
+    return _row_hashes(offsets, ids) != _row_hashes(other_offsets, other_ids)
+
+
+def _row_hashes(offsets: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.uint64]:
+    sizes = np.diff(offsets)
+    place = np.arange(len(ids)) - np.repeat(offsets[:-1], sizes)
+    total = np.append(np.uint64(0), np.cumsum(mixed(mixed(ids) + mixed(place) * np.uint64(3))))
+    return total[offsets[1:]] - total[offsets[:-1]] + sizes.astype(np.uint64)
