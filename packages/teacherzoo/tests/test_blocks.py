@@ -1,3 +1,4 @@
+import itertools
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_blocks_are_cut_between_words(
 ) -> None:
     blocks = list(blocks_of([document(" ".join(lines[:40]))], backends[family], length=16))
 
-    for left, right in zip(blocks, blocks[1:], strict=False):
+    for left, right in itertools.pairwise(blocks):
         assert left.words.max() < right.words[right.words >= 0].min()
 
 

@@ -58,6 +58,12 @@ def record_command(
     part: Annotated[str, typer.Option(help="all, train or held_out documents.")] = "all",
     held_out_share: Annotated[float, typer.Option(help="Share of held-out documents.")] = 0.01,
     limit: Annotated[int | None, typer.Option(help="Most documents per language.")] = None,
+    offload: Annotated[
+        str | None,
+        typer.Option(
+            help="For large teachers: 'cpu', or a folder on a fast disk (DeepSpeed ZeRO-3)."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Record what a teacher says at masked positions; the same command resumes."""
@@ -90,6 +96,7 @@ def record_command(
             precision=precision,  # type: ignore[arg-type]  # checked there
             token_budget=token_budget,
             shard_bytes=shard_bytes,
+            offload=offload,
             watch=watch,
         )
     positions = sum(shard.positions for shard in manifest.shards)

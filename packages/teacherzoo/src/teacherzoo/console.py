@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 import typer
@@ -37,7 +38,7 @@ def refusing_plainly(command: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-@contextmanager
+@contextlib.contextmanager
 def progress() -> Iterator[Watch]:
     """A bar with the time left on standard error; nothing where that is no terminal, or in processes but the first."""
     from rich.console import Console
@@ -62,13 +63,16 @@ def progress() -> Iterator[Watch]:
         def watch(done: int, total: int, what: str) -> None:
             bar.update(task, completed=done, total=total, description=what)
 
-        yield watch
+        # DeepSpeed prints; standard output belongs to the result.
+        with contextlib.redirect_stdout(sys.stderr):
+            yield watch
 
 
 def _hush() -> None:
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    # DeepSpeed warns on standard output, which belongs to --json.
+    # It warns on standard output, too.
     logging.getLogger("DeepSpeed").addFilter(lambda entry: entry.levelno >= logging.ERROR)

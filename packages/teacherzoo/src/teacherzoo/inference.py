@@ -79,7 +79,7 @@ class PlainEngine:
         """See `Engine`; nothing is shared here."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def answers(
     engine: Engine,
     questions: Sequence[Question],

@@ -21,6 +21,21 @@ def wait_for_all() -> None:
         return
     import torch.distributed as dist
 
-    if not dist.is_initialized():
-        dist.init_process_group("gloo")
+    join_processes()
     dist.barrier()
+
+
+def join_processes() -> None:
+    """Make the process group that collectives need; one process alone gets one, too."""
+    import torch
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    if "MASTER_ADDR" in os.environ:
+        dist.init_process_group(backend)
+    else:
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
+        store = dist.HashStore()  # type: ignore[attr-defined]  # public, but its stub forgets it
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)

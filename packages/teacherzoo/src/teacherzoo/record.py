@@ -40,6 +40,7 @@ def record(
     precision: Precision = "float32",
     token_budget: int = 4096,
     shard_bytes: int = 1 << 20,
+    offload: str | Path | None = None,
     watch: Watch = lambda *_: None,
 ) -> Manifest:
     """Record a teacher's signals into a folder of Parquet shards.
@@ -59,6 +60,8 @@ def record(
         precision: of the encoder; `bfloat16` pays where the processor multiplies it. The head is always float32.
         token_budget: most tokens in a batch.
         shard_bytes: text in a shard: what a kill can cost.
+        offload: None for a teacher that fits in memory; `"cpu"` shares its weights out among the processes (DeepSpeed
+            ZeRO-3), a folder puts them on its disk. The signals are the same.
         watch: told bytes of text done, bytes in all, and the speed.
 
     Returns:
@@ -74,8 +77,7 @@ def record(
     folder = Path(folder)
     masking = masking or Masking()
     _check_options(k, temperatures, draws, token_budget, shard_bytes, precision)
-    opened = load_teacher(teacher)
-    engine = PlainEngine(opened, precision=precision)
+    opened, engine = _open(teacher, offload, precision)
     block_length = min(256, opened.max_length) if block_length is None else block_length
     _check_fit(opened, k, block_length)
     terms = Terms(
@@ -238,6 +240,17 @@ def _questions(rows: Sequence[Row], terms: Terms, language: str) -> list[Questio
         wanted = gold[start:stop, None].astype(np.int64)
         questions.append(Question(input_ids, row.positions, wanted, name))
     return questions
+
+
+def _open(
+    teacher: str | Path, offload: str | Path | None, precision: Precision
+) -> tuple[Teacher, Engine]:
+    if offload is not None:
+        from teacherzoo.zero3 import load_sharded_teacher
+
+        return load_sharded_teacher(teacher, offload=offload, precision=precision)
+    opened = load_teacher(teacher)
+    return opened, PlainEngine(opened, precision=precision)
 
 
 def _check_options(
