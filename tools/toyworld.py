@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 PIVOT = "qav"
-_BLOCK = 2048  # sentences that share one stream of random numbers
+_BLOCK = 512  # sentences that share one stream of random numbers
 _KEYED = ("NOUN", "VERB", "PROPN")  # what a sentence is about: decides the split
 
 
@@ -77,6 +77,8 @@ class World:
         share: float = 1.0,
         longest: int = LONGEST,
     ) -> None:
+        if seed < 0:
+            raise ValueError(f"seed must not be negative, got {seed!r}")
         self.seed = seed
         self.meanings = Meanings(seed, share)
         self.trees, self.prior = inventory(seed, frames, longest)
@@ -254,8 +256,9 @@ class World:
         rng = generator(self.seed, "block", purpose, split, block)
         pieces: list[Sayings] = []
         missing = _BLOCK
+        low, high = SPLITS[split]
         while missing > 0:
-            drawn = self.draw(rng, _BLOCK)
+            drawn = self.draw(rng, 100 * missing // (high - low) + 64)
             here = self.splits(drawn) == split
             pieces.append(Sayings(*(part[here] for part in drawn)))
             missing -= int(here.sum())

@@ -6,6 +6,7 @@ import hashlib
 import json
 import lzma
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,33 +35,42 @@ def write_folder(
     languages = languages or world.languages
     for language in languages:
         world.tongue(language)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        _fill(partial, world, languages, words, rows)
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _fill(
+    folder: Path, world: World, languages: Sequence[str], words: int, rows: Mapping[str, int]
+) -> None:
     entries = []
     for path, content, about in _files(world, languages, words, rows):
         raw = content.encode()
         packed = lzma.compress(raw, preset=1)
-        target = partial / path
+        target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(packed)
-        entries.append(
-            {
-                "path": path,
-                "bytes": len(packed),
-                "sha256": hashlib.sha256(packed).hexdigest(),
-                "raw_bytes": len(raw),
-                **about,
-            }
-        )
+        size = {
+            "path": path,
+            "bytes": len(packed),
+            "sha256": hashlib.sha256(packed).hexdigest(),
+            "raw_bytes": len(raw),
+        }
+        entries.append(size | about)
+    labels = {"PER": "PER", "LOC": "LOC", "ORG": "ORG"}
     manifest = {
         "format": 1,
         "tree": "toyworld",
         "seed": world.seed,
-        "ner_common_labels": {"PER": "PER", "LOC": "LOC", "ORG": "ORG"},
+        "ner_common_labels": labels,
         "entries": entries,
     }
-    (partial / "MANIFEST.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder)
-    return folder
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
 def _files(

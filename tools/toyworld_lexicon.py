@@ -314,7 +314,7 @@ def _share_spellings(
 
     Which pairs may share a spelling is the world's choice, which of them do is the language's.
     """
-    frequent = {kind: list(range(-(-meanings.count(kind) // 3)))[::-1] for kind in OPEN_KINDS}
+    frequent = {kind: list(range(0, meanings.count(kind) // 2 + 1, 2))[::-1] for kind in OPEN_KINDS}
     rng = generator(seed, "homographs", language.code)
     pairs = [
         ("adj", "thing"),
@@ -327,7 +327,7 @@ def _share_spellings(
         for first, second in pairs:
             if frequent[first] and frequent[second]:
                 a, b = frequent[first].pop(), frequent[second].pop()
-                if rng.random() < 0.5:
+                if rng.random() < 0.75:
                     result[first][a] = result[second][b]
 
 

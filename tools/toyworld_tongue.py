@@ -137,22 +137,27 @@ class Tongue:
         rows = []
         for p, (n, head) in enumerate(zip(placed.nodes, placed.heads, strict=True)):
             node, m = tree[n], int(meanings[n])
-            shown = sorted(
-                {_FEATS[f.split(".")[-1]] for f in node.features if f in self.language.affixes}
-            )
-            form = self.form(node, m)
+            feats = {
+                _FEATS[f.split(".")[-1]] for f in node.features if _category(f) in self._marked
+            }
+            lemma = self.stems[node.kind][m]
             rows.append(
                 Token(
                     p + 1,
-                    form,
-                    self.stems[node.kind][m],
+                    self.form(node, m),
+                    lemma,
                     UPOS[node.kind],
-                    "|".join(shown) or "_",
+                    "|".join(sorted(feats)) or "_",
                     head + 1,
                     node.relation,
                 )
             )
         return rows
+
+    @cached_property
+    def _marked(self) -> set[tuple[str, str]]:
+        """What the language shows at all, as (part of speech, category): the number of nouns, the tense of verbs."""
+        return {_category(feature) for feature in self.language.affixes}
 
     def form(self, node: Node, meaning: int) -> str:
         """The word for a node."""
@@ -180,6 +185,10 @@ _FEATS = {
     "neg": "Polarity=Neg", "acc": "Case=Acc", "dat": "Case=Dat", "gen": "Case=Gen", "loc": "Case=Loc", "abl": "Case=Abl",
     "ins": "Case=Ins", "nom": "Case=Nom",
 }  # fmt: skip
+
+
+def _category(feature: str) -> tuple[str, str]:
+    return feature.split(".")[0], _FEATS[feature.split(".")[-1]].split("=")[0]
 
 
 def text(words: Iterable[str]) -> str:
