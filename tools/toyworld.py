@@ -22,7 +22,7 @@ import toyworld_tasks
 from toyworld_bayes import Entropy, Oracle, Reveal
 from toyworld_ceilings import TASKS, Ceiling, ceiling
 from toyworld_describe import describe
-from toyworld_files import ROWS, write_folder
+from toyworld_files import ROWS, check, write_folder
 from toyworld_grammar import LONGEST, Tree, inventory, polar
 from toyworld_lexicon import (
     KINDS,
@@ -395,6 +395,7 @@ def write_world(
     Raises:
         ValueError: the folder exists, a number makes no sense, or a language is not of this world.
     """
+    check(Path(folder), languages, words)
     return write_folder(World(seed), Path(folder), languages, words, rows)
 
 
@@ -414,6 +415,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.describe and options.out is None:
         parser.error("name a folder to write, or ask to --describe the world")
     try:
+        if options.out:
+            check(options.out, options.languages, options.words)
         world = World(options.seed)
         if options.describe:
             print(*describe(world, options.languages), sep="\n")

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toyworld_lexicon import LANGUAGES
 from toyworld_tasks import Question
 from toyworld_tongue import Token
 
@@ -28,13 +29,8 @@ def write_folder(
     rows: Mapping[str, int] = ROWS,
 ) -> Path:
     """Write the folder that `toyworld.write_world` describes."""
-    if folder.exists():
-        raise ValueError(f"{folder} exists already: name a new folder or remove it first")
-    if words < 1:
-        raise ValueError(f"a corpus needs at least 1 word, got {words!r}")
+    check(folder, languages, words)
     languages = languages or world.languages
-    for language in languages:
-        world.tongue(language)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
@@ -43,6 +39,17 @@ def write_folder(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def check(folder: Path, languages: Sequence[str], words: int) -> None:
+    """Refuse what cannot be written, before any work is done."""
+    if folder.exists():
+        raise ValueError(f"{folder} exists already: name a new folder or remove it first")
+    if words < 1:
+        raise ValueError(f"a corpus needs at least 1 word, got {words!r}")
+    for language in languages:
+        if language not in LANGUAGES:
+            raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, got {language!r}")
 
 
 def _fill(
