@@ -81,10 +81,21 @@ def split_differences(teachers: Sequence[Vocabulary]) -> list[str]:
     """Name differences in pre-tokenization, which a union of one family settles as its first teacher does."""
     first, *others = teachers
     return [
-        f"{other.name} cuts text before its model otherwise than {first.name}"
+        f"{other.name} cuts text before its model otherwise than {first.name}, whose way the union takes"
         for other in others
         if other.tokenizer.get("pre_tokenizer") != first.tokenizer.get("pre_tokenizer")
         or structural_parts(other) != structural_parts(first)
+    ]
+
+
+def unmarked(teachers: Sequence[Vocabulary]) -> list[str]:
+    """Name the teachers whose pieces do not tell where a word starts, which a mixed union cannot follow."""
+    return [
+        f"{teacher.name} marks no word starts, so the union tokenizer cannot follow it; "
+        "its language tokenizer does"
+        for teacher in teachers
+        if teacher.family == "bpe-plain"
+        and not teacher.tokenizer["model"].get("continuing_subword_prefix")
     ]
 
 

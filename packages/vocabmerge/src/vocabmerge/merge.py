@@ -9,7 +9,13 @@ import tokenizers
 from numpy.typing import NDArray
 
 from vocabmerge.assemble import Cut, one_family
-from vocabmerge.conflicts import Policy, find_conflicts, split_differences, union_normalizer
+from vocabmerge.conflicts import (
+    Policy,
+    find_conflicts,
+    split_differences,
+    union_normalizer,
+    unmarked,
+)
 from vocabmerge.count import Watch, silent
 from vocabmerge.errors import VocabularyError
 from vocabmerge.fidelity import Fidelity, added_tokens_fidelity, compare_segmentation
@@ -141,7 +147,7 @@ def merge_vocabularies(
         "convention": convention,
         "normalizer": normalizer,
         "conflicts": find_conflicts(teachers),
-        "notes": [] if mixed else split_differences(teachers),
+        "notes": unmarked(teachers) if mixed else split_differences(teachers),
         "cut": cut if mixed else None,
         "trials": trials,
         "fidelity": {code: vars(one) for code, one in fidelity.items()},

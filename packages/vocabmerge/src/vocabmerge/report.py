@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right }
+th, td { padding: .25rem .55rem; white-space: nowrap; border-bottom: 1px solid #ddd; text-align: right }
 th:first-child, td:first-child { text-align: left }
-th { font-weight: 600; vertical-align: bottom }
+th { font-weight: 600; vertical-align: bottom; white-space: normal }
+div { overflow-x: auto }
 img { max-width: 100% }
 .note { color: #666; font-size: 13px }
 """
@@ -178,7 +179,7 @@ def _decisions(facts: Mapping[str, Any]) -> str:
     lines = [f"Normalizers differ in {conflict}." for conflict in facts["conflicts"]]
     if facts["conflicts"]:
         lines.append(f"Policy: {facts['normalizer']}.")
-    lines += [f"{note}; the first teacher's way was taken." for note in facts["notes"]]
+    lines += [f"{note}." for note in facts["notes"]]
     if facts["trials"]:
         tried = ", ".join(f"{cut} {_percent(share)}" for cut, share in facts["trials"].items())
         lines.append(
@@ -198,4 +199,4 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<div><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"

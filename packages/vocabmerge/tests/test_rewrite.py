@@ -1,0 +1,124 @@
+"""Renumbering: the same segmentation under other ids, everywhere an id is known."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vocabmerge import VocabularyError, open_tokenizer, parse_vocabulary, rewrite_tokenizer
+
+FAMILIES = ("wordpiece", "unigram", "bpe-byte", "bpe-byte-fallback", "bpe-metaspace", "bpe-plain")
+
+
+def scattered(vocabulary, seed, spare=9):
+    return np.random.default_rng(seed).permutation(len(vocabulary) + spare)[: len(vocabulary)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=3, deadline=None)
+def test_a_renumbered_tokenizer_segments_as_before(trained, lines_of, family, seed):
+    source = trained(family)
+    new = scattered(source, seed)
+    made = rewrite_tokenizer(source, new, size=len(source) + 9)
+    before, after = source.segmenter(), open_tokenizer(made, name="after")
+    for line in [*lines_of("aa", 25, seed=seed), "", "☃ 中文 \u0301", "<mask> [MASK] a"]:
+        for wrapped in (True, False):
+            ids = before.encode(line, add_special_tokens=wrapped).ids
+            assert after.encode(line, add_special_tokens=wrapped).ids == new[ids].tolist()
+    assert after.decode(new[ids].tolist()) == before.decode(ids)
+
+
+def test_length_largest_id_and_size_agree(trained, family):
+    source = trained(family)
+    made = open_tokenizer(
+        rewrite_tokenizer(source, scattered(source, 1), size=len(source) + 9), name="after"
+    )
+    numbers = sorted(made.get_vocab(with_added_tokens=True).values())
+    assert numbers == list(range(len(source) + 9))
+    assert made.get_vocab_size(with_added_tokens=False) == len(source) + 9
+
+
+def test_placeholders_match_no_text_and_do_not_move_the_unknown_score(trained, lines_of):
+    source = trained("unigram")
+    made = rewrite_tokenizer(source, np.arange(len(source)) + 4)
+    scores = [score for _, score in made["model"]["vocab"]]
+    assert min(scores) == float(np.nanmin(source.scores))
+    ids = open_tokenizer(made, name="after").encode("[hole 0] [hole 1] hole 0").ids
+    assert min(ids) >= 4
+
+
+def test_padding_unknown_added_tokens_and_every_post_processor_follow(trained):
+    tokenizer = json.loads(json.dumps(trained("unigram").tokenizer))
+    template = tokenizer["post_processor"]
+    roberta = {
+        "type": "RobertaProcessing",
+        "sep": ["</s>", 2],
+        "cls": ["<s>", 0],
+        "trim_offsets": True,
+        "add_prefix_space": True,
+    }
+    bert = {"type": "BertProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0]}
+    tokenizer["post_processor"] = {
+        "type": "Sequence",
+        "processors": [template, {"type": "Sequence", "processors": [roberta, bert]}],
+    }
+    tokenizer["padding"] = {
+        "strategy": "BatchLongest",
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 1,
+        "pad_type_id": 0,
+        "pad_token": "<pad>",
+    }
+    source = parse_vocabulary(tokenizer, name="T")
+    new = np.arange(len(source))[::-1]
+    made = rewrite_tokenizer(source, new, rename={"<s>": "[CLS]"})
+    outer = made["post_processor"]["processors"]
+    assert outer[0]["special_tokens"]["[CLS]"]["ids"] == [new[0]]
+    assert outer[1]["processors"][0]["sep"] == ["</s>", new[2]]
+    assert outer[1]["processors"][1]["cls"] == ["[CLS]", new[0]]
+    assert made["padding"]["pad_id"] == new[1]
+    assert made["model"]["unk_id"] == new[source.tokenizer["model"]["unk_id"]]
+    assert {token["content"]: token["id"] for token in made["added_tokens"]}["<mask>"] == new[4]
+    assert source.tokenizer["padding"]["pad_id"] == 1
+
+
+def test_an_added_token_outside_the_model_moves_into_it(trained):
+    tokenizer = json.loads(json.dumps(trained("bpe-byte").tokenizer))
+    token = {**tokenizer["added_tokens"][-1], "content": "<extra>", "id": len(trained("bpe-byte"))}
+    tokenizer["added_tokens"].append(token)
+    source = parse_vocabulary(tokenizer, name="T")
+    made = rewrite_tokenizer(source, np.arange(len(source))[::-1])
+    assert made["model"]["vocab"]["<extra>"] == 0
+    assert open_tokenizer(made, name="after").encode("<extra>", add_special_tokens=False).ids == [0]
+
+
+def test_dropping_a_merge_parent_drops_the_merge(trained):
+    source = trained("bpe-metaspace")
+    left, right = source.tokenizer["model"]["merges"][0]
+    new = np.arange(len(source))
+    new[source.ids[left + right]] = -1
+    merges = rewrite_tokenizer(source, new)["model"]["merges"]
+    assert [left, right] not in merges
+    assert all(left + right not in pair for pair in merges)
+
+
+def test_dropping_what_something_needs_is_refused_by_name(trained):
+    for family, token in (("wordpiece", "[SEP]"), ("wordpiece", "[UNK]"), ("unigram", "<unk>")):
+        source = trained(family)
+        new = np.arange(len(source))
+        new[source.ids[token]] = -1
+        with pytest.raises(VocabularyError, match=r"needs") as caught:
+            rewrite_tokenizer(source, new)
+        assert token in str(caught.value)
+
+
+def test_clashing_ids_and_wrong_lengths_are_refused(trained):
+    source = trained("wordpiece")
+    with pytest.raises(VocabularyError, match="already has"):
+        rewrite_tokenizer(source, np.zeros(len(source), dtype=int))
+    with pytest.raises(VocabularyError, match="one new id for each"):
+        rewrite_tokenizer(source, [0, 1])
