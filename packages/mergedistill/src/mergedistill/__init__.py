@@ -2,6 +2,19 @@
 
 from importlib.metadata import version as _version
 
-__all__ = ["__version__"]
+from mergedistill.errors import MergedistillError, RecipeError, StageError
+from mergedistill.recipe import Recipe, read_recipe
+from mergedistill.run import run, status
+
+__all__ = [
+    "MergedistillError",
+    "Recipe",
+    "RecipeError",
+    "StageError",
+    "__version__",
+    "read_recipe",
+    "run",
+    "status",
+]
 
 __version__ = _version("mergedistill")

@@ -1,0 +1,150 @@
+"""The student's card: what it is, from whom, on what, how well, and its limits; written from the run, nothing by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mergedistill.recipe import Recipe
+from teacherzoo.bits_per_byte import bits_per_byte
+from teacherzoo.catalogue import find_teacher, read_catalogue
+from teacherzoo.errors import CorpusError
+from teacherzoo.teachers import assemble_teacher, load_teacher
+
+_DOCUMENTS = 200  # held-out documents per language that bits per byte is measured on
+
+
+def held_out_scores(
+    recipe: Recipe, student: Path, *, watch: Callable[[int, int, str], None]
+) -> dict[str, dict[str, float]]:
+    """Per language, bits per byte of the student and of its teacher on the same held-out documents.
+
+    The student reads each language by that language's own tokenizer, as it was trained; a language without held-out text
+    is absent.
+    """
+    from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+
+    from mergedistill.run import held_out_corpus
+
+    model = AutoModelForMaskedLM.from_pretrained(student)
+    config = AutoConfig.from_pretrained(student)
+    scores: dict[str, dict[str, float]] = {}
+    for number, each in enumerate(recipe.teachers):
+        watch(number, len(recipe.teachers), "scoring held-out text")
+        teacher = load_teacher(find_teacher(each.teacher))
+        for language in each.languages:
+            try:
+                documents = held_out_corpus(recipe, language).documents()
+                texts = [document.text for document in islice(documents, _DOCUMENTS)]
+            except CorpusError:  # a small corpus may hold nothing out
+                continue
+            reader = assemble_teacher(
+                "student",
+                student,
+                config=config,
+                tokenizer=AutoTokenizer.from_pretrained(student / "languages" / language),
+                model=model,
+            )
+            scores[language] = {
+                "student": bits_per_byte(reader, texts).value,
+                "teacher": bits_per_byte(teacher, texts).value,
+            }
+    return scores
+
+
+def card(
+    recipe: Recipe,
+    scores: Mapping[str, Mapping[str, float]],
+    log: Sequence[Mapping[str, float]],
+    facts: Mapping[str, Any],
+    folder: Path,
+) -> str:
+    """The model card's Markdown; draws the learning curves into `folder` as `curves.png`."""
+    _draw_curves(log, list(recipe.languages), folder / "curves.png")
+    licences = {entry.hub: entry.licence for entry in read_catalogue()}
+    teachers = [
+        f"| {each.called} | {', '.join(each.languages)} | `{each.teacher}` "
+        f"| {licences.get(find_teacher(each.teacher)) or 'not known: look it up'} |"
+        for each in recipe.teachers
+    ]
+    table = [
+        f"| {language} | {_figure(scores, language, 'student')} | {_figure(scores, language, 'teacher')} |"
+        for language in recipe.languages
+    ]
+    distil = recipe.distil
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            "pipeline_tag: fill-mask",
+            f"language: {json.dumps(list(recipe.languages))}",
+            "tags: [knowledge-distillation, mergedistill]",
+            "---",
+            "",
+            f"# {Path(recipe.out).name}",
+            "",
+            f"One masked language model for {', '.join(recipe.languages)}, distilled from {len(recipe.teachers)} teachers "
+            "(after MergeDistill, Khanuja et al. 2021). It is a stock "
+            f"{recipe.student.architecture} model; no further code is needed to use it.",
+            "",
+            "The tokenizer in this folder is the union of the teachers'. `languages/CODE` holds a tokenizer for each "
+            "language that cuts text exactly as its teacher did, into this model's ids: the model was trained on that "
+            "segmentation.",
+            "",
+            "| teacher | languages | model | licence |",
+            "| --- | --- | --- | --- |",
+            *teachers,
+            "",
+            "Held-out bits per byte, lower is better:",
+            "",
+            "| language | student | its teacher |",
+            "| --- | --- | --- |",
+            *table,
+            "",
+            "![loss by step](curves.png)",
+            "",
+            f"Vocabulary: {facts['size']:,} pieces ({facts['family']}). Student: {recipe.student.layers} layers of width "
+            f"{recipe.student.width}. Trained for {recipe.train.steps:,} steps of {recipe.train.tokens:,} tokens; "
+            f"top {distil.k} predictions recorded, alpha {distil.alpha:g}, temperature {distil.temperature:g}, tail "
+            f"{distil.tail}; seed {recipe.seed}. `run.json` holds the whole recipe.",
+            "",
+            "## Limits",
+            "",
+            "It knows what its text and its teachers know, their errors and biases included. Text in other languages, or "
+            "cut by another tokenizer, is outside of what it was trained on. The licences of the teachers and of the text "
+            "bind those who use it.",
+            "",
+        ]
+    )
+
+
+def _figure(scores: Mapping[str, Mapping[str, float]], language: str, who: str) -> str:
+    value = scores.get(language, {}).get(who, math.nan)
+    return "no held-out text" if math.isnan(value) else f"{value:.3f}"
+
+
+def _draw_curves(log: Sequence[Mapping[str, float]], languages: Sequence[str], file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    for axes, part in zip(figure.subplots(1, 2), ("hard", "soft"), strict=True):
+        for language in languages:
+            points = [
+                (entry["step"], entry[f"{part}_{language}"])
+                for entry in log
+                if f"{part}_{language}" in entry
+            ]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=language)
+        axes.set_xlabel("step")
+        axes.set_title(
+            "cross-entropy with the text" if part == "hard" else "divergence from the teacher"
+        )
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("nats per masked piece")
+    figure.axes[0].legend(frameon=False, ncols=2)
+    figure.savefig(file, dpi=130)

@@ -1,0 +1,13 @@
+"""What mergedistill refuses; each message is one sentence with the next step."""
+
+
+class MergedistillError(ValueError):
+    """Whatever mergedistill refuses; catch this one to catch them all."""
+
+
+class RecipeError(MergedistillError):
+    """A recipe that cannot be followed, naming the file, the key, what was expected and what stands there."""
+
+
+class StageError(MergedistillError):
+    """A stage that cannot run: data that do not fit together, or training that diverges."""

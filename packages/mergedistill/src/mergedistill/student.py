@@ -1,0 +1,106 @@
+"""The student: a stock masked LM whose forward pass, given signals, returns the distillation loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kdkernels import linear_distil_loss
+from mergedistill.recipe import Distil
+from teacherzoo import split_head
+
+
+@dataclass
+class DistilOutput(dict[str, Any]):
+    """What the forward pass returns; a dictionary, as Trainer expects.
+
+    Attributes:
+        loss: to differentiate.
+        hard: detached mean cross-entropy with the gold pieces.
+        soft: detached mean divergence from the teacher.
+        rows: how many masked positions counted.
+    """
+
+    loss: torch.Tensor
+    hard: torch.Tensor
+    soft: torch.Tensor
+    rows: int
+
+    def __post_init__(self) -> None:
+        self.update(loss=self.loss)
+
+
+def as_student(model: Any, distil: Distil) -> Any:
+    """Teach a stock masked LM to compute the distillation loss in its own forward pass, in place.
+
+    The model stays what it is: the same parameters, the same name in its config, the same folder when saved. Called
+    without signals it answers as before. Because the loss is inside the forward pass, whatever wraps the model (DDP,
+    DeepSpeed ZeRO-1 and 2) sees one ordinary call.
+
+    Args:
+        model: a stock `…ForMaskedLM`.
+        distil: alpha, temperature, tail, divergence.
+
+    Returns:
+        `model`.
+    """
+    stock = type(model)
+    model.__class__ = type(stock.__name__, (_Distilled, stock), {"__module__": stock.__module__})
+    model._distil = distil
+    return model
+
+
+class _Distilled:
+    """Goes before a stock class in the order of resolution."""
+
+    accepts_loss_kwargs = (
+        True  # the loss is divided by `num_items_in_batch`, so Trainer must not divide again
+    )
+
+    def forward(
+        self,
+        *args: Any,
+        rows: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+        topk_ids: torch.Tensor | None = None,
+        topk_logprobs: torch.Tensor | None = None,
+        log_partition: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **inputs: Any,
+    ) -> Any:
+        """The stock forward pass, or, with signals, the loss at N masked positions of a batch [B, S].
+
+        Args:
+            args: as the stock model takes them.
+            rows: [N] which block.
+            positions: [N] where in it.
+            topk_ids: [N, K] the teacher's pieces, -1 where the student has none.
+            topk_logprobs: [N, K].
+            log_partition: [N] log Σ p^(1/T), or None at T = 1.
+            labels: [N] gold pieces, -100 where nothing is asked; without signals, as the stock model takes them.
+            num_items_in_batch: divides the sums: counted positions over all accumulated batches and processes.
+            inputs: `input_ids`, `attention_mask`.
+        """
+        if topk_ids is None or topk_logprobs is None or labels is None:
+            return super().forward(*args, labels=labels, **inputs)  # type: ignore[misc]  # of the stock class
+        head = split_head(self)  # type: ignore[arg-type]  # a stock model, by `as_student`
+        hidden = head.encoder(**inputs).last_hidden_state
+        distil: Distil = self._distil  # type: ignore[attr-defined]  # set there too
+        result = linear_distil_loss(
+            head.transform(hidden[rows, positions]),
+            head.weight,
+            head.bias,
+            labels,
+            topk_ids,
+            topk_logprobs,
+            alpha=distil.alpha,
+            temperature=distil.temperature,
+            tail=distil.tail,
+            divergence=distil.divergence,
+            log_partition=log_partition,
+            divisor=num_items_in_batch,
+        )
+        return DistilOutput(result.loss, result.hard, result.soft, result.rows)

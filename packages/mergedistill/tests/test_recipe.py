@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from mergedistill.cli import app
+from mergedistill.errors import RecipeError
+from mergedistill.recipe import read_recipe
+
+GOOD = {
+    "out": "run",
+    "languages": {"de": "de.txt", "fi": {"corpus": "fi.txt", "limit": 10}},
+    "teachers": [{"teacher": "a/x", "languages": ["de"]}, {"teacher": "b/y", "languages": ["fi"]}],
+}
+
+
+def _write(folder: Path, stated: object) -> Path:
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(stated))
+    return file
+
+
+def test_the_shortest_recipe_gets_good_defaults(tmp_path: Path) -> None:
+    (tmp_path / "de.txt").write_text("x")
+
+    recipe = read_recipe(_write(tmp_path, GOOD))
+
+    assert recipe.teacher_of == {"de": "x", "fi": "y"}
+    assert recipe.languages["de"].corpus == str(tmp_path / "de.txt")  # from the recipe's folder
+    assert recipe.languages["fi"].corpus == "fi.txt"  # not there: perhaps a name on the Hub
+    assert (recipe.distil.k, recipe.distil.alpha, recipe.distil.tail) == (8, 0.7, "bucket")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"langauges": {}}, "unknown key 'langauges', did you mean 'languages'?"),
+        ({"distil": {"alfa": 1}}, "unknown key 'distil.alfa', did you mean 'alpha'?"),
+        ({"distil": {"alpha": 2}}, "distil.alpha: input should be less than or equal to 1, got 2"),
+        ({"languages": {"de": {"corpsu": "x"}}}, "did you mean 'corpus'?"),
+        ({"languages": {"de": "de.txt"}}, "'fi' is taught but not among the languages"),
+        (
+            {"languages": {**GOOD["languages"], "tr": "tr.txt"}},  # type: ignore[dict-item]  # a mapping
+            "no teacher teaches 'tr'",
+        ),
+        (
+            {
+                "teachers": [
+                    {"teacher": "a/x", "languages": ["de", "fi"]},
+                    {"teacher": "b/x", "languages": ["fi"]},
+                ]
+            },
+            "two teachers are called 'x'",
+        ),
+        (
+            {
+                "teachers": [
+                    {"teacher": "a/x", "languages": ["de", "fi"]},
+                    {"teacher": "b", "languages": ["fi"]},
+                ]
+            },
+            "'fi' has two teachers",
+        ),
+        ({"student": {"width": 10, "heads": 3}}, "cannot be shared by 3 heads"),
+        ({"out": None}, "out: input should be a valid string"),
+    ],
+)
+def test_a_fault_is_named_with_its_key(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    file = _write(tmp_path, {**GOOD, **change})
+
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(file)
+
+    assert str(file) in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
+    file = _write(tmp_path, {**GOOD, "sede": 1, "distil": {"k": 0}})
+
+    with pytest.raises(RecipeError, match=r"unknown key 'sede'.*") as caught:
+        read_recipe(file)
+
+    assert "distil.k" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [\n", "\xff"])
+def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_bytes(text.encode("latin-1"))
+
+    done = CliRunner().invoke(app, ["run", str(file)])
+
+    assert done.exit_code == 2
+    assert done.stderr.count("\n") == 1
+    assert str(file) in done.stderr

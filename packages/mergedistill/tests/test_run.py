@@ -1,0 +1,119 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from toyworld import World
+
+from mergedistill.recipe import read_recipe
+from mergedistill.run import run, status
+from teacherzoo import Corpus
+from teacherzoo.nursery import Upbringing, raise_teacher
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two languages, a teacher of each in another tokenizer family, and a recipe."""
+    folder = tmp_path_factory.mktemp("world")
+    toy = World(seed=0)
+    languages = toy.languages[:2]
+    for language, family in zip(languages, ("wordpiece", "unigram"), strict=True):
+        file = folder / f"{language}.txt"
+        file.write_text("\n".join(toy.sentences(language, 600)) + "\n", encoding="utf-8")
+        raise_teacher(
+            [Corpus(language, file, held_out_share=0.05)],
+            folder / f"teacher-{language}",
+            upbringing=Upbringing(
+                family=family, vocabulary=300, layers=1, width=32, steps=30, batch=16, length=32
+            ),
+        )
+    recipe = {
+        "out": "run",
+        "languages": {language: f"{language}.txt" for language in languages},
+        "teachers": [
+            {"teacher": f"teacher-{language}", "languages": [language]} for language in languages
+        ],
+        "held_out_share": 0.05,
+        "vocabulary": {"normalizer": "keep"},
+        "student": {"layers": 1, "width": 32},
+        "distil": {"block_length": 32, "temperature": 2.0},
+        "train": {"steps": 12, "tokens": 512, "checkpoint_every": 4},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
+
+
+def _altered(world: Path, name: str, **changes: object) -> Path:
+    stated = yaml.safe_load((world / "recipe.yaml").read_text())
+    for key, value in changes.items():
+        stated[key] = {**stated[key], **value} if isinstance(value, dict) else value
+    stated["out"] = name
+    file = world / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(stated))
+    return file
+
+
+def test_a_recipe_becomes_a_stock_student_folder(world: Path) -> None:
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    recipe = read_recipe(world / "recipe.yaml")
+
+    student = run(recipe)
+
+    model = AutoModelForMaskedLM.from_pretrained(student)
+    tokenizer = AutoTokenizer.from_pretrained(student)
+    assert type(model).__name__ == "ModernBertForMaskedLM"
+    assert model.config.vocab_size == len(tokenizer)
+    for language in recipe.languages:
+        own = AutoTokenizer.from_pretrained(student / "languages" / language)
+        teacher = AutoTokenizer.from_pretrained(world / f"teacher-{language}")
+        text = next(iter(Corpus(language, world / f"{language}.txt").documents())).text
+        assert len(own(text).input_ids) == len(teacher(text).input_ids)
+    card = (student / "README.md").read_text()
+    assert "## Limits" in card
+    assert (student / "curves.png").stat().st_size > 1000
+    scores = json.loads((student / "run.json").read_text())["held_out_bits_per_byte"]
+    assert set(scores) == set(recipe.languages)
+    assert all(0 < its["student"] < 12 for its in scores.values())
+
+
+def test_a_second_run_does_nothing_and_a_changed_recipe_only_what_depends_on_it(
+    world: Path,
+) -> None:
+    recipe = read_recipe(_altered(world, "again"))
+    run(recipe)
+    before = {
+        path: path.stat().st_mtime_ns for path in Path(recipe.out).rglob("*") if path.is_file()
+    }
+
+    run(recipe)
+
+    assert before == {
+        path: path.stat().st_mtime_ns for path in Path(recipe.out).rglob("*") if path.is_file()
+    }
+    changed = read_recipe(_altered(world, "again", distil={"alpha": 0.2}))
+    assert status(changed) == {"vocabulary": True, "record": True, "train": False, "card": False}
+    deeper = read_recipe(_altered(world, "again", distil={"k": 4}))
+    assert status(deeper) == {"vocabulary": True, "record": False, "train": False, "card": False}
+
+
+class StopError(Exception):
+    pass
+
+
+@pytest.mark.slow
+def test_a_run_cut_off_in_training_ends_in_the_same_student(world: Path) -> None:
+    def stop(done: int, total: int, what: str) -> None:
+        if what.startswith("training") and done == 10:
+            raise StopError
+
+    whole = run(read_recipe(_altered(world, "whole")))
+    cut = read_recipe(_altered(world, "cut"))
+    with pytest.raises(StopError):
+        run(cut, watch=stop)
+    assert not (Path(cut.out) / "student").exists()
+
+    resumed = run(cut)
+
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes()
