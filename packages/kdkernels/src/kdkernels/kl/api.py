@@ -23,6 +23,7 @@ from kdkernels.row_checks import (
 from kdkernels.topk_kl.api import Divergence, LossOfLogits
 
 
+@opaque
 def kl(
     student: Tensor,
     teacher: Tensor,
@@ -103,7 +104,6 @@ def kl(
     )
 
 
-@opaque
 def _run(
     student: Tensor,
     teacher: Tensor,

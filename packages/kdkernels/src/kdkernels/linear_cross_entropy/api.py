@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from kdkernels.compiling import opaque
 from kdkernels.linear_distil_loss.api import check_operands, run
 from kdkernels.topk_kl.chunked import Blend
 
@@ -19,6 +20,7 @@ class CrossEntropy(NamedTuple):
     """The implementation that ran."""
 
 
+@opaque
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,

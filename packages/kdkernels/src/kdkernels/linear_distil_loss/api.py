@@ -47,6 +47,7 @@ class DistilLoss(NamedTuple):
     """The implementation that ran."""
 
 
+@opaque
 def linear_distil_loss(
     hidden: Tensor,
     weight: Tensor,
@@ -224,7 +225,6 @@ def check_operands(
         )
 
 
-@opaque
 def run(
     operation: str,
     hidden: Tensor,

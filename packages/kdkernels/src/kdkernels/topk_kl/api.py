@@ -35,6 +35,7 @@ class Divergence(NamedTuple):
     """The implementation that ran."""
 
 
+@opaque
 def topk_kl(
     logits: Tensor,
     topk_ids: Tensor,
@@ -124,7 +125,6 @@ def topk_kl(
     )
 
 
-@opaque
 def _run(
     logits: Tensor,
     topk_ids: Tensor,
