@@ -34,6 +34,7 @@ from toyworld_lexicon import (
     Meanings,
     generator,
 )
+from toyworld_splits import Division
 from toyworld_tasks import Question
 from toyworld_tongue import Sayings, Token, Tongue, words
 
@@ -51,7 +52,6 @@ __all__ = [
 
 PIVOT = "qav"
 _BLOCK = 512  # sentences that share one stream of random numbers
-_KEYED = ("NOUN", "VERB", "PROPN")  # what a sentence is about: decides the split
 
 
 class World:
@@ -292,62 +292,13 @@ class World:
         return np.concatenate(edges), np.array(first)
 
     def splits(self, sayings: Sayings) -> np.ndarray:
-        """The split [n] each saying belongs to, in every language.
-
-        It is a hash of the bag of nouns, verbs and names, where meanings that share a spelling in some language
-        count as one: so it can be read off the sentence, two splits never share a sentence, and nothing that a
-        model could learn tells the splits apart.
-        """
-        return self.split_of(self.kinds[sayings.constructions], sayings.meanings)
-
-    def split_of(self, kinds: np.ndarray, meanings: np.ndarray) -> np.ndarray:
-        """The split [n] of bags of (kind, meaning) [n, nodes], -1 where there is no node."""
-        offsets = np.array([self.meanings.offset[kind] for kind in KINDS])
-        numbers = (offsets[kinds] + meanings).clip(0)
-        marks = np.where(kinds < 0, np.uint64(0), self._marks[numbers])
-        hashed = _mix(marks.sum(1, dtype=np.uint64) ^ np.uint64(self.seed)) % np.uint64(100)
-        names = np.array([name for name, (low, high) in SPLITS.items() for _ in range(high - low)])
-        return names[hashed]
+        """The split [n] each saying belongs to, in every language."""
+        return self.division.split_of(self.kinds[sayings.constructions], sayings.meanings)
 
     @cached_property
-    def _marks(self) -> np.ndarray:
-        """A random number per meaning; one for all that share a spelling; 0 for what does not count."""
-        root = self.spelled_alike
-        counted = np.concatenate(
-            [np.full(self.meanings.count(kind), UPOS[kind] in _KEYED) for kind in KINDS]
-        )
-        uncounted = np.unique(root[~counted])
-        return np.where(
-            np.isin(root, uncounted), np.uint64(0), _mix(root.astype(np.uint64) + np.uint64(1))
-        )
-
-    def spelled_alone(self, kind: str, meaning: int) -> bool:
-        """Whether no other meaning is spelled as this one, in any language."""
-        return bool(self._alone[self.meanings.offset[kind] + meaning])
-
-    @cached_property
-    def _alone(self) -> np.ndarray:
-        return (
-            np.bincount(self.spelled_alike, minlength=self.meanings.total)[self.spelled_alike] == 1
-        )
-
-    @cached_property
-    def spelled_alike(self) -> np.ndarray:
-        """Per meaning the first of those that can be spelled as it is, in any language, directly or by a chain."""
-        parent = list(range(self.meanings.total))
-
-        def find(i: int) -> int:
-            while parent[i] != i:
-                parent[i] = parent[parent[i]]
-                i = parent[i]
-            return i
-
-        for language in LANGUAGES:
-            for alike in self.tongue(language).homographs():
-                first, *others = sorted({find(i) for i in alike})
-                for other in others:
-                    parent[other] = first
-        return np.array([find(i) for i in range(self.meanings.total)])
+    def division(self) -> Division:
+        """Which sentences belong to which split."""
+        return Division(self)
 
 
 def _shown(trees: list[Tree]) -> list[tuple[str, tuple[str, ...]]]:
@@ -362,14 +313,6 @@ def _shown(trees: list[Tree]) -> list[tuple[str, tuple[str, ...]]]:
             if UPOS[kind] in ("VERB", "AUX")
         }
     )
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The splitmix64 finaliser: bits that look random, equal for equal x."""
-    x = (x + np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def write_world(

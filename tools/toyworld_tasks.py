@@ -11,8 +11,20 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from toyworld_grammar import Node, Tree, fits, place, polar
-from toyworld_lexicon import KINDS, SPLITS, UPOS, generator
+from toyworld_grammar import Node, Tree, place
+from toyworld_lexicon import SPLITS, UPOS, generator
+from toyworld_sayings import (
+    Saying,
+    belongs,
+    denied,
+    deny,
+    drop,
+    replace,
+    root,
+    subtree,
+    swap,
+    without,
+)
 from toyworld_tongue import text
 
 if TYPE_CHECKING:
@@ -33,15 +45,7 @@ _STEPS = {
     ("contradiction", False): ("antonym", "deny", "deny synonym", "deny hypernym"),
     ("contradiction", True): ("deny", "deny synonym", "deny hyponym"),
 }
-_MODIFIERS = ("amod", "advmod", "obl", "nmod")
 _SUBORDINATE = ("advcl", "conj", "ccomp", "acl:relcl")
-
-
-class Saying(NamedTuple):
-    """One sentence before it is said."""
-
-    tree: Tree
-    meanings: tuple[int, ...]
 
 
 class Question(NamedTuple):
@@ -128,20 +132,13 @@ def _is_simple(tree: Tree) -> bool:
     return tree[-1].kind == "stop" and not relations.intersection(_SUBORDINATE)
 
 
-def _belongs(world: World, saying: Saying, split: str) -> bool:
-    kinds = np.array([[KINDS.index(node.kind) for node in saying.tree]])
-    return bool(world.split_of(kinds, np.array([saying.meanings]))[0] == split) and fits(
-        saying.tree
-    )
-
-
 def _entailments(world: World, split: str) -> Iterator[tuple[Saying, Saying, str]]:
     rng = generator(world.seed, "nli", split)
     statements = _simple(world, split, "nli")
     while True:
         label = LABELS[int(rng.random() * 3)]
-        denied = bool(rng.random() < 0.5)
-        steps = _STEPS[label, denied]
+        against = bool(rng.random() < 0.5)
+        steps = _STEPS[label, against]
         step = steps[int(rng.random() * len(steps))]
         shown = (
             label
@@ -149,111 +146,28 @@ def _entailments(world: World, split: str) -> Iterator[tuple[Saying, Saying, str
             else LABELS[(LABELS.index(label) + 1 + int(rng.random() * 2)) % 3]
         )
         for statement, _ in statements:
-            premise = _deny(statement, denied)
+            premise = deny(statement, against)
             if step == "add":
-                hypothesis, premise = premise, _drop(premise, rng)
+                hypothesis, premise = premise, drop(premise, rng)
             else:
                 hypothesis = _step(world, premise, step, rng)
             if (
                 premise
                 and hypothesis
-                and _belongs(world, premise, split)
-                and _belongs(world, hypothesis, split)
+                and belongs(world, premise, split)
+                and belongs(world, hypothesis, split)
             ):
                 yield premise, hypothesis, shown
                 break
 
 
 def _step(world: World, premise: Saying, step: str, rng: np.random.Generator) -> Saying | None:
-    *deny, kin = step.split(" ")
+    *also, kin = step.split(" ")
     if step == "drop":
-        return _drop(premise, rng)
-    if deny or kin == "deny":
-        premise = _deny(premise, not _denied(premise))
-    return premise if kin == "deny" else _replace(world, premise, kin, rng, scope=True)
-
-
-def _denied(saying: Saying) -> bool:
-    return any(node.kind == "neg" for node in saying.tree)
-
-
-def _root(tree: Tree) -> int:
-    return next(i for i, node in enumerate(tree) if node.head < 0)
-
-
-def _deny(saying: Saying, denied: bool) -> Saying:
-    """The same statement, denied or not."""
-    if _denied(saying) == denied:
-        return saying
-    root = _root(saying.tree)
-    verb = next((i for i, node in enumerate(saying.tree) if node.kind == "cop"), root)
-    nodes = list(saying.tree)
-    nodes[verb] = nodes[verb]._replace(features=polar(nodes[verb].features, denied))
-    if denied:
-        return Saying(
-            (*nodes[:-1], Node("neg", "advmod", root), nodes[-1]),
-            (*saying.meanings[:-1], 0, saying.meanings[-1]),
-        )
-    return _without(
-        Saying(tuple(nodes), saying.meanings),
-        {i for i, node in enumerate(nodes) if node.kind == "neg"},
-    )
-
-
-def _drop(saying: Saying, rng: np.random.Generator) -> Saying | None:
-    """The statement without one modifier of its root or object."""
-    tree = saying.tree
-    scope = _scope(tree)
-    goes = [
-        i for i, n in enumerate(tree)
-        if n.relation in _MODIFIERS and n.kind != "neg" and n.head in scope and not (n.relation == "obl" and tree[n.head].kind == "go")
-    ]  # fmt: skip
-    if not goes:
-        return None
-    return _without(saying, _subtree(tree, goes[int(rng.random() * len(goes))]))
-
-
-def _scope(tree: Tree) -> set[int]:
-    """The root and its object: what a denial denies."""
-    root = _root(tree)
-    return {root} | {
-        i for i, node in enumerate(tree) if node.relation == "obj" and node.head == root
-    }
-
-
-def _subtree(tree: Tree, top: int) -> set[int]:
-    inside = {top}
-    while more := {i for i, node in enumerate(tree) if node.head in inside} - inside:
-        inside |= more
-    return inside
-
-
-def _without(saying: Saying, gone: set[int]) -> Saying:
-    kept = [i for i in range(len(saying.tree)) if i not in gone]
-    number = {old: new for new, old in enumerate(kept)} | {-1: -1}
-    tree = tuple(saying.tree[i]._replace(head=number[saying.tree[i].head]) for i in kept)
-    return Saying(tree, tuple(saying.meanings[i] for i in kept))
-
-
-def _replace(
-    world: World, saying: Saying, kin: str, rng: np.random.Generator, *, scope: bool = False
-) -> Saying | None:
-    """The statement with one word exchanged for its synonym, antonym, hypernym or hyponym.
-
-    Only words that share their spelling with none, in any language, take part: what was done shows. Antonyms replace
-    the predicate only, since two things are no contradiction.
-    """
-    places = []
-    inside = _scope(saying.tree) if scope else range(len(saying.tree))
-    for i in inside if kin != "antonym" else [_root(saying.tree)]:
-        kind, old = saying.tree[i].kind, saying.meanings[i]
-        new = int(world.meanings.kin[kind][kin][old]) if kind in world.meanings.kin else -1
-        if new >= 0 and world.spelled_alone(kind, old) and world.spelled_alone(kind, new):
-            places.append((i, new))
-    if not places:
-        return None
-    i, new = places[int(rng.random() * len(places))]
-    return Saying(saying.tree, (*saying.meanings[:i], new, *saying.meanings[i + 1 :]))
+        return drop(premise, rng)
+    if also or kin == "deny":
+        premise = deny(premise, not denied(premise))
+    return premise if kin == "deny" else replace(world, premise, kin, rng, scope=True)
 
 
 def _rewordings(world: World, split: str) -> Iterator[tuple[Saying, Saying, bool, int]]:
@@ -269,36 +183,23 @@ def _rewordings(world: World, split: str) -> Iterator[tuple[Saying, Saying, bool
         for first, _ in statements:
             second: Saying | None
             if step == "swap":
-                second = _swap(world, first)
+                second = swap(world, first)
             else:
                 second = (
                     _step(world, first, step, rng)
                     if step == "deny"
-                    else _replace(world, first, step, rng)
+                    else replace(world, first, step, rng)
                 )
             if second and twice:
-                second = _replace(world, second, "synonym", rng)
+                second = replace(world, second, "synonym", rng)
             if (
                 second
                 and second != first
-                and _belongs(world, second, split)
-                and _belongs(world, first, split)
+                and belongs(world, second, split)
+                and belongs(world, first, split)
             ):
                 yield first, second, fronted, shown
                 break
-
-
-def _swap(world: World, saying: Saying) -> Saying | None:
-    """Subject and object exchanged, where both are persons spelled like nothing else."""
-    ends = [
-        i for i, node in enumerate(saying.tree)
-        if node.relation in ("nsubj", "obj") and node.kind == "person" and world.spelled_alone("person", saying.meanings[i])
-    ]  # fmt: skip
-    if len(ends) != 2:
-        return None
-    meanings = list(saying.meanings)
-    meanings[ends[0]], meanings[ends[1]] = meanings[ends[1]], meanings[ends[0]]
-    return Saying(saying.tree, tuple(meanings)) if meanings[ends[0]] != meanings[ends[1]] else None
 
 
 _ASKED = {
@@ -318,7 +219,7 @@ def _askings(world: World, split: str) -> Iterator[tuple[list[Saying], int, int,
         at = int(rng.random() * 4)
         for answering, topic in statements:
             asked = _ask(answering, relation)
-            if asked is None or not _belongs(world, asked[1], split):
+            if asked is None or not belongs(world, asked[1], split):
                 continue
             rival = _rival(world, answering, asked[0], split, rng) if twice else None
             if twice and rival is None:
@@ -340,29 +241,27 @@ def _askings(world: World, split: str) -> Iterator[tuple[list[Saying], int, int,
 
 def _ask(saying: Saying, relation: str) -> tuple[int, Saying] | None:
     """The phrase asked for, and the question: the statement with a question word instead, its adverbs left out."""
-    tree, root = saying.tree, _root(saying.tree)
+    tree, top = saying.tree, root(saying.tree)
     word, role, kinds = _ASKED[relation]
     found = [
         i
         for i, n in enumerate(tree)
-        if n.relation == relation and n.head == root and n.kind in kinds
+        if n.relation == relation and n.head == top and n.kind in kinds
     ]
-    if UPOS[tree[root].kind] != "VERB" or len(found) != 1 or _denied(saying):
+    if UPOS[tree[top].kind] != "VERB" or len(found) != 1 or denied(saying):
         return None
     if relation == "obl" and "noun.loc" not in {
-        f for i in _subtree(tree, found[0]) for f in tree[i].features
+        f for i in subtree(tree, found[0]) for f in tree[i].features
     }:
         return None
     nodes = list(tree)
-    nodes[-1] = Node("query", "punct", root)
+    nodes[-1] = Node("query", "punct", top)
     if relation == "nsubj":
-        features = [f for f in nodes[root].features if f in ("verb.Past", "verb.Pres", "verb.Fut")]
-        nodes[root] = nodes[root]._replace(features=(*features, "verb.Sing", "verb.person.Sing"))
-    gone = _subtree(tree, found[0]) | {i for i, n in enumerate(tree) if n.kind == "adv"}
-    asked = _without(Saying(tuple(nodes), (*saying.meanings[:-1], 0)), gone)
-    return found[0], Saying(
-        (*asked.tree, Node(word, role, _root(asked.tree))), (*asked.meanings, 0)
-    )
+        features = [f for f in nodes[top].features if f in ("verb.Past", "verb.Pres", "verb.Fut")]
+        nodes[top] = nodes[top]._replace(features=(*features, "verb.Sing", "verb.person.Sing"))
+    gone = subtree(tree, found[0]) | {i for i, n in enumerate(tree) if n.kind == "adv"}
+    asked = without(Saying(tuple(nodes), (*saying.meanings[:-1], 0)), gone)
+    return found[0], Saying((*asked.tree, Node(word, role, root(asked.tree))), (*asked.meanings, 0))
 
 
 def _rival(
@@ -375,7 +274,7 @@ def _rival(
         rival = Saying(
             saying.tree, (*saying.meanings[:phrase], new, *saying.meanings[phrase + 1 :])
         )
-        if new != old and world.spelled_alone(kind, new) and _belongs(world, rival, split):
+        if new != old and world.division.spelled_alone(kind, new) and belongs(world, rival, split):
             return rival
     return None
 
@@ -396,15 +295,17 @@ def _others(
 
 
 def _predicate(world: World, saying: Saying) -> int:
-    root = _root(saying.tree)
+    top = root(saying.tree)
     return int(
-        world.spelled_alike[world.meanings.offset[saying.tree[root].kind] + saying.meanings[root]]
+        world.division.spelled_alike[
+            world.meanings.offset[saying.tree[top].kind] + saying.meanings[top]
+        ]
     )
 
 
 def _span(tongue: Tongue, saying: Saying, phrase: int) -> tuple[int, int]:
     """Where a phrase stands in the sentence, adposition apart."""
-    inside = _subtree(saying.tree, phrase) - {
+    inside = subtree(saying.tree, phrase) - {
         i for i, n in enumerate(saying.tree) if n.relation == "case" and n.head == phrase
     }
     nodes = place(saying.tree, tongue.language).nodes
