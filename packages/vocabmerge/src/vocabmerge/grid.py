@@ -51,6 +51,10 @@ class TextGrid:
         bare = ends <= starts
         starts[bare] = self._next_visible[offsets[bare, 1]]
         ends[bare] = starts[bare]
+        # The marker of a line's first word stands on the word's first letter, where some libraries' offsets leave it.
+        first = (np.cumsum(sizes) - sizes)[np.array(sizes, dtype=np.int64) > 1].astype(np.int64)
+        marker = first[starts[first] == starts[first + 1]]
+        ends[marker] = starts[marker]
         return ids, starts, ends
 
     def cover(
