@@ -259,3 +259,14 @@ def test_log_probabilities_follow_from_the_columns_as_documented(recording: Path
     relative = -np.array(columns["scale"])[:, None] * codes**1.5
     offset = np.array(columns["log_kept"]) - np.log(np.exp(relative).sum(axis=1))
     np.testing.assert_allclose(relative + offset[:, None], row.topk_logprobs, atol=1e-5)
+
+
+def test_a_recording_without_temperatures_reads_back(
+    tmp_path: Path, teacher: Path, text: Path
+) -> None:
+    record(teacher, [Corpus("xx", text, limit=5)], tmp_path / "signals", temperatures=())
+
+    batch = Signals(tmp_path / "signals").batch([0, 1])
+
+    assert batch.log_partition == {}
+    assert len(batch.labels) == len(batch.topk_logprobs) > 0
