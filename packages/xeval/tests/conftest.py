@@ -174,7 +174,7 @@ def more_data(data: Path) -> Path:
             topic = ["index_id\tcategory\ttext"]
             pairs = ["premise\thypothesis\tlabel"]
             same = ["sentence1\tsentence2\tlabel"]
-            tags, asked = [], []
+            tags, asked, choices = [], [], []
             for i, sentence in enumerate(sentences):
                 words = [w for w, *_ in sentence]
                 noun = draw.choice(sorted(TOPICS))
@@ -186,6 +186,14 @@ def more_data(data: Path) -> Path:
                 same.append(f"das {noun} .\tdas {noun} ein .\t{i % 2}")
                 tags.append("\n".join(f"{w} {'B-PER' if w == 'hund' else 'O'}" for w in words))
                 context = " ".join(words)
+                options = ["haus", "katze", "berg"][: 2 + i % 2]
+                chosen = {
+                    "passage": context,
+                    "question": "ein ?",
+                    "options": options,
+                    "answer": i % 2,
+                }
+                choices.append(json.dumps(chosen))
                 asked.append(
                     {
                         "context": context,
@@ -201,6 +209,7 @@ def more_data(data: Path) -> Path:
             write(data / f"sib200/{language}/{split}.tsv", "\n".join(topic) + "\n")
             write(data / f"nli/{language}/{split}.tsv.xz", "\n".join(pairs) + "\n")
             write(data / f"paraphrase/{language}/{split}.tsv", "\n".join(same) + "\n")
+            write(data / f"choice/{language}/{split}.jsonl", "\n".join(choices))
             write(data / f"ner/{language}/{split}.txt", "\n\n".join(tags) + "\n\n")
             write(
                 data / f"xquad/{language}/{split}.json",

@@ -9,6 +9,7 @@ from xeval.shapes.tagging import Tagged
 from xeval.shapes.texts import Labelled
 from xeval.source import open_source
 from xeval.tasks import TASKS, task_of
+from xeval.tasks.choice import Choice
 from xeval.tasks.dp import Parsed
 from xeval.tasks.qa import Question
 from xeval.tasks.retrieval import Pair
@@ -72,6 +73,17 @@ ROWS: dict[tuple[str, str], tuple[str, dict[str, list[Any]], dict[str, Any], Any
         {"text": ["t"], "category": ["sports"]},
         {},
         Labelled(text="t", label="sports"),
+    ),
+    ("belebele", "choice"): (
+        "deu_Latn",
+        {
+            "flores_passage": ["p"],
+            "question": ["q"],
+            **{f"mc_answer{i}": [str(i)] for i in range(1, 5)},
+            "correct_answer_num": ["3"],
+        },
+        {},
+        Choice("p", "q", ("1", "2", "3", "4"), 2),
     ),
     ("tatoeba", "retrieval"): (
         "deu-eng",

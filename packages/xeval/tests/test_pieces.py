@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from xeval.batches import IGNORED, by_length, pad_labels, pad_rows, place_words
 from xeval.encoder import open_tokenizer
 from xeval.errors import XevalError
-from xeval.heads import word_states
+from xeval.heads import ChoiceHead, word_states
 from xeval.pieces import Encoded, Pieces
+from xeval.tasks import task_of
 
 SENTENCES = [
     ["das", "haus", "."],
@@ -99,3 +100,16 @@ def test_word_states_are_those_of_the_words_own_pieces() -> None:
     assert rows["attention_mask"].sum(dim=1).tolist() == [4, 3, 5]
     assert pad_labels([[1], [2, 3]]).tolist() == [[1, IGNORED], [2, 3]]
     assert rows["input_ids"].dtype == torch.long
+
+
+def test_questions_with_fewer_options_never_get_one_they_lack() -> None:
+    hidden = torch.randn(5, 3, 8)
+    encoded = [Encoded(rows=[[1, 2, 3]] * 2, labels=[1]), Encoded(rows=[[1, 2, 3]] * 3, labels=[0])]
+    batch = task_of("choice").collate(encoded, 0)
+    head = ChoiceHead(8, pooling="first").eval()
+
+    outputs = head(hidden, batch)
+
+    assert outputs["options"].isinf().tolist() == [[False, False, True], [False, False, False]]
+    torch.testing.assert_close(outputs["options"][1], head.text(hidden, batch)["labels"][2:, 0])
+    assert torch.isfinite(head.loss(outputs, batch))

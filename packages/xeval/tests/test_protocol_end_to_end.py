@@ -142,7 +142,7 @@ def test_one_seed_gives_the_same_bytes_and_another_others(
         assert a != c
 
 
-@pytest.mark.parametrize("name", ["dp", "ner", "nli", "paraphrase", "topic", "qa"])
+@pytest.mark.parametrize("name", ["dp", "ner", "nli", "paraphrase", "topic", "choice", "qa"])
 def test_every_other_task_runs_from_folder_to_results(
     name: str, models: Models, more_data: Path, tmp_path: Path
 ) -> None:

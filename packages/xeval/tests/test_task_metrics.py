@@ -11,6 +11,7 @@ from xeval.shapes.tagging import Tagged
 from xeval.shapes.texts import Labelled
 from xeval.task import TunedTask
 from xeval.tasks import TASKS, task_of
+from xeval.tasks.choice import Choice
 from xeval.tasks.dp import Parsed
 from xeval.tasks.qa import Question
 
@@ -24,6 +25,7 @@ EXAMPLES: dict[str, list[Any]] = {
     "nli": [Labelled(text="a", second="b", label=x) for x in ("yes", "no", "maybe", "yes")],
     "paraphrase": [Labelled(text="a", second="b", label=x) for x in ("1", "0", "1", "1")],
     "topic": [Labelled(text="a", label=x) for x in ("sport", "news", "sport", "sport")],
+    "choice": [Choice("p", "q", ("a", "b"), answer) for answer in (0, 1, 1, 1)],
     "qa": [Question("q", "the red cat", (("red", 4), ("red cat", 4)))],
 }
 GOLD: dict[str, Callable[[Any], Any]] = {
@@ -33,6 +35,7 @@ GOLD: dict[str, Callable[[Any], Any]] = {
     "nli": lambda e: e.label,
     "paraphrase": lambda e: e.label,
     "topic": lambda e: e.label,
+    "choice": lambda e: e.answer,
     "qa": lambda e: e.answers[0][0],
 }
 
@@ -65,6 +68,7 @@ def test_a_model_that_copies_the_gold_scores_one_hundred(name: str) -> None:
         ("nli", "yes", {"accuracy": 50, "macro_f1": 100 * (2 * 2 / (4 + 2)) / 3}),
         ("paraphrase", "1", {"accuracy": 75, "macro_f1": 100 * (6 / 7) / 2}),
         ("topic", "sport", {"accuracy": 75, "macro_f1": 100 * (6 / 7) / 2}),
+        ("choice", 1, {"accuracy": 75}),
         ("qa", "", {"answer_f1": 0, "exact_match": 0}),
     ],
 )

@@ -70,7 +70,7 @@ def main(
 @app.command()
 def tune(
     model: Annotated[str, typer.Argument(help="A model folder or Hub name.")],
-    task: Annotated[str, typer.Option(help="pos, dp, ner, nli, paraphrase, topic or qa.")],
+    task: Annotated[str, typer.Option(help="pos, dp, ner, nli, paraphrase, topic, choice or qa.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
     data: Data = "data",
     source: Annotated[str, typer.Option(help="Source language or data set.")] = "en",

@@ -97,6 +97,27 @@ class TextHead(nn.Module):
         return mean_loss(outputs["labels"], batch["labels"], count)
 
 
+class ChoiceHead(nn.Module):
+    """One number per option, read with its passage, and a softmax over the options of a question.
+
+    Outputs `{"options": [B, O]}`, minus infinity where a question has fewer.
+    """
+
+    def __init__(self, width: int, *, pooling: str, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.text = TextHead(width, 1, pooling=pooling, dropout=dropout)
+
+    def forward(self, hidden: Tensor, batch: Batch) -> Batch:
+        """See the class; `option_rows` `[B, O]` holds the row of each option, `IGNORED` where there is none."""
+        scores = self.text(hidden, batch)["labels"][:, 0].float()
+        rows = batch["option_rows"]
+        return {"options": scores[rows.clamp(min=0)].masked_fill(rows == IGNORED, float("-inf"))}
+
+    def loss(self, outputs: Batch, batch: Batch, count: Tensor | int | None = None) -> Tensor:
+        """Cross-entropy per question."""
+        return mean_loss(outputs["options"], batch["labels"], count)
+
+
 class SpanHead(nn.Module):
     """First and last sub-word of an answer.
 

@@ -11,6 +11,7 @@ from xeval.folder import DataSet
 from xeval.shapes.tagging import Tagged
 from xeval.shapes.texts import Labelled
 from xeval.task import Readable
+from xeval.tasks.choice import Choice
 from xeval.tasks.dp import Parsed
 from xeval.tasks.qa import Question
 from xeval.tasks.retrieval import Pair
@@ -270,6 +271,16 @@ def _tydi_question(row: Row, names: Names, where: str) -> Question | None:
     return _question(row, names, where)
 
 
+def _options(row: Row, _names: Names, where: str) -> Choice:
+    return Choice(
+        row["flores_passage"],
+        row["question"],
+        tuple(row[f"mc_answer{number}"] for number in range(1, 5)),
+        int(row["correct_answer_num"]) - 1,
+        where,
+    )
+
+
 def _translation(row: Row, _names: Names, _where: str) -> Pair:
     return Pair(row["sentence1"], row["sentence2"])
 
@@ -351,6 +362,12 @@ STANDARD: dict[str, _Standard] = {
         repository="Davlan/sib200",
         tasks={"topic": _one_text("text", "category")},
         splits=_THREE,
+        configuration=r"([a-z]{3})_[A-Z][a-z]{3}",
+    ),
+    "belebele": _Standard(
+        repository="facebook/belebele",
+        tasks={"choice": _options},
+        splits={"test": "test"},
         configuration=r"([a-z]{3})_[A-Z][a-z]{3}",
     ),
     "masakhanews": _Standard(

@@ -145,7 +145,8 @@ def write_tuned(folder: Path, tuned: TunedModel) -> None:
         tuned.model.encoder.save_pretrained(part)  # type: ignore[operator]  # every encoder of transformers has it
         tuned.pieces.tokenizer.save_pretrained(part)
         state = {name: t.contiguous().cpu() for name, t in tuned.model.head.state_dict().items()}
-        save_file(state, part / "head.safetensors", metadata={"format": "pt", "task": tuned.task})
+        # One key of metadata: safetensors writes several in any order, and equal models are equal bytes.
+        save_file(state, part / "head.safetensors", metadata={"format": "pt"})
         record = {
             "format": FORMAT,
             "task": tuned.task,

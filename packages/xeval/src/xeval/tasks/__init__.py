@@ -2,7 +2,7 @@
 
 from xeval.errors import XevalError
 from xeval.task import FrozenTask, TunedTask
-from xeval.tasks import bpb, dp, ner, nli, paraphrase, pos, qa, retrieval, topic
+from xeval.tasks import bpb, choice, dp, ner, nli, paraphrase, pos, qa, retrieval, topic
 
 TASKS: dict[str, TunedTask | FrozenTask] = {
     task.name: task
@@ -13,6 +13,7 @@ TASKS: dict[str, TunedTask | FrozenTask] = {
         nli.TASK,
         paraphrase.TASK,
         topic.TASK,
+        choice.TASK,
         qa.TASK,
         retrieval.TASK,
         bpb.TASK,

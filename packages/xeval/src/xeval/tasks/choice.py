@@ -1,0 +1,152 @@
+"""Multiple-choice reading: which of the options answers the question about a passage? Accuracy.
+
+Each option is read with the passage as a pair of texts and given one number; the largest wins. Local files are
+`choice/<language>/<split>.jsonl`, one object a line: passage, question, options (a list), answer (a place in it, from 0).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xeval.batches import IGNORED, pad_rows
+from xeval.errors import XevalError
+from xeval.folder import read_text
+from xeval.items import Items, test_set_digest
+from xeval.pieces import Encoded, Pieces
+from xeval.protocol import Protocol
+from xeval.task import TunedTask
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A passage, a question, its options and the right one.
+
+    Args:
+        passage: text.
+        question: text.
+        options: two or more.
+        answer: place of the right one.
+        where: file and line, for messages.
+    """
+
+    passage: str
+    question: str
+    options: tuple[str, ...]
+    answer: int
+    where: str = field(default="", repr=False, compare=False)
+
+
+def _read(path: Path, _cache: Path | None) -> list[Choice]:
+    text, _ = read_text(path)
+    made = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+            one = Choice(
+                row["passage"], row["question"], tuple(row["options"]), int(row["answer"]), where
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise XevalError(
+                f"{where}: expected an object with passage, question, options and answer, got {error!r}"
+            ) from error
+        if len(one.options) < 2 or not 0 <= one.answer < len(one.options):
+            raise XevalError(
+                f"{where}: expected two or more options and an answer among them, got answer {one.answer} of {len(one.options)}"
+            )
+        made.append(one)
+    return made
+
+
+def _labels(_examples: Sequence[Choice]) -> tuple[str, ...]:
+    return ("right",)
+
+
+def _encode(
+    pieces: Pieces, examples: Sequence[Choice], _labels: tuple[str, ...]
+) -> tuple[list[Encoded], list[str]]:
+    pairs = [
+        (example.passage, f"{example.question} {option}")
+        for example in examples
+        for option in example.options
+    ]
+    rows, cut = pieces.encode_texts([a for a, _ in pairs], [b for _, b in pairs])
+    encoded, at = [], 0
+    for example in examples:
+        mine = rows[at : at + len(example.options)]
+        at += len(mine)
+        types = [row for one in mine for row in one.types or []]
+        encoded.append(
+            Encoded(
+                rows=[one.rows[0] for one in mine], types=types or None, labels=[example.answer]
+            )
+        )
+    note = f"{cut} of {len(pairs)} passages with an option were longer than a row and were cut"
+    return encoded, [note] * (cut > 0)
+
+
+def _collate(encoded: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
+    import torch
+
+    most = max(len(example.rows) for example in encoded)
+    rows = torch.full((len(encoded), most), IGNORED, dtype=torch.long)
+    above = 0
+    for i, example in enumerate(encoded):
+        rows[i, : len(example.rows)] = torch.arange(above, above + len(example.rows))
+        above += len(example.rows)
+    return {
+        **pad_rows(encoded, pad_id),
+        "option_rows": rows,
+        "labels": torch.tensor([example.labels[0] for example in encoded]),
+    }
+
+
+def _head(width: int, _classes: int, protocol: Protocol) -> nn.Module:
+    from xeval.heads import ChoiceHead
+
+    return ChoiceHead(width, pooling=protocol.pooling)
+
+
+def _decode(
+    _head: object,
+    outputs: dict[str, Tensor],
+    _batch: dict[str, Tensor],
+    _encoded: Sequence[Encoded],
+    _labels: tuple[str, ...],
+) -> list[int]:
+    return [int(place) for place in outputs["options"].argmax(dim=-1)]
+
+
+def _items(
+    examples: Sequence[Choice], predictions: Sequence[int], _labels: tuple[str, ...], _language: str
+) -> list[Items]:
+    rows = [(gold.answer == guess, 1) for gold, guess in zip(examples, predictions, strict=True)]
+    digest = test_set_digest(map(repr, examples))
+    return [Items(metric="accuracy", rows=np.array(rows, dtype=int), test_digest=digest)]
+
+
+TASK = TunedTask(
+    name="choice",
+    title="multiple-choice reading",
+    folder="choice",
+    suffix="jsonl",
+    metrics=("accuracy",),
+    read=_read,
+    labels=_labels,
+    encode=_encode,
+    collate=_collate,
+    head=_head,
+    decode=_decode,
+    items=_items,
+)
