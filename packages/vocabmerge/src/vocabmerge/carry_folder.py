@@ -59,6 +59,8 @@ def carry_model(
         raise VocabularyError(
             "focus learns from text which pieces are alike, got no corpus; add one"
         )
+    from vocabmerge.models import save_model
+
     new = read_vocabulary(tokenizer)
     with new_folder(out) as folder:
         model, first = _open(Path(models[0]))
@@ -74,7 +76,7 @@ def carry_model(
             auxiliary = cooccurrence_embeddings(_segmented(new, lines, watch), len(new))
         made = carry(new, sources, method=method, auxiliary=auxiliary, k=k, seed=seed)
         lost = _put_into(model, first.vocabulary, new, made, pad_to)
-        model.save_pretrained(folder)
+        save_model(model, folder)
         write_tokenizer(folder, _fit_to(new, model), with_model=False)
         report = {
             "format": "vocabmerge-carry/1",

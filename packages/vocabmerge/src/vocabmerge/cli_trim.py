@@ -1,7 +1,9 @@
 """The commands `trim` and `carry`."""
 
 import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
@@ -50,7 +52,7 @@ def _trim(
 ) -> None:
     """Cut a model or tokenizer down to what some languages need, every kept piece and bit as before."""
     corpora = read_corpora([*(corpus or ()), *(more or ())])
-    with _progress() as watch:
+    with _progress() as watch, redirect_stdout(sys.stderr):  # some libraries talk on import
         report = trim(
             source,
             corpora,
@@ -87,7 +89,7 @@ def _carry(
 ) -> None:
     """Give a model a new vocabulary, its embeddings made from those of old models."""
     corpora = read_corpora([*(corpus or ()), *(more or ())])
-    with _progress() as watch:
+    with _progress() as watch, redirect_stdout(sys.stderr):  # some libraries talk on import
         report = carry_model(
             tokenizer,
             model,
@@ -133,37 +135,28 @@ def _in_one_sentence(
     def run(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> None:
         try:
             command(*arguments, **options)
-        except VocabularyError as error:
+        except (VocabularyError, OSError) as error:
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(2) from None
 
     return run
 
 
-class _progress:  # noqa: N801  used as a function
-    """A spinner on stderr that says what is being done; silent where stderr is no terminal."""
-
-    def __enter__(self) -> Callable[[int, int | None, str], None]:
-        console = Console(stderr=True)
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._bar.start()
-        task = self._bar.add_task("reading", total=None)
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int | None, str], None]]:
+    """A watcher that says on a terminal's stderr what is being done."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("reading", total=None)
 
         def watch(done: int, total: int | None, what: str) -> None:
             of = f" of {total:,}" if total else ""
-            self._bar.update(task, description=f"{done:,}{of} {what}")
+            bar.update(task, description=f"{done:,}{of} {what}")
 
-        return watch
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        yield watch
 
 
 def _print_trim(report: dict[str, Any], out: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,13 +66,34 @@ def open_model(folder: Path) -> Any:
                 f"{folder}: transformers {transformers.__version__} has no {named!r}; code that comes "
                 "with a model is not run here, convert the model to a stock architecture first"
             )
-        model = architecture.from_pretrained(folder, dtype="auto")
+        with _silent_bars():
+            model = architecture.from_pretrained(folder, dtype="auto")
     except VocabularyError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise VocabularyError(f"{folder}: cannot load the model: {reason}") from error
     return model
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """Write a model's config and weights into a folder that exists."""
+    with _silent_bars():
+        model.save_pretrained(folder)
+
+
+@contextmanager
+def _silent_bars() -> Iterator[None]:
+    """Without the progress bars that transformers draws on stderr: a library is silent."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def vocabulary_tensors(model: Any) -> VocabularyTensors:

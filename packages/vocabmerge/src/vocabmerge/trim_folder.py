@@ -126,7 +126,7 @@ def _named_ids(model: Any) -> list[int]:
 
 
 def _trim_model(model: Any, cut: Trim, folder: Path, pad_to: int) -> dict[str, Any]:
-    from vocabmerge.models import select_rows, vocabulary_tensors
+    from vocabmerge.models import save_model, select_rows, vocabulary_tensors
 
     def size() -> dict[str, int]:
         parameters = list(model.parameters())
@@ -138,7 +138,7 @@ def _trim_model(model: Any, cut: Trim, folder: Path, pad_to: int) -> dict[str, A
 
     before = size()
     select_rows(model, cut.kept.tolist(), pad_to=pad_to)
-    model.save_pretrained(folder)
+    save_model(model, folder)
     return {"architecture": type(model).__name__, "before": before, "after": size()}
 
 
