@@ -12,7 +12,7 @@ import pytest
 import toyworld
 from toyworld import SPLITS, World, words
 from toyworld_describe import cognates
-from toyworld_lexicon import LANGUAGES
+from toyworld_lexicon import KINDS, LANGUAGES
 
 TOOLS = Path(toyworld.__file__).parent
 CODES = tuple(LANGUAGES)
@@ -223,3 +223,25 @@ def test_unknown_language_and_split_are_refused_by_name(world):
         world.treebank("qav", 1, "valid")
     with pytest.raises(ValueError, match="train, dev, test, got 'valid'"):
         world.nli("qav", 1, "valid")
+
+
+def test_words_spelled_alike_count_alike(world):
+    """Whatever a sentence means, it has one split: meanings with a form in common can take each other's place."""
+    offsets = [(world.meanings.offset[kind], number) for number, kind in enumerate(KINDS)]
+
+    def sense(number: int) -> tuple[int, int]:
+        first, kind = max(row for row in offsets if row[0] <= number)
+        return kind, number - first
+
+    beside = [KINDS.index("say")] * 30, range(30)
+    compared = 0
+    for code in CODES:
+        for alike in world.tongue(code).homographs():
+            splits = []
+            for kind, meaning in map(sense, alike):
+                kinds = np.stack([np.full(30, kind), beside[0]], axis=1)
+                meanings = np.stack([np.full(30, meaning), beside[1]], axis=1)
+                splits.append(world.division.split_of(kinds, meanings).tolist())
+            assert all(split == splits[0] for split in splits)
+            compared += 1
+    assert compared > 1000
