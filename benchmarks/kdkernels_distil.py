@@ -8,6 +8,7 @@ and torch.compile of the sparse one. On a GPU the shape is N=8192, H=1024, V=250
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -77,15 +78,14 @@ def main() -> None:
         losses = {
             "linear_distil_loss": ours,
             "linear_cross_entropy": ours_hard,
-            "sparse eager": lambda case: sparse(case, alpha=ALPHA),
-            "dense targets": lambda case: dense(case, alpha=ALPHA),
+            "sparse eager": functools.partial(sparse, alpha=ALPHA),
+            "dense targets": functools.partial(dense, alpha=ALPHA),
         }
         liger = liger_cross_entropy()
         if liger is not None:
             losses["Liger fused linear CE"] = liger
         if on_gpu:
-            compiled = torch.compile(sparse)
-            losses["sparse, torch.compile"] = lambda case: compiled(case, alpha=ALPHA)
+            losses["sparse, torch.compile"] = functools.partial(torch.compile(sparse), alpha=ALPHA)
         runs = {"three products": products(case)} | {
             name: step(case, loss)
             for name, loss in losses.items()

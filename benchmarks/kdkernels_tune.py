@@ -1,0 +1,91 @@
+"""Which block sizes do the Triton kernels over a vocabulary like on this GPU?
+
+Measures the candidates and prints the device's rows for `tuning.json`; `--write` puts them there. Needs a CUDA device.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import sys
+from pathlib import Path
+from unittest import mock
+
+import torch
+from record import Recorder, parser, race, spread
+
+import kdkernels
+from kdkernels import tuning
+
+BLOCKS = (2048, 4096, 8192, 16384, 32768)
+WARPS = (4, 8, 16, 32)
+KERNELS = ("row_losses", "divergences")
+N, V = 2048, 250_002
+
+
+def launch(
+    kernel: str,
+    logits: torch.Tensor,
+    teacher: torch.Tensor,
+    topk: tuple[torch.Tensor, torch.Tensor],
+    options: dict[str, int],
+) -> None:
+    """One launch with given options, on a copy of the logits that it may overwrite."""
+    scratch = logits.clone().requires_grad_() * 1
+    table = {kernel: {"default": options}}
+    with mock.patch.object(tuning, "_table", return_value=table):
+        if kernel == "divergences":
+            kdkernels.kl(scratch, teacher, overwrite_logits=True, impl="triton")
+        else:
+            logprobs, ids = topk
+            kdkernels.topk_kl(scratch, ids, logprobs, overwrite_logits=True, impl="triton")
+
+
+def main() -> int:
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("--write", action="store_true", help="put the rows into tuning.json")
+    options = arguments.parse_args()
+    if not torch.cuda.is_available():
+        print("needs a CUDA device", file=sys.stderr)
+        return 2
+    recorder = Recorder("kdkernels_tune", options)
+    logits = torch.randn(N, V, dtype=torch.bfloat16, device="cuda")
+    teacher = torch.randn(N, V, dtype=torch.bfloat16, device="cuda")
+    topk = torch.log_softmax(teacher.float(), 1).topk(8)
+    device = torch.cuda.get_device_name()
+    best = {}
+    for kernel in KERNELS:
+        candidates = {
+            f"{block} columns, {warps} warps": {"BLOCK_V": block, "num_warps": warps}
+            for block, warps in itertools.product(BLOCKS, WARPS)
+            if 1 <= block // (32 * warps) <= 64
+        }
+        runs = {
+            name: functools.partial(launch, kernel, logits, teacher, topk, candidate)
+            for name, candidate in candidates.items()
+        }
+        times = race(runs, repeats=5)
+        recorder.add(f"{kernel} and a copy", times, unit="s", shape={"N": N, "V": V})
+        medians = {name: spread(samples).median for name, samples in times.items()}
+        best[kernel] = {device: candidates[min(medians, key=medians.__getitem__)]}
+    recorder.close()
+    print(json.dumps(best, indent=2))
+    if options.write:
+        write(best)
+    return 0
+
+
+def write(best: dict[str, dict[str, dict[str, int]]]) -> None:
+    """Put the device's rows into the committed table."""
+    path = Path(tuning.__file__).with_name("tuning.json")
+    table = json.loads(path.read_text(encoding="utf-8"))
+    for kernel, rows in best.items():
+        table[kernel] |= rows
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
