@@ -8,15 +8,19 @@ from teacherzoo.heads import SplitHead, split_head
 from teacherzoo.masking import Masking, TokenSpace
 from teacherzoo.record import record
 from teacherzoo.signals_read import SignalBatch, Signals
+from teacherzoo.stats import LanguageStats, SignalStats, stats
 from teacherzoo.teachers import Teacher, load_teacher
+from teacherzoo.verify import Verification, verify
 
 __all__ = [
     "Corpus",
     "CorpusError",
     "Document",
+    "LanguageStats",
     "Masking",
     "RecordError",
     "SignalBatch",
+    "SignalStats",
     "Signals",
     "SignalsError",
     "SplitHead",
@@ -24,10 +28,13 @@ __all__ = [
     "TeacherError",
     "TeacherzooError",
     "TokenSpace",
+    "Verification",
     "__version__",
     "load_teacher",
     "record",
     "split_head",
+    "stats",
+    "verify",
 ]
 
 __version__ = _version("teacherzoo")

@@ -192,12 +192,15 @@ def _import_deepspeed(*, needs_disk: bool) -> Any:
         raise RecordError(
             "offload needs DeepSpeed, which is not installed; pip install 'teacherzoo[deepspeed]'."
         ) from error
-    if needs_disk:
-        from deepspeed.ops.op_builder import AsyncIOBuilder
-
-        if not AsyncIOBuilder().is_compatible(verbose=False):
-            raise RecordError(
-                "offload to a disk needs libaio and a C++ compiler, and DeepSpeed finds none; install the system's libaio "
-                "(Debian: libaio-dev), or use offload='cpu'."
-            )
+    if needs_disk and not _disk_is_usable():
+        raise RecordError(
+            "offload to a disk needs libaio and a C++ compiler, and DeepSpeed finds none; install the system's libaio "
+            "(Debian: libaio-dev), or use offload='cpu'."
+        )
     return deepspeed
+
+
+def _disk_is_usable() -> bool:
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    return bool(AsyncIOBuilder().is_compatible(verbose=False))

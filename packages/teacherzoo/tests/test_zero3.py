@@ -1,0 +1,72 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from teacherzoo import Corpus, RecordError, record, zero3
+
+
+def test_without_deepspeed_the_refusal_says_what_to_install(
+    teacher: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+
+    with pytest.raises(RecordError, match=r"pip install 'teacherzoo\[deepspeed\]'"):
+        record(teacher, [Corpus("en", text)], tmp_path / "signals", offload="cpu")
+
+
+def test_without_libaio_the_refusal_says_what_to_install(
+    teacher: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("deepspeed", reason="the extra 'deepspeed' is not installed")
+    monkeypatch.setattr(zero3, "_disk_is_usable", lambda: False)
+
+    with pytest.raises(RecordError, match="needs libaio and a C"):
+        record(teacher, [Corpus("en", text)], tmp_path / "signals", offload=tmp_path / "disk")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_sharded_teacher_says_the_same(
+    recording: Path, teacher: Path, text: Path, tmp_path: Path, processes: int
+) -> None:
+    pytest.importorskip("deepspeed", reason="the extra 'deepspeed' is not installed")
+
+    done = offloaded(teacher, text, tmp_path / "signals", "cpu", processes)
+
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "signals") == contents(recording)
+
+
+def offloaded(
+    teacher: Path, text: Path, folder: Path, offload: str, processes: int
+) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    options = ["--block-length", "32", "--shard-bytes", "8000", "--offload", offload]
+    return subprocess.run(
+        [
+            sys.executable,
+            *(launcher if processes > 1 else []),
+            *(
+                "-m",
+                "teacherzoo",
+                "record",
+                str(teacher),
+                "--corpus",
+                f"en={text}",
+                "-o",
+                str(folder),
+            ),
+            *options,
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != "run.json"}
