@@ -1,5 +1,6 @@
 """Teacher id → student ids: the artefact that the signal reader, the loss and the embedding initialiser share."""
 
+import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -149,7 +150,9 @@ class VocabularyMap:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             temporary = Path(folder) / path.name
-            save_file({"offsets": self.offsets, "ids": self.ids}, temporary, metadata=header)
+            # One entry: safetensors writes several in an order that changes from run to run.
+            metadata = {"vocabulary_map": json.dumps(header, sort_keys=True)}
+            save_file({"offsets": self.offsets, "ids": self.ids}, temporary, metadata=metadata)
             temporary.replace(path)
 
 
@@ -241,7 +244,7 @@ def load_map(path: str | Path) -> VocabularyMap:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
+            header = json.loads((file.metadata() or {}).get("vocabulary_map", "{}"))
             if header.get("format") != FORMAT:
                 raise VocabularyError(
                     f"{path}: expected a file of format {FORMAT!r}, got {header.get('format')!r}"
