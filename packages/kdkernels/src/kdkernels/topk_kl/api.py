@@ -82,7 +82,7 @@ def topk_kl(
 
     Example:
         >>> import torch, kdkernels
-        >>> logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]], requires_grad=True)
+        >>> logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
         >>> logprobs, ids = torch.log_softmax(logits, 1).topk(2)
         >>> result = kdkernels.topk_kl(logits, ids, logprobs)
         >>> abs(round(float(result.loss), 6)), result.rows
