@@ -113,7 +113,7 @@ def test_means_gap_and_worst_stand_on_the_languages_that_all_have(file: Path) ->
         assert row.mean.low < row.mean.value < row.mean.high < row.mean.low + 12
     assert (large.source, large.gap) == (pytest.approx(95), pytest.approx(95 - 75))
     assert small.worst == ("yo", pytest.approx(40))
-    assert table.best() == "large"
+    assert table.best() == ("large",)
 
 
 def test_intervals_of_one_seed_are_those_of_the_items(tmp_path: Path) -> None:
@@ -165,6 +165,18 @@ def test_where_less_is_better_the_worst_is_the_highest(tmp_path: Path) -> None:
 
     assert table.rows[0].worst == ("de", pytest.approx(0.9))
     assert table.rows[0].gap == pytest.approx(0.7)
+
+
+def test_equal_means_share_the_star_and_perfect_ones_claim_no_certainty(tmp_path: Path) -> None:
+    append_results(tmp_path / "r.jsonl", [record(1.0, model=name) for name in ("a", "b")])
+    results = read_results(tmp_path / "r.jsonl")
+
+    (table,) = summarise(results).tables
+
+    assert table.best() == ("a", "b")
+    assert table.cells["a", "de"] == Estimate(value=100.0, low=None, high=None, seeds=1)
+    assert page(results).count("★</span>100.0") == 4
+    assert "Best mean: 100.0, of a and b." in page(results)
 
 
 def test_what_was_not_run_is_named(file: Path) -> None:

@@ -311,7 +311,8 @@ def _with_verdict(one: Comparison, metric: str, names: tuple[str, str], level: f
         a_leads = (one.difference > 0) == score.higher_is_better
         verdict = f"{names[0] if a_leads else names[1]} better by {abs(one.difference):.2f} {unit}"
     elif one.detectable is None:
-        verdict = "no difference: the same score on every item"
+        same = "no difference: the same score on every item"
+        verdict = same if one.difference == 0 else "no difference shown"
     else:
         verdict = (
             f"no difference shown; one of {one.detectable:.2f} {unit} would have been, 4 times in 5"

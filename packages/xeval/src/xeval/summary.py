@@ -19,6 +19,9 @@ RESAMPLES = 1000
 class Estimate:
     """A score with its 95 % interval, which is None where nothing says how uncertain it is.
 
+    That is so without item statistics and with a single seed; and where all items are alike, as at 100 %: a bootstrap
+    of them has no spread, which is no certainty.
+
     Args:
         value: mean over seeds.
         low: 2.5th percentile, from items and seeds together.
@@ -86,12 +89,13 @@ class Table:
         """The metric."""
         return score_of(self.metric)
 
-    def best(self) -> str | None:
-        """Label of the model with the best mean."""
-        ranked = [(row.mean.value, row.model) for row in self.rows if row.mean]
-        if not ranked:
-            return None
-        return (max if self.score.higher_is_better else min)(ranked)[1]
+    def best(self) -> tuple[str, ...]:
+        """Labels of the models with the best mean: several where they tie, none where there is no mean."""
+        means = {row.model: row.mean.value for row in self.rows if row.mean}
+        if not means:
+            return ()
+        best = (max if self.score.higher_is_better else min)(means.values())
+        return tuple(model for model, value in means.items() if abs(value - best) < 1e-9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +233,7 @@ def _recorded_bootstraps(results: Sequence[Result]) -> Values | None:
 
 def _estimate(draws: Values, values: Sequence[float], known: bool) -> Estimate:
     spread = draws + seed_noise(values, resamples=len(draws), seed=0)
-    if not (known or len(values) > 1) or np.isnan(spread).any():
+    if not (known or len(values) > 1) or np.isnan(spread).any() or np.ptp(spread) < 1e-9:
         return Estimate(value=float(np.mean(values)), low=None, high=None, seeds=len(values))
     low, high = np.quantile(spread, [0.025, 0.975])
     return Estimate(

@@ -49,7 +49,7 @@ def _models(table: Table, summary: Summary) -> str:
         worst = f"{figure(row.worst[1], score)} ({_text(row.worst[0])})" if row.worst else NOTHING
         rows.append(
             [
-                f"**{name}**" if row.model == table.best() else name,
+                f"**{name}**" if row.model in table.best() else name,
                 figure(row.mean.value if row.mean else None, score),
                 (interval(row.mean, score) if row.mean else "") or NOTHING,
                 figure(row.source, score),

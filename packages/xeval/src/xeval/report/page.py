@@ -152,8 +152,10 @@ def _unit(table: Table) -> str:
 def _in_a_sentence(table: Table) -> str:
     sentence = ""
     best = table.best()
-    row = next((r for r in table.rows if r.model == best), None)
-    if row and row.mean:
+    row = next((r for r in table.rows if r.model in best), None)
+    if row and row.mean and len(best) > 1:
+        sentence = f"Best mean: {figure(row.mean.value, table.score)}, of {' and '.join(best)}. "
+    elif row and row.mean:
         within = f" ({interval(row.mean, table.score)})" if interval(row.mean, table.score) else ""
         sentence = f"Best mean: {row.model}, {figure(row.mean.value, table.score)}{within}. "
     if table.source:
@@ -233,7 +235,7 @@ def _notes(summary: Summary, conditions: str | None) -> Markup:
     notes = [
         "A score of a language is the mean over seeds. Its 95 % interval joins two uncertainties: of the test items "
         "(a bootstrap over them) and, with two seeds or more, of the tuning (the spread between seeds). With one seed "
-        "it speaks of that one tuned model only.",
+        "it speaks of that one tuned model only. Where all items are alike, as at 100 %, no interval can be given.",
         "Intervals that overlap do not show that two models are equal, and those of one language are no test between "
         "models: they were scored on the same items. That test is xeval compare.",
         "Means are taken over the languages that every model of the table has, each language with the same weight. "

@@ -71,7 +71,7 @@ def pareto(
         score: the metric of the vertical axis.
     """
     across = _cost_axis([p.cost for p in points])
-    up = _score_axis([p.score for p in points])
+    up = _score_axis([p.score for p in points], score)
     front = pareto_front(points, higher_is_better=score.higher_is_better)
     on_front = {p.letter for p in front}
     return tag(
@@ -163,7 +163,7 @@ def _mark(
             x=x,
             y=y + 4.5,
             text_anchor="middle",
-            fill=ink_on_hex(p.colour),
+            style=f"fill:{ink_on_hex(p.colour)}",
             class_="letter",
         ),
     )
@@ -190,11 +190,13 @@ def _cost_axis(costs: Sequence[float]) -> _Axis:
     return _Axis(_ticks(0.0, stop, step), 0.0, stop, logarithmic=False)
 
 
-def _score_axis(scores: Sequence[Estimate]) -> _Axis:
+def _score_axis(scores: Sequence[Estimate], score: Score) -> _Axis:
     low = min(s.value if s.low is None else s.low for s in scores)
     high = max(s.value if s.high is None else s.high for s in scores)
     room = (high - low) * 0.2 or max(abs(high) * 0.05, 1e-3)
     low, high = max(0.0, low - room), high + room
+    if score.unit == "%":
+        high = min(high, 100.0)
     step = _round_step((high - low) / 5)
     return _Axis(_ticks(low, high, step), low, high, logarithmic=False)
 

@@ -185,7 +185,7 @@ def _best_first(table: Table) -> list[str]:
 def _mean_cell(row: ModelScore | None, table: Table) -> Markup:
     if row is None or row.mean is None:
         return _number(None, NOTHING)
-    best = row.model == table.best() and len(table.rows) > 1
+    best = row.model in table.best() and len(table.rows) > 1
     star = tag("span", "★", class_="star", title="best mean") if best else None
     small = tag("small", interval(row.mean, table.score)) if row.mean.low is not None else None
     return tag(
@@ -205,12 +205,13 @@ def _range_ends(table: Table) -> tuple[float, float]:
     means = [row.mean for row in table.rows if row.mean]
     ends = [x for m in means for x in (m.low, m.high, m.value) if x is not None] or [0.0, 1.0]
     room = (max(ends) - min(ends)) * 0.06 or 1.0
-    return min(ends) - room, max(ends) + room
+    most = 100.0 if table.score.unit == "%" else float("inf")
+    return max(0.0, min(ends) - room), min(most, max(ends) + room)
 
 
 def _range_scale(table: Table) -> Markup:
     low, high = _range_ends(table)
-    return tag("small", f"from {figure(max(low, 0), table.score)} to {figure(high, table.score)}")
+    return tag("small", f"from {figure(low, table.score)} to {figure(high, table.score)}")
 
 
 def _range(mean: Estimate | None, table: Table, colour: str) -> Markup | None:
