@@ -244,6 +244,26 @@ def test_autocast_changes_nothing(impl: str) -> None:
     assert under == attention_mse(*inputs, impl=impl).loss
 
 
+def test_bfloat16_products_leave_the_process_as_it_was() -> None:
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    attention_mse(*sides(1, 1, 4, 3, dtype=torch.bfloat16), impl="torch")
+
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_bfloat16_gradients_stay_within_a_percent_at_a_real_length() -> None:
+    inputs = sides(1, 2, 200, 32, dtype=torch.bfloat16)
+    exact = [x.double().requires_grad_() for x in inputs]
+    true = attention_mse(*exact, impl="reference").loss
+    q_s, k_s = (x.clone().requires_grad_() for x in inputs[:2])
+    result = attention_mse(q_s, k_s, *inputs[2:], impl="torch")
+    got = torch.autograd.grad(result.loss, (q_s, k_s))
+
+    assert relative(result.loss, true) < 1e-5
+    for mine, theirs in zip(got, torch.autograd.grad(true, exact[:2]), strict=True):
+        assert relative(mine, theirs) < 0.01
+
+
 # dynamo looks at .grad of what it is given after a graph break
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_model_around_the_call_gives_the_same_gradient() -> None:

@@ -4,7 +4,9 @@ A tile holds some query rows of some (sequence, head) pairs against all the keys
 within it and nothing is ever computed twice. On a CPU the tile is sized to stay in the cache.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -27,21 +29,41 @@ def walk(
     dq = torch.zeros(q_s.shape if gradient else 0, dtype=dtype, device=q_s.device)
     dk = torch.zeros_like(dq)
     for group in groups_of_one_length(comparison.mask, length=q_s.shape[2], device=q_s.device):
-        sums = _walk_group(
-            group.gather(q_s, dtype),
-            group.gather(k_s, dtype),
-            group.gather(q_t, dtype),
-            group.gather(k_t, dtype),
-            comparison,
-            group,
-            heads=q_s.shape[1],
-            gradient=gradient,
-        )
+        with _products_of(widest(q_s, k_s, q_t, k_t), q_s.device):
+            sums = _walk_group(
+                group.gather(q_s, dtype),
+                group.gather(k_s, dtype),
+                group.gather(q_t, dtype),
+                group.gather(k_t, dtype),
+                comparison,
+                group,
+                heads=q_s.shape[1],
+                gradient=gradient,
+            )
         total += sums.total
         count += sums.counted
         if gradient:
             dq, dk = group.scatter(sums.dq, dq), group.scatter(sums.dk, dk)
     return MapSums(total=total.to(dtype), counted=count, dq=dq, dk=dk)
+
+
+@contextlib.contextmanager
+def _products_of(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    """On a CPU, let float32 products of values that came from bfloat16 run on its bfloat16 units.
+
+    Scores lose nothing: the values are exact and sums stay in float32. The gradient by the scores rounds as it would
+    between bfloat16 layers. The switch holds for the whole process while the tiles are walked.
+    """
+    precision = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch makes it when it is imported
+    before = precision.fp32_precision
+    if dtype != torch.bfloat16 or device.type != "cpu":
+        yield
+        return
+    precision.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        precision.fp32_precision = before
 
 
 def _walk_group(
@@ -141,7 +163,7 @@ def _mse_tile(
         if visible is not None:
             scores.masked_fill_(~visible, 0.0)  # a row that sees nothing is NaN until here
     difference = torch.sub(student, teacher, out=teacher)
-    total = torch.linalg.vecdot(difference, difference).sum(dtype=torch.float64)
+    total = torch.linalg.vector_norm(difference, dim=-1).double().square().sum()
     if gradient:
         slope = torch.linalg.vecdot(student, difference)
         difference.sub_(slope[:, :, None]).mul_(student)
