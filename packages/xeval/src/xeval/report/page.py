@@ -162,7 +162,11 @@ def _in_a_sentence(table: Table) -> str:
         sentence += f"Tuned on {table.source}; "
     sentence += f"scored on the {table.split} sets of {len(table.places)} languages."
     outside = [place for place in table.places if place not in table.common]
-    if outside:
+    if len(outside) > 6:
+        sentence += (
+            f" {len(outside)} of them are not in the mean, because not every model has them."
+        )
+    elif outside:
         sentence += f" Not in the mean, because not every model has them: {', '.join(outside)}."
     return sentence
 
