@@ -57,6 +57,20 @@ def test_two_tokenizers_give_the_same_number_of_words(models: Callable[[str], Pa
     assert counts[0] == counts[1] == [len(s) for s in SENTENCES]
 
 
+def test_a_word_that_the_tokenizer_makes_nothing_of_is_scored_as_its_unknown_token(
+    models: Callable[[str], Path],
+) -> None:
+    from tokenizers import normalizers
+
+    tokenizer = open_tokenizer(str(models("bert")))
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
+
+    (made,) = Pieces(tokenizer, 16).encode_words([["das", "\u200b", "haus"]])
+
+    assert [size for _, _, size in made.word_pieces][1] == 1
+    assert made.rows[0][made.word_pieces[1][1]] == tokenizer.unk_token_id
+
+
 def test_a_row_too_small_for_words_is_refused(models: Callable[[str], Path]) -> None:
     with pytest.raises(XevalError, match="room for 1 sub-words"):
         Pieces(open_tokenizer(str(models("bert"))), 3)

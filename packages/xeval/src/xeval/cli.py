@@ -231,7 +231,7 @@ def _one_sentence() -> Iterator[None]:
         typer.echo(f"xeval: {error}", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        typer.echo("xeval: interrupted; the same command goes on from here", err=True)
+        typer.echo("xeval: interrupted; the same command does what is not done yet", err=True)
         raise typer.Exit(130) from error
 
 

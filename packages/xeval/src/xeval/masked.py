@@ -45,12 +45,13 @@ class MaskedModel:
             batch: of `xeval.batches.pad_rows`, `[R, T]`.
             gold: per row, (position, id).
         """
-        rows = torch.tensor([i for i, row in enumerate(gold) for _ in row])
-        places = torch.tensor([place for row in gold for place, _ in row])
-        ids = torch.tensor([piece for row in gold for _, piece in row])
+        device = next(self.model.parameters()).device
+        rows = torch.tensor([i for i, row in enumerate(gold) for _ in row], device=device)
+        places = torch.tensor([place for row in gold for place, _ in row], device=device)
+        ids = torch.tensor([piece for row in gold for _, piece in row], device=device)
         self._places = (rows, places)
         with torch.inference_mode():
-            logits = self.model(**batch).logits
+            logits = self.model(**{name: t.to(device) for name, t in batch.items()}).logits
             if logits.dim() == 3:
                 logits = logits[rows, places]
             chances = logits.float().log_softmax(dim=-1).gather(1, ids[:, None])[:, 0].double()
@@ -59,7 +60,7 @@ class MaskedModel:
             raise XevalError(
                 f"{self.name}: the model gives probabilities that are not numbers; its weights are damaged"
             )
-        sums = torch.zeros(len(gold), dtype=torch.double).index_add_(
+        sums = torch.zeros(len(gold), dtype=torch.double, device=device).index_add_(
             0, rows, -chances / math.log(2)
         )
         return [float(value) for value in sums]
@@ -98,4 +99,6 @@ def open_masked(model: str) -> tuple[MaskedModel, Any]:
             f"{model}: has no trained masked-LM head ({sorted(info['missing_keys'])[0]!r} is missing); "
             "give the folder of the pretrained model, not of a tuned one"
         )
+    if torch.cuda.is_available():
+        opened.to("cuda")
     return MaskedModel(opened, tokenizer.mask_token_id, model), tokenizer

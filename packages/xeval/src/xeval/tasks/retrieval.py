@@ -43,7 +43,11 @@ def _read(path: Path, _cache: Path | None) -> list[Pair]:
 
 
 def _open(model: str, protocol: Protocol) -> tuple[Any, Pieces]:
-    encoder = open_encoder(model)
+    import torch
+
+    encoder: Any = open_encoder(model)
+    if torch.cuda.is_available():
+        encoder.to("cuda")
     return encoder.eval(), Pieces(
         open_tokenizer(model), min(protocol.max_length, longest_row(encoder))
     )
@@ -103,7 +107,8 @@ def mean_states(
     done = 0
     with torch.inference_mode():
         for indices in by_length(encoded, tokens=_TOKENS):
-            batch = pad_rows([encoded[i] for i in indices], pieces.pad_id)
+            rows = pad_rows([encoded[i] for i in indices], pieces.pad_id)
+            batch = {name: tensor.to(encoder.device) for name, tensor in rows.items()}
             states = encoder(**batch, output_hidden_states=True).hidden_states[chosen]
             # A text of special tokens alone keeps them.
             inside = batch["attention_mask"].clone()
@@ -114,7 +119,7 @@ def mean_states(
                     inside[row, length - after : length] = 0
             weights = inside[..., None].to(states.dtype)
             mean = (states * weights).sum(dim=1) / weights.sum(dim=1)
-            made[indices] = torch.nn.functional.normalize(mean, dim=-1).numpy()
+            made[indices] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
             done += len(indices)
             watch(done, len(texts), "retrieval")
     return made, cut
