@@ -356,8 +356,8 @@ def _fold(session: nox.Session, package: object, root: Path) -> object:
 def demo(session: nox.Session) -> None:
     """Generate the toy world into demo/ and describe it."""
     _no_arguments(session)
-    _python(session, "tools/toyworld.py", "--describe")
-    _python(session, "tools/toyworld.py", "demo/world", "--words", "20000")
+    shutil.rmtree(ROOT / "demo" / "world", ignore_errors=True)
+    _python(session, "tools/toyworld.py", "demo/world", "--words", "50000", "--describe")
 
 
 @nox.session(venv_backend="none", requires=["dev"])
