@@ -62,7 +62,8 @@ def test_the_fair_choice_serves_the_worst_language_as_brute_force_does_at_length
     test_the_fair_choice_serves_the_worst_language_as_brute_force_does.hypothesis.inner_test(case)
 
 
-@pytest.mark.parametrize("seed", range(12))
+# The second half are cases in which rounding alone, without the exchange of pieces, falls short.
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 41, 42, 46, 49, 56, 93, 94, 111])
 def test_the_fair_choice_is_optimal_for_two_languages(seed):
     counts = np.random.default_rng(seed).zipf(1.5, size=(2, 12)).clip(max=500)
     found = choose_fair(counts, 5, always=np.zeros(12, dtype=bool))
@@ -86,11 +87,17 @@ def test_the_fair_choice_gives_the_small_language_what_global_frequency_would_no
     assert fair.bound == pytest.approx(fair.coverage.min(), abs=0.02)
 
 
-def test_the_bound_is_close_on_many_pieces():
+def test_the_bound_is_close_on_many_pieces_of_unlike_languages():
     generator = np.random.default_rng(0)
-    counts = (generator.permuted(np.tile(1e6 / np.arange(1, 3001), (4, 1)), axis=1)).astype(int)
+    slopes = np.array(
+        [[0.6], [0.9], [1.2], [1.5]]
+    )  # the first spreads its tokens, the last needs few pieces
+    counts = generator.permuted(1e6 / np.arange(1, 3001) ** slopes, axis=1).astype(int)
     found = choose_fair(counts, 800, always=np.zeros(3000, dtype=bool))
-    assert found.bound - found.coverage.min() < 0.005
+    even = choose_top(counts.mean(axis=0, keepdims=True), 800, always=np.zeros(3000, dtype=bool))
+    p = unigram_probabilities(counts)
+    assert found.coverage.min() > p[:, even].sum(axis=1).min() + 0.01
+    assert found.bound - found.coverage.min() < 0.001
 
 
 def test_the_threshold_is_on_the_maximum_over_languages():

@@ -334,6 +334,20 @@ def test_holes_in_the_ids_are_closed():
     assert cut.kept.tolist() == [2, 5, 9, 12]
 
 
+def test_the_cost_of_an_unknown_character_stays_as_it_was():
+    """`x` alone is no piece. The unknown costs 10 more than the lowest score, and that must not rise by the cut."""
+    scores = {"<unk>": 0, "b": -30, "y": -30, "xy": -40, "yb": -1, "rare": -100}
+    vocabulary = parse_vocabulary(
+        {
+            "added_tokens": [],
+            "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": False, "vocab": [[*entry] for entry in scores.items()]},
+        },
+        name="unknown",
+    )  # fmt: skip
+    cut = trim_vocabulary(vocabulary, {"en": count(vocabulary, ["xyb", "yb"])})
+    assert cut.after.segmenter().encode("xyb").tokens == ["xy", "b"]
+
+
 def test_two_rules_at_once_are_refused():
     vocabulary = VOCABULARIES["unigram"]
     with pytest.raises(VocabularyError, match=r"one rule .* got threshold and top"):
