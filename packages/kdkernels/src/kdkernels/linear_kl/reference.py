@@ -21,7 +21,7 @@ def losses(
 ) -> Tensor:
     """T² D of each row, [N]; float64 in float64, everything else in float32; differentiable by the student."""
     z_s = _logits(student)[:, : columns.student]
-    z_t = _logits(teacher).detach()[:, : columns.teacher]
+    z_t = _logits(teacher)[:, : columns.teacher]
     if columns.source is not None:
         z_t = z_t[:, columns.source.clamp(min=0)].masked_fill(columns.source < 0, -math.inf)
     return reference.losses(z_s, z_t, temperature=temperature, divergence=divergence, beta=beta)
