@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kdkernels import kl, linear_cross_entropy, linear_distil_loss, topk_kl
+from kdkernels.targets import prepare_targets
 from kdkernels.testing import (
     MEANINGS,
     ODD_SHAPES,
@@ -16,6 +17,8 @@ from kdkernels.testing import (
     oracle_distil_loss,
     relative_error,
 )
+from kdkernels.topk_kl import chunked
+from kdkernels.topk_kl.chunked import Blend
 
 pytest.importorskip("triton")
 
@@ -178,19 +181,31 @@ def test_cross_entropy_is_torchs() -> None:
 
 
 def test_rows_lie_beyond_two_to_the_31st_element() -> None:
-    """Two rows with a huge stride: the memory between them is never touched, so it costs nothing."""
-    stride = 2**31 + 64
-    storage = torch.empty(stride + 64, dtype=torch.bfloat16, device=DEVICE)
-    logits = storage.as_strided((2, 50), (stride, 1))
+    """Rows with a huge stride that itself fits 32 bits: the memory between them is never touched, and costs nothing."""
+    from kdkernels.topk_kl import kernel
+
+    stride = 2**30 + 64
+    storage = torch.empty(2 * stride + 64, dtype=torch.bfloat16, device=DEVICE)
+    logits = storage.as_strided((3, 50), (stride, 1))
     torch.manual_seed(0)
-    logits.copy_(torch.randn(2, 50))
+    logits.copy_(torch.randn(3, 50))
     close = logits.contiguous()
-    logprobs, ids = torch.log_softmax(torch.randn(2, 50, device=DEVICE), 1).topk(3)
-    teacher = torch.randn(2, 50, device=DEVICE)
-    torch.testing.assert_close(
-        topk_kl(logits, ids, logprobs, impl="triton").loss,
-        topk_kl(close, ids, logprobs, impl="reference").loss,
-    )
+    logprobs, ids = torch.log_softmax(torch.randn(3, 50, device=DEVICE), 1).topk(3)
+    teacher = torch.randn(3, 50, device=DEVICE)
     torch.testing.assert_close(
         kl(logits, teacher, impl="triton").loss, kl(close, teacher, impl="reference").loss
     )
+    targets = prepare_targets(
+        ids, logprobs, temperature=1.0, tail="bucket", divergence="forward_kl", log_partition=None,
+        dtype=torch.float32, duplicates=False, columns=50,
+    )  # fmt: skip
+    options = {
+        "labels": None,
+        "targets": targets,
+        "row_scale": torch.ones(3, device=DEVICE),
+        "blend": Blend(alpha=1.0),
+    }
+    expected = torch.empty_like(close)
+    chunked.row_losses(close, **options, gradient=expected)
+    kernel.row_losses(logits, **options, gradient=logits)
+    assert relative_error(logits, expected) < TOLERANCE[torch.bfloat16]

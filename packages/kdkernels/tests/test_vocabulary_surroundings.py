@@ -105,19 +105,25 @@ def test_a_compiled_training_step_gives_the_same_gradients(impl: str) -> None:
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("rows_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("impl", ["torch", "reference"])
-def test_under_autocast_float32_operands_get_float32_gradients(impl: str) -> None:
+def test_under_autocast_float32_operands_get_float32_gradients(
+    impl: str, rows_dtype: torch.dtype
+) -> None:
     batch = make_distil_batch(DistilShape(N=40, H=32, V=300, K=4), dtype=torch.float32)
     expected, _, _ = oracle_distil_loss(*batch.positional, alpha=0.5)
     truths = torch.autograd.grad(expected, batch.leaves())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rows = batch.hidden.bfloat16() if impl == "torch" else batch.hidden
+        rows = batch.hidden.to(rows_dtype)
         loss = linear_distil_loss(rows, *batch.positional[1:], alpha=0.5, impl=impl).loss
     gradients = torch.autograd.grad(loss, batch.leaves())
     assert loss.dtype == torch.float32
     for value, truth in zip(gradients, truths, strict=True):
         assert value.dtype == torch.float32
-        assert relative_error(value, truth) < 1e-2
+        error = relative_error(value, truth)
+        assert error < 1e-2
+        if impl == "torch":
+            assert error > 1e-5  # the products were taken in bfloat16
 
 
 def test_autocast_leaves_float64_alone() -> None:
@@ -127,9 +133,9 @@ def test_autocast_leaves_float64_alone() -> None:
     assert torch.equal(inside, linear_distil_loss(*batch.positional, alpha=0.5, impl="torch").loss)
 
 
-@pytest.mark.parametrize("chunk_bytes", [2**30, 16 * 3000 * 2])
+@pytest.mark.parametrize("chunk_bytes", [2**30, 1])
 def test_bfloat16_gradients_lie_within_one_percent_of_float64(chunk_bytes: int) -> None:
-    """At logits of standard deviation 3, one chunk or many; the loss within a thousandth."""
+    """At logits of standard deviation 3, one chunk or a row each; the loss within a thousandth."""
     batch = make_distil_batch(
         DistilShape(N=96, H=64, V=3000, K=8), dtype=torch.bfloat16, std=3.0, bias=False
     )
