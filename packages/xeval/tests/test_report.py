@@ -308,7 +308,9 @@ def test_the_same_results_give_the_same_page(file: Path) -> None:
     assert page(read_results(file)) == page(read_results(file))
 
 
-def test_latencies_of_different_conditions_are_not_set_side_by_side(file: Path) -> None:
+def test_latencies_of_different_conditions_are_not_set_side_by_side(
+    file: Path, tmp_path: Path
+) -> None:
     append_results(file, [record(0.7, model="third", language="de", cost=COST | {"threads": 8})])
 
     words = " ".join(Reader(page(read_results(file))).text)
@@ -317,6 +319,8 @@ def test_latencies_of_different_conditions_are_not_set_side_by_side(file: Path) 
     assert "8 threads" in words
     assert "Score and latency" not in words
     assert "Score and parameters" in words
+    drawn = write_plots(read_results(file), tmp_path / "plots")
+    assert not [path for path in drawn if "latency" in path.name]
 
 
 def test_without_costs_there_are_tables_and_no_pictures_of_them(tmp_path: Path) -> None:

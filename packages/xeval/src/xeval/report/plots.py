@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xeval.report.colour import MODEL_COLOURS, cividis, hex_of, ink_on
-from xeval.report.figures import figure
+from xeval.report.figures import figure, scaled
+from xeval.report.page import time_conditions
 from xeval.results import Result
 from xeval.summary import Summary, Table, summarise
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 def write_plots(results: Iterable[Result], folder: Path | str) -> list[Path]:
     """Draw a heatmap of every table, and score against size and latency where costs are known.
+
+    Latency is left out where it was not measured under the same conditions for all models.
 
     Args:
         results: as `read_results` gives them.
@@ -34,13 +37,16 @@ def write_plots(results: Iterable[Result], folder: Path | str) -> list[Path]:
     summary = summarise(results)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    columns = [("parameters", "parameters")]
+    if time_conditions(summary.costs):
+        columns.append(("latency_ms", "latency, ms"))
     written: list[Path] = []
     for table in summary.tables:
         if not table.cells:
             continue
         name = re.sub(r"[^A-Za-z0-9]+", "-", f"{table.task}-{table.metric}").strip("-").lower()
         written += _save(_heatmap(table), folder / f"{name}-languages")
-        for column, words in (("parameters", "parameters"), ("latency_ms", "latency, ms")):
+        for column, words in columns:
             picture = _against(table, summary, column, words)
             if picture is not None:
                 written += _save(picture, folder / f"{name}-{column.partition('_')[0]}")
@@ -119,7 +125,9 @@ def _against(table: Table, summary: Summary, column: str, words: str) -> Figure 
         )
     axes.set_xlabel(words)
     axes.set_ylabel(table.score.title + (", %" if table.score.unit == "%" else ""))
-    axes.set_xlim(left=0)
+    axes.set_xlim(left=0, right=1.06 * max(x for _, x in shown))
+    if column == "parameters":
+        axes.xaxis.set_major_formatter(lambda value, _: scaled(value))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     picture.legend(loc="outside lower center", fontsize=8, frameon=False)
