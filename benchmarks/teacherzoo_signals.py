@@ -7,6 +7,7 @@ probabilities as a least-squares polynomial of degree 4 plus a square root over 
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from pathlib import Path
@@ -84,8 +85,6 @@ def write(folder: Path, said: Predictions, k: int) -> Signals:
         for at in range(0, len(rows), each)
     )  # fmt: skip
     corpus = CorpusRecord(digest="", documents=len(rows), bytes=1)
-    import json
-
     manifest = Manifest(terms=terms, corpora={"en": corpus}, shards=shards)
     write_whole(folder / "signals.json", json.dumps(manifest.to_json()).encode())
     return Signals(folder)

@@ -6,6 +6,8 @@ from teacherzoo.corpora import Corpus, Document
 from teacherzoo.errors import CorpusError, RecordError, SignalsError, TeacherError, TeacherzooError
 from teacherzoo.heads import SplitHead, split_head
 from teacherzoo.masking import Masking, TokenSpace
+from teacherzoo.nursery import Upbringing, Upbrought, raise_teacher
+from teacherzoo.rank import Ranking, rank
 from teacherzoo.record import record
 from teacherzoo.signals_read import SignalBatch, Signals
 from teacherzoo.stats import LanguageStats, SignalStats, stats
@@ -18,6 +20,7 @@ __all__ = [
     "Document",
     "LanguageStats",
     "Masking",
+    "Ranking",
     "RecordError",
     "SignalBatch",
     "SignalStats",
@@ -28,9 +31,13 @@ __all__ = [
     "TeacherError",
     "TeacherzooError",
     "TokenSpace",
+    "Upbringing",
+    "Upbrought",
     "Verification",
     "__version__",
     "load_teacher",
+    "raise_teacher",
+    "rank",
     "record",
     "split_head",
     "stats",
