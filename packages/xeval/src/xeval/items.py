@@ -151,4 +151,5 @@ def _write_whole(target: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    Path(name).chmod(0o644)  # a temporary file is its maker's alone
     Path(name).replace(target)
