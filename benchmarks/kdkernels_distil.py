@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from kdkernels_contenders import Case, dense, liger_cross_entropy, make_case, sparse
+from contenders import Case, dense, liger_cross_entropy, make_case, sparse
 from record import Recorder, extra_memory, parser, race
 
 import kdkernels

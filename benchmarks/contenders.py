@@ -1,4 +1,4 @@
-"""Inputs and rivals of the losses over a vocabulary, shared by the questions about them."""
+"""Inputs and rivals of the losses over a vocabulary, shared by the questions about them; no question itself."""
 
 from __future__ import annotations
 
