@@ -123,16 +123,14 @@ def merge_vocabularies(
     _pad(slots, pad_to)
     union = maker.calibrated(slots, mixed, cut)
     in_union_ids = {
-        teacher.name: json_
-        for teacher, json_ in zip(teachers, maker.renumbered(slots), strict=True)
+        teacher.name: maker.renumbered(slots, number) for number, teacher in enumerate(teachers)
     }
     opened = open_tokenizer(union, name="union")
     unknown = CONVENTIONS[convention].ids[CONVENTIONS[convention].tokens["unk"]]
     fidelity = {}
-    for code, lines in held.items():
-        own = open_tokenizer(in_union_ids[languages[code]], name=languages[code])
+    for code, (own, rows) in maker.segmenters(slots).items():
         fidelity[code] = compare_segmentation(
-            opened, own, lines or train[code], unknown=unknown, watch=watch
+            opened, own, held[code] or train[code], rows=rows, unknown=unknown, watch=watch
         )
     digest = tokenizer_digest(union)
     maps = {

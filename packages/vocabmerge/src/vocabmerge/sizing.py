@@ -19,7 +19,7 @@ _TRIES = 20
 def fit_rows(
     teachers: Sequence[Vocabulary],
     slots: Slots,
-    segmenters: Mapping[str, tokenizers.Tokenizer],
+    segmenters: Mapping[str, tuple[tokenizers.Tokenizer, NDArray[np.int64]]],
     corpora: Mapping[str, Sequence[str]],
     size: int,
 ) -> Slots:
@@ -30,7 +30,7 @@ def fit_rows(
     Args:
         teachers: of the union.
         slots: all rows.
-        segmenters: language → its teacher in union ids.
+        segmenters: language → its teacher and the row of each of its ids.
         corpora: language → lines.
         size: number of rows at most.
 
@@ -41,7 +41,7 @@ def fit_rows(
         VocabularyError: what always stays does not fit.
     """
     counts = np.stack(
-        [count_pieces(segmenters[code], lines, size=len(slots)) for code, lines in corpora.items()]
+        [_row_counts(*segmenters[code], lines, len(slots)) for code, lines in corpora.items()]
     )
     always = np.array([role in _ALWAYS for role in slots.roles])
     merges = _merge_rows(teachers, slots)
@@ -56,6 +56,15 @@ def fit_rows(
     raise VocabularyError(
         f"no choice of {size} rows holds every piece that its merges need; ask for more rows"
     )
+
+
+def _row_counts(
+    teacher: tokenizers.Tokenizer, rows: NDArray[np.int64], lines: Sequence[str], size: int
+) -> NDArray[np.int64]:
+    counts = count_pieces(teacher, lines, size=len(rows))
+    summed = np.zeros(size, dtype=np.int64)
+    np.add.at(summed, rows[rows >= 0], counts[rows >= 0])
+    return summed
 
 
 def _merge_rows(teachers: Sequence[Vocabulary], slots: Slots) -> NDArray[np.int64]:

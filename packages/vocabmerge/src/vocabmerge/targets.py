@@ -13,7 +13,7 @@ from vocabmerge.count import batches
 from vocabmerge.grid import TextGrid, mixed
 
 _MOST_WORDS = 40_000
-_IN_A_ROW = 64
+_TOGETHER = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +34,17 @@ class Targets:
 
 
 def gather_targets(
-    language: tokenizers.Tokenizer, lines: Iterable[str], *, most: int = _MOST_WORDS
+    language: tokenizers.Tokenizer,
+    rows: NDArray[np.int64],
+    lines: Iterable[str],
+    *,
+    most: int = _MOST_WORDS,
 ) -> Targets:
     """Segment a language's text as its teacher does and collect its words.
 
     Args:
-        language: the teacher's segmentation in union ids.
+        language: the teacher.
+        rows: the union id of each of its ids.
         lines: text of the language.
         most: number of different words to collect.
 
@@ -51,10 +56,10 @@ def gather_targets(
         counts.update(line.split())
     chosen = [word for word, _ in counts.most_common(most)]
     # Words are segmented between words, not alone: some tokenizers treat the start of a text differently.
-    rows = [chosen[first : first + _IN_A_ROW] for first in range(0, len(chosen), _IN_A_ROW)]
+    groups = [chosen[first : first + _TOGETHER] for first in range(0, len(chosen), _TOGETHER)]
     ids, edges = [np.zeros(0, dtype=np.int64)], [np.zeros(1, dtype=np.int64)]
-    for batch in batches(rows):
-        text = [" ".join(row) for row in batch]
+    for batch in batches(groups):
+        text = [" ".join(group) for group in batch]
         grid = TextGrid(text)
         found, starts, _ = grid.place(language.encode_batch(text, add_special_tokens=False))
         # A token belongs to the word of its first visible character.
@@ -65,7 +70,7 @@ def gather_targets(
         words=chosen,
         weight=np.array([counts[word] for word in chosen]) / max(counts.total(), 1),
         offsets=np.concatenate(edges),
-        ids=np.concatenate(ids),
+        ids=rows[np.concatenate(ids)],
     )
 
 

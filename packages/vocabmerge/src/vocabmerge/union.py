@@ -1,7 +1,6 @@
 """Makes union tokenizers from rows: the trials of one merge share teachers, languages and corpora."""
 
-from collections.abc import Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,9 @@ _TRIAL_LINES = 1000  # held out, to compare ways of cutting text
 _TRIAL_TRAINING = 5000
 
 
+Segmenter = tuple[tokenizers.Tokenizer, NDArray[np.int64]]
+
+
 class UnionMaker:
     """What stays the same while slots, cuts and scores are tried."""
 
@@ -42,6 +44,7 @@ class UnionMaker:
         self._steps = steps
         self._corpora = train
         self._watch = watch
+        self._opened: dict[int, tokenizers.Tokenizer] = {}
 
     def slots(self, mixed: bool, cut: Cut) -> Slots:
         """All rows of the union, under a way to cut text."""
@@ -52,28 +55,41 @@ class UnionMaker:
             punctuation="initial" if cut == "punctuation spaced" else "internal",
         )
 
-    def renumbered(self, slots: Slots) -> list[dict[str, Any]]:
-        """Each teacher's own tokenizer with its pieces in union ids."""
+    def renumbered(self, slots: Slots, number: int) -> dict[str, Any]:
+        """A teacher's own tokenizer with its pieces in union ids."""
         ids = CONVENTIONS[self._convention].ids
-        made = []
-        for teacher, column in zip(self._teachers, slots.of, strict=True):
-            renamed = unified_specials(teacher, self._convention)
-            lacking = {token: ids[token] for token in ids if token not in renamed.values()}
-            made.append(
-                rewrite_tokenizer(teacher, column, size=len(slots), rename=renamed, extra=lacking)
-            )
-        return made
+        renamed = unified_specials(self._teachers[number], self._convention)
+        return rewrite_tokenizer(
+            self._teachers[number],
+            slots.of[number],
+            size=len(slots),
+            rename=renamed,
+            extra={token: ids[token] for token in ids if token not in renamed.values()},
+        )
 
-    def segmenters(self, slots: Slots) -> dict[str, tokenizers.Tokenizer]:
-        """Each corpus language's teacher, in union ids."""
-        opened = [open_tokenizer(one, name="teacher") for one in self.renumbered(slots)]
-        return {code: opened[self._position[code]] for code in self._corpora}
+    def segmenters(self, slots: Slots) -> dict[str, Segmenter]:
+        """Each corpus language's teacher, with the row of each of its ids.
+
+        A teacher all of whose pieces have a row is opened once, as it is; one that was cut, as what is left of it.
+        """
+        found: dict[int, Segmenter] = {}
+        for number in {self._position[code] for code in self._corpora}:
+            teacher, column = self._teachers[number], slots.of[number]
+            live = np.array([role not in ("hole", "placeholder") for role in teacher.roles])
+            if (column[live] >= 0).all():
+                if number not in self._opened:
+                    self._opened[number] = teacher.segmenter()
+                found[number] = self._opened[number], column
+            else:
+                cut = open_tokenizer(self.renumbered(slots, number), name=teacher.name)
+                found[number] = cut, np.arange(len(slots))
+        return {code: found[self._position[code]] for code in self._corpora}
 
     def targets(self, slots: Slots, corpora: Mapping[str, Sequence[str]]) -> dict[str, Targets]:
         """The words of each language as its teacher segments them, in union ids."""
         found = {}
         for number, (code, segmenter) in enumerate(self.segmenters(slots).items(), start=1):
-            found[code] = gather_targets(segmenter, corpora[code])
+            found[code] = gather_targets(*segmenter, corpora[code])
             self._watch(number, len(corpora), "languages segmented by their teachers")
         return found
 
@@ -107,7 +123,7 @@ class UnionMaker:
             if targets:
                 scores = correct_scores(
                     scores,
-                    lambda one: self.open(slots, one, mixed, cut),
+                    self.opener(slots, scores, mixed, cut),
                     targets,
                     watch=self._watch,
                 )
@@ -169,23 +185,42 @@ class UnionMaker:
         )
         return ordered(order)
 
-    def open(
+    def opener(
         self, slots: Slots, scores: NDArray[np.float64], mixed: bool, cut: Cut
-    ) -> tokenizers.Tokenizer:
-        """The union tokenizer with given scores, opened."""
-        return open_tokenizer(self.union(slots, scores, mixed, cut), name="union")
+    ) -> Callable[[NDArray[np.float64]], tokenizers.Tokenizer]:
+        """Opens the union tokenizer with given scores; all but the model is opened once."""
+        union = self.union(slots, scores, mixed, cut)
+        model = union["model"]
+        empty = {**model, "vocab": [["?", 0.0]], "unk_id": 0}
+        frame = open_tokenizer(
+            {**union, "added_tokens": [], "post_processor": None, "model": empty}, name="union"
+        )
+
+        def opened(one: NDArray[np.float64]) -> tokenizers.Tokenizer:
+            frame.model = tokenizers.models.Unigram(
+                list(zip(slots.texts, one.tolist(), strict=True)),
+                model["unk_id"],
+                bool(model.get("byte_fallback")),
+            )
+            return frame
+
+        return opened
 
     def try_cuts(self, held: Mapping[str, Sequence[str]]) -> tuple[Cut, dict[str, float]]:
         """Before calibration, the mean share of words segmented alike under each way to cut text."""
         shares: dict[str, float] = {}
         some = {code: lines[:_TRIAL_TRAINING] for code, lines in self._corpora.items()}
+        slots: dict[bool, Slots] = {}
         for number, cut in enumerate(CUTS, start=1):
-            slots = self.slots(True, cut)
-            scores = first_scores(self._teachers, slots, self.targets(slots, some), self._position)
-            union = self.open(slots, scores, True, cut)
+            spaced = cut == "punctuation spaced"
+            if spaced not in slots:
+                slots[spaced] = self.slots(True, cut)
+                targets = self.targets(slots[spaced], some)
+                scores = first_scores(self._teachers, slots[spaced], targets, self._position)
+            union = self.opener(slots[spaced], scores, True, cut)(scores)
             found = [
-                compare_segmentation(union, own, list(islice(held[code], _TRIAL_LINES))).words_alike
-                for code, own in self.segmenters(slots).items()
+                compare_segmentation(union, own, held[code][:_TRIAL_LINES], rows=rows).words_alike
+                for code, (own, rows) in self.segmenters(slots[spaced]).items()
             ]
             shares[cut] = float(np.mean(found))
             self._watch(number, len(CUTS), "ways to cut text tried")
