@@ -2,6 +2,10 @@
 
 from importlib.metadata import version as _version
 
+from vocabmerge.carry import Carried, carry
+from vocabmerge.carry_folder import carry_model, read_source
+from vocabmerge.carry_source import Source
+from vocabmerge.choose import FairChoice, choose_fair
 from vocabmerge.conflicts import find_conflicts
 from vocabmerge.corpora import read_corpus, sample_lines
 from vocabmerge.count import count_pieces
@@ -10,9 +14,12 @@ from vocabmerge.fidelity import Fidelity, compare_segmentation
 from vocabmerge.maps import VocabularyMap, identity_map, load_map, map_of_ids, map_of_lists
 from vocabmerge.merge import Merged, merge_vocabularies
 from vocabmerge.merged_folder import save_merged
+from vocabmerge.models import select_rows
 from vocabmerge.overlap import inspect, overlap
 from vocabmerge.reading import read_vocabulary
 from vocabmerge.rewrite import rewrite_tokenizer
+from vocabmerge.trim import Trim, trim_vocabulary
+from vocabmerge.trim_folder import trim
 from vocabmerge.vocabulary import (
     Piece,
     Vocabulary,
@@ -22,13 +29,20 @@ from vocabmerge.vocabulary import (
 )
 
 __all__ = [
+    "Carried",
+    "FairChoice",
     "Fidelity",
     "Merged",
     "Piece",
+    "Source",
+    "Trim",
     "Vocabulary",
     "VocabularyError",
     "VocabularyMap",
     "__version__",
+    "carry",
+    "carry_model",
+    "choose_fair",
     "compare_segmentation",
     "count_pieces",
     "find_conflicts",
@@ -42,11 +56,15 @@ __all__ = [
     "overlap",
     "parse_vocabulary",
     "read_corpus",
+    "read_source",
     "read_vocabulary",
     "rewrite_tokenizer",
     "sample_lines",
     "save_merged",
+    "select_rows",
     "tokenizer_digest",
+    "trim",
+    "trim_vocabulary",
 ]
 
 __version__ = _version("vocabmerge")
