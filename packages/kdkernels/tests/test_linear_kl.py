@@ -12,8 +12,8 @@ from kdkernels import KernelArgumentError, linear_kl
 
 IMPLS = ("reference", "torch")
 DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
-# Of the gradient's norm, at logits of standard deviation 3; in bfloat16 the logits of both sides round.
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 1e-2}
+# Of the gradient's norm, at logits of standard deviation 3; in bfloat16 only the gradient by the logits rounds.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 6e-3}
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +128,7 @@ def test_loss_and_gradients_equal_the_definition(
     loss, gradients = step(c, impl, **options)
     true, true_gradients = true_step(c, divergence, T=T, beta=0.3)
 
-    assert relative(loss, true) < TOLERANCE[dtype]
+    assert relative(loss, true) < min(TOLERANCE[dtype], 5e-6)
     for mine, theirs, operand in zip(gradients, true_gradients, c.student(), strict=True):
         assert mine.dtype == operand.dtype
         assert relative(mine, theirs) < TOLERANCE[dtype]
@@ -312,6 +312,21 @@ def test_compiled_model_around_the_call_gives_the_same_gradient() -> None:
     (compiled,) = torch.autograd.grad(torch.compile(loss, backend="aot_eager")(w), w)
 
     torch.testing.assert_close(compiled, plain)
+
+
+@pytest.mark.parametrize("dtypes", [(0, 1), (1, 0), (1, 2), (2, 1), (2, 0)], ids=str)
+def test_the_sides_may_have_two_dtypes(dtypes: tuple[int, int]) -> None:
+    known = (torch.float64, torch.float32, torch.bfloat16)
+    s, t = (known[i] for i in dtypes)
+    c = case().to(torch.bfloat16)
+    mixed = Case(*(x.to(s if i < 3 else t) for i, x in enumerate(c.tensors())))
+    loss, gradients = step(mixed, "torch")
+    true, true_gradients = true_step(mixed, "forward_kl")
+
+    assert relative(loss, true) < 5e-6
+    assert all(x.dtype == s for x in gradients)
+    for mine, theirs in zip(gradients, true_gradients, strict=True):
+        assert relative(mine, theirs) < TOLERANCE[s]
 
 
 class LargestTensor(TorchDispatchMode):

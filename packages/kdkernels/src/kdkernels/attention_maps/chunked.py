@@ -4,9 +4,7 @@ A tile holds some query rows of some (sequence, head) pairs against all the keys
 within it and nothing is ever computed twice. On a CPU the tile is sized to stay in the cache.
 """
 
-import contextlib
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -14,6 +12,7 @@ from torch import Tensor
 from kdkernels.attention_maps.arguments import Comparison, widest
 from kdkernels.attention_maps.sequences import SequenceGroup, groups_of_one_length
 from kdkernels.attention_maps.sums import MapSums
+from kdkernels.precision import products_of
 
 CPU_TILE_BYTES = 4 << 20  # a second-level cache of two cores or so
 DEVICE_TILE_BYTES = 64 << 20
@@ -29,7 +28,7 @@ def walk(
     dq = torch.zeros(q_s.shape if gradient else 0, dtype=dtype, device=q_s.device)
     dk = torch.zeros_like(dq)
     for group in groups_of_one_length(comparison.mask, length=q_s.shape[2], device=q_s.device):
-        with _products_of(widest(q_s, k_s, q_t, k_t), q_s.device):
+        with products_of(widest(q_s, k_s, q_t, k_t), q_s.device):
             sums = _walk_group(
                 group.gather(q_s, dtype),
                 group.gather(k_s, dtype),
@@ -45,25 +44,6 @@ def walk(
         if gradient:
             dq, dk = group.scatter(sums.dq, dq), group.scatter(sums.dk, dk)
     return MapSums(total=total.to(dtype), counted=count, dq=dq, dk=dk)
-
-
-@contextlib.contextmanager
-def _products_of(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
-    """On a CPU, let float32 products of values that came from bfloat16 run on its bfloat16 units.
-
-    Scores lose nothing: the values are exact and sums stay in float32. The gradient by the scores rounds as it would
-    between bfloat16 layers. The switch holds for the whole process while the tiles are walked.
-    """
-    precision = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch makes it when it is imported
-    before = precision.fp32_precision
-    if dtype != torch.bfloat16 or device.type != "cpu":
-        yield
-        return
-    precision.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        precision.fp32_precision = before
 
 
 def _walk_group(

@@ -52,9 +52,10 @@ def linear_kl(
     reverse_kl infinite, and it is refused.
 
     The gradient reaches the student's operands alone, is computed together with the loss, and is not differentiable
-    again. Logits are rounded to the operands' dtype and all else is computed in float32 (float64 for float64); the
-    weight gradient is summed in float32. Under autocast the products are taken in its dtype. NaN in counted rows
-    propagates; rows outside the mask take no part. Over no rows the loss and all gradients are exactly 0.
+    again. Everything from the logits on is computed in float32 (float64 for float64): those of half-precision operands
+    are not rounded, and only their gradient is, for its two products. The weight gradient is summed in float32. Under
+    autocast the products are taken in its dtype. NaN in counted rows propagates; rows outside the mask take no part.
+    Over no rows the loss and all gradients are exactly 0.
     `torch.compile` breaks its graph around the call.
 
     Args:
@@ -75,7 +76,7 @@ def linear_kl(
         mask: [N] True for the rows that count, None for all.
         row_weight: [N] factor of each row; it does not enter the number of rows.
         divisor: divides the sum in place of the number of counted rows.
-        chunk_bytes: size of both sides' logits buffers together; None for 256 MiB on a CPU and 1 GiB on a GPU.
+        chunk_bytes: size of the buffers for both sides' logits and their gradient; None for 256 MiB on a CPU and 1 GiB on a GPU.
         impl: "reference", "torch", "triton", or "auto" as in `linear_distil_loss`.
 
     Returns:
@@ -168,7 +169,7 @@ def _run(
             return Divergence((row_scale * losses).sum(), rows, chosen)
         compute = functools.partial(
             chunked.losses_and_gradients,
-            teacher=teacher.detach().cast(dtypes[1]),
+            teacher=teacher.detach().cast(exact if torch.float64 in dtypes else dtypes[1]),
             columns=columns,
             row_scale=row_scale,
             chunk_bytes=default_chunk_bytes(device) if chunk_bytes is None else int(chunk_bytes),

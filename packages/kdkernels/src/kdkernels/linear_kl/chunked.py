@@ -43,24 +43,25 @@ def losses_and_gradients(
         and summed in float32, by bias in float32.
     """
     N, exact = student.hidden.shape[0], row_scale.dtype
-    rows = _chunk_rows(student, teacher, columns, chunk_bytes)
-    z_s = student.hidden.new_empty(rows, student.weight.shape[0])
-    z_t = teacher.hidden.new_empty(rows, teacher.weight.shape[0])
+    rows = _chunk_rows(student, teacher, columns, chunk_bytes, exact)
+    z_s = row_scale.new_empty(rows, student.weight.shape[0])
+    z_t = row_scale.new_empty(rows, teacher.weight.shape[0])
     by_hidden = torch.empty_like(student.hidden) if wanted[0] else None
     by_weight = WeightGradient(weight, chunks=math.ceil(N / rows)) if wanted[1] else None
     by_bias = row_scale.new_zeros(student.weight.shape[0]) if wanted[2] else None
     values = row_scale.new_zeros(N)
     for start in range(0, N, rows):
         stop = min(start + rows, N)
-        by_logits = student.logits(start, stop, z_s[: stop - start])
-        real = by_logits[:, : columns.student]
+        logits = student.logits(start, stop, z_s[: stop - start])
+        real = logits[:, : columns.student]
         values[start:stop] = row_losses(
             real,
             _matched(teacher.logits(start, stop, z_t[: stop - start]), columns),
             row_scale=row_scale[start:stop],
             gradient=real if any(wanted) else None,
-        ).to(exact)
-        by_logits[:, columns.student :] = 0.0
+        )
+        logits[:, columns.student :] = 0.0
+        by_logits = logits.to(student.hidden.dtype)
         if by_hidden is not None:
             torch.mm(by_logits, student.weight, out=by_hidden[start:stop])
         if by_weight is not None:
@@ -70,12 +71,17 @@ def losses_and_gradients(
     return values, Gradients(by_hidden, None if by_weight is None else by_weight.result(), by_bias)
 
 
-def _chunk_rows(student: Head, teacher: Head, columns: Columns, chunk_bytes: int) -> int:
+def _chunk_rows(
+    student: Head, teacher: Head, columns: Columns, chunk_bytes: int, exact: torch.dtype
+) -> int:
     """Rows whose logits fit the budget, evened out over the chunks; at least one."""
     N = max(1, student.hidden.shape[0])
     of_teacher = teacher.weight.shape[0] + (0 if columns.source is None else columns.student)
-    a_row = student.weight.shape[0] * student.weight.element_size()
-    a_row += of_teacher * teacher.weight.element_size()
+    a_row = (student.weight.shape[0] + of_teacher) * exact.itemsize
+    if student.hidden.dtype != exact:
+        a_row += (
+            student.weight.shape[0] * student.hidden.element_size()
+        )  # the gradient, for its products
     chunks = math.ceil(N / max(1, chunk_bytes // a_row))
     return math.ceil(N / chunks)
 

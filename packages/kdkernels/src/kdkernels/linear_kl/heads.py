@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 
 from kdkernels.checks import KernelArgumentError, require_floating, require_shape
+from kdkernels.precision import products_of
+
+# Columns of a half-precision weight that are widened at once on a CPU.
+WIDENED_COLUMNS = 4096
 
 
 class Head(NamedTuple):
@@ -33,11 +37,19 @@ class Head(NamedTuple):
         return Head(self.hidden.detach(), self.weight.detach(), bias)
 
     def logits(self, start: int, stop: int, out: Tensor) -> Tensor:
-        """Of some rows, written to `out` [stop - start, V]."""
-        piece = self.hidden[start:stop]
-        if self.bias is None:
-            return torch.mm(piece, self.weight.t(), out=out)
-        return torch.addmm(self.bias, piece, self.weight.t(), out=out)
+        """Of some rows, written to `out` [stop - start, V] in its dtype, unrounded: float32 for half precision."""
+        piece, weight = self.hidden[start:stop], self.weight
+        if out.dtype == piece.dtype:
+            torch.mm(piece, weight.t(), out=out)
+        elif out.device.type == "cuda":
+            out.copy_(torch.mm(piece, weight.t(), out_dtype=out.dtype))
+        else:
+            piece = piece.to(out.dtype)
+            with products_of(self.hidden.dtype, out.device):
+                for first in range(0, len(weight), WIDENED_COLUMNS):
+                    columns = slice(first, first + WIDENED_COLUMNS)
+                    out[:, columns] = torch.mm(piece, weight[columns].to(out.dtype).t())
+        return out if self.bias is None else out.add_(self.bias)
 
 
 def check_head(operation: str, side: str, head: Head, *, N: int | None, autocast: bool) -> None:
