@@ -152,6 +152,22 @@ def test_bfloat16_gradients_lie_within_one_percent_of_float64(chunk_bytes: int) 
         assert relative_error(value, expected) < 1e-2
 
 
+def test_many_chunks_sum_the_weight_gradient_in_float32() -> None:
+    """512 rows that all pull at the same 32 columns: a bfloat16 sum would stop moving."""
+    batch = make_distil_batch(DistilShape(N=512, H=16, V=32, K=4), dtype=torch.bfloat16, bias=False)
+    leaves = [leaf.detach().double().requires_grad_() for leaf in batch.leaves()]
+    truth = linear_distil_loss(
+        *leaves, None, *batch.positional[3:], alpha=0.5, impl="reference"
+    ).loss
+    (expected,) = torch.autograd.grad(truth, leaves[1])
+    errors = []
+    for chunk_bytes in (2**30, 1):
+        loss = linear_distil_loss(*batch.positional, alpha=0.5, chunk_bytes=chunk_bytes).loss
+        (by_weight,) = torch.autograd.grad(loss, batch.weight)
+        errors.append(relative_error(by_weight, expected))
+    assert errors[1] < 1.5 * errors[0] < 0.02
+
+
 def test_rows_lie_beyond_two_to_the_31st_element() -> None:
     """Two rows with a huge stride: the memory between them is never touched, so it costs nothing."""
     stride = 2**31 + 64

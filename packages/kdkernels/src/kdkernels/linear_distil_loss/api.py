@@ -95,14 +95,17 @@ def linear_distil_loss(
 
     A row counts if its label is not `ignore_index`; other rows take no part, whatever they hold. A counted row without
     ids has soft = 0. An id that occurs twice in a row stands for the sum of its probabilities. Probabilities that sum
-    to more than 1 leave r = 0, and so does a row that lists the whole vocabulary. NaN and infinities in counted rows propagate by the formulae. Over no rows the loss
-    and all gradients are exactly 0. Results do not vary from run to run.
+    to more than 1 leave r = 0, and so does a row that lists the whole vocabulary. NaN and infinities in counted rows
+    propagate by the formulae. Over no rows the loss and all gradients are exactly 0. Results do not vary from run to
+    run.
 
     The gradient is computed together with the loss, so `backward` only scales it; it is not differentiable again.
     Where the loss is scaled (a loss scaler, gradient accumulation), the scaled weight gradient is a copy: give
     `divisor` instead. Logits are rounded to the operands' dtype and all else is computed in float32 (float64 for
-    float64); the weight gradient is summed in float32. Under autocast the products are taken in its dtype while
-    the gradients keep the dtype of their operands. `torch.compile` breaks its graph around the call.
+    float64); the weight gradient is summed in float32. The gradient by the logits passes through the operands' dtype,
+    in which float16 loses what lies below 6e-8: prefer bfloat16 for wide vocabularies. Under autocast the products are
+    taken in its dtype while the gradients keep the dtype of their operands. `torch.compile` breaks its graph around
+    the call.
 
     Args:
         hidden: [N, H] hidden states; select the masked rows before the call, it is cheaper.
