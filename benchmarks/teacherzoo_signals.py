@@ -28,7 +28,7 @@ from teacherzoo.verify import bucket_kl
 V, H, BLOCK, MASKED = 250_000, 64, 256, 38
 
 
-def rows_like_a_teacher_s(count: int, spread: float) -> Predictions:
+def rows_like_a_teacher_s(count: int, spread: float, *, k: int) -> Predictions:
     """Predictions at `count` masked rows: Zipf-like frequencies, topics that share words, some rows sure and some not."""
     generator = torch.Generator().manual_seed(0)
     topics = 2000
@@ -42,7 +42,7 @@ def rows_like_a_teacher_s(count: int, spread: float) -> Predictions:
     sureness = spread * torch.rand(count, 1, generator=generator).sqrt() / math.sqrt(H)
     gold = torch.zeros(count, 1, dtype=torch.int64)
     with torch.inference_mode():
-        return predict(hidden * sureness, weight, bias, gold, k=128, temperatures=(2.0, 4.0))
+        return predict(hidden * sureness, weight, bias, gold, k=k, temperatures=(2.0, 4.0))
 
 
 def cut(said: Predictions, k: int) -> Predictions:
@@ -116,8 +116,8 @@ def kl(exact: np.ndarray, decoded: np.ndarray, tail: np.ndarray | None = None) -
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0]).parse_args()
     recorder = Recorder("teacherzoo_signals", arguments)
-    count = 20_000 if arguments.quick else 120_000
-    said = rows_like_a_teacher_s(count, 8.0)
+    count = 5_000 if arguments.quick else 40_000
+    said = rows_like_a_teacher_s(count, 8.0, k=32)
     shape = {"V": V, "positions": count}
     for k, bar in ((8, 40.0), (32, 90.0)):
         kept = cut(said, k)
@@ -165,7 +165,7 @@ def main() -> None:
                 f"positions decoded in a second, k={k}", {"ours": [count / 1e6 / time for time in times]},
                 unit="M/s", bar={"ours": 1.0}, at_least=True, shape=shape,
             )  # fmt: skip
-    sample = said.logprobs[:5000].numpy()
+    sample = rows_like_a_teacher_s(1000, 8.0, k=128).logprobs.numpy()
     for name, k, head in (
         ("k=128, 16 exact, degree 4", 128, 16),
         ("k=50, 1 exact, degree 4", 50, 1),

@@ -1,0 +1,114 @@
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from teacherzoo import Signals
+from teacherzoo.cli import app
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_record_verify_and_stats_in_one_go(teacher: Path, text: Path, tmp_path: Path) -> None:
+    folder = str(tmp_path / "signals")
+
+    recorded = call(
+        *(
+            "record",
+            str(teacher),
+            "--corpus",
+            f"en={text}",
+            "-o",
+            folder,
+            "--limit",
+            "30",
+            "--k",
+            "4",
+            "--json",
+        )
+    )
+    verified = call("verify", folder, str(teacher), "--rows", "10", "--json")
+    weighed = call("stats", folder, "--json")
+
+    signals = Signals(folder)
+    positions = len(signals.batch(range(len(signals))).labels)
+    assert json.loads(recorded.stdout)["positions"] == positions
+    assert json.loads(verified.stdout)["rows"] == 10
+    assert json.loads(verified.stdout)["worst_kl"] < 1e-4
+    assert json.loads(weighed.stdout)["languages"]["en"]["positions"] == positions
+    assert json.loads(weighed.stdout)["k"] == 4
+
+
+def test_people_get_tables_and_sentences(recording: Path, teacher: Path) -> None:
+    verified, weighed = call("verify", str(recording), str(teacher)), call("stats", str(recording))
+
+    assert "KL mean" in verified.stdout
+    assert "worst" in verified.stdout
+    for word in ("accuracy", "tail", "bytes per masked position", "together"):
+        assert word in weighed.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["record", "{teacher}", "--corpus", "{text}", "-o", "{out}"],
+            "--corpus must be LANGUAGE=SOURCE",
+        ),
+        (
+            ["record", "{teacher}", "--corpus", "en=missing.txt", "-o", "{out}"],
+            "there is no file missing.txt",
+        ),
+        (
+            ["record", "./nowhere", "--corpus", "en={text}", "-o", "{out}"],
+            "there is no such folder",
+        ),
+        (
+            ["record", "{teacher}", "--corpus", "en={text}", "-o", "{out}", "--k", "0"],
+            "k must be at least 1",
+        ),
+        (
+            ["record", "{teacher}", "--corpus", "en={text}", "-o", "{out}", "--policy", "x"],
+            "policy must be",
+        ),
+        (
+            ["record", "{teacher}", "--corpus", "en={text}", "-o", "{out}", "--part", "x"],
+            "part must be",
+        ),
+        (
+            ["record", "{teacher}", "--corpus", "en={text}", "-o", "{recording}"],
+            "record into another folder",
+        ),
+        (["verify", "{out}", "{teacher}"], "there is no such folder"),
+        (["stats", "{out}"], "there is no such folder"),
+    ],
+)
+def test_every_refusal_is_one_sentence_and_exit_2(
+    teacher: Path, text: Path, recording: Path, tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    places = {"teacher": teacher, "text": text, "out": tmp_path / "out", "recording": recording}
+
+    done = call(*(argument.format(**places) for argument in arguments))
+
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_says_how_to_go_on(
+    teacher: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from teacherzoo import cli_signals
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_signals, "record", interrupted)
+    done = call("record", str(teacher), "--corpus", f"en={text}", "-o", str(tmp_path / "out"))
+
+    assert done.exit_code == 130
+    assert "goes on from the last whole shard" in done.stderr
