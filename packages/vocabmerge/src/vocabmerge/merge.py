@@ -125,10 +125,15 @@ def merge_vocabularies(
     in_union_ids = {
         teacher.name: maker.renumbered(slots, number) for number, teacher in enumerate(teachers)
     }
-    opened = open_tokenizer(union, name="union")
+    whole = all(
+        (column >= 0).sum() == (full >= 0).sum()
+        for column, full in zip(slots.of, every.of, strict=True)
+    )
+    opened = None if whole and not held else open_tokenizer(union, name="union")
     unknown = CONVENTIONS[convention].ids[CONVENTIONS[convention].tokens["unk"]]
     fidelity = {}
     for code, (own, rows) in maker.segmenters(slots).items():
+        assert opened is not None
         fidelity[code] = compare_segmentation(
             opened, own, held[code] or train[code], rows=rows, unknown=unknown, watch=watch
         )
@@ -219,11 +224,12 @@ def _spelled_rows(
     full: NDArray[np.int64],
     texts: Sequence[str],
     union: Mapping[str, Any],
-    opened: tokenizers.Tokenizer,
+    opened: tokenizers.Tokenizer | None,
 ) -> list[list[int]]:
     """The union ids of each teacher id: its row; for a piece that was cut, how the union spells it; else none."""
     rows = [[row] if row >= 0 else [] for row in column.tolist()]
     for old in np.flatnonzero((column < 0) & (full >= 0)).tolist():
+        assert opened is not None
         rows[old] = spell(texts[full[old]], union, opened)
     return rows
 
