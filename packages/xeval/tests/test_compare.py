@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from xeval.compare import Comparison, TaskComparison, compare, judge
 from xeval.errors import XevalError
 from xeval.items import Items
+from xeval.labels import place_labels
 from xeval.paired import (
     bootstrap_differences,
     holm,
@@ -288,6 +289,23 @@ def test_a_language_of_one_model_only_is_named(tmp_path: Path) -> None:
     assert [one.place for one in task.languages] == ["de"]
     assert task.left_out == ("fr: no result of B",)
     assert task.mean is None
+
+
+def test_places_have_the_shortest_name_that_is_theirs_alone() -> None:
+    sets = [("de", "ud/de_gsd"), ("de", "ud/de_pud"), ("fr", "ud/fr_gsd"), ("hi", "a"), ("hi", "b")]
+    sets += [("fi", "ud/fi_tdt"), ("fi", "old/fi_tdt")]
+    results = [
+        Result(
+            model="A", model_digest="A", task="pos", dataset=dataset, split="test", language=language,
+            source_language="en", protocol={}, seed=0, metric="accuracy", value=1.0, n=1,
+        )
+        for language, dataset in sets
+    ]  # fmt: skip
+
+    assert list(place_labels(results).values()) == [
+        *("de_gsd", "de_pud", "fr", "hi a", "hi b"),
+        *("fi ud/fi_tdt", "fi old/fi_tdt"),
+    ]
 
 
 def test_other_test_items_are_refused(tmp_path: Path) -> None:

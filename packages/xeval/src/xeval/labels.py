@@ -42,11 +42,22 @@ def place_labels(results: Iterable[Result]) -> dict[tuple[str, str], str]:
     for result in results:
         if result.dataset not in datasets[result.language]:
             datasets[result.language].append(result.dataset)
-    return {
-        (language, dataset): language if len(of_language) == 1 else f"{language} {dataset}"
+    short = {
+        (language, dataset): language if len(of_language) == 1 else _short(language, dataset)
         for language, of_language in datasets.items()
         for dataset in of_language
     }
+    labels = list(short.values())
+    return {
+        (language, dataset): label if labels.count(label) == 1 else f"{language} {dataset}"
+        for (language, dataset), label in short.items()
+    }
+
+
+def _short(language: str, dataset: str) -> str:
+    """A data set's own name where it starts with its language, such as de_gsd of ud/de_gsd."""
+    name = dataset.rpartition("/")[2]
+    return name if name.startswith(f"{language}_") else f"{language} {dataset}"
 
 
 def choose(

@@ -160,7 +160,7 @@ def _in_a_sentence(table: Table) -> str:
         sentence = f"Best mean: {row.model}, {figure(row.mean.value, table.score)}{within}. "
     if table.source:
         sentence += f"Tuned on {table.source}; "
-    sentence += f"scored on the {table.split} sets of {len(table.places)} languages."
+    sentence += f"scored on {_sets(table)}."
     outside = [place for place in table.places if place not in table.common]
     if len(outside) > 6:
         sentence += (
@@ -169,6 +169,16 @@ def _in_a_sentence(table: Table) -> str:
     elif outside:
         sentence += f" Not in the mean, because not every model has them: {', '.join(outside)}."
     return sentence
+
+
+def _sets(table: Table) -> str:
+    sets, languages = len(table.places), len(set(table.places.values()))
+    many = f"{languages} language" + ("" if languages == 1 else "s")
+    return (
+        f"the {table.split} sets of {many}"
+        if sets == languages
+        else f"{sets} {table.split} sets of {many}"
+    )
 
 
 def _one_metric(table: Table, summary: Summary, badges: Badges, conditions: str | None) -> Markup:
@@ -242,7 +252,8 @@ def _notes(summary: Summary, conditions: str | None) -> Markup:
         "it speaks of that one tuned model only. Where all items are alike, as at 100 %, no interval can be given.",
         "Intervals that overlap do not show that two models are equal, and those of one language are no test between "
         "models: they were scored on the same items. That test is xeval compare.",
-        "Means are taken over the languages that every model of the table has, each language with the same weight. "
+        "Means are taken over the test sets that every model of the table has, each with the same weight: a language "
+        "with three of them counts three times. "
         "The transfer gap is the score on the source language less the mean over the other languages.",
         "Parameters, size and operations are those of the model before tuning; a multiply-add counts as two operations.",
     ]

@@ -75,7 +75,7 @@ def models_table(table: Table, badges: Badges) -> Markup:
     score = table.score
     heads = [
         _head("Model", kind="text", first="ascending"),
-        _head("Mean", f"of {len(table.common)} languages", best_first=score, sorted_=True),
+        _head("Mean", f"of {len(table.common)} test sets", best_first=score, sorted_=True),
         tag("th", "95 % interval", _range_scale(table), scope="col", class_="wide"),
     ]
     transfer = any(row.gap is not None for row in table.rows)
@@ -88,7 +88,7 @@ def models_table(table: Table, badges: Badges) -> Markup:
                 first="ascending",
             )
         )
-    heads.append(_head("Worst language", best_first=score))
+    heads.append(_head("Worst", best_first=score))
     heads.append(_head("Seeds", first="descending"))
     by_model = {row.model: row for row in table.rows}
     rows = []
