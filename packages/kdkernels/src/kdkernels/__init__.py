@@ -10,10 +10,12 @@ from kdkernels.linear_cross_entropy.api import CrossEntropy, linear_cross_entrop
 from kdkernels.linear_distil_loss.api import DistilLoss, linear_distil_loss
 from kdkernels.linear_kl.api import linear_kl
 from kdkernels.modules import Kl, LinearCrossEntropy, LinearDistilLoss, TopkKl
+from kdkernels.online_modules import AttentionMse, LinearKl, RelationKl
 from kdkernels.relation_kl.api import relation_kl
 from kdkernels.topk_kl.api import Divergence, topk_kl
 
 __all__ = [
+    "AttentionMse",
     "CrossEntropy",
     "DistilLoss",
     "Divergence",
@@ -21,7 +23,9 @@ __all__ = [
     "Kl",
     "LinearCrossEntropy",
     "LinearDistilLoss",
+    "LinearKl",
     "MapLoss",
+    "RelationKl",
     "TopkKl",
     "__version__",
     "attention_mse",
