@@ -63,6 +63,21 @@ def test_what_the_user_can_mend_is_one_sentence_and_status_two(
     assert "Traceback" not in done.output
 
 
+def test_stdout_is_for_results_whatever_libraries_print(
+    models: Models, data: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        "tune", str(models("bert")), "--task", "pos", "--source", "xx", "-o", str(tmp_path / "t"),
+        "--data", str(data), "--steps", "1", "--batch-size", "2", "--max-length", "32", "--json",
+    ]  # fmt: skip
+
+    done = subprocess.run(
+        [sys.executable, "-m", "xeval", *arguments], capture_output=True, text=True, check=True
+    )
+
+    assert json.loads(done.stdout)["steps"] == 1
+
+
 def test_misuse_exits_with_status_two() -> None:
     assert CliRunner().invoke(app, ["tune", "model"]).exit_code == 2
 

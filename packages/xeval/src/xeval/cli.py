@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -252,7 +253,11 @@ def _progress(quiet: bool) -> Iterator[Watch]:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
     ]  # fmt: skip
     show = console.is_terminal and not quiet
-    with Progress(*columns, console=console, transient=True, disable=not show) as bar:
+    with (
+        Progress(*columns, console=console, transient=True, disable=not show) as bar,
+        # Libraries greet on stdout, which is for results.
+        contextlib.redirect_stdout(sys.stderr),
+    ):
         shown: dict[str, Any] = {}
 
         def watch(done: int, total: int, what: str) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xeval.batches import by_length
-from xeval.encoder import longest_row, model_digest, open_encoder, open_tokenizer
+from xeval.encoder import longest_row, model_digest, open_encoder, open_tokenizer, quiet
 from xeval.errors import XevalError
 from xeval.pieces import Encoded, Pieces
 from xeval.protocol import Protocol, protocol_of
@@ -142,7 +142,8 @@ def write_tuned(folder: Path, tuned: TunedModel) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
     try:
-        tuned.model.encoder.save_pretrained(part)  # type: ignore[operator]  # every encoder of transformers has it
+        with quiet():
+            tuned.model.encoder.save_pretrained(part)  # type: ignore[operator]  # every encoder of transformers has it
         tuned.pieces.tokenizer.save_pretrained(part)
         state = {name: t.contiguous().cpu() for name, t in tuned.model.head.state_dict().items()}
         # One key of metadata: safetensors writes several in any order, and equal models are equal bytes.
