@@ -388,3 +388,21 @@ def test_canonical_keys_find_what_raw_strings_cannot(trained):
     assert found["shared"][0][1] > 7 * found["raw"][0][1]
     assert found["shared"][0][1] >= 0.97 * found["sizes"][0]
     assert found["shared"] == [list(row) for row in zip(*found["shared"], strict=True)]
+
+
+def test_two_pieces_of_one_meaning_keep_a_row_each(trained, texts):
+    """An isolated comma and a word-internal one are the same piece under `▁`; the second is out of the union's reach."""
+    tokenizer = json.loads(json.dumps(trained("wordpiece").tokenizer))
+    vocab = tokenizer["model"]["vocab"]
+    for piece in (",", "##,"):
+        vocab.setdefault(piece, len(vocab))
+    one, two = parse_vocabulary(tokenizer, name="A"), trained("unigram", "bb", name="B")
+    union = merge_vocabularies(
+        [one, two], languages={"aa": "A", "bb": "B"}, corpora=texts, normalizer="keep"
+    )
+    rows = union.maps["A"].one_to_one()
+    isolated, internal = int(rows[vocab[","]]), int(rows[vocab["##,"]])
+    assert isolated != internal
+    assert pieces_of(union)[isolated] == ","
+    assert pieces_of(union)[internal] == f"[hole {internal}]"
+    assert union.facts["language_only_rows"] >= 1
