@@ -136,7 +136,7 @@ class WeightGradient:
         transposed = by_logits.t()
         if self._sum.dtype == hidden.dtype:
             self._sum.addmm_(transposed, hidden, beta=0 if self._empty else 1)
-        elif hidden.device.type == "cuda":
+        elif hidden.device.type == "cuda" and self._sum.dtype == torch.float32:
             torch.addmm(
                 self._sum, transposed, hidden, out_dtype=self._sum.dtype, beta=0 if self._empty else 1,
                 out=self._sum,
