@@ -44,10 +44,7 @@ def _spell_all(pieces: list[str], after: Vocabulary) -> list[list[int]]:
         prefix = model.get("continuing_subword_prefix", "##")
         return [spell_greedily(piece, after.ids, prefix) for piece in pieces]
     if after.family == "unigram" and not model.get("byte_fallback"):
-        scores = after.scores.tolist()
-        return spell_likeliest(
-            pieces, {piece: (scores[number], number) for piece, number in after.ids.items()}
-        )
+        return spell_likeliest(pieces, after.ids, after.scores.tolist())
     unknown = after.special_id("unk")
     bare = Tokenizer(after.segmenter().model)  # no splitting: a piece goes to the model as it is
     found = [encoding.ids for encoding in bare.encode_batch_fast(pieces, add_special_tokens=False)]
@@ -55,7 +52,7 @@ def _spell_all(pieces: list[str], after: Vocabulary) -> list[list[int]]:
 
 
 def spell_likeliest(
-    pieces: Sequence[str], entries: Mapping[str, tuple[float, int]]
+    pieces: Sequence[str], ids: Mapping[str, int], scores: Sequence[float]
 ) -> list[list[int]]:
     """Unigram's segmentation with the greatest sum of scores, without the unknown; none where there is no such.
 
@@ -64,18 +61,17 @@ def spell_likeliest(
 
     Args:
         pieces: what to spell.
-        entries: score and id of every piece.
+        ids: the id of every piece that may be used.
+        scores: by id.
 
     Example:
-        >>> spell_likeliest(["abc"], {"ab": (-1.0, 7), "a": (-1.0, 8), "bc": (-3.0, 9), "c": (-1.0, 10)})
-        [[7, 10]]
+        >>> spell_likeliest(["abc"], {"ab": 0, "a": 1, "bc": 2, "c": 3}, [-1.0, -1.0, -3.0, -1.0])
+        [[0, 3]]
     """
-    longest = max(map(len, entries), default=0)
+    longest = max(map(len, ids), default=0)
     spelled: list[list[int]] = [[] for _ in pieces]
-    best, last = (
-        [0.0],
-        [(0, -1)],
-    )  # of each beginning: greatest sum, and where and which its last piece is
+    # Of each beginning: its greatest sum, where its last piece begins, and which that is.
+    best, start_of, last = [0.0], [0], [-1]
     before = ""
     for index in sorted(range(len(pieces)), key=pieces.__getitem__):
         piece = pieces[index]
@@ -84,20 +80,21 @@ def spell_likeliest(
             if here != there:
                 break
             shared += 1
-        del best[shared + 1 :], last[shared + 1 :]
+        del best[shared + 1 :], start_of[shared + 1 :], last[shared + 1 :]
         for end in range(shared + 1, len(piece) + 1):
-            top, step = -inf, (0, -1)
+            top, top_start, top_number = -inf, 0, -1
             for start in range(max(0, end - longest), end):
-                entry = entries.get(piece[start:end])
-                if entry is not None and best[start] + entry[0] > top:
-                    top, step = best[start] + entry[0], (start, entry[1])
+                number = ids.get(piece[start:end])
+                if number is not None and best[start] + scores[number] > top:
+                    top, top_start, top_number = best[start] + scores[number], start, number
             best.append(top)
-            last.append(step)
+            start_of.append(top_start)
+            last.append(top_number)
         before = piece
         end = len(piece)
         while end and best[len(piece)] > -inf:
-            end, number = last[end]
-            spelled[index].append(number)
+            spelled[index].append(last[end])
+            end = start_of[end]
         spelled[index].reverse()
     return spelled
 
