@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-_CHUNK_BYTES = (
-    2 << 20
-)  # logits of one step stay in the processor's cache between the product and the sums
+# On a processor the logits of one step stay in its cache between product and sums; a GPU wants few, large steps.
+_CHUNK_BYTES = 2 << 20
+_CHUNK_BYTES_GPU = 256 << 20
 _MOST_ROWS = 256
 
 
@@ -72,7 +72,8 @@ def _predict_rows(
     temperatures: tuple[float, ...],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     rows, size = len(hidden), len(weight)
-    width = max(k, min(size, _CHUNK_BYTES // (4 * rows)))
+    chunk = _CHUNK_BYTES_GPU if hidden.is_cuda else _CHUNK_BYTES
+    width = max(k, min(size, chunk // (4 * rows)))
     ladder = sorted({1.0, *temperatures}, reverse=True)
     top = hidden.new_full((rows,), -torch.inf)
     sums = torch.zeros(rows, len(ladder), dtype=torch.float64, device=hidden.device)

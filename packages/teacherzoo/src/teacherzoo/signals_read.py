@@ -113,6 +113,10 @@ class Signals(torch.utils.data.Dataset[SignalBatch]):
         """What a `DataLoader` calls; give it `collate_fn=lambda batch: batch`."""
         return self.batch(indices)
 
+    def first_row(self, shard: int) -> int:
+        """The number of a shard's first row."""
+        return int(self._starts[shard])
+
     def rows(self, language: str) -> NDArray[np.int64]:
         """The numbers of all rows of a language.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def verify(
         SignalsError: where the teacher is another than was recorded; where the signals are damaged.
         TeacherError: for a teacher that cannot be asked.
     """
-    signals = Signals(folder)
+    signals = Signals(folder, held=1)
     opened = load_teacher(teacher)
     for what, was, now in (
         ("teacher weights", signals.terms.weights, opened.weights_digest),
@@ -64,17 +65,23 @@ def verify(
                 f"{folder} was recorded with {what} {was!r}, but {teacher} has {now!r}; name the teacher that was recorded."
             )
     sample = np.random.Generator(np.random.Philox(seed)).permutation(len(signals))[:rows]
-    batch = signals.batch(sorted(sample.tolist()))
     engine = PlainEngine(opened, precision=signals.terms.precision)
-    said = answers(
-        engine,
-        _questions(batch),
-        pad=signals.terms.space.pad,
-        token_budget=signals.terms.token_budget,
-        k=1,
-        temperatures=signals.terms.temperatures,
-    )
-    return _compare(batch, said)
+    asked = []
+    for number, shard in enumerate(signals.manifest.shards):  # one in memory at a time
+        start = signals.first_row(number)
+        here = sorted(sample[(sample >= start) & (sample < start + shard.rows)].tolist())
+        if here:
+            batch = signals.batch(here)
+            said = answers(
+                engine,
+                _questions(batch),
+                pad=signals.terms.space.pad,
+                token_budget=signals.terms.token_budget,
+                k=1,
+                temperatures=signals.terms.temperatures,
+            )
+            asked.append(_compare(batch, said))
+    return _together(asked)
 
 
 def _questions(batch: SignalBatch) -> list[Question]:
@@ -108,6 +115,19 @@ def _compare(batch: SignalBatch, said: list[Predictions]) -> Verification:
         worst_kl=float(divergence[worst]),
         worst_document=batch.documents[int(batch.rows[worst])].hex(),
         worst_partition_error=float(errors.max()) if errors.numel() else 0.0,
+    )
+
+
+def _together(asked: Sequence[Verification]) -> Verification:
+    worst = max(asked, key=lambda one: one.worst_kl)
+    positions = sum(one.positions for one in asked)
+    return Verification(
+        rows=sum(one.rows for one in asked),
+        positions=positions,
+        mean_kl=sum(one.mean_kl * one.positions for one in asked) / positions,
+        worst_kl=worst.worst_kl,
+        worst_document=worst.worst_document,
+        worst_partition_error=max(one.worst_partition_error for one in asked),
     )
 
 
