@@ -50,6 +50,13 @@ def run(
 
     Returns:
         The figures on the whole test sets.
+
+    Raises:
+        XevalError: as `tune` and `score`.
+
+    Example:
+        >>> source = LocalFolder(Path("data"))  # doctest: +SKIP
+        >>> figures = run(["small", "smaller"], Path("results.jsonl"), tasks=["pos", "bpb"], source=source)  # doctest: +SKIP
     """
     protocol, work = protocol or Protocol(), work or results.parent / "tuned"
     reached: list[Result] = []

@@ -49,6 +49,11 @@ def score(
 
     Raises:
         XevalError: naming what cannot be scored and why.
+
+    Example:
+        >>> source = LocalFolder(Path("data"))  # doctest: +SKIP
+        >>> [r.value for r in score("tuned", Path("results.jsonl"), source=source, languages=["de"])]  # doctest: +SKIP
+        [28.87]
     """
     judge = _judge(str(model), task, protocol or Protocol(), source, watch)
     chosen, absent = choose_targets(source.data_sets(judge.task), languages)

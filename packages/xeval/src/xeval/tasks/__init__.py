@@ -22,7 +22,15 @@ TASKS: dict[str, TunedTask | FrozenTask] = {
 
 
 def task_of(name: str) -> TunedTask | FrozenTask:
-    """The task of that name, or an error that lists the names."""
+    """The task of that name.
+
+    Raises:
+        XevalError: listing the names there are.
+
+    Example:
+        >>> task_of("dp").metrics
+        ('las', 'uas', 'clas')
+    """
     if name not in TASKS:
         raise XevalError(f"task {name!r} is not known; known are {', '.join(TASKS)}")
     return TASKS[name]

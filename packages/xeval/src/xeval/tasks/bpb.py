@@ -12,7 +12,7 @@ The definition, in full, so that another implementation gives the same number:
     last kind is taken out of it.
 4.  Blocks: the words of a document in order, each with all its pieces, as many to a block as fit into a row (the
     smaller of the model's positions and `max_length`, special tokens included). A piece that lies in several words
-    keeps those words in one block where they fit. The special tokens of the tokenizer go around each block.
+    keeps those words in one block; where they do not fit into a row together, they are taken out of the text. The special tokens of the tokenizer go around each block.
 5.  Groups: let G = ceil(1 / mask_rate), and W the number of words of the block that are not left out. These words,
     numbered j = 0 … W−1 as they stand, are ranked by the SHA-256 digest of the block's words joined by spaces, a
     newline and j in decimal, all in UTF-8; the word of rank r is in group r mod G. So every word is in one group, and
