@@ -9,7 +9,7 @@ from record import Recorder, extra_memory, parser, race
 from tokenizers import Tokenizer
 from vocabmerge_fidelity import lines_of, train
 
-from vocabmerge import Vocabulary, count_pieces
+from vocabmerge import count_pieces
 from vocabmerge.count import batches
 
 
@@ -24,8 +24,8 @@ def main(arguments: argparse.Namespace) -> None:
             for batch in batches(lines):
                 opened.encode_batch_fast(batch, add_special_tokens=False)
 
-        def ours(vocabulary: Vocabulary = vocabulary) -> None:
-            count_pieces(vocabulary, lines)
+        def ours(opened: Tokenizer = opened, size: int = len(vocabulary)) -> None:
+            count_pieces(opened, lines, size=size)
 
         def loop(opened: Tokenizer = opened) -> None:
             counts: dict[int, int] = {}
