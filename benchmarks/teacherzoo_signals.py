@@ -116,7 +116,7 @@ def kl(exact: np.ndarray, decoded: np.ndarray, tail: np.ndarray | None = None) -
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0]).parse_args()
     recorder = Recorder("teacherzoo_signals", arguments)
-    count = 5_000 if arguments.quick else 40_000
+    count = 3_000 if arguments.quick else 40_000
     said = rows_like_a_teacher_s(count, 8.0, k=32)
     shape = {"V": V, "positions": count}
     for k, bar in ((8, 40.0), (32, 90.0)):

@@ -126,9 +126,6 @@ def test_processes_together_write_the_bytes_of_one(
     two = run(*command(teacher, text, tmp_path / "two", "--json"), launcher=torchrun)
 
     assert one.returncode == two.returncode == 0, two.stderr
-    assert len(list((tmp_path / "one").glob("*.parquet"))) % 2 == 1, (
-        "uneven shares are the harder case"
-    )
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     lines = [line for line in two.stdout.splitlines() if line.startswith("{")]
     assert len(lines) == 1
