@@ -114,9 +114,11 @@ def kl(exact: np.ndarray, decoded: np.ndarray, tail: np.ndarray | None = None) -
 
 
 def main() -> None:
-    arguments = parser(__doc__.splitlines()[0]).parse_args()
+    made = parser(__doc__.splitlines()[0])
+    made.add_argument("--positions", type=int, help="masked positions, instead of 3,000 or 40,000")
+    arguments = made.parse_args()
     recorder = Recorder("teacherzoo_signals", arguments)
-    count = 3_000 if arguments.quick else 40_000
+    count = arguments.positions or (3_000 if arguments.quick else 40_000)
     said = rows_like_a_teacher_s(count, 8.0, k=32)
     shape = {"V": V, "positions": count}
     for k, bar in ((8, 40.0), (32, 90.0)):
@@ -143,14 +145,14 @@ def main() -> None:
             )
             recorder.add(
                 f"KL mean, k={k}",
-                {"ours": [lost.mean()]},
+                {"ours": [float(lost.mean())]},
                 unit="nat",
                 bar={"ours": 1e-5},
                 shape=shape,
             )
             recorder.add(
                 f"KL worst row, k={k}",
-                {"ours": [lost.max()]},
+                {"ours": [float(lost.max())]},
                 unit="nat",
                 bar={"ours": 1e-4},
                 shape=shape,
@@ -181,7 +183,7 @@ def main() -> None:
         )
         recorder.add(
             f"DistillKit's coding, {name}: KL mean",
-            {"DistillKit's": [kl(best, decoded).mean()], "ours at that k": [mine.mean()]}, unit="nat", shape=shape,
+            {"DistillKit's": [float(kl(best, decoded).mean())], "ours at that k": [float(mine.mean())]}, unit="nat", shape=shape,
         )  # fmt: skip
     recorder.close()
 

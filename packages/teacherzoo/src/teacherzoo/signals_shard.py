@@ -141,8 +141,8 @@ def decode_table(table: pa.Table, shard: Shard, terms: Terms) -> ShardArrays:
         tail=-np.expm1(log_kept),
         lost=np.zeros(len(log_kept), dtype=np.float32),
         log_partition=_list(column["log_partition"], np.float32)[0].reshape(
-                len(log_kept), len(terms.temperatures)
-            ),
+            len(log_kept), len(terms.temperatures)
+        ),
     )
 
 
