@@ -396,7 +396,7 @@ def bench(session: nox.Session) -> None:
 # --- continuous integration -------------------------------------------------------------------------------------
 
 
-@nox.session(venv_backend="none")
+@nox.session(venv_backend="none", requires=["dev"])  # the jobs notified below find it done
 def ci(session: nox.Session) -> None:
     """Everything that must pass: -- [--base REF] narrows `isolated` to the packages changed since REF."""
     parser = argparse.ArgumentParser(prog="nox -s ci --", exit_on_error=False)
