@@ -62,7 +62,7 @@ def main() -> None:
     arguments = parser(__doc__.splitlines()[0]).parse_args()
     recorder = Recorder("teacherzoo_record", arguments)
     size = 250_000
-    layers = 4 if arguments.quick else 12
+    layers = 12
     count, length, repeats = (4, 128, 3) if arguments.quick else (8, 256, 5)
     config = BertConfig(vocab_size=size, num_hidden_layers=layers)
     teacher = teacher_of(config)
