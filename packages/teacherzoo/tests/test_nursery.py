@@ -6,7 +6,7 @@ import pytest
 from toyworld import World
 
 from teacherzoo.corpora import Corpus
-from teacherzoo.errors import RecordError, TeacherError
+from teacherzoo.errors import RecordError, TeacherError, TeacherzooError
 from teacherzoo.nursery import Upbringing, raise_teacher
 from teacherzoo.nursery_text import pack, train_tokenizer
 
@@ -193,5 +193,5 @@ def test_nonsense_is_refused_by_name(change: dict[str, object], message: str) ->
 def test_a_diverged_loss_is_named(corpora: list[Corpus], tmp_path: Path) -> None:
     plan = replace(TINY, learning_rate=1e30, steps=30)
 
-    with pytest.raises(TeacherError, match="lower the learning rate"):
+    with pytest.raises(TeacherzooError, match="lower the learning rate"):
         raise_teacher(corpora, tmp_path / "t", upbringing=plan)

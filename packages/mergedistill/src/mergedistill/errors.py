@@ -10,4 +10,4 @@ class RecipeError(MergedistillError):
 
 
 class StageError(MergedistillError):
-    """A stage that cannot run: data that do not fit together, or training that diverges."""
+    """A stage that does not exist or cannot run."""

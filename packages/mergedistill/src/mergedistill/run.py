@@ -42,8 +42,9 @@ def run(
         The student's folder, `out/student`.
 
     Raises:
-        StageError: for an unknown stage, or where training diverges.
-        TeacherzooError, VocabularyError: for text, teachers and vocabularies that do not serve; they say why.
+        StageError: for an unknown stage.
+        TeacherzooError, VocabularyError: for text, teachers and vocabularies that do not serve, or where training
+            diverges; they say why.
     """
     for name in (until, force):
         if name is not None and name not in STAGES:

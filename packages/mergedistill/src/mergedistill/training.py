@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from mergedistill.errors import RecipeError, StageError
+from mergedistill.errors import RecipeError
 from mergedistill.recipe import Recipe
 from mergedistill.schedule import ScheduledBatches, schedule
 from teacherzoo import Signals
+from teacherzoo.training_watch import TrainingWatch, last_whole_checkpoint
 
 Watch = Callable[[int, int, str], None]
-_MARKER = (
-    "complete"  # the last file of a checkpoint: what a killed run leaves looks whole without it
-)
 _OURS = {
     "output_dir", "max_steps", "per_device_train_batch_size", "learning_rate", "warmup_steps", "seed",
     "save_steps", "save_strategy", "remove_unused_columns", "num_train_epochs",
@@ -35,7 +33,7 @@ def train(
 
     Raises:
         RecipeError: for training arguments that transformers does not take.
-        StageError: where the loss is no longer finite.
+        TeacherzooError: where the loss is no longer finite.
     """
     arguments = _arguments(recipe, folder)
     batches = recipe.train.steps * arguments.gradient_accumulation_steps * arguments.world_size
@@ -53,10 +51,10 @@ def train(
         args=arguments,
         train_dataset=ScheduledBatches(slots, signals, recipe.distil),
         data_collator=_only,
-        callbacks=[_Progress(watch)],
+        callbacks=[TrainingWatch(watch, what="training", advice="lower train.learning_rate")],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_last_whole_checkpoint(folder))
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
@@ -139,35 +137,3 @@ def _arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
 def _only(items: list[dict[str, Any]]) -> dict[str, Any]:
     (item,) = items
     return item
-
-
-class _Progress(TrainerCallback):
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-        self._loss = math.nan
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Keep the loss for the progress line; stop where it is no number any more."""
-        if logs and "loss" in logs:
-            self._loss = float(logs["loss"])
-            if not math.isfinite(self._loss):
-                raise StageError(
-                    f"the loss is {self._loss} at step {state.global_step}; lower train.learning_rate "
-                    f"({args.learning_rate:g}) and run again."
-                )
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Report the step."""
-        shown = "" if math.isnan(self._loss) else f", loss {self._loss:.2f}"
-        self._watch(state.global_step, state.max_steps, f"training{shown}")
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark the checkpoint as whole."""
-        if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _MARKER).touch()
-
-
-def _last_whole_checkpoint(folder: Path) -> str | None:
-    whole = [marker.parent for marker in folder.glob(f"checkpoint-*/{_MARKER}")]
-    whole.sort(key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]))
-    return str(whole[-1]) if whole else None

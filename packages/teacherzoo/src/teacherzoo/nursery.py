@@ -138,7 +138,8 @@ def raise_teacher(
     Raises:
         RecordError: where `out` exists, or under a launcher of several processes.
         CorpusError: for text that cannot be read.
-        TeacherError: where the text is too little for the vocabulary, or training diverges.
+        TeacherError: where the text does not fill a block.
+        TeacherzooError: where training diverges.
     """
     from teacherzoo.nursery_text import pack, train_tokenizer
     from teacherzoo.nursery_training import held_out_scores, train

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from teacherzoo.corpora import Corpus
 from teacherzoo.errors import CorpusError, TeacherError
 from teacherzoo.heads import split_head
 from teacherzoo.nursery_text import pack
+from teacherzoo.training_watch import TrainingWatch, last_whole_checkpoint
 
 if TYPE_CHECKING:
     from teacherzoo.nursery import Upbringing
 
-_MARKER = "complete"  # the last file of a checkpoint: a killed run leaves folders that look whole without it
 _HELD_OUT_BLOCKS = 256
 
 
@@ -46,7 +46,8 @@ def train(
     """Train `model` in place; resumes from the last whole checkpoint in `work`.
 
     Raises:
-        TeacherError: where the loss is no longer finite, or a language has no block.
+        TeacherError: where a language has no block.
+        TeacherzooError: where the loss is no longer finite.
     """
     arguments = TrainingArguments(
         output_dir=str(work / "checkpoints"),
@@ -74,10 +75,10 @@ def train(
         args=arguments,
         train_dataset=_MaskedBlocks(blocks, tokenizer, plan),
         data_collator=_stack,
-        callbacks=[_Progress(watch)],
+        callbacks=[TrainingWatch(watch, what="raising", advice="lower the learning rate")],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_last_whole_checkpoint(work / "checkpoints"))
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(work / "checkpoints"))
 
 
 def held_out_scores(
@@ -192,37 +193,6 @@ def _order(sizes: list[int], plan: Upbringing) -> NDArray[np.int64]:
 
 def _stack(items: list[dict[str, NDArray[np.int64]]]) -> dict[str, torch.Tensor]:
     return {key: torch.from_numpy(np.stack([item[key] for item in items])) for key in items[0]}
-
-
-class _Progress(TrainerCallback):
-    def __init__(self, watch: Callable[[int, int, str], None]) -> None:
-        self._watch = watch
-        self._loss = math.nan
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Keep the loss for the progress line; stop at once where it is no number any more."""
-        if logs and "loss" in logs:
-            self._loss = float(logs["loss"])
-            if not math.isfinite(self._loss):
-                raise TeacherError(
-                    f"The loss is {self._loss} at step {state.global_step}; lower the learning rate "
-                    f"({args.learning_rate:g}) and raise it again."
-                )
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Report the step."""
-        shown = "" if math.isnan(self._loss) else f", loss {self._loss:.2f}"
-        self._watch(state.global_step, state.max_steps, f"raising{shown}")
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark the checkpoint as whole."""
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _MARKER).touch()
-
-
-def _last_whole_checkpoint(folder: Path) -> str | None:
-    whole = [marker.parent for marker in folder.glob(f"checkpoint-*/{_MARKER}")]
-    whole.sort(key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]))
-    return str(whole[-1]) if whole else None
 
 
 def _bfloat16_pays() -> bool:

@@ -103,15 +103,6 @@ def correct_scores(
     return mean / _ROUNDS
 
 
-def words_alike(union: tokenizers.Tokenizer, targets: Mapping[str, Targets]) -> float:
-    """Mean over languages of the share of running words that come out as the teacher has them."""
-    shares = []
-    for target in targets.values():
-        wrong = rows_differ(*segment_words(union, target.words), target.offsets, target.ids)
-        shares.append(1 - float(target.weight[wrong].sum() / target.weight.sum()))
-    return float(np.mean(shares))
-
-
 def _uses(
     offsets: NDArray[np.int64],
     ids: NDArray[np.int64],

@@ -16,8 +16,6 @@ from xeval.task import FrozenTask, TunedTask, Watch, silent
 from xeval.tasks import task_of
 from xeval.tuned import TunedModel, digest_of_base, predict, read_record, read_tuned
 
-Measure = Callable[[DataSet], tuple[list[Items], list[str]]]
-
 
 def score(
     model: str | Path,
