@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, normalizers
 
 from vocabmerge.canonical import BYTE_ALPHABET, Key, WordClass
-from vocabmerge.trim_map import spell_greedily
+from vocabmerge.spelling import spell_greedily
 from vocabmerge.vocabulary import SPECIAL_ROLES, Vocabulary
 
 # Where the families disagree: punctuation and ideographs stand alone in WordPiece, inside or first elsewhere.

@@ -1,13 +1,13 @@
 """How a trimmed vocabulary spells the pieces that it lost."""
 
-from collections.abc import Mapping, Sequence
-from math import inf
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from vocabmerge.maps import VocabularyMap, map_of_lists
+from vocabmerge.spelling import spell_greedily, spell_likeliest
 from vocabmerge.vocabulary import Vocabulary
 
 
@@ -49,74 +49,3 @@ def _spell_all(pieces: list[str], after: Vocabulary) -> list[list[int]]:
     bare = Tokenizer(after.segmenter().model)  # no splitting: a piece goes to the model as it is
     found = [encoding.ids for encoding in bare.encode_batch_fast(pieces, add_special_tokens=False)]
     return [[] if unknown in ids else ids for ids in found]
-
-
-def spell_likeliest(
-    pieces: Sequence[str], ids: Mapping[str, int], scores: Sequence[float]
-) -> list[list[int]]:
-    """Unigram's segmentation with the greatest sum of scores, without the unknown; none where there is no such.
-
-    Pieces are taken in alphabetical order, so that what was found for a shared beginning serves again; for 200,000
-    pieces that is several times faster than asking the library for each.
-
-    Args:
-        pieces: what to spell.
-        ids: the id of every piece that may be used.
-        scores: by id.
-
-    Example:
-        >>> spell_likeliest(["abc"], {"ab": 0, "a": 1, "bc": 2, "c": 3}, [-1.0, -1.0, -3.0, -1.0])
-        [[0, 3]]
-    """
-    longest = max(map(len, ids), default=0)
-    spelled: list[list[int]] = [[] for _ in pieces]
-    # Of each beginning: its greatest sum, where its last piece begins, and which that is.
-    best, start_of, last = [0.0], [0], [-1]
-    before = ""
-    for index in sorted(range(len(pieces)), key=pieces.__getitem__):
-        piece = pieces[index]
-        shared = 0
-        for here, there in zip(piece, before, strict=False):
-            if here != there:
-                break
-            shared += 1
-        del best[shared + 1 :], start_of[shared + 1 :], last[shared + 1 :]
-        for end in range(shared + 1, len(piece) + 1):
-            top, top_start, top_number = -inf, 0, -1
-            for start in range(max(0, end - longest), end):
-                number = ids.get(piece[start:end])
-                if number is not None and best[start] + scores[number] > top:
-                    top, top_start, top_number = best[start] + scores[number], start, number
-            best.append(top)
-            start_of.append(top_start)
-            last.append(top_number)
-        before = piece
-        end = len(piece)
-        while end and best[len(piece)] > -inf:
-            spelled[index].append(last[end])
-            end = start_of[end]
-        spelled[index].reverse()
-    return spelled
-
-
-def spell_greedily(piece: str, ids: Mapping[str, int], prefix: str) -> list[int]:
-    """WordPiece's longest match first, for a word's beginning or, where the piece has the prefix, its inside.
-
-    Example:
-        >>> spell_greedily("##abc", {"##a": 0, "##ab": 1, "##c": 2, "abc": 3}, "##")
-        [1, 2]
-    """
-    inside = piece.startswith(prefix) and piece != prefix
-    text = piece.removeprefix(prefix) if inside else piece
-    found: list[int] = []
-    start = 0
-    while start < len(text):
-        for end in range(len(text), start, -1):
-            number = ids.get(prefix + text[start:end] if inside or start else text[:end])
-            if number is not None:
-                break
-        else:
-            return []
-        found.append(number)
-        start = end
-    return found
