@@ -41,6 +41,9 @@ def draw(records: Sequence[Record], folder: Path) -> list[Path]:
         sorted(records, key=_order), key=lambda record: record["question"]
     ):
         comparisons = [list(its) for _, its in groupby(group, key=_comparison)]
+        comparisons = [its for its in comparisons if len(its) > 1]  # a lone figure is no picture
+        if not comparisons:
+            continue
         heights = [0.35 * len(its) + 0.75 for its in comparisons]
         figure = Figure(figsize=(8, sum(heights) + 0.4), layout="constrained")
         rows = figure.subplots(len(comparisons), 1, height_ratios=heights, squeeze=False)[:, 0]

@@ -6,6 +6,9 @@ from typing import Any
 
 import tokenizers
 
+_ENDING = 3
+_SHORT = (2, 1)  # lengths below that of an ending
+
 
 def spell(piece: str, tokenizer: Mapping[str, Any], opened: tokenizers.Tokenizer) -> list[int]:
     """The ids that stand for a piece in the place in a word where it stood.
@@ -46,7 +49,8 @@ def spell_likeliest(
         >>> spell_likeliest(["abc"], {"ab": 0, "a": 1, "bc": 2, "c": 3}, [-1.0, -1.0, -3.0, -1.0])
         [[0, 3]]
     """
-    longest = max(map(len, ids), default=0)
+    number_of = dict(ids).get
+    lengths_of = _lengths_by_ending(ids).get
     spelled: list[list[int]] = [[] for _ in pieces]
     # Of each beginning: its greatest sum, where its last piece begins, and which that is.
     best, start_of, last = [0.0], [0], [-1]
@@ -61,10 +65,14 @@ def spell_likeliest(
         del best[shared + 1 :], start_of[shared + 1 :], last[shared + 1 :]
         for end in range(shared + 1, len(piece) + 1):
             top, top_start, top_number = -inf, 0, -1
-            for start in range(max(0, end - longest), end):
-                number = ids.get(piece[start:end])
-                if number is not None and best[start] + scores[number] > top:
-                    top, top_start, top_number = best[start] + scores[number], start, number
+            # Longest first, so that of equal sums the one with the longest last piece wins.
+            for length in lengths_of(piece[max(end - _ENDING, 0) : end], _SHORT):
+                start = end - length
+                number = number_of(piece[start:end]) if start >= 0 else None
+                if number is not None:
+                    total = best[start] + scores[number]
+                    if total > top:
+                        top, top_start, top_number = total, start, number
             best.append(top)
             start_of.append(top_start)
             last.append(top_number)
@@ -75,6 +83,15 @@ def spell_likeliest(
             end = start_of[end]
         spelled[index].reverse()
     return spelled
+
+
+def _lengths_by_ending(ids: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """For each ending of three characters, the lengths that a piece with that ending may have, longest first."""
+    found: dict[str, set[int]] = {}
+    for text in ids:
+        if len(text) >= _ENDING:
+            found.setdefault(text[-_ENDING:], set()).add(len(text))
+    return {ending: (*sorted(lengths, reverse=True), *_SHORT) for ending, lengths in found.items()}
 
 
 def spell_greedily(piece: str, ids: Mapping[str, int], prefix: str) -> list[int]:
