@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import nox
+from packaging.version import Version
 
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -210,17 +211,13 @@ def minimums(session: nox.Session, package: str) -> None:
     """As isolated, at the lowest versions that the package declares (torch stays: see constraints.txt)."""
     _no_arguments(session)
     floors = Path(session.create_tmp()) / "floors.txt"
-    lines = {"torch": "torch==2.13.0"}
+    lowest: dict[str, Version] = {}
     for name in closure(PACKAGES, package):
-        its = PACKAGES[name]
-        for wanted in [
-            *its.requirements,
-            *(each for group in its.extras.values() for each in group),
-        ]:
-            if wanted.name not in PACKAGES and wanted.name != "torch":
-                floor = next(part.version for part in wanted.specifier if part.operator == ">=")
-                lines[wanted.name] = f"{wanted.name}=={floor}"
-    floors.write_text("\n".join(lines.values()) + "\n")
+        for wanted in _outside(name, extras=True):
+            floor = next(part.version for part in wanted.specifier if part.operator == ">=")
+            lowest[wanted.name] = max(Version(floor), lowest.get(wanted.name, Version("0")))
+    lowest["torch"] = Version("2.13.0")
+    floors.write_text("".join(f"{name}=={floor}\n" for name, floor in lowest.items()))
     _test_alone(session, package, floors)
 
 
