@@ -167,7 +167,7 @@ def main() -> None:
             opened.append(at)
             return read_tuned(at)
 
-        xeval.scoring.read_tuned = counted  # type: ignore[assignment]
+        xeval.scoring.read_tuned = counted  # type: ignore[assignment]  # counts the openings
         xeval.scoring.score(
             tuned_folder, folder / "results.jsonl", source=LocalFolder(folder / "data", cache)
         )
