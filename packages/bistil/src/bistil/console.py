@@ -1,0 +1,29 @@
+"""How the commands behave: refusals in one sentence on standard error, exit status 2."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from bistil.errors import BistilError
+from teacherzoo import TeacherzooError
+from teacherzoo.console import refusing_plainly as teacherzoo_refusing_plainly
+from vocabmerge import VocabularyError
+from xeval.errors import XevalError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def refusing_plainly(command: Callable[P, R]) -> Callable[P, R]:
+    """As teacherzoo does it, for our errors and for those of all that we call."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except (BistilError, VocabularyError, XevalError) as error:
+            raise TeacherzooError(str(error)) from error
+
+    return teacherzoo_refusing_plainly(run)
