@@ -99,9 +99,21 @@ class Distil(_Part):
     """Masks drawn for every block."""
     policy: Literal["bert", "whole_word"] = "bert"
     rate: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    mask_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Of the masks; apart from the recipe's `seed`, so that students of several seeds share one recording."""
     block_length: Annotated[int, Field(ge=8)] = 128
     max_lost: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Refuse where more than this share of a teacher's probability is on pieces that the student lacks."""
+
+
+class Recording(_Part):
+    """How teachers are asked (see `teacherzoo record`)."""
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    tokens: Annotated[int, Field(ge=8)] = 4096
+    """Tokens in a batch."""
+    offload: str | None = None
+    """For teachers larger than memory: `cpu`, or a folder on a fast disk (DeepSpeed ZeRO-3)."""
 
 
 class Train(_Part):
@@ -116,6 +128,8 @@ class Train(_Part):
     sampling_exponent: Annotated[float, Field(ge=0, le=1)] = 0.7
     """A language is drawn in proportion to its number of blocks to this power."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 1000
+    evaluate_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between evaluations on held-out text, per language, in bits per byte and masked accuracy; by default a tenth of all."""
     arguments: dict[str, Any] = {}
     """Any further field of `transformers.TrainingArguments`."""
 
@@ -134,6 +148,7 @@ class Recipe(_Part):
     vocabulary: VocabularyPolicy = VocabularyPolicy()
     student: Student = Student()
     distil: Distil = Distil()
+    record: Recording = Recording()
     train: Train = Train()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 

@@ -121,9 +121,12 @@ def _record(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
             place / each.called,
             k=distil.k,
             temperatures=temperatures,
-            masking=Masking(policy=distil.policy, rate=distil.rate, seed=recipe.seed),
+            masking=Masking(policy=distil.policy, rate=distil.rate, seed=distil.mask_seed),
             draws=distil.draws,
             block_length=distil.block_length,
+            precision=recipe.record.precision,
+            token_budget=recipe.record.tokens,
+            offload=recipe.record.offload,
             watch=watch,
         )
     if rank() == 0:

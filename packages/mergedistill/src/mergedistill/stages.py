@@ -65,9 +65,10 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
     common = {"languages": text, "teachers": taught, "held_out_share": recipe.held_out_share}
     vocabulary = _digest({**common, "vocabulary": recipe.vocabulary.model_dump()})
     recorded = recipe.distil.model_dump(
-        include={"k", "temperature", "draws", "policy", "rate", "block_length"}
+        include={"k", "temperature", "draws", "policy", "rate", "mask_seed", "block_length"}
     )
-    record = _digest({**common, "recorded": recorded, "seed": recipe.seed})
+    asked = recipe.record.model_dump(exclude={"offload"})  # it changes no signal
+    record = _digest({**common, "recorded": recorded, "asked": asked})
     train = _digest(
         {
             "vocabulary": vocabulary,
