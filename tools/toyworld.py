@@ -79,7 +79,9 @@ class World:
     ) -> None:
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed!r}")
-        self.seed = seed
+        if not 0 < share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, got {share!r}")
+        self.seed, self.share, self.frames = seed, share, frames
         self.meanings = Meanings(seed, share)
         self.trees, self.prior = inventory(seed, frames, longest)
         self.shown = _shown(self.trees)
@@ -322,6 +324,8 @@ def write_world(
     languages: Sequence[str] = (),
     words: int = 200_000,
     rows: Mapping[str, int] = MappingProxyType(ROWS),
+    share: float = 1.0,
+    frames: int = 200,
 ) -> Path:
     """Write corpora and every task of some languages, in the layout of a folder of real data.
 
@@ -331,6 +335,8 @@ def write_world(
         languages: codes; all of the world's when empty.
         words: of each language's corpus, about, counted with white space between them.
         rows: sentences or questions per split of every task.
+        share: of the full number of meanings; a small world is learnt in a minute.
+        frames: of sentences.
 
     Returns:
         The folder.
@@ -339,7 +345,8 @@ def write_world(
         ValueError: the folder exists, a number makes no sense, or a language is not of this world.
     """
     check(Path(folder), languages, words)
-    return write_folder(World(seed), Path(folder), languages, words, rows)
+    world = World(seed, share=share, frames=frames)
+    return write_folder(world, Path(folder), languages, words, rows)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -353,6 +360,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--words", type=int, default=200_000, help="of each corpus (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="of the meanings; a small world is learnt sooner"
+    )
+    parser.add_argument(
+        "--frames", type=int, default=200, help="of sentences (default: %(default)s)"
+    )
     parser.add_argument("--describe", action="store_true", help="print a table of the world")
     options = parser.parse_args(arguments)
     if not options.describe and options.out is None:
@@ -360,7 +373,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.out:
             check(options.out, options.languages, options.words)
-        world = World(options.seed)
+        world = World(options.seed, share=options.share, frames=options.frames)
         if options.describe:
             print(*describe(world, options.languages), sep="\n")
         if options.out:

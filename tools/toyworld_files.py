@@ -74,6 +74,8 @@ def _fill(
         "format": 1,
         "tree": "toyworld",
         "seed": world.seed,
+        "share": world.share,
+        "frames": world.frames,
         "ner_common_labels": labels,
         "entries": entries,
     }

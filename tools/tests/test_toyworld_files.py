@@ -122,6 +122,18 @@ def test_same_arguments_write_the_same_bytes(folder, world, tmp_path):
         assert path.read_bytes() == (folder / path.relative_to(again)).read_bytes()
 
 
+def test_a_smaller_world_is_written_as_such(tmp_path, capsys):
+    folder = write_world(
+        tmp_path / "small", languages=["qav"], words=500, rows=COUNTS, share=0.1, frames=20
+    )
+    manifest = json.loads((folder / "MANIFEST.json").read_text(encoding="utf-8"))
+    assert (manifest["share"], manifest["frames"]) == (0.1, 20)
+    small = World(0, share=0.1, frames=20)
+    assert set(read(folder / "corpora/qav.txt.xz").splitlines()) <= set(small.sentences("qav", 500))
+    assert main([str(tmp_path / "none"), "--share", "0"]) == 2
+    assert "share must be above 0 and at most 1, got 0.0" in capsys.readouterr().err
+
+
 def test_an_existing_folder_is_refused_and_left_alone(tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/file").write_text("kept")
