@@ -72,7 +72,7 @@ def test_a_recipe_becomes_a_stock_student_folder(world: Path) -> None:
     card = (student / "README.md").read_text()
     assert "## Limits" in card
     assert (student / "curves.png").stat().st_size > 1000
-    scores = json.loads((student / "run.json").read_text())["held_out_bits_per_byte"]
+    scores = json.loads((student / "run.json").read_text())["held_out"]
     assert set(scores) == set(recipe.languages)
     assert all(0 < its["student"] < 12 for its in scores.values())
 

@@ -5,54 +5,81 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mergedistill.held_out import held_out_texts, score, score_languages
 from mergedistill.recipe import Recipe
-from teacherzoo.bits_per_byte import bits_per_byte
+from teacherzoo import Masking
 from teacherzoo.catalogue import find_teacher, read_catalogue
-from teacherzoo.errors import CorpusError
-from teacherzoo.teachers import assemble_teacher, load_teacher
+from teacherzoo.teachers import load_teacher
 
-_DOCUMENTS = 200  # held-out documents per language that bits per byte is measured on
+_DOCUMENTS = 200  # held-out documents of a language that models are measured on
 
 
 def held_out_scores(
-    recipe: Recipe, student: Path, *, watch: Callable[[int, int, str], None]
+    recipe: Recipe, student: Path, *, kept: Path, watch: Callable[[int, int, str], None]
 ) -> dict[str, dict[str, float]]:
-    """Per language, bits per byte of the student and of its teacher on the same held-out documents.
+    """Per language, bits per byte and masked accuracy of the student and of its teacher on the same held-out documents.
 
     The student reads each language by that language's own tokenizer, as it was trained; a language without held-out text
     is absent.
+
+    Args:
+        recipe: of the run.
+        student: its folder.
+        kept: where the teachers' figures are kept for students to come, beside what was recorded of them.
+        watch: told (done, total, what).
     """
-    from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    from mergedistill.run import held_out_corpus
+    texts = held_out_texts(recipe, _DOCUMENTS)
+    teachers = _teachers_scores(recipe, texts, kept / "held_out.json", watch)
+    found = score_languages(
+        AutoModelForMaskedLM.from_pretrained(student),
+        {code: AutoTokenizer.from_pretrained(student / "languages" / code) for code in texts},
+        texts,
+        masking=Masking(seed=recipe.distil.mask_seed),
+        block_length=recipe.distil.block_length,
+    )
+    return {
+        language: {
+            "student": its.bits_per_byte,
+            "teacher": teachers[language]["bits_per_byte"],
+            "student_accuracy": its.accuracy,
+            "teacher_accuracy": teachers[language]["accuracy"],
+        }
+        for language, its in found.items()
+    }
 
-    model = AutoModelForMaskedLM.from_pretrained(student)
-    config = AutoConfig.from_pretrained(student)
-    scores: dict[str, dict[str, float]] = {}
+
+def _teachers_scores(
+    recipe: Recipe,
+    texts: Mapping[str, list[str]],
+    file: Path,
+    watch: Callable[[int, int, str], None],
+) -> dict[str, dict[str, float]]:
+    if file.is_file():
+        scores: dict[str, dict[str, float]] = json.loads(file.read_text())
+        return scores
+    scores = {}
     for number, each in enumerate(recipe.teachers):
         watch(number, len(recipe.teachers), "scoring held-out text")
         teacher = load_teacher(find_teacher(each.teacher))
         for language in each.languages:
-            try:
-                documents = held_out_corpus(recipe, language).documents()
-                texts = [document.text for document in islice(documents, _DOCUMENTS)]
-            except CorpusError:  # a small corpus may hold nothing out
-                continue
-            reader = assemble_teacher(
-                "student",
-                student,
-                config=config,
-                tokenizer=AutoTokenizer.from_pretrained(student / "languages" / language),
-                model=model,
-            )
-            scores[language] = {
-                "student": bits_per_byte(reader, texts).value,
-                "teacher": bits_per_byte(teacher, texts).value,
-            }
+            if language in texts:
+                scores[language] = asdict(
+                    score(
+                        teacher,
+                        texts[language],
+                        masking=Masking(seed=recipe.distil.mask_seed),
+                        block_length=recipe.distil.block_length,
+                    )
+                )
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(scores))
+    part.replace(file)
     return scores
 
 

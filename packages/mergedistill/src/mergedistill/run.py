@@ -181,13 +181,13 @@ def _write_student(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(vocabulary / name, folder)
         shutil.copytree(vocabulary / "languages", folder / "languages")
-        scores = held_out_scores(recipe, folder, watch=watch)
+        scores = held_out_scores(recipe, folder, kept=_place(plan["record"]), watch=watch)
         log = json.loads((place / "log.json").read_text())
         facts = json.loads((vocabulary / "report.json").read_text())
         (folder / "README.md").write_text(
             card(recipe, scores, log, facts, folder), encoding="utf-8"
         )
-        run = {"recipe": recipe.model_dump(), "held_out_bits_per_byte": scores}
+        run = {"recipe": recipe.model_dump(), "held_out": scores}
         (folder / "run.json").write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
         return {}
 
