@@ -41,7 +41,8 @@ PIP = {
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
 }
 SOURCES = [str(package.folder / "src") for package in PACKAGES.values()]
-ROOMS = {"seams": "tests", "tools": "tools"}  # what is tested beside the packages
+# What is tested beside the packages.
+ROOMS = {"seams": "tests", "tools": "tools", "benchmarks": "benchmarks"}
 each_package = nox.parametrize("package", [nox.param(name, id=name) for name in PACKAGES])
 
 
@@ -125,7 +126,7 @@ def typecheck(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["dev"])
 @nox.parametrize("package", [nox.param(name, id=name) for name in [*PACKAGES, *ROOMS]])
 def tests(session: nox.Session, package: str) -> None:
-    """The tests of one package, of the seams between them or of the tools; what stands behind -- goes to pytest."""
+    """The tests of one package, of the seams between them, of tools or benchmarks; what stands behind -- goes to pytest."""
     folder = ROOMS.get(package, f"packages/{package}")
     _python(session, "-m", "pytest", folder, *session.posargs)
 
@@ -189,9 +190,10 @@ def _marked(session: nox.Session, marker: str, **environment: str) -> None:
 
 @nox.session(venv_backend="none", requires=["dev"])
 def readmes(session: nox.Session) -> None:
-    """Run what the READMEs show."""
+    """Run what the READMEs and the guides show."""
     _no_arguments(session)
-    _python(session, "tools/snippets.py", *sorted(ROOT.glob("packages/*/README.md")))
+    pages = [*sorted(ROOT.glob("packages/*/README.md")), *sorted(ROOT.glob("docs/*.md"))]
+    _python(session, "tools/snippets.py", *pages)
 
 
 # --- one package alone ------------------------------------------------------------------------------------------
@@ -202,7 +204,7 @@ def readmes(session: nox.Session) -> None:
 def isolated(session: nox.Session, package: str) -> None:
     """Install one package from its wheel, with its siblings' wheels and nothing else of ours, and test it."""
     _no_arguments(session)
-    _test_alone(session, package, CONSTRAINTS)
+    _test_alone(session, PACKAGES, package, CONSTRAINTS)
 
 
 @nox.session
@@ -213,52 +215,50 @@ def minimums(session: nox.Session, package: str) -> None:
     floors = Path(session.create_tmp()) / "floors.txt"
     lowest: dict[str, Version] = {}
     for name in closure(PACKAGES, package):
-        for wanted in _outside(name, extras=True):
+        for wanted in _outside(PACKAGES[name]):
             floor = next(part.version for part in wanted.specifier if part.operator == ">=")
             lowest[wanted.name] = max(Version(floor), lowest.get(wanted.name, Version("0")))
     lowest["torch"] = Version("2.13.0")
     floors.write_text("".join(f"{name}=={floor}\n" for name, floor in lowest.items()))
-    _test_alone(session, package, floors)
+    _test_alone(session, PACKAGES, package, floors)
 
 
-def _test_alone(session: nox.Session, package: str, constraints: Path) -> None:
-    names = closure(PACKAGES, package)
+def _test_alone(
+    session: nox.Session, packages: dict[str, object], package: str, constraints: Path
+) -> None:
+    names = closure(packages, package)
     environment = PIP | {"PIP_CONSTRAINT": str(constraints)}
     with tempfile.TemporaryDirectory() as temporary:
         wheels, room = Path(temporary, "wheels"), Path(temporary, "room")
         session.install("-q", "build", "hatchling", env=environment)
         for name in names:
-            _build(session, name, wheels, "--wheel", "--no-isolation")
-        ours = [f"{name}=={PACKAGES[name].version}" for name in names]
+            _build(session, packages[name].folder, wheels, "--wheel", "--no-isolation")
+        ours = [f"{name}=={packages[name].version}" for name in names]
         session.install("-q", "--no-index", "--find-links", str(wheels), "--no-deps", *ours)
-        rest = {str(wanted) for name in names for wanted in _outside(name, extras=True)}
-        rest |= {str(wanted) for wanted in PACKAGES[package].test_requirements}
+        rest = {str(wanted) for name in names for wanted in _outside(packages[name])}
+        rest |= {str(wanted) for wanted in packages[package].test_requirements}
         if any(wanted.startswith("torch>") for wanted in rest):
             session.install("-q", "torch", env=environment)
         session.install("-q", *sorted(rest), env=environment)
         session.run("python", "-m", "pip", "check", silent=True)
-        if (PACKAGES[package].source / "cli.py").exists():
-            session.run(package, "--version")
-        _furnish(room, PACKAGES[package].folder)
+        _furnish(room, packages[package].folder)
         with session.chdir(room):
+            if (packages[package].source / "cli.py").exists():
+                session.run(package, "--version")
+                session.run(package, "--help", silent=True)
+                session.run("python", "-m", package, "--version", silent=True)
             session.run(
-                *(
-                    "python",
-                    "-m",
-                    "pytest",
-                    "-c",
-                    str(ROOT / "pyproject.toml"),
-                    "--rootdir",
-                    str(room),
-                ),
-                *("-p", "no:cacheprovider", "tests"),
+                *("python", "-m", "pytest", "-c", str(ROOT / "pyproject.toml")),
+                *("--rootdir", str(room), "-p", "no:cacheprovider", "tests"),
             )
 
 
-def _outside(name: str, *, extras: bool) -> list[object]:
-    package = PACKAGES[name]
-    groups = package.extras.values() if extras else []
-    everything = [*package.requirements, *(wanted for group in groups for wanted in group)]
+def _outside(package: object) -> list[object]:
+    """What a package requires, extras included, that is not ours."""
+    everything = [
+        *package.requirements,
+        *(wanted for group in package.extras.values() for wanted in group),
+    ]
     return [wanted for wanted in everything if wanted.name not in PACKAGES]
 
 
@@ -277,38 +277,59 @@ def _furnish(room: Path, folder: Path) -> None:
 def build(session: nox.Session, package: str) -> None:
     """Build one package into dist/NAME and compare what is inside with what should be."""
     _no_arguments(session)
-    _build_and_check(session, package)
+    _build_and_check(session, PACKAGES, package, ROOT)
 
 
-def _build(session: nox.Session, package: str, into: Path, *arguments: str) -> None:
-    folder = str(PACKAGES[package].folder)
-    session.run("python", "-m", "build", *arguments, "--outdir", str(into), folder, silent=True)
+def _build(session: nox.Session, folder: Path, into: Path, *arguments: str) -> None:
+    session.run(
+        *("python", "-m", "build", *arguments, "--outdir", str(into), str(folder)), silent=True
+    )
 
 
-def _build_and_check(session: nox.Session, package: str) -> Path:
-    dist = ROOT / "dist" / package
+def _build_and_check(
+    session: nox.Session, packages: dict[str, object], package: str, root: Path
+) -> None:
+    """Into dist/NAME of the house at `root`, whose packages these are."""
+    dist = root / "dist" / package
     shutil.rmtree(dist, ignore_errors=True)
     session.install("-q", "build", "packaging", "twine", env=PIP)
-    _build(session, package, dist)
-    session.run("python", "tools/wheels.py", package, str(dist))
+    _build(session, packages[package].folder, dist)
+    session.run("python", str(root / "tools" / "wheels.py"), package, str(dist))
     session.run("twine", "check", "--strict", *map(str, sorted(dist.iterdir())))
-    return dist
 
 
 @nox.session
 @each_package
 def release_check(session: nox.Session, package: str) -> None:
-    """All that a release does, but on a copy: fold the news, bump, build, and test the wheel alone."""
+    """All that a release does, but on a copy: fold the news, bump, build, test the wheel alone; prints the tag."""
     _no_arguments(session)
     _refuse_dirty(session)
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary, "house")
         session.run("git", "clone", "-q", str(ROOT), str(copy), external=True)
-        version = _fold(session, read_packages(copy)[package], copy)
-        session.log(f"{package} would become {version}")
+        _fold(session, read_packages(copy)[package], copy)
         session.run("git", "-C", str(copy), "diff", "--stat", external=True)
-    _build_and_check(session, package)
-    _test_alone(session, package, CONSTRAINTS)
+        folded = read_packages(copy)
+        _build_and_check(session, folded, package, copy)
+        _test_alone(session, folded, package, CONSTRAINTS)
+    session.log(f"Rehearsed. The tag would be {package}-v{folded[package].version}")
+
+
+@nox.session(venv_backend="none")
+def rehearse(session: nox.Session) -> None:
+    """Rehearse the release of every package, or of -- NAMES: news and versions, then release_check, ground first."""
+    for name in session.posargs:
+        if name not in PACKAGES:
+            session.error(f"rehearse knows no package {name!r}: there are {', '.join(PACKAGES)}.")
+    wanted = [name for name in PACKAGES if not session.posargs or name in session.posargs]
+    _refuse_dirty(session)
+    for name in wanted:
+        package = PACKAGES[name]
+        version = _next(session, package, ROOT)
+        session.log(f"{name}: {package.version} stated, {len(newsroom.notes(package))} notes")
+        session.log(f"{name}: the tag would be {name}-v{version}")
+    for name in wanted:
+        session.notify(f"release_check({name})", posargs=())
 
 
 @nox.session
@@ -322,8 +343,8 @@ def release(session: nox.Session, package: str) -> None:
     session.run("git", "add", f"packages/{package}", external=True)
     session.run("git", "commit", "-q", "-m", f"{package} {version}", external=True)
     PACKAGES.update(read_packages())
-    _build_and_check(session, package)
-    _test_alone(session, package, CONSTRAINTS)
+    _build_and_check(session, PACKAGES, package, ROOT)
+    _test_alone(session, PACKAGES, package, CONSTRAINTS)
     session.run("git", "tag", "-a", tag, "-m", f"{package} {version}", external=True)
     session.log(f"To publish: git push origin main {tag}")
 
@@ -334,16 +355,24 @@ def _refuse_dirty(session: nox.Session) -> None:
 
 
 def _fold(session: nox.Session, package: object, root: Path) -> object:
+    version = _next(session, package, root)
+    try:
+        newsroom.fold(package, version, datetime.datetime.now(datetime.UTC).date().isoformat())
+    except HouseError as error:
+        session.error(str(error))
+    return version
+
+
+def _next(session: nox.Session, package: object, root: Path) -> object:
+    """The version that the package's news ask for."""
     try:
         notes = newsroom.notes(package)
         last = newsroom.last_release(package, root)
         if not notes:
             session.error(f"{package.name} has no news since {last}: there is nothing to release.")
-        version = newsroom.next_version(last, package.version, notes.values())
-        newsroom.fold(package, version, datetime.datetime.now(datetime.UTC).date().isoformat())
+        return newsroom.next_version(last, package.version, notes.values())
     except HouseError as error:
         session.error(str(error))
-    return version
 
 
 # --- the story and the figures ----------------------------------------------------------------------------------
@@ -359,35 +388,8 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["dev"])
 def bench(session: nox.Session) -> None:
-    """Quick benchmarks: -- [NAMES] [--full] [--data DIR]; appends to benchmarks/results/latest.jsonl."""
-    parser = argparse.ArgumentParser(prog="nox -s bench --", exit_on_error=False)
-    parser.add_argument("names", nargs="*", help="package or question names; all without")
-    parser.add_argument(
-        "--full", action="store_true", help="the sizes that the bars are stated for"
-    )
-    parser.add_argument("--data", type=Path, help="a folder of real text")
-    try:
-        wanted, unknown = parser.parse_known_args(session.posargs)
-    except argparse.ArgumentError as error:
-        session.error(f"bench: {error}.")
-    if unknown:
-        session.error(
-            f"bench knows no argument {unknown[0]!r}: it takes NAMES, --full and --data DIR."
-        )
-    questions = sorted(ROOT.glob("benchmarks/*_*.py"))
-    for name in wanted.names:
-        if not any(file.stem.startswith(name) for file in questions):
-            known = ", ".join(file.stem for file in questions)
-            session.error(f"bench knows no question {name!r}: there are {known}.")
-    out = ROOT / "benchmarks" / "results" / "latest.jsonl"
-    out.unlink(missing_ok=True)
-    options = [
-        *([] if wanted.full else ["--quick"]),
-        *(["--data", wanted.data.resolve()] if wanted.data else []),
-    ]
-    for file in questions:
-        if not wanted.names or any(file.stem.startswith(name) for name in wanted.names):
-            _python(session, file, *options, "--out", out)
+    """Benchmarks: -- [NAMES] [--full] [--data DIR] [--peers] [--base REF]; writes .bench/report.html."""
+    _python(session, "benchmarks/bench.py", *session.posargs)
 
 
 # --- continuous integration -------------------------------------------------------------------------------------

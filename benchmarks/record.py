@@ -34,7 +34,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("torch", "triton", "transformers", "tokenizers", "datasets", "pyarrow", "numpy")
+LIBRARIES = (
+    *("torch", "triton", "transformers", "tokenizers", "datasets", "deepspeed", "pyarrow", "numpy"),
+    *("liger-kernel", "skeletoken", "fvcore"),
+)
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")
 
 
@@ -245,7 +248,7 @@ def machine() -> str:
 
 def _commit() -> str:
     done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
+        ["git", "describe", "--always", "--dirty", "--exclude", "*"],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parent,

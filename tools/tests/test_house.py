@@ -305,6 +305,7 @@ def test_a_failing_python_block_shows_the_readme_line(tmp_path: Path) -> None:
         (["-s", "bench", "--", "--warp"], "bench knows no argument '--warp'"),
         (["-s", "bench", "--", "no_such_question"], "bench knows no question 'no_such_question'"),
         (["-s", "ci", "--", "--quickly"], "ci knows no argument '--quickly'"),
+        (["-s", "rehearse", "--", "attic"], "rehearse knows no package 'attic'"),
         (["-s", "fly"], "fly"),
     ],
 )
@@ -322,7 +323,8 @@ def test_nox_refuses_what_it_does_not_know(
         "benchmarks",
     ):
         (root / name).symlink_to(TOOLS.parent / name)
-    (root / ".venv").mkdir()
+    (root / ".venv" / "bin").mkdir(parents=True)
+    (root / ".venv" / "bin" / "python").symlink_to(sys.executable)
     # The environment counts as filled: what is asked is whether the argument is refused, not what it would do.
     (root / ".venv" / "stamp").write_text(_stamp())
 

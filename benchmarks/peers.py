@@ -1,0 +1,64 @@
+"""The environment in which rivals are measured: torch first, our packages, then `peers.txt`, whose versions are pinned."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from questions import BenchError
+
+
+def environment(root: Path, folder: Path) -> str:
+    """The Python of the environment in `folder`, which is filled unless it is up to date.
+
+    Raises:
+        BenchError: pip failed.
+    """
+    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    stamp, wanted = folder / "stamp", _digest(root)
+    if stamp.exists() and stamp.read_text() == wanted:
+        return str(python)
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    stamp.unlink(missing_ok=True)
+    editable = [
+        argument
+        for file in sorted(root.glob("packages/*/pyproject.toml"))
+        for argument in ("-e", _with_extras(file))
+    ]
+    for arguments in (
+        ["torch"],
+        [*editable, "pytest>=8.4", "hypothesis", "-r", str(root / "benchmarks" / "peers.txt")],
+    ):
+        _pip(str(python), arguments, root)
+    stamp.write_text(wanted)
+    return str(python)
+
+
+def _with_extras(file: Path) -> str:
+    project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+    extras = ",".join(sorted(project.get("optional-dependencies", {})))
+    return f"{file.parent}[{extras}]" if extras else str(file.parent)
+
+
+def _pip(python: str, arguments: list[str], root: Path) -> None:
+    constraints = str(root / "constraints.txt")
+    done = subprocess.run(
+        [python, "-m", "pip", "install", "-q", *arguments],
+        env=os.environ | {"PIP_CONSTRAINT": constraints, "PIP_BUILD_CONSTRAINT": constraints},
+    )
+    if done.returncode != 0:
+        raise BenchError(f"pip could not install {' '.join(arguments)}: see above.")
+
+
+def _digest(root: Path) -> str:
+    files = [
+        root / "benchmarks" / "peers.txt",
+        root / "constraints.txt",
+        *sorted(root.glob("packages/*/pyproject.toml")),
+    ]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()

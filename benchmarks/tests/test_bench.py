@@ -1,0 +1,213 @@
+"""The runner in a house of one package whose cost is a constant, so that nothing depends on the machine."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+QUESTION = '''
+"""What does an operation cost?"""
+from record import Recorder, parser
+import op
+
+arguments = parser("cost").parse_args()
+recorder = Recorder("op_cost", arguments)
+size = 1 if arguments.quick else 10
+recorder.add(
+    "cost", {"ours": [op.COST * size] * 3, "floor": [1.0 * size] * 3}, unit="s", floor="floor", bar={"ours": 2.5},
+    memory={"ours": 2**20}, shape={"N": size},
+)
+recorder.add("rate", {"ours": [1 / op.COST]}, unit="M/s")
+recorder.add("error", {"ours": [op.ERROR]}, unit="", bar={"ours": 0.1})
+recorder.close()
+'''
+TEST = "import op\n\n\ndef test_op() -> None:\n    assert op.RIGHT\n"
+
+House = Callable[..., None]
+Bench = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    """Writes the package as it shall be; the first time also the house around it, and commits it."""
+    shutil.copytree(
+        ROOT / "benchmarks",
+        tmp_path / "benchmarks",
+        ignore=shutil.ignore_patterns("*_*.py", "results", "tests", "__pycache__", "*.toml"),
+    )
+    shutil.copytree(ROOT / "tools", tmp_path / "tools", ignore=shutil.ignore_patterns("tests"))
+    (tmp_path / "benchmarks" / "op_cost.py").write_text(QUESTION)
+    (tmp_path / "benchmarks" / "questions.toml").write_text(
+        '[op_cost]\ntests = ["packages/op/tests/test_op.py"]\nquick = "it is all there is"\n'
+    )
+    package = tmp_path / "packages" / "op"
+    for folder in ("src/op", "tests"):
+        (package / folder).mkdir(parents=True)
+    (package / "pyproject.toml").write_text('[project]\nname = "op"\nversion = "0.1.0"\n')
+    (package / "tests" / "test_op.py").write_text(TEST)
+    (tmp_path / "conftest.py").touch()
+    (tmp_path / "pytest.ini").write_text("[pytest]\npythonpath = packages/op/src\n")
+    (tmp_path / ".gitignore").write_text("__pycache__\n.pytest_cache\n")
+
+    def write(*, cost: float = 2.0, error: float = 0.01, right: bool = True) -> None:
+        (package / "src" / "op" / "__init__.py").write_text(
+            f"COST, ERROR, RIGHT = {cost}, {error}, {right}\n"
+        )
+
+    write()
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for arguments in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *arguments], check=True)
+    return write
+
+
+@pytest.fixture
+def bench(house: House, tmp_path: Path) -> Bench:
+    """Runs the runner of the house."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "benchmarks/bench.py", *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+def test_a_run_tests_first_then_records_and_reports(bench: Bench, tmp_path: Path) -> None:
+    done = bench()
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.index("testing packages/op/tests/test_op.py") < done.stdout.index(
+        "== op_cost"
+    )
+    records = [
+        json.loads(line) for line in (tmp_path / ".bench/latest.jsonl").read_text().splitlines()
+    ]
+    assert [record["contender"] for record in records] == ["ours", "floor", "ours", "ours"]
+    assert records[0]["met"]
+    assert records[0]["ratio"]["median"] == 2.0
+    assert "What does an operation cost?" in (tmp_path / ".bench/report.html").read_text()
+    status = subprocess.run(["git", "status", "--porcelain"], cwd=tmp_path, capture_output=True)
+    assert status.stdout == b""
+
+
+def test_without_green_tests_nothing_is_measured(
+    bench: Bench, house: House, tmp_path: Path
+) -> None:
+    house(right=False)
+
+    done = bench()
+
+    assert done.returncode == 1
+    assert "op_cost: its tests are red" in done.stderr
+    assert not (tmp_path / ".bench/latest.jsonl").exists()
+
+
+def test_a_question_outside_the_quick_set_runs_when_named_or_in_a_full_run(
+    bench: Bench, tmp_path: Path
+) -> None:
+    table = tmp_path / "benchmarks" / "questions.toml"
+    table.write_text(table.read_text().partition("quick")[0])
+
+    assert "nothing to measure" in bench().stdout
+    assert "== op_cost" in bench("op").stdout
+    assert "[N=10]" in bench("--full").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--warp"], "bench knows no argument '--warp'"),
+        (["nothing"], "bench knows no question 'nothing': there are op_cost."),
+        (["--data", "nowhere"], "--data 'nowhere' is no folder."),
+        (["op", "--base", "nowhere"], "git knows no commit 'nowhere'"),
+        (["--base", "nowhere"], "'nowhere'"),
+    ],
+)
+def test_misuse_exits_with_two_and_one_sentence(
+    bench: Bench, arguments: list[str], sentence: str
+) -> None:
+    done = bench(*arguments)
+
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_equal_commits_are_within_noise(bench: Bench, tmp_path: Path) -> None:
+    done = bench("op", "--base", "main")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    outcome = json.loads((tmp_path / ".bench/duel.json").read_text())
+    assert {each["verdict"] for each in outcome["verdicts"]} == {"within noise"}
+    assert "4 of 4 contenders are within noise." in (tmp_path / ".bench/report.md").read_text()
+
+
+def test_a_planted_slowdown_is_red_and_named(bench: Bench, house: House, tmp_path: Path) -> None:
+    house(cost=2.4)
+
+    done = bench("--base", "main")
+
+    assert done.returncode == 1
+    outcome = json.loads((tmp_path / ".bench/duel.json").read_text())
+    found = {(each["what"], each["contender"]): each for each in outcome["verdicts"]}
+    assert found["cost", "ours"]["verdict"] == "slower"
+    assert found["cost", "ours"]["interval"]["ratio"] == pytest.approx(1.2)
+    assert found["rate", "ours"]["verdict"] == "slower"
+    assert found["cost", "floor"]["verdict"] == "within noise"
+    assert found["error", "ours"]["verdict"] == "within noise"
+    assert "| op_cost | cost (N=1) | ours | 1.200 (1.200 to 1.200) | **slower** |" in done.stdout
+
+
+def test_a_gain_is_named_and_green(bench: Bench, house: House) -> None:
+    house(cost=1.0)
+
+    done = bench("--base", "main")
+
+    assert done.returncode == 0
+    assert "**faster**" in done.stdout
+
+
+def test_a_larger_error_is_worse_and_red(bench: Bench, house: House) -> None:
+    house(error=0.02)
+
+    done = bench("--base", "main")
+
+    assert done.returncode == 1
+    assert "**worse**" in done.stdout
+
+
+def test_what_the_base_cannot_answer_is_absent_and_what_the_new_tree_cannot_is_red(
+    bench: Bench, house: House, tmp_path: Path
+) -> None:
+    question = tmp_path / "benchmarks" / "op_cost.py"
+    question.write_text(QUESTION.replace("op.COST", "op.NOVELTY"))
+    source = tmp_path / "packages" / "op" / "src" / "op" / "__init__.py"
+
+    source.write_text("NOVELTY, ERROR, RIGHT = 1.0, 0.01, True\n")
+    absent = bench("--base", "main")
+    source.write_text("ERROR, RIGHT = 0.01, True\n")
+    red = bench("--base", "main")
+
+    assert absent.returncode == 0
+    assert "op_cost: base cannot answer it: AttributeError" in absent.stdout
+    assert red.returncode == 1
+    assert "op_cost: new cannot answer it: AttributeError" in red.stdout
+
+
+def test_without_a_changed_package_there_is_nothing_to_compare(bench: Bench) -> None:
+    done = bench("--base", "main")
+
+    assert done.returncode == 0
+    assert "nothing to measure" in done.stdout
