@@ -149,7 +149,7 @@ def _measure(
 def _report(kept: Path, outcome: Outcome | None, history: Sequence[Path], root: Path) -> None:
     files = [*sorted((root / "benchmarks" / "results").glob("*.jsonl")), *history]
     latest = kept / "latest.jsonl"
-    runs = report.read([*files, *([latest] if latest.exists() and outcome is None else [])])
+    runs = report.read([*files, *([latest] if latest.exists() else [])])
     (kept / "report.html").write_text(report.page(runs, outcome), encoding="utf-8")
     (kept / "report.md").write_text(report.markdown(runs, outcome), encoding="utf-8")
     print(f"\nreport: {kept / 'report.html'}")
