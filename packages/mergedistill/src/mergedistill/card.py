@@ -99,7 +99,8 @@ def card(
         for each in recipe.teachers
     ]
     table = [
-        f"| {language} | {_figure(scores, language, 'student')} | {_figure(scores, language, 'teacher')} |"
+        f"| {language} | {_figure(scores, language, 'student')} | {_figure(scores, language, 'teacher')} "
+        f"| {_share(scores, language, 'student')} | {_share(scores, language, 'teacher')} |"
         for language in recipe.languages
     ]
     distil = recipe.distil
@@ -126,13 +127,13 @@ def card(
             "| --- | --- | --- | --- |",
             *teachers,
             "",
-            "Held-out bits per byte, lower is better:",
+            "On text that was held out: bits per byte (lower is better) and the share of masked pieces that come first.",
             "",
-            "| language | student | its teacher |",
-            "| --- | --- | --- |",
+            "| language | student, bits per byte | its teacher | student, accuracy | its teacher |",
+            "| --- | --- | --- | --- | --- |",
             *table,
             "",
-            "![loss by step](curves.png)",
+            "![what each language learned, by step](curves.png)",
             "",
             f"Vocabulary: {facts['size']:,} pieces ({facts['family']}). Student: {recipe.student.layers} layers of width "
             f"{recipe.student.width}. Trained for {recipe.train.steps:,} steps of {recipe.train.tokens:,} tokens; "
@@ -154,24 +155,43 @@ def _figure(scores: Mapping[str, Mapping[str, float]], language: str, who: str) 
     return "no held-out text" if math.isnan(value) else f"{value:.3f}"
 
 
+def _share(scores: Mapping[str, Mapping[str, float]], language: str, who: str) -> str:
+    value = scores.get(language, {}).get(f"{who}_accuracy", math.nan)
+    return "" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
 def _draw_curves(log: Sequence[Mapping[str, float]], languages: Sequence[str], file: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    for axes, part in zip(figure.subplots(1, 2), ("hard", "soft"), strict=True):
+    shown = [
+        (title, unit, part)
+        for title, unit, part in _CURVES
+        if any(f"{part}_{language}" in entry for entry in log for language in languages)
+    ]
+    figure = Figure(figsize=(4 * len(shown), 3.2), layout="constrained")
+    rows = figure.subplots(1, len(shown), squeeze=False)
+    for axes, (title, unit, part) in zip(rows[0], shown, strict=True):
         for language in languages:
-            points = [
-                (entry["step"], entry[f"{part}_{language}"])
-                for entry in log
-                if f"{part}_{language}" in entry
-            ]
+            key = f"{part}_{language}"
+            points = [(entry["step"], entry[key]) for entry in log if key in entry]
             if points:
-                axes.plot(*zip(*points, strict=True), label=language)
+                axes.plot(*zip(*points, strict=True), label=language, marker=_marker(points))
         axes.set_xlabel("step")
-        axes.set_title(
-            "cross-entropy with the text" if part == "hard" else "divergence from the teacher"
-        )
+        axes.set_ylabel(unit)
+        axes.set_title(title, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("nats per masked piece")
-    figure.axes[0].legend(frameon=False, ncols=2)
+    rows[0][0].legend(frameon=False, ncols=2)
     figure.savefig(file, dpi=130)
+
+
+def _marker(points: Sequence[object]) -> str | None:
+    return "o" if len(points) == 1 else None
+
+
+# What is drawn where it was logged: title, unit, and its name in the log, before the language.
+_CURVES = (
+    ("cross-entropy with the text", "nats per masked piece", "hard"),
+    ("divergence from the teacher", "nats per masked piece", "divergence"),
+    ("held-out text", "bits per byte", "eval_bits_per_byte"),
+    ("held-out masked accuracy", "share of pieces", "eval_accuracy"),
+)

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from kdkernels import linear_distil_loss
 from mergedistill.recipe import Distil
-from teacherzoo import split_head
+from teacherzoo import SplitHead, split_head
+
+_LOGITS_BYTES = 64 << 20  # of logits held at once while hits are counted
 
 
 @dataclass
@@ -21,12 +24,14 @@ class DistilOutput(dict[str, Any]):
         hard: detached mean cross-entropy with the gold pieces.
         soft: detached mean divergence from the teacher.
         rows: how many masked positions counted.
+        hits: at how many of them the student puts the gold piece first; None where it was not asked.
     """
 
     loss: torch.Tensor
     hard: torch.Tensor
     soft: torch.Tensor
     rows: int
+    hits: int | None = None
 
     def __post_init__(self) -> None:
         self.update(loss=self.loss)
@@ -69,6 +74,7 @@ class _Distilled:
         log_partition: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        count_hits: bool = False,
         **inputs: Any,
     ) -> Any:
         """The stock forward pass, or, with signals, the loss at N masked positions of a batch [B, S].
@@ -82,15 +88,16 @@ class _Distilled:
             log_partition: [N] log Σ p^(1/T), or None at T = 1.
             labels: [N] gold pieces, -100 where nothing is asked; without signals, as the stock model takes them.
             num_items_in_batch: divides the sums: counted positions over all accumulated batches and processes.
+            count_hits: whether to count where the gold piece comes first, which takes one more product with the vocabulary.
             inputs: `input_ids`, `attention_mask`.
         """
         if topk_ids is None or topk_logprobs is None or labels is None:
             return super().forward(*args, labels=labels, **inputs)  # type: ignore[misc]  # of the stock class
         head = split_head(self)  # type: ignore[arg-type]  # a stock model, by `as_student`
-        hidden = head.encoder(**inputs).last_hidden_state
+        states = head.transform(head.encoder(**inputs).last_hidden_state[rows, positions])
         distil: Distil = self._distil  # type: ignore[attr-defined]  # set there too
         result = linear_distil_loss(
-            head.transform(hidden[rows, positions]),
+            states,
             head.weight,
             head.bias,
             labels,
@@ -103,4 +110,19 @@ class _Distilled:
             log_partition=log_partition,
             divisor=num_items_in_batch,
         )
-        return DistilOutput(result.loss, result.hard, result.soft, result.rows)
+        hits = _hits(states, head, labels) if count_hits else None
+        return DistilOutput(result.loss, result.hard, result.soft, result.rows, hits)
+
+
+@torch.no_grad()
+def _hits(states: torch.Tensor, head: SplitHead, labels: torch.Tensor) -> int:
+    rows = max(1, _LOGITS_BYTES // (4 * len(head.weight)))
+    found = 0
+    for part, gold in zip(states.split(rows), labels.split(rows), strict=True):
+        likeliest = F.linear(part, head.weight.to(part.dtype), _as(head.bias, part)).argmax(dim=-1)
+        found += int((likeliest == gold).sum())
+    return found
+
+
+def _as(bias: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
+    return None if bias is None else bias.to(like.dtype)

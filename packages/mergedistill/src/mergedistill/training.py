@@ -4,35 +4,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from mergedistill.errors import RecipeError
+from mergedistill.held_out import Score, held_out_texts, score_languages
 from mergedistill.recipe import Recipe
 from mergedistill.schedule import ScheduledBatches, schedule
-from teacherzoo import Signals
+from teacherzoo import Masking, Signals
 from teacherzoo.training_watch import TrainingWatch, last_whole_checkpoint
 
 Watch = Callable[[int, int, str], None]
 _OURS = {
     "output_dir", "max_steps", "per_device_train_batch_size", "learning_rate", "warmup_steps", "seed",
     "save_steps", "save_strategy", "remove_unused_columns", "num_train_epochs",
+    "eval_strategy", "eval_steps",
 }  # fmt: skip
 
 
+_DOCUMENTS = 64  # held-out documents of a language that an evaluation reads
+_SUMS = ("rows", "hard", "divergence", "tail", "asked", "hits")
+
+
 def train(
-    student: Any, signals: Mapping[str, Signals], recipe: Recipe, folder: Path, *, watch: Watch
+    student: Any,
+    signals: Mapping[str, Signals],
+    recipe: Recipe,
+    folder: Path,
+    *,
+    tokenizers: Mapping[str, Any],
+    watch: Watch,
 ) -> list[dict[str, float]]:
     """Train `student` in place, resuming from the last whole checkpoint in `folder`.
 
+    Args:
+        student: see `as_student`.
+        signals: language to its recording.
+        recipe: of the run.
+        folder: for checkpoints.
+        tokenizers: language to the tokenizer that the student reads it by, for held-out text.
+        watch: told (done, total, what).
+
     Returns:
-        The log: for each logged step the loss, and per language its hard and soft part.
+        The log: for each logged step the loss, and per language its hard part, the divergence from the teacher, the share
+        of masked pieces put first, and the teacher's probability outside of what was recorded; for each evaluation
+        per language bits per byte and accuracy on held-out text.
 
     Raises:
-        RecipeError: for training arguments that transformers does not take.
+        RecipeError: for training arguments that transformers does not take, or that do not go with this training.
         TeacherzooError: where the loss is no longer finite.
     """
     arguments = _arguments(recipe, folder)
@@ -47,6 +71,7 @@ def train(
     )
     trainer = DistilTrainer(
         languages=list(signals),
+        held_out=HeldOut(recipe, tokenizers, held_out_texts(recipe, _DOCUMENTS)),
         model=student,
         args=arguments,
         train_dataset=ScheduledBatches(slots, signals, recipe.distil),
@@ -55,16 +80,18 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
-    return [entry for entry in trainer.state.log_history if "loss" in entry]
+    return trainer.state.log_history
 
 
 class DistilTrainer(Trainer):
-    """Logs the hard and soft loss of each language beside their sum; takes batches in their order."""
+    """Logs what each language learns beside their common loss; takes batches in their order."""
 
-    def __init__(self, *, languages: list[str], **arguments: Any) -> None:
-        super().__init__(**arguments)
+    def __init__(self, *, languages: list[str], held_out: HeldOut, **arguments: Any) -> None:
+        super().__init__(**arguments, eval_dataset=held_out)
         self._languages = languages
-        self._parts: dict[str, list[float]] = {}
+        self._held_out = held_out
+        # For each language, over all steps since the last log.
+        self._sums = torch.zeros(len(languages), len(_SUMS), dtype=torch.float64)
 
     def compute_loss(
         self,
@@ -74,32 +101,104 @@ class DistilTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Each process's loss is its sum over the global number of positions, so the mean over processes needs their number."""
-        language = self._languages[int(inputs.pop("language"))]
-        output = model(**inputs, num_items_in_batch=num_items_in_batch)
+        language = int(inputs.pop("language"))
+        # To find the likeliest piece takes one more product with the vocabulary: in logged steps only.
+        count = (self.state.global_step + 1) % self.state.logging_steps == 0
+        output = model(**inputs, num_items_in_batch=num_items_in_batch, count_hits=count)
         loss = output["loss"]
         if num_items_in_batch is not None:
             # DDP takes the mean over processes; the divisor already counts all of them.
             loss = loss * self.accelerator.num_processes
-        self._note(language, output, num_items_in_batch)
+        self._note(language, output, inputs, num_items_in_batch)
         return (loss, output) if return_outputs else loss
 
-    def _note(self, language: str, output: Any, divisor: torch.Tensor | int | None) -> None:
-        if not output.rows:
-            return
-        scale = 1.0 if divisor is None else float(divisor) / output.rows
-        for part in ("hard", "soft"):
-            value = float(getattr(output, part)) * scale
-            self._parts.setdefault(f"{part}_{language}", []).append(value)
+    def _note(
+        self, language: int, output: Any, inputs: dict[str, Any], divisor: torch.Tensor | int | None
+    ) -> None:
+        scale = float(output.rows if divisor is None else divisor)
+        self._sums[language] += torch.tensor(
+            [
+                output.rows,
+                float(output.hard) * scale,
+                float(output.soft) * scale,
+                _tail_mass(inputs),
+                output.rows if output.hits is not None else 0,
+                output.hits or 0,
+            ],
+            dtype=torch.float64,
+        )
 
     def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
-        """Add the languages' parts, averaged since the last log."""
+        """Add what each language learned since the last log, on all processes together."""
         if "loss" in logs:
-            logs |= {name: sum(its) / len(its) for name, its in sorted(self._parts.items())}
-            self._parts.clear()
+            sums = self.accelerator.reduce(self._sums.to(self.args.device), "sum").cpu()
+            self._sums.zero_()
+            for language, its in zip(self._languages, sums.tolist(), strict=True):
+                logs |= _means(language, dict(zip(_SUMS, its, strict=True)))
         super().log(logs, *arguments, **named)
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **named: Any) -> dict[str, float]:
+        """Bits per byte and masked accuracy on each language's held-out text, languages shared out among the processes."""
+        process, processes = self.args.process_index, self.args.world_size
+        mine = self._held_out.scores(self.accelerator.unwrap_model(self.model), process, processes)
+        found: dict[str, Score] = dict(gather_object(mine))
+        metrics = {
+            f"{metric_key_prefix}_{name}_{language}": value
+            for language, score in found.items()
+            for name, value in asdict(score).items()
+            if math.isfinite(value)
+        }
+        bits = [its.bits_per_byte for its in found.values() if math.isfinite(its.bits_per_byte)]
+        if bits:
+            metrics[f"{metric_key_prefix}_bits_per_byte"] = sum(bits) / len(bits)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
 
     def _get_train_sampler(self, *_: Any) -> Any:
         return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What is read in an evaluation."""
+
+    recipe: Recipe
+    tokenizers: Mapping[str, Any]
+    texts: Mapping[str, list[str]]
+
+    def scores(self, model: Any, process: int, processes: int) -> list[tuple[str, Score]]:
+        """One process's share of the languages."""
+        mine = sorted(self.texts)[process::processes]
+        found = score_languages(
+            model,
+            self.tokenizers,
+            {language: self.texts[language] for language in mine},
+            masking=Masking(seed=self.recipe.distil.mask_seed),
+            block_length=self.recipe.distil.block_length,
+        )
+        return list(found.items())
+
+
+def _means(language: str, sums: Mapping[str, float]) -> dict[str, float]:
+    if not sums["rows"]:
+        return {}
+    means = {
+        f"{name}_{language}": sums[name] / sums["rows"] for name in ("hard", "divergence", "tail")
+    }
+    if sums["asked"]:
+        means[f"accuracy_{language}"] = sums["hits"] / sums["asked"]
+    return means
+
+
+def _tail_mass(inputs: Mapping[str, Any]) -> float:
+    """Over the rows that count, the sum of the teacher's probability outside of the ids given."""
+    if inputs.get("topk_logprobs") is None:
+        return 0.0
+    kept = inputs["topk_logprobs"].float().exp().sum(dim=1).clamp(max=1)
+    return float((1 - kept)[inputs["labels"] != -100].sum())
 
 
 def _arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
@@ -120,6 +219,8 @@ def _arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         "save_strategy": "steps",
         "save_steps": recipe.train.checkpoint_every,
         "save_total_limit": 2,
+        "eval_strategy": "steps",
+        "eval_steps": recipe.train.evaluate_every or max(1, recipe.train.steps // 10),
         "logging_steps": max(1, min(50, recipe.train.steps // 20)),
         "logging_nan_inf_filter": False,
         "report_to": [],
@@ -129,9 +230,16 @@ def _arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         "use_cpu": not torch.cuda.is_available(),
     }
     try:
-        return TrainingArguments(**{**ours, **taken})
+        arguments = TrainingArguments(**{**ours, **taken})
     except (TypeError, ValueError) as error:
         raise RecipeError(f"train.arguments: {' '.join(str(error).split())}.") from error
+    deepspeed = getattr(arguments, "hf_deepspeed_config", None)  # set where DeepSpeed is asked for
+    if deepspeed is not None and deepspeed.is_zero3():
+        raise RecipeError(
+            "train.arguments.deepspeed: the student trains with ZeRO stages 1 and 2, got stage 3, which scatters the "
+            "vocabulary's weights that the loss needs whole; teachers larger than memory are `record.offload`'s business."
+        )
+    return arguments
 
 
 def _only(items: list[dict[str, Any]]) -> dict[str, Any]:
