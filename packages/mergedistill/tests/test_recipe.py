@@ -26,7 +26,7 @@ def test_the_shortest_recipe_gets_good_defaults(tmp_path: Path) -> None:
 
     recipe = read_recipe(_write(tmp_path, GOOD))
 
-    assert recipe.teacher_of == {"de": "x", "fi": "y"}
+    assert [each.called for each in recipe.candidates("fi")] == ["y"]
     assert recipe.languages["de"].corpus == str(tmp_path / "de.txt")  # from the recipe's folder
     assert recipe.languages["fi"].corpus == "fi.txt"  # not there: perhaps a name on the Hub
     assert (recipe.distil.k, recipe.distil.alpha, recipe.distil.tail) == (8, 0.7, "bucket")
@@ -56,11 +56,23 @@ def test_the_shortest_recipe_gets_good_defaults(tmp_path: Path) -> None:
         (
             {
                 "teachers": [
-                    {"teacher": "a/x", "languages": ["de", "fi"]},
+                    {"teacher": "a/x", "languages": ["de", "fi"], "weight": 2},
                     {"teacher": "b", "languages": ["fi"]},
                 ]
             },
-            "'fi' has two teachers",
+            "of the teachers of 'fi' only x has a weight",
+        ),
+        ({"teachers": [{"teacher": "a/x"}]}, "'x' has no languages; list them"),
+        ({"combine": {"dee": "best"}}, "'dee' is not among the languages, did you mean 'de'?"),
+        ({"combine": "vote"}, "combine"),
+        ({"student": {"teacher": "z"}}, "student.teacher: no teacher is called 'z'"),
+        (
+            {
+                "combine": "mixture",
+                "distil": {"online": True},
+                "teachers": [{"teacher": "a/x", "languages": ["de", "fi"]}, GOOD["teachers"][1]],  # type: ignore[index]  # a list
+            },
+            "distil.online asks one teacher for each language",
         ),
         ({"student": {"width": 10, "heads": 3}}, "cannot be shared by 3 heads"),
         ({"out": None}, "out: input should be a valid string"),

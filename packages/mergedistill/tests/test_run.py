@@ -92,9 +92,13 @@ def test_a_second_run_does_nothing_and_a_changed_recipe_only_what_depends_on_it(
         path: path.stat().st_mtime_ns for path in Path(recipe.out).rglob("*") if path.is_file()
     }
     changed = read_recipe(_altered(world, "again", distil={"alpha": 0.2}))
-    assert status(changed) == {"vocabulary": True, "record": True, "train": False, "card": False}
+    assert [name for name, done in status(changed).items() if not done] == ["train", "card"]
     deeper = read_recipe(_altered(world, "again", distil={"k": 4}))
-    assert status(deeper) == {"vocabulary": True, "record": False, "train": False, "card": False}
+    assert [name for name, done in status(deeper).items() if not done] == [
+        "record",
+        "train",
+        "card",
+    ]
 
 
 class StopError(Exception):

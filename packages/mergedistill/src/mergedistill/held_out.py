@@ -35,7 +35,7 @@ class Score:
 
 def held_out_texts(recipe: Recipe, documents: int) -> dict[str, list[str]]:
     """Per language, the first held-out documents; a small corpus may hold nothing out, and its language is absent."""
-    from mergedistill.run import held_out_corpus
+    from mergedistill.texts import held_out_corpus
 
     texts = {}
     for language in recipe.languages:

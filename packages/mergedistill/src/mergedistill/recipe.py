@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -18,6 +19,8 @@ from pydantic import (
 
 from mergedistill.errors import RecipeError
 from teacherzoo.shapes import Architecture, Shape
+
+Combine = Literal["best", "mixture", "mince"]
 
 
 class _Part(BaseModel):
@@ -38,18 +41,30 @@ def _bare_name(value: Any) -> Any:
 
 
 class Teaching(_Part):
-    """A teacher and the languages that it teaches."""
+    """A teacher and the languages that it teaches, or under `assign: rank` those that it may be chosen for."""
 
     teacher: str
     """A catalogue name, a Hub name or a model folder."""
-    languages: Annotated[tuple[str, ...], Field(min_length=1)]
+    languages: tuple[str, ...] = ()
+    """Under `assign: rank` none stands for all."""
     name: str | None = None
     """How maps and signals call it; by default the last part of `teacher`."""
+    weight: Annotated[float, Field(gt=0)] | None = None
+    """Of its say among several teachers of a language; without it, ranking on held-out text decides."""
 
     @property
     def called(self) -> str:
         """Its name in folders and reports."""
         return self.name or self.teacher.rstrip("/").rpartition("/")[2]
+
+
+class Ranking(_Part):
+    """How teachers are measured on held-out text, and what their weights follow from."""
+
+    documents: Annotated[int, Field(ge=1)] = 200
+    """Most documents of each language."""
+    sharpness: Annotated[float, Field(ge=0)] = 4.0
+    """s, in bytes: a teacher's weight is in proportion to 2^(-s · its bits per byte), the likelihood it gives s bytes of text."""
 
 
 class VocabularyPolicy(_Part):
@@ -65,8 +80,16 @@ class VocabularyPolicy(_Part):
 
 
 class Student(_Part):
-    """The student: a stock architecture, trained from scratch."""
+    """The student: a stock architecture, from scratch or from its teachers' weights."""
 
+    start: Literal["scratch", "carried", "teacher"] = "scratch"
+    """`carried`: embeddings made from the teachers'; `teacher`: layers of one teacher too; shapes must agree."""
+    teacher: str | None = None
+    """Where `start` is not `scratch`: whose layers and whose space; by default the first teacher's."""
+    take: Literal["last", "even", "bottom"] = "even"
+    """Of a teacher's layers: the last of each of as many blocks, evenly spread from first to last, or the lowest."""
+    carry: Literal["copy", "mean", "subword", "focus", "omp", "procrustes"] = "procrustes"
+    """How embeddings are made from the teachers' (see `vocabmerge carry`)."""
     architecture: Architecture = "modernbert"
     layers: Annotated[int, Field(ge=1)] = 6
     width: Annotated[int, Field(ge=1)] = 384
@@ -77,7 +100,7 @@ class Student(_Part):
     @property
     def shape(self) -> Shape:
         """As teacherzoo builds it."""
-        return Shape(**self.model_dump())
+        return Shape(**self.model_dump(exclude={"start", "teacher", "take", "carry"}))
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -102,6 +125,8 @@ class Distil(_Part):
     mask_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of the masks; apart from the recipe's `seed`, so that students of several seeds share one recording."""
     block_length: Annotated[int, Field(ge=8)] = 128
+    online: bool = False
+    """Ask the teachers in each step instead of recording them once; no signals are kept."""
     max_lost: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Refuse where more than this share of a teacher's probability is on pieces that the student lacks."""
 
@@ -141,8 +166,16 @@ class Recipe(_Part):
         dict[str, Annotated[Text, BeforeValidator(_bare_name)]], Field(min_length=1)
     ]
     teachers: Annotated[tuple[Teaching, ...], Field(min_length=1)]
+    assign: Literal["stated", "rank"] = "stated"
+    """Who teaches what: as the teachers' `languages` say, or as ranking them on held-out text recommends."""
+    combine: Combine | dict[str, Combine] = "best"
+    """Where a language has several teachers: the best one alone, a mixture by weight, or in each block the one with the
+    lowest cross-entropy with the text; for all languages, or by language (`best` for those not named)."""
+    rank: Ranking = Ranking()
     out: str
     """The folder of the run; the student is in its `student/`."""
+    signals: str | None = None
+    """Where recordings are kept, by default in `out`; recipes that ask the same teachers the same may share it."""
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.01
     """Share of the documents kept from training, chosen by content."""
     vocabulary: VocabularyPolicy = VocabularyPolicy()
@@ -152,10 +185,17 @@ class Recipe(_Part):
     train: Train = Train()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
-    @property
-    def teacher_of(self) -> dict[str, str]:
-        """Language to the name of its teacher."""
-        return {language: each.called for each in self.teachers for language in each.languages}
+    def candidates(self, language: str) -> tuple[Teaching, ...]:
+        """The teachers that may teach a language, as stated."""
+        return tuple(
+            each
+            for each in self.teachers
+            if language in each.languages or (self.assign == "rank" and not each.languages)
+        )
+
+    def combination(self, language: str) -> Combine:
+        """What is done where the language has several teachers."""
+        return self.combine if isinstance(self.combine, str) else self.combine.get(language, "best")
 
     @model_validator(mode="after")
     def _languages_and_teachers_match(self) -> Self:
@@ -165,19 +205,53 @@ class Recipe(_Part):
                 raise ValueError(
                     f"two teachers are called {name!r}; give one of them another `name`"
                 )
-        taught = [language for each in self.teachers for language in each.languages]
-        for language in taught:
+        for each in self.teachers:
+            self._check_teaching(each)
+        for language in self.languages:
+            candidates = self.candidates(language)
+            if not candidates:
+                raise ValueError(f"no teacher teaches {language!r}; add it to one, or leave it out")
+            stated = [each.called for each in candidates if each.weight is not None]
+            if self.assign == "stated" and 0 < len(stated) < len(candidates):
+                raise ValueError(
+                    f"of the teachers of {language!r} only {', '.join(stated)} has a weight; give one to each or to none"
+                )
+        for language in self.combine if isinstance(self.combine, dict) else ():
+            if language not in self.languages:
+                raise ValueError(
+                    f"combine: {language!r} is not among the languages{_nearest(language, self.languages)}"
+                )
+        self._check_student()
+        return self
+
+    def _check_student(self) -> None:
+        names = [each.called for each in self.teachers]
+        wanted = self.student.teacher
+        if wanted is not None and wanted not in names:
+            raise ValueError(
+                f"student.teacher: no teacher is called {wanted!r}{_nearest(wanted, names)}"
+            )
+        if self.distil.online:
+            for language in self.languages:
+                if len(self.candidates(language)) > 1 and self.combination(language) != "best":
+                    raise ValueError(
+                        f"distil.online asks one teacher for each language, but {language!r} has several and combine "
+                        f"{self.combination(language)!r}; record them, or combine 'best'"
+                    )
+
+    def _check_teaching(self, each: Teaching) -> None:
+        if not each.languages and self.assign == "stated":
+            raise ValueError(
+                f"the teacher {each.called!r} has no languages; list them, or let ranking decide with `assign: rank`"
+            )
+        for language in each.languages:
             if language not in self.languages:
                 raise ValueError(
                     f"{language!r} is taught but not among the languages"
                     f"{_nearest(language, self.languages)}; add its corpus"
                 )
-            if taught.count(language) > 1:
-                raise ValueError(f"{language!r} has two teachers; name it under one of them")
-        for language in self.languages:
-            if language not in taught:
-                raise ValueError(f"no teacher teaches {language!r}; add it to one, or leave it out")
-        return self
+            if each.languages.count(language) > 1:
+                raise ValueError(f"{each.called!r} teaches {language!r} twice; once is enough")
 
 
 def read_recipe(file: Path) -> Recipe:
@@ -206,6 +280,32 @@ def read_recipe(file: Path) -> Recipe:
     return _from_folder(recipe, file.parent)
 
 
+def altered(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values, checked again.
+
+    Args:
+        recipe: stays as it is.
+        changes: dotted key to value, such as `{"distil.alpha": 0.5}`.
+
+    Raises:
+        RecipeError: naming the key and what is wrong with it.
+    """
+    stated = recipe.model_dump()
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        part: Any = stated
+        for parent in parents:
+            part = part.get(parent) if isinstance(part, dict) else None
+        if not isinstance(part, dict):
+            raise RecipeError(f"{key}: a recipe has no such key{_nearest(key, stated)}.")
+        part[last] = value
+    try:
+        return Recipe.model_validate(stated)
+    except ValidationError as error:
+        faults = "; ".join(_sentence(fault) for fault in error.errors())
+        raise RecipeError(f"{', '.join(changes)}: {faults}.") from error
+
+
 def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
     def settled(name: str) -> str:
         local = folder / name
@@ -214,6 +314,7 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
     return recipe.model_copy(
         update={
             "out": str(folder / recipe.out),
+            "signals": None if recipe.signals is None else str(folder / recipe.signals),
             "languages": {
                 code: text.model_copy(update={"corpus": settled(text.corpus)})
                 for code, text in recipe.languages.items()

@@ -1,26 +1,44 @@
-"""A recipe followed: vocabulary, record, train, card, each stage only where its inputs changed."""
+"""A recipe followed: rank, vocabulary, record, train, card, each stage only where its inputs changed."""
 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from mergedistill.errors import StageError
+from mergedistill.faculty import Faculty, teachers_in_use
+from mergedistill.met_signals import MetSignals
+from mergedistill.ranking import rank_candidates
 from mergedistill.recipe import Recipe
-from mergedistill.stages import STAGES, Stage, stages
-from teacherzoo import Corpus, Masking, Signals, record
+from mergedistill.recordings import open_signals, record_language
+from mergedistill.stages import (
+    STAGES,
+    Stage,
+    rating_file,
+    recording_folder,
+    settled,
+    settled_or_refuse,
+    stages,
+)
+from mergedistill.texts import corpus
+from teacherzoo import Signals
 from teacherzoo.catalogue import find_teacher
 from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.shapes import build_masked_lm
+from teacherzoo.signals_layout import MANIFEST
 from teacherzoo.teachers import teacher_folder
-from vocabmerge import load_map, read_vocabulary
+from vocabmerge import Vocabulary, find_conflicts, read_vocabulary
 from vocabmerge.merge import merge_vocabularies
 from vocabmerge.merged_folder import save_merged
 
 Watch = Callable[[int, int, str], None]
+_LOG = logging.getLogger("mergedistill")
 
 
 def run(
@@ -50,52 +68,62 @@ def run(
         if name is not None and name not in STAGES:
             raise StageError(f"there is no stage {name!r}: they are {', '.join(STAGES)}.")
     makers = {
+        "rank": _rank,
         "vocabulary": _make_vocabulary,
         "record": _record,
         "train": _train,
         "card": _write_student,
     }
-    plan = stages(recipe)
     if force is not None and rank() == 0:
-        shutil.rmtree(_place(plan[force]), ignore_errors=True)
+        _forget(recipe, force)
     for name in STAGES[: STAGES.index(until) + 1]:
         wait_for_all()
-        if not _finished(plan[name]):
+        plan = stages(recipe)  # anew: what follows ranking depends on what came of it
+        if not plan[name].done:
             makers[name](recipe, plan, watch)
     wait_for_all()
-    return plan["card"].folder
+    return stages(recipe)["card"].folder
 
 
 def status(recipe: Recipe) -> dict[str, bool]:
     """Which stages are done, from these very inputs."""
-    return {name: _finished(stage) for name, stage in stages(recipe).items()}
+    return {name: stage.done for name, stage in stages(recipe).items()}
 
 
-def _place(stage: Stage) -> Path:
-    """Where a stage works: those that resume inside keep a folder for each key."""
-    return stage.folder / stage.key[:12] if stage.name in ("record", "train") else stage.folder
+def _forget(recipe: Recipe, name: str) -> None:
+    shutil.rmtree(stages(recipe)[name].place, ignore_errors=True)
+    found = settled(recipe)
+    for each, languages in teachers_in_use(recipe, found or {}).values():
+        for language in languages:
+            if name == "record":
+                shutil.rmtree(recording_folder(recipe, each, language), ignore_errors=True)
+    for language in recipe.languages if name == "rank" else ():
+        for each in recipe.candidates(language):
+            rating_file(recipe, each, language).unlink(missing_ok=True)
 
 
-def _finished(stage: Stage) -> bool:
-    return Stage(stage.name, _place(stage), stage.key).done
+def _rank(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
+    if rank() == 0:
+        rank_candidates(recipe, plan["rank"], watch)
 
 
 def _make_vocabulary(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
     if rank() != 0:
         return
-    lines = {
-        language: [document.text for document in _corpus(recipe, language).documents()]
-        for language in recipe.languages
-    }
-    limit = recipe.vocabulary.calibration_lines
+    found = settled_or_refuse(recipe)
     teachers = [
-        read_vocabulary(teacher_folder(find_teacher(each.teacher)), name=each.called)
-        for each in recipe.teachers
+        read_vocabulary(teacher_folder(find_teacher(each.teacher)), name=name)
+        for name, (each, _) in teachers_in_use(recipe, found).items()
     ]
+    _refuse_conflicts(recipe, found, teachers)
+    limit = recipe.vocabulary.calibration_lines
     merged = merge_vocabularies(
         teachers,
-        languages=recipe.teacher_of,
-        corpora={language: its[:limit] for language, its in lines.items()},
+        languages={language: faculty.lead for language, faculty in found.items()},
+        corpora={
+            language: [each.text for each in islice(corpus(recipe, language).documents(), limit)]
+            for language in recipe.languages
+        },
         convention=recipe.vocabulary.convention,
         normalizer=recipe.vocabulary.normalizer,
         pad_to=recipe.vocabulary.pad_to,
@@ -110,27 +138,34 @@ def _make_vocabulary(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> No
     plan["vocabulary"].make(build)
 
 
-def _record(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
-    place = _place(plan["record"])
-    distil = recipe.distil
-    temperatures = () if distil.temperature == 1.0 else (distil.temperature,)
-    for each in recipe.teachers:
-        record(
-            find_teacher(each.teacher),
-            [_corpus(recipe, language) for language in each.languages],
-            place / each.called,
-            k=distil.k,
-            temperatures=temperatures,
-            masking=Masking(policy=distil.policy, rate=distil.rate, seed=distil.mask_seed),
-            draws=distil.draws,
-            block_length=distil.block_length,
-            precision=recipe.record.precision,
-            token_budget=recipe.record.tokens,
-            offload=recipe.record.offload,
-            watch=watch,
+def _refuse_conflicts(
+    recipe: Recipe, found: Mapping[str, Faculty], teachers: Sequence[Vocabulary]
+) -> None:
+    """Before any text is read: teachers who cannot meet."""
+    conflicts = find_conflicts(teachers)
+    if conflicts and recipe.vocabulary.normalizer is None:
+        raise StageError(
+            f"the teachers normalise text differently ({'; '.join(conflicts)}); set vocabulary.normalizer: keep (the union "
+            "keeps what some teacher keeps apart), fold (it drops what some teacher drops) or first (as the first teacher)."
         )
+    digests = {teacher.name: teacher.digest for teacher in teachers}
+    for language, faculty in found.items():
+        if len({digests[name] for name in faculty.weights}) > 1 and recipe.distil.policy == "bert":
+            raise StageError(
+                f"{language}: its teachers {', '.join(faculty.weights)} cut text differently, and masks drawn piece by piece "
+                "do not meet; set distil.policy: whole_word."
+            )
+
+
+def _record(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
+    for each, languages in teachers_in_use(recipe, settled_or_refuse(recipe)).values():
+        for language in languages:
+            folder = recording_folder(recipe, each, language)
+            if not (folder / MANIFEST).is_file():
+                record_language(recipe, each, corpus(recipe, language), folder, watch)
+            wait_for_all()
     if rank() == 0:
-        Stage("record", place, plan["record"].key).finish({})
+        plan["record"].finish({})
 
 
 def _train(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
@@ -139,32 +174,50 @@ def _train(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
     from mergedistill.student import as_student
     from mergedistill.training import train
 
-    place = _place(plan["train"])
+    place = plan["train"].place
     vocabulary = plan["vocabulary"].folder
+    signals = open_signals(recipe, settled_or_refuse(recipe), vocabulary)
+    meetings = _meetings(signals)
     tokenizer = AutoTokenizer.from_pretrained(vocabulary)
     student = as_student(
         build_masked_lm(recipe.student.shape, tokenizer, seed=recipe.seed), recipe.distil
     )
-    log = train(student, open_signals(recipe, plan), recipe, place / "checkpoints", watch=watch)
+    log = train(
+        student,
+        signals,
+        recipe,
+        place / "checkpoints",
+        tokenizers={
+            language: AutoTokenizer.from_pretrained(vocabulary / "languages" / language)
+            for language in recipe.languages
+        },
+        watch=watch,
+    )
     if rank() == 0:
         student.save_pretrained(place / "model")
         (place / "log.json").write_text(json.dumps(log) + "\n")
-        Stage("train", place, plan["train"].key).finish({"parameters": student.num_parameters()})
+        plan["train"].finish({"parameters": student.num_parameters(), "meetings": meetings})
         shutil.rmtree(place / "checkpoints", ignore_errors=True)
 
 
-def open_signals(recipe: Recipe, plan: dict[str, Stage] | None = None) -> dict[str, Signals]:
-    """Language to its recorded signals, in the student's ids."""
-    plan = plan or stages(recipe)
-    opened = {
-        each.called: Signals(
-            _place(plan["record"]) / each.called,
-            vocabulary=load_map(plan["vocabulary"].folder / "maps" / f"{each.called}.safetensors"),
-            max_lost=recipe.distil.max_lost,
-        )
-        for each in recipe.teachers
+def _meetings(signals: Mapping[str, Signals]) -> dict[str, Any]:
+    """Per language with several teachers and for each of them, how much of it is heard."""
+    found = {
+        language: {name: asdict(hearing) for name, hearing in its.hearings().items()}
+        for language, its in signals.items()
+        if isinstance(its, MetSignals)
     }
-    return {language: opened[name] for language, name in sorted(recipe.teacher_of.items())}
+    for language, of_language in found.items():
+        for name, its in of_language.items():
+            _LOG.info(
+                "%s: %s is heard at %d of %d masked positions, in %d blocks",
+                language,
+                name,
+                its["heard"],
+                its["asked"],
+                its["blocks"],
+            )
+    return found
 
 
 def _write_student(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
@@ -172,7 +225,7 @@ def _write_student(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None
         return
     from mergedistill.card import card, held_out_scores
 
-    place = _place(plan["train"])
+    place = plan["train"].place
 
     def build(folder: Path) -> dict[str, Any]:
         vocabulary = plan["vocabulary"].folder
@@ -181,31 +234,22 @@ def _write_student(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(vocabulary / name, folder)
         shutil.copytree(vocabulary / "languages", folder / "languages")
-        scores = held_out_scores(recipe, folder, kept=_place(plan["record"]), watch=watch)
+        scores = held_out_scores(recipe, folder, kept=plan["record"].place, watch=watch)
         log = json.loads((place / "log.json").read_text())
         facts = json.loads((vocabulary / "report.json").read_text())
         (folder / "README.md").write_text(
             card(recipe, scores, log, facts, folder), encoding="utf-8"
         )
-        run = {"recipe": recipe.model_dump(), "held_out": scores}
+        run = {
+            "recipe": recipe.model_dump(),
+            "held_out": scores,
+            "ranking": plan["rank"].facts()["ratings"],
+            "teaching": {
+                language: asdict(faculty) for language, faculty in settled_or_refuse(recipe).items()
+            },
+            "meetings": plan["train"].facts()["meetings"],
+        }
         (folder / "run.json").write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
         return {}
 
     plan["card"].make(build)
-
-
-def _corpus(recipe: Recipe, language: str, *, part: str = "train") -> Corpus:
-    text = recipe.languages[language]
-    return Corpus(
-        language,
-        text.corpus,
-        column=text.column,
-        limit=text.limit,
-        part=part,  # type: ignore[arg-type]  # one of the two below
-        held_out_share=recipe.held_out_share,
-    )
-
-
-def held_out_corpus(recipe: Recipe, language: str) -> Corpus:
-    """The documents of a language that no stage trains on."""
-    return _corpus(recipe, language, part="held_out")
