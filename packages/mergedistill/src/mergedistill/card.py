@@ -9,8 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mergedistill.faculty import Faculty, teachers_in_use
 from mergedistill.held_out import held_out_texts, score, score_languages
 from mergedistill.recipe import Recipe
+from mergedistill.stages import settled_or_refuse
 from teacherzoo import Masking
 from teacherzoo.catalogue import find_teacher, read_catalogue
 from teacherzoo.teachers import load_teacher
@@ -64,11 +66,13 @@ def _teachers_scores(
         scores: dict[str, dict[str, float]] = json.loads(file.read_text())
         return scores
     scores = {}
-    for number, each in enumerate(recipe.teachers):
-        watch(number, len(recipe.teachers), "scoring held-out text")
+    found = settled_or_refuse(recipe)
+    used = teachers_in_use(recipe, found)
+    for number, (name, (each, languages)) in enumerate(used.items()):
+        watch(number, len(used), "scoring held-out text")
         teacher = load_teacher(find_teacher(each.teacher))
-        for language in each.languages:
-            if language in texts:
+        for language in languages:
+            if language in texts and found[language].lead == name:
                 scores[language] = asdict(
                     score(
                         teacher,
@@ -93,10 +97,12 @@ def card(
     """The model card's Markdown; draws the learning curves into `folder` as `curves.png`."""
     _draw_curves(log, list(recipe.languages), folder / "curves.png")
     licences = {entry.hub: entry.licence for entry in read_catalogue()}
+    teaching = settled_or_refuse(recipe)
+    used = teachers_in_use(recipe, teaching)
     teachers = [
-        f"| {each.called} | {', '.join(each.languages)} | `{each.teacher}` "
+        f"| {name} | {', '.join(_taught(name, language, teaching[language]) for language in languages)} | `{each.teacher}` "
         f"| {licences.get(find_teacher(each.teacher)) or 'not known: look it up'} |"
-        for each in recipe.teachers
+        for name, (each, languages) in used.items()
     ]
     table = [
         f"| {language} | {_figure(scores, language, 'student')} | {_figure(scores, language, 'teacher')} "
@@ -115,7 +121,7 @@ def card(
             "",
             f"# {Path(recipe.out).name}",
             "",
-            f"One masked language model for {', '.join(recipe.languages)}, distilled from {len(recipe.teachers)} teachers "
+            f"One masked language model for {', '.join(recipe.languages)}, distilled from {len(used)} teachers "
             "(after MergeDistill, Khanuja et al. 2021). It is a stock "
             f"{recipe.student.architecture} model; no further code is needed to use it.",
             "",
@@ -148,6 +154,13 @@ def card(
             "",
         ]
     )
+
+
+def _taught(name: str, language: str, faculty: Faculty) -> str:
+    if len(faculty.weights) == 1:
+        return language
+    role = "leads" if name == faculty.lead else "joins"
+    return f"{language} ({role}, {faculty.combine}, weight {faculty.weights[name]:.2f})"
 
 
 def _figure(scores: Mapping[str, Mapping[str, float]], language: str, who: str) -> str:
