@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from bistil.errors import SparseError
@@ -154,3 +159,19 @@ def _broken(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
         for name in before
         if not torch.isfinite(after[name].float() - before[name].float()).all()
     )
+
+
+def write_selection(selection: Selection, path: Path) -> None:
+    """Write a selection, under a temporary name first."""
+    header = {"sizes": dict(selection.sizes), "threshold": selection.threshold}
+    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    save_file(dict(selection.coded), part, metadata={"selection": json.dumps(header)})
+    part.replace(path)
+
+
+def read_selection(path: Path) -> Selection:
+    """Read what `write_selection` wrote."""
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["selection"])
+        coded = {name: file.get_tensor(name) for name in header["sizes"]}
+    return Selection(coded=coded, **header)

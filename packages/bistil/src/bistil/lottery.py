@@ -1,0 +1,217 @@
+"""Lottery-ticket sparse fine-tuning: train everything, keep what moved most, rewind, train that alone (Ansell et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bistil.body import body_parameters, copies, norm_names
+from bistil.errors import SparseError
+from bistil.fitting import Fitted, Fitting, Watch, fit
+from bistil.masking import Masks, penalise_distance
+from bistil.selection import Selection, read_selection, select, write_selection
+from bistil.sparse import apply, difference
+from bistil.sparse_file import SparseFineTuning, SparseTensor
+from teacherzoo.processes import rank, wait_for_all
+
+Batches = Callable[[int], torch.utils.data.Dataset[dict[str, Tensor]]]
+NUMBERS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sparsity:
+    """What of the body is kept, and how it is found.
+
+    Args:
+        density: share of the body's trainable entries, heads and frozen tensors not counted.
+        count: or their number.
+        full_steps: steps of the first phase, which trains all; None for as many as the second has.
+        l1: weight of Σ|θ - θ0| / N in both phases.
+        freeze_norms: whether normalisation layers stay as they are.
+        full: keep everything instead: ordinary fine-tuning in one phase, normalisation layers included.
+        values: number format of the file's differences. The model is left as the start plus these very numbers.
+
+    Raises:
+        SparseError: for a value that makes no sense.
+    """
+
+    density: float = 0.08
+    count: int | None = None
+    full_steps: int | None = None
+    l1: float = 0.0
+    freeze_norms: bool = True
+    full: bool = False
+    values: str = "bfloat16"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.density <= 1:
+            raise SparseError(f"density must be above 0 and at most 1, got {self.density!r}.")
+        if self.full_steps is not None and self.full_steps < 1:
+            raise SparseError(f"full_steps must be at least 1, got {self.full_steps!r}.")
+        if self.l1 < 0:
+            raise SparseError(f"l1 must be 0 or more, got {self.l1!r}.")
+        if self.values not in NUMBERS:
+            raise SparseError(f"values must be one of {', '.join(NUMBERS)}, got {self.values!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ticket:
+    """What came of both phases.
+
+    Attributes:
+        body: the differences, in the number format of the file.
+        first: of the first phase; None where there was none, or it had been done before an interruption.
+        last: of the phase that gave the differences.
+        threshold: the smallest movement among the chosen in the first phase.
+    """
+
+    body: dict[str, SparseTensor]
+    first: Fitted | None
+    last: Fitted
+    threshold: float
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What happened, as plain values."""
+        return {
+            "steps": self.last.steps,
+            "best_step": self.last.best_step,
+            "first_phase_steps": self.first.steps if self.first else None,
+            "threshold": self.threshold,
+        }
+
+
+def lottery_ticket(
+    model: nn.Module,
+    trained: nn.Module,
+    batches: Batches,
+    plan: Fitting,
+    sparsity: Sparsity,
+    folder: Path,
+    *,
+    score: Callable[[], float] | None = None,
+    watch: Watch = lambda done, total, what: None,
+) -> Ticket:
+    """Both phases, in place: the body is left as its start plus the differences, the head as the last phase made it.
+
+    Args:
+        model: what is trained, see `fit`; what needs no gradient stays as it is.
+        trained: the part of it with the body.
+        batches: number of steps to the batches of a phase.
+        plan: of the last phase; the first differs in its steps.
+        sparsity: what is kept.
+        folder: for checkpoints and the choice; an interrupted run goes on there.
+        score: see `fit`.
+        watch: told (done, total, what).
+
+    Raises:
+        SparseError: for a density that leaves nothing, or a frozen entry that moved.
+    """
+    body = trainable_body(trained, freeze_norms=sparsity.freeze_norms and not sparsity.full)
+    run = _Run(model, body, batches, plan, sparsity, folder, score, watch)
+    if sparsity.full:
+        first, last, threshold = None, run.phase(plan, "full", "training all"), 0.0
+        places = {name: np.arange(its.numel()) for name, its in body.items()}
+    else:
+        first, selection = run.choose()
+        last, threshold = run.phase(plan, "sparse", "training the chosen", selection), selection.threshold  # fmt: skip
+        places = {name: selection.places(name) for name in selection.coded}
+    found = SparseFineTuning(body=difference(run.origin, body, places)).rounded(NUMBERS[sparsity.values])  # fmt: skip
+    with torch.no_grad():
+        for name, parameter in body.items():
+            parameter.copy_(run.origin[name])
+    apply(trained, found, check=False)
+    return Ticket(body=dict(found.body), first=first, last=last, threshold=threshold)
+
+
+class _Run:
+    """The two phases of one fine-tuning, with what both start from."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        body: dict[str, nn.Parameter],
+        batches: Batches,
+        plan: Fitting,
+        sparsity: Sparsity,
+        folder: Path,
+        score: Callable[[], float] | None,
+        watch: Watch,
+    ) -> None:
+        self._model, self._body, self._batches, self._plan = model, body, batches, plan
+        self._sparsity, self._folder, self._score, self._watch = sparsity, folder, score, watch
+        self.origin = copies(body)
+        own = {id(parameter) for parameter in body.values()}
+        self._head = {name: its.detach().clone() for name, its in model.named_parameters() if its.requires_grad and id(its) not in own}  # fmt: skip
+
+    def choose(self) -> tuple[Fitted | None, Selection]:
+        """The first phase and what moved most in it, then everything as at the start; the choice of an earlier run is read."""
+        file, first = self._folder / "chosen.safetensors", None
+        if not file.is_file():
+            plan = replace(self._plan, steps=self._sparsity.full_steps or self._plan.steps)
+            first = self.phase(plan, "full", "training all")
+            count = _count(self._body, self._sparsity)
+            selection = select(self.origin, self._body, count=count, watch=self._watch)
+            if rank() == 0:
+                write_selection(selection, file)
+            self._rewind()
+        wait_for_all()
+        return first, read_selection(file)
+
+    def phase(
+        self, plan: Fitting, name: str, what: str, selection: Selection | None = None
+    ) -> Fitted:
+        """Train, only the selection where there is one."""
+        passes = int(plan.arguments.get("gradient_accumulation_steps", 1))
+        strength = self._sparsity.l1 / passes
+        hooks = penalise_distance(self._body, self.origin, strength) if strength else []
+        masks = None if selection is None else Masks(self._body, selection)
+        try:
+            return fit(
+                self._model,
+                self._batches(plan.steps),
+                plan,
+                self._folder / name,
+                masks=masks,
+                score=self._score,
+                watch=self._watch,
+                what=what,
+            )
+        finally:
+            for hook in hooks:
+                hook.remove()
+            if masks is not None:
+                masks.remove()
+
+    @torch.no_grad()
+    def _rewind(self) -> None:
+        named = dict(self._model.named_parameters())
+        for name, tensor in self._head.items():
+            named[name].copy_(tensor)
+        for name, tensor in self.origin.items():
+            self._body[name].copy_(tensor)
+
+
+def trainable_body(model: nn.Module, *, freeze_norms: bool) -> dict[str, nn.Parameter]:
+    """The body's tensors that sparse fine-tuning may choose from; normalisation layers and poolers are switched off."""
+    body, norms = body_parameters(model), norm_names(model)
+    for name, parameter in body.items():
+        if freeze_norms and name in norms:
+            parameter.requires_grad_(False)
+    return {name: its for name, its in body.items() if its.requires_grad}
+
+
+def _count(body: Mapping[str, Tensor], sparsity: Sparsity) -> int:
+    total = sum(tensor.numel() for tensor in body.values())
+    count = round(sparsity.density * total) if sparsity.count is None else sparsity.count
+    if not 0 < count <= total:
+        raise SparseError(
+            f"Expected to keep from 1 to {total} entries of the body, got {count!r}; change the density or the count."
+        )
+    return count

@@ -1,0 +1,133 @@
+"""A task's examples as the batches of a run, in an order that follows from the seed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bistil.errors import AdaptError
+from teacherzoo.processes import world_size
+from xeval import DataSet, Protocol, TunedTask, task_of
+from xeval.pieces import Encoded, Pieces
+from xeval.source import Source, choose_source
+from xeval.tuned import TaskModel, predict
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskData:
+    """The source language's training and development data of one task.
+
+    Attributes:
+        task: what it is.
+        data_set: where it comes from.
+        train: examples.
+        dev: examples.
+        labels: of a head.
+        notes: what was mapped or cut.
+    """
+
+    task: TunedTask
+    data_set: DataSet
+    train: Sequence[Any]
+    dev: Sequence[Any]
+    labels: tuple[str, ...]
+    notes: list[str]
+
+
+def read_task(task: str, source: Source, language: str, protocol: Protocol) -> TaskData:
+    """Read a task's source data.
+
+    Raises:
+        AdaptError: for a task without a head.
+        XevalError: for data that is absent or broken; it says where.
+    """
+    chosen = task_of(task)
+    if not isinstance(chosen, TunedTask):
+        raise AdaptError(f"The task {task!r} asks a model as it is, so there is nothing to adapt; choose a task with a head.")  # fmt: skip
+    data_set = choose_source(source.data_sets(chosen), language)
+    train, notes = chosen.view(source.read(chosen, data_set, "train"), protocol)
+    dev, _ = chosen.view(source.read(chosen, data_set, "dev"), protocol)
+    return TaskData(
+        task=chosen,
+        data_set=data_set,
+        train=train,
+        dev=dev,
+        labels=chosen.labels(train),
+        notes=notes,
+    )
+
+
+class TaskBatches(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """Examples of like length together, steps in random order; one item for each forward pass of each process.
+
+    How many examples a step takes does not depend on how many forward passes or processes it is shared by, and neither
+    does which they are.
+
+    Args:
+        encoded: examples.
+        task: collates them.
+        pad_id: fills short rows.
+        steps: optimizer steps.
+        examples: in a step.
+        passes: forward passes of one process in a step.
+        seed: of the order.
+
+    Raises:
+        AdaptError: where the examples of a step cannot be shared evenly.
+    """
+
+    def __init__(
+        self,
+        encoded: Sequence[Encoded],
+        task: TunedTask,
+        pad_id: int,
+        *,
+        steps: int,
+        examples: int,
+        passes: int,
+        seed: int,
+    ) -> None:
+        shares = passes * world_size()
+        if examples % shares:
+            raise AdaptError(
+                f"{examples} examples per step cannot be shared by {shares} forward passes; choose a multiple of {shares}."
+            )
+        self._encoded, self._task, self._pad_id = encoded, task, pad_id
+        order = _order([one.length for one in encoded], examples, seed)
+        part = examples // shares
+        self._items = [
+            step[i : i + part] for _, step in zip(range(steps), order, strict=False) for i in range(0, examples, part)
+        ]  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self._task.collate([self._encoded[i] for i in self._items[index]], self._pad_id)
+
+
+def _order(lengths: Sequence[int], examples: int, seed: int) -> Iterator[list[int]]:
+    """Steps of `examples` numbers, without end: each pass over the data in a new order, its rest carried to the next pass."""
+    generator = torch.Generator().manual_seed(seed)
+    left: list[int] = []
+    while True:
+        order = left + torch.randperm(len(lengths), generator=generator).tolist()
+        whole = len(order) // examples * examples
+        order, left = order[:whole], order[whole:]
+        steps = []
+        for start in range(0, whole, 32 * examples):
+            near = sorted(order[start : start + 32 * examples], key=lengths.__getitem__)
+            steps += [near[i : i + examples] for i in range(0, len(near), examples)]
+        for number in torch.randperm(len(steps), generator=generator).tolist():
+            yield steps[number]
+
+
+def dev_score(model: TaskModel, data: TaskData, dev: Sequence[Encoded], pieces: Pieces) -> float:
+    """The task's first metric on the development set."""
+    guesses = predict(model, data.task, dev, labels=data.labels, pad_id=pieces.pad_id, what="dev")
+    items = data.task.items(data.dev, guesses, data.labels, data.data_set.language)
+    return next(each for each in items if each.metric == data.task.metrics[0]).value()

@@ -1,0 +1,120 @@
+"""A model with a task's head, trained by lottery ticket: on gold labels, or on what a teacher answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import set_seed
+
+from bistil.fitting import Fitting
+from bistil.lottery import Sparsity, Ticket, lottery_ticket
+from bistil.task_data import TaskBatches, TaskData, dev_score
+from teacherzoo.processes import world_size
+from xeval import Protocol
+from xeval.pieces import Pieces
+from xeval.tuned import TaskModel, build
+from xeval.tuning import has_bf16
+
+Watch = Callable[[int, int, str], None]
+Wrap = Callable[[TaskModel, int], nn.Module]
+
+PROTOCOL = Protocol(batch_size=8, weight_decay=0.0)
+"""LT-SFT trains without weight decay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskTraining:
+    """How a task is learnt.
+
+    Args:
+        protocol: steps of the last phase, rates, lengths and evaluations, as the judge names them.
+        sparsity: what is kept.
+        seed: of head, order and dropout.
+        checkpoint_every: steps between checkpoints; None for as many as between evaluations.
+        arguments: further arguments of `transformers.TrainingArguments`, such as `deepspeed`.
+    """
+
+    protocol: Protocol = PROTOCOL
+    sparsity: Sparsity = field(default_factory=Sparsity)
+    seed: int = 0
+    checkpoint_every: int | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "arguments": dict(self.arguments)}
+
+
+def untrained(
+    model: str | Path, data: TaskData, training: TaskTraining
+) -> tuple[TaskModel, Pieces]:
+    """A folder's encoder with a fresh head, the same for the same seed."""
+    set_seed(training.seed)
+    return build(str(model), data.task, data.labels, training.protocol)
+
+
+def train_task(
+    model: TaskModel,
+    pieces: Pieces,
+    data: TaskData,
+    training: TaskTraining,
+    work: Path,
+    *,
+    wrap: Wrap = lambda model, passes: model,
+    watch: Watch = lambda done, total, what: None,
+) -> tuple[Ticket, dict[str, Any]]:
+    """Train in place; see `lottery_ticket`.
+
+    Args:
+        model: with the head to train.
+        pieces: its tokenizer.
+        data: of the source language.
+        training: steps and what is kept.
+        work: for checkpoints.
+        wrap: (model, forward passes of a step over all processes) to what computes the loss.
+        watch: told (done, total, what).
+
+    Returns:
+        The differences, and notes for the record: steps, the development score of the model as it is left.
+    """
+    protocol, task = training.protocol, data.task
+    encoded, split = task.encode(pieces, data.train, data.labels)
+    dev, _ = task.encode(pieces, data.dev, data.labels)
+    passes = int(training.arguments.get("gradient_accumulation_steps", 1))
+    plan = Fitting(
+        steps=protocol.steps,
+        learning_rate=protocol.learning_rate,
+        warmup=protocol.warmup,
+        weight_decay=protocol.weight_decay,
+        evaluate_every=protocol.evaluate_every,
+        patience=protocol.patience,
+        checkpoint_every=training.checkpoint_every or protocol.evaluate_every,
+        bf16=protocol.precision == "auto" and has_bf16(),
+        seed=training.seed,
+        arguments=training.arguments,
+    )
+
+    def batches(steps: int) -> TaskBatches:
+        return TaskBatches(
+            encoded, task, pieces.pad_id, steps=steps, examples=protocol.batch_size, passes=passes, seed=training.seed
+        )  # fmt: skip
+
+    def score() -> float:
+        return dev_score(model, data, dev, pieces)
+
+    ticket = lottery_ticket(
+        wrap(model, passes * world_size()), model, batches, plan, training.sparsity, work,
+        score=score, watch=watch,
+    )  # fmt: skip
+    record = {
+        **ticket.record,
+        "dev": {task.metrics[0]: score()},
+        "precision": "bfloat16" if plan.bf16 else "float32",
+        "sparsity": asdict(training.sparsity),
+        "notes": [*data.notes, *split],
+    }
+    return ticket, record

@@ -1,0 +1,38 @@
+"""The folder beside an outcome in which a run keeps what it needs to go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bistil.errors import AdaptError
+from teacherzoo.processes import rank, wait_for_all
+
+
+def work_folder(out: Path, stated: Mapping[str, Any]) -> Path:
+    """The folder for what makes `out`; one that is left from other arguments is refused.
+
+    Args:
+        out: which must not exist.
+        stated: everything that decides the outcome, as plain values.
+
+    Raises:
+        AdaptError: where `out` exists, or another run was interrupted there.
+    """
+    if out.exists():
+        raise AdaptError(f"{out} exists already; remove it, or choose another name.")
+    work = out.with_name(f".{out.name}.making")
+    note, text = work / "plan.json", json.dumps(stated, indent=1, sort_keys=True, default=str)
+    if note.exists() and note.read_text(encoding="utf-8") != text:
+        raise AdaptError(
+            f"{work} is left from a run with other arguments; remove it, or call it with those again."
+        )
+    if rank() == 0 and not note.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        part = work / "plan.json.part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(note)
+    wait_for_all()
+    return work
