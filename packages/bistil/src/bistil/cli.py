@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from bistil import __version__
+from bistil import __version__, cli_extract
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -24,7 +24,7 @@ def main(
         ),
     ] = False,
 ) -> None:
-    """A small bilingual model out of a big multilingual one.
+    """A small bilingual model out of a big multilingual one."""
 
-    This version has no command yet.
-    """
+
+cli_extract.register(app)

@@ -43,12 +43,14 @@ class Tapped:
     Attributes:
         hidden: [B, S, H] by number: 0 behind the embeddings, j behind layer j - 1.
         attention: by layer, from 0.
+        last: [B, S, H] what the encoder returned, behind a final norm where it has one.
         pre_norm: whether hidden states are sums that no norm has bounded (ModernBERT).
     """
 
     pre_norm: bool = False
     hidden: dict[int, Tensor] = field(default_factory=dict)
     attention: dict[int, Attention] = field(default_factory=dict)
+    last: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ def tap(
     wanted = range(len(layers_of(model))) if layers is None else layers
     config, before = encoder.config, encoder.config._attn_implementation
     with contextlib.ExitStack() as stack:
+        hook = encoder.register_forward_hook(functools.partial(_keep_last, tapped))
+        stack.callback(hook.remove)
         if family.maps:
             _listen_to_maps(encoder, family, tapped, wanted, stack)
         else:
@@ -168,6 +172,10 @@ def _listen_to_queries(
         attention = layer.get_submodule(family.attention)
         attention._tap = functools.partial(_keep_queries, tapped, number, keep_values=values)
         stack.callback(delattr, attention, "_tap")
+
+
+def _keep_last(tapped: Tapped, _module: nn.Module, _inputs: Any, output: Any) -> None:
+    tapped.last = output[0]
 
 
 def _keep_state(tapped: Tapped, number: int, _module: nn.Module, _inputs: Any, output: Any) -> None:

@@ -1,0 +1,160 @@
+"""The command `extract`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bistil.console import refusing_plainly
+from bistil.errors import ExtractError
+from teacherzoo.console import progress
+
+if TYPE_CHECKING:
+    from bistil.plan import Plan
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("extract")(refusing_plainly(extract_command))
+
+
+def extract_command(
+    model: Annotated[str, typer.Argument(help="The teacher: a folder or a Hub name.")],
+    source: Annotated[str, typer.Option(help="The language that tasks will be tuned on.")],
+    target: Annotated[list[str], typer.Option(help="A language to use them on; repeat.")],
+    corpus: Annotated[list[str], typer.Option(help="LANGUAGE=FILE or folder of text; repeat.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
+    reduction: Annotated[int, typer.Option(help="How many layers become one.")] = 2,
+    layers: Annotated[
+        str, typer.Option(help="last|bottom|even, or numbers such as 0,3,5.")
+    ] = "last",
+    style: Annotated[
+        str, typer.Option(help="Terms of the loss: bistil|distilmbert|minilmv2|mlm.")
+    ] = "bistil",
+    term: Annotated[
+        list[str] | None, typer.Option(help="TERM=WEIGHT: another weight for a term; repeat.")
+    ] = None,
+    init: Annotated[str, typer.Option(help="First weights: teacher|random.")] = "teacher",
+    language_sft: Annotated[
+        list[str] | None, typer.Option(help="LANGUAGE=FILE that the teacher wears; repeat.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Keep pieces this probable; 1e-6 by default.")
+    ] = None,
+    top: Annotated[int | None, typer.Option(help="Or keep this many.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Or keep this many, fairly.")] = None,
+    keep_vocabulary: Annotated[bool, typer.Option(help="Or keep all.")] = False,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 200_000,
+    batch: Annotated[int, typer.Option(help="Blocks in a batch.")] = 8,
+    length: Annotated[int, typer.Option(help="Tokens in a block.")] = 256,
+    learning_rate: Annotated[float, typer.Option(help="At its peak.")] = 1e-4,
+    warmup: Annotated[float, typer.Option(help="Share of steps that lead up to it.")] = 0.0,
+    mask_rate: Annotated[float, typer.Option(help="Share of positions hidden.")] = 0.15,
+    precision: Annotated[str, typer.Option(help="float32|bfloat16.")] = "float32",
+    seed: Annotated[int, typer.Option(min=0, help="Of order and masks.")] = 0,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 5000,
+    trainer: Annotated[
+        Path | None, typer.Option(help="JSON file of further Trainer arguments.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Extract a small model for a few languages out of a big one. Run it again to go on where it stopped."""
+    from bistil.extract import extract
+    from bistil.extraction import Extraction
+
+    extraction = Extraction(
+        reduction=reduction, layers=_layers(layers), terms=_terms(style, term or []),
+        init=init, threshold=threshold, top=top, budget=budget, keep_vocabulary=keep_vocabulary,  # type: ignore[arg-type]  # checked there
+        steps=steps, batch=batch, length=length, learning_rate=learning_rate, warmup=warmup,
+        mask_rate=mask_rate, precision=precision, seed=seed, checkpoint_every=checkpoint_every,  # type: ignore[arg-type]  # checked there
+        arguments=_json(trainer),
+    )  # fmt: skip
+    with progress() as watch:
+        extract(
+            model,
+            _pairs("--corpus", corpus),
+            out,
+            source=source,
+            targets=target,
+            extraction=extraction,
+            language_sfts=_pairs("--language-sft", language_sft or []),
+            tell=_tell,
+            watch=watch,
+        )
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), **run}))
+        return
+    typer.echo(
+        f"{out}: {sum_of(run['plan']['student_parameters']):,} parameters, {run['seconds']:.0f} s"
+    )
+
+
+def sum_of(parameters: dict[str, Any]) -> int:
+    """All parameters, of a plan as plain values."""
+    return sum(int(parameters[part]) for part in ("embeddings", "body", "head"))
+
+
+def _tell(plan: Plan) -> None:
+    for line in plan.lines():
+        typer.echo(line, err=True)
+
+
+def _layers(text: str) -> Any:
+    if text and all(part.strip().isdigit() for part in text.split(",")):
+        return tuple(int(part) for part in text.split(","))
+    return text
+
+
+def _terms(style: str, changed: list[str]) -> Any:
+    from dataclasses import replace
+
+    from bistil.teaching import STYLES, TERMS
+
+    if style not in STYLES:
+        raise ExtractError(f"--style must be one of {', '.join(STYLES)}, got {style!r}.")
+    weights: dict[str, Any] = {}
+    for given in changed:
+        name, _, value = given.partition("=")
+        if name not in (*TERMS, "temperature"):
+            raise ExtractError(
+                f"--term must be TERM=WEIGHT with a term of {', '.join(TERMS)} (or temperature=T), got {given!r}."
+            )
+        try:
+            weights[name] = float(value)
+        except ValueError as error:
+            raise ExtractError(f"--term {given!r}: expected a number, got {value!r}.") from error
+    return replace(STYLES[style], **weights)
+
+
+def _pairs(option: str, given: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in given:
+        language, separator, file = pair.partition("=")
+        if not separator or not file:
+            raise ExtractError(f"{option} must be LANGUAGE=FILE, got {pair!r}.")
+        if language in found:
+            raise ExtractError(f"{option}: {language} is given twice; put its files in one folder.")
+        found[language] = file
+    return found
+
+
+def _json(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExtractError(
+            f"{file}: expected a JSON file of Trainer arguments ({error})."
+        ) from error
+    if not isinstance(found, dict):
+        raise ExtractError(
+            f"{file}: expected a JSON object of Trainer arguments, got {type(found).__name__}."
+        )
+    return found

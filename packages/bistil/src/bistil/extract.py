@@ -1,0 +1,246 @@
+"""Phase 1: trim the teacher's vocabulary, cut its layers, and teach what is left to do as the whole did."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from bistil.batches import MaskedBatches, even_schedule
+from bistil.card import Account, write_folder
+from bistil.errors import ExtractError
+from bistil.extract_training import Asking, held_out_terms, train, training_arguments
+from bistil.extraction import Extraction
+from bistil.plan import Plan, attention_route
+from bistil.sources import Sources, open_tunings, text_files, trim_teacher
+from bistil.sparse import worn
+from bistil.student import choose_layers, student_of
+from bistil.tapping import layers_of
+from bistil.teaching import as_student, freeze_unreached
+from teacherzoo import Teacher, load_teacher
+from teacherzoo.processes import rank, wait_for_all
+from teacherzoo.teachers import teacher_folder
+from vocabmerge import read_vocabulary
+from xeval.parameters import parameters_of, split_parameters
+
+Watch = Callable[[int, int, str], None]
+
+
+def extract(
+    model: str | Path,
+    corpora: Mapping[str, str | Path],
+    out: Path,
+    *,
+    source: str,
+    targets: Sequence[str],
+    extraction: Extraction | None = None,
+    language_sfts: Mapping[str, str | Path] | None = None,
+    tell: Callable[[Plan], None] = lambda plan: None,
+    watch: Watch = lambda done, total, what: None,
+) -> Path:
+    """Extract a small model for a few languages out of a big multilingual one (BiStil, phase 1).
+
+    Interrupted, it goes on from its last checkpoint when called again with the same arguments, and ends in the same
+    weights. It runs in one process, under `torchrun`, or, by `extraction.arguments`, with DeepSpeed's ZeRO-1 and 2.
+
+    Args:
+        model: the teacher: a masked-LM folder or a Hub name.
+        corpora: language to a text file (`.txt`, also `.gz` and `.xz`) or a folder of such.
+        out: the folder to write; it must not exist.
+        source: the language that tasks will be tuned on.
+        targets: the languages that they will be used on.
+        extraction: everything else.
+        language_sfts: language to the sparse fine-tuning that the teacher wears in its batches.
+        tell: given the plan before training starts.
+        watch: told (done, total, what).
+
+    Returns:
+        `out`: a plain Hugging Face folder with tokenizer, masked-LM head, card and `run.json`.
+
+    Raises:
+        ExtractError: for languages without a corpus, a folder in the way, options that do not fit.
+        ModelError: for a teacher that cannot be cut or listened to.
+        SparseError: for a sparse fine-tuning of another model.
+        TeacherzooError, VocabularyError: for text, models and vocabularies that do not serve, or where training
+            diverges; they say why.
+    """
+    started = time.monotonic()
+    out, sfts, extraction = Path(out), dict(language_sfts or {}), extraction or Extraction()
+    languages = _languages(source, targets, corpora, sfts)
+    files = {language: text_files(language, corpora[language]) for language in languages}
+    work = _work_folder(out, str(model), files, sfts, extraction)
+    stage = _prepare(model, files, work, extraction, sfts, watch=watch)
+    tell(stage.plan)
+    before = held_out_terms(stage.student, stage.asking, stage.held_out)
+    log = train(stage.student, stage.asking, stage.batches, languages, stage.arguments, watch=watch)
+    account = Account(
+        plan=stage.plan,
+        extraction=extraction.to_json(),
+        sfts={language: str(its) for language, its in sfts.items()},
+        digests={
+            "weights": stage.teacher.weights_digest,
+            "tokenizer": stage.teacher.tokenizer_digest,
+        },
+        before=before,
+        after=held_out_terms(stage.student, stage.asking, stage.held_out),
+        log=log,
+        seconds=time.monotonic() - started,
+    )
+    if rank() == 0:
+        folder = work / "folder"
+        write_folder(stage.student, stage.teacher.folder, account, folder, name=out.name)
+        folder.replace(out)
+        shutil.rmtree(work)
+    wait_for_all()
+    return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stage:
+    """All that training needs."""
+
+    teacher: Teacher
+    student: Any
+    asking: Asking
+    batches: MaskedBatches
+    held_out: dict[str, MaskedBatches]
+    arguments: TrainingArguments
+    plan: Plan
+
+
+def _prepare(
+    model: str | Path,
+    files: Mapping[str, list[Path]],
+    work: Path,
+    extraction: Extraction,
+    sfts: Mapping[str, str | Path],
+    *,
+    watch: Watch,
+) -> _Stage:
+    folder = teacher_folder(model)
+    arguments = training_arguments(work / "checkpoints", extraction)
+    _ = arguments.device  # forms the process group, if there is one
+    lean = folder if extraction.keep_vocabulary else work / "teacher"
+    if rank() == 0 and lean is not folder:
+        trim_teacher(folder, files, lean, extraction, watch=watch)
+    wait_for_all()
+    teacher = load_teacher(lean)
+    layers = choose_layers(teacher.model, reduction=extraction.reduction, layers=extraction.layers)
+    seed = extraction.seed if extraction.init == "random" else None
+    student = student_of(teacher.model, layers, seed=seed)
+    tunings = open_tunings(sfts, whole=folder, trimmed=None if lean is folder else teacher)
+
+    def dressing(language: str) -> AbstractContextManager[None]:
+        return worn(teacher.model, *tunings.get(language, ()), check=False)
+
+    asking = Asking(teacher.model, extraction.terms, layers, dressing=dressing)
+    sources = Sources(files, teacher, extraction)
+    batches, depth = _batches(sources, extraction, arguments), len(layers_of(teacher.model))
+    positions = sources.corruption.positions(extraction.length)
+    as_student(student, extraction.terms, layers, positions=positions, depth=depth)
+    plan = Plan(
+        teacher=str(model),
+        architecture=type(teacher.model).__name__,
+        languages=tuple(files),
+        pieces=(len(read_vocabulary(folder)), len(read_vocabulary(lean))),
+        teacher_parameters=parameters_of(folder),
+        student_parameters=split_parameters(student),
+        layers=layers,
+        teacher_layers=depth,
+        attention=attention_route(teacher.model, extraction.terms.weights),
+        terms=extraction.terms.weights,
+        frozen=_freeze(student, asking, batches, next(iter(files))),
+        blocks={language: len(its) for language, its in sources.blocks.items()},
+        steps=extraction.steps,
+        tokens=len(batches) * extraction.batch * extraction.length,
+    )
+    return _Stage(
+        teacher=teacher,
+        student=student,
+        asking=asking,
+        batches=batches,
+        held_out=sources.held_out(),
+        arguments=arguments,
+        plan=plan,
+    )
+
+
+def _batches(
+    sources: Sources, extraction: Extraction, arguments: TrainingArguments
+) -> MaskedBatches:
+    count = extraction.steps * arguments.gradient_accumulation_steps * arguments.world_size
+    sizes = {language: len(its) for language, its in sources.blocks.items()}
+    slots = even_schedule(sizes, batches=count, size=extraction.batch, seed=extraction.seed)
+    return MaskedBatches(slots, sources.blocks, sources.corruption)
+
+
+def _freeze(student: Any, asking: Asking, batches: MaskedBatches, language: str) -> int:
+    probe = {name: its[:1] for name, its in batches[0].items() if its.dim()}
+    return freeze_unreached(student, probe, asking(language, probe))
+
+
+def _languages(
+    source: str,
+    targets: Sequence[str],
+    corpora: Mapping[str, str | Path],
+    sfts: Mapping[str, str | Path],
+) -> tuple[str, ...]:
+    languages = (source, *targets)
+    if not targets or len({*languages}) != len(languages):
+        raise ExtractError(
+            f"Expected one source and at least one target language, all different, got {', '.join(languages)}."
+        )
+    for language in languages:
+        if language not in corpora:
+            raise ExtractError(
+                f"{language}: there is no corpus of this language, only of {', '.join(corpora) or 'none'}; "
+                f"add {language}=FILE."
+            )
+    for what, given in (("corpus", corpora), ("sparse fine-tuning", sfts)):
+        for language in given:
+            if language not in languages:
+                raise ExtractError(
+                    f"{language}: a {what} is given, but the languages are {', '.join(languages)}; add it to the targets "
+                    "or leave it out."
+                )
+    return languages
+
+
+def _work_folder(
+    out: Path,
+    model: str,
+    files: Mapping[str, list[Path]],
+    sfts: Mapping[str, str | Path],
+    extraction: Extraction,
+) -> Path:
+    """Where the run keeps what it needs to go on; that of another run is refused."""
+    if out.exists():
+        raise ExtractError(f"{out} exists already; remove it, or choose another folder.")
+    work = out.with_name(f".{out.name}.extracting")
+    stated = json.dumps(
+        {
+            "model": model,
+            "corpora": {language: [str(file) for file in its] for language, its in files.items()},
+            "language_sfts": {language: str(file) for language, file in sfts.items()},
+            "extraction": extraction.to_json(),
+        },
+        indent=1,
+    )
+    note = work / "plan.json"
+    if note.exists() and note.read_text(encoding="utf-8") != stated:
+        raise ExtractError(
+            f"{work} is left from a run with other arguments; remove it, or call it with those again."
+        )
+    if not note.exists() and rank() == 0:
+        work.mkdir(parents=True, exist_ok=True)
+        part = work / "plan.json.part"
+        part.write_text(stated, encoding="utf-8")
+        part.replace(note)
+    return work

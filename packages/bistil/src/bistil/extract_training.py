@@ -1,0 +1,197 @@
+"""Phase 1's training: a `transformers.Trainer` that asks the teacher about each batch and logs every term by language."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from bistil.batches import MaskedBatches
+from bistil.errors import ExtractError
+from bistil.extraction import Extraction
+from bistil.teaching import Lesson, Taught, Terms, ask_teacher
+from teacherzoo.training_watch import TrainingWatch, last_whole_checkpoint
+
+Watch = Callable[[int, int, str], None]
+Dressing = Callable[[str], AbstractContextManager[None]]
+_OURS = {
+    "output_dir", "max_steps", "per_device_train_batch_size", "learning_rate", "warmup_steps", "seed", "bf16",
+    "save_steps", "save_strategy", "remove_unused_columns", "num_train_epochs",
+}  # fmt: skip
+
+
+class Asking:
+    """The teacher in training: which terms want what of it, and what it wears for which language.
+
+    Args:
+        teacher: a masked LM in evaluation mode.
+        terms: of the loss.
+        layers: the student's map.
+        dressing: gives for a language the context in which the teacher is asked about it.
+    """
+
+    def __init__(
+        self,
+        teacher: Any,
+        terms: Terms,
+        layers: Sequence[int],
+        *,
+        dressing: Dressing = lambda _language: contextlib.nullcontext(),
+    ) -> None:
+        self.teacher = teacher
+        self._terms = terms
+        self._layers = layers
+        self._dressing = dressing
+
+    def __call__(self, language: str, batch: dict[str, Tensor]) -> Taught | None:
+        """What the teacher does with a batch, under its language's sparse fine-tuning; None where no term asks."""
+        if not self._terms.taught:
+            return None
+        with self._dressing(language):
+            return ask_teacher(self.teacher, batch, self._terms, self._layers)
+
+
+def training_arguments(folder: Path, extraction: Extraction) -> TrainingArguments:
+    """Trainer's arguments: ours, and what the user adds, such as a DeepSpeed configuration.
+
+    Raises:
+        ExtractError: for a key that is decided elsewhere, or that Trainer does not take.
+    """
+    for name in extraction.arguments:
+        if name in _OURS:
+            raise ExtractError(
+                f"{name} among the Trainer arguments: it is decided by an option of its own; leave it out there."
+            )
+    ours: dict[str, Any] = {
+        "output_dir": str(folder),
+        "max_steps": extraction.steps,
+        "per_device_train_batch_size": 1,  # an item of the data set is a whole batch
+        "learning_rate": extraction.learning_rate,
+        "warmup_steps": math.ceil(extraction.warmup * extraction.steps),
+        "lr_scheduler_type": "linear",
+        "seed": extraction.seed,
+        "bf16": extraction.precision == "bfloat16",
+        "save_strategy": "steps",
+        "save_steps": extraction.checkpoint_every,
+        "save_total_limit": 2,
+        "logging_steps": max(1, min(50, extraction.steps // 20)),
+        "logging_nan_inf_filter": False,
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "remove_unused_columns": False,
+        "use_cpu": not torch.cuda.is_available(),
+    }
+    try:
+        return TrainingArguments(**{**ours, **extraction.arguments})
+    except (TypeError, ValueError) as error:
+        raise ExtractError(f"Trainer arguments: {' '.join(str(error).split())}.") from error
+
+
+def train(
+    student: Any,
+    asking: Asking,
+    batches: MaskedBatches,
+    languages: Sequence[str],
+    arguments: TrainingArguments,
+    *,
+    watch: Watch,
+) -> list[dict[str, float]]:
+    """Train `student` in place, resuming from the last whole checkpoint.
+
+    Returns:
+        The log: for each logged step the loss, and every term by language.
+
+    Raises:
+        TeacherzooError: where the loss is no longer finite.
+    """
+    trainer = ExtractTrainer(
+        asking=asking,
+        languages=languages,
+        model=student,
+        args=arguments,
+        train_dataset=batches,
+        data_collator=_only,
+        callbacks=[TrainingWatch(watch, what="extracting", advice="lower the learning rate")],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(arguments.output_dir)))
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+class ExtractTrainer(Trainer):
+    """Asks the teacher before each forward pass of the student; takes batches in their order."""
+
+    def __init__(self, *, asking: Asking, languages: Sequence[str], **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._asking = asking
+        self._languages = languages
+        self._terms: dict[str, list[Tensor]] = {}
+        asking.teacher.to(self.args.device)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The loss of a batch of one language: a mean over as many positions as every other batch has."""
+        language = self._languages[int(inputs.pop("language"))]
+        with self.accelerator.autocast():
+            taught = self._asking(language, inputs)
+        lesson: Lesson = model(**inputs, taught=taught, lesson=True)
+        for name, value in lesson.terms.items():
+            self._terms.setdefault(f"{name}_{language}", []).append(value)
+        loss = lesson["loss"]
+        return (loss, lesson) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
+        """Add the terms by language, averaged since the last log."""
+        if "loss" in logs:
+            logs |= {
+                name: float(torch.stack(values).mean())
+                for name, values in sorted(self._terms.items())
+            }
+            self._terms.clear()
+        super().log(logs, *arguments, **named)
+
+    def _get_train_sampler(self, *_: Any) -> Any:
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+@torch.no_grad()
+def held_out_terms(
+    student: Any, asking: Asking, batches: Mapping[str, MaskedBatches]
+) -> dict[str, dict[str, float]]:
+    """Per language, every term on text that is not trained on."""
+    device = next(student.parameters()).device
+    asking.teacher.to(device)
+    found = {}
+    for language, items in batches.items():
+        sums: dict[str, float] = {}
+        for batch in _on(device, items):
+            lesson = student(**batch, taught=asking(language, batch), lesson=True)
+            for name, value in lesson.terms.items():
+                sums[name] = sums.get(name, 0.0) + float(value) / len(items)
+        found[language] = sums
+    return found
+
+
+def _on(device: torch.device, items: MaskedBatches) -> Iterator[dict[str, Tensor]]:
+    for number in range(len(items)):
+        item = items[number]
+        item.pop("language")
+        yield {name: tensor.to(device) for name, tensor in item.items()}
+
+
+def _only(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    (item,) = items
+    return item

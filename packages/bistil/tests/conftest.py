@@ -1,0 +1,199 @@
+"""Tiny teachers of every family and texts of two made-up languages, made where they are needed; nothing is fetched."""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedTokenizerFast
+
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+FAMILIES = ("bert", "xlm-roberta", "distilbert", "modernbert", "deberta-v2")
+ALPHABETS = {"en": "abcdefgh", "sw": "mnopqrst", "ha": "uvwxyzij"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def sentences(language: str, count: int = 400) -> list[str]:
+    """Lines of made-up words, Zipf-like, in an alphabet of the language's own."""
+    chance = random.Random(language)
+    letters = ALPHABETS[language]
+    words = ["".join(chance.choices(letters, k=chance.randint(2, 6))) for _ in range(150)]
+    weights = [1 / rank for rank in range(1, len(words) + 1)]
+    return [
+        " ".join(chance.choices(words, weights, k=chance.randint(3, 20))) + "."
+        for _ in range(count)
+    ]
+
+
+def wordpiece(texts: list[str], size: int = 300) -> PreTrainedTokenizerFast:
+    """A BERT-like tokenizer of these texts."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, special_tokens=SPECIALS, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def masked_lm(
+    family: str, *, seed: int = 0, pieces: int = 60, layers: int = 4, **options: Any
+) -> Any:
+    """A random masked LM, wide enough in its weights to have opinions, in evaluation mode."""
+    settings: dict[str, Any] = {
+        "vocab_size": pieces,
+        "hidden_size": 32,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 80,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "cls_token_id": 2,
+        "sep_token_id": 3,
+        "initializer_range": 0.2,
+    }
+    if family == "distilbert":
+        settings |= {"dim": 32, "hidden_dim": 48, "n_layers": layers, "n_heads": 4}
+    if family == "modernbert":
+        settings |= {"local_attention": 8, "initializer_cutoff_factor": 2.0}
+    if family == "deberta-v2":
+        settings |= {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8}  # fmt: skip
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(family, **{**settings, **options})
+    return AutoModelForMaskedLM.from_config(config).eval()
+
+
+@pytest.fixture(scope="session")
+def make_masked_lm() -> Callable[..., Any]:
+    return masked_lm
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Language to a text file."""
+    folder = tmp_path_factory.mktemp("texts")
+    files = {}
+    for language in ALPHABETS:
+        files[language] = folder / f"{language}.txt"
+        files[language].write_text("\n".join(sentences(language)) + "\n", encoding="utf-8")
+    return files
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Of all the languages, so that a trim has something to cut."""
+    return wordpiece([line for language in ALPHABETS for line in sentences(language)])
+
+
+@pytest.fixture(scope="session")
+def save_teacher(tokenizer: PreTrainedTokenizerFast) -> Callable[..., Path]:
+    def save(folder: Path, family: str = "bert", **options: Any) -> Path:
+        masked_lm(family, pieces=len(tokenizer), **options).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory, save_teacher: Callable[..., Path]) -> Path:
+    """A BERT of four layers that knows three languages."""
+    return save_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture(scope="session")
+def read_json() -> Callable[[Path], Any]:
+    return lambda path: json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def student(
+    tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: dict[str, Path]
+) -> Path:
+    """Layers 1 and 3 of the teacher, with the pieces that two of its languages need."""
+    from bistil.student import student_of
+    from vocabmerge import trim
+
+    lean, folder = tmp_path_factory.mktemp("lean") / "lean", tmp_path_factory.mktemp("student")
+    trim(teacher, {language: [texts[language]] for language in ("en", "sw")}, lean)
+    whole = AutoModelForMaskedLM.from_pretrained(lean)
+    student_of(whole, (1, 3)).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((lean / name).read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made-up data of six tasks: English to train on, and Swahili and English to test on."""
+    root = tmp_path_factory.mktemp("tasks")
+    for language, splits in {"en": ("train", "dev", "test"), "sw": ("test",)}.items():
+        lines = [line.rstrip(".").split()[:9] for line in sentences(language, 130)]
+        for number, split in enumerate(splits):
+            part = lines[:80] if split == "train" else lines[80 + 20 * number : 110 + 20 * number]
+            _write_tasks(root, language, split, part)
+    return root
+
+
+def _write_tasks(root: Path, language: str, split: str, lines: list[list[str]]) -> None:
+    def write(place: str, rows: list[str]) -> None:
+        file = root / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+    early = ALPHABETS[language][:3]
+    short = [line for line in lines if len(line) > 2]
+    write(f"ud/{language}_made/{split}.conllu", [
+        "\n".join(
+            f"{i}\t{word}\t_\t{'NOUN' if word[0] in early else 'VERB'}\t_\t_\t{i - 1}\t{'root' if i == 1 else 'obj'}\t_\t_"
+            for i, word in enumerate(line, 1)
+        ) + "\n"
+        for line in lines
+    ])  # fmt: skip
+    write(f"ner/{language}/{split}.txt", [
+        "\n".join(f"{word} {'B-PER' if word[0] in early else 'O'}" for word in line) + "\n" for line in lines
+    ])  # fmt: skip
+    write(f"sib200/{language}/{split}.tsv", ["index_id\tcategory\ttext"] + [
+        f"{i}\t{'early' if line[0][0] in early else 'late'}\t{' '.join(line)}" for i, line in enumerate(lines)
+    ])  # fmt: skip
+    write(f"nli/{language}/{split}.tsv", [
+        f"{' '.join(line)}\t{line[0] if i % 2 else line[-1]}\t{'entailment' if i % 2 else 'neutral'}"
+        for i, line in enumerate(short)
+    ])  # fmt: skip
+    rows = [
+        {
+            "context": " ".join(line),
+            "qas": [{
+                "id": str(i), "question": line[0],
+                "answers": [{"text": line[1], "answer_start": len(line[0]) + 1}],
+            }],
+        }
+        for i, line in enumerate(short)
+    ]  # fmt: skip
+    place = f"xquad/{language}/{split}.json"
+    write(place, [json.dumps({"data": [{"title": "x", "paragraphs": rows}]})])

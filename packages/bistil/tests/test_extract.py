@@ -1,0 +1,216 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from bistil.extract import extract
+from bistil.extraction import Extraction
+from bistil.plan import Plan
+from bistil.teaching import STYLES, Terms
+
+SHORT = Extraction(
+    steps=12, batch=4, length=32, learning_rate=1e-3, held_out_share=0.1, checkpoint_every=5
+)
+
+
+class StopError(Exception):
+    pass
+
+
+def _extract(teacher: Path, texts: dict[str, Path], out: Path, **options: Any) -> Path:
+    extraction = options.pop("extraction", SHORT)
+    languages = options.pop("languages", ("en", "sw"))
+    return extract(
+        teacher,
+        {language: texts[language] for language in languages},
+        out,
+        source=languages[0],
+        targets=languages[1:],
+        extraction=extraction,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def student(
+    teacher: Path, texts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return _extract(teacher, texts, tmp_path_factory.mktemp("out") / "student")
+
+
+def test_a_student_is_a_stock_folder_of_half_the_layers_that_came_closer_to_its_teacher(
+    student: Path, teacher: Path, texts: dict[str, Path]
+) -> None:
+    model = AutoModelForMaskedLM.from_pretrained(student)
+    tokenizer = AutoTokenizer.from_pretrained(student)
+    run = json.loads((student / "run.json").read_text())
+
+    assert type(model).__name__ == "BertForMaskedLM"
+    assert json.loads((student / "config.json").read_text())["architectures"] == ["BertForMaskedLM"]
+    assert model.config.num_hidden_layers == 2
+    assert len(tokenizer) == model.config.vocab_size < 300
+    for language in ("en", "sw"):
+        for term in ("attention", "hidden"):
+            held_out = run["held_out"]
+            assert held_out["after"][language][term] < held_out["before"][language][term]
+            assert any(f"{term}_{language}" in entry for entry in run["log"])
+    for language in ("en", "sw"):
+        whole = AutoTokenizer.from_pretrained(teacher)
+        line = texts[language].read_text().splitlines()[0]
+        assert tokenizer.tokenize(line) == whole.tokenize(line)
+    assert not list(student.parent.glob(".*"))
+
+
+def test_the_card_says_what_was_done(student: Path, teacher: Path) -> None:
+    card = (student / "README.md").read_text()
+
+    assert f"base_model: {json.dumps(str(teacher))}" in card
+    assert 'language: ["en", "sw"]' in card
+    assert "# student" in card
+    assert "Layers: 2 of 4 (numbers 1, 3)" in card
+    assert "mean squared difference of attention maps" in card
+    assert (student / "curves.png").stat().st_size > 1000
+
+
+def test_a_plan_is_told_before_training(teacher: Path, texts: dict[str, Path], tmp_path: Path) -> None:  # fmt: skip
+    told: list[Plan] = []
+
+    def tell(plan: Plan) -> None:
+        told.append(plan)
+        raise StopError
+
+    with pytest.raises(StopError):
+        _extract(teacher, texts, tmp_path / "out", tell=tell)
+
+    (plan,) = told
+    assert plan.layers == (1, 3)
+    assert plan.pieces[0] == 300
+    assert plan.pieces[1] < 300
+    assert plan.student_parameters.body * 2 == plan.teacher_parameters.body
+    assert plan.tokens == 12 * 4 * 32
+    assert "by queries and keys" in plan.attention
+    text = "\n".join(plan.lines())
+    assert "2 of 4: 1, 3" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_deberta_says_that_it_needs_its_maps(
+    save_teacher: Callable[..., Path], texts: dict[str, Path], tmp_path: Path
+) -> None:
+    told: list[str] = []
+    teacher = save_teacher(tmp_path / "teacher", "deberta-v2")
+
+    _extract(
+        teacher,
+        texts,
+        tmp_path / "out",
+        extraction=replace(SHORT, steps=2),
+        tell=lambda plan: told.append(plan.attention),
+    )
+
+    assert told[0].startswith("by eager maps")
+
+
+@pytest.mark.slow
+def test_three_languages_and_another_map(teacher: Path, texts: dict[str, Path], tmp_path: Path) -> None:  # fmt: skip
+    out = _extract(
+        teacher,
+        texts,
+        tmp_path / "out",
+        languages=("en", "sw", "ha"),
+        extraction=replace(SHORT, steps=3, layers=(0, 1, 3), keep_vocabulary=True),
+    )
+
+    run = json.loads((out / "run.json").read_text())
+    assert run["plan"]["languages"] == ["en", "sw", "ha"]
+    assert run["plan"]["layers"] == [0, 1, 3]
+    assert run["plan"]["pieces"] == [300, 300]
+    assert AutoModelForMaskedLM.from_pretrained(out).config.num_hidden_layers == 3
+
+
+@pytest.mark.parametrize(
+    "style",
+    ["distilmbert", *(pytest.param(one, marks=pytest.mark.slow) for one in ("minilmv2", "mlm"))],
+)
+def test_other_ways_of_teaching_share_the_path(
+    style: str, teacher: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    init = "random" if style == "mlm" else "teacher"
+
+    out = _extract(
+        teacher,
+        texts,
+        tmp_path / "out",
+        extraction=replace(SHORT, terms=STYLES[style], init=init),
+    )
+
+    run = json.loads((out / "run.json").read_text())
+    expected = set(STYLES[style].weights)
+    for language in ("en", "sw"):
+        assert set(run["held_out"]["after"][language]) == expected
+        total = {
+            when: sum(
+                weight * run["held_out"][when][language][term]
+                for term, weight in STYLES[style].weights.items()
+            )
+            for when in ("before", "after")
+        }
+        assert total["after"] < total["before"]
+
+
+def test_parameters_that_no_term_reaches_stay_the_teachers(student: Path, teacher: Path) -> None:
+    mine = AutoModelForMaskedLM.from_pretrained(student).cls.predictions.transform
+    its = AutoModelForMaskedLM.from_pretrained(teacher).cls.predictions.transform
+
+    assert torch.equal(mine.dense.weight, its.dense.weight)
+    assert json.loads((student / "run.json").read_text())["plan"]["frozen"] > 0
+
+
+@pytest.mark.slow
+def test_nothing_hidden_leaves_the_text_as_it_is(teacher: Path, texts: dict[str, Path], tmp_path: Path) -> None:  # fmt: skip
+    out = _extract(
+        teacher, texts, tmp_path / "out", extraction=replace(SHORT, steps=2, mask_rate=0.0)
+    )
+
+    assert (out / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_two_runs_end_in_the_same_bytes(student: Path, teacher: Path, texts: dict[str, Path], tmp_path: Path) -> None:  # fmt: skip
+    again = _extract(teacher, texts, tmp_path / "student")
+
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (again / name).read_bytes() == (student / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [3, 8], ids=["before a checkpoint", "behind one"])
+def test_a_run_cut_off_ends_in_the_same_student(
+    stop: int, student: Path, teacher: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    def watch(done: int, total: int, what: str) -> None:
+        if what.startswith("extracting") and done == stop:
+            raise StopError
+
+    with pytest.raises(StopError):
+        _extract(teacher, texts, tmp_path / "student", watch=watch)
+    assert not (tmp_path / "student").exists()
+
+    resumed = _extract(teacher, texts, tmp_path / "student")
+
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (resumed / name).read_bytes() == (student / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_terms_of_weight_zero_are_not_taught(teacher: Path, texts: dict[str, Path], tmp_path: Path) -> None:  # fmt: skip
+    terms = Terms(attention=1, hidden=0, mlm=0.5)
+
+    out = _extract(teacher, texts, tmp_path / "out", extraction=replace(SHORT, steps=2, terms=terms))  # fmt: skip
+
+    assert json.loads((out / "run.json").read_text())["plan"]["terms"] == {"attention": 1, "mlm": 0.5}  # fmt: skip

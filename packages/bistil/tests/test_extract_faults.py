@@ -1,0 +1,179 @@
+"""Every fault is one sentence, before anything is spent."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from bistil.cli import app
+from bistil.errors import BistilError, ExtractError, ModelError
+from bistil.extract import extract
+from bistil.extraction import Extraction
+from bistil.teaching import Terms
+from teacherzoo import TeacherzooError
+from vocabmerge import VocabularyError
+
+SHORT = Extraction(steps=2, batch=2, length=32)
+
+
+def _extract(teacher: Path, texts: dict[str, Path], out: Path, **options: Any) -> None:
+    extract(
+        teacher,
+        **{
+            "corpora": {"en": texts["en"], "sw": texts["sw"]},
+            "out": out,
+            "source": "en",
+            "targets": ["sw"],
+            "extraction": SHORT,
+            **options,
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"targets": []}, "at least one target"),
+        ({"targets": ["sw", "en"]}, "all different, got en, sw, en"),
+        ({"targets": ["ha"]}, "ha: there is no corpus of this language, only of en, sw; add ha=FILE"),
+        ({"language_sfts": {"ha": "x"}}, "ha: a sparse fine-tuning is given, but the languages are en, sw"),
+        ({"extraction": Extraction(reduction=3)}, "does not divide the teacher's 4 layers"),
+        ({"extraction": Extraction(length=500)}, "length 500 is beyond the teacher's limit of 80"),
+        ({"extraction": Extraction(arguments={"seed": 3})}, "seed among the Trainer arguments"),
+        ({"extraction": Extraction(arguments={"wings": 3})}, "Trainer arguments: .*wings"),
+        ({"extraction": Extraction(length=32, terms=Terms(relations=1, relation_heads=5))}, "5 relation heads do not divide the width 32"),
+    ],
+)  # fmt: skip
+def test_options_that_do_not_fit_are_named(
+    teacher: Path, texts: dict[str, Path], tmp_path: Path, options: Any, message: str
+) -> None:
+    with pytest.raises(BistilError, match=message) as refused:
+        _extract(teacher, texts, tmp_path / "out", **options)
+
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"length": 4}, "length must be at least 8"),
+        ({"mask_rate": 1.0}, r"mask_rate must be in \[0, 1\)"),
+        ({"mask_rate": 0.0, "terms": Terms(mlm=1)}, "mask_rate 0 hides nothing"),
+        ({"init": "zeros"}, "init must be one of teacher, random, got 'zeros'"),
+        ({"precision": "int3"}, "precision must be one of"),
+        ({"top": 100, "budget": 100}, "one can hold"),
+        ({"top": 100, "keep_vocabulary": True}, "one can hold"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(settings: Any, message: str) -> None:
+    with pytest.raises(ExtractError, match=message):
+        Extraction(**settings)
+
+
+def test_terms_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ExtractError, match="The weight of hidden must be a number from 0 on, got -1"):  # fmt: skip
+        Terms(hidden=-1)
+    with pytest.raises(ExtractError, match="Every term has weight 0"):
+        Terms(attention=0, hidden=0)
+    with pytest.raises(ExtractError, match="temperature"):
+        Terms(temperature=0.0)
+
+
+def test_corpora_that_are_none_are_named(teacher: Path, texts: dict[str, Path], tmp_path: Path) -> None:  # fmt: skip
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n")
+    short = tmp_path / "short.txt"
+    short.write_text("mnop qrst\n")
+    broken = tmp_path / "broken.txt"
+    broken.write_bytes(b"mnop\n\xff\xfe\n")
+    cases = {
+        tmp_path / "none.txt": "none.txt",
+        tmp_path / "records.jsonl": "sw: expected a text file",
+        empty: "empty",
+        short: "sw: its corpus does not fill one block",
+        broken: "line 2: expected UTF-8",
+    }
+    for number, (file, message) in enumerate(cases.items()):
+        with pytest.raises((BistilError, VocabularyError, TeacherzooError), match=message):
+            _extract(teacher, texts, tmp_path / f"out{number}", corpora={"en": texts["en"], "sw": file})  # fmt: skip
+
+
+def test_a_folder_in_the_way_and_another_runs_leavings_are_refused(
+    teacher: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(ExtractError, match="taken exists already"):
+        _extract(teacher, texts, tmp_path / "taken")
+
+    def stop(_plan: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _extract(teacher, texts, tmp_path / "out", tell=stop)
+    with pytest.raises(ExtractError, match="left from a run with other arguments"):
+        _extract(teacher, texts, tmp_path / "out", extraction=Extraction(steps=3, length=32))
+
+
+def test_a_teacher_we_cannot_listen_to_is_refused(
+    save_teacher: Callable[..., Path], texts: dict[str, Path], tmp_path: Path
+) -> None:
+    teacher = save_teacher(tmp_path / "albert", "albert", embedding_size=16)
+
+    with pytest.raises(ModelError, match="attention of a 'albert' model cannot be reached"):
+        _extract(teacher, texts, tmp_path / "out")
+
+
+def test_a_training_that_diverges_stops_with_advice(
+    teacher: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(TeacherzooError, match="lower the learning rate"):
+        _extract(
+            teacher,
+            texts,
+            tmp_path / "out",
+            extraction=Extraction(steps=40, batch=2, length=32, learning_rate=1e30),
+        )
+
+
+def _run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+def test_the_command_says_what_is_wrong_in_one_sentence(
+    teacher: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    done = _run(
+        "extract", teacher, "--source", "en", "--target", "sw", "--corpus", f"en={texts['en']}", "-o", tmp_path / "out"
+    )  # fmt: skip
+
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1] == (
+        "sw: there is no corpus of this language, only of en; add sw=FILE."
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_the_command_extracts_and_prints_its_plan_first(
+    teacher: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    settings = tmp_path / "trainer.json"
+    settings.write_text('{"max_grad_norm": 0.5}')
+    done = _run(
+        "extract", teacher, "--source", "en", "--target", "sw", "--corpus", f"en={texts['en']}",
+        "--corpus", f"sw={texts['sw']}", "-o", tmp_path / "out", "--steps", 2, "--length", 32, "--batch", 2,
+        "--layers", "0,3", "--term", "mlm=0.5", "--trainer", settings, "--json",
+    )  # fmt: skip
+
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["plan"]["layers"] == [0, 3]
+    assert told["plan"]["terms"] == {"attention": 1.0, "hidden": 1.0, "mlm": 0.5}
+    assert told["extraction"]["arguments"] == {"max_grad_norm": 0.5}
+    assert "vocabulary  " in done.stderr

@@ -1,0 +1,234 @@
+"""Against maps and states that transformers itself gives, in float64."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bistil.errors import ModelError
+from bistil.matching import Matching, Tapped, matching_loss, tap
+
+FAMILIES = ("bert", "xlm-roberta", "distilbert", "modernbert", "deberta-v2")
+LAYERS = (1, 3)
+
+
+def _pair(make: Callable[..., Any], family: str) -> tuple[Any, Any]:
+    """A teacher of four layers and a student of two that is not it, in float64."""
+    student = make(family, seed=1, layers=2)
+    if family == "modernbert":  # layers are compared within one window
+        kinds = [student.config.layer_types[1]] * 4
+        return (
+            make(family, seed=1, layers=2, layer_types=kinds[:2]).double(),
+            make(family, layer_types=kinds).double(),
+        )
+    return student.double(), make(family).double()
+
+
+def _batch(*, padded: bool) -> dict[str, Tensor]:
+    ids = torch.randint(5, 60, (3, 18), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    if padded:
+        mask[1, 15:] = 0
+        mask[2, 14:] = 0
+        ids[mask == 0] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def _heard(student: Any, teacher: Any, batch: dict[str, Tensor]) -> Matching:
+    with tap(student) as mine, tap(teacher, layers=LAYERS) as its:
+        student(**batch)
+        with torch.no_grad():
+            teacher(**batch)
+    return matching_loss(mine, its, layers=LAYERS, attention_mask=batch["attention_mask"])
+
+
+def _oracle(student: Any, teacher: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The two terms from eager maps, and from states that hooks take, entry by entry."""
+    outputs = []
+    for model in (student, teacher):
+        model.config._attn_implementation = "eager"
+        output = model(**batch, output_attentions=True, output_hidden_states=True)
+        outputs.append((output.attentions, output.hidden_states))
+    (maps_s, states_s), (maps_t, states_t) = outputs
+    real = batch["attention_mask"].bool()
+    pairs = real[:, :, None] & real[:, None, :]
+    window = getattr(student.config, "local_attention", None)
+    if window is not None:
+        places = torch.arange(real.shape[1])
+        pairs = pairs & ((places[:, None] - places).abs() <= window // 2)
+    attention, hidden = [], []
+    for mine, its in enumerate(LAYERS):
+        square = (maps_s[mine].double() - maps_t[its].double().detach()) ** 2
+        entries = [square[b, h][pairs[b]] for b in range(3) for h in range(4)]
+        attention.append(torch.cat(entries).mean())
+    for mine, its in [(0, 0), *((mine + 1, its + 1) for mine, its in enumerate(LAYERS))]:
+        difference = (states_s[mine] - states_t[its].detach())[real]
+        square = difference**2
+        if student.config.model_type == "modernbert":
+            square = square / (states_t[its].detach()[real] ** 2).mean(-1, keepdim=True)
+        hidden.append(square.mean())
+    return sum(attention) / len(attention), sum(hidden) / len(hidden)  # type: ignore[return-value]  # tensors
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_terms_and_their_gradients_are_those_of_eager_maps(
+    make_masked_lm: Callable[..., Any], family: str, padded: bool
+) -> None:
+    student, teacher = _pair(make_masked_lm, family)
+    if family == "modernbert":  # its last state in transformers stands behind the final norm
+        for model in (student, teacher):
+            model.model.final_norm = torch.nn.Identity()
+    batch = _batch(padded=padded)
+    own = copy.deepcopy(student)
+
+    found = _heard(student, teacher, batch)
+    expected = _oracle(own, teacher, batch)
+
+    # transformers takes eager softmaxes of some families in float32
+    tolerance = {"rtol": 1e-6, "atol": 1e-9}
+    torch.testing.assert_close(found.attention, expected[0], **tolerance)
+    torch.testing.assert_close(found.hidden, expected[1], **tolerance)
+    assert found.attention > 1e-8
+    (10 * found.attention + found.hidden).backward()
+    (10 * expected[0] + expected[1]).backward()
+    for (name, mine), its in zip(student.named_parameters(), own.parameters(), strict=True):
+        if its.grad is None or not its.grad.abs().max() > 0:
+            assert mine.grad is None or not mine.grad.abs().max() > 0, name
+        else:
+            torch.testing.assert_close(mine.grad, its.grad, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_stands_in_padding_changes_nothing(
+    make_masked_lm: Callable[..., Any], family: str
+) -> None:
+    student, teacher = _pair(make_masked_lm, family)
+    batch = _batch(padded=True)
+    before = _heard(student, teacher, batch)
+    with torch.no_grad():
+        batch["input_ids"][batch["attention_mask"] == 0] = 7 if family != "xlm-roberta" else 0
+
+    after = _heard(student, teacher, batch)
+
+    torch.testing.assert_close(after, before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(
+    make_masked_lm: Callable[..., Any], family: str
+) -> None:
+    teacher = make_masked_lm(family)
+    batch = _batch(padded=False)
+
+    with tap(teacher) as mine:
+        teacher(**batch)
+    with tap(teacher) as its, torch.no_grad():
+        teacher(**batch)
+    found = matching_loss(mine, its, layers=range(4), attention_mask=None)
+
+    assert found == (0.0, 0.0)
+
+
+def test_listening_leaves_the_model_as_it_was(make_masked_lm: Callable[..., Any]) -> None:
+    model = make_masked_lm("bert")
+    model.config._attn_implementation = "eager"
+    before = model(**_batch(padded=True)).logits
+
+    tapped = _interrupted(model)
+
+    assert sorted(tapped.attention) == [0, 1, 2, 3]
+    assert model.config._attn_implementation == "eager"
+    assert not any(module._forward_hooks for module in model.modules())
+    assert not any("_tap" in vars(module) for module in model.modules())
+    assert torch.equal(model(**_batch(padded=True)).logits, before)
+
+
+def _interrupted(model: Any) -> Tapped:
+    try:
+        with tap(model) as tapped:
+            model(**_batch(padded=True))
+            raise KeyError
+    except KeyError:
+        return tapped
+
+
+def test_only_the_layers_asked_for_are_kept(make_masked_lm: Callable[..., Any]) -> None:
+    for family in ("bert", "deberta-v2"):
+        model = make_masked_lm(family)
+
+        with tap(model, layers=[2]) as tapped:
+            model(**_batch(padded=False))
+
+        assert sorted(tapped.attention) == [2], family
+        assert sorted(tapped.hidden) == [0, 3], family
+
+
+def test_an_encoder_is_found_inside_a_task_model(make_masked_lm: Callable[..., Any]) -> None:
+    class Tagger(torch.nn.Module):
+        def __init__(self, encoder: Any) -> None:
+            super().__init__()
+            self.encoder = encoder
+            self.head = torch.nn.Linear(32, 3)
+
+        def forward(self, **batch: Tensor) -> Tensor:
+            return self.head(self.encoder(**batch).last_hidden_state)
+
+    model = make_masked_lm("xlm-roberta")
+    tagger = Tagger(model.base_model)
+
+    with tap(tagger) as tapped:
+        tagger(**_batch(padded=False))
+
+    assert torch.equal(tapped.last, tapped.hidden[4])
+
+
+def test_a_projection_stands_between_widths(make_masked_lm: Callable[..., Any]) -> None:
+    student = make_masked_lm("bert", layers=2, hidden_size=16)
+    teacher = make_masked_lm("bert")
+    batch = _batch(padded=True)
+    projection = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
+    with tap(student) as mine, tap(teacher, layers=LAYERS) as its, torch.no_grad():
+        student(**batch)
+        teacher(**batch)
+
+    found = matching_loss(
+        mine, its, layers=LAYERS, attention_mask=batch["attention_mask"], projection=projection
+    )
+
+    real = batch["attention_mask"].bool()
+    expected = [
+        ((mine.hidden[a] - its.hidden[b] @ projection)[real] ** 2).mean() for a, b in ((0, 0), (1, 2), (2, 4))
+    ]  # fmt: skip
+    torch.testing.assert_close(found.hidden, sum(expected) / 3)
+    with pytest.raises(ModelError, match="16 wide and the teacher's 32; give a projection"):
+        matching_loss(mine, its, layers=LAYERS, attention_mask=None)
+
+
+def test_different_head_counts_are_refused(make_masked_lm: Callable[..., Any]) -> None:
+    for family in ("bert", "deberta-v2"):
+        student = make_masked_lm(family, layers=2, num_attention_heads=2)
+        teacher = make_masked_lm(family)
+        with tap(student) as mine, tap(teacher) as its, torch.no_grad():
+            student(**_batch(padded=False))
+            teacher(**_batch(padded=False))
+
+        with pytest.raises(ModelError, match="the student has 2 heads and the teacher 4"):
+            matching_loss(mine, its, layers=LAYERS, attention_mask=None)
+
+
+def test_an_architecture_we_cannot_listen_to_is_named() -> None:
+    from transformers import AlbertConfig, AlbertForMaskedLM
+
+    model = AlbertForMaskedLM(
+        AlbertConfig(vocab_size=30, embedding_size=8, hidden_size=16, num_attention_heads=2, intermediate_size=16)
+    )  # fmt: skip
+
+    with (
+        pytest.raises(ModelError, match="attention of a 'albert' model cannot be reached"),
+        tap(model),
+    ):
+        pass
