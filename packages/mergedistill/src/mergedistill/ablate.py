@@ -14,6 +14,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import yaml
+
+from mergedistill.errors import RecipeError
 from mergedistill.recipe import Recipe, altered
 from mergedistill.run import run
 from mergedistill.stages import stages
@@ -116,10 +119,15 @@ def baselines(recipe: Recipe) -> list[Variant]:
         made += [
             Variant(
                 name=f"only {each.called}",
-                changes={"teachers": [each.model_dump() | {"languages": [*recipe.languages]}]},
+                changes={
+                    "assign": "stated",
+                    "teachers": [each.model_dump() | {"languages": [*recipe.languages]}],
+                },
             )
             for each in recipe.teachers
         ]
+    taught = [language for each in recipe.teachers for language in each.languages]
+    if len(recipe.teachers) > 1 and recipe.assign == "stated" and len({*taught}) == len(taught):
         made.append(
             Variant(name="random teachers", changes={"teachers": _random_assignment(recipe)})
         )
@@ -140,6 +148,58 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
     # Beyond the table: the expansion of t around the normal quantile.
     t = _T[freedom - 1] if freedom <= len(_T) else 1.95996 + 2.3724 / freedom + 2.8225 / freedom**2
     return mean, t * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def as_records(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Outcomes as plain values, one record for each variant, language and measure."""
+    return [
+        {
+            "variant": outcome.variant.name,
+            "changes": dict(outcome.variant.changes),
+            "language": language,
+            "measure": measure,
+            "seeds": list(outcome.seeds),
+            "values": values,
+            "mean": mean_and_interval(values)[0],
+            "interval": None if len(values) < 2 else mean_and_interval(values)[1],
+        }
+        for outcome in outcomes
+        for measure in ("bits_per_byte", "accuracy")
+        for language, values in getattr(outcome, measure).items()
+    ]
+
+
+def read_over(given: Sequence[str]) -> dict[str, list[Any]]:
+    """What `--over` says: `distil.alpha=0,0.5` is a key and its values, each read as YAML.
+
+    Raises:
+        RecipeError: for what is not of that form.
+
+    Example:
+        >>> read_over(["distil.alpha=0,0.5", "distil.tail=drop"])
+        {'distil.alpha': [0, 0.5], 'distil.tail': ['drop']}
+    """
+    found: dict[str, list[Any]] = {}
+    for each in given:
+        key, separator, values = each.partition("=")
+        if not separator or not key or not values:
+            raise RecipeError(f"--over must be KEY=VALUE,VALUE…, got {each!r}.")
+        if key in found:
+            raise RecipeError(f"--over names {key!r} twice; put all its values into one.")
+        found[key] = [yaml.safe_load(value) for value in values.split(",")]
+    return found
+
+
+def read_seeds(given: str) -> tuple[int, ...]:
+    """What `--seeds` says.
+
+    Raises:
+        RecipeError: for what is no list of different numbers.
+    """
+    parts = [part.strip() for part in given.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+        raise RecipeError(f"--seeds must be different numbers such as 0,1,2, got {given!r}.")
+    return tuple(map(int, parts))
 
 
 def _variant_recipe(recipe: Recipe, variant: Variant, seed: int) -> Recipe:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mergedistill import __version__
 from mergedistill.console import refusing_plainly
+from mergedistill.errors import RecipeError, StageError
 from mergedistill.recipe import read_recipe
 from mergedistill.run import run, status
 from teacherzoo.console import progress
+from teacherzoo.processes import rank
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe in YAML.")]
 
 
@@ -54,11 +58,26 @@ def run_command(
     typer.echo(f"{student}" if until == "card" else f"done until {until}")
 
 
+@app.command("plan")
+@refusing_plainly
+def plan_command(recipe: RecipeFile, as_json: Json = False) -> None:
+    """Foresee what a run will take: text, signals, memory, time. It runs the recipe in miniature and writes nothing."""
+    from mergedistill.plan import plan
+
+    read = read_recipe(recipe)
+    with progress() as watch:
+        found = plan(read, watch=watch)
+    if as_json:
+        typer.echo(json.dumps(asdict(found), ensure_ascii=False))
+        return
+    from mergedistill.tables import plan_table
+
+    _print(plan_table(found))
+
+
 @app.command("status")
 @refusing_plainly
-def status_command(
-    recipe: RecipeFile, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
-) -> None:
+def status_command(recipe: RecipeFile, as_json: Json = False) -> None:
     """Say which stages of a recipe are done."""
     found = status(read_recipe(recipe))
     if as_json:
@@ -66,3 +85,63 @@ def status_command(
         return
     for name, done in found.items():
         typer.echo(f"{name:<12}{'done' if done else 'to do'}")
+
+
+@app.command("card")
+@refusing_plainly
+def card_command(recipe: RecipeFile) -> None:
+    """Write the student's folder and card anew from a finished training."""
+    read = read_recipe(recipe)
+    if not status(read)["train"]:
+        raise StageError(
+            f"{recipe}: the training is not finished, so there is nothing to write a card of; run the recipe."
+        )
+    with progress() as watch:
+        typer.echo(f"{run(read, force='card', watch=watch)}")
+
+
+@app.command("ablate")
+@refusing_plainly
+def ablate_command(
+    recipe: RecipeFile,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="KEY=VALUE,VALUE…, such as distil.alpha=0,0.5,1; given again, every combination runs."
+        ),
+    ] = None,
+    with_baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines",
+            help="Also without teachers, without text, with each teacher alone, and with teachers dealt at random.",
+        ),
+    ] = False,
+    seeds: Annotated[
+        str,
+        typer.Option(help="Seeds of the student, with commas between; the recipe's by default."),
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Train variants of a recipe on the same recordings and put their figures into one table; the same call goes on."""
+    from mergedistill.ablate import ablate, as_records, baselines, grid, read_over, read_seeds
+
+    read = read_recipe(recipe)
+    variants = (baselines(read) if with_baselines else []) + (grid(read_over(over)) if over else [])
+    if not variants:
+        raise RecipeError("There is nothing to compare; give --over KEY=VALUES or --baselines.")
+    with progress() as watch:
+        outcomes = ablate(read, variants, seeds=read_seeds(seeds), watch=watch)
+    if as_json:
+        typer.echo(json.dumps(as_records(outcomes), ensure_ascii=False))
+        return
+    from mergedistill.tables import outcome_table
+
+    _print(outcome_table(outcomes, languages=[*read.languages]))
+
+
+def _print(shown: Any) -> None:
+    from rich.console import Console
+
+    if rank() == 0:
+        Console().print(shown)

@@ -152,7 +152,7 @@ class DistilTrainer(Trainer):
         if bits:
             metrics[f"{metric_key_prefix}_bits_per_byte"] = sum(bits) / len(bits)
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
+        self.control: Any = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics

@@ -1,0 +1,327 @@
+"""What a recipe will take before anything is spent: tokens, disk, memory and time, scaled up from a miniature of the run.
+
+The miniature is the recipe itself on a few kilobytes of each language's text, with a few steps of training, in a temporary
+folder that is gone afterwards. So what would go wrong in the run's first minute goes wrong here.
+"""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from mergedistill.faculty import Faculty, teachers_in_use
+from mergedistill.recipe import Recipe, Teaching, altered
+from mergedistill.run import run
+from mergedistill.stages import STAGES, recording_folder, settled_or_refuse, stages
+from mergedistill.texts import corpus
+from teacherzoo import Signals
+from teacherzoo.signals_layout import MANIFEST
+from teacherzoo.stats import column_sizes
+
+Watch = Callable[[int, int, str], None]
+_SAMPLE_BYTES = 32 << 10  # of each language's text
+_STEPS = 4  # of the miniature's training; the first is not timed
+_RANKED = 8  # documents that the miniature ranks teachers on
+_LINES = 200  # that it calibrates the vocabulary with
+_NEVER = 10**9
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguagePlan:
+    """What a language amounts to.
+
+    Attributes:
+        language: its code.
+        teachers: who will be asked; where ranking must decide first, whom the miniature chose.
+        documents: for training.
+        bytes: of their text.
+        tokens: in the lead teacher's pieces, special ones included, once for each draw of masks.
+        blocks: likewise.
+        positions: masked ones, likewise.
+        signal_bytes: on disk, of all its teachers.
+        recorded: whether that is there already.
+        rounds: how often the training will read each block.
+    """
+
+    language: str
+    teachers: tuple[str, ...]
+    documents: int
+    bytes: int
+    tokens: int
+    blocks: int
+    positions: int
+    signal_bytes: int
+    recorded: bool
+    rounds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run will take on this machine, in one process.
+
+    Attributes:
+        done: stage to whether it is done.
+        languages: one by one.
+        pieces: of the vocabulary.
+        body_parameters: of the student, embeddings apart.
+        embedding_parameters: of the student's vocabulary.
+        student_bytes: of its weights on disk; a checkpoint takes three times that.
+        memory: stage to the process's largest memory in bytes, on the GPU where there is one; None where the machine
+            does not tell.
+        seconds: stage to how long it will take; 0 where it is done.
+    """
+
+    done: Mapping[str, bool]
+    languages: tuple[LanguagePlan, ...]
+    pieces: int
+    body_parameters: int
+    embedding_parameters: int
+    student_bytes: int
+    memory: Mapping[str, int | None]
+    seconds: Mapping[str, float]
+
+
+def plan(recipe: Recipe, *, watch: Watch = lambda done, total, what: None) -> Plan:
+    """Foresee a run; nothing is written but to a temporary folder.
+
+    Args:
+        recipe: what would be run.
+        watch: told (done, total, what).
+
+    Returns:
+        What it will take. Numbers of documents and bytes are counted, all else is measured on the miniature and scaled
+        by bytes of text, by steps, by documents.
+
+    Raises:
+        MergedistillError, TeacherzooError, VocabularyError: what the run itself would stumble over at its beginning.
+    """
+    counts = {}
+    for number, language in enumerate(recipe.languages):
+        watch(number, len(recipe.languages), f"reading {language}")
+        counts[language] = _count(recipe, language)
+    with tempfile.TemporaryDirectory(prefix="mergedistill-plan-") as folder:
+        small = _miniature(recipe, counts, Path(folder))
+        seen = _observe(small, watch)
+        done = {name: stage.done for name, stage in stages(recipe).items()}
+        languages = tuple(
+            _language_plan(recipe, small, language, counts[language]) for language in counts
+        )
+        model = _model_sizes(small)
+    return Plan(
+        done=done,
+        languages=_with_rounds(recipe, languages),
+        **model,
+        memory={name: seen.memory.get(name) for name in ("record", "train")},
+        seconds=_seconds(recipe, done, languages, counts, seen),
+    )
+
+
+@dataclass(frozen=True)
+class _Count:
+    """A language's text: all of it, and the sample that the miniature reads."""
+
+    documents: int
+    bytes: int
+    sample_documents: int
+    sample_bytes: int
+
+
+@dataclass
+class _Observed:
+    """The miniature as it ran: when each report of progress came, and the peaks of memory."""
+
+    times: dict[str, list[tuple[float, int, int, str]]] = field(default_factory=dict)
+    spent: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, int | None] = field(default_factory=dict)
+
+
+def _count(recipe: Recipe, language: str) -> _Count:
+    documents = size = sample_documents = sample_bytes = 0
+    for document in corpus(recipe, language).documents():
+        documents += 1
+        size += len(document.text.encode("utf-8", "surrogatepass"))
+        if sample_bytes < _SAMPLE_BYTES:
+            sample_documents, sample_bytes = documents, size
+    return _Count(documents, size, sample_documents, sample_bytes)
+
+
+def _miniature(recipe: Recipe, counts: Mapping[str, _Count], folder: Path) -> Recipe:
+    return altered(
+        recipe,
+        {
+            "out": str(folder / "run"),
+            "signals": str(folder / "signals"),
+            "rank.documents": min(_RANKED, recipe.rank.documents),
+            "vocabulary.calibration_lines": min(_LINES, recipe.vocabulary.calibration_lines),
+            "train.steps": _STEPS,
+            "train.evaluate_every": _STEPS,
+            "train.checkpoint_every": _NEVER,
+            "train.arguments": {
+                **recipe.train.arguments,
+                "logging_steps": _NEVER,
+                "report_to": [],
+            },
+            **{f"languages.{code}.limit": its.sample_documents for code, its in counts.items()},
+        },
+    )
+
+
+def _observe(small: Recipe, watch: Watch) -> _Observed:
+    seen = _Observed()
+    for name in STAGES[: STAGES.index("train") + 1]:
+        reports = seen.times.setdefault(name, [])
+
+        def note(
+            done: int,
+            total: int,
+            what: str,
+            reports: list[tuple[float, int, int, str]] = reports,
+            name: str = name,
+        ) -> None:
+            reports.append((time.perf_counter(), done, total, what))
+            watch(done, total, f"a miniature: {name}")
+
+        with _peak_memory() as peak:
+            begun = time.perf_counter()
+            run(small, until=name, watch=note)
+            seen.spent[name] = time.perf_counter() - begun
+            reports.append((time.perf_counter(), -1, -1, "end"))
+            seen.memory[name] = peak()
+    return seen
+
+
+def _language_plan(recipe: Recipe, small: Recipe, language: str, count: _Count) -> LanguagePlan:
+    found = settled_or_refuse(small)
+    used = teachers_in_use(small, found)
+    scale = count.bytes / count.sample_bytes
+    there = _there(recipe, language, found)
+    size = 0
+    for name in found[language].weights:
+        each: Teaching = used[name][0]
+        if name in there:
+            size += sum(shard.bytes for shard in Signals(there[name]).manifest.shards)
+        else:
+            signals = Signals(recording_folder(small, each, language))
+            size += round(scale * sum(column_sizes(signals).values()))
+    lead = Signals(recording_folder(small, used[found[language].lead][0], language), held=1)
+    tokens = sum(len(lead.shard(number).token_ids) for number in range(len(lead.manifest.shards)))
+    return LanguagePlan(
+        language=language,
+        teachers=tuple(found[language].weights),
+        documents=count.documents,
+        bytes=count.bytes,
+        tokens=round(scale * tokens),
+        blocks=round(scale * len(lead)),
+        positions=round(scale * sum(shard.positions for shard in lead.manifest.shards)),
+        signal_bytes=size,
+        recorded=len(there) == len(found[language].weights),
+        rounds=0.0,
+    )
+
+
+def _there(recipe: Recipe, language: str, found: Mapping[str, Faculty]) -> dict[str, Path]:
+    """What has been recorded for the run itself."""
+    named = {each.called: each for each in recipe.teachers}
+    folders = {
+        name: recording_folder(recipe, named[name], language) for name in found[language].weights
+    }
+    return {name: folder for name, folder in folders.items() if (folder / MANIFEST).is_file()}
+
+
+def _with_rounds(recipe: Recipe, languages: tuple[LanguagePlan, ...]) -> tuple[LanguagePlan, ...]:
+    from dataclasses import replace
+
+    weights = {its.language: its.blocks**recipe.train.sampling_exponent for its in languages}
+    size = max(1, recipe.train.tokens // recipe.distil.block_length)
+    accumulated = int(recipe.train.arguments.get("gradient_accumulation_steps", 1))
+    read = recipe.train.steps * accumulated * size
+    total = sum(weights.values())
+    return tuple(
+        replace(its, rounds=read * weights[its.language] / total / max(1, its.blocks))
+        for its in languages
+    )
+
+
+def _model_sizes(small: Recipe) -> dict[str, int]:
+    from transformers import AutoModelForMaskedLM
+
+    model: Any = AutoModelForMaskedLM.from_pretrained(stages(small)["train"].place / "model")
+    embedding = model.get_input_embeddings().weight
+    return {
+        "pieces": len(embedding),
+        "body_parameters": model.num_parameters() - embedding.numel(),
+        "embedding_parameters": embedding.numel(),
+        "student_bytes": sum(its.numel() * its.element_size() for its in model.parameters()),
+    }
+
+
+def _seconds(
+    recipe: Recipe,
+    done: Mapping[str, bool],
+    languages: tuple[LanguagePlan, ...],
+    counts: Mapping[str, _Count],
+    seen: _Observed,
+) -> dict[str, float]:
+    ranked = recipe.rank.documents / min(_RANKED, recipe.rank.documents)
+    step, evaluation = _training_times(seen.times["train"])
+    every = recipe.train.evaluate_every or max(1, recipe.train.steps // 10)
+    text = sum(counts[its.language].bytes for its in languages if not its.recorded)
+    sample = sum(counts[its.language].sample_bytes for its in languages)
+    took = {
+        "rank": ranked * seen.spent["rank"],
+        "vocabulary": seen.spent["vocabulary"],
+        "record": text / sample * _asking(seen),
+        "train": recipe.train.steps * step + recipe.train.steps // every * evaluation,
+        "card": 3 * evaluation,
+    }
+    return {name: 0.0 if done[name] else took[name] for name in STAGES}
+
+
+def _asking(seen: _Observed) -> float:
+    """Seconds in which teachers were asked, without the time in which they were opened."""
+    spent = 0.0
+    before: tuple[float, int, int, str] | None = None
+    for report in seen.times["record"]:
+        # Within one recording the count of bytes rises; where it falls, another teacher was opened.
+        if before is not None and 0 <= before[1] <= report[1]:
+            spent += report[0] - before[0]
+        before = report
+    return spent or seen.spent["record"]
+
+
+def _training_times(reports: list[tuple[float, int, int, str]]) -> tuple[float, float]:
+    """Seconds of a step, and of one evaluation."""
+    steps = [report[0] for report in reports if report[3].startswith("training")]
+    apart = [after - before for before, after in pairwise(steps)]
+    return median(apart), reports[-1][0] - steps[-1]
+
+
+@contextmanager
+def _peak_memory() -> Iterator[Callable[[], int | None]]:
+    """Inside, a function that tells the largest memory since the beginning: the GPU's where there is one."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        yield lambda: int(torch.cuda.max_memory_allocated())
+        return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    yield _high_water_mark
+
+
+def _high_water_mark() -> int | None:
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None

@@ -1,0 +1,105 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import mergedistill.plan as planning
+from mergedistill.cli import app
+from mergedistill.plan import plan
+from mergedistill.recipe import Recipe
+from mergedistill.run import run
+from mergedistill.stages import recording_folder
+from mergedistill.texts import corpus
+from teacherzoo import Signals
+
+
+def _signals(recipe: Recipe) -> dict[str, Signals]:
+    return {
+        language: Signals(recording_folder(recipe, each, language))
+        for each in recipe.teachers
+        for language in each.languages
+    }
+
+
+def test_a_plan_of_a_small_corpus_foresees_its_recording_exactly(
+    recipe_of: Callable[..., Recipe],
+) -> None:
+    recipe = recipe_of()
+
+    found = plan(recipe)
+
+    assert not Path(recipe.out).exists()  # nothing was written
+    assert not any(found.done.values())
+    run(recipe, until="record")
+    for its in found.languages:
+        signals = _signals(recipe)[its.language]
+        assert its.documents == sum(1 for _ in corpus(recipe, its.language).documents())
+        assert its.blocks == len(signals)
+        assert its.positions == sum(shard.positions for shard in signals.manifest.shards)
+        assert its.tokens == sum(
+            len(signals.shard(number).token_ids) for number in range(len(signals.manifest.shards))
+        )
+    # 4 steps of 256 // 32 blocks, shared by the number of blocks to the power 0.7
+    read = sum(its.rounds * its.blocks for its in found.languages)
+    assert read == pytest.approx(4 * 8)
+    after = plan(recipe)
+    assert [its.recorded for its in after.languages] == [True, True]
+    assert after.seconds["record"] == 0 < after.seconds["train"]
+    assert {its.language: its.signal_bytes for its in after.languages} == {
+        language: sum(shard.bytes for shard in signals.manifest.shards)
+        for language, signals in _signals(recipe).items()
+    }
+
+
+def test_a_sample_is_scaled_to_the_whole(
+    recipe_of: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "_SAMPLE_BYTES", 4096)
+    recipe = recipe_of()
+
+    found = plan(recipe)
+
+    run(recipe, until="record")
+    for its in found.languages:
+        signals = _signals(recipe)[its.language]
+        positions = sum(shard.positions for shard in signals.manifest.shards)
+        assert its.positions == pytest.approx(positions, rel=0.15)
+        assert its.blocks == pytest.approx(len(signals), rel=0.15)
+
+
+def test_the_command_prints_the_plan(recipe_of: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = recipe_of()
+    file = str(tmp_path / "recipe.yaml")
+
+    shown = CliRunner().invoke(app, ["plan", file])
+    told = CliRunner().invoke(app, ["plan", file, "--json"])
+
+    assert shown.exit_code == 0, shown.output
+    assert "to do" in shown.stdout
+    stated = json.loads(told.stdout)
+    assert [its["language"] for its in stated["languages"]] == list(recipe.languages)
+    assert set(stated["seconds"]) == set(stated["done"])
+    assert stated["student_bytes"] == 4 * (
+        stated["body_parameters"] + stated["embedding_parameters"]
+    )
+
+
+def test_card_writes_anew_what_a_finished_run_has_and_refuses_an_unfinished_one(
+    recipe_of: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    recipe = recipe_of(train={"steps": 1, "tokens": 64})
+    file = str(tmp_path / "recipe.yaml")
+
+    early = CliRunner().invoke(app, ["card", file])
+    assert early.exit_code == 2
+    assert "training is not finished" in early.stderr
+    student = run(recipe)
+    card = (student / "README.md").read_text()
+    (student / "README.md").write_text("spoiled")
+
+    done = CliRunner().invoke(app, ["card", file])
+
+    assert done.exit_code == 0, done.output
+    assert (student / "README.md").read_text() == card
