@@ -1,0 +1,222 @@
+"""Adapting to a task, from the first step to a folder that the judge reads."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from bistil.adapt import TASK_FILE, TEACHER_FILE, Identity, TaskTeacher, adapt
+from bistil.body import body_digests, body_parameters
+from bistil.distilling import Distillation
+from bistil.errors import AdaptError, SparseError
+from bistil.lottery import Sparsity
+from bistil.sparse import apply
+from bistil.sparse_file import read_sparse, write_sparse
+from bistil.task_sft import compose, task_sft, wear_task
+from bistil.task_training import TaskTraining
+from xeval import LocalFolder, Protocol, XevalError, read_tuned, score, tune
+
+PROTOCOL = Protocol(
+    steps=6, evaluate_every=3, batch_size=6, learning_rate=3e-3, max_length=40, precision="float32", weight_decay=0.0
+)  # fmt: skip
+TRAINING = TaskTraining(protocol=PROTOCOL, sparsity=Sparsity(density=0.08, full_steps=3))
+
+
+@pytest.fixture(scope="module")
+def pos_sft(tmp_path_factory, teacher, tasks):
+    """The teacher's sparse fine-tuning for tagging."""
+    out = tmp_path_factory.mktemp("sft") / "pos.sft.safetensors"
+    task_sft(teacher, out, task="pos", source=LocalFolder(tasks), language="en", training=TRAINING)
+    return out
+
+
+def adapted(out, student, teacher, tasks, **options):
+    settings = {"task": "pos", "source": LocalFolder(tasks), "language": "en", "training": TRAINING}
+    return adapt(student, out, teacher=teacher, **{**settings, **options})
+
+
+def weights_of(folder):
+    return {n: t.clone() for n, t in body_parameters(read_tuned(folder).model).items()}
+
+
+def test_a_task_sft_changes_its_share_of_the_body_and_has_the_head(pos_sft, teacher):
+    tuning = read_sparse(pos_sft)
+    body = body_parameters(AutoModel.from_pretrained(teacher))
+    trainable = sum(its.numel() for name, its in body.items() if "LayerNorm" not in name)
+    assert tuning.count == round(0.08 * trainable)
+    assert not any("LayerNorm" in name for name in tuning.body)
+    assert set(tuning.head) == {"out.weight", "out.bias"}
+    assert tuning.base == body_digests(AutoModel.from_pretrained(teacher))
+    assert tuning.about["labels"][0] == "ADJ"
+    assert not pos_sft.with_name(f".{pos_sft.name}.making").exists()
+
+
+def test_the_judge_scores_what_composing_wrote(tmp_path, pos_sft, teacher, tasks):
+    compose(teacher, tmp_path / "worn", add=[pos_sft])
+    [figure] = score(tmp_path / "worn", tmp_path / "r.jsonl", source=LocalFolder(tasks), languages=["en"])  # fmt: skip
+    record = json.loads((tmp_path / "worn" / "xeval.json").read_text())
+    assert record["task"] == "pos"
+    assert 0 <= figure.value <= 100
+    taken = weights_of(tmp_path / "worn")
+    again = wear_task(teacher, read_sparse(pos_sft))
+    assert all(torch.equal(its, taken[name]) for name, its in body_parameters(again.model).items())
+
+
+def test_an_adapted_folder_is_student_plus_file(tmp_path, pos_sft, teacher, student, tasks):
+    out = adapted(tmp_path / "out", student, TaskTeacher(model=teacher, task_sft=pos_sft), tasks)
+    tuning, plain = read_sparse(out / TASK_FILE), AutoModel.from_pretrained(student)
+    trainable = sum(p.numel() for n, p in body_parameters(plain).items() if "LayerNorm" not in n)
+    assert tuning.count == round(0.08 * trainable)
+    apply(plain, tuning)
+    found = weights_of(out)
+    assert all(torch.equal(its, found[name]) for name, its in body_parameters(plain).items())
+    head = read_tuned(out).model.head.state_dict()
+    assert all(torch.equal(its, head[name]) for name, its in tuning.head.items())
+    figures = score(out, tmp_path / "r.jsonl", source=LocalFolder(tasks))
+    assert {figure.language for figure in figures} == {"en", "sw"}
+    assert figures[0].model == Path(student).name
+    assert json.loads((out / "run.json").read_text())["record"]["dev"]["accuracy"] > 0
+    assert not (out / TEACHER_FILE).exists()
+
+
+@pytest.mark.parametrize("task", ["dp", "topic"])
+def test_a_teacher_that_is_not_given_is_made_and_kept(tmp_path, teacher, student, tasks, task):
+    out = adapted(tmp_path / "out", student, TaskTeacher(model=teacher), tasks, task=task)
+    assert read_sparse(out / TEACHER_FILE).about["task"] == task
+    assert read_tuned(out).task == task
+
+
+def test_the_judges_own_tuned_folder_can_teach(tmp_path, teacher, student, tasks):
+    source = LocalFolder(tasks)
+    tune(teacher, tmp_path / "tuned", task="ner", source=source, language="en", protocol=PROTOCOL)
+    tuned = TaskTeacher(model=tmp_path / "tuned")
+    identity = Identity(name="ours", digest="abc")
+    out = adapted(tmp_path / "out", student, tuned, tasks, task="ner", identity=identity)
+    record = json.loads((out / "xeval.json").read_text())
+    assert (record["base"], record["base_digest"]) == ("ours", "abc")
+    with pytest.raises(AdaptError, match="'ner', expected 'pos'"):
+        adapted(tmp_path / "other", student, tuned, tasks)
+
+
+def test_without_a_teacher_the_labels_teach(tmp_path, student, tasks):
+    out = adapted(tmp_path / "out", student, None, tasks)
+    assert json.loads((out / "run.json").read_text())["record"]["distillation"] is None
+
+
+def test_full_fine_tuning_moves_everything(tmp_path, student, tasks, pos_sft, teacher):
+    training = replace(TRAINING, sparsity=Sparsity(full=True, values="float32"))
+    task_teacher = TaskTeacher(model=teacher, task_sft=pos_sft)
+    out = adapted(tmp_path / "out", student, task_teacher, tasks, training=training)
+    before, after = body_parameters(AutoModel.from_pretrained(student)), weights_of(out)
+    name = "encoder.layer.0.attention.output.LayerNorm.weight"
+    assert not torch.equal(before[name], after[name])
+    assert read_sparse(out / TASK_FILE).count == sum(its.numel() for its in before.values())
+
+
+def test_a_teacher_with_other_labels_is_refused(tmp_path, teacher, student, tasks):
+    strange = tmp_path / "strange"
+    shutil.copytree(tasks, strange)
+    for split in ("train", "dev"):
+        file = strange / "ner" / "en" / f"{split}.txt"
+        file.write_text(file.read_text().replace("B-PER", "B-LOC"))
+    source = LocalFolder(strange)
+    tune(teacher, tmp_path / "tuned", task="ner", source=source, language="en", protocol=PROTOCOL)
+    with pytest.raises(
+        AdaptError, match=r"labels are not those of ner/en \('B-LOC' is on one side"
+    ):
+        adapted(tmp_path / "out", student, TaskTeacher(model=tmp_path / "tuned"), tasks, task="ner")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_target_with_a_label_that_the_source_lacks_is_refused(tmp_path, student, tasks):
+    strange = tmp_path / "strange"
+    shutil.copytree(tasks, strange)
+    file = strange / "sib200" / "sw" / "test.tsv"
+    file.write_text(file.read_text().replace("late", "midday"))
+    out = adapted(tmp_path / "out", student, None, tasks, task="topic")
+    with pytest.raises(XevalError, match=r"test\.tsv.*'midday' is not among those of the source"):
+        score(out, tmp_path / "r.jsonl", source=LocalFolder(strange), languages=["sw"])
+
+
+def test_a_language_file_of_another_model_is_refused(tmp_path, teacher, student, tasks, pos_sft):
+    stranger = replace(read_sparse(pos_sft), base={"embeddings.LayerNorm.bias": "0123"}, head={})
+    write_sparse(stranger, tmp_path / "sw.safetensors")
+    worn = TaskTeacher(model=teacher, task_sft=pos_sft, language_sfts=[tmp_path / "sw.safetensors"])
+    with pytest.raises(SparseError, match=r"sw\.safetensors: it was made for another base model"):
+        adapted(tmp_path / "out", student, worn, tasks)
+
+
+def test_a_file_without_a_head_cannot_teach(tmp_path, teacher, student, tasks, pos_sft):
+    write_sparse(replace(read_sparse(pos_sft), head={}), tmp_path / "x")
+    with pytest.raises(SparseError, match="no task's head"):
+        adapted(
+            tmp_path / "out", student, TaskTeacher(model=teacher, task_sft=tmp_path / "x"), tasks
+        )
+
+
+def test_layers_that_do_not_meet_are_refused(tmp_path, teacher, save_teacher, tasks, pos_sft):
+    odd = save_teacher(tmp_path / "odd", layers=3)
+    with pytest.raises(AdaptError, match="3 layers do not divide the teacher's 4"):
+        adapted(tmp_path / "out", odd, TaskTeacher(model=teacher, task_sft=pos_sft), tasks)
+
+
+def test_a_taken_place_a_frozen_task_and_uneven_steps_are_refused(tmp_path, student, tasks):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(AdaptError, match="exists already"):
+        adapted(tmp_path / "taken", student, None, tasks)
+    with pytest.raises(AdaptError, match="'bpb' asks a model as it is"):
+        adapted(tmp_path / "bpb", student, None, tasks, task="bpb")
+    uneven = replace(TRAINING, arguments={"gradient_accumulation_steps": 4})
+    with pytest.raises(AdaptError, match="6 examples per step cannot be shared by 4"):
+        adapted(tmp_path / "uneven", student, None, tasks, training=uneven)
+
+
+def test_files_are_carried_to_a_trimmed_vocabulary(tmp_path, teacher, tasks, pos_sft, texts):
+    """Composed on the trimmed model and trimmed after composing: the same answers."""
+    from vocabmerge import trim
+
+    trim(teacher, {language: [texts[language]] for language in ("en", "sw")}, tmp_path / "lean")
+    with pytest.raises(SparseError, match="another vocabulary"):
+        compose(tmp_path / "lean", tmp_path / "no", add=[pos_sft])
+    compose(tmp_path / "lean", tmp_path / "worn", add=[pos_sft], trimmed_from=teacher)
+    compose(teacher, tmp_path / "whole", add=[pos_sft])
+    figures = [
+        score(tmp_path / name, tmp_path / f"{name}.jsonl", source=LocalFolder(tasks), languages=["sw"])[0].value
+        for name in ("worn", "whole")
+    ]  # fmt: skip
+    assert figures[0] == figures[1]
+
+
+def test_adding_and_subtracting_gives_the_model_back(tmp_path, teacher, pos_sft):
+    plain = replace(read_sparse(pos_sft), head={}, about={"kind": "language"})
+    write_sparse(plain, tmp_path / "sw")
+    compose(teacher, tmp_path / "out", add=[tmp_path / "sw"], subtract=[tmp_path / "sw"])
+    before = body_parameters(AutoModel.from_pretrained(teacher))
+    after = body_parameters(AutoModel.from_pretrained(tmp_path / "out"))
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [("training all", 2), ("training the chosen", 4)])
+def test_killed_and_called_again_ends_in_the_same_bytes(tmp_path, teacher, student, tasks, pos_sft, stop):  # fmt: skip
+    training = replace(TRAINING, checkpoint_every=1)
+    task_teacher = TaskTeacher(model=teacher, task_sft=pos_sft)
+
+    def watch(done, total, what):
+        if what.startswith(stop[0]) and done == stop[1]:
+            raise KeyboardInterrupt
+
+    straight = adapted(tmp_path / "a", student, task_teacher, tasks, training=training)
+    with pytest.raises(KeyboardInterrupt):
+        adapted(tmp_path / "b", student, task_teacher, tasks, training=training, watch=watch)
+    assert not (tmp_path / "b").exists()
+    with pytest.raises(AdaptError, match="other arguments"):
+        adapted(tmp_path / "b", student, task_teacher, tasks, training=training, distillation=Distillation(hidden=2))  # fmt: skip
+    resumed = adapted(tmp_path / "b", student, task_teacher, tasks, training=training)
+    for name in ("model.safetensors", "head.safetensors"):
+        assert (straight / name).read_bytes() == (resumed / name).read_bytes()
