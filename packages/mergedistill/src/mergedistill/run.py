@@ -26,11 +26,11 @@ from mergedistill.stages import (
     settled_or_refuse,
     stages,
 )
+from mergedistill.starts import new_student, refuse_misfits
 from mergedistill.texts import corpus
 from teacherzoo import Signals
 from teacherzoo.catalogue import find_teacher
 from teacherzoo.processes import rank, wait_for_all
-from teacherzoo.shapes import build_masked_lm
 from teacherzoo.signals_layout import MANIFEST
 from teacherzoo.teachers import teacher_folder
 from vocabmerge import Vocabulary, find_conflicts, read_vocabulary
@@ -111,6 +111,7 @@ def _make_vocabulary(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> No
     if rank() != 0:
         return
     found = settled_or_refuse(recipe)
+    refuse_misfits(recipe, found)
     teachers = [
         read_vocabulary(teacher_folder(find_teacher(each.teacher)), name=name)
         for name, (each, _) in teachers_in_use(recipe, found).items()
@@ -176,12 +177,10 @@ def _train(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
 
     place = plan["train"].place
     vocabulary = plan["vocabulary"].folder
-    signals = open_signals(recipe, settled_or_refuse(recipe), vocabulary)
+    found = settled_or_refuse(recipe)
+    signals = open_signals(recipe, found, vocabulary)
     meetings = _meetings(signals)
-    tokenizer = AutoTokenizer.from_pretrained(vocabulary)
-    student = as_student(
-        build_masked_lm(recipe.student.shape, tokenizer, seed=recipe.seed), recipe.distil
-    )
+    student = as_student(new_student(recipe, found, vocabulary), recipe.distil)
     log = train(
         student,
         signals,

@@ -6,14 +6,15 @@ from mergedistill.recipe import Recipe
 from mergedistill.stages import settled, stages
 
 _UNKNOWN = 0.05  # share of words: a teacher's own language has next to none
+_LETTERS = 1.25  # times the bits of single letters: hidden words cost more than words in a row
 
 
 def suspicions(recipe: Recipe) -> list[str]:
     """Signs that a corpus is not in the language that its teachers know, one sentence each.
 
     They follow from the measures of the `rank` stage, so there are none before it. A corpus is suspicious where its
-    teacher cannot spell more than 5 % of the words, and where it needs more bits for them than their letters'
-    frequencies do (the entropy of single letters): it then knows nothing of that language.
+    teacher cannot spell more than 5 % of the words, and where it needs more than 1.25 times the bits that their letters'
+    frequencies do (the entropy of single letters): it then knows nothing of that language, or nothing at all.
 
     Args:
         recipe: of the run.
@@ -41,9 +42,9 @@ def _about(language: str, name: str, its: dict[str, float]) -> list[str]:
             f"{language}: its teacher {name} cannot spell {its['left_out']:.0%} of the words; "
             "is the corpus in that language and script?"
         )
-    if its["charged"] > its["letters"]:
+    if its["charged"] > _LETTERS * its["letters"]:
         found.append(
-            f"{language}: its teacher {name} needs {its['charged']:.2f} bits per byte, more than the "
-            f"{its['letters']:.2f} that the frequencies of single letters give; is the corpus in that language?"
+            f"{language}: its teacher {name} needs {its['charged']:.2f} bits per byte, where the frequencies of single letters give "
+            f"{its['letters']:.2f}; is the corpus in that language?"
         )
     return found

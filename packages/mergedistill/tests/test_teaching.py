@@ -1,0 +1,166 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mergedistill.errors import StageError
+from mergedistill.faculty import faculties
+from mergedistill.met_signals import MetSignals
+from mergedistill.recipe import Recipe
+from mergedistill.recordings import open_signals
+from mergedistill.run import run, status
+from mergedistill.stages import recording_folder, settled, settled_or_refuse, stages
+from mergedistill.suspicions import suspicions
+from teacherzoo import Signals
+from vocabmerge import load_map
+
+Recipes = Callable[..., Recipe]
+
+
+def _several(town: Path, *names: str, weights: tuple[float, ...] = ()) -> list[dict[str, object]]:
+    """These teach `qav`; `foreign` teaches `qag`."""
+    taught: list[dict[str, object]] = [
+        {"teacher": str(town / name), "languages": ["qav"]} for name in names
+    ]
+    for each, weight in zip(taught, weights, strict=False):
+        each["weight"] = weight
+    return [*taught, {"teacher": str(town / "foreign"), "languages": ["qag"]}]
+
+
+def test_ranking_is_taken_as_the_assignment_and_kept(town: Path, recipe_of: Recipes) -> None:
+    candidates = [{"teacher": str(town / name)} for name in ("foreign", "wp")]
+    recipe = recipe_of(assign="rank", teachers=candidates)
+    assert settled(recipe) is None
+    assert status(recipe) == dict.fromkeys(("rank", "vocabulary", "record", "train", "card"), False)
+
+    run(recipe, until="rank")
+
+    found = settled_or_refuse(recipe)
+    assert {language: its.lead for language, its in found.items()} == {
+        "qav": "wp",
+        "qag": "foreign",
+    }
+    measured = stages(recipe)["rank"].facts()["ratings"]["qav"]
+    assert measured["wp"]["charged"] < measured["foreign"]["charged"]
+    # A further candidate is measured alone; the others' measures are kept.
+    kept = {path: path.stat().st_mtime_ns for path in Path(recipe.out).rglob("*.rating.json")}
+    more = recipe_of(
+        assign="rank",
+        teachers=[*candidates, {"teacher": str(town / "wp-other"), "languages": ["qav"]}],
+    )
+    assert not status(more)["rank"]
+    run(more, until="rank")
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+    assert settled_or_refuse(more)["qav"].lead == "wp"  # noise made the other one worse
+
+
+def test_a_mixture_across_tokenizers_becomes_a_student(town: Path, recipe_of: Recipes) -> None:
+    recipe = recipe_of(
+        teachers=_several(town, "wp", "uni", "wp-other"),
+        combine={"qav": "mixture"},
+        rank={"documents": 10, "sharpness": 0},
+        distil={"block_length": 32, "policy": "whole_word", "temperature": 2.0},
+    )
+
+    student = run(recipe)
+
+    told = json.loads((student / "run.json").read_text())
+    weights = told["teaching"]["qav"]["weights"]
+    assert weights == {name: pytest.approx(1 / 3) for name in ("wp", "uni", "wp-other")}
+    lead = next(iter(weights))
+    heard = told["meetings"]["qav"]
+    assert heard[lead]["heard"] == heard[lead]["asked"] > 0
+    assert all(0 < its["heard"] <= its["asked"] for its in heard.values())
+    assert "qag" not in told["meetings"]
+    card = (student / "README.md").read_text()
+    assert "qav (leads, mixture, weight 0.33)" in card
+
+
+def test_teachers_with_one_tokenizer_meet_at_every_position(town: Path, recipe_of: Recipes) -> None:
+    recipe = recipe_of(teachers=_several(town, "wp", "wp-other", weights=(3, 1)), combine="mixture")
+    run(recipe, until="record")
+    found = faculties(recipe)
+    vocabulary = stages(recipe)["vocabulary"].folder
+    met = open_signals(recipe, found, vocabulary)["qav"]
+    alone = {
+        each.called: Signals(
+            recording_folder(recipe, each, "qav"),
+            vocabulary=load_map(vocabulary / "maps" / f"{each.called}.safetensors"),
+        )
+        for each in recipe.candidates("qav")
+    }
+
+    assert isinstance(met, MetSignals)
+    hearings = met.hearings()
+    assert hearings["wp"].heard == hearings["wp"].asked == hearings["wp-other"].heard
+    both, first, second = (each.batch([0, 5]) for each in (met, alone["wp"], alone["wp-other"]))
+    np.testing.assert_array_equal(both.input_ids, first.input_ids)
+    np.testing.assert_array_equal(both.topk_ids[:, :8], first.topk_ids)
+    np.testing.assert_array_equal(both.topk_ids[:, 8:], second.topk_ids)
+    np.testing.assert_allclose(
+        both.topk_logprobs[:, 8:].exp(), 0.25 * second.topk_logprobs.exp(), rtol=1e-4
+    )
+
+
+def test_mince_takes_each_block_from_the_teacher_that_reads_it_best(
+    town: Path, recipe_of: Recipes
+) -> None:
+    recipe = recipe_of(teachers=_several(town, "wp", "wp-other", weights=(3, 1)), combine="mince")
+    run(recipe, until="record")
+    met = open_signals(recipe, faculties(recipe), stages(recipe)["vocabulary"].folder)["qav"]
+    assert isinstance(met, MetSignals)
+    losses = np.stack(
+        [
+            Signals(recording_folder(recipe, each, "qav")).batch(range(len(met))).teacher_loss
+            for each in recipe.candidates("qav")
+        ]
+    )
+
+    chosen = [its.blocks for its in met.hearings().values()]
+
+    assert chosen == np.bincount(losses.argmin(axis=0), minlength=2).tolist()
+    assert min(chosen) > 0
+
+
+def test_two_tokenizers_under_piece_masks_are_refused_before_anything_is_recorded(
+    town: Path, recipe_of: Recipes
+) -> None:
+    recipe = recipe_of(teachers=_several(town, "wp", "uni", weights=(1, 1)), combine="mince")
+
+    with pytest.raises(
+        StageError, match=r"qav: its teachers wp, uni .* set distil.policy: whole_word"
+    ):
+        run(recipe)
+
+    assert not Path(stages(recipe)["record"].folder / "wp").joinpath("signals.json").exists()
+
+
+def test_other_weights_train_again_and_record_nothing(town: Path, recipe_of: Recipes) -> None:
+    run(
+        recipe_of(teachers=_several(town, "wp", "wp-other", weights=(3, 1)), combine="mixture"),
+        until="record",
+    )
+
+    other = recipe_of(teachers=_several(town, "wp", "wp-other", weights=(2, 1)), combine="mixture")
+
+    assert [name for name, done in status(other).items() if done] == [
+        "rank",
+        "vocabulary",
+        "record",
+    ]
+
+
+def test_a_corpus_in_another_language_is_suspicious(town: Path, recipe_of: Recipes) -> None:
+    texts = {"qav": str(town / "qav.txt"), "qag": str(town / "qag.txt")}
+    sound = recipe_of(languages=texts)
+    swapped = recipe_of(out="swapped", languages={"qav": texts["qag"], "qag": texts["qav"]})
+    assert suspicions(sound) == []  # nothing is measured yet
+    for recipe in (sound, swapped):
+        run(recipe, until="rank")
+
+    assert suspicions(sound) == []
+    said = suspicions(swapped)
+    assert any(sentence.startswith("qav: its teacher wp ") for sentence in said)
+    assert any(sentence.startswith("qag: its teacher foreign ") for sentence in said)
