@@ -52,12 +52,12 @@ class Masks:
     def decayed(self, names: list[str], model: nn.Module) -> list[str]:
         """Those of an optimizer's names whose tensors have no frozen entry."""
         partly = {id(self._parameters[name]) for name in self._frozen}
-        named = dict(model.named_parameters())
+        named = dict(model.named_parameters(remove_duplicate=False))
         return [name for name in names if id(named[name]) not in partly]
 
     def decay_with(self, optimizer: torch.optim.Optimizer, names: list[str], model: nn.Module, rate: float) -> None:  # fmt: skip
         """Before each step of `optimizer`, shrink the chosen entries of `names` by learning rate times `rate`, as AdamW does."""
-        named = dict(model.named_parameters())
+        named = dict(model.named_parameters(remove_duplicate=False))
         wanted = {id(named[name]) for name in names}
         partly = [
             (self._parameters[name], name)

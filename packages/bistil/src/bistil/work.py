@@ -25,11 +25,14 @@ def work_folder(out: Path, stated: Mapping[str, Any]) -> Path:
         raise AdaptError(f"{out} exists already; remove it, or choose another name.")
     work = out.with_name(f".{out.name}.making")
     note, text = work / "plan.json", json.dumps(stated, indent=1, sort_keys=True, default=str)
-    if note.exists() and note.read_text(encoding="utf-8") != text:
+    other = note.exists() and note.read_text(encoding="utf-8") != text
+    # A run that was refused before it made anything stands in nobody's way.
+    if other and len(list(work.iterdir())) > 1:
         raise AdaptError(
             f"{work} is left from a run with other arguments; remove it, or call it with those again."
         )
-    if rank() == 0 and not note.exists():
+    wait_for_all()
+    if rank() == 0 and (other or not note.exists()):
         work.mkdir(parents=True, exist_ok=True)
         part = work / "plan.json.part"
         part.write_text(text, encoding="utf-8")

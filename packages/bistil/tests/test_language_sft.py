@@ -1,0 +1,109 @@
+"""Learning a language, and what the file of it does."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM
+
+from bistil.body import body_digests, body_parameters
+from bistil.errors import AdaptError, BistilError
+from bistil.language_sft import LanguageTraining, language_sft
+from bistil.lottery import Sparsity
+from bistil.sparse import worn
+from bistil.sparse_file import read_sparse
+from teacherzoo import TeacherzooError
+
+TRAINING = LanguageTraining(
+    steps=30, batch=8, length=32, learning_rate=5e-3, evaluate_every=10, checkpoint_every=10, held_out_share=0.1
+)  # fmt: skip
+SPARSITY = Sparsity(density=0.1, full_steps=20, l1=0.1)
+
+
+@pytest.fixture(scope="module")
+def sw(tmp_path_factory, teacher, texts):
+    out = tmp_path_factory.mktemp("languages") / "sw.safetensors"
+    language_sft(teacher, texts["sw"], out, language="sw", training=TRAINING, sparsity=SPARSITY)
+    return out
+
+
+def loss_of(model, tokenizer, file):
+    """Mean cross-entropy of a tenth of the pieces of a text, masked."""
+    generator = torch.Generator().manual_seed(0)
+    batch = tokenizer(file.read_text().splitlines()[:60], padding=True, truncation=True, max_length=60, return_tensors="pt")  # fmt: skip
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    asked = (torch.rand(ids.shape, generator=generator) < 0.1) & (ids > 4)
+    with torch.no_grad():
+        logits = model(input_ids=ids.masked_fill(asked, 4), attention_mask=mask).logits
+    return float(torch.nn.functional.cross_entropy(logits[asked], ids[asked]))
+
+
+def test_a_model_that_wears_a_language_knows_it_better(sw, teacher, tokenizer, texts):
+    model = AutoModelForMaskedLM.from_pretrained(teacher).eval()
+    tuning = read_sparse(sw)
+    bare, before = loss_of(model, tokenizer, texts["sw"]), body_digests(model)
+    with worn(model, tuning):
+        assert loss_of(model, tokenizer, texts["sw"]) < bare - 0.5
+    assert body_digests(model) == before
+    assert tuning.about["language"] == "sw"
+    assert tuning.about["held_out_loss"] < bare
+
+
+def test_the_file_holds_its_share_and_leaves_norms_and_head(sw, teacher):
+    tuning, model = read_sparse(sw), AutoModelForMaskedLM.from_pretrained(teacher)
+    trainable = sum(p.numel() for n, p in body_parameters(model).items() if "LayerNorm" not in n)
+    assert tuning.count == round(0.1 * trainable)
+    assert not tuning.head
+    assert not any("LayerNorm" in name or "predictions" in name for name in tuning.body)
+
+
+def test_equal_arguments_give_equal_bytes_and_an_interruption_changes_none(tmp_path, teacher, texts):  # fmt: skip
+    training = replace(TRAINING, steps=6, evaluate_every=3, checkpoint_every=2)
+    sparsity = replace(SPARSITY, full_steps=4)
+
+    def watch(done, total, what):
+        if what.startswith("training the chosen") and done == 5:
+            raise KeyboardInterrupt
+
+    def run(name, **options):
+        return language_sft(teacher, texts["sw"], tmp_path / name, language="sw", training=training, sparsity=sparsity, **options)  # fmt: skip
+
+    run("a")
+    with pytest.raises(KeyboardInterrupt):
+        run("b", watch=watch)
+    run("b")
+    first, second = (read_sparse(tmp_path / name) for name in "ab")
+    for name, delta in first.body.items():
+        assert delta.indices.tolist() == second.body[name].indices.tolist()
+        assert torch.equal(delta.values, second.body[name].values), name
+
+
+def test_a_text_that_is_not_there_and_one_too_short_are_refused(tmp_path, teacher):
+    (tmp_path / "short.txt").write_text("a b\n")
+    for name, fault in (("none.txt", "none.txt"), ("short.txt", "sw")):
+        with pytest.raises((BistilError, TeacherzooError), match=fault):
+            language_sft(teacher, tmp_path / name, tmp_path / "out", language="sw", training=replace(TRAINING, held_out_share=0.0))  # fmt: skip
+        assert not (tmp_path / "out").exists()
+
+
+def test_options_that_make_no_sense_are_refused(tmp_path, teacher, texts):
+    for wrong in ({"density": 0.0}, {"density": 1.5}, {"l1": -1.0}, {"values": "int8"}, {"full_steps": 0}):  # fmt: skip
+        with pytest.raises(BistilError, match=next(iter(wrong))):
+            Sparsity(**wrong)
+    (tmp_path / "taken").write_text("x")
+    with pytest.raises(AdaptError, match="exists already"):
+        language_sft(teacher, texts["sw"], tmp_path / "taken", language="sw")
+
+
+def test_the_plan_that_is_left_names_what_it_was_for(tmp_path, teacher, texts):
+    def watch(done, total, what):
+        if done > 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        language_sft(teacher, texts["sw"], tmp_path / "x", language="sw", training=TRAINING, watch=watch)  # fmt: skip
+    plan = json.loads((tmp_path / ".x.making" / "plan.json").read_text())
+    assert plan["language"] == "sw"
+    with pytest.raises(AdaptError, match="other arguments"):
+        language_sft(teacher, texts["en"], tmp_path / "x", language="en", training=TRAINING)
