@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +19,7 @@ from teacherzoo.corpora import Corpus, Document
 from teacherzoo.errors import RecordError
 from teacherzoo.inference import Engine, PlainEngine, Precision, Question, answers
 from teacherzoo.masking import Masking, corrupt, masked_positions
+from teacherzoo.predictions import Predictions
 from teacherzoo.processes import rank, wait_for_all, world_size
 from teacherzoo.signals_folder import finish_folder, refuse_other_recordings
 from teacherzoo.signals_layout import FORMAT, SCHEMA, VERSION, Manifest, Terms, read_manifest
@@ -97,10 +98,16 @@ def record(
     )
     plans = survey(corpora, shard_bytes=shard_bytes)
     folder.mkdir(parents=True, exist_ok=True)
+    return complete(Recording(opened, engine, terms, folder, watch), plans, started)
+
+
+def complete(recording: Recording, plans: Sequence[CorpusPlan], started: float) -> Manifest:
+    """Record what is missing in a recording's folder, all processes together, and declare it whole."""
+    folder, terms = recording.folder, recording.terms
     refuse_other_recordings(folder, terms, plans)
     wait_for_all()  # what lies in the folder was looked at by all before anyone writes
-    _Recording(opened, engine, terms, folder, watch).run(plans)
-    engine.finish()
+    recording.run(plans)
+    recording.engine.finish()
     wait_for_all()
     if rank() == 0:
         finish_folder(folder, terms, plans)
@@ -110,7 +117,7 @@ def record(
 
 
 @dataclass
-class _Recording:
+class Recording:
     """One process at work: what it has done so far, for the one who watches."""
 
     teacher: Teacher
@@ -131,6 +138,18 @@ class _Recording:
             for shard, documents in _documents_of(plan, mine):
                 self._record_shard(plan, shard, documents)
 
+    def ask(self, questions: Sequence[Question], asked: Callable[[int], None]) -> list[Predictions]:
+        """The teacher's predictions for a shard's blocks."""
+        return answers(
+            self.engine,
+            questions,
+            pad=self.terms.space.pad,
+            token_budget=self.terms.token_budget,
+            k=self.terms.k,
+            temperatures=self.terms.temperatures,
+            asked=asked,
+        )
+
     def _mine(self, plans: Sequence[CorpusPlan]) -> set[ShardPlan]:
         every = [shard for plan in plans for shard in plan.shards]
         return {
@@ -145,16 +164,10 @@ class _Recording:
         language = plan.corpus.language
         rows = list(self._rows(documents))
         if rows:
-            questions = _questions(rows, self.terms, language)
             tokens = sum(len(row.token_ids) for row in rows)
-            said = answers(
-                self.engine,
-                questions,
-                pad=self.terms.space.pad,
-                token_budget=self.terms.token_budget,
-                k=self.terms.k,
-                temperatures=self.terms.temperatures,
-                asked=lambda count: self._report(language, count, shard.bytes / tokens),
+            said = self.ask(
+                _questions(rows, self.terms, language),
+                lambda count: self._report(language, count, shard.bytes / tokens),
             )
             table = shard_table(language, rows, said)
         else:

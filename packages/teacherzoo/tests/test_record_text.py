@@ -1,0 +1,26 @@
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from teacherzoo import Corpus, Masking, Signals, record
+from teacherzoo.record_text import record_text
+
+
+def test_the_text_is_laid_out_as_a_recording_and_speaks_for_itself(
+    teacher: Path, text: Path, tmp_path: Path
+) -> None:
+    corpora = [Corpus("en", text)]
+    terms = {"masking": Masking(policy="whole_word", seed=3), "draws": 2, "block_length": 32}
+    record(teacher, corpora, tmp_path / "asked", k=2, temperatures=(), shard_bytes=8000, **terms)  # type: ignore[arg-type]  # a mapping of three kinds
+    record_text(teacher, corpora, tmp_path / "text", shard_bytes=8000, **terms)  # type: ignore[arg-type]  # as above
+
+    asked, laid_out = Signals(tmp_path / "asked"), Signals(tmp_path / "text")
+
+    np.testing.assert_array_equal(asked.order(seed=1), laid_out.order(seed=1))
+    first, second = asked.batch(range(len(asked))), laid_out.batch(range(len(asked)))
+    for name in ("input_ids", "attention_mask", "rows", "positions", "labels", "words"):
+        torch.testing.assert_close(getattr(first, name), getattr(second, name))
+    torch.testing.assert_close(second.topk_ids[:, 0], second.labels)
+    assert not second.topk_logprobs.any()
+    assert not second.tail.any()
