@@ -1,0 +1,158 @@
+"""The recipe of a comparison: one multilingual model, some targets and tasks, the systems to compare; one YAML file, checked whole."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bistil.errors import AdaptError
+
+System = Literal[
+    "bistil", "full-teacher", "distilmbert", "minilmv2", "scratch", "no-task-teacher", "full-fine-tuning"
+]  # fmt: skip
+SYSTEMS: tuple[System, ...] = get_args(System)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Extracting(_Part):
+    """Phase 1, the same for every student (see `bistil extract`)."""
+
+    reduction: Annotated[int, Field(ge=1)] = 2
+    steps: Annotated[int, Field(ge=1)] = 200_000
+    batch: Annotated[int, Field(ge=1)] = 8
+    length: Annotated[int, Field(ge=8)] = 256
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    checkpoint_every: Annotated[int, Field(ge=1)] = 5000
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class LanguageTuning(_Part):
+    """Sparse fine-tunings of the languages, on the whole model (see `bistil sft --corpus`)."""
+
+    steps: Annotated[int, Field(ge=1)] = 10_000
+    full_steps: Annotated[int, Field(ge=1)] | None = None
+    batch: Annotated[int, Field(ge=1)] = 8
+    length: Annotated[int, Field(ge=8)] = 256
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    density: Annotated[float, Field(gt=0, le=1)] = 0.043
+    l1: Annotated[float, Field(ge=0)] = 0.1
+    evaluate_every: Annotated[int, Field(ge=1)] = 1000
+
+
+class Tuning(_Part):
+    """Learning a task, the same for every system (see `bistil adapt`)."""
+
+    steps: Annotated[int, Field(ge=1)] = 2000
+    full_steps: Annotated[int, Field(ge=1)] | None = None
+    batch: Annotated[int, Field(ge=1)] = 8
+    length: Annotated[int, Field(ge=8)] = 256
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.0
+    evaluate_every: Annotated[int, Field(ge=1)] = 200
+    patience: Annotated[int, Field(ge=1)] = 1000
+    density: Annotated[float, Field(gt=0, le=1)] = 0.08
+    precision: Literal["auto", "float32"] = "auto"
+    labels: Literal["common", "own"] = "common"
+    times_t_squared: bool = False
+    gold: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Comparison(_Part):
+    """Everything that decides a comparison."""
+
+    model: str
+    """The multilingual model: a masked-LM folder or a Hub name."""
+    corpora: Annotated[dict[str, str], Field(min_length=2)]
+    """Language to text; students of multilingual data read all of them."""
+    source: str = "en"
+    targets: Annotated[tuple[str, ...], Field(min_length=1)]
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    data: str = "data"
+    """A folder of data as xeval reads it, or hub:NAME."""
+    sources: dict[str, str] = {}
+    """Task to the source's data set, where the source language has several."""
+    systems: Annotated[tuple[System, ...], Field(min_length=1)] = SYSTEMS
+    seeds: Annotated[int, Field(ge=1)] = 3
+    out: str
+    """The folder of everything that is made; the results are in its `results.jsonl`."""
+    extract: Extracting = Extracting()
+    languages: LanguageTuning | None = LanguageTuning()
+    """None: no model wears a language."""
+    tune: Tuning = Tuning()
+
+    @model_validator(mode="after")
+    def _languages_have_corpora(self) -> Self:
+        for language in (self.source, *self.targets):
+            if language not in self.corpora:
+                near = get_close_matches(language, self.corpora, n=1)
+                raise ValueError(
+                    f"there is no corpus of {language!r}{f', did you mean {near[0]!r}?' if near else ''}; "
+                    f"add it to `corpora`, which has {', '.join(self.corpora)}"
+                )
+        if self.source in self.targets or len({*self.targets}) != len(self.targets):
+            raise ValueError("`targets` must differ from one another and from `source`")
+        return self
+
+    def data_of(self, task: str) -> str:
+        """The source's data set of a task."""
+        return self.sources.get(task, self.source)
+
+
+def read_comparison(file: Path) -> Comparison:
+    """Read and check a recipe; names of files in it count from the recipe's own folder.
+
+    Raises:
+        AdaptError: naming file and key, what was expected and what stands there, all faults at once.
+    """
+    try:
+        stated = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise AdaptError(f"{file}: the recipe cannot be read: {error}.") from error
+    except yaml.YAMLError as error:
+        raise AdaptError(f"{file}: not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(stated, dict):
+        raise AdaptError(f"{file}: expected keys such as `model:` and `targets:`, got {stated!r}.")
+    try:
+        recipe = Comparison.model_validate(stated)
+    except ValidationError as error:
+        faults = "; ".join(_sentence(fault) for fault in error.errors())
+        raise AdaptError(f"{file}: {faults}.") from error
+    return _from_folder(recipe, file.parent)
+
+
+def _from_folder(recipe: Comparison, folder: Path) -> Comparison:
+    def settled(name: str) -> str:
+        return str(folder / name) if (folder / name).exists() else name
+
+    return recipe.model_copy(
+        update={
+            "model": settled(recipe.model),
+            "corpora": {code: settled(text) for code, text in recipe.corpora.items()},
+            "data": settled(recipe.data),
+            "out": str(folder / recipe.out),
+        }
+    )
+
+
+def _sentence(fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        parts: dict[str, type[BaseModel]] = {"extract": Extracting, "languages": LanguageTuning, "tune": Tuning}
+        parent = parts.get(str(fault["loc"][0]), Comparison) if len(fault["loc"]) > 1 else Comparison  # fmt: skip
+        near = get_close_matches(str(fault["loc"][-1]), list(parent.model_fields), n=1)
+        return f"unknown key {where!r}{f', did you mean {near[0]!r}?' if near else ''}"
+    if fault["type"] == "missing":
+        return f"the key {where!r} is missing"
+    if fault["type"] == "value_error":
+        message = str(fault["ctx"]["error"]).rstrip(".")
+        return f"{where}: {message}" if where else message
+    said = fault["msg"][0].lower() + fault["msg"][1:]
+    return f"{where}: {said}, got {fault['input']!r}"
