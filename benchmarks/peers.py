@@ -6,7 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
-import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 from questions import BenchError
@@ -25,10 +25,14 @@ def environment(root: Path, folder: Path) -> str:
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     stamp.unlink(missing_ok=True)
+    sys.path.insert(0, str(root / "tools"))
+    from graph import read_packages
+
+    # Ground first: pip looks on the index for a sibling whose folder it has not met yet.
     editable = [
         argument
-        for file in sorted(root.glob("packages/*/pyproject.toml"))
-        for argument in ("-e", _with_extras(file))
+        for package in read_packages(root).values()
+        for argument in ("-e", _with_extras(package.folder, package.extras))
     ]
     for arguments in (
         ["torch"],
@@ -39,10 +43,9 @@ def environment(root: Path, folder: Path) -> str:
     return str(python)
 
 
-def _with_extras(file: Path) -> str:
-    project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
-    extras = ",".join(sorted(project.get("optional-dependencies", {})))
-    return f"{file.parent}[{extras}]" if extras else str(file.parent)
+def _with_extras(folder: Path, extras: Iterable[str]) -> str:
+    wanted = ",".join(sorted(extras))
+    return f"{folder}[{wanted}]" if wanted else str(folder)
 
 
 def _pip(python: str, arguments: list[str], root: Path) -> None:
