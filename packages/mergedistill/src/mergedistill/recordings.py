@@ -11,6 +11,7 @@ from mergedistill.recipe import Recipe, Teaching
 from mergedistill.stages import recording_folder
 from teacherzoo import Corpus, Masking, Signals, record
 from teacherzoo.catalogue import find_teacher
+from teacherzoo.record_text import record_text
 from vocabmerge import load_map
 
 Watch = Callable[[int, int, str], None]
@@ -19,8 +20,19 @@ Watch = Callable[[int, int, str], None]
 def record_language(
     recipe: Recipe, each: Teaching, text: Corpus, folder: Path, watch: Watch
 ) -> None:
-    """Ask a teacher about a language's text; interrupted, the same call goes on."""
+    """Ask a teacher about a language's text, or lay out what it will be asked; interrupted, the same call goes on."""
     distil = recipe.distil
+    if distil.online:
+        record_text(
+            find_teacher(each.teacher),
+            [text],
+            folder,
+            masking=masking(recipe),
+            draws=distil.draws,
+            block_length=distil.block_length,
+            watch=watch,
+        )
+        return
     record(
         find_teacher(each.teacher),
         [text],

@@ -14,6 +14,7 @@ from typing import Any
 from mergedistill.errors import StageError
 from mergedistill.faculty import Faculty, teachers_in_use
 from mergedistill.met_signals import MetSignals
+from mergedistill.online import OnlineTeacher, open_online
 from mergedistill.ranking import rank_candidates
 from mergedistill.recipe import Recipe
 from mergedistill.recordings import open_signals, record_language
@@ -178,9 +179,13 @@ def _train(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
     place = plan["train"].place
     vocabulary = plan["vocabulary"].folder
     found = settled_or_refuse(recipe)
-    signals = open_signals(recipe, found, vocabulary)
+    teachers: list[OnlineTeacher] = []
+    if recipe.distil.online:
+        signals, teachers = open_online(recipe, found, vocabulary)
+    else:
+        signals = open_signals(recipe, found, vocabulary)
     meetings = _meetings(signals)
-    student = as_student(new_student(recipe, found, vocabulary), recipe.distil)
+    student = as_student(new_student(recipe, found, vocabulary), recipe.distil, teachers)
     log = train(
         student,
         signals,

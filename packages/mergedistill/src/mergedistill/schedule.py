@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mergedistill.online import OnlineSignals
 from mergedistill.recipe import Distil
 from teacherzoo import SignalBatch, Signals
 
@@ -81,10 +82,11 @@ class ScheduledBatches(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         slot = self._slots[index]
-        batch = self._signals[slot.language].batch(slot.rows.tolist())
-        return tensors(batch, self._distil) | {
-            "language": torch.tensor(self._languages[slot.language])
-        }
+        signals, rows = self._signals[slot.language], slot.rows.tolist()
+        taken: dict[str, Any] = {"language": torch.tensor(self._languages[slot.language])}
+        if isinstance(signals, OnlineSignals):
+            taken["question"] = signals.question(rows)
+        return taken | tensors(signals.batch(rows), self._distil)
 
 
 def tensors(batch: SignalBatch, distil: Distil) -> dict[str, torch.Tensor]:
@@ -95,9 +97,10 @@ def tensors(batch: SignalBatch, distil: Distil) -> dict[str, torch.Tensor]:
         "rows": batch.rows,
         "positions": batch.positions,
         "labels": batch.labels,
-        "topk_ids": batch.topk_ids,
-        "topk_logprobs": batch.topk_logprobs,
     }
+    if distil.online:
+        return taken
+    taken |= {"topk_ids": batch.topk_ids, "topk_logprobs": batch.topk_logprobs}
     if distil.temperature != 1.0:
         taken["log_partition"] = batch.log_partition[distil.temperature]
     return taken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from kdkernels import linear_distil_loss
+from mergedistill.online import OnlineTeacher
 from mergedistill.recipe import Distil
 from teacherzoo import SplitHead, split_head
 
@@ -37,7 +39,7 @@ class DistilOutput(dict[str, Any]):
         self.update(loss=self.loss)
 
 
-def as_student(model: Any, distil: Distil) -> Any:
+def as_student(model: Any, distil: Distil, teachers: Sequence[OnlineTeacher] = ()) -> Any:
     """Teach a stock masked LM to compute the distillation loss in its own forward pass, in place.
 
     The model stays what it is: the same parameters, the same name in its config, the same folder when saved. Called
@@ -47,6 +49,7 @@ def as_student(model: Any, distil: Distil) -> Any:
     Args:
         model: a stock `…ForMaskedLM`.
         distil: alpha, temperature, tail, divergence.
+        teachers: who are asked in each step, where that is wanted; they are no part of the model.
 
     Returns:
         `model`.
@@ -54,6 +57,7 @@ def as_student(model: Any, distil: Distil) -> Any:
     stock = type(model)
     model.__class__ = type(stock.__name__, (_Distilled, stock), {"__module__": stock.__module__})
     model._distil = distil
+    model._teachers = tuple(teachers)
     return model
 
 
@@ -75,6 +79,7 @@ class _Distilled:
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         count_hits: bool = False,
+        question: Mapping[str, torch.Tensor] | None = None,
         **inputs: Any,
     ) -> Any:
         """The stock forward pass, or, with signals, the loss at N masked positions of a batch [B, S].
@@ -89,29 +94,38 @@ class _Distilled:
             labels: [N] gold pieces, -100 where nothing is asked; without signals, as the stock model takes them.
             num_items_in_batch: divides the sums: counted positions over all accumulated batches and processes.
             count_hits: whether to count where the gold piece comes first, which takes one more product with the vocabulary.
+            question: which teacher is asked now, and what, in place of `topk_ids` and `topk_logprobs`; see `OnlineSignals`.
             inputs: `input_ids`, `attention_mask`.
         """
-        if topk_ids is None or topk_logprobs is None or labels is None:
+        if labels is None or (topk_ids is None and question is None):
             return super().forward(*args, labels=labels, **inputs)  # type: ignore[misc]  # of the stock class
         head = split_head(self)  # type: ignore[arg-type]  # a stock model, by `as_student`
         states = head.transform(head.encoder(**inputs).last_hidden_state[rows, positions])
         distil: Distil = self._distil  # type: ignore[attr-defined]  # set there too
-        result = linear_distil_loss(
-            states,
-            head.weight,
-            head.bias,
-            labels,
-            topk_ids,
-            topk_logprobs,
-            alpha=distil.alpha,
-            temperature=distil.temperature,
-            tail=distil.tail,
-            divergence=distil.divergence,
-            log_partition=log_partition,
-            divisor=num_items_in_batch,
-        )
+        if question is not None:
+            online: OnlineTeacher = self._teachers[int(question["teacher"])]  # type: ignore[attr-defined]  # set there too
+            loss, hard, soft, count = online.loss(
+                states, head, labels, question, divisor=num_items_in_batch
+            )
+        else:
+            assert topk_ids is not None
+            assert topk_logprobs is not None
+            loss, hard, soft, count, _ = linear_distil_loss(
+                states,
+                head.weight,
+                head.bias,
+                labels,
+                topk_ids,
+                topk_logprobs,
+                alpha=distil.alpha,
+                temperature=distil.temperature,
+                tail=distil.tail,
+                divergence=distil.divergence,
+                log_partition=log_partition,
+                divisor=num_items_in_batch,
+            )
         hits = _hits(states, head, labels) if count_hits else None
-        return DistilOutput(result.loss, result.hard, result.soft, result.rows, hits)
+        return DistilOutput(loss, hard, soft, count, hits)
 
 
 @torch.no_grad()

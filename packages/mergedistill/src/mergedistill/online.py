@@ -1,0 +1,231 @@
+"""A teacher that runs beside the student and is asked in each step, instead of having been recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kdkernels import linear_cross_entropy, linear_distil_loss, linear_kl
+from mergedistill.faculty import Faculty, teachers_in_use
+from mergedistill.recipe import Recipe
+from mergedistill.stages import recording_folder
+from teacherzoo import Signals, SplitHead, Teacher, load_teacher
+from teacherzoo.catalogue import find_teacher
+from teacherzoo.inference import PlainEngine
+from teacherzoo.predictions import predict
+from vocabmerge import VocabularyMap, load_map
+
+Compared = tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]
+"""The loss, its detached hard and soft part, the counted rows."""
+
+
+class OnlineSignals(Signals):
+    """A text as it was laid out for recording: in the student's ids for the student, in the teacher's for the teacher.
+
+    Args:
+        folder: see `teacherzoo.record_text`.
+        vocabulary: the map from the teacher's ids.
+        number: of the teacher among those who run.
+        max_lost: see `Signals`.
+    """
+
+    def __init__(
+        self, folder: Path, *, vocabulary: VocabularyMap, number: int, max_lost: float
+    ) -> None:
+        super().__init__(folder, vocabulary=vocabulary, max_lost=max_lost)
+        self._asked = Signals(folder)
+        self._number = number
+
+    def question(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        """The same blocks as `batch`, with masks in the same places, as the teacher reads them.
+
+        Returns:
+            `teacher`: its number; `input_ids` [B, S] and `attention_mask` [B, S]; `cells` [N]: the masked positions as
+            numbers of cells of [B, S].
+        """
+        batch = self._asked.batch(rows)
+        return {
+            "teacher": torch.tensor(self._number),
+            "input_ids": batch.input_ids,
+            "attention_mask": batch.attention_mask,
+            "cells": batch.rows * batch.input_ids.shape[1] + batch.positions,
+        }
+
+
+class OnlineTeacher:
+    """A teacher in evaluation mode and without gradients, and what the student shall make of its answers.
+
+    Where each of its pieces has one of the student's, and no two the same, the student learns from its whole distribution
+    (`kdkernels.linear_kl`). Else, and for `reverse_kl`, which has no value against a teacher that lacks some of the
+    student's pieces, it learns from the top k through the map, exactly as from a recording.
+
+    It is no module: nobody saves, trains or shares it out with the student. It moves to the GPU when first asked.
+    """
+
+    def __init__(self, teacher: Teacher, vocabulary: VocabularyMap, recipe: Recipe) -> None:
+        self._teacher = teacher
+        self._precision = recipe.record.precision
+        self._distil = recipe.distil
+        self._single = torch.from_numpy(vocabulary.one_to_one())
+        self._columns = (
+            None
+            if recipe.distil.divergence == "reverse_kl"
+            else matching_columns(vocabulary, teacher.space.size)
+        )
+        self._engine: PlainEngine | None = None
+
+    def loss(
+        self,
+        states: torch.Tensor,
+        head: SplitHead,
+        labels: torch.Tensor,
+        question: Mapping[str, torch.Tensor],
+        *,
+        divisor: torch.Tensor | int | None,
+    ) -> Compared:
+        """Ask, and compare.
+
+        Args:
+            states: [N, H] of the student, before its decoder.
+            head: of the student.
+            labels: [N] gold pieces in the student's ids, -100 where nothing is asked.
+            question: see `OnlineSignals.question`.
+            divisor: see `linear_distil_loss`.
+
+        Returns:
+            The loss, its detached hard and soft part, the counted rows.
+        """
+        if self._engine is None:
+            self._engine = PlainEngine(self._teacher, precision=self._precision)
+        with torch.no_grad():
+            hidden = self._engine.hidden_rows(
+                question["input_ids"], question["attention_mask"], question["cells"]
+            )
+            with self._engine.decoder() as (weight, bias):
+                if self._columns is not None:
+                    return self._whole(states, head, labels, hidden, weight, bias, divisor)
+                return self._top(states, head, labels, hidden, weight, bias, divisor)
+
+    def _whole(
+        self,
+        states: torch.Tensor,
+        head: SplitHead,
+        labels: torch.Tensor,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        divisor: torch.Tensor | int | None,
+    ) -> Compared:
+        distil, columns = self._distil, self._columns
+        assert columns is not None
+        mine = torch.full((len(head.weight),), -1)
+        mine[: len(columns)] = columns
+        with torch.enable_grad():
+            hard = linear_cross_entropy(states, head.weight, head.bias, labels, divisor=divisor)
+            soft = linear_kl(
+                states,
+                head.weight,
+                head.bias,
+                hidden,
+                weight,
+                bias,
+                temperature=distil.temperature,
+                divergence=distil.divergence,
+                column_map=mine.to(states.device),
+                teacher_vocab_size=self._teacher.space.size,
+                mask=labels != -100,
+                divisor=divisor,
+            )
+            loss = (1 - distil.alpha) * hard.loss + distil.alpha * soft.loss
+        return loss, hard.loss.detach(), soft.loss.detach(), hard.rows
+
+    def _top(
+        self,
+        states: torch.Tensor,
+        head: SplitHead,
+        labels: torch.Tensor,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        divisor: torch.Tensor | int | None,
+    ) -> Compared:
+        distil = self._distil
+        temperatures = () if distil.temperature == 1.0 else (distil.temperature,)
+        with torch.autocast(hidden.device.type, enabled=False):
+            said = predict(
+                hidden,
+                weight,
+                bias,
+                torch.empty(len(hidden), 0, dtype=torch.int64, device=hidden.device),
+                k=distil.k,
+                temperatures=temperatures,
+            )
+        ids = self._single.to(said.ids.device)[said.ids]
+        with torch.enable_grad():
+            result = linear_distil_loss(
+                states,
+                head.weight,
+                head.bias,
+                labels,
+                ids,
+                said.logprobs.masked_fill(ids < 0, -torch.inf),
+                alpha=distil.alpha,
+                temperature=distil.temperature,
+                tail=distil.tail,
+                divergence=distil.divergence,
+                log_partition=said.log_partition[:, 0] if temperatures else None,
+                divisor=divisor,
+            )
+        return result.loss, result.hard, result.soft, result.rows
+
+
+def matching_columns(vocabulary: VocabularyMap, size: int) -> torch.Tensor | None:
+    """[V_s] the teacher's piece of each student piece, -1 where it has none; None unless every teacher piece has its own.
+
+    Args:
+        vocabulary: the map from the teacher's ids.
+        size: ids in use by the teacher.
+    """
+    single = vocabulary.one_to_one()
+    if len(single) < size or (single[:size] < 0).any() or len(np.unique(single[:size])) < size:
+        return None
+    columns = np.full(vocabulary.student_size, -1, dtype=np.int64)
+    columns[single[:size]] = np.arange(size)
+    return torch.from_numpy(columns)
+
+
+def open_online(
+    recipe: Recipe, found: Mapping[str, Faculty], vocabulary: Path
+) -> tuple[dict[str, Signals], list[OnlineTeacher]]:
+    """What is put to the teachers, by language, and the teachers who will answer.
+
+    Args:
+        recipe: of the run.
+        found: who teaches what, one teacher each.
+        vocabulary: the folder of the merged vocabulary.
+    """
+    used = teachers_in_use(recipe, found)
+    maps = {name: load_map(vocabulary / "maps" / f"{name}.safetensors") for name in used}
+    numbers = {name: number for number, name in enumerate(used)}
+    signals: dict[str, Signals] = {
+        language: OnlineSignals(
+            recording_folder(recipe, used[faculty.lead][0], language),
+            vocabulary=maps[faculty.lead],
+            number=numbers[faculty.lead],
+            max_lost=recipe.distil.max_lost,
+        )
+        for language, faculty in sorted(found.items())
+    }
+    teachers = [
+        OnlineTeacher(_frozen(load_teacher(find_teacher(each.teacher))), maps[name], recipe)
+        for name, (each, _) in used.items()
+    ]
+    return signals, teachers
+
+
+def _frozen(teacher: Teacher) -> Teacher:
+    teacher.model.requires_grad_(False)
+    return teacher

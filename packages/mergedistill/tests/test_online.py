@@ -1,0 +1,108 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mergedistill.online import OnlineSignals, matching_columns, open_online
+from mergedistill.recipe import Recipe
+from mergedistill.recordings import open_signals
+from mergedistill.run import run
+from mergedistill.schedule import tensors
+from mergedistill.stages import settled_or_refuse, stages
+from mergedistill.starts import new_student
+from mergedistill.student import as_student
+from vocabmerge import map_of_ids
+
+Recipes = Callable[..., Recipe]
+PIECES = 300  # of each teacher in town
+
+
+def _losses(recipe: Recipe, rows: list[int]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """A student at its start, on some blocks: loss, parts, gradient."""
+    run(recipe, until="record")
+    found, vocabulary = settled_or_refuse(recipe), stages(recipe)["vocabulary"].folder
+    if recipe.distil.online:
+        signals, teachers = open_online(recipe, found, vocabulary)
+    else:
+        signals, teachers = open_signals(recipe, found, vocabulary), []
+    its = signals["qav"]
+    student = as_student(new_student(recipe, found, vocabulary), recipe.distil, teachers).eval()
+    batch: dict[str, Any] = dict(tensors(its.batch(rows), recipe.distil))
+    if isinstance(its, OnlineSignals):
+        batch["question"] = its.question(rows)
+    output = student(**batch)
+    output.loss.backward()
+    gradients = {name: its.grad for name, its in student.named_parameters() if its.grad is not None}
+    parts = {"loss": output.loss.item(), "hard": output.hard.item(), "soft": output.soft.item()}
+    assert output.rows > 20
+    return parts, gradients
+
+
+def _close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert one.keys() == other.keys()
+    for name, gradient in one.items():
+        scale = gradient.norm().item()
+        assert (gradient - other[name]).norm().item() <= tolerance * scale, name
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_the_whole_vocabulary_recorded_is_the_teacher_asked_in_each_step(
+    recipe_of: Recipes, temperature: float
+) -> None:
+    common = {"block_length": 32, "temperature": temperature}
+
+    recorded, by_record = _losses(recipe_of(distil={**common, "k": PIECES}), [*range(20)])
+    asked, by_asking = _losses(
+        recipe_of(out="asked", distil={**common, "online": True}), [*range(20)]
+    )
+
+    # A recorded log-probability is one byte.
+    assert asked == pytest.approx(recorded, rel=2e-3)
+    _close(by_asking, by_record, 1e-2)
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl"])
+def test_where_pieces_are_missing_the_top_k_is_asked_as_it_was_recorded(
+    recipe_of: Recipes, divergence: str
+) -> None:
+    common = {"block_length": 32, "max_lost": 1.0, "divergence": divergence, "temperature": 2.0}
+    cut = {"normalizer": "keep", "max_size": 360}
+
+    recorded, by_record = _losses(recipe_of(distil=common, vocabulary=cut), [*range(30)])
+    asked, by_asking = _losses(
+        recipe_of(out="asked", distil={**common, "online": True}, vocabulary=cut), [*range(30)]
+    )
+
+    assert asked == pytest.approx(recorded, rel=2e-2)
+    _close(by_asking, by_record, 2e-2)
+
+
+def test_online_students_are_plain_students_and_nothing_is_recorded_of_the_teachers(
+    recipe_of: Recipes, town: Path
+) -> None:
+    before = (town / "wp" / "model.safetensors").read_bytes()
+    recipe = recipe_of(distil={"block_length": 32, "online": True})
+
+    student = run(recipe)
+
+    from transformers import AutoModelForMaskedLM
+
+    kept = load_file(student / "model.safetensors")
+    assert kept.keys() <= AutoModelForMaskedLM.from_pretrained(student).state_dict().keys()
+    assert (town / "wp" / "model.safetensors").read_bytes() == before
+    manifests = list(Path(recipe.out).rglob("signals.json"))
+    assert len(manifests) == 2
+    assert all("the text itself" in manifest.read_text() for manifest in manifests)
+
+
+def test_columns_match_only_where_every_teacher_piece_has_one_of_its_own() -> None:
+    columns = matching_columns(map_of_ids([2, 0, 3], student_size=5), 3)
+
+    assert columns is not None
+    assert columns.tolist() == [1, -1, 0, 2, -1]
+    assert matching_columns(map_of_ids([2, 2, 3], student_size=5), 3) is None
+    assert matching_columns(map_of_ids([2, -1, 3], student_size=5), 3) is None
+    assert matching_columns(map_of_ids([2, 0], student_size=5), 3) is None
