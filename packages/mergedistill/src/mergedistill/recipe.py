@@ -31,6 +31,8 @@ class Text(_Part):
     """A language's text: a file, a folder or a data set on the Hub; a bare name stands for `{corpus: name}`."""
 
     corpus: str
+    config: str | None = None
+    """Of a data set on the Hub: which of its configurations."""
     column: str = "text"
     limit: Annotated[int, Field(ge=1)] | None = None
     """Most documents."""

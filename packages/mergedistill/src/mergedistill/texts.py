@@ -17,6 +17,7 @@ def corpus(
         language,
         text.corpus,
         column=text.column,
+        config=text.config,
         limit=text.limit,
         part=part,
         held_out_share=recipe.held_out_share,

@@ -1,0 +1,89 @@
+"""The recipes that people copy: all of them are sound, and the toy one runs as its README says."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mergedistill import read_recipe
+from teacherzoo.catalogue import catalogue_entry
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+RECIPES = sorted(EXAMPLES.glob("*.yaml"))
+PUBLIC = [file for file in RECIPES if file.name != "toy.yaml"]
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_every_recipe_validates(file: Path) -> None:
+    recipe = read_recipe(file)
+
+    assert recipe.student.shape.head_count >= 1
+    assert Path(recipe.out).parent.name == "runs"
+
+
+@pytest.mark.parametrize("file", PUBLIC, ids=lambda file: file.stem)
+def test_public_teachers_are_in_the_catalogue_and_know_their_languages(file: Path) -> None:
+    for each in read_recipe(file).teachers:
+        entry = catalogue_entry(each.teacher)
+        assert entry.head == "masked-lm"
+        if entry.languages:
+            assert set(each.languages) <= set(entry.languages)
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_training_arguments_are_those_of_transformers(file: Path) -> None:
+    from transformers import TrainingArguments
+
+    known = set(TrainingArguments.__dataclass_fields__)
+    assert known >= set(read_recipe(file).train.arguments)
+
+
+def test_the_readme_names_every_recipe() -> None:
+    text = (EXAMPLES / "README.md").read_text()
+
+    assert [file.name for file in RECIPES if f"`{file.name}`" not in text] == []
+
+
+@pytest.mark.slow
+def test_the_toy_recipe_runs_as_its_readme_says(tmp_path: Path) -> None:
+    root = EXAMPLES.parent
+    (tmp_path / "tools").mkdir()
+    for file in (root / "tools").glob("toyworld*.py"):
+        shutil.copy(file, tmp_path / "tools")
+    folder = tmp_path / "examples"
+    folder.mkdir()
+    shutil.copy(EXAMPLES / "toy.yaml", folder)
+    text = (EXAMPLES / "README.md").read_text()
+    commands = re.findall(r"^\$ (.*)$", text, flags=re.MULTILINE)
+    path = os.environ["PATH"]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{path}"}
+
+    for command in commands[:-1]:  # the last one, `ablate`, is the run six times over
+        done = subprocess.run(
+            command, shell=True, cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+    student = folder / "runs" / "toy" / "student"
+    assert (student / "README.md").is_file()
+    assert (student / "curves.png").is_file()
+    _fills_masks(student, folder / "world" / "corpora")
+
+
+def _fills_masks(student: Path, corpora: Path) -> None:
+    import lzma
+
+    from transformers import pipeline
+
+    fill = pipeline("fill-mask", model=str(student))
+    for language in ("qav", "qov", "qyr"):
+        text = lzma.decompress((corpora / f"{language}.txt.xz").read_bytes()).decode()
+        line = text.splitlines()[0].split()
+        line[2] = fill.tokenizer.mask_token
+        guesses = fill(" ".join(line))
+        assert len(guesses) == 5
+        assert guesses[0]["score"] > 1e-3
