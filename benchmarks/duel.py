@@ -1,7 +1,9 @@
 """Two commits, measured in turns: the packages of a base commit against those of the working tree.
 
 Both sides run the same files of this folder, each in a process of its own; only PYTHONPATH differs. One round is one
-run of either side, and the side that goes first changes from round to round. `verdicts.py` says what follows.
+run of either side, and the side that goes first changes from round to round. A contender is judged by its ratio to the floor of
+its comparison, which was measured in the same minute of the same process; a floor, and what has none, by its own figure.
+`verdicts.py` says what follows.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from questions import BenchError, Question
+from standing import figure
 from verdicts import (
     FIRST_ROUNDS,
     Interval,
@@ -211,7 +214,7 @@ def _cost(record: Mapping[str, Any]) -> float | None:
     rate = record["at_least"] or record["unit"].endswith("/s")
     if record["unit"] != "s" and not rate and record["bar"] is None:
         return None
-    value = float(record["median"])
+    value = figure(dict(record))
     if rate:
         return 1 / value if value else None
     return value

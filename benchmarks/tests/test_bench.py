@@ -22,7 +22,7 @@ recorder = Recorder("op_cost", arguments)
 size = 1 if arguments.quick else 10
 recorder.add(
     "cost", {"ours": [op.COST * size] * 3, "floor": [1.0 * size] * 3}, unit="s", floor="floor", bar={"ours": 2.5},
-    memory={"ours": 2**20}, shape={"N": size},
+    memory={"ours": 2**20}, shape={"N": 1 if arguments.quick else 10},
 )
 recorder.add("rate", {"ours": [1 / op.COST]}, unit="M/s")
 recorder.add("error", {"ours": [op.ERROR]}, unit="", bar={"ours": 0.1})
@@ -168,6 +168,22 @@ def test_a_planted_slowdown_is_red_and_named(bench: Bench, house: House, tmp_pat
     assert found["cost", "floor"]["verdict"] == "within noise"
     assert found["error", "ours"]["verdict"] == "within noise"
     assert "| op_cost | cost (N=1) | ours | 1.200 (1.200 to 1.200) | **slower** |" in done.stdout
+
+
+def test_a_machine_that_changes_its_pace_from_run_to_run_hides_no_slowdown(
+    bench: Bench, house: House, tmp_path: Path
+) -> None:
+    question = tmp_path / "benchmarks" / "op_cost.py"
+    question.write_text(QUESTION.replace("size = 1 ", "import os; size = (1 + os.getpid() % 9) "))
+    house(cost=2.4)
+
+    done = bench("--base", "main")
+
+    assert done.returncode == 1
+    outcome = json.loads((tmp_path / ".bench/duel.json").read_text())
+    found = {each["contender"]: each for each in outcome["verdicts"] if each["what"] == "cost"}
+    assert found["ours"]["verdict"] == "slower"
+    assert found["ours"]["interval"]["low"] == pytest.approx(1.2)
 
 
 def test_a_gain_is_named_and_green(bench: Bench, house: House) -> None:
