@@ -1,31 +1,46 @@
 """What a recorded masked position costs, what its coding loses, and how fast it is read, over a vocabulary of 250,000.
 
-Rows: a head of real shape (contextual hidden rows of a few topics against 250,000 Zipf-biased outputs) gives exact distributions
-to compare with. DistillKit's published coding is computed beside ours from its description: ids packed at ceil(log2 V) bits, log
+Two kinds of rows. With `--data FOLDER` (its `corpora/LANGUAGE.txt.xz`), those of a teacher over 250,000 pieces on text that it has
+not seen; `--teacher FOLDER` names it, and where that folder does not exist yet, it is raised there from the data, in a quarter of an
+hour. Without data, made-up rows that are harder than any teacher's: a head of real shape, whose 250,000 Zipf-biased outputs point in
+random directions, so that no two ids like each other's company.
+
+DistillKit's published coding is computed beside ours from its description: ids packed at ceil(log2 V) bits, log
 probabilities as a least-squares polynomial of degree 4 plus a square root over the sorted tail, the first ones exact.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import os
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from record import Recorder, parser, race
 
-from teacherzoo import Masking, Signals, TokenSpace
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from teacherzoo import Corpus, Masking, Signals, TokenSpace, Upbringing, record, stats, verify
+from teacherzoo.heads import SplitHead, split_head
+from teacherzoo.nursery_text import pack, train_tokenizer
 from teacherzoo.predictions import Predictions, predict
+from teacherzoo.shapes import build_masked_lm
 from teacherzoo.signals_codes import decode_logprobs, encode_logprobs
 from teacherzoo.signals_layout import CorpusRecord, Manifest, Terms
 from teacherzoo.signals_shard import read_shard
 from teacherzoo.signals_write import Row, shard_table, write_shard, write_whole
-from teacherzoo.stats import stats
+from teacherzoo.stats import SignalStats
 from teacherzoo.verify import bucket_kl
 
 V, H, BLOCK, MASKED = 250_000, 64, 256, 38
+BARS = {8: 40.0, 32: 90.0}
+HELD_OUT = 0.01
+SAMPLED = 8192
 
 
 def rows_like_a_teacher_s(count: int, spread: float, *, k: int) -> Predictions:
@@ -115,57 +130,109 @@ def kl(exact: np.ndarray, decoded: np.ndarray, tail: np.ndarray | None = None) -
 
 def main() -> None:
     made = parser(__doc__.splitlines()[0])
-    made.add_argument("--positions", type=int, help="masked positions, instead of 3,000 or 40,000")
+    made.add_argument("--positions", type=int, help="made-up positions, instead of 3,000 or 40,000")
+    made.add_argument("--teacher", type=Path, help="of --data; raised into this folder if need be")
+    made.add_argument("--languages", nargs="+", default=["de", "en", "hi", "sw", "tr", "zh"])
+    made.add_argument("--documents", type=int, default=1500, help="held-out ones of each language")
     arguments = made.parse_args()
     recorder = Recorder("teacherzoo_signals", arguments)
+    if arguments.teacher and arguments.data:
+        real_rows(recorder, arguments)
+    else:
+        made_up_rows(recorder, arguments)
+    recorder.close()
+
+
+def real_rows(recorder: Recorder, arguments: argparse.Namespace) -> None:
+    """Record held-out text for each bar's k, weigh it, ask the teacher again about all of it, and read it."""
+    if not arguments.teacher.exists():
+        raise_large_teacher(arguments.data / "corpora", arguments.teacher)
+    corpora = [
+        Corpus(
+            language,
+            arguments.data / "corpora" / f"{language}.txt.xz",
+            part="held_out",
+            held_out_share=HELD_OUT,
+            limit=100 if arguments.quick else arguments.documents,
+        )
+        for language in arguments.languages
+    ]
+    for k, bar in BARS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            manifest = record(arguments.teacher, corpora, folder, k=k)
+            count = sum(shard.positions for shard in manifest.shards)
+            weighed = stats(folder)
+            mean = {
+                name: sum(getattr(one, name) * one.positions for one in weighed.languages.values())
+                / count
+                for name in ("loss", "accuracy", "tail")
+            }
+            shape = {
+                "V": manifest.terms.vocabulary_size,
+                "positions": count,
+                "languages": len(corpora),
+                **{f"teacher's {name}": round(value, 4) for name, value in mean.items()},
+            }
+            asked = verify(folder, arguments.teacher, rows=64 if arguments.quick else 1000)
+            report(
+                recorder, f"a teacher's rows, k={k}", weighed, (asked.mean_kl, asked.worst_kl), bar,
+                Signals(folder), shape,
+            )  # fmt: skip
+
+
+def report(
+    recorder: Recorder,
+    what: str,
+    weighed: SignalStats,
+    kl_mean_and_worst: tuple[float, float],
+    bar: float,
+    signals: Signals,
+    shape: dict[str, object],
+) -> None:
+    parts = {f"ours: {part}": [size] for part, size in weighed.bytes_per_position.items()}
+    together = {"ours, together": [sum(weighed.bytes_per_position.values())]}
+    recorder.add(
+        f"{what}: bytes per masked position",
+        parts | together,
+        unit="B",
+        bar={"ours, together": bar},
+        shape=shape,
+    )
+    for name, value, most in zip(
+        ("mean", "worst row"), kl_mean_and_worst, (1e-5, 1e-4), strict=True
+    ):
+        recorder.add(
+            f"{what}: KL {name}", {"ours": [value]}, unit="nat", bar={"ours": most}, shape=shape
+        )
+    count = sum(shard.positions for shard in signals.manifest.shards)
+
+    def decode() -> None:
+        for shard in signals.manifest.shards:
+            read_shard(signals.folder, shard, signals.terms)
+
+    times = race({"ours": decode}, repeats=5)["ours"]
+    recorder.add(
+        f"{what}: positions decoded in a second", {"ours": [count / 1e6 / time for time in times]},
+        unit="M/s", bar={"ours": 1.0} if signals.terms.k == 8 else None, at_least=True, shape=shape,
+    )  # fmt: skip
+
+
+def made_up_rows(recorder: Recorder, arguments: argparse.Namespace) -> None:
+    """Weigh, compare with the exact rows, and read; DistillKit's coding on the same ones."""
     count = arguments.positions or (3_000 if arguments.quick else 40_000)
     said = rows_like_a_teacher_s(count, 8.0, k=32)
     shape = {"V": V, "positions": count}
-    for k, bar in ((8, 40.0), (32, 90.0)):
+    for k, bar in BARS.items():
         kept = cut(said, k)
         with tempfile.TemporaryDirectory() as folder:
             signals = write(Path(folder), kept, k)
-            weighed = stats(folder)
-            parts = {f"ours: {part}": [size] for part, size in weighed.bytes_per_position.items()}
-            together = {"ours, together": [sum(weighed.bytes_per_position.values())]}
-            recorder.add(
-                f"bytes per masked position, k={k}",
-                parts | together,
-                unit="B",
-                bar={"ours, together": bar},
-                shape=shape,
-            )
-
             exact = kept.logprobs.numpy()
             codes, scale, log_kept = encode_logprobs(exact)
-            lost = kl(
-                exact,
-                decode_logprobs(codes, scale, log_kept),
-                -np.expm1(log_kept.astype(np.float64)),
-            )
-            recorder.add(
-                f"KL mean, k={k}",
-                {"ours": [float(lost.mean())]},
-                unit="nat",
-                bar={"ours": 1e-5},
-                shape=shape,
-            )
-            recorder.add(
-                f"KL worst row, k={k}",
-                {"ours": [float(lost.max())]},
-                unit="nat",
-                bar={"ours": 1e-4},
-                shape=shape,
-            )
-
-            def decode(signals: Signals = signals) -> None:
-                for shard in signals.manifest.shards:
-                    read_shard(signals.folder, shard, signals.terms)
-
-            times = race({"ours": decode}, repeats=3)["ours"]
-            recorder.add(
-                f"positions decoded in a second, k={k}", {"ours": [count / 1e6 / time for time in times]},
-                unit="M/s", bar={"ours": 1.0}, at_least=True, shape=shape,
+            decoded = decode_logprobs(codes, scale, log_kept)
+            lost = kl(exact, decoded, -np.expm1(log_kept.astype(np.float64)))
+            report(
+                recorder, f"made-up rows, k={k}", stats(folder), (float(lost.mean()), float(lost.max())), bar,
+                signals, shape,
             )  # fmt: skip
     sample = rows_like_a_teacher_s(1000, 8.0, k=128).logprobs.numpy()
     for name, k, head in (
@@ -185,7 +252,76 @@ def main() -> None:
             f"DistillKit's coding, {name}: KL mean",
             {"DistillKit's": [float(kl(best, decoded).mean())], "ours at that k": [float(mine.mean())]}, unit="nat", shape=shape,
         )  # fmt: skip
-    recorder.close()
+
+
+def raise_large_teacher(texts: Path, out: Path, *, seconds: float = 1000) -> None:
+    """A stock ModernBERT of 3 layers over 250,000 word pieces of all languages in `texts`.
+
+    Each step's softmax runs over its gold pieces and 8,192 sampled ones, logits corrected for how often those are sampled; all
+    250,000 would take five times as long. Pieces that a step does not touch keep their rows.
+    """
+    corpora = [
+        Corpus(file.name.split(".")[0], file, part="train", held_out_share=HELD_OUT)
+        for file in sorted(texts.glob("*.txt.xz"))
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    plan = Upbringing(vocabulary=V)
+    tokenizer = train_tokenizer(corpora, plan, out.with_suffix(".tokenizer.json"), watch=print)
+    blocks = np.concatenate(list(pack(corpora, tokenizer, plan.length, part="train").values()))
+    counts = np.bincount(blocks.ravel(), minlength=len(tokenizer)) + 0.5
+    model = build_masked_lm(plan.shape, tokenizer, seed=0)
+    head = split_head(model)
+    with torch.no_grad():  # from the start it knows which pieces are frequent
+        head.bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
+    sampled = 0.5 * counts**0.75 / (counts**0.75).sum() + 0.5 / len(counts)
+    until = np.cumsum(sampled)
+    log_sampled = torch.from_numpy(np.log(SAMPLED * sampled)).float()
+    embedding = model.get_input_embeddings()
+    embedding.sparse = True
+    others = [one for one in model.parameters() if one is not embedding.weight]
+    optimizers = [torch.optim.SparseAdam([embedding.weight]), torch.optim.AdamW(others)]
+    random = np.random.default_rng(0)
+    special = torch.tensor(tokenizer.all_special_ids)
+    model.train()
+    begun = time.monotonic()
+    while (spent := (time.monotonic() - begun) / seconds) < 1:
+        gold = torch.from_numpy(
+            blocks[random.integers(0, len(blocks), plan.batch)].astype(np.int64)
+        )
+        dice = torch.from_numpy(random.random(gold.shape))
+        hidden_ones = (dice < plan.mask_rate) & ~torch.isin(gold, special)
+        shown = torch.where(
+            hidden_ones & (dice < 0.9 * plan.mask_rate), tokenizer.mask_token_id, gold
+        )
+        others_ids = torch.from_numpy(np.searchsorted(until[:-1], random.random(SAMPLED)))
+        with torch.autocast("cpu", torch.bfloat16):
+            rows = head.encoder(shown, attention_mask=torch.ones_like(shown)).last_hidden_state
+            rows = head.transform(rows[hidden_ones])
+        loss = sampled_loss(rows.float(), head, gold[hidden_ones], others_ids, log_sampled)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(others, 1.0)
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = 2e-3 * min(1, 20 * spent) * max(0.02, 1 - spent)
+            optimizer.step()
+            optimizer.zero_grad()
+    embedding.sparse = False
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def sampled_loss(
+    rows: torch.Tensor,
+    head: SplitHead,
+    gold: torch.Tensor,
+    others: torch.Tensor,
+    log_sampled: torch.Tensor,
+) -> torch.Tensor:
+    """Cross-entropy of the gold pieces against those sampled."""
+    look_up = torch.nn.functional.embedding
+    against = rows @ look_up(others, head.weight, sparse=True).T + head.bias[others]
+    against = (against - log_sampled[others]).masked_fill(others == gold[:, None], -torch.inf)
+    mine = (rows * look_up(gold, head.weight, sparse=True)).sum(1) + head.bias[gold]
+    return (torch.logsumexp(torch.cat([mine[:, None], against], 1), 1) - mine).mean()
 
 
 if __name__ == "__main__":

@@ -40,21 +40,31 @@ MANIFEST = "signals.json"
 PARTIAL = ".partial"
 METADATA_KEY = b"teacherzoo"
 
+
+def _each(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+def _several(name: str, kind: pa.DataType) -> pa.Field:
+    return _each(name, pa.list_(_each("element", kind)))
+
+
+# Nothing is ever null: said so, a shard is read a fifth faster.
 SCHEMA = pa.schema(
     [
-        ("language", pa.string()),
-        ("document", pa.binary(16)),
-        ("part", pa.int32()),
-        ("draw", pa.int32()),
-        ("loss", pa.float32()),
-        ("token_ids", pa.list_(pa.uint32())),
-        ("positions", pa.list_(pa.uint32())),
-        ("words", pa.list_(pa.uint32())),
-        ("topk_ids", pa.list_(pa.uint32())),
-        ("topk_codes", pa.list_(pa.uint8())),
-        ("scale", pa.list_(pa.float32())),
-        ("log_kept", pa.list_(pa.float32())),
-        ("log_partition", pa.list_(pa.float32())),
+        _each("language", pa.string()),
+        _each("document", pa.binary(16)),
+        _each("part", pa.int32()),
+        _each("draw", pa.int32()),
+        _each("loss", pa.float32()),
+        _several("token_ids", pa.uint32()),
+        _several("positions", pa.uint32()),
+        _several("words", pa.uint32()),
+        _several("topk_ids", pa.uint32()),
+        _several("topk_codes", pa.uint8()),
+        _several("scale", pa.float32()),
+        _several("log_kept", pa.float32()),
+        _several("log_partition", pa.float32()),
     ]
 )
 

@@ -101,9 +101,10 @@ def decode_table(table: pa.Table, shard: Shard, terms: Terms) -> ShardArrays:
     column = {name: table[name].combine_chunks() for name in table.column_names}
     token_ids, token_starts = _list(column["token_ids"], np.int64)
     positions, position_starts = _list(column["positions"], np.int64)
-    documents = np.frombuffer(b"".join(column["document"].to_pylist()), dtype=np.uint8).reshape(
-        -1, 16
-    )
+    document = column["document"]
+    first = 16 * document.offset
+    documents = np.frombuffer(document.buffers()[1], dtype=np.uint8)[first:][: 16 * len(document)]
+    documents = documents.reshape(-1, 16)
     parts = column["part"].to_numpy(zero_copy_only=False).astype(np.int64)
     draws = column["draw"].to_numpy(zero_copy_only=False).astype(np.int64)
     counts = np.diff(position_starts)

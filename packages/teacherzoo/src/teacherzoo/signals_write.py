@@ -138,4 +138,7 @@ def _lists(arrays: Sequence[NDArray[Any]], kind: pa.DataType) -> pa.Array:
 
 def _flat(values: NDArray[Any], counts: Sequence[int], each: int, kind: pa.DataType) -> pa.Array:
     offsets = np.concatenate([[0], np.cumsum(counts)]) * each
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, kind))
+    list_type = pa.list_(pa.field("element", kind, nullable=False))
+    return pa.ListArray.from_arrays(
+        pa.array(offsets, pa.int32()), pa.array(values, kind), type=list_type
+    )
