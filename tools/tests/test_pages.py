@@ -1,0 +1,67 @@
+"""What the front door promises is there: links lead somewhere, the picture shows the graph, guides are run."""
+
+import re
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import graph  # noqa: E402  (the path comes first)
+import snippets  # noqa: E402
+
+PAGES = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/*.md"),
+    *ROOT.glob("packages/*/README.md"),
+    ROOT / "benchmarks" / "README.md",
+]
+
+
+@pytest.mark.parametrize("page", sorted(PAGES), ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_inside_the_house_leads_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    inside = [target for target in targets if not target.startswith(("http:", "https:"))]
+
+    assert [target for target in inside if not (page.parent / target).exists()] == []
+
+
+def test_the_picture_says_who_imports_whom() -> None:
+    picture = ElementTree.parse(ROOT / "docs" / "floors.svg").getroot()  # our own file
+    (words,) = picture.findall("{http://www.w3.org/2000/svg}desc")
+    shown = {
+        name: set(re.findall(r"\w+", imported.replace("these", "teacherzoo vocabmerge kdkernels")))
+        for name, imported in re.findall(r"(\w+) imports ([^;.]+)", words.text or "")
+    }
+    packages = graph.read_packages()
+
+    assert {name: shown.get(name, set()) & set(packages) for name in packages} == {
+        name: set(package.siblings) for name, package in packages.items()
+    }
+
+
+def test_the_readme_names_every_package_and_every_guide() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    for name in graph.read_packages():
+        assert f"[`{name}`](packages/{name})" in readme
+    for guide in ROOT.glob("docs/*.md"):
+        assert f"](docs/{guide.name})" in readme
+
+
+def test_the_place_of_the_demo_s_table_is_marked_once() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    assert readme.count("<!-- demo -->") == readme.count("<!-- /demo -->") == 1
+    assert readme.index("<!-- demo -->") < readme.index("<!-- /demo -->")
+
+
+@pytest.mark.parametrize("guide", sorted(ROOT.glob("docs/*.md")), ids=lambda guide: guide.name)
+def test_a_guide_that_shows_commands_has_some_that_run(guide: Path) -> None:
+    text = guide.read_text(encoding="utf-8")
+
+    if "```console" in text or "```python" in text:
+        assert snippets.snippets(text)
