@@ -74,7 +74,8 @@ def _comparison(run: Comparison, runs: Sequence[Comparison]) -> str:
     tops += [record["bar"] for record in run.records if record["bar"] is not None]
     top = max([*tops, 0.0]) or 1.0
     rows = "".join(_row(record, each, top) for record, each in zip(run.records, inner, strict=True))
-    scale = f"times {run.records[0]['floor']}" if relative else run.records[0]["unit"]
+    unit = run.records[0]["unit"]
+    scale = f"times {run.records[0]['floor']}" if relative else "" if unit == "x" else unit
     quick = "<span class=tag>quick</span> " if run.quick else ""
     detail = ", ".join(part for part in (wording.shape(run), scale) if part)
     return (
@@ -92,7 +93,7 @@ def _row(record: Record, inner: Record, top: float) -> str:
     )
     if record["bar"] is not None:
         mark = 1000 * record["bar"] / top
-        svg += f"<line class=goal x1={mark:.1f} x2={mark:.1f} y1=0 y2=20 />"
+        svg += f"<line class=goal x1={mark:.1f} x2={mark:.1f} y1=-3 y2=23 />"
     notes = [wording.spread(record), wording.memory(record)]
     if record["floor"] not in (None, record["contender"]):
         notes.insert(0, wording.quantity(record["median"], record["unit"]))
