@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mergedistill.disk import refusing_full_disks
 from mergedistill.errors import StageError
 from mergedistill.faculty import Faculty, teachers_in_use
 from mergedistill.met_signals import MetSignals
@@ -61,7 +62,7 @@ def run(
         The student's folder, `out/student`.
 
     Raises:
-        StageError: for an unknown stage.
+        StageError: for an unknown stage, for teachers that do not meet or do not fit, for a full disk.
         TeacherzooError, VocabularyError: for text, teachers and vocabularies that do not serve, or where training
             diverges; they say why.
     """
@@ -81,7 +82,8 @@ def run(
         wait_for_all()
         plan = stages(recipe)  # anew: what follows ranking depends on what came of it
         if not plan[name].done:
-            makers[name](recipe, plan, watch)
+            with refusing_full_disks(name, plan[name].folder):
+                makers[name](recipe, plan, watch)
     wait_for_all()
     return stages(recipe)["card"].folder
 

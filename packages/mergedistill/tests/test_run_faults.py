@@ -1,0 +1,267 @@
+import errno
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from mergedistill.errors import StageError
+from mergedistill.recipe import Recipe, read_recipe
+from mergedistill.run import run, status
+from mergedistill.stages import STAGES
+from mergedistill.suspicions import suspicions
+
+Recipes = Callable[..., Recipe]
+RUN = sys.modules["mergedistill.run"]  # the package's attribute of that name is the function
+
+
+def _undone(recipe: Recipe) -> list[str]:
+    return [name for name, done in status(recipe).items() if not done]
+
+
+def _teachers(first: Path, second: Path) -> list[dict[str, Any]]:
+    return [
+        {"teacher": str(first), "languages": ["qav"]},
+        {"teacher": str(second), "languages": ["qag"]},
+    ]
+
+
+def test_a_teacher_that_changed_is_asked_again_and_others_are_not(
+    town: Path, tmp_path: Path, recipe_of: Recipes
+) -> None:
+    shutil.copytree(town / "wp", tmp_path / "mine")
+    recipe = recipe_of(teachers=_teachers(tmp_path / "mine", town / "foreign"))
+    run(recipe)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run/signals/foreign").rglob("*")}
+    assert _undone(recipe) == []
+
+    shutil.copy(town / "wp-other" / "model.safetensors", tmp_path / "mine")
+
+    assert _undone(recipe) == ["rank", "record", "train", "card"]  # its tokenizer is the same
+    run(recipe, until="record")
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(list((tmp_path / "run/signals/mine").glob("qav-*/signals.json"))) == 2
+
+
+def test_only_what_an_edit_bears_on_is_redone(recipe_of: Recipes, town: Path) -> None:
+    run(recipe_of())
+    train = {"steps": 4, "tokens": 256, "checkpoint_every": 2}
+
+    edits: list[tuple[dict[str, Any], list[str]]] = [
+        ({"train": {**train, "checkpoint_every": 1}}, []),
+        ({"train": {**train, "steps": 5}}, ["train", "card"]),
+        ({"student": {"layers": 2, "width": 32}}, ["train", "card"]),
+        ({"vocabulary": {"normalizer": "keep", "pad_to": 64}}, ["vocabulary", "train", "card"]),
+        ({"distil": {"block_length": 32, "k": 4}}, ["record", "train", "card"]),
+        ({"rank": {"documents": 11}}, ["rank"]),
+        ({"combine": "mixture"}, ["train", "card"]),
+        ({"held_out_share": 0.1}, list(STAGES)),
+    ]
+    for edit, redone in edits:
+        assert _undone(recipe_of(**edit)) == redone, edit
+
+
+def test_ten_sentences_of_a_language_become_a_student(
+    town: Path, tmp_path: Path, recipe_of: Recipes
+) -> None:
+    lines = (town / "qag.txt").read_text().splitlines()[:10]
+    (tmp_path / "few.txt").write_text("\n".join(lines) + "\n")
+    recipe = recipe_of(
+        languages={"qav": str(town / "qav.txt"), "qag": str(tmp_path / "few.txt")},
+        held_out_share=0.01,
+    )
+
+    student = run(recipe)
+
+    assert (student / "languages" / "qag" / "tokenizer.json").is_file()
+    assert suspicions(recipe) == []
+
+
+def test_teachers_that_normalise_differently_are_named_with_the_key_to_set(
+    town: Path, tmp_path: Path, recipe_of: Recipes
+) -> None:
+    import json
+
+    shutil.copytree(town / "foreign", tmp_path / "folded")
+    file = tmp_path / "folded" / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    tokenizer["normalizer"] = {"type": "Lowercase"}
+    file.write_text(json.dumps(tokenizer))
+    recipe = recipe_of(teachers=_teachers(town / "wp", tmp_path / "folded"), vocabulary={})
+
+    with pytest.raises(
+        StageError, match=r"case: wp kept, folded folded.*vocabulary\.normalizer: keep"
+    ) as caught:
+        run(recipe)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
+    recipe_of: Recipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RUN, "save_merged", full)
+        with pytest.raises(StageError, match=r"vocabulary: .* the disk is full .* make room"):
+            run(recipe)
+
+    assert _undone(recipe) == ["vocabulary", "record", "train", "card"]
+    run(recipe, until="vocabulary")
+
+
+def test_other_errors_of_the_system_are_not_taken_for_a_full_disk(
+    recipe_of: Recipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(RUN, "save_merged", forbidden)
+
+    with pytest.raises(PermissionError):
+        run(recipe_of())
+
+
+_CHILD = """
+import os, resource, signal, sys
+from pathlib import Path
+import torch
+from mergedistill import MergedistillError, read_recipe, run, status
+from mergedistill.stages import STAGES
+from mergedistill import card, training  # imported late by a run
+from teacherzoo import TeacherzooError
+torch.set_num_threads(1)
+recipe = read_recipe(Path(sys.argv[1]))
+"""
+# Forked before anything is computed, so that what takes time, to import it all, is done once.
+_KILLED = (
+    _CHILD
+    + """
+def kill_in(stage):
+    def watch(done, total, what):
+        late = {"record": what.startswith("qav"), "train": what.startswith("training") and done == 3}
+        if late.get(stage, True):
+            os.kill(os.getpid(), signal.SIGKILL)
+    earlier = STAGES[:STAGES.index(stage)]
+    if earlier:
+        run(recipe, until=earlier[-1])
+    run(recipe, watch=watch)
+for stage in STAGES:
+    child = os.fork()
+    if child == 0:
+        kill_in(stage)
+        os._exit(0)
+    print(stage, os.WTERMSIG(os.waitpid(child, 0)[1]), status(recipe)[stage], flush=True)
+"""
+)
+_IN_A_QUOTA = (
+    _CHILD
+    + """
+most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+for name, limit in dict(rank=50, vocabulary=9000, record=900, train=20000, card=20000).items():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+    try:
+        run(recipe, until=name)
+    except (MergedistillError, TeacherzooError) as error:
+        print("REFUSED", name, error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert not status(recipe)[name]
+    run(recipe, until=name)
+"""
+)
+
+
+def _child(program: str, recipe: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program, str(recipe)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+@pytest.fixture
+def two_runs(town: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """The same recipe in two folders; every stage has something to do."""
+    stated = {
+        "out": "run",
+        "assign": "rank",
+        "combine": {"qav": "mixture"},
+        "languages": {language: str(town / f"{language}.txt") for language in ("qav", "qag")},
+        "teachers": [
+            {"teacher": str(town / "wp")},
+            {"teacher": str(town / "wp-other"), "languages": ["qav"]},
+            {"teacher": str(town / "foreign")},
+        ],
+        "held_out_share": 0.05,
+        "rank": {"documents": 10},
+        "vocabulary": {"normalizer": "keep"},
+        "student": {"layers": 1, "width": 32, "start": "carried"},
+        "distil": {"block_length": 32, "policy": "whole_word"},
+        "train": {"steps": 6, "tokens": 256, "checkpoint_every": 2},
+    }
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text(yaml.safe_dump(stated))
+    return tmp_path / "whole" / "recipe.yaml", tmp_path / "cut" / "recipe.yaml"
+
+
+def _same_student(one: Path, other: Path) -> None:
+    names = sorted(str(path.relative_to(one)) for path in one.rglob("*") if path.is_file())
+    assert names == sorted(
+        str(path.relative_to(other)) for path in other.rglob("*") if path.is_file()
+    )
+    for name in names:
+        if name != "run.json":  # names the folders
+            assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@pytest.fixture
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_one_thread")
+def test_killed_in_every_stage_a_run_ends_in_the_same_student(two_runs: tuple[Path, Path]) -> None:
+    whole, cut = two_runs
+    expected = run(read_recipe(whole))
+
+    told = _child(_KILLED, cut).stdout.split("\n")
+
+    died = [line for line in told if line.split(" ")[0] in STAGES]
+    assert died == [f"{stage} {int(signal.SIGKILL)} False" for stage in STAGES]
+    _same_student(run(read_recipe(cut)), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no quota to be had")
+def test_out_of_room_in_every_stage_a_run_says_so_and_ends_in_the_same_student(
+    two_runs: tuple[Path, Path],
+) -> None:
+    whole, cut = two_runs
+    expected = run(read_recipe(whole))
+
+    told = _child(_IN_A_QUOTA, cut).stdout.splitlines()
+
+    said = [line for line in told if line.startswith("REFUSED")]
+    assert [line.split()[1] for line in said] == list(STAGES)
+    assert all("make room" in line for line in said)
+    _same_student(run(read_recipe(cut)), expected)
