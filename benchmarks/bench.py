@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace, root: Path = ROOT) -> int:
         wanted = _changed(wanted, arguments.base, root)
     kept = _keep(root)
     python = environment(root, kept / "peers") if arguments.peers else sys.executable
-    wanted = [each for each in wanted if not each.gpu or _has_gpu(python)]
+    wanted = _possible(wanted, python, with_data=arguments.data is not None)
     if not wanted:
         print("bench: nothing to measure.")
         return 0
@@ -114,9 +114,18 @@ def _changed(questions: list[Question], base: str, root: Path) -> list[Question]
     return [question for question in questions if question.package in touched]
 
 
-def _has_gpu(python: str) -> bool:
-    look = "import sys, torch; sys.exit(not torch.cuda.is_available())"
-    return subprocess.run([python, "-c", look], capture_output=True).returncode == 0
+def _possible(questions: Sequence[Question], python: str, *, with_data: bool) -> list[Question]:
+    """The questions whose needs are met; the others are named."""
+    met = {None: True, "data": with_data}
+    if any(question.needs == "gpu" for question in questions):
+        look = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+        done = subprocess.run([python, "-c", look], capture_output=True)
+        met["gpu"] = done.returncode == 0
+    words = {"data": "--data FOLDER", "gpu": "a CUDA device"}
+    for question in questions:
+        if not met[question.needs]:
+            print(f"absent: {question.name} needs {words[question.needs or '']}")
+    return [question for question in questions if met[question.needs]]
 
 
 def _tested(question: Question, python: str, root: Path, known: dict[str, bool]) -> bool:

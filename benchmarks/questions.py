@@ -25,7 +25,8 @@ class Question:
     """What must be green first, from the root."""
     quick: str | None
     """Why it is in the quick set; None if it is not."""
-    gpu: bool
+    needs: str | None
+    """`gpu` or `data`: without it, the question is absent."""
 
     @property
     def name(self) -> str:
@@ -57,7 +58,7 @@ def read_questions(root: Path = ROOT) -> list[Question]:
                 package=package,
                 tests=tests,
                 quick=entry.get("quick"),
-                gpu=entry.get("gpu", False),
+                needs=entry.get("needs"),
             )
         )
     if stated:

@@ -125,6 +125,17 @@ def test_a_question_outside_the_quick_set_runs_when_named_or_in_a_full_run(
     assert "[N=10]" in bench("--full").stdout
 
 
+def test_a_question_whose_need_is_not_met_is_named_and_absent(bench: Bench, tmp_path: Path) -> None:
+    table = tmp_path / "benchmarks" / "questions.toml"
+    table.write_text(table.read_text() + 'needs = "data"\n')
+
+    absent, measured = bench(), bench("--data", ".")
+
+    assert "absent: op_cost needs --data FOLDER" in absent.stdout
+    assert "nothing to measure" in absent.stdout
+    assert "== op_cost" in measured.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
