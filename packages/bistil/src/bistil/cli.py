@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from bistil import __version__, cli_adapt, cli_compare, cli_extract, cli_sft
+from bistil import __version__, cli_adapt, cli_compare, cli_export, cli_extract, cli_sft
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -31,3 +31,4 @@ cli_extract.register(app)
 cli_sft.register(app)
 cli_adapt.register(app)
 cli_compare.register(app)
+cli_export.register(app)

@@ -103,16 +103,17 @@ def student_of(teacher: Any, layers: Sequence[int], *, seed: int | None = None) 
         seed: given, the weights are random instead, of this seed: a model of the student's shape from scratch.
 
     Raises:
-        ModelError: for an architecture we do not know, or where the outputs differ.
+        ModelError: for an architecture we do not know, layers it cannot have, or where the outputs differ.
     """
+    layers = choose_layers(teacher, layers=tuple(layers))
     config = _student_config(teacher, layers)
     torch.manual_seed(0 if seed is None else seed)
     student = type(teacher)(config)
     student.config._attn_implementation = teacher.config._attn_implementation
     if seed is not None:
         return student.eval()
+    student.to(next(teacher.parameters())).eval()  # its device and dtype
     student.load_state_dict(_mapped_weights(teacher, layers))
-    student.to(next(teacher.parameters()).device).eval()
     require_equal_to_truncated(student, teacher, layers)
     return student
 

@@ -1,0 +1,187 @@
+"""What does a step of phase 1 cost beside eager attention maps, and beside no distillation at all?
+
+Twelve teacher layers, six student layers, BERT-base width. Contenders: ours (attention by queries and keys under SDPA),
+the eager formulation (both models return their maps and states, `mse_loss` on each), and the floor: a bare teacher forward
+and a student forward and backward that compare nothing. Then the bytes that autograd keeps for the backward pass, teacher
+maps among them, and the peak of the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from record import Recorder, extra_memory, parser, race
+from torch import Tensor
+from transformers import BertConfig, BertForMaskedLM
+
+from bistil.student import layer_map, student_of
+from bistil.teaching import Terms, as_student, ask_teacher
+
+LAYERS = layer_map(12)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def main() -> None:
+    """Time and memory at each length and precision."""
+    arguments = parser("bistil: a step of phase 1 beside eager maps").parse_args()
+    recorder = Recorder("bistil_step", arguments)
+    teacher, student = models()
+    sizes = [(2, 256)] if arguments.quick else [(2, 256), (1, 512)]
+    if DEVICE == "cuda":
+        sizes = [(16, 256), (16, 512)]
+    for batch, length in sizes:
+        for name, dtype in DTYPES.items():
+            if arguments.quick and name == "bf16":
+                continue
+            measure(recorder, teacher, student, batch, length, name, dtype, quick=arguments.quick)
+    recorder.close()
+
+
+def models() -> tuple[Any, Any]:
+    """A random teacher, and a student of every second layer, moved off it so that there is something to learn."""
+    torch.manual_seed(0)
+    teacher = BertForMaskedLM(BertConfig(vocab_size=30_000)).to(DEVICE).eval()
+    student = student_of(teacher, LAYERS)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    for parameter in teacher.parameters():
+        parameter.requires_grad_(False)
+    return teacher, as_student(student, Terms(), LAYERS, positions=0, depth=12)
+
+
+def measure(
+    recorder: Recorder,
+    teacher: Any,
+    student: Any,
+    batch: int,
+    length: int,
+    name: str,
+    dtype: torch.dtype,
+    *,
+    quick: bool,
+) -> None:
+    """Race the three, and weigh them."""
+    ids = torch.randint(30_000, (batch, length), device=DEVICE)
+    losses = {
+        "ours": lambda: ours(teacher, student, ids, dtype),
+        "eager maps": lambda: eager(teacher, student, ids, dtype),
+        "no distillation": lambda: bare(teacher, student, ids, dtype),
+    }
+    shape = {"B": batch, "S": length, "layers": "12 to 6", "width": 768, "dtype": name}
+    with torch.no_grad():
+        one, other = float(losses["ours"]()), float(losses["eager maps"]())
+    recorder.add(
+        "difference of the loss from that of eager maps, relative",
+        {"ours": [abs(one - other) / other]},
+        unit="",
+        bar={"ours": 1e-5} if name == "fp32" else {},
+        shape=shape,
+    )
+    steps = {contender: step(student, loss) for contender, loss in losses.items()}
+    times = race(steps, repeats=3 if quick else 7)
+    faster = 1.5 if length >= 512 or DEVICE == "cuda" else (1.15 if name == "fp32" else 1.3)
+    recorder.add(
+        "step time", {which: times[which] for which in ("eager maps", "ours")}, unit="s", floor="eager maps",
+        bar={"ours": 1 / faster}, memory={which: extra_memory(steps[which]) for which in ("eager maps", "ours")},
+        shape=shape,
+    )  # fmt: skip
+    recorder.add(
+        "overhead of distillation", {which: times[which] for which in ("no distillation", "ours")}, unit="s",
+        floor="no distillation", bar={"ours": 1.15}, shape=shape,
+    )  # fmt: skip
+    kept = {which: [kept_bytes(loss, student) / 2**20] for which, loss in losses.items()}
+    recorder.add(
+        "kept for the backward pass", kept, unit="MiB", floor="eager maps", bar={"ours": 0.5}, shape=shape
+    )  # fmt: skip
+
+
+def step(student: Any, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """Forward, backward, and the gradients let go."""
+
+    def run() -> None:
+        loss().backward()
+        for parameter in student.parameters():
+            parameter.grad = None
+
+    return run
+
+
+def ours(teacher: Any, student: Any, ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """As `bistil extract` does it."""
+    batch = {"input_ids": ids, "labels": torch.full_like(ids, -100)}
+    with torch.autocast(DEVICE, dtype=dtype, enabled=dtype != torch.float32):
+        taught = ask_teacher(teacher, batch, Terms(), LAYERS)
+        loss: Tensor = student(**batch, taught=taught, lesson=True).loss
+    return loss
+
+
+def eager(teacher: Any, student: Any, ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """Both models return what they did, and every pair is compared."""
+    named: dict[str, Any] = {"output_attentions": True, "output_hidden_states": True}
+    with (
+        attention(teacher, student, "eager"),
+        torch.autocast(DEVICE, dtype=dtype, enabled=dtype != torch.float32),
+    ):
+        with torch.no_grad():
+            its = teacher.bert(input_ids=ids, **named)
+        mine = student.bert(input_ids=ids, **named)
+        maps = [F.mse_loss(mine.attentions[i].float(), its.attentions[j].float()) for i, j in enumerate(LAYERS)]  # fmt: skip
+        pairs = [(0, 0), *((i + 1, j + 1) for i, j in enumerate(LAYERS))]
+        states = [F.mse_loss(mine.hidden_states[i].float(), its.hidden_states[j].float()) for i, j in pairs]  # fmt: skip
+    return torch.stack(maps).mean() + torch.stack(states).mean()
+
+
+def bare(teacher: Any, student: Any, ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """Both forward passes and a backward pass."""
+    with (
+        attention(teacher, student, "sdpa"),
+        torch.autocast(DEVICE, dtype=dtype, enabled=dtype != torch.float32),
+    ):
+        with torch.no_grad():
+            teacher.bert(input_ids=ids)
+        last: Tensor = student.bert(input_ids=ids).last_hidden_state
+    return last.float().mean()
+
+
+class attention:  # noqa: N801  # reads as a word before `with`
+    """Both models on one kind of attention."""
+
+    def __init__(self, teacher: Any, student: Any, kind: str) -> None:
+        self._configs, self._kind = (teacher.config, student.config), kind
+
+    def __enter__(self) -> None:
+        self._before = [config._attn_implementation for config in self._configs]
+        for config in self._configs:
+            config._attn_implementation = self._kind
+
+    def __exit__(self, *_: object) -> None:
+        for config, before in zip(self._configs, self._before, strict=True):
+            config._attn_implementation = before
+
+
+def kept_bytes(loss: Callable[[], Tensor], student: Any) -> int:
+    """What autograd holds between forward and backward, each storage once, parameters aside."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}
+    kept: dict[int, int] = {}
+    alive = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(storage)  # an address let go could be given out again
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        found = loss()
+    del found
+    return sum(kept.values())
+
+
+if __name__ == "__main__":
+    main()

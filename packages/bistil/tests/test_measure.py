@@ -1,0 +1,51 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertModel
+from typer.testing import CliRunner
+
+from bistil.cli import app
+from bistil.measure import measure
+from xeval.parameters import split_parameters
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [(BertModel, 66_554_112), (BertForMaskedLM, 66_585_648)]
+)
+def test_a_student_of_bert_base_proportions_has_the_parameters_of_the_formula(
+    make_masked_lm: Callable[..., Any], kind: Any, expected: int
+) -> None:
+    """V·H + positions + types + norm + L layers + pooler (Ansell et al. count so), or the masked-LM head in its place."""
+    with torch.device("meta"):
+        student = kind(BertConfig(vocab_size=30_000, num_hidden_layers=6))
+
+    layer = 4 * (768 * 768 + 768) + 2 * 768 * 3072 + 3072 + 768 + 4 * 768
+    embeddings = 30_000 * 768 + 512 * 768 + 2 * 768 + 2 * 768
+    above = 768 * 768 + 768 if kind is BertModel else 768 * 768 + 3 * 768 + 30_000
+    assert split_parameters(student).total == embeddings + 6 * layer + above == expected
+
+
+def test_cost_is_measured_at_one_thread_and_at_several(teacher: Path) -> None:
+    found = measure(teacher, threads=2, length=16, repeats=3)
+
+    assert found.one.threads == 1
+    assert found.many.threads == 2
+    assert found.one.parameters == found.many.parameters
+    assert found.one.flops > 0
+
+
+def test_the_command_prints_one_row_for_each_model(teacher: Path) -> None:
+    done = CliRunner().invoke(
+        app, ["measure", str(teacher), "--length", "16", "--repeats", "2", "--json"]
+    )
+    refused = CliRunner().invoke(app, ["measure", str(teacher), "--length", "1000"])
+
+    assert done.exit_code == 0, done.output
+    (its,) = json.loads(done.stdout).values()
+    assert its["one"]["length"] == 16
+    assert refused.exit_code == 2
+    assert "beyond the model's limit" in refused.output
