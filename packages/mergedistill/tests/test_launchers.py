@@ -4,39 +4,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
-from mergedistill.recipe import Recipe
+from mergedistill.recipe import Recipe, read_recipe
 from mergedistill.run import run
 from mergedistill.stages import stages
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
-TRAIN = {
-    "steps": 4, "tokens": 128, "learning_rate": 1e-3, "warmup": 0, "checkpoint_every": 2, "evaluate_every": 2,
-}  # fmt: skip
-
-
-def _launched(command: list[str], file: Path) -> None:
-    path = os.environ["PATH"]
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "DS_ACCELERATOR": "cpu",
-        "PATH": f"{BIN}{os.pathsep}{path}",
-    }
-    done = subprocess.run(
-        [*command, "run", str(file)], capture_output=True, text=True, env=environment, timeout=300
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-
-
 LAUNCHERS = {
     "torchrun": ["torchrun", "--nproc-per-node=2", "--master-port=29611", "-m", "mergedistill"],
     "accelerate": [
@@ -49,82 +30,106 @@ LAUNCHERS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def alone(recipe_of: Callable[..., Recipe]) -> tuple[Recipe, dict[str, torch.Tensor]]:
-    """One process that accumulates what two would read at once; its signals are there for the others."""
-    recipe = recipe_of(
-        out="alone",
-        signals="signals",
-        train={**TRAIN, "arguments": {"gradient_accumulation_steps": 2, "logging_steps": 1}},
-    )
-    run(recipe)
-    return recipe, _weights(recipe)
+def _recipe(folder: Path, town: Path, name: str, **arguments: Any) -> Path:
+    """A recipe whose signals the others in the folder share."""
+    stated = {
+        "out": name,
+        "signals": "signals",
+        "languages": {language: str(town / f"{language}.txt") for language in ("qav", "qag")},
+        "teachers": [
+            {"teacher": str(town / "wp"), "languages": ["qav"]},
+            {"teacher": str(town / "foreign"), "languages": ["qag"]},
+        ],
+        "held_out_share": 0.05,
+        "rank": {"documents": 4},
+        "vocabulary": {"normalizer": "keep"},
+        "student": {"layers": 1, "width": 32},
+        "distil": {"block_length": 32},
+        "train": {
+            "steps": 4,
+            "tokens": 128,
+            "warmup": 0,
+            "checkpoint_every": 2,
+            "evaluate_every": 2,
+            "arguments": {"logging_steps": 1, **arguments},
+        },
+    }
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(stated))
+    return file
 
 
-def _weights(recipe: Recipe) -> dict[str, torch.Tensor]:
-    return load_file(stages(recipe)["train"].place / "model" / "model.safetensors")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, town: Path) -> Path:
+    """Here one process has accumulated what two would read at once; its signals are there for the others."""
+    made = tmp_path_factory.mktemp("launched")
+    run(read_recipe(_recipe(made, town, "alone", gradient_accumulation_steps=2)))
+    return made
 
 
-def _log(recipe: Recipe) -> list[dict[str, float]]:
-    return json.loads((stages(recipe)["train"].place / "log.json").read_text())
-
-
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_two_processes_are_one_that_accumulates(
-    alone: tuple[Recipe, dict[str, torch.Tensor]],
-    recipe_of: Callable[..., Recipe],
-    tmp_path: Path,
-    launcher: str,
-) -> None:
-    single, wanted = alone
-    together = recipe_of(
-        out="together", signals="signals", train={**TRAIN, "arguments": {"logging_steps": 1}}
-    )
-
-    _launched(LAUNCHERS[launcher], tmp_path / "recipe.yaml")
-
-    _assert_alike(_weights(together), wanted)
-    ours, theirs = (
-        {entry["step"]: entry for entry in _log(recipe) if "loss" in entry}
-        for recipe in (together, single)
-    )
-    for step, entry in ours.items():
-        for name, value in entry.items():
-            if name.startswith(("loss", "hard", "divergence", "tail", "accuracy")):
-                assert value == pytest.approx(theirs[step][name], rel=1e-3), (step, name)
-
-
-@pytest.mark.parametrize("stage", [1, 2])
-def test_deepspeed_zero_learns_the_same(
-    alone: tuple[Recipe, dict[str, torch.Tensor]],
-    recipe_of: Callable[..., Recipe],
-    tmp_path: Path,
-    stage: int,
-) -> None:
-    deepspeed: dict[str, Any] = {
+def _zero(stage: int) -> dict[str, Any]:
+    options = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}
+    return {
         "zero_optimization": {"stage": stage},
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": "auto",
         "gradient_clipping": "auto",
-        "optimizer": {
-            "type": "AdamW",
-            "params": {
-                "lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto", "torch_adam": True,
-            },
-        },
-    }  # fmt: skip
-    together = recipe_of(
-        out="together",
-        signals="signals",
-        train={**TRAIN, "arguments": {"deepspeed": deepspeed, "logging_steps": 1}},
+        "optimizer": {"type": "AdamW", "params": {**options, "torch_adam": True}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("launcher", "stage"), [("torchrun", 0), ("torchrun", 1), ("accelerate", 0), ("deepspeed", 2)]
+)
+def test_two_processes_are_one_that_accumulates(
+    folder: Path, town: Path, launcher: str, stage: int
+) -> None:
+    arguments = {"deepspeed": _zero(stage)} if stage else {}
+    file = _recipe(folder, town, f"{launcher}-{stage}", **arguments)
+
+    _launch(LAUNCHERS[launcher], file)
+
+    together, alone = read_recipe(file), read_recipe(folder / "alone.yaml")
+    assert (Path(together.out) / "student" / "README.md").is_file()
+    wanted = _weights(alone)
+    for name, weight in _weights(together).items():
+        torch.testing.assert_close(weight, wanted[name], rtol=1e-3, atol=1e-4)
+    told = {entry["step"]: entry for entry in _log(alone) if "loss" in entry}
+    for entry in _log(together):
+        if "loss" in entry:
+            for name in _LEARNED & entry.keys():
+                assert entry[name] == pytest.approx(told[entry["step"]][name], rel=1e-3), name
+
+
+_LEARNED = {"loss"} | {
+    f"{name}_{language}"
+    for name in ("hard", "divergence", "tail", "accuracy")
+    for language in ("qav", "qag")
+}
+
+
+def _launch(command: list[str], file: Path) -> None:
+    path = os.environ["PATH"]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "PATH": f"{BIN}{os.pathsep}{path}",
+    }
+    done = subprocess.run(
+        [*command, "run", str(file)], capture_output=True, text=True, env=environment, timeout=300
     )
-
-    _launched(LAUNCHERS["torchrun"], tmp_path / "recipe.yaml")
-
-    _assert_alike(_weights(together), alone[1])
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
-def _assert_alike(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == wanted.keys()
-    for name, weight in wanted.items():
-        torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=1e-4)
+def _weights(recipe: Recipe) -> dict[str, torch.Tensor]:
+    weights: dict[str, torch.Tensor] = load_file(
+        stages(recipe)["train"].place / "model" / "model.safetensors"
+    )
+    return weights
+
+
+def _log(recipe: Recipe) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = json.loads(
+        (stages(recipe)["train"].place / "log.json").read_text()
+    )
+    return entries

@@ -143,6 +143,18 @@ def test_the_last_evaluation_is_that_of_the_saved_student(
         assert its["student_accuracy"] == evaluation[f"eval_accuracy_{language}"]
 
 
+def test_mixed_precision_learns_nearly_the_same(one_language: Callable[..., Recipe]) -> None:
+    exact, log = trained(one_language(tokens=256, arguments={**SGD, "logging_steps": 1}))
+    mixed, mixed_log = trained(
+        one_language(tokens=256, arguments={**SGD, "logging_steps": 1, "bf16": True})
+    )
+
+    assert losses(mixed_log) == pytest.approx(losses(log), rel=2e-2)
+    for name, weight in exact.items():
+        assert mixed[name].dtype == torch.float32
+        torch.testing.assert_close(mixed[name], weight, rtol=0.1, atol=0.02)
+
+
 def test_a_loss_that_is_no_number_names_the_key_to_change(
     one_language: Callable[..., Recipe],
 ) -> None:

@@ -17,9 +17,9 @@ from teacherzoo import SplitHead, split_head
 _LOGITS_BYTES = 64 << 20  # of logits held at once while hits are counted
 
 
-@dataclass
-class DistilOutput(dict[str, Any]):
-    """What the forward pass returns; a dictionary, as Trainer expects.
+@dataclass(frozen=True)
+class DistilOutput:
+    """What the forward pass returns. No mapping: accelerate would rebuild one under mixed precision.
 
     Attributes:
         loss: to differentiate.
@@ -34,9 +34,6 @@ class DistilOutput(dict[str, Any]):
     soft: torch.Tensor
     rows: int
     hits: int | None = None
-
-    def __post_init__(self) -> None:
-        self.update(loss=self.loss)
 
 
 def as_student(model: Any, distil: Distil, teachers: Sequence[OnlineTeacher] = ()) -> Any:

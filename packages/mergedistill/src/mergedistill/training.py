@@ -105,7 +105,7 @@ class DistilTrainer(Trainer):
         # To find the likeliest piece takes one more product with the vocabulary: in logged steps only.
         count = (self.state.global_step + 1) % self.state.logging_steps == 0
         output = model(**inputs, num_items_in_batch=num_items_in_batch, count_hits=count)
-        loss = output["loss"]
+        loss = output.loss
         if num_items_in_batch is not None:
             # DDP takes the mean over processes; the divisor already counts all of them.
             loss = loss * self.accelerator.num_processes

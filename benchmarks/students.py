@@ -1,0 +1,265 @@
+"""Students of one recipe side by side, shared by the questions about what distillation is worth; no question itself."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from record import Recorder
+
+import xeval
+from mergedistill.ablate import Outcome, Variant, ablate, grid, mean_and_interval
+from mergedistill.recipe import Recipe
+from teacherzoo import Corpus, raise_teacher
+from teacherzoo.nursery import Upbringing
+
+PLAIN = "mlm only"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large teachers and students are, and what they read."""
+
+    languages: tuple[str, ...]
+    vocabulary: int = 1000
+    width: int = 96
+    layers: int = 2
+    length: int = 32
+    teacher_steps: int = 700
+    student_documents: int | Mapping[str, int] = 3000
+    steps: int = 600
+    shares: tuple[float, ...] = (0.4, 0.6, 1.0)  # of the steps, a run of its own for each
+    learning_rate: float = 2e-3
+    alpha: float = 0.7
+    temperature: float = 1.0
+    k: int = 8
+    draws: int = 2
+    held_out_share: float = 0.02
+    seeds: tuple[int, ...] = (0, 1, 2)
+    tuning_steps: int = 200
+
+    @property
+    def longest(self) -> str:
+        """The name of the distilled student that trains as long as the plain one."""
+        return distilled(self.shares[-1])
+
+
+def distilled(share: float) -> str:
+    return f"distilled x{share:g}"
+
+
+def prepare(size: Size, data: Path, folder: Path) -> Recipe:
+    """Teachers of the text in `data`, raised where they are missing, and the recipe of their student."""
+    for language in size.languages:
+        if not (folder / language).exists():
+            corpus = Corpus(language, _text(data, language), held_out_share=size.held_out_share)
+            upbringing = Upbringing(
+                vocabulary=size.vocabulary, layers=size.layers, width=size.width,
+                steps=size.teacher_steps, batch=64, length=size.length,
+            )  # fmt: skip
+            raised = raise_teacher([corpus], folder / language, upbringing=upbringing)
+            print(
+                f"teacher of {language}: {raised.seconds:.0f} s, accuracy {raised.accuracy[language]:.3f}",
+                file=sys.stderr,
+            )
+    return Recipe.model_validate(_stated(size, data, folder))
+
+
+def _stated(size: Size, data: Path, folder: Path) -> dict[str, Any]:
+    limits = size.student_documents
+    return {
+        "out": str(folder / "run"),
+        "languages": {
+            code: {
+                "corpus": str(_text(data, code)),
+                "limit": limits if isinstance(limits, int) else limits[code],
+            }
+            for code in size.languages
+        },
+        "teachers": [
+            {"teacher": str(folder / code), "languages": [code]} for code in size.languages
+        ],
+        "held_out_share": size.held_out_share,
+        "vocabulary": {"normalizer": "keep"},
+        "student": {"layers": size.layers, "width": size.width},
+        "distil": {
+            "alpha": size.alpha,
+            "temperature": size.temperature,
+            "k": size.k,
+            "draws": size.draws,
+            "block_length": size.length,
+        },
+        "train": {
+            "steps": size.steps,
+            "tokens": 64 * size.length,
+            "learning_rate": size.learning_rate,
+            "checkpoint_every": 10**6,
+            "evaluate_every": 10**6,
+            "arguments": {"bf16": True},
+        },
+    }
+
+
+def _text(data: Path, language: str) -> Path:
+    return data / "corpora" / f"{language}.txt.xz"
+
+
+def students(size: Size, recipe: Recipe) -> dict[str, Outcome]:
+    """By name: the plain student, and distilled ones of every length."""
+    variants = [Variant(name=PLAIN, changes={"distil.alpha": 0.0})]
+    variants += [
+        Variant(name=distilled(share), changes={"train.steps": round(share * size.steps)})
+        for share in size.shares
+    ]
+    made = ablate(recipe, variants, seeds=size.seeds, watch=tell)
+    return {outcome.variant.name: outcome for outcome in made}
+
+
+def compare(
+    size: Size, outcomes: Mapping[str, Outcome], recorder: Recorder, *, floors: Mapping[str, float]
+) -> None:
+    """Their figures on held-out text beside their teachers' and the best possible, and how soon one reaches the other."""
+    plain, last = outcomes[PLAIN], outcomes[size.longest]
+    teachers = json.loads((last.students[0] / "run.json").read_text())["held_out"]
+    for language in size.languages:
+        bits = {name: its.bits_per_byte[language] for name, its in outcomes.items()}
+        accuracy = {name: its.accuracy[language] for name, its in outcomes.items()}
+        bits["teacher"] = [teachers[language]["teacher"]]
+        accuracy["teacher"] = [teachers[language]["teacher_accuracy"]]
+        shape = {"language": language, "steps": size.steps, "seeds": len(size.seeds)}
+        if language in floors:
+            best = floors[language]
+            bits["best possible"] = [best]
+            apart = zip(plain.bits_per_byte[language], last.bits_per_byte[language], strict=True)
+            recorder.add(
+                "distance from the best possible bits per byte, as a share of the MLM-only student's",
+                {"distilled": [(b - best) / (a - best) for a, b in apart]},
+                unit="", bar={"distilled": 1.0}, shape=shape,
+            )  # fmt: skip
+        recorder.add("held-out bits per byte", bits, unit="b/B", shape=shape)
+        recorder.add("held-out masked accuracy", accuracy, unit="", shape=shape)
+        for name, values in bits.items():
+            right = interval(accuracy.get(name, []), 100)
+            print(f"{language} {name:<15} {interval(values)} b/B   {right} %")
+    for what, part, sign, bar in (
+        ("masked accuracy", "accuracy", 1, 0.6),
+        ("bits per byte", "bits_per_byte", -1, 0.7),
+    ):
+        found = [
+            share_to_reach(
+                size.shares,
+                [sign * _mean(outcomes[distilled(share)], part, number) for share in size.shares],
+                sign * _mean(plain, part, number),
+            )
+            for number in range(len(size.seeds))
+        ]
+        recorder.add(
+            f"share of the steps to the MLM-only student's final {what}, mean over languages",
+            {"distilled": found}, unit="", bar={"distilled": bar},
+            shape={"steps": size.steps, "shares": " ".join(map(str, size.shares))},
+        )  # fmt: skip
+        print(f"share of the steps to the MLM-only student's final {what}: {interval(found)}")
+
+
+def share_to_reach(shares: Sequence[float], figures: Sequence[float], wanted: float) -> float:
+    """Where the line through (share of the steps, figure) first comes up to `wanted`; infinite where it does not."""
+    points = sorted(zip(shares, figures, strict=True))
+    if points[0][1] >= wanted:
+        return points[0][0]
+    for (before, low), (after, high) in pairwise(points):
+        if high >= wanted:
+            return before + (after - before) * (wanted - low) / (high - low)
+    return math.inf
+
+
+def sweep(
+    size: Size, recipe: Recipe, recorder: Recorder, over: Sequence[Mapping[str, Sequence[Any]]]
+) -> None:
+    """One seed: keys of the recipe varied one after the other."""
+    for each in over:
+        made = ablate(recipe, grid(each), seeds=(0,), watch=tell)
+        shape = {"varied": " ".join(each), "steps": size.steps}
+        for part, unit in (("bits_per_byte", "b/B"), ("accuracy", "")):
+            figures = {its.variant.name: [_mean(its, part, 0)] for its in made}
+            recorder.add(
+                f"{part.replace('_', ' ')}, mean over languages", figures, unit=unit, shape=shape
+            )
+
+
+def judge(
+    size: Size,
+    outcomes: Mapping[str, Outcome],
+    task: str,
+    source: xeval.LocalFolder,
+    folder: Path,
+    recorder: Recorder,
+    *,
+    tuned_on: Mapping[str, str],
+    metric: str,
+) -> None:
+    """A task of xeval: tuned on a language by students and by its teacher, scored there and on the others.
+
+    Args:
+        size: of all.
+        outcomes: see `students`; the first seed's are tuned.
+        task: its name.
+        source: the data.
+        folder: for tuned models.
+        recorder: takes the figures.
+        tuned_on: language to the data set that it is tuned on; the first is also scored on the others, zero-shot.
+        metric: of the task.
+    """
+    first = next(iter(tuned_on))
+    models = {PLAIN: outcomes[PLAIN].students[0], "distilled": outcomes[size.longest].students[0]}
+    protocol = xeval.Protocol(
+        steps=size.tuning_steps, evaluate_every=max(1, size.tuning_steps // 4), learning_rate=5e-4
+    )
+    for language, data_set in tuned_on.items():
+        scored = size.languages if language == first else (language,)
+        found: dict[tuple[str, str], float] = {}
+        for name, model in {**models, "teacher": folder / language}.items():
+            for its in xeval.run(
+                [model], folder / "results.jsonl", tasks=[task], source=source, language=data_set,
+                languages=scored, protocol=protocol, work=folder / "tuned" / name,
+            ):  # fmt: skip
+                if its.metric == metric:
+                    found[name, its.language] = 100 * its.value
+        for target in dict.fromkeys(its for _, its in found):
+            figures = {name: [value] for (name, its), value in found.items() if its == target}
+            zero_shot = target != language
+            recorder.add(
+                f"{task} {metric}, tuned on {language}", figures, unit="%",
+                floor=None if zero_shot else "teacher",
+                bar=None if zero_shot else {"distilled": 0.95}, at_least=True,
+                shape={"scored on": target},
+            )  # fmt: skip
+
+
+def interval(values: Sequence[float], scale: float = 1.0) -> str:
+    """A mean with its 95 % interval over seeds."""
+    if not values:
+        return "-"
+    mean, half = mean_and_interval(values)
+    return f"{scale * mean:.3f}" + ("" if math.isnan(half) else f" ± {scale * half:.3f}")
+
+
+def _mean(outcome: Outcome, part: str, number: int) -> float:
+    figures = getattr(outcome, part)
+    return sum(its[number] for its in figures.values()) / len(figures)
+
+
+_told: set[str] = set()
+
+
+def tell(*report: object) -> None:
+    """Say on standard error that the next run has begun."""
+    run = str(report[-1]).rpartition(":")[0]
+    if run not in _told:
+        _told.add(run)
+        print(f"  {run}", file=sys.stderr, flush=True)
