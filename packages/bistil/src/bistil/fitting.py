@@ -15,6 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from bistil.errors import AdaptError
 from bistil.masking import Masks
+from teacherzoo.processes import join_processes
 from teacherzoo.training_watch import TrainingWatch, last_whole_checkpoint
 
 Watch = Callable[[int, int, str], None]
@@ -93,9 +94,11 @@ def fit(
         what: the word for what is done.
 
     Raises:
-        AdaptError: for training arguments that transformers does not take, or weight decay of single entries under DeepSpeed.
+        AdaptError: for training arguments that transformers does not take.
         TeacherzooError: where the loss is no longer finite.
     """
+    if "deepspeed" in plan.arguments:
+        join_processes()  # without a launcher it would look for MPI
     resume = last_whole_checkpoint(folder)
     keeper = _Keeper(model, score, plan, resume)
     trainer = _SparseTrainer(
@@ -106,10 +109,6 @@ def fit(
         data_collator=_only,
         callbacks=[keeper, TrainingWatch(watch, what=what, advice="lower the learning rate")],
     )
-    if masks is not None and trainer.is_deepspeed_enabled and plan.weight_decay:
-        raise AdaptError(
-            f"DeepSpeed keeps weights in partitions in which single entries cannot be decayed; set weight_decay to 0, now {plan.weight_decay!r}."
-        )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=resume)
     keeper.restore()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bistil.body import body_parameters, copies, norm_names
-from bistil.errors import SparseError
+from bistil.errors import AdaptError, SparseError
 from bistil.fitting import Fitted, Fitting, Watch, fit
 from bistil.masking import Masks, penalise_distance
 from bistil.selection import Selection, read_selection, select, write_selection
@@ -111,8 +111,11 @@ def lottery_ticket(
         watch: told (done, total, what).
 
     Raises:
+        AdaptError: for what DeepSpeed cannot do to single entries.
         SparseError: for a density that leaves nothing, or a frozen entry that moved.
     """
+    if not sparsity.full:
+        _check_engine(plan)
     body = trainable_body(trained, freeze_norms=sparsity.freeze_norms and not sparsity.full)
     run = _Run(model, body, batches, plan, sparsity, folder, score, watch)
     if sparsity.full:
@@ -205,6 +208,19 @@ def trainable_body(model: nn.Module, *, freeze_norms: bool) -> dict[str, nn.Para
         if freeze_norms and name in norms:
             parameter.requires_grad_(False)
     return {name: its for name, its in body.items() if its.requires_grad}
+
+
+def _check_engine(plan: Fitting) -> None:
+    if "deepspeed" not in plan.arguments:
+        return
+    if plan.weight_decay:
+        raise AdaptError(
+            f"DeepSpeed keeps weights in partitions, in which single entries cannot be decayed; set weight_decay to 0, now {plan.weight_decay!r}."
+        )
+    if plan.bf16:
+        raise AdaptError(
+            "DeepSpeed in bfloat16 rounds the weights themselves, so that none would stay as it was; set the precision to float32."
+        )
 
 
 def _count(body: Mapping[str, Tensor], sparsity: Sparsity) -> int:

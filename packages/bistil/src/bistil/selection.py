@@ -18,7 +18,7 @@ from torch import Tensor
 from bistil.errors import SparseError
 from bistil.gaps import decode_gaps, encode_gaps
 
-_CHUNK = 1 << 20  # entries looked at together
+_CHUNK = 1 << 17  # entries looked at together: they stay in the cache
 _INFINITE = 0x7F800000  # the bits of infinity; those of NaN lie above
 
 

@@ -1,0 +1,161 @@
+"""What a bilingual student keeps of its teacher where the truth is known: a toy world, one multilingual model, seven systems.
+
+A multilingual model is raised on at least six languages. BiStil's student, of half the layers, and its rivals train for
+the same number of steps; all learn a task on one language and are judged on another by xeval, with several seeds. Beside
+each score stands its ratio to that of the full model with sparse fine-tunings; at the end, xeval's paired tests.
+`--work` keeps what was made, so that an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from record import Recorder, parser
+from transformers.utils.logging import disable_progress_bar
+
+import xeval
+from bistil.compare import compare
+from bistil.compare_recipe import SYSTEMS, Comparison
+from teacherzoo import Corpus, raise_teacher
+from teacherzoo.nursery import Upbringing
+from xeval.results import Result
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+from toyworld import write_world
+
+SOURCE = "qav"
+TASKS = ("pos", "ner")
+METRICS = {"pos": "accuracy", "ner": "f1"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large the world, the models and the runs are."""
+
+    languages: tuple[str, ...] = ("qav", "qev", "qov", "qyr", "qag", "qso")
+    targets: tuple[str, ...] = ("qov",)
+    share: float = 0.2
+    frames: int = 30
+    words: int = 120_000
+    vocabulary: int = 2000
+    layers: int = 4
+    width: int = 128
+    teacher_steps: int = 900
+    extract_steps: int = 400
+    language_steps: int = 60
+    tune_steps: int = 160
+    seeds: int = 3
+
+
+QUICK = Size(
+    share=0.1, frames=20, words=12_000, vocabulary=800, width=64, teacher_steps=20, extract_steps=6, language_steps=4,
+    tune_steps=8, seeds=1,
+)  # fmt: skip
+
+
+def prepare(size: Size, folder: Path) -> tuple[Path, Path]:
+    """The world's data and the multilingual model, made where they are missing."""
+    data, model = folder / "data", folder / "mmt"
+    if not data.exists():
+        write_world(
+            data, languages=size.languages, words=size.words, rows={"train": 1000, "dev": 150, "test": 400},
+            share=size.share, frames=size.frames,
+        )  # fmt: skip
+    if not model.exists():
+        corpora = [
+            Corpus(code, data / "corpora" / f"{code}.txt.xz", held_out_share=0.02)
+            for code in size.languages
+        ]
+        upbringing = Upbringing(
+            vocabulary=size.vocabulary, layers=size.layers, width=size.width, heads=4,
+            steps=size.teacher_steps, batch=64, length=32,
+        )  # fmt: skip
+        raised = raise_teacher(corpora, model, upbringing=upbringing)
+        print(f"raised the model in {raised.seconds:.0f} s", raised.accuracy, flush=True)
+    return data, model
+
+
+def recipe_of(size: Size, data: Path, model: Path, folder: Path) -> Comparison:
+    return Comparison.model_validate(
+        {
+            "model": str(model),
+            "corpora": {
+                code: str(data / "corpora" / f"{code}.txt.xz") for code in size.languages
+            },
+            "source": SOURCE,
+            "targets": size.targets,
+            "tasks": TASKS,
+            "data": str(data),
+            "seeds": size.seeds,
+            "out": str(folder / "run"),
+            "extract": {
+                "steps": size.extract_steps, "batch": 32, "length": 32, "learning_rate": 1e-3, "warmup": 0.1,
+                "checkpoint_every": 200,
+            },
+            "languages": {
+                "steps": size.language_steps, "batch": 32, "length": 32, "learning_rate": 1e-3,
+                "evaluate_every": size.language_steps,
+            },
+            "tune": {
+                "steps": size.tune_steps, "full_steps": size.tune_steps // 2, "batch": 16, "length": 64,
+                "learning_rate": 1e-3, "warmup": 0.1, "evaluate_every": max(1, size.tune_steps // 4),
+                "precision": "float32",
+            },
+        }
+    )  # fmt: skip
+
+
+def values(rows: list[Result], system: str, task: str) -> list[float]:
+    """Of each seed, the mean over targets."""
+    mine = [r for r in rows if (r.model, r.task, r.metric) == (system, task, METRICS[task])]
+    seeds = sorted({r.seed for r in mine})
+    return [
+        sum(r.value or 0 for r in mine if r.seed == seed) / sum(r.seed == seed for r in mine)
+        for seed in seeds
+    ]
+
+
+def tell(_done: int, _total: int, what: str) -> None:
+    if what.endswith("looking"):
+        print(what.removesuffix(": looking"), flush=True)
+
+
+def main() -> None:
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("--work", type=Path, help="keep what is made here, and go on from it")
+    options = arguments.parse_args()
+    disable_progress_bar()
+    size = QUICK if options.quick else Size()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.work or Path(scratch)
+        data, model = prepare(size, folder)
+        results, _ = compare(recipe_of(size, data, model, folder), watch=tell)
+        rows = [r for r in xeval.read_results(results) if r.value is not None]
+        recorder = Recorder("bistil_toyworld", options)
+        shape = {
+            "languages": len(size.languages), "targets": " ".join(size.targets), "layers": size.layers,
+            "width": size.width, "extract_steps": size.extract_steps, "tune_steps": size.tune_steps,
+        }  # fmt: skip
+        for task in TASKS:
+            recorder.add(
+                f"{task}, zero-shot", {system: values(rows, system, task) for system in SYSTEMS}, unit="%",
+                floor="full-teacher", bar={"bistil": 0.97}, at_least=True, shape=shape,
+            )  # fmt: skip
+        recorder.close()
+        for rival in SYSTEMS:
+            if rival == "bistil":
+                continue
+            for verdict in xeval.compare(rows, "bistil", rival):
+                if verdict.metric == METRICS[verdict.task]:
+                    for one in verdict.languages:
+                        print(
+                            f"bistil against {rival}, {verdict.task} {one.place}: {one.difference:+.2f} "
+                            f"({one.low:+.2f} to {one.high:+.2f}), p {one.p:.3f}: {one.verdict}"
+                        )
+
+
+if __name__ == "__main__":
+    main()
