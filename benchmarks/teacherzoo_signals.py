@@ -1,9 +1,9 @@
 """What a recorded masked position costs, what its coding loses, and how fast it is read, over a vocabulary of 250,000.
 
 Two kinds of rows. With `--data FOLDER` (its `corpora/LANGUAGE.txt.xz`), those of a teacher over 250,000 pieces on text that it has
-not seen; `--teacher FOLDER` names it, and where that folder does not exist yet, it is raised there from the data, in a quarter of an
-hour. Without data, made-up rows that are harder than any teacher's: a head of real shape, whose 250,000 Zipf-biased outputs point in
-random directions, so that no two ids like each other's company.
+not seen; `--teacher FOLDER` names it, and where that folder does not exist yet, it is raised there from the data, in about a
+quarter of an hour. Without data, made-up rows: a head of real shape, whose 250,000 Zipf-biased outputs point in random directions, so
+that no two ids like each other's company.
 
 DistillKit's published coding is computed beside ours from its description: ids packed at ceil(log2 V) bits, log
 probabilities as a least-squares polynomial of degree 4 plus a square root over the sorted tail, the first ones exact.
@@ -16,7 +16,6 @@ import json
 import math
 import os
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -254,7 +253,7 @@ def made_up_rows(recorder: Recorder, arguments: argparse.Namespace) -> None:
         )  # fmt: skip
 
 
-def raise_large_teacher(texts: Path, out: Path, *, seconds: float = 1000) -> None:
+def raise_large_teacher(texts: Path, out: Path, *, steps: int = 1450) -> None:
     """A stock ModernBERT of 3 layers over 250,000 word pieces of all languages in `texts`.
 
     Each step's softmax runs over its gold pieces and 8,192 sampled ones, logits corrected for how often those are sampled; all
@@ -283,25 +282,26 @@ def raise_large_teacher(texts: Path, out: Path, *, seconds: float = 1000) -> Non
     random = np.random.default_rng(0)
     special = torch.tensor(tokenizer.all_special_ids)
     model.train()
-    begun = time.monotonic()
-    while (spent := (time.monotonic() - begun) / seconds) < 1:
+    for step in range(steps):
         gold = torch.from_numpy(
             blocks[random.integers(0, len(blocks), plan.batch)].astype(np.int64)
         )
+        asked = torch.from_numpy(random.random(gold.shape)) < plan.mask_rate
+        asked &= ~torch.isin(gold, special)
         dice = torch.from_numpy(random.random(gold.shape))
-        hidden_ones = (dice < plan.mask_rate) & ~torch.isin(gold, special)
-        shown = torch.where(
-            hidden_ones & (dice < 0.9 * plan.mask_rate), tokenizer.mask_token_id, gold
-        )
-        others_ids = torch.from_numpy(np.searchsorted(until[:-1], random.random(SAMPLED)))
+        shown = torch.where(asked & (dice < 0.8), tokenizer.mask_token_id, gold)
+        any_piece = torch.from_numpy(random.integers(0, len(counts), gold.shape))
+        shown = torch.where(asked & (dice > 0.9), any_piece, shown)
+        against = torch.from_numpy(np.searchsorted(until[:-1], random.random(SAMPLED)))
         with torch.autocast("cpu", torch.bfloat16):
             rows = head.encoder(shown, attention_mask=torch.ones_like(shown)).last_hidden_state
-            rows = head.transform(rows[hidden_ones])
-        loss = sampled_loss(rows.float(), head, gold[hidden_ones], others_ids, log_sampled)
+            rows = head.transform(rows[asked])
+        loss = sampled_loss(rows.float(), head, gold[asked], against, log_sampled)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(others, 1.0)
         for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = 2e-3 * min(1, 20 * spent) * max(0.02, 1 - spent)
+            done = step / steps
+            optimizer.param_groups[0]["lr"] = 2e-3 * min(1, 20 * done) * max(0.02, 1 - done)
             optimizer.step()
             optimizer.zero_grad()
     embedding.sparse = False

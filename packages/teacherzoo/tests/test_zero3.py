@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,27 @@ def test_a_sharded_teacher_says_the_same(
 
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "signals") == contents(recording)
+
+
+@pytest.mark.slow
+def test_a_teacher_on_disk_says_the_same_to_two_processes(
+    tokenizer: Any, make_teacher: Callable[..., Path], lines: list[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("deepspeed", reason="the extra 'deepspeed' is not installed")
+    if not zero3._disk_is_usable():
+        pytest.skip("the system's libaio is not installed")
+    # DeepSpeed keeps shares of less than a MiB in memory.
+    teacher = make_teacher(tmp_path / "teacher", tokenizer, intermediate_size=1 << 16)
+    text = tmp_path / "en.txt"
+    text.write_text("\n".join(lines[:60]), encoding="utf-8")
+
+    done = offloaded(teacher, text, tmp_path / "signals", str(tmp_path / "disk"), 2)
+
+    assert done.returncode == 0, done.stderr
+    record(teacher, [Corpus("en", text)], tmp_path / "plain", block_length=32, shard_bytes=8000)
+    assert contents(tmp_path / "signals") == contents(tmp_path / "plain")
+    swapped = [path.stat().st_size for path in (tmp_path / "disk").rglob("*") if path.is_file()]
+    assert sum(swapped) > 1 << 20
 
 
 def offloaded(

@@ -163,13 +163,12 @@ def _settings(offload: str | Path, config: Any) -> dict[str, Any]:
     else:
         folder = Path(offload)
         folder.mkdir(parents=True, exist_ok=True)
-        largest = int(config.vocab_size) * int(getattr(config, "hidden_size", 0) or config.dim)
-        # One buffer must hold the largest weight, the embeddings.
+        # One buffer must hold the largest weight.
         where = {
             "device": "nvme",
             "nvme_path": str(folder),
             "buffer_count": 4,
-            "buffer_size": largest + 4096,
+            "buffer_size": _largest_weight(config) + 4096,
         }
     return {
         "train_micro_batch_size_per_gpu": 1,
@@ -183,6 +182,14 @@ def _settings(offload: str | Path, config: Any) -> dict[str, Any]:
             "stage3_param_persistence_threshold": 0,
         },
     }
+
+
+def _largest_weight(config: Any) -> int:
+    from transformers import AutoModelForMaskedLM
+
+    with torch.device("meta"):
+        shape_only = AutoModelForMaskedLM.from_config(config)
+    return max(parameter.numel() for parameter in shape_only.parameters())
 
 
 def _import_deepspeed(*, needs_disk: bool) -> Any:
