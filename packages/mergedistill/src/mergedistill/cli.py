@@ -12,6 +12,7 @@ import typer
 from mergedistill import __version__
 from mergedistill.console import refusing_plainly
 from mergedistill.errors import RecipeError, StageError
+from mergedistill.hub import push, refuse_bad_name
 from mergedistill.recipe import read_recipe
 from mergedistill.run import run, status
 from teacherzoo.console import progress
@@ -45,16 +46,29 @@ def main(
 def run_command(
     recipe: RecipeFile,
     until: Annotated[
-        str, typer.Option(help="The last stage: vocabulary, record, train or card.")
+        str, typer.Option(help="The last stage: rank, vocabulary, record, train or card.")
     ] = "card",
     force: Annotated[
         str | None, typer.Option(help="Run this stage even if nothing changed.")
     ] = None,
+    push_to: Annotated[
+        str | None,
+        typer.Option("--push", metavar="OWNER/MODEL", help="Then upload the student to the Hub."),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="With --push: a model that all may see.")
+    ] = False,
 ) -> None:
     """Follow a recipe: a second call does nothing, an interrupted one goes on, a changed one redoes what depends on it."""
     followed = read_recipe(recipe)
+    if push_to is not None:
+        if until != "card":
+            raise StageError(f"--push uploads a finished student, and --until {until} makes none.")
+        refuse_bad_name(push_to)
     with progress() as watch:
         student = run(followed, until=until, force=force, watch=watch)
+    if push_to is not None and rank() == 0:
+        typer.echo(push(student, push_to, public=public))
     typer.echo(f"{student}" if until == "card" else f"done until {until}")
 
 
@@ -78,13 +92,15 @@ def plan_command(recipe: RecipeFile, as_json: Json = False) -> None:
 @app.command("status")
 @refusing_plainly
 def status_command(recipe: RecipeFile, as_json: Json = False) -> None:
-    """Say which stages of a recipe are done."""
-    found = status(read_recipe(recipe))
+    """Say which stages of a recipe are done, and where the others would go on."""
+    read = read_recipe(recipe)
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(status(read)))
         return
-    for name, done in found.items():
-        typer.echo(f"{name:<12}{'done' if done else 'to do'}")
+    from mergedistill.standing import standing
+
+    for name, words in standing(read).items():
+        typer.echo(f"{name:<12}{words}")
 
 
 @app.command("card")
