@@ -9,14 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from transformers import TrainingArguments
+from typing import TYPE_CHECKING, Any
 
 from bistil.batches import MaskedBatches, even_schedule
 from bistil.card import Account, write_folder
 from bistil.errors import ExtractError
-from bistil.extract_training import Asking, held_out_terms, train, training_arguments
 from bistil.extraction import Extraction
 from bistil.plan import Plan, attention_route
 from bistil.sources import Sources, open_tunings, text_files, trim_teacher
@@ -29,6 +26,11 @@ from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.teachers import teacher_folder
 from vocabmerge import read_vocabulary
 from xeval.parameters import parameters_of, split_parameters
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from bistil.extract_training import Asking
 
 Watch = Callable[[int, int, str], None]
 
@@ -71,6 +73,11 @@ def extract(
         TeacherzooError, VocabularyError: for text, models and vocabularies that do not serve, or where training
             diverges; they say why.
     """
+    from bistil.extract_training import (
+        held_out_terms,
+        train,
+    )  # late: Trainer takes seconds to import
+
     started = time.monotonic()
     out, sfts, extraction = Path(out), dict(language_sfts or {}), extraction or Extraction()
     languages = _languages(source, targets, corpora, sfts)
@@ -124,6 +131,8 @@ def _prepare(
     *,
     watch: Watch,
 ) -> _Stage:
+    from bistil.extract_training import Asking, training_arguments
+
     folder = teacher_folder(model)
     arguments = training_arguments(work / "checkpoints", extraction)
     _ = arguments.device  # forms the process group, if there is one
