@@ -145,7 +145,11 @@ def _from_folder(recipe: Comparison, folder: Path) -> Comparison:
 def _sentence(fault: Any) -> str:
     where = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        parts: dict[str, type[BaseModel]] = {"extract": Extracting, "languages": LanguageTuning, "tune": Tuning}
+        parts: dict[str, type[BaseModel]] = {
+            "extract": Extracting,
+            "languages": LanguageTuning,
+            "tune": Tuning,
+        }
         parent = parts.get(str(fault["loc"][0]), Comparison) if len(fault["loc"]) > 1 else Comparison  # fmt: skip
         near = get_close_matches(str(fault["loc"][-1]), list(parent.model_fields), n=1)
         return f"unknown key {where!r}{f', did you mean {near[0]!r}?' if near else ''}"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import set_seed
 
 from bistil.fitting import Fitting
 from bistil.lottery import Sparsity, Ticket, lottery_ticket
@@ -17,7 +16,6 @@ from teacherzoo.processes import world_size
 from xeval import Protocol
 from xeval.pieces import Pieces
 from xeval.tuned import TaskModel, build
-from xeval.tuning import has_bf16
 
 Watch = Callable[[int, int, str], None]
 Wrap = Callable[[TaskModel, int], nn.Module]
@@ -53,6 +51,8 @@ def untrained(
     model: str | Path, data: TaskData, training: TaskTraining
 ) -> tuple[TaskModel, Pieces]:
     """A folder's encoder with a fresh head, the same for the same seed."""
+    from transformers import set_seed
+
     set_seed(training.seed)
     return build(str(model), data.task, data.labels, training.protocol)
 
@@ -81,6 +81,8 @@ def train_task(
     Returns:
         The differences, and notes for the record: steps, the development score of the model as it is left.
     """
+    from xeval.tuning import has_bf16  # late: it imports Trainer
+
     protocol, task = training.protocol, data.task
     encoded, split = task.encode(pieces, data.train, data.labels)
     dev, _ = task.encode(pieces, data.dev, data.labels)
