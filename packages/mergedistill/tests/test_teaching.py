@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from mergedistill.cli import app
 from mergedistill.errors import StageError
 from mergedistill.faculty import faculties
 from mergedistill.met_signals import MetSignals
@@ -76,6 +78,7 @@ def test_a_mixture_across_tokenizers_becomes_a_student(town: Path, recipe_of: Re
     assert "qag" not in told["meetings"]
     card = (student / "README.md").read_text()
     assert "qav (leads, mixture, weight 0.33)" in card
+    assert "In qav the teachers were heard at these shares" in card
 
 
 def test_teachers_with_one_tokenizer_meet_at_every_position(town: Path, recipe_of: Recipes) -> None:
@@ -152,10 +155,13 @@ def test_other_weights_train_again_and_record_nothing(town: Path, recipe_of: Rec
     ]
 
 
-def test_a_corpus_in_another_language_is_suspicious(town: Path, recipe_of: Recipes) -> None:
+def test_a_corpus_in_another_language_is_suspicious(
+    town: Path, recipe_of: Recipes, tmp_path: Path
+) -> None:
     texts = {"qav": str(town / "qav.txt"), "qag": str(town / "qag.txt")}
     sound = recipe_of(languages=texts)
     swapped = recipe_of(out="swapped", languages={"qav": texts["qag"], "qag": texts["qav"]})
+    swapped_file = tmp_path / "recipe.yaml"
     assert suspicions(sound) == []  # nothing is measured yet
     for recipe in (sound, swapped):
         run(recipe, until="rank")
@@ -164,3 +170,6 @@ def test_a_corpus_in_another_language_is_suspicious(town: Path, recipe_of: Recip
     said = suspicions(swapped)
     assert any(sentence.startswith("qav: its teacher wp ") for sentence in said)
     assert any(sentence.startswith("qag: its teacher foreign ") for sentence in said)
+    shown = CliRunner().invoke(app, ["run", str(swapped_file), "--until", "rank"])
+    assert shown.exit_code == 0
+    assert shown.stderr.count("Suspicious: ") == len(said)

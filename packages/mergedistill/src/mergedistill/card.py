@@ -12,7 +12,8 @@ from typing import Any
 from mergedistill.faculty import Faculty, teachers_in_use
 from mergedistill.held_out import held_out_texts, score, score_languages
 from mergedistill.recipe import Recipe
-from mergedistill.stages import settled_or_refuse
+from mergedistill.stages import settled_or_refuse, stages
+from mergedistill.suspicions import suspicions
 from teacherzoo import Masking
 from teacherzoo.catalogue import find_teacher, read_catalogue
 from teacherzoo.teachers import load_teacher
@@ -133,6 +134,7 @@ def card(
             "| --- | --- | --- | --- |",
             *teachers,
             "",
+            *_heard(recipe),
             "On text that was held out: bits per byte (lower is better) and the share of masked pieces that come first.",
             "",
             "| language | student, bits per byte | its teacher | student, accuracy | its teacher |",
@@ -143,8 +145,8 @@ def card(
             "",
             f"Vocabulary: {facts['size']:,} pieces ({facts['family']}). Student: {recipe.student.layers} layers of width "
             f"{recipe.student.width}. Trained for {recipe.train.steps:,} steps of {recipe.train.tokens:,} tokens; "
-            f"top {distil.k} predictions recorded, alpha {distil.alpha:g}, temperature {distil.temperature:g}, tail "
-            f"{distil.tail}; seed {recipe.seed}. `run.json` holds the whole recipe.",
+            f"{'teachers asked in each step' if distil.online else f'top {distil.k} predictions recorded'}, alpha {distil.alpha:g}, temperature {distil.temperature:g}, tail "
+            f"{distil.tail}; start: {recipe.student.start}; seed {recipe.seed}. `run.json` holds the whole recipe.",
             "",
             "## Limits",
             "",
@@ -152,8 +154,23 @@ def card(
             "cut by another tokenizer, is outside of what it was trained on. The licences of the teachers and of the text "
             "bind those who use it.",
             "",
+            *(f"Suspicious: {sentence}\n" for sentence in suspicions(recipe)),
         ]
     )
+
+
+def _heard(recipe: Recipe) -> list[str]:
+    """Where several teachers met: the share of masked positions at which each was heard."""
+    train = stages(recipe)["train"]
+    meetings = train.facts()["meetings"] if train.done else {}
+    return [
+        f"In {language} the teachers were heard at these shares of the masked positions: "
+        + ", ".join(
+            f"{name} {its['heard'] / max(1, its['asked']):.1%}" for name, its in of_language.items()
+        )
+        + ". Where a teacher cuts a word into other pieces than the language's first teacher it abstains.\n"
+        for language, of_language in meetings.items()
+    ]
 
 
 def _taught(name: str, language: str, faculty: Faculty) -> str:

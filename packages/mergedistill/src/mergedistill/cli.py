@@ -15,6 +15,7 @@ from mergedistill.errors import RecipeError, StageError
 from mergedistill.hub import push, refuse_bad_name
 from mergedistill.recipe import read_recipe
 from mergedistill.run import run, status
+from mergedistill.suspicions import suspicions
 from teacherzoo.console import progress
 from teacherzoo.processes import rank
 
@@ -66,7 +67,11 @@ def run_command(
             raise StageError(f"--push uploads a finished student, and --until {until} makes none.")
         refuse_bad_name(push_to)
     with progress() as watch:
-        student = run(followed, until=until, force=force, watch=watch)
+        run(followed, until="rank", force=force if force == "rank" else None, watch=watch)
+    for sentence in suspicions(followed) if rank() == 0 else ():
+        typer.echo(f"Suspicious: {sentence}", err=True)
+    with progress() as watch:
+        student = run(followed, until=until, force=None if force == "rank" else force, watch=watch)
     if push_to is not None and rank() == 0:
         typer.echo(push(student, push_to, public=public))
     typer.echo(f"{student}" if until == "card" else f"done until {until}")

@@ -21,6 +21,7 @@ from mergedistill.faculty import Faculty, teachers_in_use
 from mergedistill.recipe import Recipe, Teaching, altered
 from mergedistill.run import run
 from mergedistill.stages import STAGES, recording_folder, settled_or_refuse, stages
+from mergedistill.suspicions import suspicions
 from mergedistill.texts import corpus
 from teacherzoo import Signals
 from teacherzoo.signals_layout import MANIFEST
@@ -77,6 +78,7 @@ class Plan:
         memory: stage to the process's largest memory in bytes, on the GPU where there is one; None where the machine
             does not tell.
         seconds: stage to how long it will take; 0 where it is done.
+        suspicions: about text and teachers, from a few held-out documents.
     """
 
     done: Mapping[str, bool]
@@ -87,6 +89,7 @@ class Plan:
     student_bytes: int
     memory: Mapping[str, int | None]
     seconds: Mapping[str, float]
+    suspicions: tuple[str, ...]
 
 
 def plan(recipe: Recipe, *, watch: Watch = lambda done, total, what: None) -> Plan:
@@ -115,12 +118,14 @@ def plan(recipe: Recipe, *, watch: Watch = lambda done, total, what: None) -> Pl
             _language_plan(recipe, small, language, counts[language]) for language in counts
         )
         model = _model_sizes(small)
+        suspected = tuple(suspicions(small))
     return Plan(
         done=done,
         languages=_with_rounds(recipe, languages),
         **model,
         memory={name: seen.memory.get(name) for name in ("record", "train")},
         seconds=_seconds(recipe, done, languages, counts, seen),
+        suspicions=suspected,
     )
 
 

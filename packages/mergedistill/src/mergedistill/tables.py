@@ -47,7 +47,8 @@ def plan_table(plan: Plan) -> Group:
         "checkpoints while it trains."
     )
     told = "Measured on a miniature of the run on this machine, in one process, and scaled up."
-    return Group(languages, stages, Text(student), Text(told))
+    warned = [Text(f"Suspicious: {sentence}", style="bold") for sentence in plan.suspicions]
+    return Group(languages, stages, Text(student), Text(told), *warned)
 
 
 def outcome_table(outcomes: Sequence[Outcome], *, languages: Sequence[str]) -> Group:
