@@ -82,3 +82,13 @@ def test_zero_2_does_what_one_process_does(
     found = _run(teacher, texts, tmp_path / "out", processes=2, deepspeed=settings)
 
     _same(found, alone, teacher)
+
+
+def test_a_teacher_in_shares_teaches_the_same(
+    alone: dict[str, torch.Tensor], teacher: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("deepspeed", reason="the extra 'deepspeed' is not installed")
+
+    found = _run(teacher, texts, tmp_path / "out", "--offload", "cpu", processes=2)
+
+    _same(found, alone, teacher)

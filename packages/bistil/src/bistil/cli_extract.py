@@ -56,6 +56,9 @@ def extract_command(
     warmup: Annotated[float, typer.Option(help="Share of steps that lead up to it.")] = 0.0,
     mask_rate: Annotated[float, typer.Option(help="Share of positions hidden.")] = 0.15,
     precision: Annotated[str, typer.Option(help="float32|bfloat16.")] = "float32",
+    offload: Annotated[
+        str | None, typer.Option(help="Share the teacher by ZeRO-3: cpu, or a folder.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of order and masks.")] = 0,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 5000,
     trainer: Annotated[
@@ -71,7 +74,7 @@ def extract_command(
         reduction=reduction, layers=_layers(layers), terms=_terms(style, term or []),
         init=init, threshold=threshold, top=top, budget=budget, keep_vocabulary=keep_vocabulary,  # type: ignore[arg-type]  # checked there
         steps=steps, batch=batch, length=length, learning_rate=learning_rate, warmup=warmup,
-        mask_rate=mask_rate, precision=precision, seed=seed, checkpoint_every=checkpoint_every,  # type: ignore[arg-type]  # checked there
+        mask_rate=mask_rate, precision=precision, offload=offload, seed=seed, checkpoint_every=checkpoint_every,  # type: ignore[arg-type]  # checked there
         arguments=_json(trainer),
     )  # fmt: skip
     with progress() as watch:

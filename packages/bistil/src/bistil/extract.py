@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from bistil.extract_training import Asking
+    from teacherzoo.zero3 import ShardedEngine
 
 Watch = Callable[[int, int, str], None]
 
@@ -81,6 +82,10 @@ def extract(
     started = time.monotonic()
     out, sfts, extraction = Path(out), dict(language_sfts or {}), extraction or Extraction()
     languages = _languages(source, targets, corpora, sfts)
+    if sfts and extraction.offload is not None:
+        raise ExtractError(
+            "A teacher whose weights are shared among processes cannot wear a sparse fine-tuning; leave offload out."
+        )
     files = {language: text_files(language, corpora[language]) for language in languages}
     work = _work_folder(out, str(model), files, sfts, extraction)
     stage = _prepare(model, files, work, extraction, sfts, watch=watch)
@@ -149,9 +154,14 @@ def _prepare(
     def dressing(language: str) -> AbstractContextManager[None]:
         return worn(teacher.model, *tunings.get(language, ()), check=False)
 
-    asking = Asking(teacher.model, extraction.terms, layers, dressing=dressing)
+    depth, attention = (
+        len(layers_of(teacher.model)),
+        attention_route(teacher.model, extraction.terms.weights),
+    )
+    teacher, engine = _shared(teacher, extraction)
+    asking = Asking(teacher.model, extraction.terms, layers, dressing=dressing, engine=engine)
     sources = Sources(files, teacher, extraction)
-    batches, depth = _batches(sources, extraction, arguments), len(layers_of(teacher.model))
+    batches = _batches(sources, extraction, arguments)
     positions = sources.corruption.positions(extraction.length)
     as_student(student, extraction.terms, layers, positions=positions, depth=depth)
     plan = Plan(
@@ -163,7 +173,7 @@ def _prepare(
         student_parameters=split_parameters(student),
         layers=layers,
         teacher_layers=depth,
-        attention=attention_route(teacher.model, extraction.terms.weights),
+        attention=attention,
         terms=extraction.terms.weights,
         frozen=_freeze(student, asking, batches, next(iter(files))),
         blocks={language: len(its) for language, its in sources.blocks.items()},
@@ -178,6 +188,17 @@ def _prepare(
         held_out=sources.held_out(),
         arguments=arguments,
         plan=plan,
+    )
+
+
+def _shared(teacher: Teacher, extraction: Extraction) -> tuple[Teacher, ShardedEngine | None]:
+    """The teacher as it teaches: as it is, or opened anew in shares."""
+    if extraction.offload is None:
+        return teacher, None
+    from teacherzoo.zero3 import load_sharded_teacher
+
+    return load_sharded_teacher(
+        teacher.folder, offload=extraction.offload, precision=extraction.precision
     )
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from bistil.errors import ExtractError
 from bistil.extraction import Extraction
 from bistil.teaching import Lesson, Taught, Terms, ask_teacher
 from teacherzoo.training_watch import TrainingWatch, last_whole_checkpoint
+
+if TYPE_CHECKING:
+    from teacherzoo.zero3 import ShardedEngine
 
 Watch = Callable[[int, int, str], None]
 Dressing = Callable[[str], AbstractContextManager[None]]
@@ -35,6 +38,7 @@ class Asking:
         terms: of the loss.
         layers: the student's map.
         dressing: gives for a language the context in which the teacher is asked about it.
+        engine: see `ask_teacher`.
     """
 
     def __init__(
@@ -44,8 +48,10 @@ class Asking:
         layers: Sequence[int],
         *,
         dressing: Dressing = lambda _language: contextlib.nullcontext(),
+        engine: ShardedEngine | None = None,
     ) -> None:
-        self.teacher = teacher
+        self._teacher = teacher
+        self._engine = engine
         self._terms = terms
         self._layers = layers
         self._dressing = dressing
@@ -55,7 +61,12 @@ class Asking:
         if not self._terms.taught:
             return None
         with self._dressing(language):
-            return ask_teacher(self.teacher, batch, self._terms, self._layers)
+            return ask_teacher(self._teacher, batch, self._terms, self._layers, engine=self._engine)
+
+    def move_to(self, device: torch.device) -> None:
+        """Put the teacher where the student is, unless its engine sees to that."""
+        if self._engine is None:
+            self._teacher.to(device)
 
 
 def training_arguments(folder: Path, extraction: Extraction) -> TrainingArguments:
@@ -134,7 +145,7 @@ class ExtractTrainer(Trainer):
         self._asking = asking
         self._languages = languages
         self._terms: dict[str, list[Tensor]] = {}
-        asking.teacher.to(self.args.device)
+        asking.move_to(self.args.device)
 
     def compute_loss(
         self,
@@ -173,7 +184,7 @@ def held_out_terms(
 ) -> dict[str, dict[str, float]]:
     """Per language, every term on text that is not trained on."""
     device = next(student.parameters()).device
-    asking.teacher.to(device)
+    asking.move_to(device)
     found = {}
     for language, items in batches.items():
         sums: dict[str, float] = {}

@@ -35,6 +35,8 @@ class Extraction:
         mask_rate: share of the positions hidden from student and teacher alike; 0 leaves the text as it is.
         held_out_share: of each corpus, by content, for the figures in the card.
         precision: of the forward passes.
+        offload: shares the teacher's weights among the processes by DeepSpeed ZeRO-3 while it teaches, for teachers that
+            would not fit beside the student: "cpu", or a folder for their disk. To make the student it is opened whole once.
         seed: of masks and order, and of random weights.
         checkpoint_every: steps between checkpoints, from which an interrupted run resumes.
         arguments: further arguments of `transformers.TrainingArguments`, such as `deepspeed`.
@@ -59,6 +61,7 @@ class Extraction:
     mask_rate: float = 0.15
     held_out_share: float = 0.01
     precision: Precision = "float32"
+    offload: str | None = None
     seed: int = 0
     checkpoint_every: int = 5000
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -81,6 +84,11 @@ class Extraction:
                 raise ExtractError(
                     f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}."
                 )
+        if self.offload is not None and (self.terms.logits or "deepspeed" in self.arguments):
+            raise ExtractError(
+                "offload shares the teacher's weights, which the term logits needs whole, and leaves the student to DDP; "
+                "leave the term and a DeepSpeed configuration out, or do without offload."
+            )
         rules = [name for name in ("threshold", "top", "budget") if getattr(self, name) is not None]
         if len(rules) + self.keep_vocabulary > 1:
             raise ExtractError(

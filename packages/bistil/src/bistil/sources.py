@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bistil.batches import Corruption, MaskedBatches, even_schedule
-from bistil.body import embedding_name
 from bistil.errors import ExtractError
 from bistil.extraction import Extraction
-from bistil.sparse import check_base, reindex
+from bistil.sparse import check_base
 from bistil.sparse_file import SparseFineTuning, read_sparse
+from bistil.trimmed import carry_over, kept_ids
 from teacherzoo import Corpus, CorpusError, Teacher, load_teacher
 from teacherzoo.nursery_text import pack
 from teacherzoo.teachers import read_tokenizer
-from vocabmerge import read_vocabulary, trim
+from vocabmerge import trim
 
 Watch = Callable[[int, int, str], None]
 _ENDINGS = (".txt", ".txt.gz", ".txt.xz")
@@ -162,18 +162,9 @@ def open_tunings(
     for tuning in tunings.values():
         check_base(model, tuning)
     if trimmed is not None:
-        rows = trimmed.model.get_input_embeddings().num_embeddings
-        kept = _kept_ids(whole, trimmed.folder)
+        kept = kept_ids(trimmed.folder, whole)
         tunings = {
-            language: reindex(tuning, kept, embedding=embedding_name(model), rows=rows)
+            language: carry_over(tuning, trimmed.model, kept)
             for language, tuning in tunings.items()
         }
     return {language: [tuning] for language, tuning in tunings.items()}
-
-
-def _kept_ids(whole: Path, trimmed: Path) -> NDArray[np.int64]:
-    """The old id of each new one; a trim changes no piece."""
-    before = read_vocabulary(whole).ids
-    return np.array(
-        [before[str(piece)] for piece in read_vocabulary(trimmed).pieces], dtype=np.int64
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,9 @@ from bistil.matching import matching_loss
 from bistil.tapping import Tapped, layers_of, tap
 from kdkernels import linear_cross_entropy, linear_kl, relation_kl
 from teacherzoo import split_head
+
+if TYPE_CHECKING:
+    from teacherzoo.zero3 import ShardedEngine
 
 TERMS = ("attention", "hidden", "mlm", "logits", "relations", "cosine")
 
@@ -96,7 +99,12 @@ class Taught:
 
 @torch.no_grad()
 def ask_teacher(
-    teacher: Any, batch: dict[str, Tensor], terms: Terms, layers: Sequence[int]
+    teacher: Any,
+    batch: dict[str, Tensor],
+    terms: Terms,
+    layers: Sequence[int],
+    *,
+    engine: ShardedEngine | None = None,
 ) -> Taught:
     """Run the teacher on a batch, listening to what the terms need.
 
@@ -105,11 +113,16 @@ def ask_teacher(
         batch: `input_ids` [B, S] and `labels` [B, S], without padding.
         terms: of the loss.
         layers: the student's map.
+        engine: runs the teacher, where its weights are shared among processes; then no logits can be compared.
     """
     head = split_head(teacher)
     depth = len(layers_of(teacher))
     wanted = _listened(terms, layers, last=depth - 1)
     with tap(teacher, layers=wanted, values=bool(terms.relations)) as tapped:
+        if engine is not None:
+            ids = batch["input_ids"]
+            engine.hidden_rows(ids, torch.ones_like(ids), torch.zeros(1, dtype=torch.int64))
+            return Taught(tapped=tapped)
         last = head.encoder(input_ids=batch["input_ids"]).last_hidden_state
     if not terms.logits:
         return Taught(tapped=tapped)
