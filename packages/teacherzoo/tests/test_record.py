@@ -363,6 +363,17 @@ def test_damaged_weights_are_one_sentence(teacher: Path, text: Path, tmp_path: P
         record(other, [Corpus("en", text)], tmp_path / "signals")
 
 
+def test_a_name_in_the_catalogue_is_asked_for_on_the_hub(
+    teacher: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = {"FacebookAI/xlm-roberta-base": str(teacher)}
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: hub[name])
+
+    manifest = record("xlm-r-base", [Corpus("en", text, limit=5)], tmp_path, **OPTIONS)
+
+    assert manifest.terms.teacher == "xlm-r-base"
+
+
 def test_a_name_that_is_nowhere_is_one_sentence(text: Path, tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match="neither a folder, nor in the local cache"):
         record("no-such/teacher", [Corpus("en", text)], tmp_path)

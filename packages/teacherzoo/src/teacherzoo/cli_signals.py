@@ -19,7 +19,7 @@ from teacherzoo.stats import SignalStats, stats
 from teacherzoo.verify import verify
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-TeacherName = Annotated[str, typer.Argument(help="Model folder or Hub name.")]
+TeacherName = Annotated[str, typer.Argument(help="Model folder, catalogue name or Hub name.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of recorded signals.")]
 
 

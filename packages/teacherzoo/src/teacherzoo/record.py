@@ -50,7 +50,7 @@ def record(
     languages. Under `torchrun` every process records whole shards, and at equal thread counts the bytes are those of one process.
 
     Args:
-        teacher: a model folder or Hub name.
+        teacher: a model folder, or a name in the catalogue or on the Hub.
         corpora: one for each language.
         folder: where the signals go.
         k: ids kept per masked position.

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from teacherzoo.catalogue import find_teacher
 from teacherzoo.errors import TeacherError
 from teacherzoo.heads import SplitHead, split_head
 from teacherzoo.masking import TokenSpace
@@ -55,7 +56,8 @@ def load_teacher(name: str | Path) -> Teacher:
     """Open a teacher.
 
     Args:
-        name: a model folder, or a name on the Hub (fetched if it is not in the local cache and the machine is online).
+        name: a model folder, or a name in the catalogue or on the Hub (fetched if it is not in the local cache and the
+            machine is online).
 
     Returns:
         The teacher in float32, in evaluation mode, on the CPU.
@@ -99,7 +101,7 @@ def assemble_teacher(
 
 
 def teacher_folder(name: str | Path) -> Path:
-    """The folder of a teacher: the path itself, or the Hub's snapshot of that name.
+    """The folder of a teacher: the path itself, or the Hub's snapshot of what the catalogue or the Hub calls so.
 
     Raises:
         TeacherError: where there is none.
@@ -118,7 +120,7 @@ def teacher_folder(name: str | Path) -> Path:
 
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(find_teacher(name), allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise TeacherError(
             f"{name}: neither a folder, nor in the local cache, nor to be had from the Hub "

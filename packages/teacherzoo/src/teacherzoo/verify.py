@@ -46,7 +46,7 @@ def verify(
 
     Args:
         folder: recorded signals.
-        teacher: the folder or Hub name of the teacher that was recorded.
+        teacher: the teacher that was recorded, by folder or name.
         rows: sample size; all rows where there are fewer.
         seed: of the sample.
 

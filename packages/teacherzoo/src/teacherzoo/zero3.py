@@ -34,7 +34,7 @@ def load_sharded_teacher(
     """Open a teacher whose weights no process holds whole, not even while they are read.
 
     Args:
-        name: a model folder or Hub name.
+        name: see `load_teacher`.
         offload: `"cpu"` for memory, or a folder for its disk.
         precision: of the encoder.
 
