@@ -40,13 +40,13 @@ class Size:
     share: float = 0.2
     frames: int = 30
     words: int = 120_000
-    vocabulary: int = 2000
+    vocabulary: int = 1200
     layers: int = 4
-    width: int = 128
-    teacher_steps: int = 900
-    extract_steps: int = 400
-    language_steps: int = 60
-    tune_steps: int = 160
+    width: int = 96
+    teacher_steps: int = 600
+    extract_steps: int = 300
+    language_steps: int = 40
+    tune_steps: int = 120
     seeds: int = 3
 
 
@@ -92,11 +92,11 @@ def recipe_of(size: Size, data: Path, model: Path, folder: Path) -> Comparison:
             "seeds": size.seeds,
             "out": str(folder / "run"),
             "extract": {
-                "steps": size.extract_steps, "batch": 32, "length": 32, "learning_rate": 1e-3, "warmup": 0.1,
+                "steps": size.extract_steps, "batch": 16, "length": 32, "learning_rate": 1e-3, "warmup": 0.1,
                 "checkpoint_every": 200,
             },
             "languages": {
-                "steps": size.language_steps, "batch": 32, "length": 32, "learning_rate": 1e-3,
+                "steps": size.language_steps, "batch": 16, "length": 32, "learning_rate": 1e-3,
                 "evaluate_every": size.language_steps,
             },
             "tune": {
