@@ -130,6 +130,7 @@ def test_baselines_fit_the_recipe(recipe_of: Callable[..., Recipe]) -> None:
 
     assert made["mlm only"].distil.alpha == 0
     assert made["distillation only"].distil.alpha == 1
+    assert made["online teachers"].distil.online
     assert [sorted(each.languages) for each in made["only wp"].teachers] == [["qag", "qav"]]
     swapped = {each.called: each.languages for each in made["random teachers"].teachers}
     assert swapped == {"wp": ("qag",), "foreign": ("qav",)}

@@ -109,12 +109,22 @@ def grid(over: Mapping[str, Sequence[Any]]) -> list[Variant]:
 
 
 def baselines(recipe: Recipe) -> list[Variant]:
-    """The recipe itself and what it must be compared with: no teacher, no text, one teacher alone, any teacher for any language."""
+    """The recipe itself and what it is to be compared with.
+
+    No teacher, no text, teachers asked in each step, one teacher alone, any teacher for any language; each where the
+    recipe allows it.
+    """
     made = [
         Variant(name="the recipe", changes={}),
         Variant(name="mlm only", changes={"distil.alpha": 0.0}),
         Variant(name="distillation only", changes={"distil.alpha": 1.0}),
     ]
+    heard = [
+        len(recipe.candidates(language)) == 1 or recipe.combination(language) == "best"
+        for language in recipe.languages
+    ]
+    if not recipe.distil.online and all(heard):
+        made.append(Variant(name="online teachers", changes={"distil.online": True}))
     if len(recipe.teachers) > 1:
         made += [
             Variant(

@@ -135,7 +135,7 @@ def ablate_command(
         bool,
         typer.Option(
             "--baselines",
-            help="Also without teachers, without text, with each teacher alone, and with teachers dealt at random.",
+            help="Also without teachers, without text, online, with each teacher alone, with teachers dealt at random.",
         ),
     ] = False,
     seeds: Annotated[
