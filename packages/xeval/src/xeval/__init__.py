@@ -12,6 +12,7 @@ from xeval.protocol import Protocol
 from xeval.report import markdown, page, write_plots, write_report
 from xeval.results import Result, append_result, append_results, read_results
 from xeval.source import LocalFolder, open_source
+from xeval.summary import Estimate, Summary, Table, summarise
 from xeval.task import FrozenTask, TunedTask
 from xeval.tasks import task_of
 
@@ -25,11 +26,14 @@ __all__ = [
     "Comparison",
     "Cost",
     "DataSet",
+    "Estimate",
     "FrozenTask",
     "Items",
     "LocalFolder",
     "Protocol",
     "Result",
+    "Summary",
+    "Table",
     "TaskComparison",
     "TunedModel",
     "TunedTask",
@@ -49,6 +53,7 @@ __all__ = [
     "read_tuned",
     "run",
     "score",
+    "summarise",
     "task_of",
     "tune",
     "with_costs",
