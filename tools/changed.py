@@ -13,7 +13,7 @@ from pathlib import Path
 
 from graph import ROOT, HouseError, Package, read_packages, with_dependents
 
-BYSTANDERS = (".md", ".gitignore", ".github", "LICENSE", "benchmarks", "examples")
+BYSTANDERS = (".md", ".gitignore", ".github", "LICENSE", "benchmarks", "docs", "examples")
 """What lies outside the packages and cannot change the outcome of a package's tests."""
 
 
