@@ -11,6 +11,7 @@ import typer
 from bistil.console import refusing_plainly
 from bistil.errors import ExtractError
 from teacherzoo.console import progress
+from teacherzoo.processes import rank
 
 if TYPE_CHECKING:
     from bistil.plan import Plan
@@ -89,6 +90,8 @@ def extract_command(
             tell=_tell,
             watch=watch,
         )
+    if rank() != 0:
+        return
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     if as_json:
         typer.echo(json.dumps({"out": str(out), **run}))
@@ -104,7 +107,7 @@ def sum_of(parameters: dict[str, Any]) -> int:
 
 
 def _tell(plan: Plan) -> None:
-    for line in plan.lines():
+    for line in plan.lines() if rank() == 0 else ():
         typer.echo(line, err=True)
 
 
