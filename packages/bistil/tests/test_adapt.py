@@ -83,11 +83,10 @@ def test_an_adapted_folder_is_student_plus_file(tmp_path, pos_sft, teacher, stud
     assert not (out / TEACHER_FILE).exists()
 
 
-@pytest.mark.parametrize("task", ["dp", "topic"])
-def test_a_teacher_that_is_not_given_is_made_and_kept(tmp_path, teacher, student, tasks, task):
-    out = adapted(tmp_path / "out", student, TaskTeacher(model=teacher), tasks, task=task)
-    assert read_sparse(out / TEACHER_FILE).about["task"] == task
-    assert read_tuned(out).task == task
+def test_a_teacher_that_is_not_given_is_made_and_kept(tmp_path, teacher, student, tasks):
+    out = adapted(tmp_path / "out", student, TaskTeacher(model=teacher), tasks, task="dp")
+    assert read_sparse(out / TEACHER_FILE).about["task"] == "dp"
+    assert read_tuned(out).task == "dp"
 
 
 def test_the_judges_own_tuned_folder_can_teach(tmp_path, teacher, student, tasks):
@@ -170,6 +169,8 @@ def test_a_taken_place_a_frozen_task_and_uneven_steps_are_refused(tmp_path, stud
         adapted(tmp_path / "taken", student, None, tasks)
     with pytest.raises(AdaptError, match="'bpb' asks a model as it is"):
         adapted(tmp_path / "bpb", student, None, tasks, task="bpb")
+    with pytest.raises(AdaptError, match="'bpb' cannot be distilled"):
+        adapted(tmp_path / "bpb", student, TaskTeacher(model=student), tasks, task="bpb")
     uneven = replace(TRAINING, arguments={"gradient_accumulation_steps": 4})
     with pytest.raises(AdaptError, match="6 examples per step cannot be shared by 4"):
         adapted(tmp_path / "uneven", student, None, tasks, training=uneven)
@@ -202,6 +203,14 @@ def test_adding_and_subtracting_gives_the_model_back(tmp_path, teacher, pos_sft)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", ["ner", "nli", "topic", "qa"])
+def test_every_task_can_be_adapted_to_and_scored(tmp_path, teacher, student, tasks, task):
+    out = adapted(tmp_path / "out", student, TaskTeacher(model=teacher), tasks, task=task)
+    figures = score(out, tmp_path / "r.jsonl", source=LocalFolder(tasks), languages=["sw"])
+    assert all(figure.value is not None for figure in figures)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [("training all", 2), ("training the chosen", 4)])
 def test_killed_and_called_again_ends_in_the_same_bytes(tmp_path, teacher, student, tasks, pos_sft, stop):  # fmt: skip
     training = replace(TRAINING, checkpoint_every=1)
@@ -218,5 +227,5 @@ def test_killed_and_called_again_ends_in_the_same_bytes(tmp_path, teacher, stude
     with pytest.raises(AdaptError, match="other arguments"):
         adapted(tmp_path / "b", student, task_teacher, tasks, training=training, distillation=Distillation(hidden=2))  # fmt: skip
     resumed = adapted(tmp_path / "b", student, task_teacher, tasks, training=training)
-    for name in ("model.safetensors", "head.safetensors"):
+    for name in ("model.safetensors", "head.safetensors", TASK_FILE, "xeval.json"):
         assert (straight / name).read_bytes() == (resumed / name).read_bytes()

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from bistil.body import body_digests
-from bistil.distilling import Distillation, Distilling
+from bistil.distilling import TASKS, Distillation, Distilling
 from bistil.errors import AdaptError
 from bistil.lottery import NUMBERS
 from bistil.sparse_file import SparseFineTuning, read_sparse, write_sparse
@@ -111,8 +111,10 @@ def adapt(
         XevalError: for data that cannot be used.
     """
     training, distillation = training or TaskTraining(), distillation or Distillation()
+    if teacher is not None and task not in TASKS:
+        raise AdaptError(f"A teacher's answers to {task!r} cannot be distilled; choose one of {', '.join(TASKS)}.")  # fmt: skip
     work = work_folder(out, {
-        "student": str(student), "task": task, "source": str(source), "language": language,
+        "student": str(student), "digest": model_digest(str(student)), "task": task, "source": str(source), "language": language,
         "teacher": None if teacher is None else asdict(teacher), "training": training.to_json(),
         "distillation": asdict(distillation), "layers": layers,
     })  # fmt: skip

@@ -66,13 +66,11 @@ class Ticket:
 
     Attributes:
         body: the differences, in the number format of the file.
-        first: of the first phase; None where there was none, or it had been done before an interruption.
         last: of the phase that gave the differences.
         threshold: the smallest movement among the chosen in the first phase.
     """
 
     body: dict[str, SparseTensor]
-    first: Fitted | None
     last: Fitted
     threshold: float
 
@@ -82,7 +80,6 @@ class Ticket:
         return {
             "steps": self.last.steps,
             "best_step": self.last.best_step,
-            "first_phase_steps": self.first.steps if self.first else None,
             "threshold": self.threshold,
         }
 
@@ -119,18 +116,19 @@ def lottery_ticket(
     body = trainable_body(trained, freeze_norms=sparsity.freeze_norms and not sparsity.full)
     run = _Run(model, body, batches, plan, sparsity, folder, score, watch)
     if sparsity.full:
-        first, last, threshold = None, run.phase(plan, "full", "training all"), 0.0
+        last, threshold = run.phase(plan, "full", "training all"), 0.0
         places = {name: np.arange(its.numel()) for name, its in body.items()}
     else:
-        first, selection = run.choose()
-        last, threshold = run.phase(plan, "sparse", "training the chosen", selection), selection.threshold  # fmt: skip
+        selection = run.choose()
+        last = run.phase(plan, "sparse", "training the chosen", selection)
+        threshold = selection.threshold
         places = {name: selection.places(name) for name in selection.coded}
     found = SparseFineTuning(body=difference(run.origin, body, places)).rounded(NUMBERS[sparsity.values])  # fmt: skip
     with torch.no_grad():
         for name, parameter in body.items():
             parameter.copy_(run.origin[name])
     apply(trained, found, check=False)
-    return Ticket(body=dict(found.body), first=first, last=last, threshold=threshold)
+    return Ticket(body=dict(found.body), last=last, threshold=threshold)
 
 
 class _Run:
@@ -153,19 +151,19 @@ class _Run:
         own = {id(parameter) for parameter in body.values()}
         self._head = {name: its.detach().clone() for name, its in model.named_parameters() if its.requires_grad and id(its) not in own}  # fmt: skip
 
-    def choose(self) -> tuple[Fitted | None, Selection]:
+    def choose(self) -> Selection:
         """The first phase and what moved most in it, then everything as at the start; the choice of an earlier run is read."""
-        file, first = self._folder / "chosen.safetensors", None
+        file = self._folder / "chosen.safetensors"
         if not file.is_file():
             plan = replace(self._plan, steps=self._sparsity.full_steps or self._plan.steps)
-            first = self.phase(plan, "full", "training all")
+            self.phase(plan, "full", "training all")
             count = _count(self._body, self._sparsity)
             selection = select(self.origin, self._body, count=count, watch=self._watch)
             if rank() == 0:
                 write_selection(selection, file)
             self._rewind()
         wait_for_all()
-        return first, read_selection(file)
+        return read_selection(file)
 
     def phase(
         self, plan: Fitting, name: str, what: str, selection: Selection | None = None

@@ -114,8 +114,11 @@ def penalise_distance(
     strength = weight / sum(parameter.numel() for parameter in parameters.values())
 
     def pulling(parameter: nn.Parameter, origin: Tensor) -> Callable[[Tensor], Tensor]:
+        place = [origin]  # where the parameter is, once it has been moved
+
         def hook(gradient: Tensor) -> Tensor:
-            return gradient + strength * (parameter.detach() - origin.to(parameter.device)).sign()
+            place[0] = place[0].to(parameter.device)
+            return gradient + strength * (parameter.detach() - place[0]).sign()
 
         return hook
 

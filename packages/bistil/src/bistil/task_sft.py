@@ -57,7 +57,7 @@ def task_sft(
     """
     training = training or TaskTraining()
     stated = {
-        "model": str(model), "task": task, "language": language, "source": str(source),
+        "model": str(model), "digest": model_digest(str(model)), "task": task, "language": language, "source": str(source),
         "language_sfts": [str(file) for file in language_sfts], "training": training.to_json(),
     }  # fmt: skip
     work = work_folder(out, stated)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bistil.errors import SparseError
 from bistil.sparse import reindex
 from bistil.sparse_file import SparseFineTuning
+from teacherzoo.teachers import teacher_folder
 from vocabmerge import read_vocabulary
 
 
@@ -18,13 +19,16 @@ def kept_ids(trimmed: str | Path, whole: str | Path) -> NDArray[np.int64]:
     """The whole vocabulary's id of each id of the trimmed one: a trim changes no piece, so pieces are met by their spelling.
 
     Args:
-        trimmed: a model folder or a tokenizer.
+        trimmed: a model folder, a tokenizer, or a Hub name.
         whole: what it was trimmed from.
 
     Raises:
         SparseError: naming a piece that the whole vocabulary lacks.
     """
-    before, after = read_vocabulary(Path(whole)), read_vocabulary(Path(trimmed))
+    before, after = (
+        read_vocabulary(its if Path(its).exists() else teacher_folder(its))
+        for its in (whole, trimmed)
+    )
     ids = before.ids
     strange = [str(piece) for piece in after.pieces if str(piece) not in ids]
     if strange or before.family != after.family:
