@@ -140,7 +140,7 @@ def _line(points: Sequence[Past]) -> str:
 
 def _missed(missed: Sequence[tuple[Comparison, Record]]) -> str:
     items = "".join(
-        f'<li><a href="#{_text(run.question)}">{_text(run.question)}</a>: {_text(run.what)}, '
+        f'<li><a href="#{_text(run.question)}">{_text(run.question)}</a>: {_text(run.what)} ({_text(wording.shape(run))}), '
         f"{_text(record['contender'])}: {_text(wording.judged(record))}, goal {_text(wording.goal(record))}</li>"
         for run, record in missed
     )
