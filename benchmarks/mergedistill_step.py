@@ -45,7 +45,7 @@ class Size:
     depths: tuple[int, ...] = (3, 6, 12)
     blocks: int = 8
     length: int = 128
-    repeats: int = 9
+    repeats: int = 7
 
 
 QUICK = Size(pieces=8_000, width=128, layers=4, depths=(4, 8), blocks=8, length=64, repeats=3)
@@ -112,7 +112,8 @@ def text_alone(student: object, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def with_signals(student: object, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    batch.pop("language")
+    for logged in ("language", "tail"):
+        batch.pop(logged, None)
     return student(**batch).loss
 
 

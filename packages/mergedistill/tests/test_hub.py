@@ -98,7 +98,10 @@ def test_a_student_is_pushed_whole_and_privately(hub: type[_Hub], student: Path)
     push(student, "someone/ours")
 
     assert hub.made["name"] == "ours"
-    assert "private" in (hub.made.get("visibility"), *(key for key, value in hub.made.items() if value))
+    assert "private" in (
+        hub.made.get("visibility"),
+        *(key for key, value in hub.made.items() if value),
+    )
     assert hub.files == {
         name: name.encode()
         for name in ("model.safetensors", "README.md", "languages/de/tokenizer.json")

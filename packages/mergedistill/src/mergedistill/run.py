@@ -186,7 +186,7 @@ def _train(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
         signals, teachers = open_online(recipe, found, vocabulary)
     else:
         signals = open_signals(recipe, found, vocabulary)
-    meetings = _meetings(signals)
+    meetings = _meetings(signals) if rank() == 0 else {}
     student = as_student(new_student(recipe, found, vocabulary), recipe.distil, teachers)
     log = train(
         student,

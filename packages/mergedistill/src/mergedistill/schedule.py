@@ -100,7 +100,11 @@ def tensors(batch: SignalBatch, distil: Distil) -> dict[str, torch.Tensor]:
     }
     if distil.online:
         return taken
-    taken |= {"topk_ids": batch.topk_ids, "topk_logprobs": batch.topk_logprobs}
+    taken |= {
+        "topk_ids": batch.topk_ids,
+        "topk_logprobs": batch.topk_logprobs,
+        "tail": batch.tail,
+    }
     if distil.temperature != 1.0:
         taken["log_partition"] = batch.log_partition[distil.temperature]
     return taken

@@ -101,7 +101,7 @@ class DistilTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Each process's loss is its sum over the global number of positions, so the mean over processes needs their number."""
-        language = int(inputs.pop("language"))
+        language, tail = int(inputs.pop("language")), inputs.pop("tail", None)
         # To find the likeliest piece takes one more product with the vocabulary: in logged steps only.
         count = (self.state.global_step + 1) % self.state.logging_steps == 0
         output = model(**inputs, num_items_in_batch=num_items_in_batch, count_hits=count)
@@ -109,11 +109,11 @@ class DistilTrainer(Trainer):
         if num_items_in_batch is not None:
             # DDP takes the mean over processes; the divisor already counts all of them.
             loss = loss * self.accelerator.num_processes
-        self._note(language, output, inputs, num_items_in_batch)
+        self._note(language, output, _counted(tail, inputs["labels"]), num_items_in_batch)
         return (loss, output) if return_outputs else loss
 
     def _note(
-        self, language: int, output: Any, inputs: dict[str, Any], divisor: torch.Tensor | int | None
+        self, language: int, output: Any, tail: float, divisor: torch.Tensor | int | None
     ) -> None:
         scale = float(output.rows if divisor is None else divisor)
         self._sums[language] += torch.tensor(
@@ -121,7 +121,7 @@ class DistilTrainer(Trainer):
                 output.rows,
                 float(output.hard) * scale,
                 float(output.soft) * scale,
-                _tail_mass(inputs),
+                tail,
                 output.rows if output.hits is not None else 0,
                 output.hits or 0,
             ],
@@ -193,12 +193,9 @@ def _means(language: str, sums: Mapping[str, float]) -> dict[str, float]:
     return means
 
 
-def _tail_mass(inputs: Mapping[str, Any]) -> float:
+def _counted(tail: torch.Tensor | None, labels: torch.Tensor) -> float:
     """Over the rows that count, the sum of the teacher's probability outside of the ids given."""
-    if inputs.get("topk_logprobs") is None:
-        return 0.0
-    kept = inputs["topk_logprobs"].float().exp().sum(dim=1).clamp(max=1)
-    return float((1 - kept)[inputs["labels"] != -100].sum())
+    return 0.0 if tail is None else float(tail[labels != -100].sum())
 
 
 def _arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
