@@ -249,6 +249,26 @@ def test_plain_libraries_open_a_shard(recording: Path) -> None:
     assert next(iter(with_datasets)) == with_arrow
 
 
+def test_duckdb_alone_reads_and_counts(recording: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    row = Signals(recording)[0]
+
+    first, every = duckdb.sql(
+        f"select first(topk_ids), sum(len(positions)) from '{shards(recording)[0]}'"
+    ).fetchall()[0]
+
+    assert first == row.topk_ids.flatten().tolist()
+    assert every == Signals(recording).manifest.shards[0].positions
+
+
+def test_nothing_in_a_shard_can_be_null(recording: Path) -> None:
+    import pyarrow.parquet as pq
+
+    columns = pq.ParquetFile(shards(recording)[0]).schema
+
+    assert all(columns.column(at).max_definition_level <= 1 for at in range(len(columns)))
+
+
 def test_log_probabilities_follow_from_the_columns_as_documented(recording: Path) -> None:
     import pyarrow.parquet as pq
 

@@ -7,6 +7,8 @@ one that has recorded all its shards keeps stepping along on a dummy input until
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -27,6 +29,8 @@ from teacherzoo.teachers import (
     teacher_folder,
 )
 
+_M_MMAP_THRESHOLD = -3  # malloc.h
+
 
 def load_sharded_teacher(
     name: str | Path, *, offload: str | Path, precision: Precision = "float32"
@@ -46,6 +50,7 @@ def load_sharded_teacher(
     folder = teacher_folder(name)
     config = read_config(folder, name)
     tokenizer = read_tokenizer(folder, name)
+    _give_freed_memory_back()
     join_processes()
     deepspeed.init_distributed(dist_init_required=False, auto_mpi_discovery=False, verbose=False)
     settings = _settings(offload, config)
@@ -125,6 +130,14 @@ class _MaskedRows(torch.nn.Module):
         with torch.autocast(input_ids.device.type, dtype=torch.bfloat16, enabled=self._autocast):
             output = head.encoder(input_ids=input_ids, attention_mask=attention_mask)
             return head.transform(output.last_hidden_state.flatten(0, 1)[cells]).float()
+
+
+def _give_freed_memory_back() -> None:
+    """Have glibc map each weight by itself: on the heap, the holes between shares are what a gathered weight never fits into."""
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_M_MMAP_THRESHOLD, 1 << 18)
 
 
 def _read_weights(deepspeed: Any, model: Any, folder: Path, name: str | Path) -> None:
