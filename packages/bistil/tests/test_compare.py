@@ -75,6 +75,18 @@ def test_a_second_run_does_nothing_and_a_missing_test_set_is_told(recipe):
     assert summary(results) == {"pos": {"bistil": row.value}}
 
 
+def test_a_changed_recipe_takes_nothing_of_the_old_one(recipe):
+    first = read_comparison(recipe(systems=["no-task-teacher"], languages=None))
+    changed = {**SHORT["extract"], "steps": 5}
+    second = read_comparison(recipe(systems=["no-task-teacher"], languages=None, extract=changed))
+    compare(first)
+    results, _ = compare(second)
+    rows = read_results(results)
+    assert len({row.model_digest for row in rows}) == 2
+    assert {row.model for row in rows} == {"no-task-teacher"}
+    assert len(list(results.parent.glob("*/bistil-sw-seed0"))) == 2
+
+
 def test_a_task_without_any_test_set_is_refused(recipe):
     with pytest.raises(AdaptError, match="no test set of 'pos'"):
         compare(read_comparison(recipe(targets=["ha"])))

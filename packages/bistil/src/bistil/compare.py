@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bistil.adapt import Identity, TaskTeacher, adapt
 from bistil.compare_recipe import Comparison, System
@@ -52,7 +53,8 @@ def compare(
 ) -> tuple[Path, list[str]]:
     """Make every system for every target, task and seed, and let the judge score it.
 
-    What the results file has is not done again, and what was interrupted goes on.
+    What the results file has is not done again, and what was interrupted goes on; a changed recipe, or another model, is
+    made anew beside.
 
     bistil: extracted for source and target, adapted under a task teacher. full-teacher: the multilingual model with
     sparse fine-tunings of target and task. distilmbert, minilmv2: one student of all the corpora with the whole
@@ -124,7 +126,12 @@ class _Bench:
         self._out.mkdir(parents=True, exist_ok=True)
         self.results, self._costs = self._out / "results.jsonl", self._out / "costs.jsonl"
         self._source = open_source(recipe.data)
-        self._base = model_digest(recipe.model)
+        self._decides = {
+            "model_digest": model_digest(recipe.model),
+            **recipe.model_dump(exclude={"out", "targets", "tasks", "systems", "seeds"}),
+        }
+        # What another recipe made in this folder is never taken for what this one would make.
+        self._made = self._out / _digest(self._decides)[:8]
         self._known = {
             (r.model, r.model_digest, r.task, r.dataset, r.seed)
             for r in (read_results(self.results) if self.results.is_file() else [])
@@ -174,11 +181,7 @@ class _Bench:
             )
 
     def _identity(self, system: System) -> Identity:
-        decides = self._recipe.model_dump(
-            exclude={"out", "targets", "tasks", "systems", "seeds", "data", "sources"}
-        )
-        text = json.dumps([system, self._base, decides], sort_keys=True)
-        return Identity(name=system, digest=hashlib.sha256(text.encode()).hexdigest()[:16])
+        return Identity(name=system, digest=_digest([system, self._decides]))
 
     def _model(self, system: System, target: str, seed: int, watch: Watch) -> str:
         """What a system tunes: the multilingual model, or a student, extracted now if it is not there."""
@@ -186,7 +189,7 @@ class _Bench:
             return self._recipe.model
         shared = system in _MULTILINGUAL
         style = _MULTILINGUAL[system] if shared else _BILINGUAL[system]
-        folder = self._out / f"{style}-{'all' if shared else target}-seed{seed}"
+        folder = self._made / f"{style}-{'all' if shared else target}-seed{seed}"
         if folder.is_dir():
             return str(folder)
         recipe = self._recipe
@@ -222,7 +225,7 @@ class _Bench:
         files = []
         for language in languages:
             place = "languages" if system == "full-teacher" else Path(model).name
-            file = self._out / "sft" / place / f"{language}.safetensors"
+            file = self._made / "sft" / place / f"{language}.safetensors"
             if not file.is_file():
                 language_sft(
                     model, self._recipe.corpora[language], file, language=language, watch=watch,
@@ -238,7 +241,7 @@ class _Bench:
     def _task_file(self, system: System, model: str, task: str, seed: int, watch: Watch) -> Path:
         """The model's sparse fine-tuning of a task under the source's language, made now if it is not there."""
         place = "tasks" if system == "full-teacher" else Path(model).name
-        file = self._out / "sft" / place / f"{task}-seed{seed}.safetensors"
+        file = self._made / "sft" / place / f"{task}-seed{seed}.safetensors"
         if not file.is_file():
             worn = self._languages(system, model, [self._recipe.source], watch)
             task_sft(
@@ -248,7 +251,7 @@ class _Bench:
         return file
 
     def _adapted(self, system: System, task: str, target: str, seed: int, watch: Watch) -> Path:
-        folder = self._out / "adapted" / f"{system}-{task}-{target}-seed{seed}"
+        folder = self._made / "adapted" / f"{system}-{task}-{target}-seed{seed}"
         if folder.is_dir():
             return folder
         recipe, teacher = self._recipe, None
@@ -280,6 +283,10 @@ class _Bench:
         )  # fmt: skip
         sparsity = Sparsity(full=True) if full else Sparsity(density=tune.density, full_steps=tune.full_steps)  # fmt: skip
         return TaskTraining(protocol=protocol, sparsity=sparsity, seed=seed)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def summary(results: Path) -> dict[str, dict[str, float]]:
