@@ -35,9 +35,9 @@ FULL = Size(languages=LANGUAGES)
 QUICK = replace(FULL, vocabulary=600, width=64, teacher_steps=60, student_documents=400, steps=40,
                 shares=(0.5, 1.0), seeds=(0,), tuning_steps=20)  # fmt: skip
 SWEPT = (
-    {"distil.alpha": [0.0, 0.3, 0.5, 0.7, 0.9, 1.0]},
+    {"distil.alpha": [0.0, 0.4, 0.7, 1.0]},
     {"distil.temperature": [1.0, 2.0]},
-    {"distil.k": [2, 8, 32]},
+    {"distil.k": [8, 32, 128]},
     {"distil.tail": ["bucket", "renormalise"]},
 )
 
@@ -88,23 +88,26 @@ def hidden_words(
 def main() -> None:
     made = parser(__doc__.splitlines()[0])
     made.add_argument("--sweep", action="store_true", help="vary the recipe instead")
+    made.add_argument("--seeds", type=int, default=3, help="seeds of the students")
+    made.add_argument("--without-tasks", action="store_true", help="leave xeval out")
     made.add_argument("--work", type=Path, help="keep everything here; the same call goes on")
     arguments = made.parse_args()
     logging.disable_progress_bar()
-    size = QUICK if arguments.quick else FULL
+    size = QUICK if arguments.quick else replace(FULL, seeds=tuple(range(arguments.seeds)))
     recorder = Recorder("mergedistill_toyworld", arguments)
     with tempfile.TemporaryDirectory() as scratch:
-        measure(size, arguments.work or Path(scratch), recorder, swept=arguments.sweep)
+        folder = arguments.work or Path(scratch)
+        measure(size, folder, recorder, swept=arguments.sweep, judged=not arguments.without_tasks)
     recorder.close()
 
 
-def measure(size: Size, folder: Path, recorder: Recorder, *, swept: bool) -> None:
+def measure(size: Size, folder: Path, recorder: Recorder, *, swept: bool, judged: bool) -> None:
     quick = size.steps < FULL.steps
-    world = World(seed=0, share=0.1 if quick else 0.2, frames=20 if quick else 30)
+    world = World(seed=0, share=0.05 if quick else 0.1, frames=10 if quick else 20)
     data = folder / "data"
     if not data.exists():
         rows = {"train": 1000, "dev": 150, "test": 300}
-        write_folder(world, data, LANGUAGES, 20_000 if quick else 120_000, rows)
+        write_folder(world, data, LANGUAGES, 20_000 if quick else 100_000, rows)
     recipe = prepare(size, data, folder)
     if swept:
         sweep(size, recipe, recorder, SWEPT)
@@ -123,6 +126,8 @@ def measure(size: Size, folder: Path, recorder: Recorder, *, swept: bool) -> Non
         for language in LANGUAGES
     }
     compare(size, outcomes, recorder, floors=floors)
+    if not judged:
+        return
     tuned_on = {language: language for language in LANGUAGES}
     judge(
         size, outcomes, "pos", xeval.LocalFolder(data), folder, recorder,
