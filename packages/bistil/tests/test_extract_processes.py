@@ -34,7 +34,7 @@ def _run(
             "--term", "mlm=0.3", "--trainer", str(settings), *options,
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"},
-        capture_output=True, text=True, timeout=150,
+        capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return load_file(out / "model.safetensors")

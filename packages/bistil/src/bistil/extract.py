@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from bistil.batches import MaskedBatches, even_schedule
 from bistil.card import Account, write_folder
 from bistil.errors import ExtractError
@@ -23,7 +25,7 @@ from bistil.tapping import layers_of
 from bistil.teaching import as_student, freeze_unreached
 from teacherzoo import Teacher, load_teacher
 from teacherzoo.processes import rank, wait_for_all
-from teacherzoo.teachers import teacher_folder
+from teacherzoo.teachers import read_config, teacher_folder
 from vocabmerge import read_vocabulary
 from xeval.parameters import parameters_of, split_parameters
 
@@ -139,6 +141,7 @@ def _prepare(
     from bistil.extract_training import Asking, training_arguments
 
     folder = teacher_folder(model)
+    layers = _layers(folder, model, extraction)
     arguments = training_arguments(work / "checkpoints", extraction)
     _ = arguments.device  # forms the process group, if there is one
     lean = folder if extraction.keep_vocabulary else work / "teacher"
@@ -146,19 +149,15 @@ def _prepare(
         trim_teacher(folder, files, lean, extraction, watch=watch)
     wait_for_all()
     teacher = load_teacher(lean)
-    layers = choose_layers(teacher.model, reduction=extraction.reduction, layers=extraction.layers)
     seed = extraction.seed if extraction.init == "random" else None
     student = student_of(teacher.model, layers, seed=seed)
     tunings = open_tunings(sfts, whole=folder, trimmed=None if lean is folder else teacher)
+    depth = len(layers_of(teacher.model))
+    teacher, engine = _shared(teacher, extraction)
 
     def dressing(language: str) -> AbstractContextManager[None]:
         return worn(teacher.model, *tunings.get(language, ()), check=False)
 
-    depth, attention = (
-        len(layers_of(teacher.model)),
-        attention_route(teacher.model, extraction.terms.weights),
-    )
-    teacher, engine = _shared(teacher, extraction)
     asking = Asking(teacher.model, extraction.terms, layers, dressing=dressing, engine=engine)
     sources = Sources(files, teacher, extraction)
     batches = _batches(sources, extraction, arguments)
@@ -173,7 +172,7 @@ def _prepare(
         student_parameters=split_parameters(student),
         layers=layers,
         teacher_layers=depth,
-        attention=attention,
+        attention=attention_route(student, extraction.terms.weights),
         terms=extraction.terms.weights,
         frozen=_freeze(student, asking, batches, next(iter(files))),
         blocks={language: len(its) for language, its in sources.blocks.items()},
@@ -189,6 +188,16 @@ def _prepare(
         arguments=arguments,
         plan=plan,
     )
+
+
+def _layers(folder: Path, name: str | Path, extraction: Extraction) -> tuple[int, ...]:
+    """The student's layers, known from the configuration alone: what cannot be cut is refused before text is read."""
+    from transformers import AutoModelForMaskedLM
+
+    config = read_config(folder, name)
+    with torch.device("meta"):
+        shell = AutoModelForMaskedLM.from_config(config)
+    return choose_layers(shell, reduction=extraction.reduction, layers=extraction.layers)
 
 
 def _shared(teacher: Teacher, extraction: Extraction) -> tuple[Teacher, ShardedEngine | None]:
