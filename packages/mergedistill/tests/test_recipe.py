@@ -66,6 +66,10 @@ def test_the_shortest_recipe_gets_good_defaults(tmp_path: Path) -> None:
         ({"combine": {"dee": "best"}}, "'dee' is not among the languages, did you mean 'de'?"),
         ({"combine": "vote"}, "combine"),
         (
+            {"distil": {"online": True}, "record": {"offload": "cpu"}},
+            "distil.online keeps the teachers in memory and record.offload outside of it",
+        ),
+        (
             {"assign": "rank", "teachers": [{"teacher": "a/x", "weight": 2}]},
             "'x' has a weight, but under `assign: rank` ranking weighs",
         ),

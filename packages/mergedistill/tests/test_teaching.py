@@ -127,6 +127,20 @@ def test_mince_takes_each_block_from_the_teacher_that_reads_it_best(
     assert min(chosen) > 0
 
 
+def test_figures_of_a_teacher_are_of_the_one_that_leads_now(town: Path, recipe_of: Recipes) -> None:
+    def measured(*weights: float) -> dict[str, float]:
+        teachers = _several(town, "wp", "wp-other", weights=weights)
+        student = run(recipe_of(teachers=teachers, combine="mixture"))
+        figures: dict[str, float] = json.loads((student / "run.json").read_text())["held_out"][
+            "qav"
+        ]
+        return figures
+
+    first, then = measured(3, 1), measured(1, 3)  # on the same recordings
+
+    assert first["teacher"] < then["teacher"]
+
+
 def test_two_tokenizers_under_piece_masks_are_refused_before_anything_is_recorded(
     town: Path, recipe_of: Recipes
 ) -> None:

@@ -49,9 +49,12 @@ def held_out_scores(
     return {
         language: {
             "student": its.bits_per_byte,
-            "teacher": teachers[language]["bits_per_byte"],
             "student_accuracy": its.accuracy,
-            "teacher_accuracy": teachers[language]["accuracy"],
+            **{
+                f"teacher{part}": teachers[language][name]
+                for part, name in (("", "bits_per_byte"), ("_accuracy", "accuracy"))
+                if language in teachers
+            },
         }
         for language, its in found.items()
     }
@@ -63,29 +66,34 @@ def _teachers_scores(
     file: Path,
     watch: Callable[[int, int, str], None],
 ) -> dict[str, dict[str, float]]:
-    if file.is_file():
-        scores: dict[str, dict[str, float]] = json.loads(file.read_text())
-        return scores
-    scores = {}
+    """Of each language's lead teacher; those that do not fit into memory are not measured."""
+    kept: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.is_file() else {}
     found = settled_or_refuse(recipe)
-    used = teachers_in_use(recipe, found)
+    wanted = {language: f"{found[language].lead} on {language}" for language in texts}
+    used = teachers_in_use(recipe, found) if recipe.record.offload is None else {}
     for number, (name, (each, languages)) in enumerate(used.items()):
+        missing = [
+            language
+            for language in languages
+            if language in texts and found[language].lead == name and wanted[language] not in kept
+        ]
+        if not missing:
+            continue
         watch(number, len(used), "scoring held-out text")
         teacher = load_teacher(find_teacher(each.teacher))
-        for language in languages:
-            if language in texts and found[language].lead == name:
-                scores[language] = asdict(
-                    score(
-                        teacher,
-                        texts[language],
-                        masking=Masking(seed=recipe.distil.mask_seed),
-                        block_length=recipe.distil.block_length,
-                    )
+        for language in missing:
+            kept[wanted[language]] = asdict(
+                score(
+                    teacher,
+                    texts[language],
+                    masking=Masking(seed=recipe.distil.mask_seed),
+                    block_length=recipe.distil.block_length,
                 )
+            )
     part = file.with_suffix(".part")
-    part.write_text(json.dumps(scores))
+    part.write_text(json.dumps(kept))
     part.replace(file)
-    return scores
+    return {language: kept[name] for language, name in wanted.items() if name in kept}
 
 
 def card(
@@ -182,7 +190,7 @@ def _taught(name: str, language: str, faculty: Faculty) -> str:
 
 def _figure(scores: Mapping[str, Mapping[str, float]], language: str, who: str) -> str:
     value = scores.get(language, {}).get(who, math.nan)
-    return "no held-out text" if math.isnan(value) else f"{value:.3f}"
+    return "not measured" if math.isnan(value) else f"{value:.3f}"
 
 
 def _share(scores: Mapping[str, Mapping[str, float]], language: str, who: str) -> str:

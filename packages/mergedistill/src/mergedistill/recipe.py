@@ -233,6 +233,10 @@ class Recipe(_Part):
             raise ValueError(
                 f"student.teacher: no teacher is called {wanted!r}{_nearest(wanted, names)}"
             )
+        if self.distil.online and self.record.offload is not None:
+            raise ValueError(
+                "distil.online keeps the teachers in memory and record.offload outside of it; leave one of the two out"
+            )
         if self.distil.online:
             for language in self.languages:
                 if len(self.candidates(language)) > 1 and self.combination(language) != "best":
