@@ -380,10 +380,8 @@ def _next(session: nox.Session, package: object, root: Path) -> object:
 
 @nox.session(venv_backend="none", requires=["dev"])
 def demo(session: nox.Session) -> None:
-    """Generate the toy world into demo/ and describe it."""
-    _no_arguments(session)
-    shutil.rmtree(ROOT / "demo" / "world", ignore_errors=True)
-    _python(session, "tools/toyworld.py", "demo/world", "--words", "50000", "--describe")
+    """The whole story in the toy world, or, with -- --data DIR, on real text; leaves demo/report.html."""
+    _python(session, "examples/demo.py", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["dev"])

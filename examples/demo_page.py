@@ -1,0 +1,218 @@
+"""How the story is told: one table and one page, made from what the judge wrote; nothing is measured here."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from demo import Story
+
+_TITLES = {
+    "multilingual": "multilingual teacher",
+    "plain": "student without teachers",
+    "merged": "**merged student**",
+    "bilingual": "**bilingual student**",
+}
+
+
+def write_table(story: Story) -> str:
+    """Markdown, also in `table.md`: a row for each model, what it got right in each language and what it costs."""
+    tagging, masked, costs = _judged(story)
+    heads = [
+        "model",
+        *(f"tags, {code}" for code in story.languages),
+        *(f"bits, {code}" for code in story.teachers),
+        "parameters, body + embeddings",
+        "ms",
+    ]
+    rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    for name, folder in story.models().items():
+        cost = costs[folder.name]
+        rows.append(
+            [
+                _TITLES.get(name, name.replace("-", " ")),
+                *(_cell(tagging, name, code, digits=1) for code in story.languages),
+                *(_cell(masked, name, code, digits=2) for code in story.teachers),
+                f"{_thousands(cost['parameters'] - cost['embedding_parameters'])} + {_thousands(cost['embedding_parameters'])}",
+                f"{cost['latency_ms']:.1f}",
+            ]
+        )
+    if story.made_up:
+        floors = json.loads(story.floors.read_text())
+        bits = [f"{floors[code]:.2f}" for code in story.teachers]
+        rows.append(["the world itself", *["—"] * len(story.languages), *bits, "—", "—"])
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    (story.out / "table.md").write_text(table, encoding="utf-8")
+    return table
+
+
+LEGEND = (
+    "tags: words tagged right, %, with half the width of the 95 % interval; bits: bits per byte of held-out text, lower is "
+    "better; ms: one sentence of 32 pieces on one thread."
+)
+
+
+def _judged(story: Story) -> tuple[Any, Any, dict[str, Mapping[str, Any]]]:
+    import xeval
+
+    results = xeval.read_results(story.results)
+    tables = {(table.task, table.metric): table for table in xeval.summarise(results).tables}
+    priced = [json.loads(line) for line in story.costs.read_text().splitlines()]
+    costs = {Path(each["model"]).name: each for each in priced}
+    return tables["pos", "accuracy"], tables["bpb", "bits_per_byte"], costs
+
+
+def _cell(table: Any, model: str, language: str, *, digits: int) -> str:
+    """A score and half its interval; by the first data set, where a language has several."""
+    place = next(place for place, its in table.places.items() if its == language)
+    estimate = table.cells.get((model, place))
+    if estimate is None:
+        return "—"
+    if estimate.low is None:
+        return f"{estimate.value:.{digits}f}"
+    return f"{estimate.value:.{digits}f} ±{(estimate.high - estimate.low) / 2:.{digits}f}"
+
+
+def _thousands(count: int) -> str:
+    return f"{count / 1000:,.0f}k"
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def write_page(story: Story) -> Path:
+    """`report.html`, self-contained: what the teachers' vocabularies share, how the students learnt, who won at what price."""
+    import xeval
+
+    results = xeval.with_costs(xeval.read_results(story.results), xeval.read_costs(story.costs))
+    plots = story.out / "plots"
+    xeval.write_plots(results, plots)
+    (story.out / "judge.html").write_text(
+        xeval.page(results, title="Judge's report"), encoding="utf-8"
+    )
+    vocabularies = _overlap(story)
+    curves = _curves(story)
+    source, target = story.pair
+    body = "\n".join(
+        [
+            "<h1>Three teachers become one; one becomes small</h1>",
+            f"<p>Teachers of {_words(story.teachers)} were merged into one student. A multilingual teacher of "
+            f"{_words(story.languages)} gave a bilingual student of {_words(story.pair)} with half its layers. All learnt "
+            f"to tag words in {source} alone and were judged in every language. {LEGEND}</p>",
+            _html_table((story.out / "table.md").read_text(encoding="utf-8")),
+            "<h2>What the vocabularies share</h2>",
+            "<p>Pieces in common, as a share of both vocabularies together. Pieces are compared by what they stand for, "
+            "so that tokenizers of different families meet.</p>",
+            _figure(vocabularies, "overlap of the vocabularies"),
+            "<h2>How the students learnt</h2>",
+            "<p>Bits per byte on held-out text, lower is better. Both students see the same text for the same number of "
+            "steps; one of them also sees what the teachers said."
+            + (" The dotted line is what no model can beat." if story.made_up else "")
+            + "</p>",
+            _figure(curves, "bits per byte while training, for each language"),
+            "<h2>Languages and models</h2>",
+            _figure(_picture(plots, "pos-accuracy-languages"), "tags right, languages by models"),
+            "<h2>Score against size</h2>",
+            _figure(_picture(plots, "pos-accuracy-parameters"), "tags right against parameters"),
+            f"<p>All figures with their intervals: <a href='judge.html'>the judge's report</a>. The transfer from {source} "
+            f"to {target} is what the bilingual student was made for.</p>",
+        ]
+    )
+    file = story.out / "report.html"
+    file.write_text(_PAGE.format(body=body), encoding="utf-8")
+    return file
+
+
+def _overlap(story: Story) -> bytes:
+    from vocabmerge import overlap, read_vocabulary
+    from vocabmerge.report import heatmap
+
+    names = [*(f"teacher-{code}" for code in story.teachers), "multilingual"]
+    vocabularies = [
+        read_vocabulary(story.out / name / "tokenizer.json", name=name) for name in names
+    ]
+    found = overlap([*vocabularies, read_vocabulary(story.out / "merged", name="merged")])
+    return heatmap(found["jaccard"], found["names"])
+
+
+def _curves(story: Story) -> bytes:
+    from matplotlib.figure import Figure
+
+    floors = json.loads(story.floors.read_text()) if story.made_up else {}
+    picture = Figure(figsize=(3.2 * len(story.teachers), 3), layout="constrained")
+    for place, code in enumerate(story.teachers, start=1):
+        axes = picture.add_subplot(1, len(story.teachers), place)
+        for name, colour in (("plain", "#888888"), ("merged", "#0072b2")):
+            log = json.loads(
+                next((story.out / f"{name}-run" / "training").glob("*/log.json")).read_text()
+            )
+            key = f"eval_bits_per_byte_{code}"
+            points = [(entry["step"], entry[key]) for entry in log if key in entry]
+            axes.plot(*zip(*points, strict=True), label=name, color=colour)
+        if code in floors:
+            axes.axhline(floors[code], linestyle=":", color="black", label="the world itself")
+        axes.set(title=code, xlabel="step", ylim=(0, None))
+        if place == 1:
+            axes.set_ylabel("bits per byte")
+            axes.legend(frameon=False)
+    stream = io.BytesIO()
+    picture.savefig(stream, format="png", dpi=150)
+    return stream.getvalue()
+
+
+def _picture(folder: Path, stem: str) -> bytes:
+    return (folder / f"{stem}.png").read_bytes()
+
+
+def _figure(png: bytes, caption: str) -> str:
+    data = base64.b64encode(png).decode()
+    return f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(caption)}"></figure>'
+
+
+def _html_table(markdown: str) -> str:
+    lines = [line.strip("| \n").split(" | ") for line in markdown.splitlines()]
+    head, _, *rows = lines
+    cells = [f"<tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in head)}</tr>"]
+    for row in rows:
+        bold = row[0].startswith("**")
+        shown = [html.escape(cell.strip("*")) for cell in row]
+        cells.append(
+            f"<tr{' class=ours' if bold else ''}>{''.join(f'<td>{cell}</td>' for cell in shown)}</tr>"
+        )
+    return f"<div class=wide><table>{''.join(cells)}</table></div>"
+
+
+def _words(names: Sequence[str] | Mapping[str, Any]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}"
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Distillery, the demo</title>
+<style>
+:root {{ color-scheme: light dark; --rule: #ccc; --ours: #eaf3fb; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --rule: #555; --ours: #1d2b38; }} }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .85rem; }}
+th, td {{ border-bottom: 1px solid var(--rule); padding: .35rem .6rem; text-align: right; white-space: nowrap; }}
+th {{ white-space: normal; vertical-align: bottom; }}
+th:first-child, td:first-child {{ text-align: left; }}
+.ours {{ background: var(--ours); font-weight: 600; }}
+figure {{ margin: 1rem 0; }}
+img {{ max-width: 100%; height: auto; background: white; }}
+</style>
+<body>
+{body}
+</body>
+</html>
+"""
