@@ -107,7 +107,7 @@ def write_page(story: Story) -> Path:
             f"to tag words in {source} alone and were judged in every language. {LEGEND}</p>",
             _html_table((story.out / "table.md").read_text(encoding="utf-8")),
             "<h2>What the vocabularies share</h2>",
-            "<p>Pieces in common, as a share of both vocabularies together. Pieces are compared by what they stand for, "
+            "<p>Pieces in common; the colour is their share of the row's vocabulary. Pieces are compared by what they stand for, "
             "so that tokenizers of different families meet.</p>",
             _figure(vocabularies, "overlap of the vocabularies"),
             "<h2>How the students learnt</h2>",
@@ -138,7 +138,7 @@ def _overlap(story: Story) -> bytes:
         read_vocabulary(story.out / name / "tokenizer.json", name=name) for name in names
     ]
     found = overlap([*vocabularies, read_vocabulary(story.out / "merged", name="merged")])
-    return heatmap(found["jaccard"], found["names"])
+    return heatmap(found["shared"], found["names"])
 
 
 def _curves(story: Story) -> bytes:
