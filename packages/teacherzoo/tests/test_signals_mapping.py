@@ -92,6 +92,20 @@ def test_a_missing_gold_id_has_no_label_and_shows_as_unknown(recording: Path) ->
     )
 
 
+def test_where_a_masked_token_needs_several_ids_the_text_shows_the_mask(recording: Path) -> None:
+    plain = Signals(recording)
+    long = frequent(plain)
+    ids = lists(plain)
+    ids[long] = [901, 902, 903]
+    one, other = plain.batch(range(60)), mapped(recording, ids).batch(range(60))
+
+    shown = other.token_ids[other.rows, other.positions]
+
+    expected = torch.where(one.labels == long, plain.terms.space.mask, one.labels)
+    assert (one.labels == long).any()
+    assert torch.equal(shown, expected)
+
+
 def test_a_token_spelled_with_several_ids_moves_what_follows(recording: Path) -> None:
     plain = Signals(recording)
     long = frequent(plain)
