@@ -29,14 +29,16 @@ def environment(root: Path, folder: Path) -> str:
     from graph import read_packages
 
     # Ground first: pip looks on the index for a sibling whose folder it has not met yet.
+    packages = read_packages(root).values()
+    tests = sorted({str(wanted) for package in packages for wanted in package.test_requirements})
     editable = [
         argument
-        for package in read_packages(root).values()
+        for package in packages
         for argument in ("-e", _with_extras(package.folder, package.extras))
     ]
     for arguments in (
         ["torch"],
-        [*editable, "pytest>=8.4", "hypothesis", "-r", str(root / "benchmarks" / "peers.txt")],
+        [*editable, *tests, "-r", str(root / "benchmarks" / "peers.txt")],
     ):
         _pip(str(python), arguments, root)
     stamp.write_text(wanted)
