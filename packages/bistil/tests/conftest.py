@@ -132,17 +132,22 @@ def read_json() -> Callable[[Path], Any]:
 
 
 @pytest.fixture(scope="session")
-def student(
-    tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: dict[str, Path]
-) -> Path:
-    """Layers 1 and 3 of the teacher, with the pieces that two of its languages need."""
-    from bistil.student import student_of
+def lean(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: dict[str, Path]) -> Path:
+    """The whole teacher with the pieces that two of its languages need."""
     from vocabmerge import trim
 
-    lean, folder = tmp_path_factory.mktemp("lean") / "lean", tmp_path_factory.mktemp("student")
-    trim(teacher, {language: [texts[language]] for language in ("en", "sw")}, lean)
-    whole = AutoModelForMaskedLM.from_pretrained(lean)
-    student_of(whole, (1, 3)).save_pretrained(folder)
+    folder = tmp_path_factory.mktemp("lean") / "lean"
+    trim(teacher, {language: [texts[language]] for language in ("en", "sw")}, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def student(tmp_path_factory: pytest.TempPathFactory, lean: Path) -> Path:
+    """Layers 1 and 3 of the lean teacher."""
+    from bistil.student import student_of
+
+    folder = tmp_path_factory.mktemp("student")
+    student_of(AutoModelForMaskedLM.from_pretrained(lean), (1, 3)).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((lean / name).read_bytes())
     return folder

@@ -47,21 +47,26 @@ def test_a_student_that_is_its_teacher_matches_it_and_pays_its_entropy(task, tas
     assert len(gradients) >= 4 * 12
 
 
+@pytest.mark.parametrize("task", ["pos", "qa"])
+def test_a_teacher_with_a_trimmed_vocabulary_matches_itself(task, tasks, teacher, lean):
+    """The teacher reads the student's tokens under its own ids: then both compute the same."""
+    mine, batches, size = opened(task, tasks, lean)
+    its, _, whole = opened(task, tasks, teacher)
+    assert size < whole
+    ids = torch.from_numpy(kept_ids(lean, teacher))
+    loss = distilling(mine, its, ids, soft=0, gold=1e-30)(**batches[0])["loss"]
+    assert float(loss.detach()) < 1e-10
+
+
 @pytest.mark.parametrize("task", TASKS)
-def test_a_trimmed_student_is_compared_on_the_same_pieces(task, tasks, teacher, student):
-    """The student has the teacher's layers 1 and 3 and fewer pieces: before them both compute the same."""
+def test_every_task_can_be_distilled_to_a_smaller_student(task, tasks, teacher, student):
     mine, batches, _ = opened(task, tasks, student)
     its, *_ = opened(task, tasks, teacher)
     ids = torch.from_numpy(kept_ids(student, teacher))
-    assert len(ids) < its.encoder.config.vocab_size
-    batch = batches[0]
-    both = distilling(mine, its, ids, layers=(1, 3))
-    loss = both(**batch)["loss"]
+    loss = distilling(mine, its, ids, layers=(1, 3))(**batches[0])["loss"]
     loss.backward()
     assert math.isfinite(float(loss.detach()))
     assert all(torch.isfinite(p.grad).all() for p in mine.parameters() if p.grad is not None)
-    rows = its.encoder.embeddings(ids[batch["input_ids"]])
-    torch.testing.assert_close(mine.encoder.embeddings(batch["input_ids"]), rows)
 
 
 def test_soft_cross_entropy_is_its_formula():
