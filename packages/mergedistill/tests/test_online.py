@@ -28,7 +28,7 @@ def _losses(recipe: Recipe, rows: list[int]) -> tuple[dict[str, Any], dict[str, 
         signals, teachers = open_online(recipe, found, vocabulary)
     else:
         signals, teachers = open_signals(recipe, found, vocabulary), []
-    its = signals["qav"]
+    its = signals["qag"]  # its pieces have other numbers in the union
     student = as_student(new_student(recipe, found, vocabulary), recipe.distil, teachers).eval()
     batch: dict[str, Any] = dict(tensors(its.batch(rows), recipe.distil))
     if isinstance(its, OnlineSignals):
