@@ -426,8 +426,8 @@ def _recipe(story: Story, name: str, alpha: float) -> Path:
         "held_out_share": _HELD_OUT,
         "vocabulary": {"normalizer": "keep"},
         "student": {"layers": 2, "width": 128},
-        "distil": {"alpha": alpha, "block_length": 24, "rate": 0.3},
-        "train": {"steps": STEPS["student"], "tokens": 576, "learning_rate": 3e-3},
+        "distil": {"alpha": alpha, "block_length": 24, "rate": 0.3, "k": 32},
+        "train": {"steps": STEPS["student"], "tokens": 2304, "learning_rate": 3e-3},
     }
     file.write_text(yaml.safe_dump(recipe, sort_keys=False))
     return file
