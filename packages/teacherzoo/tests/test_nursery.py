@@ -7,7 +7,7 @@ from toyworld import World
 
 from teacherzoo.corpora import Corpus
 from teacherzoo.errors import RecordError, TeacherError, TeacherzooError
-from teacherzoo.nursery import Upbringing, raise_teacher
+from teacherzoo.nursery import TokenizerFamily, Upbringing, raise_teacher
 from teacherzoo.nursery_text import pack, train_tokenizer
 
 TINY = Upbringing(
@@ -106,14 +106,25 @@ def test_each_architecture_has_the_shape_asked_for(
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (2, 16, 2)
 
 
-def test_the_same_call_gives_the_same_bytes(corpora: list[Corpus], tmp_path: Path) -> None:
-    plan = replace(TINY, family="bpe", steps=3)
+@pytest.mark.parametrize("family", ["bpe", "wordpiece"])
+def test_the_same_call_gives_the_same_bytes(
+    family: TokenizerFamily, corpora: list[Corpus], tmp_path: Path
+) -> None:
+    plan = replace(TINY, family=family, steps=3)
 
     first, second = (raise_teacher(corpora, tmp_path / name, upbringing=plan) for name in "ab")
 
-    assert (first.folder / "model.safetensors").read_bytes() == (
-        second.folder / "model.safetensors"
-    ).read_bytes()
+    for name in ("tokenizer.json", "model.safetensors"):
+        assert (first.folder / name).read_bytes() == (second.folder / name).read_bytes()
+
+
+def test_letters_are_ordinary_pieces(corpora: list[Corpus], tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(
+        corpora, TINY, tmp_path / "tokenizer.json", watch=lambda done, total, what: None
+    )
+
+    added = set(tokenizer.get_added_vocab())
+    assert added == {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
 
 
 def test_held_out_documents_are_in_no_training_block(corpora: list[Corpus], tmp_path: Path) -> None:

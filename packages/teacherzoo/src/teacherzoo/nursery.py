@@ -122,9 +122,9 @@ def raise_teacher(
     """Train a tokenizer and a masked LM on the training part of `corpora`, and write them as one model folder.
 
     Interrupted, it resumes from its last checkpoint when called again with the same arguments; the outcome is the one of
-    a run without interruption. It runs in one process. Two runs from nothing give the same bytes with family `bpe`; the
-    trainers of the other two families in `tokenizers` break ties in an order that changes from run to run, so a few rare
-    pieces and the numbering of all may differ.
+    a run without interruption. It runs in one process. Two runs from nothing give the same bytes with the families `bpe`
+    and `wordpiece`; the trainer of `unigram` in `tokenizers` breaks ties in an order that changes from run to run, so a few
+    rare pieces and the numbering of all may differ.
 
     Args:
         corpora: one for each language; their held-out parts (by content digest) are kept from training.

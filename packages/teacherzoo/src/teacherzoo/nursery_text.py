@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from teacherzoo.nursery import Upbringing
 
 _SAMPLE = 200_000  # documents a language gives to the tokenizer's trainer: more changes no piece worth having
+_LETTERS = 1000  # that a WordPiece tokenizer knows; the trainer has no more, either
 _TOGETHER = 2000  # documents tokenized in one call
 _BERT = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 _ROBERTA = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
@@ -49,7 +52,9 @@ def train_tokenizer(
     if not file.exists():
         watch(0, 1, "training the tokenizer")
         backend = _untrained(plan, names)
-        backend.train_from_iterator(_lines(corpora), _trainer(plan, names))
+        letters = _letters(backend, corpora) if plan.family == "wordpiece" else []
+        backend.train_from_iterator(_lines(corpora), _trainer(plan, names, letters))
+        backend = _without_special(backend, letters)
         cls, sep = names["cls"], names["sep"]
         backend.post_processor = processors.TemplateProcessing(
             single=f"{cls} $A {sep}",
@@ -123,10 +128,31 @@ def _untrained(plan: Upbringing, names: dict[str, str]) -> Tokenizer:
     return backend
 
 
-def _trainer(plan: Upbringing, names: dict[str, str]) -> Any:
+def _letters(backend: Tokenizer, corpora: Sequence[Corpus]) -> list[str]:
+    """The commonest letters, as they begin words and as they go on in them."""
+    counts: Counter[str] = Counter()
+    for line in _lines(corpora):
+        counts.update("".join(backend.normalizer.normalize_str(line).split()))
+    ordered = sorted(counts, key=lambda letter: (-counts[letter], letter))[:_LETTERS]
+    return [*ordered, *(f"##{letter}" for letter in ordered)]
+
+
+def _without_special(backend: Tokenizer, letters: Sequence[str]) -> Tokenizer:
+    """The tokenizer, to which these pieces are ordinary again."""
+    stated = json.loads(backend.to_str())
+    plain = set(letters)
+    stated["added_tokens"] = [
+        added for added in stated["added_tokens"] if added["content"] not in plain
+    ]
+    return Tokenizer.from_str(json.dumps(stated))
+
+
+def _trainer(plan: Upbringing, names: dict[str, str], letters: Sequence[str]) -> Any:
     options: dict[str, Any] = {
         "vocab_size": plan.vocabulary,
-        "special_tokens": list(names.values()),
+        # The trainer numbers letters as it meets words, in an order that changes from run to run, and breaks ties by these
+        # numbers. What is called special is numbered first, as stated.
+        "special_tokens": [*names.values(), *letters],
         "show_progress": False,
     }
     if plan.family == "wordpiece":
