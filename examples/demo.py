@@ -25,7 +25,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
 import yaml
-from demo_page import LEGEND, write_page, write_table
+from demo_page import write_page, write_table
 from demo_troupe import Troupe
 from rich.console import Console
 from rich.table import Table
@@ -35,12 +35,12 @@ _HELD_OUT = 0.02  # share of the documents that no model is trained on
 
 
 REAL_LANGUAGES = ("en", "de", "hi", "tr")
-STEPS = {"teacher": 600, "multilingual": 1000, "student": 800, "extract": 400}
+STEPS = {"teacher": 1000, "multilingual": 800, "student": 500, "extract": 400}
 SCHOOL = {
-    "batch": 24,
+    "width": 128,
+    "batch": 32,
     "length": 24,
     "mask_rate": 0.3,
-    "learning_rate": 3e-3,
     "checkpoint_every": 10_000,
 }
 TAGGING: dict[str, Any] = {
@@ -55,7 +55,7 @@ class Story:
     Attributes:
         out: where everything goes.
         data: a folder in the layout that `xeval` reads.
-        teachers: language to the tokenizer family of its monolingual teacher.
+        teachers: the languages of the monolingual teachers.
         languages: of the multilingual teacher.
         pair: of the bilingual student: the source, on which tasks are learnt, and the target.
         vocabulary: pieces of a monolingual teacher.
@@ -64,7 +64,7 @@ class Story:
 
     out: Path
     data: Path
-    teachers: dict[str, str]
+    teachers: tuple[str, ...]
     languages: tuple[str, ...]
     pair: tuple[str, str]
     vocabulary: int
@@ -120,7 +120,7 @@ class Story:
             return (model.removeprefix("teacher-"),)
         if model == "bilingual":
             return self.pair
-        return self.languages if model == "multilingual" else tuple(self.teachers)
+        return self.languages if model == "multilingual" else self.teachers
 
 
 # --- jobs: each makes one thing, in a process of its own, and is done at once where the thing is there ----------------
@@ -331,7 +331,7 @@ def in_toy_world(out: Path) -> Story:
     return Story(
         out=out,
         data=data,
-        teachers={"qav": "wordpiece", "qov": "unigram", "qyr": "bpe"},
+        teachers=("qav", "qov", "qyr"),
         languages=("qav", "qov", "qyr", "qag"),
         pair=("qav", "qov"),
         vocabulary=2500,
@@ -344,7 +344,7 @@ def on_data(out: Path, data: Path) -> Story:
     return Story(
         out=out,
         data=data,
-        teachers={"en": "wordpiece", "de": "unigram", "hi": "bpe"},
+        teachers=("en", "de", "hi"),
         languages=REAL_LANGUAGES,
         pair=("en", "de"),
         vocabulary=4000,
@@ -354,16 +354,16 @@ def on_data(out: Path, data: Path) -> Story:
 
 def raise_teachers(story: Story, troupe: Troupe) -> Iterator[Any]:
     """Three small models of one language each, and one of four languages."""
-    single = {"layers": 2, "width": 128, "vocabulary": story.vocabulary, **SCHOOL}
-    several = {"layers": 4, "width": 128, "vocabulary": 3 * story.vocabulary, **SCHOOL}
+    single = {"layers": 2, "learning_rate": 3e-3, "vocabulary": story.vocabulary, **SCHOOL}
+    several = {"layers": 4, "learning_rate": 1.5e-3, "vocabulary": 3 * story.vocabulary, **SCHOOL}
     jobs: dict[str, tuple[Any, ...]] = {
         "multilingual teacher": (
             raise_one, story, story.out / "multilingual", story.languages,
-            several | {"steps": STEPS["multilingual"], "family": "wordpiece"},
+            several | {"steps": STEPS["multilingual"]},
         )
     }  # fmt: skip
-    for code, family in story.teachers.items():
-        settings = single | {"steps": STEPS["teacher"], "family": family}
+    for code in story.teachers:
+        settings = single | {"steps": STEPS["teacher"]}
         jobs[f"teacher {code}"] = (
             raise_one,
             story,
@@ -427,7 +427,7 @@ def _recipe(story: Story, name: str, alpha: float) -> Path:
         "vocabulary": {"normalizer": "keep"},
         "student": {"layers": 2, "width": 128},
         "distil": {"alpha": alpha, "block_length": 24, "rate": 0.3, "k": 32},
-        "train": {"steps": STEPS["student"], "tokens": 2304, "learning_rate": 3e-3},
+        "train": {"steps": STEPS["student"], "tokens": 2304, "learning_rate": 1.5e-3},
     }
     file.write_text(yaml.safe_dump(recipe, sort_keys=False))
     return file
@@ -438,7 +438,6 @@ def judge_all(story: Story, troupe: Troupe) -> Iterator[Any]:
     troupe.perform({name: (judge, story, name, model) for name, model in story.models().items()})
     troupe.perform({"sizes and times": (price, story)})
     yield write_table(story)
-    yield LEGEND
     write_page(story)
 
 

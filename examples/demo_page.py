@@ -6,6 +6,8 @@ import base64
 import html
 import io
 import json
+import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,9 +49,19 @@ def write_table(story: Story) -> str:
         floors = json.loads(story.floors.read_text())
         bits = [f"{floors[code]:.2f}" for code in story.teachers]
         rows.append(["the world itself", *["—"] * len(story.languages), *bits, "—", "—"])
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows) + f"\n\n{LEGEND} {_where()}\n"
     (story.out / "table.md").write_text(table, encoding="utf-8")
     return table
+
+
+def _where() -> str:
+    """The machine and the library that the figures hold for."""
+    import torch
+
+    names = re.findall(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text()) or [
+        platform.machine()
+    ]
+    return f"Made on {len(names)} cores of {names[0]} with torch {torch.__version__}."
 
 
 LEGEND = (
@@ -104,7 +116,7 @@ def write_page(story: Story) -> Path:
             "<h1>Three teachers become one; one becomes small</h1>",
             f"<p>Teachers of {_words(story.teachers)} were merged into one student. A multilingual teacher of "
             f"{_words(story.languages)} gave a bilingual student of {_words(story.pair)} with half its layers. All learnt "
-            f"to tag words in {source} alone and were judged in every language. {LEGEND}</p>",
+            f"to tag words in {source} alone and were judged in every language. {LEGEND} {_where()}</p>",
             _html_table((story.out / "table.md").read_text(encoding="utf-8")),
             "<h2>What the vocabularies share</h2>",
             "<p>Pieces in common; the colour is their share of the row's vocabulary. Pieces are compared by what they stand for, "
@@ -176,7 +188,9 @@ def _figure(png: bytes, caption: str) -> str:
 
 
 def _html_table(markdown: str) -> str:
-    lines = [line.strip("| \n").split(" | ") for line in markdown.splitlines()]
+    lines = [
+        line.strip("| ").split(" | ") for line in markdown.splitlines() if line.startswith("|")
+    ]
     head, _, *rows = lines
     cells = [f"<tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in head)}</tr>"]
     for row in rows:
@@ -188,7 +202,7 @@ def _html_table(markdown: str) -> str:
     return f"<div class=wide><table>{''.join(cells)}</table></div>"
 
 
-def _words(names: Sequence[str] | Mapping[str, Any]) -> str:
+def _words(names: Sequence[str]) -> str:
     *first, last = names
     return f"{', '.join(first)} and {last}"
 

@@ -1,4 +1,4 @@
-"""The demo, told anew: it ends well, goes on where it was, and the README shows what it shows."""
+"""The demo, told anew: it ends well, and the README shows what it shows."""
 
 import re
 import subprocess
@@ -11,33 +11,43 @@ ROOT = Path(__file__).parents[1]
 CELL = re.compile(r"([\d.]+) ±([\d.]+)")
 
 
-def rows(markdown: str) -> dict[str, list[str]]:
-    lines = [line.strip("| ").split(" | ") for line in markdown.splitlines() if "|" in line]
-    return {name: cells for name, *cells in lines if not name.startswith("---")}
+def table(markdown: str) -> dict[str, list[str]]:
+    lines = [line for line in markdown.splitlines() if line.startswith("| ")]
+    return {name: cells for name, *cells in (line.strip("| ").split(" | ") for line in lines)}
 
 
 @pytest.mark.slow
 def test_the_table_in_the_readme_is_the_demos_own(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "examples" / "demo.py"), "--out", str(tmp_path / "demo")]
     subprocess.run(command, check=True, cwd=tmp_path)
-    told = rows((tmp_path / "demo" / "table.md").read_text(encoding="utf-8"))
+    told = (tmp_path / "demo" / "table.md").read_text(encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = rows(readme.split("<!-- demo -->")[1].split("<!-- /demo -->")[0])
+    shown = readme.split("<!-- demo -->")[1].split("<!-- /demo -->")[0]
+    here, there = table(told), table(shown)
 
-    assert shown.keys() == told.keys()
-    assert shown["model"] == told["model"]
-    compared = 0
-    for model, cells in told.items():
-        for here, there in zip(cells, shown[model], strict=True):
-            mine, its = CELL.fullmatch(here), CELL.fullmatch(there)
-            if mine and its:
-                apart = abs(float(mine[1]) - float(its[1]))
-                assert apart <= float(mine[2]) + float(its[2]), (model, here, there)
-                compared += 1
-    assert compared >= 4 * (len(told) - 2)  # every model on four languages
-
-    again = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True)
-    assert "Told in" in again.stdout
     page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
     assert page.count("<img") == 4
     assert "http" not in page
+    assert here.keys() == there.keys()
+    assert here["model"] == there["model"]
+    if told.rpartition("Made on")[2].strip() != shown.rpartition("Made on")[2].strip():
+        pytest.skip("figures hold for the machine and the torch that they were made with")
+    compared = 0
+    for model, cells in here.items():
+        for mine, its in zip(cells, there[model], strict=True):
+            one, other = CELL.fullmatch(mine), CELL.fullmatch(its)
+            assert bool(one) == bool(other), (model, mine, its)
+            if one and other:
+                apart = abs(float(one[1]) - float(other[1]))
+                assert apart <= float(one[2]) + float(other[2]), (model, mine, its)
+                compared += 1
+    assert compared >= 4 * (len(here) - 2)  # every model on four languages
+
+
+def test_a_folder_without_text_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "demo.py"), "--data", str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    assert done.returncode == 2
+    assert "there is no corpora/en.txt" in done.stderr
+    assert not (tmp_path / "demo").exists()
