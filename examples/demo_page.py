@@ -6,8 +6,6 @@ import base64
 import html
 import io
 import json
-import platform
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,11 +55,9 @@ def write_table(story: Story) -> str:
 def _where() -> str:
     """The machine and the library that the figures hold for."""
     import torch
+    from record import machine
 
-    names = re.findall(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text()) or [
-        platform.machine()
-    ]
-    return f"Made on {len(names)} cores of {names[0]} with torch {torch.__version__}."
+    return f"Made on {machine()}, torch {torch.__version__}."
 
 
 LEGEND = (
