@@ -251,6 +251,8 @@ def interval(values: Sequence[float], scale: float = 1.0) -> str:
     """A mean with its 95 % interval over seeds."""
     if not values:
         return "-"
+    if missed := sum(map(math.isinf, values)):
+        return f"not reached by {missed} of {len(values)} seeds"
     mean, half = mean_and_interval(values)
     return f"{scale * mean:.3f}" + ("" if math.isnan(half) else f" ± {scale * half:.3f}")
 
