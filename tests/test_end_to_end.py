@@ -59,7 +59,7 @@ def test_text_becomes_teachers_become_a_student_that_is_scored(tmp_path: Path) -
         tasks=["pos", "bpb"],
         source=xeval.LocalFolder(data),
         language="qav",
-        protocol=xeval.Protocol(steps=20, evaluate_every=10, lines=20),
+        protocol=xeval.Protocol(steps=60, evaluate_every=20, learning_rate=3e-3, lines=20),
     )
 
     found = {
