@@ -18,6 +18,7 @@ from mergedistill.ablate import Outcome, Variant, ablate, grid, mean_and_interva
 from mergedistill.recipe import Recipe
 from teacherzoo import Corpus, raise_teacher
 from teacherzoo.nursery import Upbringing
+from teacherzoo.nursery_training import bfloat16_pays
 
 PLAIN = "mlm only"
 
@@ -107,7 +108,7 @@ def _stated(size: Size, data: Path, folder: Path) -> dict[str, Any]:
             "learning_rate": size.learning_rate,
             "checkpoint_every": 10**6,
             "evaluate_every": 10**6,
-            "arguments": {"bf16": True},
+            "arguments": {"bf16": bfloat16_pays()},
         },
     }
 

@@ -57,7 +57,7 @@ def train(
         warmup_steps=math.ceil(plan.steps / 10),
         lr_scheduler_type="linear",
         weight_decay=0.01,
-        bf16=_bfloat16_pays(),
+        bf16=bfloat16_pays(),
         use_cpu=not torch.cuda.is_available(),
         seed=plan.seed,
         save_strategy="steps",
@@ -195,7 +195,7 @@ def _stack(items: list[dict[str, NDArray[np.int64]]]) -> dict[str, torch.Tensor]
     return {key: torch.from_numpy(np.stack([item[key] for item in items])) for key in items[0]}
 
 
-def _bfloat16_pays() -> bool:
+def bfloat16_pays() -> bool:
     """Whether this machine multiplies bfloat16 in hardware."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
