@@ -23,8 +23,8 @@ import xeval
 LANGUAGES = ("en", "de", "fi", "hi")
 TREEBANKS = {"en": "en_ewt", "de": "de_gsd", "fi": "fi_tdt"}  # Hindi has a test set alone
 FULL = Size(
-    languages=LANGUAGES, vocabulary=3000, width=128, layers=2, length=48, teacher_steps=1500,
-    steps=2000, shares=(0.5, 1.0), held_out_share=0.01, draws=1, seeds=(0, 1, 2), tuning_steps=150,
+    languages=LANGUAGES, vocabulary=2500, width=128, layers=2, length=32, teacher_steps=2000,
+    steps=1500, shares=(0.6, 1.0), held_out_share=0.01, draws=1, k=32, tuning_steps=150,
 )  # fmt: skip
 QUICK = replace(FULL, vocabulary=800, width=64, teacher_steps=40, steps=30, shares=(0.5, 1.0), seeds=(0,),
                 tuning_steps=10)  # fmt: skip
