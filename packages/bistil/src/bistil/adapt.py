@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bistil.body import body_digests
 from bistil.distilling import TASKS, Distillation, Distilling
 from bistil.errors import AdaptError
 from bistil.lottery import NUMBERS
+from bistil.narrowing import projection_of
 from bistil.sparse_file import SparseFineTuning, read_sparse, write_sparse
 from bistil.student import layer_map
-from bistil.tapping import family_of, layers_of
+from bistil.tapping import encoder_of, family_of, layers_of
 from bistil.task_data import TaskData, read_task
 from bistil.task_sft import task_sft, wear_task
 from bistil.task_training import TaskTraining, train_task, untrained
@@ -198,6 +199,7 @@ def _distilling(
     distillation: Distillation,
 ) -> Callable[[TaskModel, int], nn.Module]:
     ids = torch.from_numpy(kept_ids(student, teacher.model))
+    matched = distillation.attention or distillation.hidden
 
     def wrap(model: TaskModel, passes: int) -> nn.Module:
         chosen = layers if layers is not None else _layers_of(student, model, opened.model)
@@ -208,6 +210,7 @@ def _distilling(
             teacher_ids=ids,
             weights=distillation,
             passes=passes,
+            projection=_projection(student, model, opened.model) if matched else None,
         )
 
     return wrap
@@ -216,17 +219,38 @@ def _distilling(
 def _layers_of(student: str | Path, model: nn.Module, teacher: nn.Module) -> Sequence[int]:
     """What `extract` wrote down, where the student came from as deep a teacher; else the last layer of each block."""
     depth, own = len(layers_of(teacher)), len(layers_of(model))
-    note = Path(student) / "run.json"
-    if note.is_file():
-        plan = json.loads(note.read_text(encoding="utf-8")).get("plan", {})
-        if plan.get("teacher_layers") == depth and len(plan.get("layers", ())) == own:
-            return tuple(plan["layers"])
+    plan = _plan_of(student)
+    if plan.get("teacher_layers") == depth and len(plan.get("layers", ())) == own:
+        return tuple(plan["layers"])
     if depth % own:
         raise AdaptError(
             f"{student}: its {own} layers do not divide the teacher's {depth}, and no run.json says which they come from; "
             "name them by `layers`."
         )
     return layer_map(depth, reduction=depth // own, first=family_of(model).pre_norm)
+
+
+def _projection(student: str | Path, model: nn.Module, teacher: nn.Module) -> Tensor | None:
+    """What the teacher's states are multiplied by, where the student is narrower: the choice of units that `extract` made."""
+    mine, its = (encoder_of(one).config.hidden_size for one in (model, teacher))
+    if mine == its:
+        return None
+    units = _plan_of(student).get("units") or ()
+    if len(units) != mine or max(units) >= its:
+        raise AdaptError(
+            f"{student}: its states are {mine} wide and the teacher's {its}, and no run.json says which of them they stand for; "
+            "give the teacher that it was extracted from, or leave both out by --attention 0 --hidden 0."
+        )
+    return projection_of(units, its)
+
+
+def _plan_of(student: str | Path) -> dict[str, Any]:
+    """The plan that `extract` wrote down; empty where it did not."""
+    note = Path(student) / "run.json"
+    if not note.is_file():
+        return {}
+    plan: dict[str, Any] = json.loads(note.read_text(encoding="utf-8")).get("plan", {})
+    return plan
 
 
 def _about(tuned: TunedModel) -> dict[str, Any]:

@@ -112,6 +112,7 @@ def card(account: Account, name: str) -> str:
             "",
             f"- Teacher: `{plan.teacher}`, licence: {licences.get(plan.teacher) or 'not known here: look it up'}",
             f"- Layers: {len(plan.layers)} of {plan.teacher_layers} (numbers {', '.join(map(str, plan.layers))})",
+            *[f"- Narrower: {words}" for words in plan.narrowed],
             f"- Vocabulary: {plan.pieces[1]:,} of {plan.pieces[0]:,} pieces",
             f"- Parameters: {after.total:,} of {before.total:,}, of which {after.embeddings:,} are embeddings",
             f"- Loss: {' + '.join(f'{weight:g} {term}' for term, weight in plan.terms.items())}",

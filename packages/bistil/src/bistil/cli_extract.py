@@ -34,6 +34,12 @@ def extract_command(
     layers: Annotated[
         str, typer.Option(help="last|bottom|even, or numbers such as 0,3,5.")
     ] = "last",
+    width: Annotated[
+        int | None, typer.Option(help="Of the student's states; else as the teacher's.")
+    ] = None,
+    feed_forward: Annotated[
+        int | None, typer.Option(help="Units of its feed-forward layers; else as the teacher's.")
+    ] = None,
     style: Annotated[
         str, typer.Option(help="Terms of the loss: bistil|distilmbert|minilmv2|mlm.")
     ] = "bistil",
@@ -72,7 +78,7 @@ def extract_command(
     from bistil.extraction import Extraction
 
     extraction = Extraction(
-        reduction=reduction, layers=_layers(layers), terms=_terms(style, term or []),
+        reduction=reduction, layers=_layers(layers), width=width, feed_forward=feed_forward, terms=_terms(style, term or []),
         init=init, threshold=threshold, top=top, budget=budget, keep_vocabulary=keep_vocabulary,  # type: ignore[arg-type]  # checked there
         steps=steps, batch=batch, length=length, learning_rate=learning_rate, warmup=warmup,
         mask_rate=mask_rate, precision=precision, offload=offload, seed=seed, checkpoint_every=checkpoint_every,  # type: ignore[arg-type]  # checked there

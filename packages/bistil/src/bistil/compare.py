@@ -129,6 +129,10 @@ class _Bench:
         self._decides = {
             "model_digest": model_digest(recipe.model),
             **recipe.model_dump(exclude={"out", "targets", "tasks", "systems", "seeds"}),
+            # Widths that are the teacher's are not stated, so that such a recipe keeps its name of before there were any.
+            "extract": {
+                name: its for name, its in recipe.extract.model_dump().items() if its is not None
+            },
         }
         # What another recipe made in this folder is never taken for what this one would make.
         self._made = self._out / _digest(self._decides)[:8]

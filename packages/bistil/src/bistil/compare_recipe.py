@@ -25,6 +25,8 @@ class Extracting(_Part):
     """Phase 1, the same for every student (see `bistil extract`)."""
 
     reduction: Annotated[int, Field(ge=1)] = 2
+    width: Annotated[int, Field(ge=1)] | None = None
+    feed_forward: Annotated[int, Field(ge=1)] | None = None
     steps: Annotated[int, Field(ge=1)] = 200_000
     batch: Annotated[int, Field(ge=1)] = 8
     length: Annotated[int, Field(ge=8)] = 256

@@ -14,7 +14,7 @@ from bistil.matching import matching_loss, tap
 from xeval.batches import IGNORED
 from xeval.tuned import TaskModel
 
-TASKS = ("pos", "dp", "ner", "nli", "paraphrase", "topic", "qa")
+TASKS = ("pos", "dp", "ner", "nli", "paraphrase", "topic", "qa", "choice")
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -64,6 +64,7 @@ class Distilling(nn.Module):
         teacher_ids: [V_s] the teacher's id of each of the student's pieces.
         weights: of the terms.
         passes: forward passes in a step, over all processes.
+        projection: [H_t, H_s] that teacher states are multiplied by, where the student is narrower.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Distilling(nn.Module):
         teacher_ids: Tensor,
         weights: Distillation,
         passes: int = 1,
+        projection: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.student = student
@@ -82,6 +84,8 @@ class Distilling(nn.Module):
         self._layers, self._weights, self._passes = tuple(layers), weights, passes
         self.teacher_ids: Tensor
         self.register_buffer("teacher_ids", teacher_ids, persistent=False)
+        self.projection: Tensor | None
+        self.register_buffer("projection", projection, persistent=False)
 
     def forward(self, num_items_in_batch: Tensor | int | None = None, **batch: Any) -> dict[str, Tensor]:  # fmt: skip
         """The loss on a batch of the task's collation."""
@@ -101,7 +105,9 @@ class Distilling(nn.Module):
         if weights.gold:
             loss = loss + weights.gold * self.student.head.loss(outputs, batch, count)  # type: ignore[operator]  # every head has it
         if matched:
-            matching = matching_loss(mine, theirs, layers=self._layers, attention_mask=batch["attention_mask"])  # fmt: skip
+            matching = matching_loss(
+                mine, theirs, layers=self._layers, attention_mask=batch["attention_mask"], projection=self.projection
+            )  # fmt: skip
             passes = 1 if num_items_in_batch is None else self._passes
             terms = weights.attention * matching.attention + weights.hidden * matching.hidden
             loss = loss + terms / passes
@@ -148,6 +154,8 @@ def _choices(head: Any, outputs: dict[str, Tensor], batch: dict[str, Tensor]) ->
     labels = batch["labels"]
     if "labels" in outputs:
         return [(outputs["labels"], labels != IGNORED)]
+    if "options" in outputs:
+        return [(outputs["options"], labels != IGNORED)]
     if "start" in outputs:
         return [(outputs["start"], labels[:, 0] != IGNORED), (outputs["end"], labels[:, 1] != IGNORED)]  # fmt: skip
     # Relations are compared at the gold heads, as in BiStil: two parsers rarely agree on all others.

@@ -18,11 +18,13 @@ from bistil.card import Account, write_folder
 from bistil.errors import ExtractError
 from bistil.extraction import Extraction
 from bistil.plan import Plan, attention_route
+from bistil.shaping import shaped_student
 from bistil.sources import Sources, open_tunings, text_files, trim_teacher
 from bistil.sparse import worn
-from bistil.student import choose_layers, student_of
+from bistil.student import choose_layers
 from bistil.tapping import layers_of
 from bistil.teaching import as_student, freeze_unreached
+from bistil.widths import require_narrowable
 from teacherzoo import Teacher, load_teacher
 from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.teachers import read_config, teacher_folder
@@ -149,8 +151,9 @@ def _prepare(
         trim_teacher(folder, files, lean, extraction, watch=watch)
     wait_for_all()
     teacher = load_teacher(lean)
-    seed = extraction.seed if extraction.init == "random" else None
-    student = student_of(teacher.model, layers, seed=seed)
+    sources = Sources(files, teacher, extraction)
+    shaped = shaped_student(teacher.model, layers, extraction, sources)
+    student = shaped.student
     tunings = open_tunings(sfts, whole=folder, trimmed=None if lean is folder else teacher)
     depth = len(layers_of(teacher.model))
     teacher, engine = _shared(teacher, extraction)
@@ -159,10 +162,16 @@ def _prepare(
         return worn(teacher.model, *tunings.get(language, ()), check=False)
 
     asking = Asking(teacher.model, extraction.terms, layers, dressing=dressing, engine=engine)
-    sources = Sources(files, teacher, extraction)
     batches = _batches(sources, extraction, arguments)
     positions = sources.corruption.positions(extraction.length)
-    as_student(student, extraction.terms, layers, positions=positions, depth=depth)
+    as_student(
+        student,
+        extraction.terms,
+        layers,
+        positions=positions,
+        depth=depth,
+        projection=shaped.projection,
+    )
     plan = Plan(
         teacher=str(model),
         architecture=type(teacher.model).__name__,
@@ -172,6 +181,8 @@ def _prepare(
         student_parameters=split_parameters(student),
         layers=layers,
         teacher_layers=depth,
+        units=shaped.units,
+        narrowed=shaped.words,
         attention=attention_route(student, extraction.terms.weights),
         terms=extraction.terms.weights,
         frozen=_freeze(student, asking, batches, next(iter(files))),
@@ -197,7 +208,9 @@ def _layers(folder: Path, name: str | Path, extraction: Extraction) -> tuple[int
     config = read_config(folder, name)
     with torch.device("meta"):
         shell = AutoModelForMaskedLM.from_config(config)
-    return choose_layers(shell, reduction=extraction.reduction, layers=extraction.layers)
+    layers = choose_layers(shell, reduction=extraction.reduction, layers=extraction.layers)
+    require_narrowable(shell, width=extraction.width, feed_forward=extraction.feed_forward)
+    return layers
 
 
 def _shared(teacher: Teacher, extraction: Extraction) -> tuple[Teacher, ShardedEngine | None]:
@@ -273,11 +286,14 @@ def _work_folder(
         indent=1,
     )
     note = work / "plan.json"
-    if note.exists() and note.read_text(encoding="utf-8") != stated:
+    other = note.exists() and note.read_text(encoding="utf-8") != stated
+    # A run that was refused before it made anything stands in nobody's way.
+    if other and len(list(work.iterdir())) > 1:
         raise ExtractError(
             f"{work} is left from a run with other arguments; remove it, or call it with those again."
         )
-    if not note.exists() and rank() == 0:
+    wait_for_all()
+    if rank() == 0 and (other or not note.exists()):
         work.mkdir(parents=True, exist_ok=True)
         part = work / "plan.json.part"
         part.write_text(stated, encoding="utf-8")

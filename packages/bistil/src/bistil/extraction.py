@@ -21,6 +21,9 @@ class Extraction:
     Args:
         reduction: how many of the teacher's layers become one.
         layers: "last" of each block, "bottom", "even", or their numbers.
+        width: of the student's hidden states, a multiple of its attention heads; as the teacher's unless given. Which units
+            it keeps is chosen on the text, see `bistil.narrowing`.
+        feed_forward: units of its feed-forward layers; as the teacher's unless given.
         init: the student's first weights: the teacher's, or random ones (a model from scratch).
         terms: weights of the loss.
         threshold: keep a piece whose probability reaches this in some language; 1e-6 unless another rule is given.
@@ -47,6 +50,8 @@ class Extraction:
 
     reduction: int = 2
     layers: Strategy | tuple[int, ...] = "last"
+    width: int | None = None
+    feed_forward: int | None = None
     init: Init = "teacher"
     terms: Terms = field(default_factory=Terms)
     threshold: float | None = None
@@ -96,5 +101,10 @@ class Extraction:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return {**asdict(self), "arguments": dict(self.arguments)}
+        """As plain values; widths only where they are not the teacher's."""
+        stated = {**asdict(self), "arguments": dict(self.arguments)}
+        return {
+            name: its
+            for name, its in stated.items()
+            if its is not None or name not in ("width", "feed_forward")
+        }

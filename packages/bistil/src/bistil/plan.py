@@ -23,6 +23,8 @@ class Plan:
         student_parameters: of the student, where they are.
         layers: for each of the student's layers the teacher's.
         teacher_layers: how many there are.
+        units: the teacher's hidden units that the student's states stand for, in its order; None for all.
+        narrowed: what was made narrower, in words.
         attention: how attention is compared.
         terms: weights of the loss.
         frozen: parameters that no term reaches and that stay as they are.
@@ -39,6 +41,8 @@ class Plan:
     student_parameters: Parameters
     layers: tuple[int, ...]
     teacher_layers: int
+    units: tuple[int, ...] | None = None
+    narrowed: tuple[str, ...] = ()
     attention: str
     terms: Mapping[str, float]
     frozen: int
@@ -59,6 +63,7 @@ class Plan:
             f"languages   {', '.join(self.languages)}",
             f"vocabulary  {self.pieces[1]:,} of {self.pieces[0]:,} pieces",
             f"layers      {len(self.layers)} of {self.teacher_layers}: {', '.join(map(str, self.layers))}",
+            *(f"narrower    {words}" for words in self.narrowed),
             f"parameters  {after.total:,} of {before.total:,} ({kept:.0f} %): embeddings {after.embeddings:,} of "
             f"{before.embeddings:,}, layers {after.body:,} of {before.body:,}, head {after.head:,}",
             f"attention   {self.attention}",

@@ -153,7 +153,13 @@ class Lesson(dict[str, Any]):
 
 
 def as_student(
-    model: Any, terms: Terms, layers: Sequence[int], *, positions: int, depth: int
+    model: Any,
+    terms: Terms,
+    layers: Sequence[int],
+    *,
+    positions: int,
+    depth: int,
+    projection: Tensor | None = None,
 ) -> Any:
     """Teach a stock masked LM to compute the loss in its own forward pass, in place.
 
@@ -167,6 +173,7 @@ def as_student(
         layers: for each of its layers the teacher's.
         positions: masked positions of each block, which means are taken over.
         depth: the teacher's number of layers.
+        projection: [H_t, H_s] that teacher states are multiplied by, where the model is narrower.
 
     Returns:
         `model`.
@@ -176,8 +183,9 @@ def as_student(
     """
     stock = type(model)
     model.__class__ = type(stock.__name__, (_Taught, stock), {"__module__": stock.__module__})
-    heads = _relation_heads(model, terms) if terms.relations else 0
-    model._lesson = _LessonPlan(terms, tuple(layers), positions, depth, heads)
+    widths = [model.config.hidden_size, *([] if projection is None else projection.shape[:1])]
+    heads = _relation_heads(model, terms, widths) if terms.relations else 0
+    model._lesson = _LessonPlan(terms, tuple(layers), positions, depth, heads, projection)
     return model
 
 
@@ -188,17 +196,19 @@ class _LessonPlan:
     positions: int
     depth: int
     relation_heads: int
+    projection: Tensor | None = None
 
 
-def _relation_heads(model: Any, terms: Terms) -> int:
-    config = model.config
-    heads = terms.relation_heads or 4 * config.num_attention_heads
-    if terms.relation_heads is None and config.hidden_size % heads:
-        heads = config.num_attention_heads
-    if config.hidden_size % heads:
-        raise ModelError(
-            f"{heads} relation heads do not divide the width {config.hidden_size}; choose a divisor."
-        )
+def _relation_heads(model: Any, terms: Terms, widths: Sequence[int]) -> int:
+    """Relation heads, which must divide the width of student and teacher."""
+    heads = terms.relation_heads or 4 * model.config.num_attention_heads
+    if terms.relation_heads is None and any(width % heads for width in widths):
+        heads = model.config.num_attention_heads
+    for width in widths:
+        if width % heads:
+            raise ModelError(
+                f"{heads} relation heads do not divide the width {width}; choose a divisor."
+            )
     return heads
 
 
@@ -231,7 +241,13 @@ def _learn(model: Any, plan: _LessonPlan, batch: dict[str, Tensor], taught: Taug
     found: dict[str, Tensor] = {}
     if terms.attention or terms.hidden:
         assert taught is not None
-        matching = matching_loss(tapped, taught.tapped, layers=plan.layers, attention_mask=None)
+        matching = matching_loss(
+            tapped,
+            taught.tapped,
+            layers=plan.layers,
+            attention_mask=None,
+            projection=plan.projection,
+        )
         found |= {"attention": matching.attention, "hidden": matching.hidden}
     if terms.relations:
         assert taught is not None
@@ -242,6 +258,8 @@ def _learn(model: Any, plan: _LessonPlan, batch: dict[str, Tensor], taught: Taug
         assert taught is not None
         assert taught.tapped.last is not None
         its = taught.tapped.last.float()
+        if plan.projection is not None:
+            its = its @ plan.projection.to(its)
         found["cosine"] = 1 - F.cosine_similarity(last.float(), its, dim=-1).mean()
     if terms.mlm or terms.logits:
         found |= _at_masks(head, last, batch["labels"], plan, taught)

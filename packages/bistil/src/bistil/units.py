@@ -1,0 +1,110 @@
+"""Which of a model's units a narrower one keeps: those from which the others can best be told, and how they are told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class Moments:
+    """Mean and second moment of rows, added up in float64 as they come.
+
+    Args:
+        width: of a row.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._rows = 0
+        self._sum = torch.zeros(width, dtype=torch.float64)
+        self._products = torch.zeros(width, width, dtype=torch.float64)
+
+    def add(self, rows: Tensor) -> None:
+        """Rows [..., width]."""
+        flat = rows.detach().double().flatten(0, -2)
+        self._rows += len(flat)
+        self._sum += flat.sum(0)
+        self._products += flat.T @ flat
+
+    @property
+    def mean(self) -> Tensor:
+        """[width]."""
+        return self._sum / max(1, self._rows)
+
+    @property
+    def second(self) -> Tensor:
+        """[width, width], the mean of x xᵀ."""
+        return self._products / max(1, self._rows)
+
+    @property
+    def covariance(self) -> Tensor:
+        """[width, width]."""
+        return self.second - self.mean[:, None] * self.mean
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Units that are kept.
+
+    Attributes:
+        numbers: ascending.
+        explained: share of all units' variance that a linear function of the kept ones gives.
+    """
+
+    numbers: tuple[int, ...]
+    explained: float
+
+
+def choose_units(covariance: Tensor, count: int) -> Kept:
+    """Units chosen one by one, each the one that has most variance left that those before it do not explain.
+
+    This is a Cholesky decomposition with pivots, stopped early. Where nothing is left to explain, the first of the others
+    follow.
+
+    Args:
+        covariance: [D, D].
+        count: how many to keep.
+
+    Example:
+        >>> choose_units(torch.tensor([[4.0, 4.0, 0.0], [4.0, 4.0, 0.0], [0.0, 0.0, 1.0]]), 2)
+        Kept(numbers=(0, 2), explained=1.0)
+    """
+    left = covariance.diagonal().clone()
+    total, floor = float(left.sum()), float(left.max()) * 1e-12
+    open_to = torch.ones_like(left, dtype=torch.bool)
+    factor = covariance.new_zeros(len(left), count)
+    for step in range(count):
+        pivot = int(left.masked_fill(~open_to, -1).argmax())
+        open_to[pivot] = False
+        if left[pivot] <= floor:
+            continue
+        column = covariance[:, pivot] - factor[:, :step] @ factor[pivot, :step]
+        factor[:, step] = column / left[pivot].sqrt()
+        left = (left - factor[:, step].square()).clamp(min=0)
+    numbers = (~open_to).nonzero().flatten().tolist()
+    return Kept(tuple(numbers), 1 - float(left.sum()) / total if total else 1.0)
+
+
+def told_by(kept: tuple[int, ...], moments: Moments, *, constant: bool) -> tuple[Tensor, Tensor]:
+    """R [k, D] and c [D] with x ≈ x[kept] R + c, by least squares; the kept units themselves are told exactly.
+
+    Args:
+        kept: numbers of the units that are there.
+        moments: of all of them.
+        constant: whether there is a c; else it is 0.
+    """
+    spread = moments.covariance if constant else moments.second
+    units = torch.tensor(kept)
+    others = torch.ones(len(spread), dtype=torch.bool)
+    others[units] = False
+    among = spread[units][:, units]
+    # Units that never vary among the kept would leave the equations without a solution.
+    among.diagonal().add_(1e-6 * float(among.diagonal().mean()) + 1e-30)
+    told = spread.new_zeros(len(kept), len(spread))
+    told[torch.arange(len(kept)), units] = 1
+    told[:, others] = torch.linalg.solve(among, spread[units][:, others])
+    constants = (
+        moments.mean - moments.mean[units] @ told if constant else spread.new_zeros(len(spread))
+    )
+    return told, constants

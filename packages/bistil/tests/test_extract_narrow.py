@@ -1,0 +1,173 @@
+"""A student that is narrower than its teacher, from the extraction to the task."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForMaskedLM
+from typer.testing import CliRunner
+
+from bistil.adapt import TaskTeacher, adapt
+from bistil.cli import app
+from bistil.distilling import Distillation
+from bistil.errors import AdaptError, ModelError
+from bistil.extract import extract
+from bistil.extraction import Extraction
+from bistil.lottery import Sparsity
+from bistil.task_training import TaskTraining
+from bistil.teaching import STYLES, Terms
+from xeval import LocalFolder, Protocol, score
+
+NARROW = Extraction(
+    steps=12, batch=4, length=32, learning_rate=1e-3, held_out_share=0.1, checkpoint_every=5,
+    width=16, feed_forward=24,
+)  # fmt: skip
+QUICK = TaskTraining(
+    protocol=Protocol(
+        learning_rate=3e-3, batch_size=8, steps=8, evaluate_every=4, max_length=64, precision="float32"
+    ),
+    sparsity=Sparsity(density=0.2),
+)  # fmt: skip
+
+
+class StopError(Exception):
+    pass
+
+
+def _extract(teacher: Path, texts: dict[str, Path], out: Path, **options: Any) -> Path:
+    return extract(
+        teacher,
+        {"en": texts["en"], "sw": texts["sw"]},
+        out,
+        **{"source": "en", "targets": ["sw"], "extraction": NARROW, **options},
+    )
+
+
+@pytest.fixture(scope="module")
+def student(
+    teacher: Path, texts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return _extract(teacher, texts, tmp_path_factory.mktemp("narrow") / "student")
+
+
+def test_a_narrow_student_is_a_stock_folder_that_says_what_its_states_stand_for(
+    student: Path,
+) -> None:
+    model = AutoModelForMaskedLM.from_pretrained(student)
+    run = json.loads((student / "run.json").read_text())
+
+    assert (model.config.hidden_size, model.config.intermediate_size) == (16, 24)
+    assert model.config.num_attention_heads == 4
+    assert len(run["plan"]["units"]) == 16
+    assert run["extraction"]["width"] == 16
+    card = (student / "README.md").read_text()
+    assert "- Narrower: 16 of 32 hidden units; the projection of the teacher's states" in card
+    assert "- Narrower: 24 of 48 units in each feed-forward layer" in card
+    for language in ("en", "sw"):
+        held_out = run["held_out"]
+        assert held_out["after"][language]["hidden"] < held_out["before"][language]["hidden"]
+
+
+def test_widths_of_the_teacher_change_nothing(
+    teacher: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    short = replace(NARROW, steps=2, width=None, feed_forward=None)
+
+    one = _extract(teacher, texts, tmp_path / "one", extraction=short)
+    other = _extract(
+        teacher, texts, tmp_path / "other", extraction=replace(short, width=32, feed_forward=48)
+    )
+
+    for name in ("model.safetensors", "config.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("style", ["distilmbert", "minilmv2", "mlm"])
+def test_other_ways_of_teaching_take_a_narrow_student(
+    style: str, teacher: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    init = "random" if style == "mlm" else "teacher"
+
+    out = _extract(
+        teacher, texts, tmp_path / "out", extraction=replace(NARROW, terms=STYLES[style], init=init)
+    )
+
+    held_out = json.loads((out / "run.json").read_text())["held_out"]
+    for term in STYLES[style].weights:
+        assert held_out["after"]["en"][term] < held_out["before"]["en"][term]
+
+
+@pytest.mark.slow
+def test_a_narrow_extraction_cut_off_ends_in_the_same_student(
+    student: Path, teacher: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    def watch(done: int, total: int, what: str) -> None:
+        if what.startswith("extracting") and done == 8:
+            raise StopError
+
+    with pytest.raises(StopError):
+        _extract(teacher, texts, tmp_path / "student", watch=watch)
+    resumed = _extract(teacher, texts, tmp_path / "student")
+
+    for name in ("model.safetensors", "config.json"):
+        assert (resumed / name).read_bytes() == (student / name).read_bytes()
+
+
+def test_widths_are_refused_before_text_is_read(
+    save_teacher: Callable[..., Path], teacher: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="width must be a multiple of the 4 attention heads"):
+        _extract(teacher, texts, tmp_path / "out", extraction=replace(NARROW, width=18))
+    assert not (tmp_path / ".out.extracting" / "teacher").exists()
+
+    modern = save_teacher(tmp_path / "modern", "modernbert")
+    done = CliRunner().invoke(
+        app,
+        [
+            "extract", str(modern), "--source", "en", "--target", "sw", "--corpus", f"en={texts['en']}",
+            "--corpus", f"sw={texts['sw']}", "-o", str(tmp_path / "out"), "--width", "16",
+        ],
+    )  # fmt: skip
+    assert done.exit_code == 2
+    assert "'modernbert' student must be as wide as its teacher" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_relation_heads_divide_the_width_of_both(
+    save_teacher: Callable[..., Path], texts: dict[str, Path], tmp_path: Path
+) -> None:
+    """Sixteen heads divide the student's 16 units, but not the teacher's 24."""
+    teacher = save_teacher(tmp_path / "teacher", hidden_size=24)
+
+    out = _extract(
+        teacher, texts, tmp_path / "out",
+        extraction=replace(NARROW, steps=2, terms=Terms(relations=1)),
+    )  # fmt: skip
+
+    assert (out / "model.safetensors").is_file()
+
+
+def test_a_narrow_student_is_adapted_under_its_teacher_and_no_other(
+    student: Path, teacher: Path, tasks: Path, tmp_path: Path
+) -> None:
+    source = LocalFolder(tasks, tmp_path / "cache")
+    told: dict[str, Any] = {
+        "task": "pos", "source": source, "language": "en", "training": QUICK,
+        "teacher": TaskTeacher(model=teacher),
+    }  # fmt: skip
+
+    adapted = adapt(student, tmp_path / "adapted", distillation=Distillation(), **told)
+
+    assert score(adapted, tmp_path / "results.jsonl", source=source, languages=["sw"])[0].value > 0
+    (student / "run.json").rename(tmp_path / "run.json")
+    try:
+        with pytest.raises(
+            AdaptError, match=r"16 wide and the teacher's 32, and no run\.json says"
+        ):
+            adapt(student, tmp_path / "other", **told)
+    finally:
+        (tmp_path / "run.json").rename(student / "run.json")

@@ -1,0 +1,204 @@
+"""What is left of a model with fewer hidden and feed-forward units, and where nothing is lost."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bistil.errors import ModelError
+from bistil.matching import matching_loss, tap
+from bistil.narrowing import choose_hidden, cut_products, cut_sum, narrowed, projection_of
+from bistil.tapping import encoder_of
+from bistil.units import Moments, choose_units, told_by
+from bistil.widths import paths_of_layers, places_of, require_narrowable
+
+NARROW = ("bert", "xlm-roberta", "distilbert")
+FAMILIES = (*NARROW, "modernbert", "deberta-v2")
+
+
+def _blocks(count: int = 20) -> list[Tensor]:
+    random = torch.Generator().manual_seed(0)
+    return [torch.randint(5, 60, (8, 40), generator=random) for _ in range(count)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_where_nothing_is_left_out_it_is_the_same_model_bit_for_bit(
+    make_masked_lm: Callable[..., Any], family: str
+) -> None:
+    model = make_masked_lm(family)
+
+    same = narrowed(model, _blocks(1), units=range(32), feed_forward=48)
+
+    assert same is not model
+    for name, its in model.state_dict().items():
+        assert torch.equal(same.state_dict()[name], its), name
+
+
+@pytest.mark.parametrize("family", NARROW)
+def test_a_model_with_units_to_spare_loses_nothing(
+    make_masked_lm: Callable[..., Any], family: str
+) -> None:
+    """Half of its hidden units are silent, of the others the mean is 0, heads are of half rank, inner units are twins."""
+    model = make_masked_lm(family)
+    _spare(model)
+    ids = _blocks(1)[0]
+
+    narrow = narrowed(model, _blocks(), units=range(16), feed_forward=24)
+
+    whole, small = (encoder_of(one)(input_ids=ids).last_hidden_state for one in (model, narrow))
+    assert small.shape[-1] == narrow.config.hidden_size == 16
+    assert whole[..., 16:].abs().max() == 0
+    torch.testing.assert_close(small, whole[..., :16], atol=2e-3, rtol=0)
+
+
+@torch.no_grad()
+def _spare(model: Any) -> None:
+    """See the test; pairs of the first 16 units are each other's negatives."""
+
+    def mirror(entries: Tensor) -> None:
+        entries[..., 8:16] = -entries[..., :8]
+        entries[..., 16:] = 0
+
+    places = places_of(model)
+    assert places.attention is not None
+    query, key, value, out = places.attention
+    for module in encoder_of(model).modules():
+        if isinstance(module, nn.Embedding):
+            mirror(module.weight)
+        if isinstance(module, nn.LayerNorm):
+            mirror(module.bias)
+            module.weight[8:16], module.weight[16:] = module.weight[:8], 0
+    for path in paths_of_layers(model):
+        for place in (query, key, value):
+            linear = model.get_submodule(f"{path}.{place}")
+            for entries in (linear.weight, linear.bias):
+                entries.unflatten(0, (4, 8))[:, 4:] = 0
+        for place in (out, places.down):
+            linear = model.get_submodule(f"{path}.{place}")
+            mirror(linear.weight.T)
+            mirror(linear.bias)
+        up = model.get_submodule(f"{path}.{places.up}")
+        up.weight[24:], up.bias[24:] = up.weight[:24], up.bias[:24]
+
+
+@pytest.mark.parametrize("family", NARROW)
+def test_a_narrow_student_starts_far_nearer_to_its_teacher_than_a_random_one(
+    make_masked_lm: Callable[..., Any], family: str
+) -> None:
+    teacher, layers, ids = make_masked_lm(family), (0, 1, 2, 3), _blocks(1)[0]
+    units = choose_hidden(teacher, layers, _blocks(), width=24).numbers
+
+    def distance(student: Any) -> float:
+        with torch.no_grad(), tap(student) as mine, tap(teacher) as its:
+            student(input_ids=ids)
+            teacher(input_ids=ids)
+        matching = matching_loss(
+            mine, its, layers=layers, attention_mask=None, projection=projection_of(units, 32)
+        )
+        return float(matching.hidden)
+
+    made, random = (narrowed(teacher, _blocks(), units=units, seed=seed) for seed in (None, 1))
+    assert distance(made) < 0.25 * distance(random)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fewer_inner_units_change_answers_the_less_the_more_there_are(
+    make_masked_lm: Callable[..., Any], family: str
+) -> None:
+    model, ids = make_masked_lm(family), _blocks(1)[0]
+    expected = encoder_of(model)(input_ids=ids).last_hidden_state
+
+    found = [
+        float((encoder_of(narrowed(model, _blocks(), feed_forward=count))(input_ids=ids).last_hidden_state - expected).detach().square().mean())
+        for count in (12, 36)
+    ]  # fmt: skip
+
+    assert found[1] < 0.5 * found[0]
+    assert found[0] < float(expected.detach().var())
+
+
+def test_the_projection_is_the_choice_of_units() -> None:
+    states = torch.randn(3, 5, 8)
+
+    projection = projection_of((1, 4, 6), 8)
+
+    assert torch.equal(states @ projection, states[..., [1, 4, 6]])
+    assert torch.equal(projection.T @ projection, torch.eye(3))
+
+
+def test_units_are_chosen_from_which_all_others_can_be_told() -> None:
+    torch.manual_seed(0)
+    few = torch.randn(500, 3, dtype=torch.float64)
+    rows = (few @ torch.randn(3, 10, dtype=torch.float64) + torch.arange(10)).float()
+    moments = Moments(10)
+    for part in rows.split(100):
+        moments.add(part)
+
+    kept = choose_units(moments.covariance, 3)
+    told, constants = told_by(kept.numbers, moments, constant=True)
+
+    assert kept.explained == pytest.approx(1)
+    assert list(kept.numbers) == sorted(kept.numbers)
+    torch.testing.assert_close(rows[:, list(kept.numbers)].double() @ told + constants, rows.double(), atol=1e-3, rtol=0)  # fmt: skip
+    assert torch.equal(told[:, list(kept.numbers)], torch.eye(3).double())
+
+
+def test_more_units_explain_more_and_all_of_them_everything() -> None:
+    torch.manual_seed(0)
+    mixed = torch.randn(8, 8, dtype=torch.float64)
+
+    shares = [choose_units(mixed @ mixed.T, count).explained for count in range(1, 9)]
+
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1)
+    assert shares[0] < 0.9
+
+
+def test_a_head_of_lower_rank_keeps_its_attention() -> None:
+    torch.manual_seed(0)
+    queries, keys = torch.randn(200, 6), torch.randn(200, 6) + 2
+    queries[:, 2:] = 0
+
+    heard = [Moments(6), Moments(6)]
+    for moments, rows in zip(heard, (queries, keys), strict=True):
+        moments.add(rows)
+    turn_q, turn_k = cut_products(heard[0], heard[1], 2)
+
+    found = (queries.double() @ turn_q) @ (keys.double() @ turn_k).T / 2**0.5
+    expected = queries.double() @ keys.double().T / 6**0.5
+    torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=1e-4, rtol=0)
+
+
+def test_what_a_head_adds_is_cut_to_its_rank() -> None:
+    torch.manual_seed(0)
+    context, out = torch.randn(200, 6) + 1, torch.randn(6, 9).double()
+    context[:, 2:] = 0
+    heard = Moments(6)
+    heard.add(context)
+
+    turn, put = cut_sum(heard, out, 2)
+
+    assert (turn.shape, put.shape) == ((6, 2), (2, 9))
+    torch.testing.assert_close(context.double() @ turn @ put, context.double() @ out, atol=1e-3, rtol=0)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "message"),
+    [
+        ("bert", {"width": 30}, "width must be a multiple of the 4 attention heads.* at most the teacher's 32; got 30"),
+        ("bert", {"width": 64}, "width must be a multiple"),
+        ("bert", {"width": 0}, "width must be a multiple"),
+        ("distilbert", {"feed_forward": 49}, "feed_forward must be from 1 to the teacher's 48, got 49"),
+        ("modernbert", {"width": 16}, "'modernbert' student must be as wide as its teacher .32., for its rotary"),
+        ("deberta-v2", {"width": 16}, "'deberta-v2' student must be as wide as its teacher .32., for its heads"),
+    ],
+)  # fmt: skip
+def test_widths_that_cannot_be_are_refused(
+    make_masked_lm: Callable[..., Any], family: str, options: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        require_narrowable(
+            make_masked_lm(family), **{"width": None, "feed_forward": None, **options}
+        )
