@@ -214,7 +214,7 @@ def judge(
 
     Args:
         size: of all.
-        outcomes: see `students`; the first seed's are tuned.
+        outcomes: see `students`; those of every seed are tuned on the first language, the first seed's on the others.
         task: its name.
         source: the data.
         folder: for tuned models.
@@ -223,29 +223,50 @@ def judge(
         metric: of the task.
     """
     first = next(iter(tuned_on))
-    models = {PLAIN: outcomes[PLAIN].students[0], "distilled": outcomes[size.longest].students[0]}
-    protocol = xeval.Protocol(
-        steps=size.tuning_steps, evaluate_every=max(1, size.tuning_steps // 4), learning_rate=5e-4
-    )
     for language, data_set in tuned_on.items():
-        scored = size.languages if language == first else (language,)
-        found: dict[tuple[str, str], float] = {}
-        for name, model in {**models, "teacher": folder / language}.items():
-            for its in xeval.run(
+        seeds = len(size.seeds) if language == first else 1
+        models = {
+            PLAIN: outcomes[PLAIN].students[:seeds],
+            "distilled": outcomes[size.longest].students[:seeds],
+            "teacher": [folder / language],
+        }
+        found: dict[str, dict[str, list[float]]] = {}
+        for name, number, model in (
+            (name, number, model)
+            for name, its in models.items()
+            for number, model in enumerate(its)
+        ):
+            scores = xeval.run(
                 [model], folder / "results.jsonl", tasks=[task], source=source, language=data_set,
-                languages=scored, protocol=protocol, work=folder / "tuned" / name,
-            ):  # fmt: skip
-                if its.metric == metric:
-                    found[name, its.language] = 100 * its.value
-        for target in dict.fromkeys(its for _, its in found):
-            figures = {name: [value] for (name, its), value in found.items() if its == target}
+                languages=size.languages if language == first else (language,),
+                protocol=_tuning(size), work=folder / "tuned" / f"{name}-{number}",
+            )  # fmt: skip
+            for target, value in _by_language(scores, metric).items():
+                found.setdefault(target, {}).setdefault(name, []).append(value)
+        for target, its in found.items():
             zero_shot = target != language
+            figures = its | {"teacher": its["teacher"] * seeds}  # one model, beside each student
             recorder.add(
                 f"{task} {metric}, tuned on {language}", figures, unit="%",
                 floor=None if zero_shot else "teacher",
                 bar=None if zero_shot else {"distilled": 0.95}, at_least=True,
-                shape={"scored on": target},
+                shape={"scored on": target, "steps": size.tuning_steps},
             )  # fmt: skip
+
+
+def _tuning(size: Size) -> xeval.Protocol:
+    return xeval.Protocol(
+        steps=size.tuning_steps, evaluate_every=max(1, size.tuning_steps // 4), learning_rate=5e-4
+    )
+
+
+def _by_language(results: Sequence[xeval.Result], metric: str) -> dict[str, float]:
+    """In per cent, the mean over a language's test sets."""
+    values: dict[str, list[float]] = {}
+    for its in results:
+        if its.metric == metric and its.value is not None:
+            values.setdefault(its.language, []).append(100 * its.value)
+    return {language: sum(its) / len(its) for language, its in values.items()}
 
 
 def interval(values: Sequence[float], scale: float = 1.0) -> str:
