@@ -390,6 +390,16 @@ def bench(session: nox.Session) -> None:
     _python(session, "benchmarks/bench.py", *session.posargs)
 
 
+@nox.session
+def site(session: nox.Session) -> None:
+    """The READMEs, the guides and the report of the benchmarks as a static site, in site/; a dead link is an error."""
+    _no_arguments(session)
+    groups = nox.project.load_toml(ROOT / "pyproject.toml")["dependency-groups"]["dev"]
+    wanted = [each for each in groups if each.startswith(("markdown-it-py", "packaging"))]
+    session.install("-q", *wanted, env=PIP)
+    session.run("python", "tools/website.py")
+
+
 # --- continuous integration -------------------------------------------------------------------------------------
 
 
