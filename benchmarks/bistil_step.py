@@ -1,9 +1,9 @@
 """What does a step of phase 1 cost beside eager attention maps, and beside no distillation at all?
 
 Twelve teacher layers, six student layers, BERT-base width. Contenders: ours (attention by queries and keys under SDPA),
-the eager formulation (both models return their maps and states, `mse_loss` on each), and the floor: a bare teacher forward
-and a student forward and backward that compare nothing. Then the bytes that autograd keeps for the backward pass, teacher
-maps among them, and the peak of the process.
+the eager formulation (both models return their maps and states, `mse_loss` on each), TextBrewer's distiller with the same
+matches where it is importable, and the floor: a bare teacher forward and a student forward and backward that compare
+nothing. Then the bytes that autograd keeps for the backward pass, teacher maps among them, and the peak of the process.
 """
 
 from __future__ import annotations
@@ -72,12 +72,15 @@ def measure(
         "eager maps": lambda: eager(teacher, student, ids, dtype),
         "no distillation": lambda: bare(teacher, student, ids, dtype),
     }
+    losses |= textbrewer(teacher, student, ids, dtype)
+    compared = [which for which in losses if which != "no distillation"]
     shape = {"B": batch, "S": length, "layers": "12 to 6", "width": 768, "dtype": name}
     with torch.no_grad():
-        one, other = float(losses["ours"]()), float(losses["eager maps"]())
+        found = {which: float(losses[which]()) for which in compared}
+    other = found.pop("eager maps")
     recorder.add(
         "difference of the loss from that of eager maps, relative",
-        {"ours": [abs(one - other) / other]},
+        {which: [abs(one - other) / other] for which, one in found.items()},
         unit="",
         bar={"ours": 1e-5} if name == "fp32" else {},
         shape=shape,
@@ -86,8 +89,8 @@ def measure(
     times = race(steps, repeats=3 if quick else 7)
     faster = 1.5 if length >= 512 or DEVICE == "cuda" else (1.15 if name == "fp32" else 1.3)
     recorder.add(
-        "step time", {which: times[which] for which in ("eager maps", "ours")}, unit="s", floor="eager maps",
-        bar={"ours": 1 / faster}, memory={which: extra_memory(steps[which]) for which in ("eager maps", "ours")},
+        "step time", {which: times[which] for which in compared}, unit="s", floor="eager maps",
+        bar={"ours": 1 / faster}, memory={which: extra_memory(steps[which]) for which in compared},
         shape=shape,
     )  # fmt: skip
     recorder.add(
@@ -134,6 +137,41 @@ def eager(teacher: Any, student: Any, ids: Tensor, dtype: torch.dtype) -> Tensor
         pairs = [(0, 0), *((i + 1, j + 1) for i, j in enumerate(LAYERS))]
         states = [F.mse_loss(mine.hidden_states[i].float(), its.hidden_states[j].float()) for i, j in pairs]  # fmt: skip
     return torch.stack(maps).mean() + torch.stack(states).mean()
+
+
+def textbrewer(
+    teacher: Any, student: Any, ids: Tensor, dtype: torch.dtype
+) -> dict[str, Callable[[], Tensor]]:
+    """TextBrewer's distiller, told to compare the same maps and states with the same weights; nothing where it is missing."""
+    try:
+        from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
+    except ImportError:
+        return {}
+
+    def matches(feature: str, pairs: list[tuple[int, int]]) -> list[dict[str, object]]:
+        its = {"feature": feature, "loss": f"{feature}_mse", "weight": 1 / len(pairs)}
+        return [{"layer_S": i, "layer_T": j, **its} for i, j in pairs]
+
+    maps, states = list(enumerate(LAYERS)), [(0, 0), *((i + 1, j + 1) for i, j in enumerate(LAYERS))]  # fmt: skip
+    config = DistillationConfig(
+        intermediate_matches=matches("attention", maps) + matches("hidden", states)
+    )
+
+    def said(_: object, found: Any) -> dict[str, object]:
+        return {"attention": found.attentions, "hidden": found.hidden_states}
+
+    plain = TrainingConfig(device=DEVICE, log_dir=None)
+    distiller = GeneralDistiller(plain, config, teacher.bert, student.bert, said, said)
+    named = {"output_attentions": True, "output_hidden_states": True}
+
+    def loss() -> Tensor:
+        with (
+            attention(teacher, student, "eager"),
+            torch.autocast(DEVICE, dtype=dtype, enabled=dtype != torch.float32),
+        ):
+            return distiller.train_on_batch({"input_ids": ids}, named)[0]
+
+    return {"textbrewer": loss}
 
 
 def bare(teacher: Any, student: Any, ids: Tensor, dtype: torch.dtype) -> Tensor:

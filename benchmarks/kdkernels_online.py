@@ -1,8 +1,9 @@
 """What does linear_kl cost beside its matrix products and the dense formulation, and how exact is it?
 
 A step is forward and backward in the student's hidden states and weight, teacher forward included. Contenders: the
-four matrix products alone (the floor), linear_kl, the dense eager formulation, and Liger's fused linear JSD where it
-is importable (its soft loss alone). Then the error of loss and gradient against float64 in bfloat16.
+four matrix products alone (the floor), linear_kl, the dense eager formulation, and, where they are importable, Liger's
+fused linear JSD (its soft loss alone) and TextBrewer's cross-entropy with the teacher (the forward KL but for a constant,
+its gradient the same). Then the error of loss and gradient against float64 in bfloat16.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from kdkernels import linear_kl
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Loss = Callable[["Case"], Tensor]
+TEXTBREWER = "textbrewer kd_ce_loss"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +91,8 @@ def contenders(divergence: str) -> dict[str, Loss]:
         ),
         "dense eager": lambda c: dense(c, divergence),
     }
-    liger = liger_jsd(divergence)
-    return found if liger is None else found | {"liger fused linear jsd": liger}
+    rivals = {"liger fused linear jsd": liger_jsd(divergence), TEXTBREWER: textbrewer(divergence)}
+    return found | {name: loss for name, loss in rivals.items() if loss is not None}
 
 
 def dense(case: Case, divergence: str) -> Tensor:
@@ -122,6 +124,17 @@ def liger_jsd(divergence: str) -> Loss | None:
         return loss(case.hidden_s, case.weight_s, case.hidden_t, case.weight_t, labels)
 
     return call
+
+
+def textbrewer(divergence: str) -> Loss | None:
+    """TextBrewer's soft cross-entropy of logits, in their dtype; None where it is not installed or another divergence is asked."""
+    try:
+        from textbrewer.losses import kd_ce_loss
+    except ImportError:
+        return None
+    if divergence != "forward_kl":
+        return None
+    return lambda c: kd_ce_loss(c.hidden_s @ c.weight_s.t(), c.hidden_t @ c.weight_t.t())
 
 
 def products(case: Case) -> None:
@@ -158,6 +171,8 @@ def record_errors(recorder: Recorder, divergence: str, std: float) -> None:
     for what in ("loss", "gradient by hidden", "gradient by weight"):
         errors = {}
         for contender, loss in contenders(divergence).items():
+            if contender == TEXTBREWER and what == "loss":
+                continue  # apart from the KL by the teacher's entropy
             value = loss(rounded)
             gradients = torch.autograd.grad(value, (rounded.hidden_s, rounded.weight_s))
             got = dict(zip(("gradient by hidden", "gradient by weight"), gradients, strict=True))

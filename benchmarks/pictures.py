@@ -24,6 +24,7 @@ PEERS = (
     "sparse",
     "liger",
     "skeletoken",
+    "textbrewer",
     "loop",
     "floor",
     "products",

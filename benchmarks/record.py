@@ -36,7 +36,7 @@ from typing import Any
 
 LIBRARIES = (
     *("torch", "triton", "transformers", "tokenizers", "datasets", "deepspeed", "pyarrow", "numpy"),
-    *("liger-kernel", "skeletoken", "fvcore"),
+    *("liger-kernel", "skeletoken", "textbrewer", "fvcore"),
 )
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")
 
