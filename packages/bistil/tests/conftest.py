@@ -155,7 +155,7 @@ def student(tmp_path_factory: pytest.TempPathFactory, lean: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made-up data of six tasks: English to train on, and Swahili and English to test on."""
+    """Made-up data of seven tasks: English to train on, and Swahili and English to test on."""
     root = tmp_path_factory.mktemp("tasks")
     for language, splits in {"en": ("train", "dev", "test"), "sw": ("test",)}.items():
         lines = [line.rstrip(".").split()[:9] for line in sentences(language, 130)]
@@ -200,5 +200,11 @@ def _write_tasks(root: Path, language: str, split: str, lines: list[list[str]]) 
         }
         for i, line in enumerate(short)
     ]  # fmt: skip
+    write(f"choice/{language}/{split}.jsonl", [
+        json.dumps({
+            "passage": " ".join(line), "question": line[-1], "options": [line[1], line[0], line[2]][: 3 - i % 2], "answer": 1
+        })
+        for i, line in enumerate(short)
+    ])  # fmt: skip
     place = f"xquad/{language}/{split}.json"
     write(place, [json.dumps({"data": [{"title": "x", "paragraphs": rows}]})])

@@ -12,7 +12,7 @@ from transformers import AutoModel
 from bistil.adapt import TASK_FILE, TEACHER_FILE, Identity, TaskTeacher, adapt
 from bistil.body import body_digests, body_parameters
 from bistil.distilling import Distillation
-from bistil.errors import AdaptError, SparseError
+from bistil.errors import AdaptError, ModelError, SparseError
 from bistil.lottery import Sparsity
 from bistil.sparse import apply
 from bistil.sparse_file import read_sparse, write_sparse
@@ -157,10 +157,18 @@ def test_a_file_without_a_head_cannot_teach(tmp_path, teacher, student, tasks, p
         )
 
 
-def test_layers_that_do_not_meet_are_refused(tmp_path, teacher, save_teacher, tasks, pos_sft):
+def test_what_does_not_meet_is_refused_before_a_teacher_is_made(
+    tmp_path, teacher, save_teacher, tasks
+):
+    def watch(done, total, what):
+        raise AssertionError(what)
+
     odd = save_teacher(tmp_path / "odd", layers=3)
     with pytest.raises(AdaptError, match="3 layers do not divide the teacher's 4"):
-        adapted(tmp_path / "out", odd, TaskTeacher(model=teacher, task_sft=pos_sft), tasks)
+        adapted(tmp_path / "out", odd, TaskTeacher(model=teacher), tasks, watch=watch)
+    two = save_teacher(tmp_path / "two", num_attention_heads=2)
+    with pytest.raises(ModelError, match="the student has 2 heads and the teacher 4"):
+        adapted(tmp_path / "out", two, TaskTeacher(model=teacher), tasks, watch=watch)
 
 
 def test_a_taken_place_a_frozen_task_and_uneven_steps_are_refused(tmp_path, student, tasks):
@@ -203,7 +211,7 @@ def test_adding_and_subtracting_gives_the_model_back(tmp_path, teacher, pos_sft)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["ner", "nli", "topic", "qa"])
+@pytest.mark.parametrize("task", ["dp", "ner", "nli", "topic", "qa", "choice"])
 def test_every_task_can_be_adapted_to_and_scored(tmp_path, teacher, student, tasks, task):
     out = adapted(tmp_path / "out", student, TaskTeacher(model=teacher), tasks, task=task)
     figures = score(out, tmp_path / "r.jsonl", source=LocalFolder(tasks), languages=["sw"])

@@ -102,7 +102,7 @@ def test_a_graph_gives_for_each_sub_word_what_the_judges_head_gives(
     real = batch["attention_mask"].bool()
     torch.testing.assert_close(found[real], expected[real], atol=1e-4, rtol=0)
     about = json.loads((served / "export.json").read_text())
-    assert about["axes"] == ["batch", "tokens", "labels"]
+    assert about["outputs"] == {"logits": ["batch", "tokens", "labels"]}
     assert about["labels"] == list(read_tuned(tuned("pos")).labels)
     assert about["float32_difference"] <= 1e-4
     assert about["opset"] >= 18
@@ -136,7 +136,7 @@ def test_a_graph_answers_as_torch_does_on_text_of_any_size(
     assert exported.float32_difference <= 1e-4
     assert 0 < exported.int8_difference < 3
     assert exported.opset >= 18
-    assert exported.axes == ("batch", "tokens", "pieces")
+    assert exported.outputs == {"logits": ("batch", "tokens", "pieces")}
     assert exported.bytes["model.int8.onnx"] < exported.bytes["model.onnx"]
 
 
@@ -151,7 +151,7 @@ def test_a_stock_classifier_keeps_its_labels(teacher: Path, tmp_path: Path) -> N
     exported = export(tmp_path / "model", tmp_path / "out")
 
     assert exported.labels == ("x", "y", "z")
-    assert exported.axes == ("batch", "labels")
+    assert exported.outputs == {"logits": ("batch", "labels")}
 
 
 def test_eight_bits_are_judged_beside_torch(
@@ -189,7 +189,7 @@ def test_the_command_exports_a_text_classifier_and_states_the_drop(
 
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout.splitlines()[-1])
-    assert told["axes"] == ["batch", "labels"]
+    assert told["outputs"] == {"logits": ["batch", "labels"]}
     assert told["scores"][0]["metric"] == "accuracy"
     assert told["scores"][0]["n"] == 30
 

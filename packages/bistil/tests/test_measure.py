@@ -8,7 +8,9 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel
 from typer.testing import CliRunner
 
+from bistil import energy
 from bistil.cli import app
+from bistil.energy import counters, joules_between
 from bistil.measure import measure
 from xeval.parameters import split_parameters
 
@@ -38,6 +40,36 @@ def test_cost_is_measured_at_one_thread_and_at_several(teacher: Path) -> None:
     assert found.one.flops > 0
 
 
+def test_energy_is_read_from_every_package_and_over_a_counters_end(tmp_path: Path) -> None:
+    for name, count in (("intel-rapl:0", 990), ("intel-rapl:1", 100), ("intel-rapl:0:0", 5)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "energy_uj").write_text(f"{count}\n")
+        (tmp_path / name / "max_energy_range_uj").write_text("1000\n")
+
+    before = counters(tmp_path)
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("10\n")
+    (tmp_path / "intel-rapl:1" / "energy_uj").write_text("160\n")
+
+    assert len(before) == 2
+    assert joules_between(before, counters(tmp_path)) == pytest.approx(80e-6)
+    (tmp_path / "intel-rapl:1" / "energy_uj").unlink()
+    assert counters(tmp_path) == {}
+
+
+def test_energy_is_measured_where_the_machine_tells_and_nowhere_else(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(energy, "_COUNTERS", tmp_path)
+    assert energy.joules_per_example(teacher, length=16) is None
+
+    readings = iter((0, 0, 3_000_000))
+    monkeypatch.setattr(energy, "counters", lambda: {tmp_path: next(readings)})
+    monkeypatch.setattr(energy, "_SECONDS", 0.05)
+    joules = energy.joules_per_example(teacher, batch=2, length=16)
+    assert joules is not None
+    assert 0 < joules <= 1.5
+
+
 def test_the_command_prints_one_row_for_each_model(teacher: Path) -> None:
     done = CliRunner().invoke(
         app, ["measure", str(teacher), "--length", "16", "--repeats", "2", "--json"]
@@ -46,6 +78,7 @@ def test_the_command_prints_one_row_for_each_model(teacher: Path) -> None:
 
     assert done.exit_code == 0, done.output
     (its,) = json.loads(done.stdout).values()
+    assert "joules" in its
     assert its["one"]["length"] == 16
     assert refused.exit_code == 2
     assert "beyond the model's limit" in refused.output

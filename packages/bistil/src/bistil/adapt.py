@@ -17,16 +17,18 @@ from bistil.body import body_digests
 from bistil.distilling import TASKS, Distillation, Distilling
 from bistil.errors import AdaptError
 from bistil.lottery import NUMBERS
+from bistil.matching import require_same_heads
 from bistil.narrowing import projection_of
 from bistil.sparse_file import SparseFineTuning, read_sparse, write_sparse
 from bistil.student import layer_map
-from bistil.tapping import encoder_of, family_of, layers_of
+from bistil.tapping import family_of, layers_of
 from bistil.task_data import TaskData, read_task
 from bistil.task_sft import task_sft, wear_task
 from bistil.task_training import TaskTraining, train_task, untrained
 from bistil.trimmed import kept_ids
 from bistil.work import work_folder
 from teacherzoo.processes import rank, wait_for_all
+from teacherzoo.teachers import teacher_folder
 from xeval import TunedModel, read_tuned
 from xeval.encoder import model_digest
 from xeval.source import Source
@@ -119,14 +121,15 @@ def adapt(
         "teacher": None if teacher is None else asdict(teacher), "training": training.to_json(),
         "distillation": asdict(distillation), "layers": layers,
     })  # fmt: skip
+    met = None if teacher is None else _meet(student, teacher, layers, distillation)
     data = read_task(task, source, language, training.protocol)
     made = work / TEACHER_FILE
     opened = None if teacher is None else _open_teacher(teacher, data, source, language, training, made, watch)  # fmt: skip
     learner, pieces = untrained(student, data, training)
     base = body_digests(learner)
     wrap: Callable[[TaskModel, int], nn.Module] = lambda model, passes: model  # noqa: E731  # a definition would not say more
-    if opened is not None and teacher is not None:
-        wrap = _distilling(opened, teacher, student, layers, distillation)
+    if opened is not None and met is not None:
+        wrap = _distilling(opened, met, distillation)
     ticket, record = train_task(learner, pieces, data, training, work, wrap=wrap, watch=watch)
     record["distillation"] = None if teacher is None else asdict(distillation)
     name = Path(student).name if Path(student).is_dir() else str(student)
@@ -191,26 +194,52 @@ def _open_teacher(
     return opened
 
 
-def _distilling(
-    opened: TunedModel,
-    teacher: TaskTeacher,
+@dataclass(frozen=True, kw_only=True)
+class _Met:
+    """How a student's layers, pieces and states correspond to its teacher's."""
+
+    layers: Sequence[int]
+    teacher_ids: Tensor
+    projection: Tensor | None
+
+
+def _meet(
     student: str | Path,
+    teacher: TaskTeacher,
     layers: Sequence[int] | None,
     distillation: Distillation,
-) -> Callable[[TaskModel, int], nn.Module]:
+) -> _Met:
+    """Known from configurations and vocabularies alone: what does not meet is refused before a teacher is made."""
+    mine, its = _shell(student), _shell(teacher.model)
+    chosen = layers if layers is not None else _layers_of(student, mine, its)
+    projection = None
+    if distillation.attention or distillation.hidden:
+        require_same_heads(*(one.config.num_attention_heads for one in (mine, its)))
+        projection = _projection(student, mine.config.hidden_size, its.config.hidden_size)
     ids = torch.from_numpy(kept_ids(student, teacher.model))
-    matched = distillation.attention or distillation.hidden
+    return _Met(layers=chosen, teacher_ids=ids, projection=projection)
 
+
+def _shell(model: str | Path) -> Any:
+    """An encoder without weights."""
+    from transformers import AutoConfig, AutoModel
+
+    with torch.device("meta"):
+        return AutoModel.from_config(AutoConfig.from_pretrained(teacher_folder(model)))
+
+
+def _distilling(
+    opened: TunedModel, met: _Met, distillation: Distillation
+) -> Callable[[TaskModel, int], nn.Module]:
     def wrap(model: TaskModel, passes: int) -> nn.Module:
-        chosen = layers if layers is not None else _layers_of(student, model, opened.model)
         return Distilling(
             model,
             opened.model,
-            layers=chosen,
-            teacher_ids=ids,
+            layers=met.layers,
+            teacher_ids=met.teacher_ids,
             weights=distillation,
             passes=passes,
-            projection=_projection(student, model, opened.model) if matched else None,
+            projection=met.projection,
         )
 
     return wrap
@@ -230,9 +259,8 @@ def _layers_of(student: str | Path, model: nn.Module, teacher: nn.Module) -> Seq
     return layer_map(depth, reduction=depth // own, first=family_of(model).pre_norm)
 
 
-def _projection(student: str | Path, model: nn.Module, teacher: nn.Module) -> Tensor | None:
+def _projection(student: str | Path, mine: int, its: int) -> Tensor | None:
     """What the teacher's states are multiplied by, where the student is narrower: the choice of units that `extract` made."""
-    mine, its = (encoder_of(one).config.hidden_size for one in (model, teacher))
     if mine == its:
         return None
     units = _plan_of(student).get("units") or ()

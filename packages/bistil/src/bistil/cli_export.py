@@ -36,7 +36,7 @@ def measure_command(
     repeats: Annotated[int, typer.Option(min=1, help="Timed passes.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """Measure models: parameters by place, bytes, operations, latency at one thread and at several."""
+    """Measure models: parameters by place, bytes, operations, latency at one thread and at several, energy."""
     from bistil.measure import measure
 
     with progress() as watch:
@@ -101,6 +101,9 @@ def _print_measured(found: dict[str, Measured], length: int) -> None:
     threads = first.many.threads
     for head in ("model", "embeddings", "layers", "head", "MiB", "GFLOP", "ms, 1 thread", f"ms, {threads} threads"):  # fmt: skip
         table.add_column(head, justify="left" if head == "model" else "right")
+    told = all(its.joules is not None for its in found.values())
+    if told:
+        table.add_column("J an example", justify="right")
     for name, its in found.items():
         parameters = its.one.parameters
         times = [
@@ -115,5 +118,8 @@ def _print_measured(found: dict[str, Measured], length: int) -> None:
             f"{its.one.bytes / 2**20:,.1f}",
             f"{its.one.flops / 1e9:,.2f}",
             *times,
+            *([f"{its.joules:,.3g}"] if told else []),
         )
     Console().print(table)
+    if not told:
+        typer.echo("energy: not measured; no counter of the processor can be read here (/sys/class/powercap, often by root alone)")  # fmt: skip

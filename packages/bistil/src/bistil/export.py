@@ -9,8 +9,8 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from bistil.errors import ExportError
+from bistil.graph_heads import Part, part_of
 from bistil.serving import readme
 from xeval.encoder import longest_row, open_tokenizer, quiet
-from xeval.heads import TextHead, WordHead
 from xeval.tuned import read_tuned
 
 TOLERANCE = 1e-4  # of logits in float32: beyond it an export is refused
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_WORDS = ("word_start", "word_size")
 _HEADS = ("ForMaskedLM", "ForTokenClassification", "ForSequenceClassification")
 
 
@@ -36,9 +37,8 @@ class Exported:
     Attributes:
         folder: with `model.onnx`, `model.int8.onnx`, tokenizer, `export.json` and README.
         inputs: names of the graph's inputs.
-        output: name of its output.
-        axes: what its axes are.
-        labels: of the last axis, where it has names.
+        outputs: names of its outputs, and what the axes of each are.
+        labels: of an axis of that name.
         opset: of the graph.
         float32_difference: largest absolute difference of an output from torch's.
         int8_difference: the same of the graph in eight bits.
@@ -47,8 +47,7 @@ class Exported:
 
     folder: str
     inputs: tuple[str, ...]
-    output: str
-    axes: tuple[str, ...]
+    outputs: dict[str, tuple[str, ...]]
     labels: tuple[str, ...]
     opset: int
     float32_difference: float
@@ -59,13 +58,15 @@ class Exported:
 def export(model: str | Path, out: Path) -> Exported:
     """Write a model as ONNX, and once more with its matrix products in eight bits.
 
-    Both graphs take `input_ids`, `attention_mask` and, where the model tells first texts from second, `token_type_ids`, all
-    [batch, tokens], of any size up to the model's limit. Weights are quantised once, activations as they come (onnxruntime's dynamic quantisation). The float32 graph is refused where an
-    output differs from torch's by more than 1e-4; what eight bits cost in score `int8_scores` measures.
+    Both graphs take `input_ids`, `attention_mask` and, where model and tokenizer tell first texts from second,
+    `token_type_ids`, all [batch, tokens], of any size up to the model's limit; a parser's also `word_start` and `word_size`
+    [sentences, words], as xeval's heads do: where in all rows, one behind the other, a word's sub-words begin, and how many
+    they are. Weights are quantised once, activations as they come (onnxruntime's dynamic quantisation). The float32 graph is
+    refused where an output differs from torch's by more than 1e-4; what eight bits cost in score `int8_scores` measures.
 
     Args:
-        model: a folder with a masked-LM, token- or sequence-classification head, a bare encoder, or one that `xeval tune`
-            wrote for a task with a label per word or per text.
+        model: a folder with a masked-LM, token- or sequence-classification head, a bare encoder, or one that `xeval tune` or
+            `adapt` wrote, for any task.
         out: the folder to write; it must not exist.
 
     Raises:
@@ -100,8 +101,7 @@ def export(model: str | Path, out: Path) -> Exported:
         exported = Exported(
             folder=str(out),
             inputs=graph.inputs,
-            output=graph.output,
-            axes=graph.axes,
+            outputs=dict(graph.outputs),
             labels=graph.labels,
             opset=_opset(written),
             float32_difference=difference,
@@ -124,28 +124,24 @@ class Graph:
     """What is exported.
 
     Attributes:
-        module: the inputs to one tensor.
+        module: the inputs to a tuple of tensors.
         inputs: their names.
-        output: its name.
-        axes: what its axes are.
+        outputs: names of these, and what the axes of each are.
         labels: names of the last axis; empty where it has none.
         tokenizer: of the model.
         longest: tokens that it reads at most.
         pieces: rows of its embedding.
-        task: the task it was tuned on by xeval, or None.
-        pooling: how the judge makes words of sub-words, for such a model.
+        about: of a model tuned by xeval, what one who serves it must know.
     """
 
     module: nn.Module
     inputs: tuple[str, ...]
-    output: str
-    axes: tuple[str, ...]
+    outputs: Mapping[str, tuple[str, ...]]
     labels: tuple[str, ...]
     tokenizer: Any
     longest: int
     pieces: int
-    task: str | None = None
-    pooling: str | None = None
+    about: Mapping[str, Any] = field(default_factory=lambda: {"task": None, "pooling": None})
 
 
 def open_graph(model: str) -> Graph:
@@ -182,9 +178,8 @@ def open_graph(model: str) -> Graph:
     names = tuple(config.id2label[number] for number in range(config.num_labels))
     return Graph(
         module=_Stock(opened, "last_hidden_state" if head is None else "logits"),
-        inputs=_input_names(config),
-        output="hidden" if head is None else "logits",
-        axes=axes,
+        inputs=_input_names(config, tokenizer),
+        outputs={"hidden" if head is None else "logits": axes},
         labels=names if axes[-1] == "labels" else (),
         tokenizer=tokenizer,
         longest=longest_row(opened),
@@ -194,31 +189,34 @@ def open_graph(model: str) -> Graph:
 
 def _tuned_graph(folder: Path) -> Graph:
     tuned = read_tuned(folder)
-    head: Any = tuned.model.head
-    if not isinstance(head, WordHead | TextHead):
-        raise ExportError(
-            f"{folder}: it was tuned for {tuned.task!r}, whose head is more than labels of words or texts; exported are "
-            "such as pos, ner, nli and topic."
-        )
-    words = isinstance(head, WordHead)
+    part = part_of(tuned.model.head)
+    if part is None:
+        raise ExportError(f"{folder}: it was tuned for {tuned.task!r}, whose head cannot be exported.")  # fmt: skip
     encoder: Any = tuned.model.encoder.cpu()
     encoder.config._attn_implementation = "eager"
+    pieces = tuned.pieces
     return Graph(
-        module=_Tuned(encoder, head.cpu()).eval(),
-        inputs=_input_names(encoder.config),
-        output="logits",
-        axes=("batch", "tokens", "labels") if words else ("batch", "labels"),
-        labels=tuned.labels,
-        tokenizer=tuned.pieces.tokenizer,
-        longest=tuned.pieces.limit,
+        module=_Tuned(encoder, tuned.model.head.cpu(), part).eval(),
+        inputs=(*_input_names(encoder.config, pieces.tokenizer), *(_WORDS if part.words else ())),
+        outputs=part.outputs,
+        labels=tuned.labels if any("labels" in axes for axes in part.outputs.values()) else (),
+        tokenizer=pieces.tokenizer,
+        longest=pieces.limit,
         pieces=encoder.get_input_embeddings().num_embeddings,
-        task=tuned.task,
-        pooling=head.pooling,
+        about={
+            "task": tuned.task,
+            "pooling": tuned.protocol.pooling,
+            "before": pieces.before,
+            "after": pieces.after,
+            "unknown": pieces.tokenizer.unk_token_id,
+        },
     )
 
 
-def _input_names(config: Any) -> tuple[str, ...]:
-    return _INPUTS if (getattr(config, "type_vocab_size", 0) or 0) > 1 else _INPUTS[:2]
+def _input_names(config: Any, tokenizer: Any) -> tuple[str, ...]:
+    """Types only where model and tokenizer tell first texts from second: a model that never saw a second type must not be given one."""
+    typed = (getattr(config, "type_vocab_size", 0) or 0) > 1
+    return _INPUTS if typed and _INPUTS[2] in tokenizer.model_input_names else _INPUTS[:2]
 
 
 class _Stock(nn.Module):
@@ -229,43 +227,40 @@ class _Stock(nn.Module):
         self.model = model
         self._output = output
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        found: Tensor = self.model(**dict(zip(_INPUTS, inputs, strict=False)))[self._output]
-        return found
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return (self.model(**dict(zip(_INPUTS, inputs, strict=False)))[self._output],)
 
 
 class _Tuned(nn.Module):
-    """A model of xeval. Labels of words come out for each sub-word.
+    """A model of xeval, to what of its head goes into the graph."""
 
-    The judge's head reads the first sub-word of a word or their mean; it is linear, so the first or the mean of what comes
-    out here is the same.
-    """
-
-    def __init__(self, encoder: nn.Module, head: Any) -> None:
+    def __init__(self, encoder: nn.Module, head: nn.Module, part: Part) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.head = head
+        self.encoder, self.head = encoder, head
+        self._part = part
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        hidden = self.encoder(**dict(zip(_INPUTS, inputs, strict=False))).last_hidden_state
-        if isinstance(self.head, WordHead):
-            labels: Tensor = self.head.out(hidden)
-            return labels
-        outputs: dict[str, Tensor] = self.head(hidden, {"attention_mask": inputs[1]})
-        return outputs["labels"]
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        read, places = (inputs[:-2], inputs[-2:]) if self._part.words else (inputs, ())
+        hidden = self.encoder(**dict(zip(_INPUTS, read, strict=False))).last_hidden_state
+        return self._part.learnt(self.head, hidden, read[1], *places)
 
 
 def _write_float(graph: Graph, file: Path) -> None:
     batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens")
-    inputs = _inputs(graph, rows=2, tokens=17)
+    sentences, words = torch.export.Dim("sentences"), torch.export.Dim("words")
     with _silence(), torch.no_grad():
         program = torch.onnx.export(
             graph.module,
-            inputs,
+            _inputs(graph, rows=3, tokens=17),
             dynamo=True,
             input_names=list(graph.inputs),
-            output_names=[graph.output],
-            dynamic_shapes=(tuple({0: batch, 1: tokens} for _ in inputs),),
+            output_names=list(graph.outputs),
+            dynamic_shapes=(
+                tuple(
+                    {0: sentences, 1: words} if name in _WORDS else {0: batch, 1: tokens}
+                    for name in graph.inputs
+                ),
+            ),
             verbose=False,
         )
         assert program is not None
@@ -281,11 +276,17 @@ def _compare(graph: Graph, runtime: Any, file: Path) -> float:
         inputs = _inputs(graph, rows=rows, tokens=tokens)
         expected = graph.module(*inputs)
         fed = zip(graph.inputs, (one.numpy() for one in inputs), strict=True)
-        (found,) = session.run(None, dict(fed))
-        difference = (torch.from_numpy(found) - expected).abs()
-        if len(graph.axes) == 3:
-            difference = difference[inputs[1].bool()]
-        worst = max(worst, float(difference.max()))
+        found = session.run(None, dict(fed))
+        for axes, mine, its in zip(graph.outputs.values(), found, expected, strict=True):
+            # What is not allowed is minus infinity on both sides.
+            difference = torch.where(
+                torch.from_numpy(mine) == its, 0, torch.from_numpy(mine) - its
+            ).abs()
+            if axes[:2] == ("batch", "tokens"):
+                difference = difference[inputs[1].bool()]
+            if axes[:2] == ("sentences", "words"):
+                difference = difference[inputs[-1] > 0]
+            worst = max(worst, float(difference.max()))
     return worst
 
 
@@ -301,16 +302,30 @@ def _inputs(graph: Graph, *, rows: int, tokens: int) -> tuple[Tensor, ...]:
     ids[mask == 0] = pad
     types = torch.zeros_like(ids)
     types[:, tokens // 2 :] = 1
-    return (ids, mask, types)[: len(graph.inputs)]
+    named = {**dict(zip(_INPUTS, (ids, mask, types), strict=True)), **_places(mask)}
+    return tuple(named[name] for name in graph.inputs)
+
+
+def _places(mask: Tensor) -> dict[str, Tensor]:
+    """Words of two sub-words behind each row's first; the last row goes on with the sentence of the one before."""
+    rows, tokens = mask.shape
+    sentences = max(1, rows - 1)
+    start = torch.arange(1, tokens - 1, 2) + tokens * torch.arange(sentences)[:, None]
+    size = 1 + mask[:sentences, 2::2][:, : start.shape[1]]
+    size[mask[:sentences, 1:-1:2] == 0] = 0
+    if rows > 1:
+        start[-1, -1] = (rows - 1) * tokens + 1
+        size[-1, -1] = 2
+    return {"word_start": start, "word_size": size}
 
 
 def _describe(exported: Exported, model: str, graph: Graph, folder: Path) -> None:
     facts = {
         **asdict(exported),
         "model": model,
-        "task": graph.task,
-        "pooling": graph.pooling,
+        **graph.about,
         "longest": graph.longest,
+        "pad": graph.tokenizer.pad_token_id or 0,
         "versions": {name: version(name) for name in ("bistil", "onnx", "onnxruntime", "torch")},
     }
     (folder / "export.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

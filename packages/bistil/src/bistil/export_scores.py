@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bistil.errors import ExportError
-from xeval.heads import TextHead, WordHead, word_states
+from bistil.graph_heads import Part, part_of
 from xeval.scoring import score_examples
 from xeval.source import Source, choose_targets
 from xeval.task import TunedTask, Watch, silent
@@ -106,15 +106,26 @@ def read_about(exported: Path) -> dict[str, Any]:
 
 
 def _as_task_model(exported: Path, head: Any) -> TaskModel:
-    session = _Session(exported)
-    assert isinstance(head, WordHead | TextHead)  # `export` takes no other
-    return TaskModel(session, _Relabel(head)).eval()
+    part = part_of(head)
+    assert part is not None  # `export` takes no other
+    return TaskModel(_Nothing(), _Session(exported, head, part)).eval()
+
+
+class _Nothing(nn.Module):
+    """Plays the encoder, which is in the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.device = nn.Parameter(torch.empty(0))  # the judge asks a parameter where it is
+
+    def forward(self, **_inputs: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(last_hidden_state=self.device)
 
 
 class _Session(nn.Module):
-    """Plays the encoder: its states are the graph's labels."""
+    """Plays the head: the graph's outputs as the judge decodes them."""
 
-    def __init__(self, exported: Path) -> None:
+    def __init__(self, exported: Path, head: Any, part: Part) -> None:
         super().__init__()
         import onnxruntime
 
@@ -122,22 +133,17 @@ class _Session(nn.Module):
             str(exported / "model.int8.onnx"), providers=["CPUExecutionProvider"]
         )
         self._names = [one.name for one in self._session.get_inputs()]
-        self.device = nn.Parameter(torch.empty(0))  # the judge asks a parameter where it is
+        self._head, self._part = (head,), part
 
-    def forward(self, **inputs: Tensor) -> SimpleNamespace:
-        first = inputs["input_ids"]
-        fed = {name: inputs.get(name, torch.zeros_like(first)).numpy() for name in self._names}
-        (found,) = self._session.run(None, fed)
-        return SimpleNamespace(last_hidden_state=torch.from_numpy(found))
+    def forward(self, _hidden: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        nothing = torch.zeros_like(batch["input_ids"])
+        fed = {name: batch.get(name, nothing).numpy() for name in self._names}
+        found = map(torch.from_numpy, self._session.run(None, fed))
+        named = dict(zip(self._part.outputs, found, strict=True))
+        return self._part.judged(self._head[0], named, batch)
 
-
-class _Relabel(nn.Module):
-    """Plays the head: labels of sub-words become those of words; labels of texts stay."""
-
-    def __init__(self, head: WordHead | TextHead) -> None:
-        super().__init__()
-        self._words = isinstance(head, WordHead)
-        self._pooling = head.pooling
-
-    def forward(self, labels: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"labels": word_states(labels, batch, self._pooling) if self._words else labels}
+    def relations(self, outputs: dict[str, Tensor], heads: Tensor) -> Tensor:
+        """A parser's relation logits [B, W, C] of words that hang on `heads` [B, W]."""
+        found = outputs["relations"]
+        chosen = heads.clamp(min=0)[..., None, None].expand(-1, -1, 1, found.shape[-1])
+        return found.gather(2, chosen)[:, :, 0]

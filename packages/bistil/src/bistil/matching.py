@@ -78,7 +78,7 @@ def _attention_term(student: Attention, teacher: Attention, mask: Tensor | None)
         raise ModelError(
             "The student attends by queries and keys, the teacher by more; choose a student of the teacher's family."
         )
-    _require_same_heads(student.queries.shape[1], teacher.queries.shape[1])
+    require_same_heads(student.queries.shape[1], teacher.queries.shape[1])
     return attention_mse(
         student.queries,
         student.keys,
@@ -97,7 +97,7 @@ def _map_term(student: Attention, teacher: Attention, mask: Tensor | None) -> Te
             "The student attends by more than queries and keys, the teacher does not; choose a student of the "
             "teacher's family."
         )
-    _require_same_heads(student.maps.shape[1], teacher.maps.shape[1])
+    require_same_heads(student.maps.shape[1], teacher.maps.shape[1])
     squares = (_exact(student.maps) - _exact(teacher.maps)).square()
     if mask is None:
         return squares.mean()
@@ -105,7 +105,12 @@ def _map_term(student: Attention, teacher: Attention, mask: Tensor | None) -> Te
     return (squares * pairs).sum() / (pairs.sum() * squares.shape[1])
 
 
-def _require_same_heads(student: int, teacher: int) -> None:
+def require_same_heads(student: int, teacher: int) -> None:
+    """Refuse numbers of attention heads that differ.
+
+    Raises:
+        ModelError: naming both.
+    """
     if student != teacher:
         raise ModelError(
             f"Attention maps are compared head by head, but the student has {student} heads and the teacher {teacher}; "

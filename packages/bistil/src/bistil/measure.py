@@ -1,4 +1,4 @@
-"""What a model costs, at one thread and at several: parameters by place, bytes, operations, time."""
+"""What a model costs, at one thread and at several: parameters by place, bytes, operations, time, energy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bistil.energy import joules_per_example
 from xeval.cost import Cost, cost
 
 Watch = Callable[[int, int, str], None]
@@ -18,10 +19,12 @@ class Measured:
     Attributes:
         one: at one thread.
         many: at as many as were asked for.
+        joules: of the processor for one example at `many`'s threads; None where the machine does not tell.
     """
 
     one: Cost
     many: Cost
+    joules: float | None = None
 
 
 def measure(
@@ -50,4 +53,5 @@ def measure(
         cost(model, threads=count, batch=batch, length=length, repeats=repeats, watch=watch)
         for count in (1, threads)
     )
-    return Measured(one=one, many=many)
+    joules = joules_per_example(model, threads=threads, batch=batch, length=length)
+    return Measured(one=one, many=many, joules=joules)

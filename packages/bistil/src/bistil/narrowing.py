@@ -62,8 +62,8 @@ def narrowed(
     norm's mean and deviation run over the chosen units alone, which is another function: projection and norm do not
     commute. Its gain and offset are fitted anew, unit by unit. Heads stay as many: queries and keys are cut to the
     singular directions that make most of a head's products, values to those that make most of what it adds to the state.
-    Feed-forward units are chosen by how much of what all add the chosen ones tell. Where nothing is left out the copy is the same model, bit for
-    bit.
+    Feed-forward units are chosen by how much of what all add the chosen ones tell. Where nothing is left out the copy is
+    the same model, bit for bit.
 
     Args:
         model: a masked LM in evaluation mode that `require_narrowable` takes.

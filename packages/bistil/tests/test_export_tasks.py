@@ -1,0 +1,173 @@
+"""Tasks whose answers are more than labels: spans, trees and choices, as graphs and as programs."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bistil.export import export
+from bistil.export_scores import int8_scores, read_about
+from xeval.protocol import Protocol
+from xeval.source import LocalFolder
+from xeval.tasks import task_of
+from xeval.tuned import predict, read_tuned
+from xeval.tuning import tune
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+TASKS = {
+    "dp": {"arcs": ["sentences", "words", "heads"], "relations": ["sentences", "words", "heads", "labels"]},
+    "qa": {"start": ["batch", "tokens"], "end": ["batch", "tokens"]},
+    "choice": {"score": ["batch"]},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tuned(
+    teacher: Path, tasks: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    top = tmp_path_factory.mktemp("tuned")
+
+    def make(task: str, *, pooling: Any = "first") -> Path:
+        out = top / f"{task}-{pooling}"
+        if not out.exists():
+            tune(
+                str(teacher), out, task=task, source=LocalFolder(tasks, top / "cache"), language="en",
+                protocol=Protocol(learning_rate=3e-3, batch_size=8, steps=20, evaluate_every=20, max_length=40, pooling=pooling),
+            )  # fmt: skip
+        return out
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def served(
+    tuned: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    top = tmp_path_factory.mktemp("served")
+
+    def make(task: str) -> Path:
+        if not (top / task).exists():
+            export(tuned(task), top / task)
+        return top / task
+
+    return make
+
+
+def _exact(served: Path, out: Path) -> Path:
+    """The same folder, with the float32 graph in the place of the one in eight bits, so that answers are torch's."""
+    shutil.copytree(served, out)
+    shutil.copy(out / "model.onnx", out / "model.int8.onnx")
+    return out
+
+
+def _program_prints(folder: Path, old: str, new: str) -> list[str]:
+    program = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert old in program
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.modules['torch'] = None\n" + program.replace(old, new)],
+        cwd=folder, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def _judged(tuned: Path, task: str, examples: list[Any]) -> list[Any]:
+    """What torch answers, by the judge's own decoding."""
+    its, opened = task_of(task), read_tuned(tuned)
+    encoded, _ = its.encode(opened.pieces, examples, opened.labels)
+    return predict(opened.model, its, encoded, labels=opened.labels, pad_id=opened.pieces.pad_id)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_judge_scores_the_graph_as_it_scores_torch(
+    task: str, tuned: Callable[..., Path], served: Callable[[str], Path], tasks: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    about = read_about(served(task))
+
+    source = LocalFolder(tasks, tmp_path / "cache")
+    drops = int8_scores(tuned(task), _exact(served(task), tmp_path / "exact"), source=source)
+    small = int8_scores(tuned(task), served(task), source=source, languages=["sw"])
+
+    assert about["outputs"] == TASKS[task]
+    assert about["float32_difference"] <= 1e-4
+    assert about["int8_difference"] > 0
+    assert about["bytes"]["model.int8.onnx"] < about["bytes"]["model.onnx"]
+    assert {drop.language for drop in drops} == {"en", "sw"}
+    for drop in drops:
+        assert drop.int8 == pytest.approx(drop.torch)
+    assert [drop.metric for drop in small] == list(task_of(task).metrics)
+
+
+@pytest.mark.slow
+def test_a_parser_that_reads_the_mean_of_a_words_pieces_is_exported(
+    tuned: Callable[..., Path], tasks: Path, tmp_path: Path
+) -> None:
+    model = tuned("dp", pooling="mean")
+
+    exported = export(model, tmp_path / "out")
+
+    drops = int8_scores(model, _exact(tmp_path / "out", tmp_path / "exact"), source=LocalFolder(tasks, tmp_path / "cache"))  # fmt: skip
+    assert exported.float32_difference <= 1e-4
+    for drop in drops:
+        assert drop.int8 == pytest.approx(drop.torch)
+
+
+def test_the_program_in_the_readme_parses_as_the_judge_does(
+    tuned: Callable[..., Path], served: Callable[[str], Path], tasks: Path, tmp_path: Path
+) -> None:
+    source = LocalFolder(tasks, tmp_path / "cache")
+    task = task_of("dp")
+    [data_set] = [one for one in source.data_sets(task) if one.language == "sw"]
+    examples = source.read(task, data_set, "test")[:12]
+    words = [list(example.words) for example in examples]
+    shown = '[["This", "is", "one", "sentence", "."], ["And", "this", "is", "another", "."]]'
+
+    told = _program_prints(_exact(served("dp"), tmp_path / "exact"), shown, repr(words))
+
+    expected = []
+    for example, (heads, relations) in zip(examples, _judged(tuned("dp"), "dp", examples), strict=True):  # fmt: skip
+        rows = zip(example.words, heads, relations, strict=True)
+        expected += [f"{number}\t{word}\t{head}\t{relation}" for number, (word, head, relation) in enumerate(rows, 1)]  # fmt: skip
+        expected.append("")
+    assert told == expected
+
+
+def test_the_program_in_the_readme_answers_as_the_judge_does(
+    tuned: Callable[..., Path], served: Callable[[str], Path], tasks: Path, tmp_path: Path
+) -> None:
+    source = LocalFolder(tasks, tmp_path / "cache")
+    task = task_of("qa")
+    [data_set] = [one for one in source.data_sets(task) if one.language == "en"]
+    examples = source.read(task, data_set, "test")[:12]
+    asked = [(example.question, example.context) for example in examples]
+    shown = '[("Where does the cat sleep?", "The cat sleeps in the house."), ("Who sleeps?", "The cat sleeps.")]'
+
+    told = _program_prints(_exact(served("qa"), tmp_path / "exact"), shown, repr(asked))
+
+    answers = _judged(tuned("qa"), "qa", examples)
+    assert told == [f"{example.question}\t{answer}" for example, answer in zip(examples, answers, strict=True)]  # fmt: skip
+
+
+def test_the_program_in_the_readme_chooses_as_the_judge_does(
+    tuned: Callable[..., Path], served: Callable[[str], Path], tasks: Path, tmp_path: Path
+) -> None:
+    source = LocalFolder(tasks, tmp_path / "cache")
+    task = task_of("choice")
+    [data_set] = [one for one in source.data_sets(task) if one.language == "en"]
+    folder = _exact(served("choice"), tmp_path / "exact")
+    examples = source.read(task, data_set, "test")[:2]
+    shown = '"The cat sleeps in the house.", "Where is the cat?", ["in the house", "in the river"]'
+
+    told = [
+        _program_prints(folder, shown, repr((one.passage, one.question, list(one.options)))[1:-1])
+        for one in examples
+    ]
+
+    places = _judged(tuned("choice"), "choice", examples)
+    assert told == [[one.options[place]] for one, place in zip(examples, places, strict=True)]

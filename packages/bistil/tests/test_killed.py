@@ -1,0 +1,78 @@
+"""A process that is killed outright, in the midst of a checkpoint, and called again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+Command = Callable[[Path], list[str]]
+
+
+@pytest.fixture
+def commands(
+    teacher: Path, student: Path, texts: dict[str, Path], tasks: Path, tmp_path: Path
+) -> dict[str, Command]:
+    """Each writes its argument."""
+    corpora = [part for code in ("en", "sw") for part in ("--corpus", f"{code}={texts[code]}")]
+    learning = ["--steps", "30", "--evaluate-every", "5", "--learning-rate", "0.001", "--length", "40"]  # fmt: skip
+    return {
+        "extract": lambda out: [
+            "extract", str(teacher), "--source", "en", "--target", "sw", *corpora, "-o", str(out),
+            "--steps", "30", "--checkpoint-every", "5", "--length", "32", "--batch", "2", "--width", "16",
+        ],
+        "sft": lambda out: [
+            "sft", str(teacher), "--corpus", f"sw={texts['sw']}", "-o", str(out), *learning,
+        ],
+        "adapt": lambda out: [
+            "adapt", str(student), "--teacher", str(teacher), "--task", "pos", "--data", str(tasks),
+            "--precision", "float32", "-o", str(out), *learning,
+        ],
+    }  # fmt: skip
+
+
+def _start(arguments: list[str], cache: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "bistil", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "XEVAL_CACHE": str(cache)},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def _finish(arguments: list[str], cache: Path) -> None:
+    process = _start(arguments, cache)
+    _, told = process.communicate(timeout=900)
+    assert process.returncode == 0, told[-3000:]
+
+
+def _weights(out: Path) -> bytes:
+    return (out / "model.safetensors" if out.is_dir() else out).read_bytes()
+
+
+@pytest.mark.parametrize("command", ["extract", "sft", "adapt"])
+def test_killed_at_a_checkpoint_and_called_again_ends_in_the_same_bytes(
+    command: str, commands: dict[str, Command], tmp_path: Path
+) -> None:
+    whole, killed = (tmp_path / part / "out" for part in ("whole", "killed"))
+    for one in (whole, killed):
+        one.parent.mkdir()
+    _finish(commands[command](whole), tmp_path / "cache")
+
+    process = _start(commands[command](killed), tmp_path / "cache")
+    while process.poll() is None and not list(killed.parent.rglob("checkpoint-*")):
+        time.sleep(0.01)
+    assert process.poll() is None, process.stderr and process.stderr.read()[-3000:]
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+    assert process.returncode == -signal.SIGKILL
+    assert not killed.exists()
+    _finish(commands[command](killed), tmp_path / "cache")
+    assert _weights(killed) == _weights(whole)
+    assert not list(killed.parent.glob(".out.*"))
