@@ -1,6 +1,6 @@
 """What distillation is worth where the truth is known: three teachers of a toy world, one student, one recipe.
 
-Teachers are raised on a world's text, students on a part of it, by the text alone (alpha 0) or by text and teachers, with
+Teachers are raised on a world's text, students on 600 documents in each language, about a twentieth, by the text alone (alpha 0) or by text and teachers, with
 runs of their own at each length, for the learning rate falls to 0 at a run's end. Held-out bits per byte stand beside the
 best possible ones: those of a reader who knows the world and sees what the student sees, words masked together and the
 number of their pieces. Then all are tuned on POS and judged by xeval. `--sweep` instead varies k, alpha, temperature and
@@ -89,11 +89,14 @@ def main() -> None:
     made = parser(__doc__.splitlines()[0])
     made.add_argument("--sweep", action="store_true", help="vary the recipe instead")
     made.add_argument("--seeds", type=int, default=3, help="seeds of the students")
+    made.add_argument("--documents", type=int, help="that a student reads of each language")
     made.add_argument("--without-tasks", action="store_true", help="leave xeval out")
     made.add_argument("--work", type=Path, help="keep everything here; the same call goes on")
     arguments = made.parse_args()
     logging.disable_progress_bar()
     size = QUICK if arguments.quick else replace(FULL, seeds=tuple(range(arguments.seeds)))
+    if arguments.documents is not None:
+        size = replace(size, student_documents=arguments.documents)
     recorder = Recorder("mergedistill_toyworld", arguments)
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.work or Path(scratch)

@@ -35,7 +35,7 @@ class Size:
     teacher_batch: int = 48  # blocks in a step, packed full
     teacher_steps: int = 2400  # a teacher hardly better than its student has nothing to give
     batch: int = 48  # blocks in a student's step, one for each sentence
-    student_documents: int | Mapping[str, int] = 2000
+    student_documents: int | Mapping[str, int] = 600
     steps: int = 1200
     shares: tuple[float, ...] = (0.5, 0.7, 1.0)  # of the steps, a run of its own for each
     teacher_learning_rate: float = 3e-3
@@ -139,7 +139,13 @@ def compare(
         accuracy = {name: its.accuracy[language] for name, its in outcomes.items()}
         bits["teacher"] = [teachers[language]["teacher"]]
         accuracy["teacher"] = [teachers[language]["teacher_accuracy"]]
-        shape = {"language": language, "steps": size.steps, "seeds": len(size.seeds)}
+        documents = size.student_documents
+        shape = {
+            "language": language,
+            "documents": documents if isinstance(documents, int) else documents[language],
+            "steps": size.steps,
+            "seeds": len(size.seeds),
+        }
         if language in floors:
             best = floors[language]
             bits["best possible"] = [best]
@@ -154,6 +160,12 @@ def compare(
         for name, values in bits.items():
             right = interval(accuracy.get(name, []), 100)
             print(f"{language} {name:<15} {interval(values)} b/B   {right} %")
+    if len(size.shares) > 1:
+        _say_how_soon(size, outcomes, recorder)
+
+
+def _say_how_soon(size: Size, outcomes: Mapping[str, Outcome], recorder: Recorder) -> None:
+    plain, documents = outcomes[PLAIN], size.student_documents
     for what, part, sign, bar in (
         ("masked accuracy", "accuracy", 1, 0.6),
         ("bits per byte", "bits_per_byte", -1, 0.7),
@@ -169,7 +181,10 @@ def compare(
         recorder.add(
             f"share of the steps to the MLM-only student's final {what}, mean over languages",
             {"distilled": found}, unit="", bar={"distilled": bar},
-            shape={"steps": size.steps, "shares": " ".join(map(str, size.shares))},
+            shape={
+                "documents": documents if isinstance(documents, int) else sum(documents.values()),
+                "steps": size.steps, "shares": " ".join(map(str, size.shares)),
+            },
         )  # fmt: skip
         print(f"share of the steps to the MLM-only student's final {what}: {interval(found)}")
 
