@@ -103,6 +103,19 @@ def test_a_narrow_student_starts_far_nearer_to_its_teacher_than_a_random_one(
     assert distance(made) < 0.25 * distance(random)
 
 
+def test_as_many_pieces_as_hidden_units_are_not_taken_for_units(
+    make_masked_lm: Callable[..., Any],
+) -> None:
+    model = make_masked_lm("bert", pieces=32)
+
+    narrow = narrowed(model, [ids % 32 for ids in _blocks(4)], units=range(16))
+
+    assert torch.equal(narrow.cls.predictions.bias, model.cls.predictions.bias)
+    assert torch.equal(
+        narrow.get_input_embeddings().weight, model.get_input_embeddings().weight[:, :16]
+    )
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fewer_inner_units_change_answers_the_less_the_more_there_are(
     make_masked_lm: Callable[..., Any], family: str

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 def adapt_command(
     student: Annotated[str, typer.Argument(help="A folder that `extract` wrote.")],
-    task: Annotated[str, typer.Option(help="pos, dp, ner, nli, paraphrase, topic or qa.")],
+    task: Annotated[str, typer.Option(help="pos, dp, ner, nli, paraphrase, topic, qa or choice.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
     teacher: Annotated[
         str | None,

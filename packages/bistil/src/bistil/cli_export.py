@@ -53,7 +53,9 @@ def measure_command(
 
 
 def export_command(
-    model: Annotated[str, typer.Argument(help="A model folder, or one that xeval tune wrote.")],
+    model: Annotated[
+        str, typer.Argument(help="A model folder, or one that xeval tune or adapt wrote.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
     data: Annotated[
         Path | None, typer.Option(help="Data folder: score a tuned model before and after.")

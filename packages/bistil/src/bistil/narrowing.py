@@ -98,7 +98,7 @@ class _Narrowing:
         """All of them, under their names."""
         whole = self._model.config.hidden_size
         found = {
-            name: its[..., self._state] if its.dim() and its.shape[-1] == whole else its
+            name: its[..., self._state] if its.dim() > 1 and its.shape[-1] == whole else its
             for name, its in self._model.state_dict().items()
         }
         if self._units is not None:
