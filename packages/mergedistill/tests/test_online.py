@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mergedistill.online import OnlineSignals, matching_columns, open_online
+from mergedistill.online import OnlineSignals, matching_columns
+from mergedistill.online_faculty import open_online
 from mergedistill.recipe import Recipe
 from mergedistill.recordings import open_signals
 from mergedistill.run import run
@@ -20,7 +21,9 @@ Recipes = Callable[..., Recipe]
 PIECES = 300  # of each teacher in town
 
 
-def _losses(recipe: Recipe, rows: list[int]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def _losses(
+    recipe: Recipe, rows: list[int], language: str = "qag"
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """A student at its start, on some blocks: loss, parts, gradient."""
     run(recipe, until="record")
     found, vocabulary = settled_or_refuse(recipe), stages(recipe)["vocabulary"].folder
@@ -28,7 +31,7 @@ def _losses(recipe: Recipe, rows: list[int]) -> tuple[dict[str, Any], dict[str, 
         signals, teachers = open_online(recipe, found, vocabulary)
     else:
         signals, teachers = open_signals(recipe, found, vocabulary), []
-    its = signals["qag"]  # its pieces have other numbers in the union
+    its = signals[language]  # the pieces of qag have other numbers in the union
     student = as_student(new_student(recipe, found, vocabulary), recipe.distil, teachers).eval()
     batch: dict[str, Any] = dict(tensors(its.batch(rows), recipe.distil))
     if isinstance(its, OnlineSignals):
@@ -80,6 +83,52 @@ def test_where_pieces_are_missing_the_top_k_is_asked_as_it_was_recorded(
 
     assert asked == pytest.approx(recorded, rel=2e-2)
     _close(by_asking, by_record, 2e-2)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("combine", ["mixture", "mince"])
+@pytest.mark.parametrize(("other", "policy"), [("wp-other", "bert"), ("uni", "whole_word")])
+def test_several_teachers_asked_in_each_step_say_what_was_recorded_of_them(
+    recipe_of: Recipes, town: Path, other: str, policy: str, combine: str, temperature: float
+) -> None:
+    several = {
+        "teachers": [
+            {"teacher": str(town / "wp"), "languages": ["qav"], "weight": 2},
+            {"teacher": str(town / other), "languages": ["qav"], "weight": 1},
+            {"teacher": str(town / "foreign"), "languages": ["qag"]},
+        ],
+        "combine": {"qav": combine},
+    }
+    common = {"block_length": 32, "policy": policy, "temperature": temperature, "k": PIECES}
+
+    recorded, by_record = _losses(
+        recipe_of(**several, distil=common), [7, *range(20, 1, -1)], "qav"
+    )
+    asked, by_asking = _losses(
+        recipe_of(**several, out="asked", distil={**common, "online": True}),
+        [7, *range(20, 1, -1)],
+        "qav",
+    )
+
+    assert asked["soft"] > 0.1
+    assert asked == pytest.approx(recorded, rel=2e-2)
+    _close(by_asking, by_record, 5e-2)
+
+
+def test_a_faculty_asked_in_each_step_raises_a_student(recipe_of: Recipes, town: Path) -> None:
+    teachers = [
+        {"teacher": str(town / name), "languages": [language], "weight": 1}
+        for name, language in (("wp", "qav"), ("uni", "qav"), ("foreign", "qag"))
+    ]
+    recipe = recipe_of(
+        teachers=teachers,
+        combine={"qav": "mixture"},
+        distil={"block_length": 32, "online": True, "policy": "whole_word"},
+    )
+
+    student = run(recipe)
+
+    assert "qav (leads, mixture, weight 0.50)" in (student / "README.md").read_text()
 
 
 def test_online_students_are_plain_students_and_nothing_is_recorded_of_the_teachers(

@@ -74,14 +74,6 @@ def test_the_shortest_recipe_gets_good_defaults(tmp_path: Path) -> None:
             "'x' has a weight, but under `assign: rank` ranking weighs",
         ),
         ({"student": {"teacher": "z"}}, "student.teacher: no teacher is called 'z'"),
-        (
-            {
-                "combine": "mixture",
-                "distil": {"online": True},
-                "teachers": [{"teacher": "a/x", "languages": ["de", "fi"]}, GOOD["teachers"][1]],  # type: ignore[index]  # a list
-            },
-            "distil.online asks one teacher for each language",
-        ),
         ({"student": {"width": 10, "heads": 3}}, "cannot be shared by 3 heads"),
         ({"out": None}, "out: input should be a valid string"),
     ],

@@ -69,6 +69,18 @@ def test_only_what_an_edit_bears_on_is_redone(recipe_of: Recipes, town: Path) ->
         assert _undone(recipe_of(**edit)) == redone, edit
 
 
+def test_training_by_force_makes_the_student_s_folder_anew(recipe_of: Recipes) -> None:
+    recipe = recipe_of(train={"steps": 1, "tokens": 64})
+    student = run(recipe)
+    (student / "model.safetensors").write_text("spoiled")
+
+    run(recipe)
+    assert (student / "model.safetensors").read_text() == "spoiled"
+    run(recipe, force="train")
+
+    assert (student / "model.safetensors").stat().st_size > 1000
+
+
 def test_ten_sentences_of_a_language_become_a_student(
     town: Path, tmp_path: Path, recipe_of: Recipes
 ) -> None:

@@ -173,10 +173,14 @@ def test_a_loss_that_is_no_number_names_the_key_to_change(
     [
         ({"max_steps": 3}, "train.arguments.max_steps: this is decided elsewhere"),
         ({"eval_steps": 3}, "train.arguments.eval_steps: this is decided elsewhere"),
-        ({"lerning_rate": 3}, "lerning_rate"),
+        (
+            {"lerning_rate": 3},
+            "lerning_rate: `transformers.TrainingArguments` has no such field, did",
+        ),
+        ({"report_to": ["nowhere"]}, "train.arguments.report_to: nowhere is not supported"),
     ],
 )
-def test_arguments_that_are_not_theirs_are_refused(
+def test_arguments_that_are_not_theirs_are_refused_before_anything_is_recorded(
     one_language: Callable[..., Recipe], arguments: dict[str, Any], message: str
 ) -> None:
     recipe = one_language(tokens=128, arguments=arguments)
@@ -185,6 +189,7 @@ def test_arguments_that_are_not_theirs_are_refused(
         run(recipe)
 
     assert message in str(caught.value)
+    assert not list(stages(recipe)["record"].folder.rglob("signals.json"))
 
 
 def test_a_student_shared_out_with_its_vocabulary_is_refused(

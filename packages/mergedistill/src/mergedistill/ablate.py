@@ -119,11 +119,7 @@ def baselines(recipe: Recipe) -> list[Variant]:
         Variant(name="mlm only", changes={"distil.alpha": 0.0}),
         Variant(name="distillation only", changes={"distil.alpha": 1.0}),
     ]
-    heard = [
-        len(recipe.candidates(language)) == 1 or recipe.combination(language) == "best"
-        for language in recipe.languages
-    ]
-    if not recipe.distil.online and all(heard):
+    if not recipe.distil.online:
         made.append(Variant(name="online teachers", changes={"distil.online": True}))
     if len(recipe.teachers) > 1:
         made += [

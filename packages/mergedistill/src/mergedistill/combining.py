@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,17 +12,37 @@ from teacherzoo.signals_shard import ShardArrays
 
 
 @dataclass(frozen=True, kw_only=True)
+class Together:
+    """What is heard at P masked positions, in the student's ids; the columns are those of `ShardArrays`."""
+
+    topk_ids: NDArray[np.int64]
+    topk_logprobs: NDArray[np.float32]
+    tail: NDArray[np.float32]
+    lost: NDArray[np.float32]
+    log_partition: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said(Together):
+    """What one teacher said of R blocks, just now; the further columns, too, are those of `ShardArrays`."""
+
+    loss: NDArray[np.float32]
+    position_starts: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Voice:
-    """A teacher at the P masked positions of the lead's shard.
+    """A teacher at the P masked positions of the lead.
 
     Attributes:
-        arrays: its own shard, in the student's ids.
+        arrays: what it said of blocks of its own, recorded or just now.
         places: [P], its number of each position; -1 where it abstains. The lead never does.
         weight: of its say.
         unlisted: how many ids of its vocabulary are not among the k of a position.
     """
 
-    arrays: ShardArrays
+    arrays: ShardArrays | Said
     places: NDArray[np.int64]
     weight: float
     unlisted: int
@@ -33,8 +53,8 @@ class Voice:
         return self.places >= 0
 
 
-def mixture(voices: Sequence[Voice], *, temperature: float) -> ShardArrays:
-    """The lead's shard with p = Σ_t w_t p_t / Σ_t w_t, over the teachers t that speak at a position.
+def mixture(voices: Sequence[Voice], *, temperature: float) -> Together:
+    """At each position p = Σ_t w_t p_t / Σ_t w_t, over the teachers t that speak at a position.
 
     Each p_t is taken at the temperature, p_t^(1/T) / Σ p_t^(1/T). An id that one teacher lists and another does not
     gets nothing from the other, whose share of it stays in the tail. An id that several list stands several times, and
@@ -61,8 +81,7 @@ def mixture(voices: Sequence[Voice], *, temperature: float) -> ShardArrays:
         logprobs.append(temperature * said)
         tail += its * arrays.tail[at]
         lost += its * arrays.lost[at]
-    return replace(
-        lead,
+    return Together(
         topk_ids=np.concatenate(ids, axis=1),
         topk_logprobs=np.concatenate(logprobs, axis=1).astype(np.float32),
         tail=tail.astype(np.float32),
@@ -73,8 +92,8 @@ def mixture(voices: Sequence[Voice], *, temperature: float) -> ShardArrays:
 
 def mince(
     voices: Sequence[Voice], *, same_text: bool
-) -> tuple[ShardArrays, NDArray[np.int64], NDArray[np.int64]]:
-    """The lead's shard, each block as the teacher with the lowest cross-entropy with it says it (FuseLLM's MinCE).
+) -> tuple[Together, NDArray[np.int64], NDArray[np.int64]]:
+    """Each block as the teacher with the lowest cross-entropy with it says it (FuseLLM's MinCE).
 
     Teachers with one tokenizer compare by what they recorded, the mean of -log p(gold) over the block. Others compare
     over the positions at which all speak; a gold id that a teacher does not list costs what its tail, spread evenly over
@@ -86,7 +105,7 @@ def mince(
         same_text: whether all have one tokenizer.
 
     Returns:
-        The shard, the chosen voice of each row [R], and the one that is heard at each position [P].
+        What is heard, the chosen voice of each row [R], and the one that is heard at each position [P].
     """
     lead = voices[0].arrays
     if same_text:
@@ -102,7 +121,7 @@ def mince(
         here = np.flatnonzero(heard == number)
         for name in _SAID:
             picked[name][here] = getattr(voice.arrays, name)[voice.places[here]]
-    return replace(lead, **picked), chosen, heard
+    return Together(**picked), chosen, heard
 
 
 _SAID = ("topk_ids", "topk_logprobs", "tail", "lost", "log_partition")

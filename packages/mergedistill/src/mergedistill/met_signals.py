@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,7 @@ class MetSignals(Signals):
         }
         self._lead = lead
         for other in self._others.values():
-            _refuse_other_masks(self, other)
+            refuse_other_masks(self, other)
         self._same_text = all(
             other.terms.tokenizer == self.terms.tokenizer for other in self._others.values()
         )
@@ -110,17 +110,17 @@ class MetSignals(Signals):
         voices = {self._lead: self._voice(self, lead, np.arange(len(lead.labels)), self._lead)}
         file = self.manifest.shards[number].file
         for name, other in self._others.items():
-            arrays = other.shard(_number(other, file))
+            arrays = other.shard(shard_number(other, file))
             voices[name] = self._voice(other, arrays, meeting_places(lead, arrays), name)
         counting = lead.labels >= 0
         if self._faculty.combine == "mixture":
-            arrays = mixture(list(voices.values()), temperature=self._temperature)
-            return arrays, {
+            met = mixture(list(voices.values()), temperature=self._temperature)
+            return replace(lead, **vars(met)), {
                 name: _hearing(voice, voice.speaks & counting, counting, len(lead.loss))
                 for name, voice in voices.items()
             }
-        arrays, chosen, heard = mince(list(voices.values()), same_text=self._same_text)
-        return arrays, {
+        met, chosen, heard = mince(list(voices.values()), same_text=self._same_text)
+        return replace(lead, **vars(met)), {
             name: _hearing(
                 voice, (heard == order) & counting, counting, int((chosen == order).sum())
             )
@@ -152,13 +152,19 @@ def _hearing(
     )
 
 
-def _number(signals: Signals, file: str) -> int:
+def shard_number(signals: Signals, file: str) -> int:
+    """Which shard of another recording is of the same documents."""
     return next(
         number for number, shard in enumerate(signals.manifest.shards) if shard.file == file
     )
 
 
-def _refuse_other_masks(lead: Signals, other: Signals) -> None:
+def refuse_other_masks(lead: Signals, other: Signals) -> None:
+    """Recordings whose positions do not meet.
+
+    Raises:
+        StageError: naming both, and what differs.
+    """
     (language,) = lead.languages
     mine, theirs = lead.terms, other.terms
     if lead.manifest.corpora != other.manifest.corpora:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from kdkernels import linear_cross_entropy, linear_distil_loss, linear_kl
-from mergedistill.faculty import Faculty, teachers_in_use
-from mergedistill.recipe import Recipe
-from mergedistill.stages import recording_folder
-from teacherzoo import Signals, SplitHead, Teacher, load_teacher
-from teacherzoo.catalogue import find_teacher
+from mergedistill.recipe import Distil, Recipe
+from teacherzoo import Signals, SplitHead, Teacher
 from teacherzoo.inference import PlainEngine
-from teacherzoo.predictions import predict
-from vocabmerge import VocabularyMap, load_map
+from teacherzoo.predictions import Predictions, predict
+from vocabmerge import VocabularyMap
 
 Compared = tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]
 """The loss, its detached hard and soft part, the counted rows."""
@@ -44,7 +43,7 @@ class OnlineSignals(Signals):
 
         Returns:
             `teacher`: its number; `input_ids` [B, S] and `attention_mask` [B, S]; `cells` [N]: the masked positions as
-            numbers of cells of [B, S].
+            numbers of cells of [B, S]; `gold` [N]: what stands there, in the teacher's ids.
         """
         batch = self._asked.batch(rows)
         return {
@@ -52,6 +51,7 @@ class OnlineSignals(Signals):
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask,
             "cells": batch.rows * batch.input_ids.shape[1] + batch.positions,
+            "gold": batch.labels,
         }
 
 
@@ -98,6 +98,43 @@ class OnlineTeacher:
         Returns:
             The loss, its detached hard and soft part, the counted rows.
         """
+        if self._columns is None:
+            said = self.top(question)
+            return compare_top(
+                states, head, labels, said.ids, said.logprobs, said.log_partition, self._distil, divisor
+            )  # fmt: skip
+        with self._asked(question) as (hidden, weight, bias):
+            return self._whole(states, head, labels, hidden, weight, bias, divisor)
+
+    def top(self, question: Mapping[str, torch.Tensor]) -> Predictions:
+        """Its top k in the student's ids, -1 where the student has none, and the log-probabilities of what stands there.
+
+        Args:
+            question: see `OnlineSignals.question`.
+        """
+        with self._asked(question) as (hidden, weight, bias):
+            with torch.autocast(hidden.device.type, enabled=False):
+                said = predict(
+                    hidden,
+                    weight,
+                    bias,
+                    question["gold"].to(hidden.device)[:, None],
+                    k=self._distil.k,
+                    temperatures=temperatures(self._distil),
+                )
+            ids = self._single.to(said.ids.device)[said.ids]
+            return replace(said, ids=ids, logprobs=said.logprobs.masked_fill(ids < 0, -torch.inf))
+
+    @property
+    def unlisted(self) -> int:
+        """How many ids of its vocabulary are not among the k."""
+        return self._teacher.vocabulary_size - self._distil.k
+
+    @contextmanager
+    def _asked(
+        self, question: Mapping[str, torch.Tensor]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+        """Hidden rows, and the decoder for them; without gradients."""
         if self._engine is None:
             self._engine = PlainEngine(self._teacher, precision=self._precision)
         with torch.no_grad():
@@ -105,9 +142,7 @@ class OnlineTeacher:
                 question["input_ids"], question["attention_mask"], question["cells"]
             )
             with self._engine.decoder() as (weight, bias):
-                if self._columns is not None:
-                    return self._whole(states, head, labels, hidden, weight, bias, divisor)
-                return self._top(states, head, labels, hidden, weight, bias, divisor)
+                yield hidden, weight, bias
 
     def _whole(
         self,
@@ -142,44 +177,38 @@ class OnlineTeacher:
             loss = (1 - distil.alpha) * hard.loss + distil.alpha * soft.loss
         return loss, hard.loss.detach(), soft.loss.detach(), hard.rows
 
-    def _top(
-        self,
-        states: torch.Tensor,
-        head: SplitHead,
-        labels: torch.Tensor,
-        hidden: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        divisor: torch.Tensor | int | None,
-    ) -> Compared:
-        distil = self._distil
-        temperatures = () if distil.temperature == 1.0 else (distil.temperature,)
-        with torch.autocast(hidden.device.type, enabled=False):
-            said = predict(
-                hidden,
-                weight,
-                bias,
-                torch.empty(len(hidden), 0, dtype=torch.int64, device=hidden.device),
-                k=distil.k,
-                temperatures=temperatures,
-            )
-        ids = self._single.to(said.ids.device)[said.ids]
-        with torch.enable_grad():
-            result = linear_distil_loss(
-                states,
-                head.weight,
-                head.bias,
-                labels,
-                ids,
-                said.logprobs.masked_fill(ids < 0, -torch.inf),
-                alpha=distil.alpha,
-                temperature=distil.temperature,
-                tail=distil.tail,
-                divergence=distil.divergence,
-                log_partition=said.log_partition[:, 0] if temperatures else None,
-                divisor=divisor,
-            )
-        return result.loss, result.hard, result.soft, result.rows
+
+def temperatures(distil: Distil) -> tuple[float, ...]:
+    """At which partitions are wanted."""
+    return () if distil.temperature == 1.0 else (distil.temperature,)
+
+
+def compare_top(
+    states: torch.Tensor,
+    head: SplitHead,
+    labels: torch.Tensor,
+    ids: torch.Tensor,
+    logprobs: torch.Tensor,
+    log_partition: torch.Tensor,
+    distil: Distil,
+    divisor: torch.Tensor | int | None,
+) -> Compared:
+    """The loss as from a recording; see `linear_distil_loss`, and `temperatures` for the columns of `log_partition`."""
+    result = linear_distil_loss(
+        states,
+        head.weight,
+        head.bias,
+        labels,
+        ids,
+        logprobs,
+        alpha=distil.alpha,
+        temperature=distil.temperature,
+        tail=distil.tail,
+        divergence=distil.divergence,
+        log_partition=log_partition[:, 0] if temperatures(distil) else None,
+        divisor=divisor,
+    )
+    return result.loss, result.hard, result.soft, result.rows
 
 
 def matching_columns(vocabulary: VocabularyMap, size: int) -> torch.Tensor | None:
@@ -195,37 +224,3 @@ def matching_columns(vocabulary: VocabularyMap, size: int) -> torch.Tensor | Non
     columns = np.full(vocabulary.student_size, -1, dtype=np.int64)
     columns[single[:size]] = np.arange(size)
     return torch.from_numpy(columns)
-
-
-def open_online(
-    recipe: Recipe, found: Mapping[str, Faculty], vocabulary: Path
-) -> tuple[dict[str, Signals], list[OnlineTeacher]]:
-    """What is put to the teachers, by language, and the teachers who will answer.
-
-    Args:
-        recipe: of the run.
-        found: who teaches what, one teacher each.
-        vocabulary: the folder of the merged vocabulary.
-    """
-    used = teachers_in_use(recipe, found)
-    maps = {name: load_map(vocabulary / "maps" / f"{name}.safetensors") for name in used}
-    numbers = {name: number for number, name in enumerate(used)}
-    signals: dict[str, Signals] = {
-        language: OnlineSignals(
-            recording_folder(recipe, used[faculty.lead][0], language),
-            vocabulary=maps[faculty.lead],
-            number=numbers[faculty.lead],
-            max_lost=recipe.distil.max_lost,
-        )
-        for language, faculty in sorted(found.items())
-    }
-    teachers = [
-        OnlineTeacher(_frozen(load_teacher(find_teacher(each.teacher))), maps[name], recipe)
-        for name, (each, _) in used.items()
-    ]
-    return signals, teachers
-
-
-def _frozen(teacher: Teacher) -> Teacher:
-    teacher.model.requires_grad_(False)
-    return teacher

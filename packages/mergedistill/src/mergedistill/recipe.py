@@ -36,6 +36,8 @@ class Text(_Part):
     column: str = "text"
     limit: Annotated[int, Field(ge=1)] | None = None
     """Most documents."""
+    licence: str | None = None
+    """For the student's card."""
 
 
 def _bare_name(value: Any) -> Any:
@@ -221,7 +223,7 @@ class Recipe(_Part):
         for language in self.combine if isinstance(self.combine, dict) else ():
             if language not in self.languages:
                 raise ValueError(
-                    f"combine: {language!r} is not among the languages{_nearest(language, self.languages)}"
+                    f"combine: {language!r} is not among the languages{nearest(language, self.languages)}"
                 )
         self._check_student()
         return self
@@ -231,19 +233,12 @@ class Recipe(_Part):
         wanted = self.student.teacher
         if wanted is not None and wanted not in names:
             raise ValueError(
-                f"student.teacher: no teacher is called {wanted!r}{_nearest(wanted, names)}"
+                f"student.teacher: no teacher is called {wanted!r}{nearest(wanted, names)}"
             )
         if self.distil.online and self.record.offload is not None:
             raise ValueError(
                 "distil.online keeps the teachers in memory and record.offload outside of it; leave one of the two out"
             )
-        if self.distil.online:
-            for language in self.languages:
-                if len(self.candidates(language)) > 1 and self.combination(language) != "best":
-                    raise ValueError(
-                        f"distil.online asks one teacher for each language, but {language!r} has several and combine "
-                        f"{self.combination(language)!r}; record them, or combine 'best'"
-                    )
 
     def _check_teaching(self, each: Teaching) -> None:
         if each.weight is not None and self.assign == "rank":
@@ -258,7 +253,7 @@ class Recipe(_Part):
             if language not in self.languages:
                 raise ValueError(
                     f"{language!r} is taught but not among the languages"
-                    f"{_nearest(language, self.languages)}; add its corpus"
+                    f"{nearest(language, self.languages)}; add its corpus"
                 )
             if each.languages.count(language) > 1:
                 raise ValueError(f"{each.called!r} teaches {language!r} twice; once is enough")
@@ -307,7 +302,7 @@ def altered(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         for parent in parents:
             part = part.get(parent) if isinstance(part, dict) else None
         if not isinstance(part, dict):
-            raise RecipeError(f"{key}: a recipe has no such key{_nearest(key, stated)}.")
+            raise RecipeError(f"{key}: a recipe has no such key{nearest(key, stated)}.")
         part[last] = value
     try:
         return Recipe.model_validate(stated)
@@ -341,7 +336,7 @@ def _sentence(fault: Any) -> str:
     where = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         parent, key = _part_at(fault["loc"][:-1]), str(fault["loc"][-1])
-        return f"unknown key {where!r}{_nearest(key, parent.model_fields)}"
+        return f"unknown key {where!r}{nearest(key, parent.model_fields)}"
     if fault["type"] == "missing":
         return f"the key {where!r} is missing"
     if fault["type"] in ("value_error", "assertion_error"):
@@ -365,6 +360,7 @@ def _part_at(path: tuple[Any, ...]) -> type[BaseModel]:
     return found
 
 
-def _nearest(name: str, known: Any) -> str:
+def nearest(name: str, known: Any) -> str:
+    """`, did you mean …?` where one of those known is like the name; else nothing."""
     found = get_close_matches(name, list(known), n=1)
     return f", did you mean {found[0]!r}?" if found else ""

@@ -15,7 +15,8 @@ from mergedistill.disk import refusing_full_disks
 from mergedistill.errors import StageError
 from mergedistill.faculty import Faculty, teachers_in_use
 from mergedistill.met_signals import MetSignals
-from mergedistill.online import OnlineTeacher, open_online
+from mergedistill.online import OnlineTeacher
+from mergedistill.online_faculty import OnlineFaculty, open_online
 from mergedistill.ranking import rank_candidates
 from mergedistill.recipe import Recipe
 from mergedistill.recordings import open_signals, record_language
@@ -55,7 +56,7 @@ def run(
     Args:
         recipe: what to do.
         until: the last stage to run.
-        force: run this stage again even if nothing changed.
+        force: run this stage again even if nothing changed; `train` has the card follow.
         watch: told (done, total, what).
 
     Returns:
@@ -95,6 +96,8 @@ def status(recipe: Recipe) -> dict[str, bool]:
 
 def _forget(recipe: Recipe, name: str) -> None:
     shutil.rmtree(stages(recipe)[name].place, ignore_errors=True)
+    if name == "train":  # the student's folder is a copy of what was trained
+        shutil.rmtree(stages(recipe)["card"].place, ignore_errors=True)
     found = settled(recipe)
     for each, languages in teachers_in_use(recipe, found or {}).values():
         for language in languages:
@@ -113,8 +116,11 @@ def _rank(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
 def _make_vocabulary(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
     if rank() != 0:
         return
+    from mergedistill.training import refuse_bad_arguments
+
     found = settled_or_refuse(recipe)
     refuse_misfits(recipe, found)
+    refuse_bad_arguments(recipe)
     teachers = [
         read_vocabulary(teacher_folder(find_teacher(each.teacher)), name=name)
         for name, (each, _) in teachers_in_use(recipe, found).items()
@@ -181,7 +187,7 @@ def _train(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
     place = plan["train"].place
     vocabulary = plan["vocabulary"].folder
     found = settled_or_refuse(recipe)
-    teachers: list[OnlineTeacher] = []
+    teachers: list[OnlineTeacher | OnlineFaculty] = []
     if recipe.distil.online:
         signals, teachers = open_online(recipe, found, vocabulary)
     else:

@@ -197,11 +197,12 @@ def _keys(recipe: Recipe, found: Mapping[str, Faculty]) -> dict[str, str]:
             "train": recipe.train.model_dump(exclude={"checkpoint_every", "evaluate_every"}),
         }
     )
+    licences = {code: its.licence for code, its in recipe.languages.items() if its.licence}
     return {
         "vocabulary": vocabulary,
         "record": record,
         "train": train,
-        "card": _digest({"train": train}),
+        "card": _digest({"train": train} | ({"licences": licences} if licences else {})),
     }
 
 
@@ -213,7 +214,7 @@ def _digest(value: Any) -> str:
 def _text(recipe: Recipe, language: str) -> dict[str, Any]:
     text = recipe.languages[language]
     return {
-        **text.model_dump(exclude={"corpus"}),
+        **text.model_dump(exclude={"corpus", "licence"}),
         "digest": _content(text.corpus),
         "held_out_share": recipe.held_out_share,
     }

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from kdkernels import linear_distil_loss
 from mergedistill.online import OnlineTeacher
+from mergedistill.online_faculty import OnlineFaculty
 from mergedistill.recipe import Distil
 from teacherzoo import SplitHead, split_head
 
@@ -36,7 +37,9 @@ class DistilOutput:
     hits: int | None = None
 
 
-def as_student(model: Any, distil: Distil, teachers: Sequence[OnlineTeacher] = ()) -> Any:
+def as_student(
+    model: Any, distil: Distil, teachers: Sequence[OnlineTeacher | OnlineFaculty] = ()
+) -> Any:
     """Teach a stock masked LM to compute the distillation loss in its own forward pass, in place.
 
     The model stays what it is: the same parameters, the same name in its config, the same folder when saved. Called
@@ -100,7 +103,7 @@ class _Distilled:
         states = head.transform(head.encoder(**inputs).last_hidden_state[rows, positions])
         distil: Distil = self._distil  # type: ignore[attr-defined]  # set there too
         if question is not None:
-            online: OnlineTeacher = self._teachers[int(question["teacher"])]  # type: ignore[attr-defined]  # set there too
+            online: OnlineTeacher | OnlineFaculty = self._teachers[int(question["teacher"])]  # type: ignore[attr-defined]  # set there too
             loss, hard, soft, count = online.loss(
                 states, head, labels, question, divisor=num_items_in_batch
             )

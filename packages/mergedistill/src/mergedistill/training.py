@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
 from mergedistill.errors import RecipeError
 from mergedistill.held_out import Score, held_out_texts, score_languages
-from mergedistill.recipe import Recipe
+from mergedistill.recipe import Recipe, nearest
 from mergedistill.schedule import ScheduledBatches, schedule
 from teacherzoo import Masking, Signals
 from teacherzoo.training_watch import TrainingWatch, last_whole_checkpoint
@@ -27,7 +28,7 @@ _OURS = {
 }  # fmt: skip
 
 
-_DOCUMENTS = 64  # held-out documents of a language that an evaluation reads
+EVALUATED = 64  # held-out documents of a language that an evaluation reads
 _SUMS = ("rows", "hard", "divergence", "tail", "asked", "hits")
 
 
@@ -59,6 +60,7 @@ def train(
         RecipeError: for training arguments that transformers does not take, or that do not go with this training.
         TeacherzooError: where the loss is no longer finite.
     """
+    refuse_bad_arguments(recipe)
     arguments = _arguments(recipe, folder)
     batches = recipe.train.steps * arguments.gradient_accumulation_steps * arguments.world_size
     slots = schedule(
@@ -71,7 +73,7 @@ def train(
     )
     trainer = DistilTrainer(
         languages=list(signals),
-        held_out=HeldOut(recipe, tokenizers, held_out_texts(recipe, _DOCUMENTS)),
+        held_out=HeldOut(recipe, tokenizers, held_out_texts(recipe, EVALUATED)),
         model=student,
         args=arguments,
         train_dataset=ScheduledBatches(slots, signals, recipe.distil),
@@ -198,13 +200,34 @@ def _counted(tail: torch.Tensor | None, labels: torch.Tensor) -> float:
     return 0.0 if tail is None else float(tail[labels != -100].sum())
 
 
-def _arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
-    taken = recipe.train.arguments
-    for name in taken:
+def refuse_bad_arguments(recipe: Recipe) -> None:
+    """Before anything is spent: training arguments that transformers does not know, or whose reporters are not installed.
+
+    Raises:
+        RecipeError: naming the key.
+    """
+    known = {each.name for each in fields(TrainingArguments)}
+    for name in recipe.train.arguments:
         if name in _OURS:
             raise RecipeError(
                 f"train.arguments.{name}: this is decided elsewhere in the recipe; use the keys of `train`."
             )
+        if name not in known:
+            raise RecipeError(
+                f"train.arguments.{name}: `transformers.TrainingArguments` has no such field{nearest(name, known)}."
+            )
+    try:
+        for reporter in get_reporting_integration_callbacks(
+            recipe.train.arguments.get("report_to", [])
+        ):
+            reporter()
+    except (RuntimeError, ValueError, ImportError) as error:
+        said = " ".join(str(error).split())
+        raise RecipeError(f"train.arguments.report_to: {said}") from error
+
+
+def _arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
+    taken = recipe.train.arguments
     ours: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": recipe.train.steps,
@@ -224,6 +247,7 @@ def _arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         "disable_tqdm": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,
+        "ddp_find_unused_parameters": False,  # a masked LM's loss reaches them all
         "use_cpu": not torch.cuda.is_available(),
     }
     try:
