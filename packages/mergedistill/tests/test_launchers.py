@@ -20,11 +20,13 @@ pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
 LAUNCHERS = {
     "torchrun": ["torchrun", "--nproc-per-node=2", "--master-port=29611", "-m", "mergedistill"],
-    # On a CPU without MPI it starts one process.
+    # Its --cpu wants MPI for several processes.
     "accelerate": [
-        *("accelerate", "launch", "--cpu", "--num_processes=1", "--num_machines=1", "--mixed_precision=no"),
-        *("--dynamo_backend=no", "-m", "mergedistill"),
+        *("accelerate", "launch", "--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no"),
+        *("--dynamo_backend=no", "--main_process_port=29613", "-m", "mergedistill"),
     ],
+    # It says --local_rank to the command.
+    "deepspeed": ["deepspeed", "--num_gpus=2", "--master_port=29612", "--module", "mergedistill"],
 }  # fmt: skip
 
 
@@ -77,14 +79,13 @@ def _zero(stage: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("launcher", "stage"), [("torchrun", 0), ("torchrun", 1), ("accelerate", 0)]
+    ("launcher", "stage"),
+    [("torchrun", 0), ("torchrun", 1), ("torchrun", 2), ("accelerate", 0), ("deepspeed", 2)],
 )
 def test_every_launcher_learns_what_one_process_learns(
     folder: Path, town: Path, launcher: str, stage: int
 ) -> None:
     arguments: dict[str, Any] = {"deepspeed": _zero(stage)} if stage else {}
-    if launcher == "accelerate":
-        arguments["gradient_accumulation_steps"] = 2
     file = _recipe(folder, town, f"{launcher}-{stage}", **arguments)
 
     _launch(LAUNCHERS[launcher], file)

@@ -38,6 +38,10 @@ def main(
             "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
+    local_rank: Annotated[
+        int | None,
+        typer.Option("--local_rank", hidden=True, help="DeepSpeed's launcher says it here, too."),
+    ] = None,
 ) -> None:
     """Many masked-LM teachers, one multilingual student."""
 
@@ -72,7 +76,9 @@ def run_command(
         typer.echo(f"Suspicious: {sentence}", err=True)
     with progress() as watch:
         student = run(followed, until=until, force=None if force == "rank" else force, watch=watch)
-    if push_to is not None and rank() == 0:
+    if rank() != 0:
+        return
+    if push_to is not None:
         typer.echo(push(student, push_to, public=public))
     typer.echo(f"{student}" if until == "card" else f"done until {until}")
 
@@ -118,7 +124,9 @@ def card_command(recipe: RecipeFile) -> None:
             f"{recipe}: the training is not finished, so there is nothing to write a card of; run the recipe."
         )
     with progress() as watch:
-        typer.echo(f"{run(read, force='card', watch=watch)}")
+        student = run(read, force="card", watch=watch)
+    if rank() == 0:
+        typer.echo(f"{student}")
 
 
 @app.command("ablate")
