@@ -1,5 +1,6 @@
 """What the front door promises is there: links lead somewhere, the picture shows the graph, guides are run."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -57,6 +58,25 @@ def test_the_place_of_the_demo_s_table_is_marked_once() -> None:
 
     assert readme.count("<!-- demo -->") == readme.count("<!-- /demo -->") == 1
     assert readme.index("<!-- demo -->") < readme.index("<!-- /demo -->")
+
+
+def test_every_figure_of_the_readme_stands_in_the_records() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| [^|]+ \| ([^|]*\*\*[^|]+) \| `(\w+)` \|$", readme, flags=re.MULTILINE)
+    records = [
+        json.loads(line)
+        for file in ROOT.glob("benchmarks/results/*.jsonl")
+        for line in file.read_text(encoding="utf-8").splitlines()
+    ]
+
+    assert len(rows) >= 7
+    for words, question in rows:
+        its = [each for each in records if each["question"] == question and not each["quick"]]
+        known = [each["median"] for each in its]
+        known += [each["ratio"]["median"] for each in its if each["ratio"]]
+        for figure in re.findall(r"\*\*([\d.]+)\*\*", words):
+            digits = len(figure.partition(".")[2])
+            assert figure in {f"{value:.{digits}f}" for value in known}, (question, figure)
 
 
 @pytest.mark.parametrize("guide", sorted(ROOT.glob("docs/*.md")), ids=lambda guide: guide.name)
