@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import mergedistill.plan as planning
 from mergedistill.cli import app
 from mergedistill.plan import plan
 from mergedistill.recipe import Recipe
-from mergedistill.run import run
+from mergedistill.run import run, status
 from mergedistill.stages import recording_folder
 from mergedistill.texts import corpus
 from teacherzoo import Signals
@@ -103,3 +104,32 @@ def test_card_writes_anew_what_a_finished_run_has_and_refuses_an_unfinished_one(
 
     assert done.exit_code == 0, done.output
     assert (student / "README.md").read_text() == card
+
+
+def test_the_card_names_text_and_licences_and_follows_them(
+    recipe_of: Callable[..., Recipe], town: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(town / "wp", tmp_path / "licensed")
+    (tmp_path / "licensed" / "README.md").write_text("---\nlicense: mit\n---\nA teacher.\n")
+
+    def stated(licence: str) -> Recipe:
+        return recipe_of(
+            languages={
+                "qav": {"corpus": str(town / "qav.txt"), "licence": licence},
+                "qag": str(town / "qag.txt"),
+            },
+            teachers=[
+                {"teacher": str(tmp_path / "licensed"), "languages": ["qav"]},
+                {"teacher": str(town / "foreign"), "languages": ["qag"]},
+            ],
+            train={"steps": 1, "tokens": 64},
+        )
+
+    recipe = stated("CC0-1.0")
+    card = (run(recipe) / "README.md").read_text()
+
+    documents = sum(1 for _ in corpus(recipe, "qav").documents())
+    assert f"| licensed | qav | `{tmp_path / 'licensed'}` | mit |" in card
+    assert f"| qav | `qav.txt` | CC0-1.0 | {documents:,} |" in card
+    assert "| qag | `qag.txt` | not known: look it up |" in card
+    assert [name for name, done in status(stated("CC-BY-4.0")).items() if not done] == ["card"]

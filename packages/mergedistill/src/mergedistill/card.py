@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.repocard import metadata_load
+
+from mergedistill.curves import draw_curves
 from mergedistill.faculty import Faculty, teachers_in_use
 from mergedistill.held_out import held_out_texts, score, score_languages
 from mergedistill.recipe import Recipe
-from mergedistill.stages import settled_or_refuse, stages
+from mergedistill.stages import recording_folder, settled_or_refuse, stages
 from mergedistill.suspicions import suspicions
 from teacherzoo import Masking
 from teacherzoo.catalogue import find_teacher, read_catalogue
+from teacherzoo.signals_layout import read_manifest
 from teacherzoo.teachers import load_teacher
 
-_DOCUMENTS = 200  # held-out documents of a language that models are measured on
+MEASURED = 200  # held-out documents of a language that models are measured on
 
 
 def held_out_scores(
@@ -37,8 +41,9 @@ def held_out_scores(
     """
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    texts = held_out_texts(recipe, _DOCUMENTS)
+    texts = held_out_texts(recipe, MEASURED)
     teachers = _teachers_scores(recipe, texts, kept / "held_out.json", watch)
+    watch(0, 1, "the student on held-out text")
     found = score_languages(
         AutoModelForMaskedLM.from_pretrained(student),
         {code: AutoTokenizer.from_pretrained(student / "languages" / code) for code in texts},
@@ -46,6 +51,7 @@ def held_out_scores(
         masking=Masking(seed=recipe.distil.mask_seed),
         block_length=recipe.distil.block_length,
     )
+    watch(1, 1, "the student on held-out text")
     return {
         language: {
             "student": its.bits_per_byte,
@@ -79,7 +85,7 @@ def _teachers_scores(
         ]
         if not missing:
             continue
-        watch(number, len(used), "scoring held-out text")
+        watch(number, len(used), f"{name} on held-out text")
         teacher = load_teacher(find_teacher(each.teacher))
         for language in missing:
             kept[wanted[language]] = asdict(
@@ -90,6 +96,7 @@ def _teachers_scores(
                     block_length=recipe.distil.block_length,
                 )
             )
+        watch(number + 1, len(used), f"{name} on held-out text")
     part = file.with_suffix(".part")
     part.write_text(json.dumps(kept))
     part.replace(file)
@@ -104,13 +111,12 @@ def card(
     folder: Path,
 ) -> str:
     """The model card's Markdown; draws the learning curves into `folder` as `curves.png`."""
-    _draw_curves(log, list(recipe.languages), folder / "curves.png")
-    licences = {entry.hub: entry.licence for entry in read_catalogue()}
+    draw_curves(log, list(recipe.languages), folder / "curves.png")
     teaching = settled_or_refuse(recipe)
     used = teachers_in_use(recipe, teaching)
     teachers = [
         f"| {name} | {', '.join(_taught(name, language, teaching[language]) for language in languages)} | `{each.teacher}` "
-        f"| {licences.get(find_teacher(each.teacher)) or 'not known: look it up'} |"
+        f"| {_licence(find_teacher(each.teacher))} |"
         for name, (each, languages) in used.items()
     ]
     table = [
@@ -125,6 +131,8 @@ def card(
             "library_name: transformers",
             "pipeline_tag: fill-mask",
             f"language: {json.dumps(list(recipe.languages))}",
+            f"datasets: {json.dumps(_on_the_hub(text.corpus for text in recipe.languages.values()))}",
+            f"base_model: {json.dumps(_on_the_hub(find_teacher(each.teacher) for each, _ in used.values()))}",
             "tags: [knowledge-distillation, mergedistill]",
             "---",
             "",
@@ -136,13 +144,27 @@ def card(
             "",
             "The tokenizer in this folder is the union of the teachers'. `languages/CODE` holds a tokenizer for each "
             "language that cuts text exactly as its teacher did, into this model's ids: the model was trained on that "
-            "segmentation.",
+            "segmentation. (Such a tokenizer shows a piece that its language lacks as `[hole …]`; the common one shows it as it "
+            "is.)",
+            "",
+            "```python",
+            "from transformers import AutoTokenizer, pipeline",
+            "",
+            'fill = pipeline("fill-mask", model=STUDENT)  # this folder, or its name on the Hub',
+            f'tokenizer = AutoTokenizer.from_pretrained(STUDENT, subfolder="languages/{next(iter(recipe.languages))}")  # to fine-tune',
+            "```",
             "",
             "| teacher | languages | model | licence |",
             "| --- | --- | --- | --- |",
             *teachers,
             "",
             *_heard(recipe),
+            "It read this text, a share of its documents held out:",
+            "",
+            "| language | text | licence | documents | bytes | masked pieces |",
+            "| --- | --- | --- | --- | --- | --- |",
+            *(_read(recipe, language, teaching[language]) for language in recipe.languages),
+            "",
             "On text that was held out: bits per byte (lower is better) and the share of masked pieces that come first.",
             "",
             "| language | student, bits per byte | its teacher | student, accuracy | its teacher |",
@@ -165,6 +187,33 @@ def card(
             *(f"Suspicious: {sentence}\n" for sentence in suspicions(recipe)),
         ]
     )
+
+
+def _read(recipe: Recipe, language: str, faculty: Faculty) -> str:
+    """A language's text, as its lead teacher was asked about it."""
+    text = recipe.languages[language]
+    lead = next(each for each in recipe.teachers if each.called == faculty.lead)
+    manifest = read_manifest(recording_folder(recipe, lead, language))
+    its = manifest.corpora[language]
+    masked = sum(shard.positions for shard in manifest.shards)
+    shown = Path(text.corpus).name if Path(text.corpus).exists() else text.corpus
+    return f"| {language} | `{shown}` | {text.licence or _UNKNOWN} | {its.documents:,} | {its.bytes:,} | {masked:,} |"
+
+
+def _licence(source: str) -> str:
+    """Of a teacher: as the catalogue has it, or its own folder's card."""
+    card = Path(source) / "README.md"
+    stated = {entry.hub: entry.licence for entry in read_catalogue()}.get(source)
+    if stated is None and card.is_file():
+        stated = (metadata_load(card) or {}).get("license")
+    return str(stated or _UNKNOWN)
+
+
+_UNKNOWN = "not known: look it up"
+
+
+def _on_the_hub(names: Iterable[str]) -> list[str]:
+    return sorted({name for name in names if not Path(name).exists()})
 
 
 def _heard(recipe: Recipe) -> list[str]:
@@ -196,40 +245,3 @@ def _figure(scores: Mapping[str, Mapping[str, float]], language: str, who: str) 
 def _share(scores: Mapping[str, Mapping[str, float]], language: str, who: str) -> str:
     value = scores.get(language, {}).get(f"{who}_accuracy", math.nan)
     return "" if math.isnan(value) else f"{100 * value:.1f} %"
-
-
-def _draw_curves(log: Sequence[Mapping[str, float]], languages: Sequence[str], file: Path) -> None:
-    from matplotlib.figure import Figure
-
-    shown = [
-        (title, unit, part)
-        for title, unit, part in _CURVES
-        if any(f"{part}_{language}" in entry for entry in log for language in languages)
-    ]
-    figure = Figure(figsize=(4 * len(shown), 3.2), layout="constrained")
-    rows = figure.subplots(1, len(shown), squeeze=False)
-    for axes, (title, unit, part) in zip(rows[0], shown, strict=True):
-        for language in languages:
-            key = f"{part}_{language}"
-            points = [(entry["step"], entry[key]) for entry in log if key in entry]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=language, marker=_marker(points))
-        axes.set_xlabel("step")
-        axes.set_ylabel(unit)
-        axes.set_title(title, fontsize=10)
-        axes.spines[["top", "right"]].set_visible(False)
-    rows[0][0].legend(frameon=False, ncols=2)
-    figure.savefig(file, dpi=130)
-
-
-def _marker(points: Sequence[object]) -> str | None:
-    return "o" if len(points) == 1 else None
-
-
-# What is drawn where it was logged: title, unit, and its name in the log, before the language.
-_CURVES = (
-    ("cross-entropy with the text", "nats per masked piece", "hard"),
-    ("divergence from the teacher", "nats per masked piece", "divergence"),
-    ("held-out text", "bits per byte", "eval_bits_per_byte"),
-    ("held-out masked accuracy", "share of pieces", "eval_accuracy"),
-)

@@ -17,21 +17,24 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mergedistill.card import MEASURED
 from mergedistill.faculty import Faculty, teachers_in_use
 from mergedistill.recipe import Recipe, Teaching, altered
 from mergedistill.run import run
 from mergedistill.stages import STAGES, recording_folder, settled_or_refuse, stages
 from mergedistill.suspicions import suspicions
 from mergedistill.texts import corpus
+from mergedistill.training import EVALUATED
 from teacherzoo import Signals
 from teacherzoo.signals_layout import MANIFEST
 from teacherzoo.stats import column_sizes
 
 Watch = Callable[[int, int, str], None]
-_SAMPLE_BYTES = 32 << 10  # of each language's text
+_SAMPLE_BYTES = 32 << 10  # of each language's text; four times that where it holds few documents
 _STEPS = 4  # of the miniature's training; the first is not timed
-_RANKED = 8  # documents that the miniature ranks teachers on
-_LINES = 200  # that it calibrates the vocabulary with
+_RANKED_BYTES = 4 << 10  # of each language's text, that the miniature ranks teachers on
+_FEWEST, _FEWEST_LINES = "vocabulary of the fewest lines", 10
+_MANY_DOCUMENTS = 4 * _FEWEST_LINES
 _NEVER = 10**9
 
 
@@ -124,7 +127,7 @@ def plan(recipe: Recipe, *, watch: Watch = lambda done, total, what: None) -> Pl
         languages=_with_rounds(recipe, languages),
         **model,
         memory={name: seen.memory.get(name) for name in ("record", "train")},
-        seconds=_seconds(recipe, done, languages, counts, seen),
+        seconds=_seconds(recipe, small, done, languages, counts, seen),
         suspicions=suspected,
     )
 
@@ -153,7 +156,8 @@ def _count(recipe: Recipe, language: str) -> _Count:
     for document in corpus(recipe, language).documents():
         documents += 1
         size += len(document.text.encode("utf-8", "surrogatepass"))
-        if sample_bytes < _SAMPLE_BYTES:
+        wanted = _SAMPLE_BYTES * (1 if sample_documents >= _MANY_DOCUMENTS else 4)
+        if sample_bytes < wanted:
             sample_documents, sample_bytes = documents, size
     return _Count(documents, size, sample_documents, sample_bytes)
 
@@ -164,8 +168,7 @@ def _miniature(recipe: Recipe, counts: Mapping[str, _Count], folder: Path) -> Re
         {
             "out": str(folder / "run"),
             "signals": str(folder / "signals"),
-            "rank.documents": min(_RANKED, recipe.rank.documents),
-            "vocabulary.calibration_lines": min(_LINES, recipe.vocabulary.calibration_lines),
+            "rank.documents": _ranked(recipe, counts),
             "train.steps": _STEPS,
             "train.evaluate_every": _STEPS,
             "train.checkpoint_every": _NEVER,
@@ -179,28 +182,36 @@ def _miniature(recipe: Recipe, counts: Mapping[str, _Count], folder: Path) -> Re
     )
 
 
+def _ranked(recipe: Recipe, counts: Mapping[str, _Count]) -> int:
+    """Documents of each language that the miniature ranks teachers on."""
+    longest = max(its.sample_bytes / its.sample_documents for its in counts.values())
+    return min(recipe.rank.documents, max(8, round(_RANKED_BYTES / longest)))
+
+
 def _observe(small: Recipe, watch: Watch) -> _Observed:
     seen = _Observed()
-    for name in STAGES[: STAGES.index("train") + 1]:
-        reports = seen.times.setdefault(name, [])
-
-        def note(
-            done: int,
-            total: int,
-            what: str,
-            reports: list[tuple[float, int, int, str]] = reports,
-            name: str = name,
-        ) -> None:
-            reports.append((time.perf_counter(), done, total, what))
-            watch(done, total, f"a miniature: {name}")
-
-        with _peak_memory() as peak:
-            begun = time.perf_counter()
-            run(small, until=name, watch=note)
-            seen.spent[name] = time.perf_counter() - begun
-            reports.append((time.perf_counter(), -1, -1, "end"))
-            seen.memory[name] = peak()
+    for name in STAGES:
+        if name == "vocabulary":
+            # Once without text, so to speak: what grows with the text is told from what does not.
+            fewest = {"out": f"{small.out}-fewest", "vocabulary.calibration_lines": _FEWEST_LINES}
+            _time(altered(small, fewest), name, _FEWEST, seen, watch)
+        _time(small, name, name, seen, watch)
     return seen
+
+
+def _time(small: Recipe, until: str, noted: str, seen: _Observed, watch: Watch) -> None:
+    reports = seen.times.setdefault(noted, [])
+
+    def note(done: int, total: int, what: str) -> None:
+        reports.append((time.perf_counter(), done, total, what))
+        watch(done, total, f"a miniature: {until}")
+
+    with _peak_memory() as peak:
+        begun = time.perf_counter()
+        run(small, until=until, watch=note)
+        seen.spent[noted] = time.perf_counter() - begun
+        reports.append((time.perf_counter(), -1, -1, "end"))
+        seen.memory[noted] = peak()
 
 
 def _language_plan(recipe: Recipe, small: Recipe, language: str, count: _Count) -> LanguagePlan:
@@ -270,43 +281,75 @@ def _model_sizes(small: Recipe) -> dict[str, int]:
 
 def _seconds(
     recipe: Recipe,
+    small: Recipe,
     done: Mapping[str, bool],
     languages: tuple[LanguagePlan, ...],
     counts: Mapping[str, _Count],
     seen: _Observed,
 ) -> dict[str, float]:
-    ranked = recipe.rank.documents / min(_RANKED, recipe.rank.documents)
-    step, evaluation = _training_times(seen.times["train"])
-    every = recipe.train.evaluate_every or max(1, recipe.train.steps // 10)
+    def documents_read(most: int, in_miniature: int) -> float:
+        """How many times as many held-out documents the run reads as the miniature, where those are the most of each."""
+        held = [_held_out(recipe, its) for its in counts.values()]
+        sampled = [its.sample_documents for its in counts.values()]
+        read = sum(min(most, its) for its in held)
+        return read / sum(
+            min(in_miniature, its, here) for its, here in zip(held, sampled, strict=True)
+        )
+
     text = sum(counts[its.language].bytes for its in languages if not its.recorded)
-    sample = sum(counts[its.language].sample_bytes for its in languages)
+    sample = sum(its.sample_bytes for its in counts.values())
+    ready, step, evaluation = _training_times(seen)
+    evaluations = recipe.train.steps // (
+        recipe.train.evaluate_every or max(1, recipe.train.steps // 10)
+    )
+    evaluation *= documents_read(EVALUATED, EVALUATED)
     took = {
-        "rank": ranked * seen.spent["rank"],
-        "vocabulary": seen.spent["vocabulary"],
-        "record": text / sample * _asking(seen),
-        "train": recipe.train.steps * step + recipe.train.steps // every * evaluation,
-        "card": 3 * evaluation,
+        "rank": _grown(seen, "rank", documents_read(recipe.rank.documents, small.rank.documents)),
+        "vocabulary": _calibrated(recipe, counts, seen),
+        "record": _grown(seen, "record", text / sample),
+        "train": ready + recipe.train.steps * step + evaluations * evaluation,
+        "card": _grown(seen, "card", documents_read(MEASURED, MEASURED)),
     }
     return {name: 0.0 if done[name] else took[name] for name in STAGES}
 
 
-def _asking(seen: _Observed) -> float:
-    """Seconds in which teachers were asked, without the time in which they were opened."""
-    spent = 0.0
-    before: tuple[float, int, int, str] | None = None
-    for report in seen.times["record"]:
-        # Within one recording the count of bytes rises; where it falls, another teacher was opened.
-        if before is not None and 0 <= before[1] <= report[1]:
-            spent += report[0] - before[0]
-        before = report
-    return spent or seen.spent["record"]
+def _held_out(recipe: Recipe, count: _Count) -> int:
+    """About so many documents are held out; where none are, ranking reads the others."""
+    share = recipe.held_out_share
+    return round(count.documents * share / (1 - share)) or count.documents
 
 
-def _training_times(reports: list[tuple[float, int, int, str]]) -> tuple[float, float]:
-    """Seconds of a step, and of one evaluation."""
+def _calibrated(recipe: Recipe, counts: Mapping[str, _Count], seen: _Observed) -> float:
+    """Seconds of the vocabulary: what two numbers of lines took tells what grows with the text from what does not."""
+    lines = recipe.vocabulary.calibration_lines
+    all_of_it = sum(its.bytes * min(1, lines / its.documents) for its in counts.values())
+    sample = sum(its.sample_bytes for its in counts.values())
+    few = sum(
+        its.sample_bytes * min(1, _FEWEST_LINES / its.sample_documents) for its in counts.values()
+    )
+    took, fewest = seen.spent["vocabulary"], seen.spent[_FEWEST]
+    per_byte = max(0.0, took - fewest) / (sample - few) if few < sample else took / sample
+    return took + max(0.0, all_of_it - sample) * per_byte
+
+
+def _grown(seen: _Observed, stage: str, times: float) -> float:
+    """Seconds of a stage that does its work so many times, and opens its teachers as often as the miniature did."""
+    work = 0.0
+    for before, after in pairwise(seen.times[stage]):
+        # Within one teacher's work the count rises; where it falls, another was opened.
+        if 0 <= before[1] <= after[1]:
+            work += after[0] - before[0]
+    work = work or seen.spent[stage]
+    return seen.spent[stage] + (times - 1) * work
+
+
+def _training_times(seen: _Observed) -> tuple[float, float, float]:
+    """Seconds until the first step is done, of another step, and of one evaluation."""
+    reports = seen.times["train"]
     steps = [report[0] for report in reports if report[3].startswith("training")]
     apart = [after - before for before, after in pairwise(steps)]
-    return median(apart), reports[-1][0] - steps[-1]
+    end = reports[-1][0]
+    return seen.spent["train"] - (end - steps[0]), median(apart), end - steps[-1]
 
 
 @contextmanager

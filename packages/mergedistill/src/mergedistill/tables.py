@@ -90,7 +90,7 @@ def _table(first: str, *others: str) -> Table:
         Column(first, no_wrap=True),
         *(Column(title, justify="right", overflow="fold") for title in others),
         box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
     )
 
 
