@@ -37,7 +37,7 @@ class Size:
     batch: int = 48  # blocks in a student's step, one for each sentence
     student_documents: int | Mapping[str, int] = 600
     steps: int = 1200
-    shares: tuple[float, ...] = (0.5, 0.7, 1.0)  # of the steps, a run of its own for each
+    shares: tuple[float, ...] = (0.5, 0.6, 0.7, 1.0)  # of the steps, a run of its own for each
     teacher_learning_rate: float = 3e-3
     learning_rate: float = 2e-3  # of students: with 3e-3 they stay near the frequencies of words
     alpha: float = 0.7
