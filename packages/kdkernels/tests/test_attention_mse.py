@@ -264,6 +264,21 @@ def test_bfloat16_gradients_stay_within_a_percent_at_a_real_length() -> None:
         assert relative(mine, theirs) < 0.01
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_kept_for_the_backward_pass_are_as_many_bytes_as_student_queries_and_keys(
+    dtype: torch.dtype,
+) -> None:
+    operands = [x.transpose(1, 2) for x in sides(2, 40, 3, 8, dtype=dtype)]
+    q_s, k_s = (x.requires_grad_() for x in operands[:2])
+    kept: list[Tensor] = []
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x), x)[1], lambda x: x):
+        attention_mse(*operands)
+
+    assert sum(x.untyped_storage().nbytes() for x in kept) == q_s.nbytes + k_s.nbytes
+    assert [x.stride() for x in kept] == [q_s.stride(), k_s.stride()]
+
+
 # dynamo looks at .grad of what it is given after a graph break
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_model_around_the_call_gives_the_same_gradient() -> None:

@@ -5,6 +5,7 @@ within it and nothing is ever computed twice. On a CPU the tile is sized to stay
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -25,20 +26,14 @@ def walk(
     dtype = torch.float64 if widest(q_s, k_s, q_t, k_t) == torch.float64 else torch.float32
     total = torch.zeros((), dtype=torch.float64, device=q_s.device)
     count = torch.zeros((), dtype=torch.int64, device=q_s.device)
-    dq = torch.zeros(q_s.shape if gradient else 0, dtype=dtype, device=q_s.device)
+    groups = list(groups_of_one_length(comparison.mask, length=q_s.shape[2], device=q_s.device))
+    in_parts = not groups or groups[0].sequences is not None
+    dq = torch.zeros(q_s.shape if gradient and in_parts else 0, dtype=dtype, device=q_s.device)
     dk = torch.zeros_like(dq)
-    for group in groups_of_one_length(comparison.mask, length=q_s.shape[2], device=q_s.device):
+    for group in groups:
         with products_of(widest(q_s, k_s, q_t, k_t), q_s.device):
-            sums = _walk_group(
-                group.gather(q_s, dtype),
-                group.gather(k_s, dtype),
-                group.gather(q_t, dtype),
-                group.gather(k_t, dtype),
-                comparison,
-                group,
-                heads=q_s.shape[1],
-                gradient=gradient,
-            )
+            operands = tuple(group.gather(x, dtype) for x in (q_s, k_s, q_t, k_t))
+            sums = _walk_group(operands, comparison, group, gradient=gradient)
         total += sums.total
         count += sums.counted
         if gradient:
@@ -47,45 +42,43 @@ def walk(
 
 
 def _walk_group(
-    q_s: Tensor,
-    k_s: Tensor,
-    q_t: Tensor,
-    k_t: Tensor,
-    comparison: Comparison,
-    group: SequenceGroup,
-    *,
-    heads: int,
-    gradient: bool,
+    operands: tuple[Tensor, ...], comparison: Comparison, group: SequenceGroup, *, gradient: bool
 ) -> MapSums:
-    """As `walk`, on tensors [G·h, n, d] without padding."""
-    pairs, length, _ = q_s.shape
+    """As `walk`, on tensors [G, h, n, d] without padding."""
+    q_s, k_s, q_t, k_t = operands
+    heads, shape = q_s.shape[1], q_s.shape if gradient else (0,)
     at_once, rows_at_once, keys_at_most = _tile_shape(q_s, comparison)
+    if at_once > heads:  # a tile holds several sequences: all heads side by side, which may copy
+        q_s, k_s, q_t, k_t = (x.reshape(1, -1, *x.shape[2:]) for x in (q_s, k_s, q_t, k_t))
     space = q_s.new_empty(2, at_once * rows_at_once * keys_at_most)
-    dq, dk = (torch.zeros_like(q_s), torch.zeros_like(q_s)) if gradient else (space, space)
+    dq, dk = (
+        (q_s.new_empty(q_s.shape), q_s.new_zeros(q_s.shape)) if gradient else (space[0, :0],) * 2
+    )
     total = torch.zeros((), dtype=torch.float64, device=q_s.device)
     count = torch.zeros((), dtype=torch.int64, device=q_s.device)
-    for first in range(0, pairs, at_once):
-        part = slice(first, min(first + at_once, pairs))
-        for row in range(0, length, rows_at_once):
-            rows = slice(row, min(row + rows_at_once, length))
-            keys = _keys_seen(rows, length, comparison.reach)
-            visible = _visible(comparison, group, heads, part, rows, keys)
-            student = _scores(q_s[part, rows], k_s[part, keys], comparison.scale_s, space[0])
-            teacher = _scores(q_t[part, rows], k_t[part, keys], comparison.scale_t, space[1])
-            if comparison.divergence == "mse":
-                total += _mse_tile(student, teacher, visible, gradient=gradient)
-            else:
-                total += _kl_tile(student, teacher, visible)
-            count += _counted(comparison.divergence, student, visible)
-            if gradient:
-                dq[part, rows] = torch.bmm(teacher, k_s[part, keys])
-                dk[part, keys].baddbmm_(teacher.mT, q_s[part, rows])
-    return MapSums(total=total, counted=count, dq=dq, dk=dk)
+    for number, part, rows in _tiles(q_s.shape, at_once, rows_at_once):
+        keys = _keys_seen(rows, q_s.shape[2], comparison.reach)
+        pairs = torch.arange(part.start, part.stop, device=q_s.device) + number * heads
+        visible = _visible(comparison, group, pairs // heads, rows, keys)
+        q, k = q_s[number, part, rows], k_s[number, part, keys]
+        student = _scores(q, k, comparison.scale_s, space[0])
+        teacher = _scores(
+            q_t[number, part, rows], k_t[number, part, keys], comparison.scale_t, space[1]
+        )
+        if comparison.divergence == "mse":
+            total += _mse_tile(student, teacher, visible, gradient=gradient)
+        else:
+            total += _kl_tile(student, teacher, visible)
+        count += _counted(comparison.divergence, student, visible)
+        if gradient:
+            torch.bmm(teacher, k, out=dq[number, part, rows])
+            dk[number, part, keys].baddbmm_(teacher.mT, q)
+    return MapSums(total=total, counted=count, dq=dq.view(shape), dk=dk.view(shape))
 
 
 def _tile_shape(q: Tensor, comparison: Comparison) -> tuple[int, int, int]:
-    """How many pairs, query rows and keys a tile holds at most."""
-    pairs, length, _ = q.shape
+    """How many pairs (sequence, head), query rows and keys a tile holds at most."""
+    length = q.shape[2]
     default = CPU_TILE_BYTES if q.device.type == "cpu" else DEVICE_TILE_BYTES
     entries = max(1, int(comparison.chunk_bytes or default) // q.element_size())
     rows = min(
@@ -95,7 +88,19 @@ def _tile_shape(q: Tensor, comparison: Comparison) -> tuple[int, int, int]:
     if comparison.reach is not None:
         rows = min(rows, max(64, 2 * comparison.reach))  # beyond this a tile is mostly out of reach
         keys = min(length, rows + 2 * comparison.reach)
-    return min(pairs, max(1, entries // (rows * keys))), rows, keys
+    return min(q.shape[0] * q.shape[1], max(1, entries // (rows * keys))), rows, keys
+
+
+def _tiles(
+    shape: torch.Size, at_once: int, rows_at_once: int
+) -> Iterator[tuple[int, slice, slice]]:
+    """Of tensors [G, h, n, d]: the sequence, some of its heads, some of its query rows."""
+    sequences, heads, length, _ = shape
+    for number in range(sequences):
+        for first in range(0, heads, at_once):
+            part = slice(first, min(first + at_once, heads))
+            for row in range(0, length, rows_at_once):
+                yield number, part, slice(row, min(row + rows_at_once, length))
 
 
 def _keys_seen(rows: slice, length: int, reach: int | None) -> slice:
@@ -106,13 +111,12 @@ def _keys_seen(rows: slice, length: int, reach: int | None) -> slice:
 
 
 def _visible(
-    comparison: Comparison, group: SequenceGroup, heads: int, part: slice, rows: slice, keys: slice
+    comparison: Comparison, group: SequenceGroup, sequences: Tensor, rows: slice, keys: slice
 ) -> Tensor | None:
     """Which entries of the tile exist: bool [pairs or 1, rows, keys], or None where all do."""
     if comparison.reach is None and (comparison.mask is None or comparison.mask.dim() == 2):
         return None
     visible = None
-    sequences = torch.arange(part.start, part.stop, device=group.positions.device) // heads
     if comparison.reach is not None:
         positions = group.positions if group.sequences is None else group.positions[sequences]
         apart = positions[:, rows, None] - positions[:, None, keys]
@@ -134,7 +138,7 @@ def _mse_tile(
 ) -> Tensor:
     """Σ (A_s − A_t)² of the tile; half its gradient by the student's scores is left in `teacher`.
 
-    With D = A_s − A_t, the gradient by A_s is 2D and by the scores 2 A_s ∘ (D − rowsum(A_s ∘ D)).
+    With D = A_s − A_t, the gradient by A_s is 2D and by the scores 2 A_s ∘ (D − rowsum(A_s ∘ D)): that of a softmax.
     """
     for scores in (student, teacher):
         if visible is not None:
@@ -145,8 +149,9 @@ def _mse_tile(
     difference = torch.sub(student, teacher, out=teacher)
     total = torch.linalg.vector_norm(difference, dim=-1).double().square().sum()
     if gradient:
-        slope = torch.linalg.vecdot(student, difference)
-        difference.sub_(slope[:, :, None]).mul_(student)
+        torch.ops.aten._softmax_backward_data.out(
+            difference, student, -1, difference.dtype, grad_input=difference
+        )
     return total
 
 

@@ -22,15 +22,13 @@ class SequenceGroup:
     positions: Tensor
 
     def gather(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """The group's rows of x [B, h, S, d], as [G·h, n, d]."""
+        """The group's rows of x [B, h, S, d], as [G, h, n, d]: x itself where it is the whole batch in that dtype."""
         if self.sequences is not None and self.tokens is not None:
             x = x.transpose(1, 2)[self.sequences[:, None], self.tokens].transpose(1, 2)
-        return x.to(dtype).reshape(-1, x.shape[2], x.shape[3])
+        return x.to(dtype)
 
     def scatter(self, rows: Tensor, into: Tensor) -> Tensor:
-        """Put the rows [G·h, n, d] back where they came from in `into` [B, h, S, d]; returns the whole."""
-        heads = into.shape[1]
-        rows = rows.view(-1, heads, rows.shape[1], rows.shape[2])
+        """Put the rows [G, h, n, d] back where they came from in `into` [B, h, S, d]; returns the whole."""
         if self.sequences is None or self.tokens is None:
             return rows
         into.transpose(1, 2)[self.sequences[:, None], self.tokens] = rows.transpose(1, 2)

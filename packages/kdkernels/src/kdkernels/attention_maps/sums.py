@@ -72,7 +72,7 @@ class _Compare(torch.autograd.Function):
                 doubled = 2.0 if comparison.divergence == "mse" else 1.0
                 one = torch.full_like(sums.total, doubled * comparison.scale_s)
                 factor = mean_over(one, sums.counted, comparison.divisor)
-                ctx.save_for_backward(sums.dq.mul_(factor), sums.dk.mul_(factor))
+                ctx.save_for_backward(_kept(sums.dq, q_s, factor), _kept(sums.dk, k_s, factor))
                 ctx.dtypes = q_s.dtype, k_s.dtype
             ctx.mark_non_differentiable(sums.counted)
             return mean_over(sums.total, sums.counted, comparison.divisor), sums.counted
@@ -84,3 +84,9 @@ class _Compare(torch.autograd.Function):
         of_q, of_k = ctx.dtypes
         by_q, by_k = (dq * grad_output).to(of_q), (dk * grad_output).to(of_k)
         return by_q, by_k, None, None, None, None, None
+
+
+def _kept(gradient: Tensor, operand: Tensor, factor: Tensor) -> Tensor:
+    """The factor times the gradient, laid out as the operand and, where its dtype has float32's range, in its dtype."""
+    dtype = operand.dtype if operand.dtype == torch.bfloat16 else gradient.dtype
+    return torch.mul(gradient, factor, out=torch.empty_like(operand, dtype=dtype))
