@@ -276,11 +276,11 @@ def _tuning(size: Size) -> xeval.Protocol:
 
 
 def _by_language(results: Sequence[xeval.Result], metric: str) -> dict[str, float]:
-    """In per cent, the mean over a language's test sets."""
+    """The mean over a language's test sets."""
     values: dict[str, list[float]] = {}
     for its in results:
         if its.metric == metric and its.value is not None:
-            values.setdefault(its.language, []).append(100 * its.value)
+            values.setdefault(its.language, []).append(its.value)
     return {language: sum(its) / len(its) for language, its in values.items()}
 
 
