@@ -79,6 +79,8 @@ def measure(
     size: Size, data: Path, folder: Path, recorder: Recorder, swept: bool, tasks: list[str]
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    if swept:
+        size = replace(size, steps=size.steps // 3)
     recipe = prepare(size, data, folder)
     if swept:
         sweep(size, recipe, recorder, SWEPT)
