@@ -3,7 +3,8 @@
 Twelve teacher layers, six student layers, BERT-base width. Contenders: ours (attention by queries and keys under SDPA),
 the eager formulation (both models return their maps and states, `mse_loss` on each), TextBrewer's distiller with the same
 matches where it is importable, and the floor: a bare teacher forward and a student forward and backward that compare
-nothing. Then the bytes that autograd keeps for the backward pass, teacher maps among them, and the peak of the process.
+nothing. Then the bytes that are kept between the forward and the backward pass, teacher maps among them, and the peak of
+the process.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import torch
 import torch.nn.functional as F
 from record import Recorder, extra_memory, parser, race
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import BertConfig, BertForMaskedLM
 
 from bistil.student import layer_map, student_of
@@ -203,22 +207,41 @@ class attention:  # noqa: N801  # reads as a word before `with`
 
 
 def kept_bytes(loss: Callable[[], Tensor], student: Any) -> int:
-    """What autograd holds between forward and backward, each storage once, parameters aside."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}
-    kept: dict[int, int] = {}
-    alive = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(storage)  # an address let go could be given out again
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    """What the forward pass made and is still there for the backward pass, autocast's copies of weights aside."""
+    with Made(
+        {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}
+    ) as made:
         found = loss()
+    kept = sum(size for storage, size in made.storages.items() if not storage.expired())
     del found
-    return sum(kept.values())
+    return kept
+
+
+class Made(TorchDispatchMode):
+    """Notes every storage that an operation makes, by a reference that does not keep it."""
+
+    def __init__(self, weights: set[int]) -> None:
+        super().__init__()
+        self._weights = weights
+        self.storages: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(self, function: Any, _types: Any, inputs: Any = (), named: Any = None) -> Any:  # fmt: skip
+        named = named or {}
+        outputs = function(*inputs, **named)
+        given = {one.data_ptr() for one in storages((inputs, named))}
+        if function is torch.ops.aten._to_copy.default and given & self._weights:
+            return outputs
+        self.storages |= {
+            StorageWeakRef(one): one.nbytes()
+            for one in storages(outputs)
+            if one.data_ptr() not in given
+        }
+        return outputs
+
+
+def storages(found: Any) -> list[torch.UntypedStorage]:
+    """Of all tensors in there."""
+    return [one.untyped_storage() for one in tree_leaves(found) if isinstance(one, Tensor)]
 
 
 if __name__ == "__main__":

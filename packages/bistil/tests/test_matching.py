@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bistil.errors import ModelError
 from bistil.matching import Matching, Tapped, matching_loss, tap
+from bistil.tapping import Attention
 
 FAMILIES = ("bert", "xlm-roberta", "distilbert", "modernbert", "deberta-v2")
 LAYERS = (1, 3)
@@ -206,6 +207,34 @@ def test_a_projection_stands_between_widths(make_masked_lm: Callable[..., Any]) 
     torch.testing.assert_close(found.hidden, sum(expected) / 3)
     with pytest.raises(ModelError, match="16 wide and the teacher's 32; give a projection"):
         matching_loss(mine, its, layers=LAYERS, attention_mask=None)
+
+
+def test_of_two_compared_states_backward_keeps_one_tensor() -> None:
+    mine, its = (
+        Tapped(
+            hidden={number: torch.randn(2, 5, 24) for number in range(2)},
+            attention={0: Attention(torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 8))},
+        )
+        for _ in range(2)
+    )
+    for state in mine.hidden.values():
+        state.requires_grad_()
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        found = matching_loss(mine, its, layers=[0], attention_mask=None)
+
+    assert sum(kept.values()) < 1.1 * sum(state.nbytes for state in mine.hidden.values())
+    found.hidden.backward()
+    for number, state in mine.hidden.items():
+        assert state.grad is not None
+        expected = (state.detach() - its.hidden[number]) / state.numel()
+        torch.testing.assert_close(state.grad, expected)
 
 
 def test_different_head_counts_are_refused(make_masked_lm: Callable[..., Any]) -> None:

@@ -136,10 +136,11 @@ def _hidden_term(
             f"The student's states are {student.shape[-1]} wide and the teacher's {teacher.shape[-1]}; "
             "give a projection from one to the other."
         )
+    difference = student - teacher
     if relative:
-        scale = teacher.square().mean(-1, keepdim=True).rsqrt()
-        student, teacher = student * scale, teacher * scale
-    return F.mse_loss(student, teacher)
+        difference = difference * teacher.square().mean(-1, keepdim=True).rsqrt()
+    # Beside a zero of no size, backward keeps one tensor; beside the teacher's states, two.
+    return F.mse_loss(difference, difference.new_zeros(()).expand_as(difference))
 
 
 def _exact(tensor: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bistil.errors import ExtractError, ModelError
 from bistil.matching import matching_loss
+from bistil.recomputing import recomputing
 from bistil.tapping import Tapped, layers_of, tap
 from kdkernels import linear_cross_entropy, linear_kl, relation_kl
 from teacherzoo import split_head
@@ -236,7 +237,7 @@ def _learn(model: Any, plan: _LessonPlan, batch: dict[str, Tensor], taught: Taug
     terms, mine = plan.terms, len(plan.layers) - 1
     own = _listened(terms, range(mine + 1), last=mine)
     head = split_head(model)
-    with tap(model, layers=own, values=bool(terms.relations)) as tapped:
+    with recomputing(model), tap(model, layers=own, values=bool(terms.relations)) as tapped:
         last = head.encoder(input_ids=batch["input_ids"]).last_hidden_state
     found: dict[str, Tensor] = {}
     if terms.attention or terms.hidden:
