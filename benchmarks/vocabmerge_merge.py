@@ -95,23 +95,25 @@ def tokenizer(family: str, pieces: list[tuple[str, bool]]) -> dict[str, Any]:
 
 def main(arguments: argparse.Namespace) -> None:
     recorder = Recorder("vocabmerge_merge", arguments)
-    size = 30_000 if arguments.quick else 120_000
+    size, lines = (15_000, 500) if arguments.quick else (120_000, 2_000)
     pieces = [made_up(seed, size) for seed in range(1, 6)]
     speaks = dict(zip(CODES, CODES, strict=True))
     draw = np.random.default_rng(7)
     texts = {}
     for code, one in zip(CODES, pieces, strict=True):
         words = [text for text, opens in one if opens]
-        picked = (draw.zipf(1.3, 20_000) - 1) % len(words)
+        picked = (draw.zipf(1.3, 10 * lines) - 1) % len(words)
         texts[code] = [
-            " ".join(words[n] for n in picked[start : start + 10]) for start in range(0, 20_000, 10)
+            " ".join(words[n] for n in picked[start : start + 10])
+            for start in range(0, 10 * lines, 10)
         ]
+    with_text = f"{lines:,} lines of each language"
     for what, families, corpora in (
         ("five WordPiece", ["wordpiece"] * 5, None),
-        ("five WordPiece, 2,000 lines of each language", ["wordpiece"] * 5, texts),
-        ("five Unigram, 2,000 lines of each language", ["unigram"] * 5, texts),
+        (f"five WordPiece, {with_text}", ["wordpiece"] * 5, texts),
+        (f"five Unigram, {with_text}", ["unigram"] * 5, texts),
         (
-            "three WordPiece and two Unigram, 2,000 lines of each language",
+            f"three WordPiece and two Unigram, {with_text}",
             ["wordpiece"] * 3 + ["unigram"] * 2,
             texts,
         ),
