@@ -421,8 +421,10 @@ def ci(session: nox.Session) -> None:
         session.error(str(error))
     session.notify("lint", posargs=())
     session.notify("typecheck", posargs=())
+    # What is tested alone, from its wheel, is not tested a second time in the shared environment.
     for name in [*PACKAGES, *ROOMS]:
-        session.notify(f"tests({name})", posargs=())
+        if name not in alone:
+            session.notify(f"tests({name})", posargs=())
     for job in ("interpret", "slow", "browser", "readmes"):
         session.notify(job, posargs=())
     for name in alone:
