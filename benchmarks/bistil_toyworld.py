@@ -43,10 +43,10 @@ class Size:
     vocabulary: int = 1200
     layers: int = 4
     width: int = 96
-    teacher_steps: int = 600
-    extract_steps: int = 300
+    teacher_steps: int = 1500
+    extract_steps: int = 600
     language_steps: int = 40
-    tune_steps: int = 120
+    tune_steps: int = 200
     seeds: int = 3
 
 
