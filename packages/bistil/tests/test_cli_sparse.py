@@ -78,3 +78,10 @@ def test_misuse_and_mistakes_end_with_2_and_one_sentence(monkeypatch, tmp_path, 
     assert fault in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "x").exists()
+
+
+def test_what_the_launcher_of_deepspeed_says_of_a_process_is_taken():
+    done = run("--local_rank=1", "sft", "nowhere", "-o", "x.safetensors")
+
+    assert done.exit_code == 2
+    assert "local_rank" not in done.stderr

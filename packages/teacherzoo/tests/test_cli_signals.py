@@ -112,3 +112,7 @@ def test_ctrl_c_says_how_to_go_on(
 
     assert done.exit_code == 130
     assert "goes on from the last whole shard" in done.stderr
+
+
+def test_what_the_launcher_of_deepspeed_says_of_a_process_is_taken() -> None:
+    assert call("--local_rank=1", "record", "--help").exit_code == 0

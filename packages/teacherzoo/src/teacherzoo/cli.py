@@ -23,6 +23,10 @@ def main(
             "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
+    local_rank: Annotated[
+        int | None,
+        typer.Option("--local_rank", hidden=True, help="DeepSpeed's launcher says it here, too."),
+    ] = None,
 ) -> None:
     """Masked-LM teachers: who they are, how good each is at each language, and what they said."""
 
