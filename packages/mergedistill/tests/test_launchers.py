@@ -117,7 +117,7 @@ def _launch(command: list[str], file: Path) -> None:
         "PATH": f"{BIN}{os.pathsep}{path}",
     }
     done = subprocess.run(
-        [*command, "run", str(file)], capture_output=True, text=True, env=environment, timeout=300
+        [*command, "run", str(file)], capture_output=True, text=True, env=environment, timeout=900
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
