@@ -51,6 +51,8 @@ def main() -> None:
     size = replace(
         size, student_documents=_a_quarter(arguments.data, most=800 if arguments.quick else None)
     )
+    if arguments.sweep:
+        size = replace(size, steps=size.steps // 3)
     recorder = Recorder("mergedistill_data", arguments)
     with tempfile.TemporaryDirectory() as scratch:
         measure(
@@ -79,8 +81,6 @@ def measure(
     size: Size, data: Path, folder: Path, recorder: Recorder, swept: bool, tasks: list[str]
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    if swept:
-        size = replace(size, steps=size.steps // 3)
     recipe = prepare(size, data, folder)
     if swept:
         sweep(size, recipe, recorder, SWEPT)

@@ -49,6 +49,11 @@ class Size:
     seeds: tuple[int, ...] = (0, 1, 2)
     tuning_steps: int = 200
 
+    def documents_of(self, language: str) -> int:
+        """How many a student reads."""
+        documents = self.student_documents
+        return documents if isinstance(documents, int) else documents[language]
+
     @property
     def longest(self) -> str:
         """The name of the distilled student that trains as long as the plain one."""
@@ -78,13 +83,12 @@ def prepare(size: Size, data: Path, folder: Path) -> Recipe:
 
 
 def _stated(size: Size, data: Path, folder: Path) -> dict[str, Any]:
-    limits = size.student_documents
     return {
         "out": str(folder / "run"),
         "languages": {
             code: {
                 "corpus": str(_text(data, code)),
-                "limit": limits if isinstance(limits, int) else limits[code],
+                "limit": size.documents_of(code),
             }
             for code in size.languages
         },
@@ -139,10 +143,9 @@ def compare(
         accuracy = {name: its.accuracy[language] for name, its in outcomes.items()}
         bits["teacher"] = [teachers[language]["teacher"]]
         accuracy["teacher"] = [teachers[language]["teacher_accuracy"]]
-        documents = size.student_documents
         shape = {
             "language": language,
-            "documents": documents if isinstance(documents, int) else documents[language],
+            "documents": size.documents_of(language),
             "steps": size.steps,
             "seeds": len(size.seeds),
         }

@@ -101,7 +101,8 @@ class OnlineTeacher:
         if self._columns is None:
             said = self.top(question)
             return compare_top(
-                states, head, labels, said.ids, said.logprobs, said.log_partition, self._distil, divisor
+                states, head, labels, said.ids, said.logprobs, at_temperature(said.log_partition, self._distil),
+                self._distil, divisor,
             )  # fmt: skip
         with self._asked(question) as (hidden, weight, bias):
             return self._whole(states, head, labels, hidden, weight, bias, divisor)
@@ -183,17 +184,22 @@ def temperatures(distil: Distil) -> tuple[float, ...]:
     return () if distil.temperature == 1.0 else (distil.temperature,)
 
 
+def at_temperature(log_partition: torch.Tensor, distil: Distil) -> torch.Tensor | None:
+    """[N] of the columns that were asked for by `temperatures`, None at T = 1."""
+    return log_partition[:, 0] if temperatures(distil) else None
+
+
 def compare_top(
     states: torch.Tensor,
     head: SplitHead,
     labels: torch.Tensor,
     ids: torch.Tensor,
     logprobs: torch.Tensor,
-    log_partition: torch.Tensor,
+    log_partition: torch.Tensor | None,
     distil: Distil,
     divisor: torch.Tensor | int | None,
 ) -> Compared:
-    """The loss as from a recording; see `linear_distil_loss`, and `temperatures` for the columns of `log_partition`."""
+    """The loss against a top k, recorded or said just now; see `linear_distil_loss`."""
     result = linear_distil_loss(
         states,
         head.weight,
@@ -205,7 +211,7 @@ def compare_top(
         temperature=distil.temperature,
         tail=distil.tail,
         divergence=distil.divergence,
-        log_partition=log_partition[:, 0] if temperatures(distil) else None,
+        log_partition=log_partition,
         divisor=divisor,
     )
     return result.loss, result.hard, result.soft, result.rows

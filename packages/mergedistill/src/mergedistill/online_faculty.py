@@ -15,7 +15,7 @@ from mergedistill.combining import Said, Voice, mince, mixture
 from mergedistill.faculty import Faculty, teachers_in_use
 from mergedistill.meeting import meeting_places
 from mergedistill.met_signals import refuse_other_masks, shard_number
-from mergedistill.online import Compared, OnlineSignals, OnlineTeacher, compare_top
+from mergedistill.online import Compared, OnlineSignals, OnlineTeacher, at_temperature, compare_top
 from mergedistill.recipe import Distil, Recipe
 from mergedistill.stages import recording_folder
 from teacherzoo import Signals, SplitHead, load_teacher
@@ -164,7 +164,9 @@ class OnlineFaculty:
             met, _, _ = mince(voices, same_text=self._same_text)
         columns = (met.topk_ids, met.topk_logprobs, met.log_partition)
         ids, logprobs, partition = (torch.from_numpy(its).to(states.device) for its in columns)
-        return compare_top(states, head, labels, ids, logprobs, partition, self._distil, divisor)
+        return compare_top(
+            states, head, labels, ids, logprobs, at_temperature(partition, self._distil), self._distil, divisor
+        )  # fmt: skip
 
 
 def _answer(

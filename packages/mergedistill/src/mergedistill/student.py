@@ -9,8 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from kdkernels import linear_distil_loss
-from mergedistill.online import OnlineTeacher
+from mergedistill.online import OnlineTeacher, compare_top
 from mergedistill.online_faculty import OnlineFaculty
 from mergedistill.recipe import Distil
 from teacherzoo import SplitHead, split_head
@@ -110,20 +109,9 @@ class _Distilled:
         else:
             assert topk_ids is not None
             assert topk_logprobs is not None
-            loss, hard, soft, count, _ = linear_distil_loss(
-                states,
-                head.weight,
-                head.bias,
-                labels,
-                topk_ids,
-                topk_logprobs,
-                alpha=distil.alpha,
-                temperature=distil.temperature,
-                tail=distil.tail,
-                divergence=distil.divergence,
-                log_partition=log_partition,
-                divisor=num_items_in_batch,
-            )
+            loss, hard, soft, count = compare_top(
+                states, head, labels, topk_ids, topk_logprobs, log_partition, distil, num_items_in_batch
+            )  # fmt: skip
         hits = _hits(states, head, labels) if count_hits else None
         return DistilOutput(loss, hard, soft, count, hits)
 
