@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from bilinguals import record_scores, tell, tell_verdicts
 from record import Recorder, parser
 from transformers.utils.logging import disable_progress_bar
 
@@ -21,14 +22,12 @@ from bistil.compare import compare
 from bistil.compare_recipe import SYSTEMS, Comparison
 from teacherzoo import Corpus, raise_teacher
 from teacherzoo.nursery import Upbringing
-from xeval.results import Result
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 from toyworld import write_world
 
 SOURCE = "qav"
 TASKS = ("pos", "ner")
-METRICS = {"pos": "accuracy", "ner": "f1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +45,7 @@ class Size:
     teacher_steps: int = 1500
     extract_steps: int = 600
     language_steps: int = 40
-    tune_steps: int = 200
+    tune_steps: int = 600
     seeds: int = 3
 
 
@@ -92,7 +91,7 @@ def recipe_of(size: Size, data: Path, model: Path, folder: Path) -> Comparison:
             "seeds": size.seeds,
             "out": str(folder / "run"),
             "extract": {
-                "steps": size.extract_steps, "batch": 16, "length": 32, "learning_rate": 1e-3, "warmup": 0.1,
+                "steps": size.extract_steps, "batch": 16, "length": 32, "learning_rate": 3e-3, "warmup": 0.1,
                 "checkpoint_every": 200,
             },
             "languages": {
@@ -100,27 +99,12 @@ def recipe_of(size: Size, data: Path, model: Path, folder: Path) -> Comparison:
                 "evaluate_every": size.language_steps,
             },
             "tune": {
-                "steps": size.tune_steps, "full_steps": size.tune_steps // 2, "batch": 16, "length": 64,
-                "learning_rate": 1e-3, "warmup": 0.1, "evaluate_every": max(1, size.tune_steps // 4),
+                "steps": size.tune_steps, "full_steps": size.tune_steps // 3, "batch": 16, "length": 64,
+                "learning_rate": 1e-3, "warmup": 0.1, "evaluate_every": max(1, size.tune_steps // 6),
                 "precision": "float32",
             },
         }
     )  # fmt: skip
-
-
-def values(rows: list[Result], system: str, task: str) -> list[float]:
-    """Of each seed, the mean over targets."""
-    mine = [r for r in rows if (r.model, r.task, r.metric) == (system, task, METRICS[task])]
-    seeds = sorted({r.seed for r in mine})
-    return [
-        sum(r.value or 0 for r in mine if r.seed == seed) / sum(r.seed == seed for r in mine)
-        for seed in seeds
-    ]
-
-
-def tell(_done: int, _total: int, what: str) -> None:
-    if what.endswith("looking"):
-        print(what.removesuffix(": looking"), flush=True)
 
 
 def main() -> None:
@@ -139,22 +123,9 @@ def main() -> None:
             "languages": len(size.languages), "targets": " ".join(size.targets), "layers": size.layers,
             "width": size.width, "extract_steps": size.extract_steps, "tune_steps": size.tune_steps,
         }  # fmt: skip
-        for task in TASKS:
-            recorder.add(
-                f"{task}, zero-shot", {system: values(rows, system, task) for system in SYSTEMS}, unit="%",
-                floor="full-teacher", bar={"bistil": 0.97}, at_least=True, shape=shape,
-            )  # fmt: skip
+        record_scores(recorder, rows, SYSTEMS, dict.fromkeys(TASKS, size.targets), shape)
         recorder.close()
-        for rival in SYSTEMS:
-            if rival == "bistil":
-                continue
-            for verdict in xeval.compare(rows, "bistil", rival):
-                if verdict.metric == METRICS[verdict.task]:
-                    for one in verdict.languages:
-                        print(
-                            f"bistil against {rival}, {verdict.task} {one.place}: {one.difference:+.2f} "
-                            f"({one.low:+.2f} to {one.high:+.2f}), p {one.p:.3f}: {one.verdict}"
-                        )
+        tell_verdicts(rows, SYSTEMS)
 
 
 if __name__ == "__main__":

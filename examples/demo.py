@@ -36,7 +36,8 @@ _HELD_OUT = 0.02  # share of the documents that no model is trained on
 
 
 REAL_LANGUAGES = ("en", "de", "hi", "tr")
-STEPS = {"teacher": 1000, "multilingual": 800, "student": 500, "extract": 400}
+STEPS = {"teacher": 600, "multilingual": 600, "student": 500, "extract": 400}
+_DOCUMENTS = 4000  # of each language, that the students read
 SCHOOL = {
     "width": 128,
     "batch": 32,
@@ -395,7 +396,13 @@ def rank_teachers(story: Story, troupe: Troupe) -> Iterator[Any]:
 def make_students(story: Story, troupe: Troupe) -> Iterator[Any]:
     """One student from the three, its twin that learns from the text alone, and a bilingual one from the big teacher."""
     merged, plain = _recipe(story, "merged", 0.7), _recipe(story, "plain", 0.0)
-    troupe.perform({"vocabularies and signals": (merge, merged, "record")})
+    troupe.perform(
+        {
+            "vocabularies and signals": (merge, merged, "record"),
+            "bilingual student": (extract_one, story),
+            "multilingual teacher's task": (tag, story, "multilingual", story.out / "multilingual"),
+        }
+    )
     for stage in ("vocabulary", "signals"):  # what is recorded serves both
         if not (story.out / "plain-run" / stage).exists():
             shutil.copytree(story.out / "merged-run" / stage, story.out / "plain-run" / stage)
@@ -403,8 +410,6 @@ def make_students(story: Story, troupe: Troupe) -> Iterator[Any]:
         {
             "merged student": (merge, merged, "card"),
             "plain student, no teachers": (merge, plain, "card"),
-            "bilingual student": (extract_one, story),
-            "multilingual teacher's task": (tag, story, "multilingual", story.out / "multilingual"),
         }
     )
     for name in ("merged", "plain"):
@@ -419,7 +424,8 @@ def _recipe(story: Story, name: str, alpha: float) -> Path:
     recipe = {
         "out": f"{name}-run",
         "languages": {
-            code: {"corpus": str(story.corpus(code).resolve())} for code in story.teachers
+            code: {"corpus": str(story.corpus(code).resolve()), "limit": _DOCUMENTS}
+            for code in story.teachers
         },
         "teachers": [
             {"teacher": f"teacher-{code}", "languages": [code]} for code in story.teachers
@@ -428,7 +434,7 @@ def _recipe(story: Story, name: str, alpha: float) -> Path:
         "vocabulary": {"normalizer": "keep"},
         "student": {"layers": 2, "width": 128},
         "distil": {"alpha": alpha, "block_length": 24, "rate": 0.3, "k": 32},
-        "train": {"steps": STEPS["student"], "tokens": 2304, "learning_rate": 1.5e-3},
+        "train": {"steps": STEPS["student"], "tokens": 1152, "learning_rate": 1.5e-3},
     }
     file.write_text(yaml.safe_dump(recipe, sort_keys=False))
     return file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping
@@ -18,8 +19,11 @@ def _begin_worker(reports: Any) -> None:
     global _reports
     _reports = reports
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     torch.set_num_threads(1)
+    disable_progress_bar()  # the troupe has bars of its own
+    logging.getLogger("DeepSpeed").disabled = True  # it warns of machines without a GPU
 
 
 def _work(name: str, job: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

@@ -1,0 +1,130 @@
+"""What the questions about bilingual students share: scores of each seed, xeval's paired tests, and the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from matplotlib.figure import Figure
+from record import Recorder
+
+import xeval
+from bistil.compare_recipe import System
+from xeval.report.pareto import Point, pareto_front
+from xeval.results import Result
+from xeval.summary import Estimate
+
+BAR = {"bistil": 0.97}  # of the full teacher
+OURS, OTHERS = "#00508f", "#9aa5b1"
+
+
+def tell(_done: int, _total: int, what: str) -> None:
+    """A line for each system, task, target and seed."""
+    if what.endswith("looking"):
+        print(what.removesuffix(": looking"), flush=True)
+
+
+def first_metric(task: str) -> str:
+    """What a task is judged by."""
+    return xeval.task_of(task).metrics[0]
+
+
+def scores(
+    rows: Sequence[Result], system: str, task: str, languages: Sequence[str]
+) -> dict[int, float]:
+    """Seed to the mean over languages, of each the mean over its test sets; seeds with all languages alone."""
+    found: dict[int, dict[str, list[float]]] = {}
+    for row in rows:
+        if (row.model, row.task, row.metric, row.bootstrap) == (
+            system,
+            task,
+            first_metric(task),
+            None,
+        ):
+            assert row.value is not None
+            found.setdefault(row.seed, {}).setdefault(row.language, []).append(row.value)
+    return {
+        seed: mean(mean(its[language]) for language in languages)
+        for seed, its in sorted(found.items())
+        if set(languages) <= set(its)
+    }
+
+
+def record_scores(
+    recorder: Recorder,
+    rows: Sequence[Result],
+    systems: Sequence[System],
+    tasks: Mapping[str, Sequence[str]],
+    shape: Mapping[str, object],
+) -> None:
+    """Each task, over all of its languages and, where there are several, in each, of the seeds that every system has."""
+    for task, languages in tasks.items():
+        for chosen in [languages, *([one] for one in languages if len(languages) > 1)]:
+            its = {system: scores(rows, system, task, chosen) for system in systems}
+            seeds = set.intersection(*(set(found) for found in its.values()))
+            if not seeds:
+                continue
+            recorder.add(
+                f"{task}, zero-shot, {' '.join(chosen)}",
+                {system: [found[seed] for seed in sorted(seeds)] for system, found in its.items()},
+                unit="%", floor="full-teacher", bar=BAR if chosen is languages else None, at_least=True, shape=shape,
+            )  # fmt: skip
+
+
+def tell_verdicts(rows: Sequence[Result], systems: Sequence[System]) -> None:
+    """xeval's paired tests of bistil against every other system."""
+    for rival in systems:
+        if rival == "bistil":
+            continue
+        for verdict in xeval.compare(rows, "bistil", rival):
+            if verdict.metric == first_metric(verdict.task):
+                for one in verdict.languages:
+                    print(
+                        f"bistil against {rival}, {verdict.task} {one.place}: {one.difference:+.2f} "
+                        f"({one.low:+.2f} to {one.high:+.2f}), p {one.p:.3f}: {one.verdict}"
+                    )
+
+
+def draw_pareto(
+    rows: Sequence[Result],
+    costs: Mapping[str, Mapping[str, Any]],
+    tasks: Mapping[str, Sequence[str]],
+    file: Path,
+) -> None:
+    """Score against parameters and against operations, a row for each task; the dashed line joins what nothing beats in both."""
+    digests = {row.model: row.model_digest for row in rows}
+    axes_of = (("parameters", 1e6, "million parameters"), ("flops", 1e6, "million operations for a sentence"))  # fmt: skip
+    figure = Figure(figsize=(9, 3.1 * len(tasks)), layout="constrained")
+    grid = figure.subplots(len(tasks), len(axes_of), squeeze=False)
+    for row_of_axes, (task, languages) in zip(grid, tasks.items(), strict=True):
+        for axes, (column, unit, label) in zip(row_of_axes, axes_of, strict=True):
+            points = []
+            for system, digest in digests.items():
+                found = scores(rows, system, task, languages)
+                if found and costs.get(digest, {}).get(column):
+                    value = mean(found.values())
+                    points.append(
+                        Point(
+                            letter=system, name=system, colour=OURS if system == "bistil" else OTHERS,
+                            cost=costs[digest][column] / unit,
+                            score=Estimate(value=value, low=min(found.values()), high=max(found.values()), seeds=len(found)),
+                        )
+                    )  # fmt: skip
+            front = pareto_front(points, higher_is_better=True)
+            axes.plot(
+                [p.cost for p in front], [p.score.value for p in front], "--", color=OTHERS, lw=1
+            )
+            for point in points:
+                axes.plot([point.cost] * 2, [point.score.low, point.score.high], color=point.colour)
+                axes.plot(point.cost, point.score.value, "o", color=point.colour)
+                axes.annotate(
+                    point.name, (point.cost, point.score.value), (6, 3),
+                    textcoords="offset points", fontsize=8, color=point.colour,
+                )  # fmt: skip
+            axes.set_xlabel(label)
+            axes.set_ylabel(f"{task}, {first_metric(task)}, %")
+            axes.margins(0.2)
+            axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=130)

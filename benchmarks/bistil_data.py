@@ -1,0 +1,143 @@
+"""What bilingual students keep of their teacher on real text: one multilingual model of thirteen languages, four tasks.
+
+Needs `--data FOLDER` in the layout that `xeval` reads. A multilingual model as small as two cores can carry (sizes below) is
+raised on all the text; BiStil's students, of half its layers, and their rivals train for the same number of steps; all learn
+a task on English and are judged on the other languages. What was made stays in `--work`, and the same call goes on from it; seeds
+that every system has are recorded. `--pareto FILE` draws score against parameters and operations.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import get_args
+
+from bilinguals import draw_pareto, record_scores, tell, tell_verdicts
+from record import Recorder, parser
+from transformers.utils.logging import disable_progress_bar
+
+import xeval
+from bistil.compare import compare
+from bistil.compare_recipe import Comparison, System
+from teacherzoo import Corpus, raise_teacher
+from teacherzoo.nursery import Upbringing
+
+SOURCE = "en"
+LANGUAGES = ("en", "de", "es", "fi", "hi", "tr", "zh", "sw", "ha", "yo", "wo", "te", "mr")
+TARGETS = {
+    "pos": ("de", "es", "fi", "tr", "zh", "wo", "yo", "te", "mr"),
+    "dp": ("de", "es", "fi", "tr", "zh", "wo", "yo", "te", "mr"),
+    "ner": ("de", "fi", "tr", "hi", "zh"),
+    "topic": LANGUAGES[1:],
+}
+SOURCES = {"pos": "en_ewt", "dp": "en_ewt"}  # English has several treebanks
+SYSTEMS: tuple[System, ...] = ("bistil", "full-teacher", "distilmbert", "minilmv2", "scratch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large the models and the runs are."""
+
+    vocabulary: int = 8000
+    layers: int = 4
+    width: int = 128
+    teacher_steps: int = 3000
+    extract_steps: int = 600
+    language_steps: int = 60
+    tune_steps: int = 400
+
+
+QUICK = Size(vocabulary=1500, width=64, teacher_steps=10, extract_steps=4, language_steps=2, tune_steps=6)  # fmt: skip
+
+
+def multilingual_model(size: Size, data: Path, model: Path) -> Path:
+    """The multilingual model, raised where it is missing."""
+    if not model.exists():
+        corpora = [Corpus(code, _corpus(data, code), held_out_share=0.01) for code in LANGUAGES]
+        upbringing = Upbringing(
+            vocabulary=size.vocabulary, layers=size.layers, width=size.width, heads=4,
+            steps=size.teacher_steps, batch=32, length=32, mask_rate=0.3, learning_rate=1.5e-3,
+        )  # fmt: skip
+        raised = raise_teacher(corpora, model, upbringing=upbringing)
+        print(f"raised the model in {raised.seconds:.0f} s", raised.accuracy, flush=True)
+    return model
+
+
+def recipe_of(
+    size: Size, data: Path, model: Path, out: Path, task: str, seeds: int, systems: tuple[System, ...]
+) -> Comparison:  # fmt: skip
+    return Comparison.model_validate(
+        {
+            "model": str(model),
+            "corpora": {code: _corpus(data, code) for code in LANGUAGES},
+            "source": SOURCE,
+            "sources": SOURCES,
+            "targets": TARGETS[task],
+            "tasks": (task,),
+            "systems": systems,
+            "data": str(data),
+            "seeds": seeds,
+            "out": str(out),
+            "extract": {
+                "steps": size.extract_steps, "batch": 16, "length": 32, "learning_rate": 3e-3, "warmup": 0.1,
+                "checkpoint_every": size.extract_steps,
+            },
+            "languages": {
+                "steps": size.language_steps, "batch": 16, "length": 32, "learning_rate": 1e-3,
+                "evaluate_every": size.language_steps,
+            },
+            "tune": {
+                "steps": size.tune_steps, "full_steps": size.tune_steps // 3, "batch": 16, "length": 64,
+                "learning_rate": 1e-3, "warmup": 0.1, "evaluate_every": max(1, size.tune_steps // 4),
+                "precision": "float32",
+            },
+        }
+    )  # fmt: skip
+
+
+def _corpus(data: Path, language: str) -> str:
+    return str(data / "corpora" / f"{language}.txt.xz")
+
+
+def main() -> None:
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("--work", type=Path, help="keep what is made here, and go on from it")
+    arguments.add_argument("--tasks", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    arguments.add_argument(
+        "--systems", nargs="+", default=list(SYSTEMS), choices=list(get_args(System))
+    )
+    arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument("--pareto", type=Path, help="draw the picture into this file")
+    options = arguments.parse_args()
+    if options.data is None:
+        sys.exit("This question needs real text: give --data FOLDER.")
+    disable_progress_bar()
+    size = QUICK if options.quick else Size()
+    seeds = 1 if options.quick else options.seeds
+    systems = tuple(options.systems)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.work or Path(scratch)
+        model = multilingual_model(size, options.data, folder / "mmt")
+        for seed in range(seeds):  # a whole table of each seed before the next
+            for task in options.tasks:
+                compare(
+                    recipe_of(size, options.data, model, folder / "run", task, seed + 1, systems),
+                    watch=tell,
+                )
+        results = [r for r in xeval.read_results(folder / "run" / "results.jsonl") if r.value is not None]  # fmt: skip
+        recorder = Recorder("bistil_data", options)
+        tasks = {task: TARGETS[task] for task in options.tasks}
+        record_scores(
+            recorder, results, systems, tasks, {"languages": len(LANGUAGES), **asdict(size)}
+        )
+        recorder.close()
+        tell_verdicts(results, systems)
+        if options.pareto:
+            costs = xeval.read_costs(folder / "run" / "costs.jsonl")
+            draw_pareto(results, costs, tasks, options.pareto)
+
+
+if __name__ == "__main__":
+    main()
