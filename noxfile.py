@@ -9,7 +9,9 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nox
 from packaging.version import Version
@@ -41,6 +43,9 @@ PIP = {
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
 }
 SOURCES = [str(package.folder / "src") for package in PACKAGES.values()]
+# A file is one worker's, so that what its tests share is made once, and ports stay apart.
+WORKERS = ("-n", "2", "--dist", "loadfile")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 # What is tested beside the packages.
 ROOMS = {"seams": "tests", "tools": "tools", "benchmarks": "benchmarks"}
 each_package = nox.parametrize("package", [nox.param(name, id=name) for name in PACKAGES])
@@ -92,6 +97,19 @@ def _python(session: nox.Session, *arguments: object, **environment: str) -> Non
     session.run(str(BIN / "python"), *map(str, arguments), env=environment, external=True)
 
 
+def _pytest(
+    session: nox.Session, *arguments: str, workers: Sequence[str] = WORKERS, **environment: str
+) -> None:
+    """With workers of one thread each: models this small gain nothing from a second thread."""
+    session.run(
+        *(str(BIN / "python"), "-m", "pytest", *workers, *arguments),
+        env=(ONE_THREAD if workers else {}) | environment,
+        external=True,
+        # 5: no test carries the marker
+        success_codes=[0, 5] if "-m" in arguments else [0],
+    )
+
+
 def _no_arguments(session: nox.Session) -> None:
     if session.posargs:
         session.error(f"{session.name} takes no argument, got {' '.join(session.posargs)!r}.")
@@ -128,7 +146,7 @@ def typecheck(session: nox.Session) -> None:
 def tests(session: nox.Session, package: str) -> None:
     """The tests of one package, of the seams between them, of tools or benchmarks; what stands behind -- goes to pytest."""
     folder = ROOMS.get(package, f"packages/{package}")
-    _python(session, "-m", "pytest", folder, *session.posargs)
+    _pytest(session, folder, *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["dev"])
@@ -156,7 +174,7 @@ def interpret(session: nox.Session) -> None:
 def gpu(session: nox.Session) -> None:
     """What needs a CUDA device; also runs without nox: `python -m pytest -m gpu`."""
     _no_arguments(session)
-    _marked(session, "gpu")
+    _marked(session, "gpu", workers=())  # the device is one
 
 
 @nox.session(venv_backend="none", requires=["dev"])
@@ -179,13 +197,8 @@ def browser(session: nox.Session) -> None:
     _marked(session, "browser")
 
 
-def _marked(session: nox.Session, marker: str, **environment: str) -> None:
-    session.run(
-        *(str(BIN / "python"), "-m", "pytest", "-m", marker, "packages", *ROOMS.values()),
-        env=environment,
-        external=True,
-        success_codes=[0, 5],  # 5: no test carries the marker
-    )
+def _marked(session: nox.Session, marker: str, **options: Any) -> None:
+    _pytest(session, "-m", marker, "packages", *ROOMS.values(), **options)
 
 
 @nox.session(venv_backend="none", requires=["dev"])
@@ -249,7 +262,8 @@ def _test_alone(
                 session.run("python", "-m", package, "--version", silent=True)
             session.run(
                 *("python", "-m", "pytest", "-c", str(ROOT / "pyproject.toml")),
-                *("--rootdir", str(room), "-p", "no:cacheprovider", "tests"),
+                *("--rootdir", str(room), "-p", "no:cacheprovider", *WORKERS, "tests"),
+                env=ONE_THREAD,
             )
 
 
