@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +78,9 @@ def prepare(size: Size, folder: Path) -> tuple[Path, Path]:
     return data, model
 
 
-def recipe_of(size: Size, data: Path, model: Path, folder: Path) -> Comparison:
+def recipe_of(
+    size: Size, data: Path, model: Path, folder: Path, systems: Sequence[str]
+) -> Comparison:
     return Comparison.model_validate(
         {
             "model": str(model),
@@ -87,6 +90,7 @@ def recipe_of(size: Size, data: Path, model: Path, folder: Path) -> Comparison:
             "source": SOURCE,
             "targets": size.targets,
             "tasks": TASKS,
+            "systems": systems,
             "data": str(data),
             "seeds": size.seeds,
             "out": str(folder / "run"),
@@ -110,22 +114,24 @@ def recipe_of(size: Size, data: Path, model: Path, folder: Path) -> Comparison:
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--work", type=Path, help="keep what is made here, and go on from it")
+    arguments.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
     options = arguments.parse_args()
     disable_progress_bar()
     size = QUICK if options.quick else Size()
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.work or Path(scratch)
         data, model = prepare(size, folder)
-        results, _ = compare(recipe_of(size, data, model, folder), watch=tell)
+        recipe = recipe_of(size, data, model, folder, options.systems)
+        results, _ = compare(recipe, watch=tell)
         rows = [r for r in xeval.read_results(results) if r.value is not None]
         recorder = Recorder("bistil_toyworld", options)
         shape = {
             "languages": len(size.languages), "targets": " ".join(size.targets), "layers": size.layers,
             "width": size.width, "extract_steps": size.extract_steps, "tune_steps": size.tune_steps,
         }  # fmt: skip
-        record_scores(recorder, rows, SYSTEMS, dict.fromkeys(TASKS, size.targets), shape)
+        record_scores(recorder, rows, options.systems, dict.fromkeys(TASKS, size.targets), shape)
         recorder.close()
-        tell_verdicts(rows, SYSTEMS)
+        tell_verdicts(rows, options.systems)
 
 
 if __name__ == "__main__":
