@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from record import Recorder, extra_memory, parser, race
+from record import Recorder, extra_memory, parser, race, timed_dtypes
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,7 +25,6 @@ from bistil.student import layer_map, student_of
 from bistil.teaching import Terms, as_student, ask_teacher
 
 LAYERS = layer_map(12)
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -38,7 +37,7 @@ def main() -> None:
     if DEVICE == "cuda":
         sizes = [(16, 256), (16, 512)]
     for batch, length in sizes:
-        for name, dtype in DTYPES.items():
+        for name, dtype in timed_dtypes().items():
             if arguments.quick and name == "bf16":
                 continue
             measure(recorder, teacher, student, batch, length, name, dtype, quick=arguments.quick)

@@ -13,13 +13,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from record import Recorder, extra_memory, parser, race
+from record import Recorder, extra_memory, parser, race, timed_dtypes
 from torch import Tensor
 
 from kdkernels import attention_mse, relation_kl
 
 HEADS, WIDTH = 12, 64
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def main() -> None:
@@ -27,10 +26,10 @@ def main() -> None:
     arguments = parser("kdkernels: attention_mse and relation_kl beside eager maps").parse_args()
     recorder = Recorder("kdkernels_attention", arguments)
     batch, repeats = (2, 5) if arguments.quick else (8, 9)
-    for dtype in DTYPES:
+    for name, dtype in timed_dtypes().items():
         for padded in (False, True):
             for operation, steps in OPERATIONS.items():
-                contenders = steps(batch, 512, DTYPES[dtype], padded=padded)
+                contenders = steps(batch, 512, dtype, padded=padded)
                 recorder.add(
                     f"{operation}, forward and backward",
                     race(contenders, repeats=repeats),
@@ -38,7 +37,7 @@ def main() -> None:
                     floor="eager maps",
                     bar={"tiles": 1.0 if device() == "cpu" else 0.5},
                     memory={name: settled_memory(step) for name, step in contenders.items()},
-                    shape={"B": batch, "heads": HEADS, "S": 512, "d": WIDTH, "dtype": dtype}
+                    shape={"B": batch, "heads": HEADS, "S": 512, "d": WIDTH, "dtype": name}
                     | ({"real tokens": "half to all"} if padded else {}),
                 )
     lengths = (256, 512) if arguments.quick else (256, 512, 1024, 2048)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 from contenders import Case, dense, liger_cross_entropy, make_case, sparse
-from record import Recorder, extra_memory, parser, race
+from record import Recorder, extra_memory, parser, race, timed_dtypes
 
 import kdkernels
 
@@ -81,7 +81,11 @@ def processor_race(
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--repeats", type=int, default=5)
-    arguments.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    arguments.add_argument(
+        "--dtypes",
+        nargs="+",
+        default=[str(its).removeprefix("torch.") for its in timed_dtypes().values()],
+    )
     arguments.add_argument("--rows", type=int, help="N in place of the shape's")
     arguments.add_argument(
         "--processor-time", action="store_true",

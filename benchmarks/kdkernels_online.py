@@ -15,13 +15,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from record import Recorder, extra_memory, parser, race
+from record import Recorder, extra_memory, parser, race, timed_dtypes
 from torch import Tensor
 
 from kdkernels import linear_kl
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Loss = Callable[["Case"], Tensor]
 TEXTBREWER = "textbrewer kd_ce_loss"
 
@@ -60,7 +59,7 @@ def main() -> None:
     N, H_s, H_t, V = (128, 256, 512, 30_000) if arguments.quick else (512, 384, 768, 120_000)
     if DEVICE == "cuda":
         N, H_s, H_t, V = 8192, 768, 1024, 250_000
-    for name, dtype in DTYPES.items():
+    for name, dtype in timed_dtypes().items():
         case = make_case(N, H_s, H_t, V).to(dtype)
         for divergence in ("forward_kl", "jsd"):
             steps = {"four products": lambda case=case: products(case)}

@@ -108,6 +108,13 @@ def extra_memory(run: Callable[[], object]) -> int:
     return peak - before
 
 
+def timed_dtypes() -> dict[str, Any]:
+    """The dtypes that this machine computes in; without units for bfloat16 its times in it say nothing."""
+    torch = sys.modules["torch"]
+    bfloat16 = torch.cuda.is_available() or any(flag.endswith("_bf16") for flag in _processor()[1])
+    return {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if bfloat16 else {})
+
+
 def parser(description: str) -> argparse.ArgumentParser:
     """The arguments that every question takes."""
     made = argparse.ArgumentParser(description=description)
@@ -234,6 +241,12 @@ def machine() -> str:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
+    model, flags = _processor()
+    return f"{model}, {os.cpu_count()} cores, {' '.join(flags)}"
+
+
+def _processor() -> tuple[str, list[str]]:
+    """Its name, and which of `CPU_FLAGS` it has."""
     model, flags = platform.machine(), set[str]()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -242,8 +255,7 @@ def machine() -> str:
                 model = value.strip()
             elif key.strip() == "flags":
                 flags = set(value.split())
-    units = " ".join(flag for flag in CPU_FLAGS if flag in flags)
-    return f"{model}, {os.cpu_count()} cores, {units}"
+    return model, [flag for flag in CPU_FLAGS if flag in flags]
 
 
 def _commit() -> str:

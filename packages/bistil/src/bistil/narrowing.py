@@ -135,7 +135,7 @@ class _Narrowing:
         made: dict[str, list[tuple[Tensor, Tensor]]] = {query: [], key: [], value: []}
         outs = []
         weight_out, bias_out = self._linear(out)
-        weight_out, bias_out = weight_out[self._state], bias_out[self._state]  # type: ignore[index]
+        weight_out, bias_out = weight_out[self._state], bias_out[self._state]  # type: ignore[index]  # every map of these families has a bias
         heads = len(self._heard.heads[query])
         width, count = len(weight_out) // heads, self._model.config.hidden_size // heads
         for head in range(heads):
