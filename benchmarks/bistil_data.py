@@ -46,7 +46,7 @@ class Size:
     teacher_steps: int = 3000
     extract_steps: int = 600
     language_steps: int = 60
-    tune_steps: int = 400
+    tune_steps: int = 300
 
 
 QUICK = Size(vocabulary=1500, width=64, teacher_steps=10, extract_steps=4, language_steps=2, tune_steps=6)  # fmt: skip
