@@ -160,7 +160,7 @@ def property(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """Whole tiny distillations and fault drills."""
     _no_arguments(session)
-    _marked(session, "slow")
+    _marked(session, "slow", workers=())
 
 
 @nox.session(venv_backend="none", requires=["dev"])

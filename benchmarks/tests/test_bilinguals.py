@@ -1,0 +1,74 @@
+"""The table of bilingual students: means over sets, then languages; seeds that all have; a picture of those with a cost."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from bilinguals import draw_pareto, record_scores, scores
+from record import Recorder
+
+from xeval.results import Result
+
+SYSTEMS = ("bistil", "full-teacher")
+
+
+def _result(model: str, language: str, seed: int, value: float, dataset: str = "a") -> Result:
+    return Result(
+        model=model, model_digest=f"{model}-digest", task="dp", dataset=f"ud/{language}_{dataset}", split="test",
+        language=language, source_language="en", protocol={}, seed=seed, metric="las", value=value, n=10,
+    )  # fmt: skip
+
+
+def test_sets_of_a_language_count_as_one_language() -> None:
+    rows = [
+        _result("bistil", "de", 0, 10.0),
+        _result("bistil", "de", 0, 30.0, "b"),
+        _result("bistil", "fi", 0, 40.0),
+    ]
+
+    assert scores(rows, "bistil", "dp", ["de", "fi"]) == {0: 30.0}
+
+
+def test_other_metrics_and_resamples_are_left_out() -> None:
+    from dataclasses import replace
+
+    row = _result("bistil", "de", 0, 10.0)
+    rows = [row, replace(row, metric="uas", value=90.0), replace(row, bootstrap=3, value=50.0)]
+
+    assert scores(rows, "bistil", "dp", ["de"]) == {0: 10.0}
+
+
+def test_a_seed_counts_when_every_system_has_all_of_its_languages(tmp_path: Path) -> None:
+    rows = [
+        _result(system, language, seed, 50.0 + seed)
+        for system in SYSTEMS
+        for language in ("de", "fi")
+        for seed in (0, 1, 2)
+        if (system, language, seed) != ("bistil", "fi", 1)
+    ]
+    out = tmp_path / "records.jsonl"
+    recorder = Recorder("question", argparse.Namespace(out=out, quick=True))
+
+    record_scores(recorder, rows, SYSTEMS, {"dp": ("de", "fi")}, {})
+    recorder.close()
+
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    repeats = {(r["what"].rpartition(", ")[2], r["contender"]): r["repeats"] for r in records}
+    assert {repeats["de fi", system] for system in SYSTEMS} == {2}
+    assert {repeats["de", system] for system in SYSTEMS} == {3}
+    assert {r["bar"] for r in records if r["what"].endswith("de fi") and r["contender"] == "bistil"} == {0.97}  # fmt: skip
+
+
+@pytest.mark.parametrize("priced", [("bistil", "full-teacher"), ("bistil",)])
+def test_the_picture_is_drawn_of_what_has_a_cost(tmp_path: Path, priced: tuple[str, ...]) -> None:
+    rows = [_result(system, "de", 0, 50.0) for system in SYSTEMS]
+    costs = {f"{system}-digest": {"parameters": 10**6, "flops": 10**7} for system in priced}
+
+    draw_pareto(rows, costs, {"dp": ("de",)}, tmp_path / "picture.png")
+
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
