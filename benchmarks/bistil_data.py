@@ -44,12 +44,11 @@ class Size:
     layers: int = 4
     width: int = 128
     teacher_steps: int = 3000
-    extract_steps: int = 600
-    language_steps: int = 60
+    extract_steps: int = 300
     tune_steps: int = 300
 
 
-QUICK = Size(vocabulary=1500, width=64, teacher_steps=10, extract_steps=4, language_steps=2, tune_steps=6)  # fmt: skip
+QUICK = Size(vocabulary=1500, width=64, teacher_steps=10, extract_steps=4, tune_steps=6)  # fmt: skip
 
 
 def multilingual_model(size: Size, data: Path, model: Path) -> Path:
@@ -84,10 +83,7 @@ def recipe_of(
                 "steps": size.extract_steps, "batch": 16, "length": 32, "learning_rate": 3e-3, "warmup": 0.1,
                 "checkpoint_every": size.extract_steps,
             },
-            "languages": {
-                "steps": size.language_steps, "batch": 16, "length": 32, "learning_rate": 1e-3,
-                "evaluate_every": size.language_steps,
-            },
+            "languages": None,  # the model has just read the same text
             "tune": {
                 "steps": size.tune_steps, "full_steps": size.tune_steps // 3, "batch": 16, "length": 64,
                 "learning_rate": 1e-3, "warmup": 0.1, "evaluate_every": max(1, size.tune_steps // 4),
