@@ -37,7 +37,7 @@ _HELD_OUT = 0.02  # share of the documents that no model is trained on
 
 REAL_LANGUAGES = ("en", "de", "hi", "tr")
 STEPS = {"teacher": 600, "multilingual": 600, "student": 500, "extract": 400}
-_DOCUMENTS = 4000  # of each language, that the students read
+_DOCUMENTS = 1000  # of each language, that the students read
 SCHOOL = {
     "width": 128,
     "batch": 32,
@@ -357,7 +357,7 @@ def on_data(out: Path, data: Path) -> Story:
 def raise_teachers(story: Story, troupe: Troupe) -> Iterator[Any]:
     """Three small models of one language each, and one of four languages."""
     single = {"layers": 2, "learning_rate": 3e-3, "vocabulary": story.vocabulary, **SCHOOL}
-    several = {"layers": 4, "learning_rate": 1.5e-3, "vocabulary": 3 * story.vocabulary, **SCHOOL}
+    several = {"layers": 4, "learning_rate": 1.5e-3, "vocabulary": 2 * story.vocabulary, **SCHOOL}
     jobs: dict[str, tuple[Any, ...]] = {
         "multilingual teacher": (
             raise_one, story, story.out / "multilingual", story.languages,

@@ -33,7 +33,9 @@ def adapt_command(
     language_sft: Annotated[
         list[Path] | None, typer.Option(help="The teacher's for the source language; repeat.")
     ] = None,
-    no_teacher: Annotated[bool, typer.Option(help="Learn from the labels alone.")] = False,
+    no_teacher: Annotated[
+        bool, typer.Option("--no-teacher", help="Learn from the labels alone.")
+    ] = False,
     source: Annotated[str, typer.Option(help="The task's language or data set.")] = "en",
     data: o.Data = "data",
     attention: Annotated[float, typer.Option(help="Weight of attention maps.")] = 1.0,
