@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bilinguals import record_scores, tell, tell_verdicts
@@ -28,7 +28,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 from toyworld import write_world
 
 SOURCE = "qav"
-TASKS = ("pos", "ner")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +45,13 @@ class Size:
     teacher_steps: int = 1500
     extract_steps: int = 600
     language_steps: int = 40
-    tune_steps: int = 600
+    tune_steps: dict[str, int] = field(default_factory=lambda: {"pos": 200, "ner": 600})
     seeds: int = 3
 
 
 QUICK = Size(
     share=0.1, frames=20, words=12_000, vocabulary=800, width=64, teacher_steps=20, extract_steps=6, language_steps=4,
-    tune_steps=8, seeds=1,
+    tune_steps={"pos": 8, "ner": 8}, seeds=1,
 )  # fmt: skip
 
 
@@ -79,8 +78,9 @@ def prepare(size: Size, folder: Path) -> tuple[Path, Path]:
 
 
 def recipe_of(
-    size: Size, data: Path, model: Path, folder: Path, systems: Sequence[str]
+    size: Size, data: Path, model: Path, out: Path, task: str, systems: Sequence[str]
 ) -> Comparison:
+    steps = size.tune_steps[task]
     return Comparison.model_validate(
         {
             "model": str(model),
@@ -89,11 +89,11 @@ def recipe_of(
             },
             "source": SOURCE,
             "targets": size.targets,
-            "tasks": TASKS,
+            "tasks": (task,),
             "systems": systems,
             "data": str(data),
             "seeds": size.seeds,
-            "out": str(folder / "run"),
+            "out": str(out),
             "extract": {
                 "steps": size.extract_steps, "batch": 16, "length": 32, "learning_rate": 3e-3, "warmup": 0.1,
                 "checkpoint_every": 200,
@@ -103,8 +103,8 @@ def recipe_of(
                 "evaluate_every": size.language_steps,
             },
             "tune": {
-                "steps": size.tune_steps, "full_steps": size.tune_steps // 3, "batch": 16, "length": 64,
-                "learning_rate": 1e-3, "warmup": 0.1, "evaluate_every": max(1, size.tune_steps // 6),
+                "steps": steps, "full_steps": steps // 3, "batch": 16, "length": 64,
+                "learning_rate": 1e-3, "warmup": 0.1, "evaluate_every": max(1, steps // 6),
                 "precision": "float32",
             },
         }
@@ -121,17 +121,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.work or Path(scratch)
         data, model = prepare(size, folder)
-        recipe = recipe_of(size, data, model, folder, options.systems)
-        results, _ = compare(recipe, watch=tell)
-        rows = [r for r in xeval.read_results(results) if r.value is not None]
         recorder = Recorder("bistil_toyworld", options)
-        shape = {
-            "languages": len(size.languages), "targets": " ".join(size.targets), "layers": size.layers,
-            "width": size.width, "extract_steps": size.extract_steps, "tune_steps": size.tune_steps,
-        }  # fmt: skip
-        record_scores(recorder, rows, options.systems, dict.fromkeys(TASKS, size.targets), shape)
+        results = {}
+        for task, steps in size.tune_steps.items():
+            recipe = recipe_of(size, data, model, folder / task, task, options.systems)
+            file, _ = compare(recipe, watch=tell)
+            results[task] = [row for row in xeval.read_results(file) if row.value is not None]
+            shape = {
+                "languages": len(size.languages), "targets": " ".join(size.targets), "layers": size.layers,
+                "width": size.width, "extract_steps": size.extract_steps, "tune_steps": steps,
+            }  # fmt: skip
+            record_scores(recorder, results[task], options.systems, {task: size.targets}, shape)
         recorder.close()
-        tell_verdicts(rows, options.systems)
+        for rows in results.values():
+            tell_verdicts(rows, options.systems)
 
 
 if __name__ == "__main__":
