@@ -36,7 +36,7 @@ _HELD_OUT = 0.02  # share of the documents that no model is trained on
 
 
 REAL_LANGUAGES = ("en", "de", "hi", "tr")
-STEPS = {"teacher": 600, "multilingual": 600, "student": 500, "extract": 400}
+STEPS = {"teacher": 600, "multilingual": 500, "student": 500, "extract": 300}
 _DOCUMENTS = 1000  # of each language, that the students read
 SCHOOL = {
     "width": 128,
@@ -46,7 +46,7 @@ SCHOOL = {
     "checkpoint_every": 10_000,
 }
 TAGGING: dict[str, Any] = {
-    "steps": 150, "evaluate_every": 50, "batch_size": 16, "learning_rate": 1e-3, "max_length": 64, "lines": 200,
+    "steps": 100, "evaluate_every": 50, "batch_size": 16, "learning_rate": 1e-3, "max_length": 64, "lines": 200,
 }  # fmt: skip
 
 
