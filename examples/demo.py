@@ -36,7 +36,7 @@ _HELD_OUT = 0.02  # share of the documents that no model is trained on
 
 
 REAL_LANGUAGES = ("en", "de", "hi", "tr")
-STEPS = {"teacher": 600, "multilingual": 500, "student": 500, "extract": 300}
+STEPS = {"teacher": 600, "multilingual": 600, "student": 500, "extract": 400}
 _DOCUMENTS = 1000  # of each language, that the students read
 SCHOOL = {
     "width": 128,
