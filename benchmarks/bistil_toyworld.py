@@ -95,7 +95,7 @@ def recipe_of(
             "seeds": size.seeds,
             "out": str(out),
             "extract": {
-                "steps": size.extract_steps, "batch": 16, "length": 32, "learning_rate": 3e-3, "warmup": 0.1,
+                "steps": size.extract_steps, "batch": 16, "length": 32, "learning_rate": 1e-3, "warmup": 0.1,
                 "checkpoint_every": 200,
             },
             "languages": {
