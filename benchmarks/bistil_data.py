@@ -65,7 +65,7 @@ def multilingual_model(size: Size, data: Path, model: Path) -> Path:
 
 
 def recipe_of(
-    size: Size, data: Path, model: Path, out: Path, task: str, seeds: int, systems: tuple[System, ...]
+    size: Size, data: Path, model: Path, out: Path, task: str, targets: tuple[str, ...], seeds: int, systems: tuple[System, ...]
 ) -> Comparison:  # fmt: skip
     return Comparison.model_validate(
         {
@@ -73,7 +73,7 @@ def recipe_of(
             "corpora": {code: _corpus(data, code) for code in LANGUAGES},
             "source": SOURCE,
             "sources": SOURCES,
-            "targets": TARGETS[task],
+            "targets": targets,
             "tasks": (task,),
             "systems": systems,
             "data": str(data),
@@ -104,6 +104,9 @@ def main() -> None:
     arguments.add_argument(
         "--systems", nargs="+", default=list(SYSTEMS), choices=list(get_args(System))
     )
+    arguments.add_argument(
+        "--languages", nargs="+", choices=LANGUAGES[1:], help="of the targets, these alone"
+    )
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--pareto", type=Path, help="draw the picture into this file")
     options = arguments.parse_args()
@@ -112,19 +115,22 @@ def main() -> None:
     disable_progress_bar()
     size = QUICK if options.quick else Size()
     seeds = 1 if options.quick else options.seeds
+    tasks = {
+        task: tuple(each for each in TARGETS[task] if each in (options.languages or LANGUAGES))
+        for task in options.tasks
+    }
     systems = tuple(options.systems)
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.work or Path(scratch)
         model = multilingual_model(size, options.data, folder / "mmt")
         for seed in range(seeds):  # a whole table of each seed before the next
-            for task in options.tasks:
-                compare(
-                    recipe_of(size, options.data, model, folder / "run", task, seed + 1, systems),
-                    watch=tell,
+            for task, targets in tasks.items():
+                recipe = recipe_of(
+                    size, options.data, model, folder / "run", task, targets, seed + 1, systems
                 )
+                compare(recipe, watch=tell)
         results = [r for r in xeval.read_results(folder / "run" / "results.jsonl") if r.value is not None]  # fmt: skip
         recorder = Recorder("bistil_data", options)
-        tasks = {task: TARGETS[task] for task in options.tasks}
         record_scores(
             recorder, results, systems, tasks, {"languages": len(LANGUAGES), **asdict(size)}
         )
