@@ -115,6 +115,9 @@ def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--work", type=Path, help="keep what is made here, and go on from it")
     arguments.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
+    arguments.add_argument(
+        "--tasks", nargs="+", default=list(Size().tune_steps), choices=list(Size().tune_steps)
+    )
     options = arguments.parse_args()
     disable_progress_bar()
     size = QUICK if options.quick else Size()
@@ -123,13 +126,13 @@ def main() -> None:
         data, model = prepare(size, folder)
         recorder = Recorder("bistil_toyworld", options)
         results = {}
-        for task, steps in size.tune_steps.items():
+        for task in options.tasks:
             recipe = recipe_of(size, data, model, folder / task, task, options.systems)
             file, _ = compare(recipe, watch=tell)
             results[task] = [row for row in xeval.read_results(file) if row.value is not None]
             shape = {
                 "languages": len(size.languages), "targets": " ".join(size.targets), "layers": size.layers,
-                "width": size.width, "extract_steps": size.extract_steps, "tune_steps": steps,
+                "width": size.width, "extract_steps": size.extract_steps, "tune_steps": size.tune_steps[task],
             }  # fmt: skip
             record_scores(recorder, results[task], options.systems, {task: size.targets}, shape)
         recorder.close()
