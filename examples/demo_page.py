@@ -165,7 +165,8 @@ def _curves(story: Story) -> bytes:
             axes.plot(*zip(*points, strict=True), label=name, color=colour)
         if code in floors:
             axes.axhline(floors[code], linestyle=":", color="black", label="the world itself")
-        axes.set(title=code, xlabel="step", ylim=(0, None))
+            axes.set_ylim(bottom=0)
+        axes.set(title=code, xlabel="step")
         if place == 1:
             axes.set_ylabel("bits per byte")
             axes.legend(frameon=False)
