@@ -26,6 +26,22 @@ def tell(_done: int, _total: int, what: str) -> None:
         print(what.removesuffix(": looking"), flush=True)
 
 
+def extracting(steps: int, *, learning_rate: float, checkpoint_every: int) -> dict[str, object]:
+    """Phase 1, as recipes of comparisons state it."""
+    return {
+        "steps": steps, "batch": 16, "length": 32, "learning_rate": learning_rate, "warmup": 0.1,
+        "checkpoint_every": checkpoint_every,
+    }  # fmt: skip
+
+
+def tuning(steps: int, *, looks: int) -> dict[str, object]:
+    """Learning a task, as recipes of comparisons state it, evaluated `looks` times."""
+    return {
+        "steps": steps, "full_steps": steps // 3, "batch": 16, "length": 64, "learning_rate": 1e-3,
+        "warmup": 0.1, "evaluate_every": max(1, steps // looks), "precision": "float32",
+    }  # fmt: skip
+
+
 def first_metric(task: str) -> str:
     """What a task is judged by."""
     return xeval.task_of(task).metrics[0]
@@ -35,14 +51,10 @@ def scores(
     rows: Sequence[Result], system: str, task: str, languages: Sequence[str]
 ) -> dict[int, float]:
     """Seed to the mean over languages, of each the mean over its test sets; seeds with all languages alone."""
+    wanted = (system, task, first_metric(task), None)
     found: dict[int, dict[str, list[float]]] = {}
     for row in rows:
-        if (row.model, row.task, row.metric, row.bootstrap) == (
-            system,
-            task,
-            first_metric(task),
-            None,
-        ):
+        if (row.model, row.task, row.metric, row.bootstrap) == wanted:
             assert row.value is not None
             found.setdefault(row.seed, {}).setdefault(row.language, []).append(row.value)
     return {

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
-from bilinguals import draw_pareto, record_scores, tell, tell_verdicts
+from bilinguals import draw_pareto, extracting, record_scores, tell, tell_verdicts, tuning
 from record import Recorder, parser
 from transformers.utils.logging import disable_progress_bar
 
@@ -79,16 +79,9 @@ def recipe_of(
             "data": str(data),
             "seeds": seeds,
             "out": str(out),
-            "extract": {
-                "steps": size.extract_steps, "batch": 16, "length": 32, "learning_rate": 3e-3, "warmup": 0.1,
-                "checkpoint_every": size.extract_steps,
-            },
+            "extract": extracting(size.extract_steps, learning_rate=3e-3, checkpoint_every=size.extract_steps),
             "languages": None,  # the model has just read the same text
-            "tune": {
-                "steps": size.tune_steps, "full_steps": size.tune_steps // 3, "batch": 16, "length": 64,
-                "learning_rate": 1e-3, "warmup": 0.1, "evaluate_every": max(1, size.tune_steps // 4),
-                "precision": "float32",
-            },
+            "tune": tuning(size.tune_steps, looks=4),
         }
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bilinguals import record_scores, tell, tell_verdicts
+from bilinguals import extracting, record_scores, tell, tell_verdicts, tuning
 from record import Recorder, parser
 from transformers.utils.logging import disable_progress_bar
 
@@ -80,7 +80,6 @@ def prepare(size: Size, folder: Path) -> tuple[Path, Path]:
 def recipe_of(
     size: Size, data: Path, model: Path, out: Path, task: str, systems: Sequence[str]
 ) -> Comparison:
-    steps = size.tune_steps[task]
     return Comparison.model_validate(
         {
             "model": str(model),
@@ -94,19 +93,12 @@ def recipe_of(
             "data": str(data),
             "seeds": size.seeds,
             "out": str(out),
-            "extract": {
-                "steps": size.extract_steps, "batch": 16, "length": 32, "learning_rate": 1e-3, "warmup": 0.1,
-                "checkpoint_every": 200,
-            },
+            "extract": extracting(size.extract_steps, learning_rate=1e-3, checkpoint_every=200),
             "languages": {
                 "steps": size.language_steps, "batch": 16, "length": 32, "learning_rate": 1e-3,
                 "evaluate_every": size.language_steps,
             },
-            "tune": {
-                "steps": steps, "full_steps": steps // 3, "batch": 16, "length": 64,
-                "learning_rate": 1e-3, "warmup": 0.1, "evaluate_every": max(1, steps // 6),
-                "precision": "float32",
-            },
+            "tune": tuning(size.tune_steps[task], looks=6),
         }
     )  # fmt: skip
 
