@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import get_args
 
@@ -45,10 +45,12 @@ class Size:
     width: int = 128
     teacher_steps: int = 3000
     extract_steps: int = 300
-    tune_steps: int = 300
+    tune_steps: dict[str, int] = field(
+        default_factory=lambda: {"pos": 300, "dp": 600, "ner": 600, "topic": 300}
+    )
 
 
-QUICK = Size(vocabulary=1500, width=64, teacher_steps=10, extract_steps=4, tune_steps=6)  # fmt: skip
+QUICK = Size(vocabulary=1500, width=64, teacher_steps=10, extract_steps=4, tune_steps=dict.fromkeys(TARGETS, 6))  # fmt: skip
 
 
 def multilingual_model(size: Size, data: Path, model: Path) -> Path:
@@ -81,7 +83,7 @@ def recipe_of(
             "out": str(out),
             "extract": extracting(size.extract_steps, learning_rate=3e-3, checkpoint_every=size.extract_steps),
             "languages": None,  # the model has just read the same text
-            "tune": tuning(size.tune_steps, looks=4),
+            "tune": tuning(size.tune_steps[task], looks=4),
         }
     )  # fmt: skip
 
@@ -124,9 +126,9 @@ def main() -> None:
                 compare(recipe, watch=tell)
         results = [r for r in xeval.read_results(folder / "run" / "results.jsonl") if r.value is not None]  # fmt: skip
         recorder = Recorder("bistil_data", options)
-        record_scores(
-            recorder, results, systems, tasks, {"languages": len(LANGUAGES), **asdict(size)}
-        )
+        for task, targets in tasks.items():
+            shape = {"languages": len(LANGUAGES), **asdict(size), "tune_steps": size.tune_steps[task]}
+            record_scores(recorder, results, systems, {task: targets}, shape)
         recorder.close()
         tell_verdicts(results, systems)
         if options.pareto:

@@ -117,19 +117,18 @@ def main() -> None:
         folder = options.work or Path(scratch)
         data, model = prepare(size, folder)
         recorder = Recorder("bistil_toyworld", options)
-        results = {}
         for task in options.tasks:
-            recipe = recipe_of(size, data, model, folder / task, task, options.systems)
+            recipe = recipe_of(size, data, model, folder / "run", task, options.systems)
             file, _ = compare(recipe, watch=tell)
-            results[task] = [row for row in xeval.read_results(file) if row.value is not None]
+        rows = [row for row in xeval.read_results(file) if row.value is not None]
+        for task in options.tasks:
             shape = {
                 "languages": len(size.languages), "targets": " ".join(size.targets), "layers": size.layers,
                 "width": size.width, "extract_steps": size.extract_steps, "tune_steps": size.tune_steps[task],
             }  # fmt: skip
-            record_scores(recorder, results[task], options.systems, {task: size.targets}, shape)
+            record_scores(recorder, rows, options.systems, {task: size.targets}, shape)
         recorder.close()
-        for rows in results.values():
-            tell_verdicts(rows, options.systems)
+        tell_verdicts(rows, options.systems)
 
 
 if __name__ == "__main__":

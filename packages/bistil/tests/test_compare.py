@@ -87,6 +87,17 @@ def test_a_changed_recipe_takes_nothing_of_the_old_one(recipe):
     assert len(list(results.parent.glob("*/bistil-sw-seed0"))) == 2
 
 
+def test_recipes_that_differ_in_the_learning_of_tasks_alone_share_their_students(recipe):
+    changed = {**SHORT["tune"], "steps": SHORT["tune"]["steps"] + 1}
+    compare(read_comparison(recipe(systems=["no-task-teacher"], languages=None)))
+    said = []
+    second = read_comparison(recipe(systems=["no-task-teacher"], languages=None, tune=changed))
+    results, _ = compare(second, watch=lambda done, total, what: said.append(what))
+    assert len({row.model_digest for row in read_results(results)}) == 2
+    assert len(list(results.parent.glob("*/bistil-sw-seed0"))) == 1
+    assert not any("extracting" in each for each in said)
+
+
 def test_a_task_without_any_test_set_is_refused(recipe):
     with pytest.raises(AdaptError, match="no test set of 'pos'"):
         compare(read_comparison(recipe(targets=["ha"])))

@@ -45,6 +45,7 @@ _BILINGUAL: dict[System, str] = {
     "full-fine-tuning": "bistil",
     "scratch": "mlm",
 }
+_OF_TASKS = ("tune", "data", "sources")  # parts of a recipe that no student depends on
 _MULTILINGUAL: dict[System, str] = {"distilmbert": "distilmbert", "minilmv2": "minilmv2"}
 
 
@@ -134,7 +135,10 @@ class _Bench:
                 name: its for name, its in recipe.extract.model_dump().items() if its is not None
             },
         }
-        # What another recipe made in this folder is never taken for what this one would make.
+        # What another recipe made in this folder is never taken for what this one would make; recipes that differ in the
+        # learning of tasks alone share students and languages, which take longest to make.
+        before_tasks = {name: its for name, its in self._decides.items() if name not in _OF_TASKS}
+        self._untasked = self._out / f"students-{_digest(before_tasks)[:8]}"
         self._made = self._out / _digest(self._decides)[:8]
         self._known = {
             (r.model, r.model_digest, r.task, r.dataset, r.seed)
@@ -193,7 +197,7 @@ class _Bench:
             return self._recipe.model
         shared = system in _MULTILINGUAL
         style = _MULTILINGUAL[system] if shared else _BILINGUAL[system]
-        folder = self._made / f"{style}-{'all' if shared else target}-seed{seed}"
+        folder = self._untasked / f"{style}-{'all' if shared else target}-seed{seed}"
         if folder.is_dir():
             return str(folder)
         recipe = self._recipe
@@ -229,7 +233,7 @@ class _Bench:
         files = []
         for language in languages:
             place = "languages" if system == "full-teacher" else Path(model).name
-            file = self._made / "sft" / place / f"{language}.safetensors"
+            file = self._untasked / "sft" / place / f"{language}.safetensors"
             if not file.is_file():
                 language_sft(
                     model, self._recipe.corpora[language], file, language=language, watch=watch,
