@@ -46,12 +46,11 @@ class Size:
     extract_steps: int = 600
     language_steps: int = 40
     tune_steps: dict[str, int] = field(default_factory=lambda: {"pos": 200, "ner": 600})
-    seeds: int = 3
 
 
 QUICK = Size(
     share=0.1, frames=20, words=12_000, vocabulary=800, width=64, teacher_steps=20, extract_steps=6, language_steps=4,
-    tune_steps={"pos": 8, "ner": 8}, seeds=1,
+    tune_steps={"pos": 8, "ner": 8},
 )  # fmt: skip
 
 
@@ -78,7 +77,7 @@ def prepare(size: Size, folder: Path) -> tuple[Path, Path]:
 
 
 def recipe_of(
-    size: Size, data: Path, model: Path, out: Path, task: str, systems: Sequence[str]
+    size: Size, data: Path, model: Path, out: Path, task: str, seeds: int, systems: Sequence[str]
 ) -> Comparison:
     return Comparison.model_validate(
         {
@@ -91,7 +90,7 @@ def recipe_of(
             "tasks": (task,),
             "systems": systems,
             "data": str(data),
-            "seeds": size.seeds,
+            "seeds": seeds,
             "out": str(out),
             "extract": extracting(size.extract_steps, learning_rate=1e-3, checkpoint_every=200),
             "languages": {
@@ -110,15 +109,17 @@ def main() -> None:
     arguments.add_argument(
         "--tasks", nargs="+", default=list(Size().tune_steps), choices=list(Size().tune_steps)
     )
+    arguments.add_argument("--seeds", type=int, default=3)
     options = arguments.parse_args()
     disable_progress_bar()
     size = QUICK if options.quick else Size()
+    seeds = 1 if options.quick else options.seeds
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.work or Path(scratch)
         data, model = prepare(size, folder)
         recorder = Recorder("bistil_toyworld", options)
         for task in options.tasks:
-            recipe = recipe_of(size, data, model, folder / "run", task, options.systems)
+            recipe = recipe_of(size, data, model, folder / "run", task, seeds, options.systems)
             file, _ = compare(recipe, watch=tell)
         rows = [row for row in xeval.read_results(file) if row.value is not None]
         for task in options.tasks:
