@@ -34,11 +34,15 @@ def extracting(steps: int, *, learning_rate: float, checkpoint_every: int) -> di
     }  # fmt: skip
 
 
-def tuning(steps: int, *, looks: int) -> dict[str, object]:
-    """Learning a task, as recipes of comparisons state it, evaluated `looks` times."""
+def tuning(steps: int, *, looks: int, task: str) -> dict[str, object]:
+    """Learning a task, as recipes of comparisons state it, evaluated `looks` times.
+
+    Texts are judged by the mean over their tokens: no model here was taught to gather a text in its first one.
+    """
     return {
         "steps": steps, "full_steps": steps // 3, "batch": 16, "length": 64, "learning_rate": 1e-3,
         "warmup": 0.1, "evaluate_every": max(1, steps // looks), "precision": "float32",
+        **({"pooling": "mean"} if task == "topic" else {}),
     }  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def recipe_of(
             "out": str(out),
             "extract": extracting(size.extract_steps, learning_rate=3e-3, checkpoint_every=size.extract_steps),
             "languages": None,  # the model has just read the same text
-            "tune": tuning(size.tune_steps[task], looks=4),
+            "tune": tuning(size.tune_steps[task], looks=4, task=task),
         }
     )  # fmt: skip
 

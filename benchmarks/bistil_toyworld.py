@@ -97,7 +97,7 @@ def recipe_of(
                 "steps": size.language_steps, "batch": 16, "length": 32, "learning_rate": 1e-3,
                 "evaluate_every": size.language_steps,
             },
-            "tune": tuning(size.tune_steps[task], looks=6),
+            "tune": tuning(size.tune_steps[task], looks=6, task=task),
         }
     )  # fmt: skip
 

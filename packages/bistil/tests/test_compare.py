@@ -98,6 +98,13 @@ def test_recipes_that_differ_in_the_learning_of_tasks_alone_share_their_students
     assert not any("extracting" in each for each in said)
 
 
+def test_sub_words_stand_for_words_as_the_recipe_says(recipe):
+    asked = {**SHORT["tune"], "pooling": "mean"}
+    results, _ = compare(read_comparison(recipe(systems=["no-task-teacher"], languages=None, tune=asked)))
+    [row] = read_results(results)
+    assert row.protocol["pooling"] == "mean"
+
+
 def test_a_task_without_any_test_set_is_refused(recipe):
     with pytest.raises(AdaptError, match="no test set of 'pos'"):
         compare(read_comparison(recipe(targets=["ha"])))

@@ -130,10 +130,8 @@ class _Bench:
         self._decides = {
             "model_digest": model_digest(recipe.model),
             **recipe.model_dump(exclude={"out", "targets", "tasks", "systems", "seeds"}),
-            # Widths that are the teacher's are not stated, so that such a recipe keeps its name of before there were any.
-            "extract": {
-                name: its for name, its in recipe.extract.model_dump().items() if its is not None
-            },
+            # What is left open is not stated, so that a recipe keeps its name when there is more to leave open.
+            **{part: getattr(recipe, part).model_dump(exclude_none=True) for part in ("extract", "tune")},
         }
         # What another recipe made in this folder is never taken for what this one would make; recipes that differ in the
         # learning of tasks alone share students and languages, which take longest to make.
@@ -287,7 +285,7 @@ class _Bench:
         protocol = Protocol(
             steps=tune.steps, batch_size=tune.batch, learning_rate=tune.learning_rate, warmup=tune.warmup,
             weight_decay=0.0, evaluate_every=tune.evaluate_every, patience=tune.patience, max_length=tune.length,
-            precision=tune.precision, labels=tune.labels,
+            precision=tune.precision, labels=tune.labels, pooling=tune.pooling or Protocol().pooling,
         )  # fmt: skip
         sparsity = Sparsity(full=True) if full else Sparsity(density=tune.density, full_steps=tune.full_steps)  # fmt: skip
         return TaskTraining(protocol=protocol, sparsity=sparsity, seed=seed)

@@ -63,6 +63,8 @@ class Tuning(_Part):
     density: Annotated[float, Field(gt=0, le=1)] = 0.08
     precision: Literal["auto", "float32"] = "auto"
     labels: Literal["common", "own"] = "common"
+    pooling: Literal["first", "mean"] | None = None
+    """How sub-words stand for words, and tokens for texts; None for the judge's own way."""
     times_t_squared: bool = False
     gold: Annotated[float, Field(ge=0)] = 0.0
 
