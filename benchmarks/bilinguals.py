@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -89,16 +89,19 @@ def record_scores(
             )  # fmt: skip
 
 
-def tell_verdicts(rows: Sequence[Result], systems: Sequence[System]) -> None:
-    """xeval's paired tests of bistil against every other system."""
-    for rival in systems:
-        if rival == "bistil":
-            continue
-        for verdict in xeval.compare(rows, "bistil", rival):
-            if verdict.metric == first_metric(verdict.task):
+def tell_verdicts(
+    rows: Sequence[Result], systems: Sequence[System], tasks: Iterable[str]
+) -> None:
+    """xeval's paired tests of bistil against every other system, each task by its first metric."""
+    for task in tasks:
+        its = [row for row in rows if row.task == task and row.metric == first_metric(task)]
+        for rival in systems:
+            if rival == "bistil":
+                continue
+            for verdict in xeval.compare(its, "bistil", rival):
                 for one in verdict.languages:
                     print(
-                        f"bistil against {rival}, {verdict.task} {one.place}: {one.difference:+.2f} "
+                        f"bistil against {rival}, {task} {one.place}: {one.difference:+.2f} "
                         f"({one.low:+.2f} to {one.high:+.2f}), p {one.p:.3f}: {one.verdict}"
                     )
 

@@ -43,7 +43,7 @@ class Size:
     vocabulary: int = 8000
     layers: int = 4
     width: int = 128
-    teacher_steps: int = 3000
+    teacher_steps: int = 9000
     extract_steps: int = 300
     tune_steps: dict[str, int] = field(
         default_factory=lambda: {"pos": 300, "dp": 600, "ner": 600, "topic": 300}
@@ -130,7 +130,7 @@ def main() -> None:
             shape = {"languages": len(LANGUAGES), **asdict(size), "tune_steps": size.tune_steps[task]}
             record_scores(recorder, results, systems, {task: targets}, shape)
         recorder.close()
-        tell_verdicts(results, systems)
+        tell_verdicts(results, systems, tasks)
         if options.pareto:
             costs = xeval.read_costs(folder / "run" / "costs.jsonl")
             draw_pareto(results, costs, tasks, options.pareto)

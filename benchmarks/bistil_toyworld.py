@@ -129,7 +129,7 @@ def main() -> None:
             }  # fmt: skip
             record_scores(recorder, rows, options.systems, {task: size.targets}, shape)
         recorder.close()
-        tell_verdicts(rows, options.systems)
+        tell_verdicts(rows, options.systems, options.tasks)
 
 
 if __name__ == "__main__":
