@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -34,16 +34,21 @@ def extracting(steps: int, *, learning_rate: float, checkpoint_every: int) -> di
     }  # fmt: skip
 
 
-def tuning(steps: int, *, looks: int, task: str) -> dict[str, object]:
-    """Learning a task, as recipes of comparisons state it, evaluated `looks` times.
+def tuning(steps: Mapping[str, int], *, looks: int) -> dict[str, dict[str, dict[str, object]]]:
+    """Learning each task for its number of steps, as recipes of comparisons state it, evaluated `looks` times.
 
     Texts are judged by the mean over their tokens: no model here was taught to gather a text in its first one.
     """
-    return {
-        "steps": steps, "full_steps": steps // 3, "batch": 16, "length": 64, "learning_rate": 1e-3,
-        "warmup": 0.1, "evaluate_every": max(1, steps // looks), "precision": "float32",
-        **({"pooling": "mean"} if task == "topic" else {}),
+    by_task: dict[str, dict[str, object]] = {
+        task: {"steps": its, "full_steps": its // 3, "evaluate_every": max(1, its // looks)}
+        for task, its in steps.items()
+    }
+    if "topic" in by_task:
+        by_task["topic"]["pooling"] = "mean"
+    same: dict[str, object] = {
+        "batch": 16, "length": 64, "learning_rate": 1e-3, "warmup": 0.1, "precision": "float32",
     }  # fmt: skip
+    return {"tune": same, "tune_by_task": by_task}
 
 
 def first_metric(task: str) -> str:
@@ -89,19 +94,16 @@ def record_scores(
             )  # fmt: skip
 
 
-def tell_verdicts(
-    rows: Sequence[Result], systems: Sequence[System], tasks: Iterable[str]
-) -> None:
-    """xeval's paired tests of bistil against every other system, each task by its first metric."""
-    for task in tasks:
-        its = [row for row in rows if row.task == task and row.metric == first_metric(task)]
-        for rival in systems:
-            if rival == "bistil":
-                continue
-            for verdict in xeval.compare(its, "bistil", rival):
+def tell_verdicts(rows: Sequence[Result], systems: Sequence[System]) -> None:
+    """xeval's paired tests of bistil against every other system."""
+    for rival in systems:
+        if rival == "bistil":
+            continue
+        for verdict in xeval.compare(rows, "bistil", rival):
+            if verdict.metric == first_metric(verdict.task):
                 for one in verdict.languages:
                     print(
-                        f"bistil against {rival}, {task} {one.place}: {one.difference:+.2f} "
+                        f"bistil against {rival}, {verdict.task} {one.place}: {one.difference:+.2f} "
                         f"({one.low:+.2f} to {one.high:+.2f}), p {one.p:.3f}: {one.verdict}"
                     )
 

@@ -83,7 +83,7 @@ def recipe_of(
             "out": str(out),
             "extract": extracting(size.extract_steps, learning_rate=3e-3, checkpoint_every=size.extract_steps),
             "languages": None,  # the model has just read the same text
-            "tune": tuning(size.tune_steps[task], looks=4, task=task),
+            **tuning(size.tune_steps, looks=4),
         }
     )  # fmt: skip
 
@@ -127,10 +127,14 @@ def main() -> None:
         results = [r for r in xeval.read_results(folder / "run" / "results.jsonl") if r.value is not None]  # fmt: skip
         recorder = Recorder("bistil_data", options)
         for task, targets in tasks.items():
-            shape = {"languages": len(LANGUAGES), **asdict(size), "tune_steps": size.tune_steps[task]}
+            shape = {
+                "languages": len(LANGUAGES),
+                **asdict(size),
+                "tune_steps": size.tune_steps[task],
+            }
             record_scores(recorder, results, systems, {task: targets}, shape)
         recorder.close()
-        tell_verdicts(results, systems, tasks)
+        tell_verdicts(results, systems)
         if options.pareto:
             costs = xeval.read_costs(folder / "run" / "costs.jsonl")
             draw_pareto(results, costs, tasks, options.pareto)

@@ -77,7 +77,13 @@ def prepare(size: Size, folder: Path) -> tuple[Path, Path]:
 
 
 def recipe_of(
-    size: Size, data: Path, model: Path, out: Path, task: str, seeds: int, systems: Sequence[str]
+    size: Size,
+    data: Path,
+    model: Path,
+    out: Path,
+    tasks: Sequence[str],
+    seeds: int,
+    systems: Sequence[str],
 ) -> Comparison:
     return Comparison.model_validate(
         {
@@ -87,7 +93,7 @@ def recipe_of(
             },
             "source": SOURCE,
             "targets": size.targets,
-            "tasks": (task,),
+            "tasks": tasks,
             "systems": systems,
             "data": str(data),
             "seeds": seeds,
@@ -97,7 +103,7 @@ def recipe_of(
                 "steps": size.language_steps, "batch": 16, "length": 32, "learning_rate": 1e-3,
                 "evaluate_every": size.language_steps,
             },
-            "tune": tuning(size.tune_steps[task], looks=6, task=task),
+            **tuning(size.tune_steps, looks=6),
         }
     )  # fmt: skip
 
@@ -118,9 +124,8 @@ def main() -> None:
         folder = options.work or Path(scratch)
         data, model = prepare(size, folder)
         recorder = Recorder("bistil_toyworld", options)
-        for task in options.tasks:
-            recipe = recipe_of(size, data, model, folder / "run", task, seeds, options.systems)
-            file, _ = compare(recipe, watch=tell)
+        recipe = recipe_of(size, data, model, folder / "run", options.tasks, seeds, options.systems)
+        file, _ = compare(recipe, watch=tell)
         rows = [row for row in xeval.read_results(file) if row.value is not None]
         for task in options.tasks:
             shape = {
@@ -129,7 +134,7 @@ def main() -> None:
             }  # fmt: skip
             record_scores(recorder, rows, options.systems, {task: size.targets}, shape)
         recorder.close()
-        tell_verdicts(rows, options.systems, options.tasks)
+        tell_verdicts(rows, options.systems)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,11 @@ def recipe(tmp_path, teacher, tasks, texts):
         ({"targets": ["hau"]}, "'hau', did you mean 'ha'"),
         ({"target": ["sw"]}, "unknown key 'target', did you mean 'targets'"),
         ({"tune": {"stepps": 3}}, "unknown key 'tune.stepps', did you mean 'steps'"),
+        (
+            {"tune_by_task": {"pos": {"stepps": 3}}},
+            "'tune_by_task.pos.stepps', did you mean 'steps'",
+        ),
+        ({"tune_by_task": {"poss": {"steps": 3}}}, "tune_by_task: task 'poss' is not known"),
         ({"model": "absent"}, "'model' is missing"),
         ({"systems": ["bistill"]}, "got 'bistill'"),
         ({"seeds": 0}, "greater than or equal to 1, got 0"),
@@ -98,11 +103,17 @@ def test_recipes_that_differ_in_the_learning_of_tasks_alone_share_their_students
     assert not any("extracting" in each for each in said)
 
 
-def test_sub_words_stand_for_words_as_the_recipe_says(recipe):
-    asked = {**SHORT["tune"], "pooling": "mean"}
-    results, _ = compare(read_comparison(recipe(systems=["no-task-teacher"], languages=None, tune=asked)))
+def test_a_task_is_learnt_as_the_recipe_says_for_it(recipe):
+    asked = {"pos": {"pooling": "mean", "steps": 5}, "topic": {"steps": 7}}
+    followed = read_comparison(
+        recipe(systems=["no-task-teacher"], languages=None, tune_by_task=asked)
+    )
+    results, _ = compare(followed)
     [row] = read_results(results)
-    assert row.protocol["pooling"] == "mean"
+    assert (row.protocol["pooling"], row.protocol["steps"]) == ("mean", 5)
+    assert row.protocol["batch_size"] == SHORT["tune"]["batch"]
+    assert followed.tuning_of("topic") == followed.tune.model_copy(update={"steps": 7})
+    assert followed.tuning_of("ner") == followed.tune
 
 
 def test_a_task_without_any_test_set_is_refused(recipe):

@@ -45,7 +45,12 @@ _BILINGUAL: dict[System, str] = {
     "full-fine-tuning": "bistil",
     "scratch": "mlm",
 }
-_OF_TASKS = ("tune", "data", "sources")  # parts of a recipe that no student depends on
+_OF_TASKS = (
+    "tune",
+    "tune_by_task",
+    "data",
+    "sources",
+)  # parts of a recipe that no student depends on
 _MULTILINGUAL: dict[System, str] = {"distilmbert": "distilmbert", "minilmv2": "minilmv2"}
 
 
@@ -129,10 +134,17 @@ class _Bench:
         self._source = open_source(recipe.data)
         self._decides = {
             "model_digest": model_digest(recipe.model),
-            **recipe.model_dump(exclude={"out", "targets", "tasks", "systems", "seeds"}),
+            **recipe.model_dump(
+                exclude={"out", "targets", "tasks", "systems", "seeds", "tune_by_task"}
+            ),
             # What is left open is not stated, so that a recipe keeps its name when there is more to leave open.
-            **{part: getattr(recipe, part).model_dump(exclude_none=True) for part in ("extract", "tune")},
+            **{
+                part: getattr(recipe, part).model_dump(exclude_none=True)
+                for part in ("extract", "tune")
+            },
         }
+        if recipe.tune_by_task:
+            self._decides["tune_by_task"] = {task: recipe.tuning_of(task).model_dump(exclude_none=True) for task in recipe.tune_by_task}  # fmt: skip
         # What another recipe made in this folder is never taken for what this one would make; recipes that differ in the
         # learning of tasks alone share students and languages, which take longest to make.
         before_tasks = {name: its for name, its in self._decides.items() if name not in _OF_TASKS}
@@ -252,7 +264,7 @@ class _Bench:
             worn = self._languages(system, model, [self._recipe.source], watch)
             task_sft(
                 model, file, task=task, source=self._source, language=self._recipe.data_of(task),
-                language_sfts=worn, training=self._training(seed), watch=watch,
+                language_sfts=worn, training=self._training(task, seed), watch=watch,
             )  # fmt: skip
         return file
 
@@ -261,6 +273,7 @@ class _Bench:
         if folder.is_dir():
             return folder
         recipe, teacher = self._recipe, None
+        tune = recipe.tuning_of(task)
         if system in ("bistil", "full-fine-tuning"):
             teacher = TaskTeacher(
                 model=recipe.model,
@@ -274,14 +287,14 @@ class _Bench:
             source=self._source,
             language=recipe.data_of(task),
             teacher=teacher,
-            training=self._training(seed, full=system == "full-fine-tuning"),
-            distillation=Distillation(gold=recipe.tune.gold, times_t_squared=recipe.tune.times_t_squared),
+            training=self._training(task, seed, full=system == "full-fine-tuning"),
+            distillation=Distillation(gold=tune.gold, times_t_squared=tune.times_t_squared),
             identity=self._identity(system),
             watch=watch,
         )  # fmt: skip
 
-    def _training(self, seed: int, *, full: bool = False) -> TaskTraining:
-        tune = self._recipe.tune
+    def _training(self, task: str, seed: int, *, full: bool = False) -> TaskTraining:
+        tune = self._recipe.tuning_of(task)
         protocol = Protocol(
             steps=tune.steps, batch_size=tune.batch, learning_rate=tune.learning_rate, warmup=tune.warmup,
             weight_decay=0.0, evaluate_every=tune.evaluate_every, patience=tune.patience, max_length=tune.length,

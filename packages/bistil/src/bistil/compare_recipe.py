@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bistil.errors import AdaptError
+from xeval import XevalError, task_of
 
 System = Literal[
     "bistil", "full-teacher", "distilmbert", "minilmv2", "scratch", "no-task-teacher", "full-fine-tuning"
@@ -91,6 +92,8 @@ class Comparison(_Part):
     languages: LanguageTuning | None = LanguageTuning()
     """None: no model wears a language."""
     tune: Tuning = Tuning()
+    tune_by_task: dict[str, Tuning] = {}
+    """Task to what is otherwise there."""
 
     @model_validator(mode="after")
     def _languages_have_corpora(self) -> Self:
@@ -104,6 +107,20 @@ class Comparison(_Part):
         if self.source in self.targets or len({*self.targets}) != len(self.targets):
             raise ValueError("`targets` must differ from one another and from `source`")
         return self
+
+    @model_validator(mode="after")
+    def _tuned_tasks_exist(self) -> Self:
+        for task in self.tune_by_task:
+            try:
+                task_of(task)
+            except XevalError as error:
+                raise ValueError(f"tune_by_task: {error}") from error
+        return self
+
+    def tuning_of(self, task: str) -> Tuning:
+        """How a task is learnt: `tune`, but for what `tune_by_task` states otherwise."""
+        otherwise = self.tune_by_task.get(task, Tuning())
+        return self.tune.model_copy(update={key: getattr(otherwise, key) for key in otherwise.model_fields_set})  # fmt: skip
 
     def data_of(self, task: str) -> str:
         """The source's data set of a task."""
@@ -153,6 +170,7 @@ def _sentence(fault: Any) -> str:
             "extract": Extracting,
             "languages": LanguageTuning,
             "tune": Tuning,
+            "tune_by_task": Tuning,
         }
         parent = parts.get(str(fault["loc"][0]), Comparison) if len(fault["loc"]) > 1 else Comparison  # fmt: skip
         near = get_close_matches(str(fault["loc"][-1]), list(parent.model_fields), n=1)
