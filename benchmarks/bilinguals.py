@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import yaml
 from matplotlib.figure import Figure
 from record import Recorder
 
 import xeval
-from bistil.compare_recipe import System
+from bistil.compare_recipe import Comparison, System
 from xeval.report.pareto import Point, pareto_front
 from xeval.results import Result
 from xeval.summary import Estimate
@@ -94,18 +96,39 @@ def record_scores(
             )  # fmt: skip
 
 
-def tell_verdicts(rows: Sequence[Result], systems: Sequence[System]) -> None:
-    """xeval's paired tests of bistil against every other system."""
-    for rival in systems:
-        if rival == "bistil":
-            continue
-        for verdict in xeval.compare(rows, "bistil", rival):
-            if verdict.metric == first_metric(verdict.task):
-                for one in verdict.languages:
-                    print(
-                        f"bistil against {rival}, {verdict.task} {one.place}: {one.difference:+.2f} "
-                        f"({one.low:+.2f} to {one.high:+.2f}), p {one.p:.3f}: {one.verdict}"
-                    )
+def verdicts(rows: Sequence[Result], systems: Sequence[System]) -> list[str]:
+    """xeval's paired tests of bistil against every other system, a line each."""
+    return [
+        f"bistil against {rival}, {verdict.task} {one.place}: {one.difference:+.2f} "
+        f"({one.low:+.2f} to {one.high:+.2f}), p {one.p:.3f}: {one.verdict}"
+        for rival in systems
+        if rival != "bistil"
+        for verdict in xeval.compare(rows, "bistil", rival)
+        if verdict.metric == first_metric(verdict.task)
+        for one in verdict.languages
+    ]
+
+
+def write_report(
+    rows: Sequence[Result], size: object, recipe: Comparison, told: Sequence[str], file: Path
+) -> None:
+    """Sizes, recipe, xeval's tables with their intervals, and the paired tests, as Markdown without paths."""
+    shown = recipe.model_dump(
+        mode="json",
+        exclude={"model", "corpora", "data", "out", "targets", "tasks"},
+        exclude_unset=True,
+    )
+    parts = [
+        "# Bilingual students and their rivals\n",
+        "## Sizes and recipe\n",
+        f"```yaml\n{yaml.safe_dump({'sizes': asdict(size), **shown}, sort_keys=False)}```\n",  # type: ignore[call-overload]  # any dataclass
+        xeval.markdown(rows, title="Scores")
+        .replace("\n## ", "\n### ")
+        .replace("# Scores", "## Scores", 1),
+        "\n## Paired tests\n",
+        "\n".join(f"- {line}" for line in told) + "\n",
+    ]
+    file.write_text("\n".join(parts), encoding="utf-8")
 
 
 def draw_pareto(

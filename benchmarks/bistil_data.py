@@ -3,7 +3,8 @@
 Needs `--data FOLDER` in the layout that `xeval` reads. A multilingual model as small as two cores can carry (sizes below) is
 raised on all the text; BiStil's students, of half its layers, and their rivals train for the same number of steps; all learn
 a task on English and are judged on the other languages. What was made stays in `--work`, and the same call goes on from it; seeds
-that every system has are recorded. `--pareto FILE` draws score against parameters and operations.
+that every system has are recorded. `--pareto FILE` draws score against parameters and operations, `--report FILE` writes
+recipe, tables with intervals and paired tests.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from bilinguals import draw_pareto, extracting, record_scores, tell, tell_verdicts, tuning
+from bilinguals import draw_pareto, extracting, record_scores, tell, tuning, verdicts, write_report
 from record import Recorder, parser
 from transformers.utils.logging import disable_progress_bar
 
@@ -104,6 +105,9 @@ def main() -> None:
     )
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--pareto", type=Path, help="draw the picture into this file")
+    arguments.add_argument(
+        "--report", type=Path, help="write recipe, tables and tests into this file"
+    )
     options = arguments.parse_args()
     if options.data is None:
         sys.exit("This question needs real text: give --data FOLDER.")
@@ -134,7 +138,10 @@ def main() -> None:
             }
             record_scores(recorder, results, systems, {task: targets}, shape)
         recorder.close()
-        tell_verdicts(results, systems)
+        told = verdicts(results, systems)
+        print(*told, sep="\n")
+        if options.report:
+            write_report(results, size, recipe, told, options.report)
         if options.pareto:
             costs = xeval.read_costs(folder / "run" / "costs.jsonl")
             draw_pareto(results, costs, tasks, options.pareto)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bilinguals import extracting, record_scores, tell, tell_verdicts, tuning
+from bilinguals import extracting, record_scores, tell, tuning, verdicts, write_report
 from record import Recorder, parser
 from transformers.utils.logging import disable_progress_bar
 
@@ -116,6 +116,9 @@ def main() -> None:
         "--tasks", nargs="+", default=list(Size().tune_steps), choices=list(Size().tune_steps)
     )
     arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument(
+        "--report", type=Path, help="write recipe, tables and tests into this file"
+    )
     options = arguments.parse_args()
     disable_progress_bar()
     size = QUICK if options.quick else Size()
@@ -134,7 +137,10 @@ def main() -> None:
             }  # fmt: skip
             record_scores(recorder, rows, options.systems, {task: size.targets}, shape)
         recorder.close()
-        tell_verdicts(rows, options.systems)
+        told = verdicts(rows, options.systems)
+        print(*told, sep="\n")
+        if options.report:
+            write_report(rows, size, recipe, told, options.report)
 
 
 if __name__ == "__main__":

@@ -3,18 +3,28 @@
 import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bilinguals import draw_pareto, record_scores, scores
+from bilinguals import (
+    draw_pareto,
+    extracting,
+    record_scores,
+    scores,
+    tuning,
+    write_report,
+)
 from record import Recorder
 
+from bistil.compare_recipe import Comparison, System
 from xeval.results import Result
 
-SYSTEMS = ("bistil", "full-teacher")
+SYSTEMS: tuple[System, ...] = ("bistil", "full-teacher")
 
 
 def _result(model: str, language: str, seed: int, value: float, dataset: str = "a") -> Result:
@@ -72,3 +82,32 @@ def test_the_picture_is_drawn_of_what_has_a_cost(tmp_path: Path, priced: tuple[s
     draw_pareto(rows, costs, {"dp": ("de",)}, tmp_path / "picture.png")
 
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+@dataclass
+class _Size:
+    layers: int = 4
+
+
+def test_a_report_says_recipe_scores_and_tests_and_no_path(tmp_path: Path) -> None:
+    rows = [_result(system, "de", 0, 50.0) for system in SYSTEMS]
+    recipe = Comparison.model_validate(
+        {
+            "model": str(tmp_path / "mmt"), "corpora": {"en": str(tmp_path / "en"), "de": str(tmp_path / "de")},
+            "targets": ["de"], "tasks": ["dp"], "data": str(tmp_path), "languages": None, "out": str(tmp_path / "run"),
+            "extract": extracting(30, learning_rate=1e-3, checkpoint_every=10), **tuning({"dp": 60, "topic": 20}, looks=2),
+        }
+    )  # fmt: skip
+
+    write_report(rows, _Size(), recipe, ["bistil against nobody"], tmp_path / "report.md")
+
+    report = (tmp_path / "report.md").read_text()
+    assert str(tmp_path) not in report
+    stated = yaml.safe_load(report.partition("```yaml\n")[2].partition("```")[0])
+    assert stated["sizes"] == {"layers": 4}
+    assert stated["tune_by_task"]["dp"] == {"steps": 60, "full_steps": 20, "evaluate_every": 30}
+    assert stated["languages"] is None
+    assert stated["tune_by_task"]["topic"]["pooling"] == "mean"
+    assert Comparison.model_fields.keys() >= stated.keys() - {"sizes"}
+    assert "| bistil |" in report.replace("**", "")
+    assert "- bistil against nobody" in report
