@@ -47,7 +47,7 @@ class Size:
     teacher_steps: int = 9000
     extract_steps: int = 300
     tune_steps: dict[str, int] = field(
-        default_factory=lambda: {"pos": 300, "dp": 600, "ner": 600, "topic": 300}
+        default_factory=lambda: {"pos": 300, "dp": 300, "ner": 600, "topic": 300}
     )
 
 
