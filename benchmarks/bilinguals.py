@@ -89,10 +89,13 @@ def record_scores(
             seeds = set.intersection(*(set(found) for found in its.values()))
             if not seeds:
                 continue
+            samples = {
+                system: [found[seed] for seed in sorted(seeds)] for system, found in its.items()
+            }
+            compared = all(samples["full-teacher"])  # nothing is a part of 0
             recorder.add(
-                f"{task}, zero-shot, {' '.join(chosen)}",
-                {system: [found[seed] for seed in sorted(seeds)] for system, found in its.items()},
-                unit="%", floor="full-teacher", bar=BAR if chosen is languages else None, at_least=True, shape=shape,
+                f"{task}, zero-shot, {' '.join(chosen)}", samples, unit="%", floor="full-teacher" if compared else None,
+                bar=BAR if compared and chosen is languages else None, at_least=True, shape=shape,
             )  # fmt: skip
 
 

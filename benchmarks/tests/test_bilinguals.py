@@ -74,6 +74,21 @@ def test_a_seed_counts_when_every_system_has_all_of_its_languages(tmp_path: Path
     assert {r["bar"] for r in records if r["what"].endswith("de fi") and r["contender"] == "bistil"} == {0.97}  # fmt: skip
 
 
+def test_nothing_is_a_part_of_a_teacher_that_scores_nothing(tmp_path: Path) -> None:
+    rows = [_result("bistil", "de", 0, 50.0), _result("full-teacher", "de", 0, 0.0)]
+    out = tmp_path / "records.jsonl"
+    recorder = Recorder("question", argparse.Namespace(out=out, quick=True))
+
+    record_scores(recorder, rows, SYSTEMS, {"dp": ("de",)}, {})
+    recorder.close()
+
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(r["median"], r["ratio"], r["met"]) for r in records] == [
+        (50.0, None, None),
+        (0.0, None, None),
+    ]
+
+
 @pytest.mark.parametrize("priced", [("bistil", "full-teacher"), ("bistil",)])
 def test_the_picture_is_drawn_of_what_has_a_cost(tmp_path: Path, priced: tuple[str, ...]) -> None:
     rows = [_result(system, "de", 0, 50.0) for system in SYSTEMS]
