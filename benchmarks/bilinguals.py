@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -20,6 +20,15 @@ from xeval.summary import Estimate
 
 BAR = {"bistil": 0.97}  # of the full teacher
 OURS, OTHERS = "#00508f", "#9aa5b1"
+
+
+def add_options(arguments: ArgumentParser) -> None:
+    """What both questions can be told."""
+    arguments.add_argument("--work", type=Path, help="keep what is made here, and go on from it")
+    arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument(
+        "--report", type=Path, help="write recipe, tables and tests into this file"
+    )
 
 
 def tell(_done: int, _total: int, what: str) -> None:
@@ -112,8 +121,22 @@ def verdicts(rows: Sequence[Result], systems: Sequence[System]) -> list[str]:
     ]
 
 
+def tell_verdicts(
+    rows: Sequence[Result], sizes: Mapping[str, object], recipe: Comparison, report: Path | None
+) -> None:
+    """Print the paired tests; with a file, write the report."""
+    told = verdicts(rows, recipe.systems)
+    print(*told, sep="\n")
+    if report is not None:
+        write_report(rows, sizes, recipe, told, report)
+
+
 def write_report(
-    rows: Sequence[Result], size: object, recipe: Comparison, told: Sequence[str], file: Path
+    rows: Sequence[Result],
+    sizes: Mapping[str, object],
+    recipe: Comparison,
+    told: Sequence[str],
+    file: Path,
 ) -> None:
     """Sizes, recipe, xeval's tables with their intervals, and the paired tests, as Markdown without paths."""
     shown = recipe.model_dump(
@@ -124,7 +147,7 @@ def write_report(
     parts = [
         "# Bilingual students and their rivals\n",
         "## Sizes and recipe\n",
-        f"```yaml\n{yaml.safe_dump({'sizes': asdict(size), **shown}, sort_keys=False)}```\n",  # type: ignore[call-overload]  # any dataclass
+        f"```yaml\n{yaml.safe_dump({'sizes': dict(sizes), **shown}, sort_keys=False)}```\n",
         xeval.markdown(rows, title="Scores")
         .replace("\n## ", "\n### ")
         .replace("# Scores", "## Scores", 1),

@@ -15,7 +15,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from bilinguals import draw_pareto, extracting, record_scores, tell, tuning, verdicts, write_report
+from bilinguals import (
+    add_options,
+    draw_pareto,
+    extracting,
+    record_scores,
+    tell,
+    tell_verdicts,
+    tuning,
+)
 from record import Recorder, parser
 from transformers.utils.logging import disable_progress_bar
 
@@ -95,7 +103,7 @@ def _corpus(data: Path, language: str) -> str:
 
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
-    arguments.add_argument("--work", type=Path, help="keep what is made here, and go on from it")
+    add_options(arguments)
     arguments.add_argument("--tasks", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     arguments.add_argument(
         "--systems", nargs="+", default=list(SYSTEMS), choices=list(get_args(System))
@@ -103,11 +111,7 @@ def main() -> None:
     arguments.add_argument(
         "--languages", nargs="+", choices=LANGUAGES[1:], help="of the targets, these alone"
     )
-    arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--pareto", type=Path, help="draw the picture into this file")
-    arguments.add_argument(
-        "--report", type=Path, help="write recipe, tables and tests into this file"
-    )
     options = arguments.parse_args()
     if options.data is None:
         sys.exit("This question needs real text: give --data FOLDER.")
@@ -138,10 +142,7 @@ def main() -> None:
             }
             record_scores(recorder, results, systems, {task: targets}, shape)
         recorder.close()
-        told = verdicts(results, systems)
-        print(*told, sep="\n")
-        if options.report:
-            write_report(results, size, recipe, told, options.report)
+        tell_verdicts(results, asdict(size), recipe, options.report)
         if options.pareto:
             costs = xeval.read_costs(folder / "run" / "costs.jsonl")
             draw_pareto(results, costs, tasks, options.pareto)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bilinguals import extracting, record_scores, tell, tuning, verdicts, write_report
+from bilinguals import add_options, extracting, record_scores, tell, tell_verdicts, tuning
 from record import Recorder, parser
 from transformers.utils.logging import disable_progress_bar
 
@@ -110,14 +110,10 @@ def recipe_of(
 
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
-    arguments.add_argument("--work", type=Path, help="keep what is made here, and go on from it")
+    add_options(arguments)
     arguments.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
     arguments.add_argument(
         "--tasks", nargs="+", default=list(Size().tune_steps), choices=list(Size().tune_steps)
-    )
-    arguments.add_argument("--seeds", type=int, default=3)
-    arguments.add_argument(
-        "--report", type=Path, help="write recipe, tables and tests into this file"
     )
     options = arguments.parse_args()
     disable_progress_bar()
@@ -137,10 +133,7 @@ def main() -> None:
             }  # fmt: skip
             record_scores(recorder, rows, options.systems, {task: size.targets}, shape)
         recorder.close()
-        told = verdicts(rows, options.systems)
-        print(*told, sep="\n")
-        if options.report:
-            write_report(rows, size, recipe, told, options.report)
+        tell_verdicts(rows, asdict(size), recipe, options.report)
 
 
 if __name__ == "__main__":

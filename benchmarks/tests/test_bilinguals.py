@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -99,11 +98,6 @@ def test_the_picture_is_drawn_of_what_has_a_cost(tmp_path: Path, priced: tuple[s
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
-@dataclass
-class _Size:
-    layers: int = 4
-
-
 def test_a_report_says_recipe_scores_and_tests_and_no_path(tmp_path: Path) -> None:
     rows = [_result(system, "de", 0, 50.0) for system in SYSTEMS]
     recipe = Comparison.model_validate(
@@ -114,7 +108,7 @@ def test_a_report_says_recipe_scores_and_tests_and_no_path(tmp_path: Path) -> No
         }
     )  # fmt: skip
 
-    write_report(rows, _Size(), recipe, ["bistil against nobody"], tmp_path / "report.md")
+    write_report(rows, {"layers": 4}, recipe, ["bistil against nobody"], tmp_path / "report.md")
 
     report = (tmp_path / "report.md").read_text()
     assert str(tmp_path) not in report

@@ -45,12 +45,8 @@ _BILINGUAL: dict[System, str] = {
     "full-fine-tuning": "bistil",
     "scratch": "mlm",
 }
-_OF_TASKS = (
-    "tune",
-    "tune_by_task",
-    "data",
-    "sources",
-)  # parts of a recipe that no student depends on
+# Parts of a recipe that no student depends on.
+_OF_TASKS = ("tune", "tune_by_task", "data", "sources")
 _MULTILINGUAL: dict[System, str] = {"distilmbert": "distilmbert", "minilmv2": "minilmv2"}
 
 
