@@ -89,6 +89,7 @@ def record_scores(
     rows: Sequence[Result],
     systems: Sequence[System],
     tasks: Mapping[str, Sequence[str]],
+    tune_steps: Mapping[str, int],
     shape: Mapping[str, object],
 ) -> None:
     """Each task, over all of its languages and, where there are several, in each, of the seeds that every system has."""
@@ -104,7 +105,8 @@ def record_scores(
             compared = all(samples["full-teacher"])  # nothing is a part of 0
             recorder.add(
                 f"{task}, zero-shot, {' '.join(chosen)}", samples, unit="%", floor="full-teacher" if compared else None,
-                bar=BAR if compared and chosen is languages else None, at_least=True, shape=shape,
+                bar=BAR if compared and chosen is languages else None, at_least=True,
+                shape={**shape, "tune_steps": tune_steps[task]},
             )  # fmt: skip
 
 
@@ -169,19 +171,20 @@ def draw_pareto(
     figure = Figure(figsize=(9, 3.1 * len(tasks)), layout="constrained")
     grid = figure.subplots(len(tasks), len(axes_of), squeeze=False)
     for row_of_axes, (task, languages) in zip(grid, tasks.items(), strict=True):
+        estimates = {
+            system: Estimate(value=mean(found), low=min(found), high=max(found), seeds=len(found))
+            for system in digests
+            if (found := [*scores(rows, system, task, languages).values()])
+        }
         for axes, (column, unit, label) in zip(row_of_axes, axes_of, strict=True):
-            points = []
-            for system, digest in digests.items():
-                found = scores(rows, system, task, languages)
-                if found and costs.get(digest, {}).get(column):
-                    value = mean(found.values())
-                    points.append(
-                        Point(
-                            letter=system, name=system, colour=OURS if system == "bistil" else OTHERS,
-                            cost=costs[digest][column] / unit,
-                            score=Estimate(value=value, low=min(found.values()), high=max(found.values()), seeds=len(found)),
-                        )
-                    )  # fmt: skip
+            points = [
+                Point(
+                    letter=system, name=system, colour=OURS if system == "bistil" else OTHERS,
+                    cost=priced / unit, score=estimate,
+                )
+                for system, estimate in estimates.items()
+                if (priced := costs.get(digests[system], {}).get(column))
+            ]  # fmt: skip
             front = pareto_front(points, higher_is_better=True)
             axes.plot(
                 [p.cost for p in front], [p.score.value for p in front], "--", color=OTHERS, lw=1

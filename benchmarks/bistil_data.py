@@ -134,13 +134,8 @@ def main() -> None:
                 compare(recipe, watch=tell)
         results = [r for r in xeval.read_results(folder / "run" / "results.jsonl") if r.value is not None]  # fmt: skip
         recorder = Recorder("bistil_data", options)
-        for task, targets in tasks.items():
-            shape = {
-                "languages": len(LANGUAGES),
-                **asdict(size),
-                "tune_steps": size.tune_steps[task],
-            }
-            record_scores(recorder, results, systems, {task: targets}, shape)
+        shape = {"languages": len(LANGUAGES), **asdict(size)}
+        record_scores(recorder, results, systems, tasks, size.tune_steps, shape)
         recorder.close()
         tell_verdicts(results, asdict(size), recipe, options.report)
         if options.pareto:

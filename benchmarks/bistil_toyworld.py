@@ -126,12 +126,12 @@ def main() -> None:
         recipe = recipe_of(size, data, model, folder / "run", options.tasks, seeds, options.systems)
         file, _ = compare(recipe, watch=tell)
         rows = [row for row in xeval.read_results(file) if row.value is not None]
-        for task in options.tasks:
-            shape = {
-                "languages": len(size.languages), "targets": " ".join(size.targets), "layers": size.layers,
-                "width": size.width, "extract_steps": size.extract_steps, "tune_steps": size.tune_steps[task],
-            }  # fmt: skip
-            record_scores(recorder, rows, options.systems, {task: size.targets}, shape)
+        shape = {
+            "languages": len(size.languages), "targets": " ".join(size.targets), "layers": size.layers,
+            "width": size.width, "extract_steps": size.extract_steps,
+        }  # fmt: skip
+        tasks = dict.fromkeys(options.tasks, size.targets)
+        record_scores(recorder, rows, options.systems, tasks, size.tune_steps, shape)
         recorder.close()
         tell_verdicts(rows, asdict(size), recipe, options.report)
 

@@ -63,13 +63,16 @@ def test_a_seed_counts_when_every_system_has_all_of_its_languages(tmp_path: Path
     out = tmp_path / "records.jsonl"
     recorder = Recorder("question", argparse.Namespace(out=out, quick=True))
 
-    record_scores(recorder, rows, SYSTEMS, {"dp": ("de", "fi")}, {})
+    record_scores(
+        recorder, rows, SYSTEMS, {"dp": ("de", "fi")}, {"dp": 60, "ner": 20}, {"layers": 4}
+    )
     recorder.close()
 
     records = [json.loads(line) for line in out.read_text().splitlines()]
     repeats = {(r["what"].rpartition(", ")[2], r["contender"]): r["repeats"] for r in records}
     assert {repeats["de fi", system] for system in SYSTEMS} == {2}
     assert {repeats["de", system] for system in SYSTEMS} == {3}
+    assert all(r["shape"] == {"layers": 4, "tune_steps": 60} for r in records)
     assert {r["bar"] for r in records if r["what"].endswith("de fi") and r["contender"] == "bistil"} == {0.97}  # fmt: skip
 
 
@@ -78,7 +81,7 @@ def test_nothing_is_a_part_of_a_teacher_that_scores_nothing(tmp_path: Path) -> N
     out = tmp_path / "records.jsonl"
     recorder = Recorder("question", argparse.Namespace(out=out, quick=True))
 
-    record_scores(recorder, rows, SYSTEMS, {"dp": ("de",)}, {})
+    record_scores(recorder, rows, SYSTEMS, {"dp": ("de",)}, {"dp": 60}, {})
     recorder.close()
 
     records = [json.loads(line) for line in out.read_text().splitlines()]

@@ -207,6 +207,53 @@ def test_a_run_cut_off_ends_in_the_same_student(
         assert (resumed / name).read_bytes() == (student / name).read_bytes()
 
 
+@pytest.fixture
+def no_cutting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Called, it makes every further trim and every further cut of text a failure."""
+
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        raise AssertionError("trimmed or cut again")
+
+    def start() -> None:
+        monkeypatch.setattr("bistil.sources.trim", refuse)
+        monkeypatch.setattr("bistil.sources.stream_blocks", refuse)
+
+    return start
+
+
+def test_a_run_that_goes_on_cuts_no_text_again(
+    teacher: Path, texts: dict[str, Path], tmp_path: Path, no_cutting: Callable[[], None]
+) -> None:
+    def stop(_plan: Plan) -> None:
+        raise StopError
+
+    one_step = replace(SHORT, steps=1)
+    with pytest.raises(StopError):
+        _extract(teacher, texts, tmp_path / "out", extraction=one_step, tell=stop)
+    no_cutting()
+    _extract(teacher, texts, tmp_path / "out", extraction=one_step)
+
+
+def test_another_seed_takes_teacher_and_text_from_the_shelf(
+    teacher: Path, texts: dict[str, Path], tmp_path: Path, no_cutting: Callable[[], None]
+) -> None:
+    two_steps, shelf = replace(SHORT, steps=2), tmp_path / "shelf"
+    alone = _extract(teacher, texts, tmp_path / "alone", extraction=two_steps)
+    _extract(teacher, texts, tmp_path / "first", extraction=replace(two_steps, seed=1), shelf=shelf)
+    no_cutting()
+
+    second = _extract(teacher, texts, tmp_path / "second", extraction=two_steps, shelf=shelf)
+
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (second / name).read_bytes() == (alone / name).read_bytes()
+    with pytest.raises(AssertionError, match="cut again"):  # blocks of another length are others
+        _extract(teacher, texts, tmp_path / "out", extraction=replace(two_steps, length=16), shelf=shelf)  # fmt: skip
+    texts = {**texts, "sw": tmp_path / "sw.txt"}
+    texts["sw"].write_text("other text\n" * 9)
+    with pytest.raises(AssertionError, match="cut again"):
+        _extract(teacher, texts, tmp_path / "out2", extraction=two_steps, shelf=shelf)
+
+
 @pytest.mark.slow
 def test_terms_of_weight_zero_are_not_taught(teacher: Path, texts: dict[str, Path], tmp_path: Path) -> None:  # fmt: skip
     terms = Terms(attention=1, hidden=0, mlm=0.5)

@@ -146,6 +146,26 @@ def test_held_out_documents_are_in_no_training_block(corpora: list[Corpus], tmp_
     assert not sentences & decoded
 
 
+@pytest.mark.parametrize("together", [1, 3, 1000])
+def test_blocks_are_the_same_however_many_documents_are_read_at_a_time(
+    together: int, corpora: list[Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("teacherzoo.nursery_text._TOGETHER", together)
+    tokenizer = train_tokenizer(
+        corpora, TINY, tmp_path / "tokenizer.json", watch=lambda done, total, what: None
+    )
+    stream = []
+    for document in replace(corpora[0], part="train").documents():
+        stream += [*tokenizer(document.text, add_special_tokens=False).input_ids, tokenizer.sep_token_id]  # fmt: skip
+    inside = TINY.length - 1
+    rows = [stream[start : start + inside] for start in range(0, len(stream) - inside + 1, inside)]
+
+    blocks = pack([corpora[0]], tokenizer, TINY.length, part="train")[corpora[0].language]
+
+    assert blocks.dtype == np.int32
+    assert blocks.tolist() == [[tokenizer.cls_token_id, *row] for row in rows]
+
+
 def test_a_language_is_drawn_by_its_size_to_the_exponent() -> None:
     from teacherzoo.nursery_training import _order
 

@@ -26,7 +26,7 @@ from bistil.task_data import TaskData, read_task
 from bistil.task_sft import task_sft, wear_task
 from bistil.task_training import TaskTraining, train_task, untrained
 from bistil.trimmed import kept_ids
-from bistil.work import work_folder
+from bistil.work import remove_work, work_folder
 from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.teachers import teacher_folder
 from xeval import TunedModel, read_tuned
@@ -155,7 +155,7 @@ def adapt(
         )
         _write(tuned, tuning, training, made, work / "folder", teacher, student)
         (work / "folder").replace(out)
-        shutil.rmtree(work)
+        remove_work(work)
     wait_for_all()
     return out
 

@@ -53,9 +53,7 @@ def even_schedule(
     """
     for language, count in sizes.items():
         if not count:
-            raise ExtractError(
-                f"{language}: its corpus does not fill one block; give more text, or a smaller length."
-            )
+            raise too_short(language)
     random = np.random.Generator(np.random.Philox(key=[seed, _ORDER]))
     languages = list(sizes)
     dealers = {
@@ -67,6 +65,13 @@ def even_schedule(
         turn = [languages[number] for number in random.permutation(len(languages))]
         slots += [(language, next(dealers[language])) for language in turn]
     return slots[:batches]
+
+
+def too_short(language: str) -> ExtractError:
+    """The refusal of a corpus without a block."""
+    return ExtractError(
+        f"{language}: its corpus does not fill one block; give more text, or a smaller length."
+    )
 
 
 def _deal(count: int, size: int, random: np.random.Generator) -> Iterator[NDArray[np.int64]]:

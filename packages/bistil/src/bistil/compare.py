@@ -225,6 +225,7 @@ class _Bench:
                 seed=seed,
             ),
             language_sfts=dict(zip(names, files, strict=True)) if worn else {},
+            shelf=self._untasked / "text",
             watch=watch,
         )
         return str(folder)

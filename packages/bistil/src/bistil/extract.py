@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -25,10 +25,12 @@ from bistil.student import choose_layers
 from bistil.tapping import layers_of
 from bistil.teaching import as_student, freeze_unreached
 from bistil.widths import require_narrowable
+from bistil.work import remove_work
 from teacherzoo import Teacher, load_teacher
 from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.teachers import read_config, teacher_folder
 from vocabmerge import read_vocabulary
+from xeval.encoder import model_digest
 from xeval.parameters import parameters_of, split_parameters
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ def extract(
     targets: Sequence[str],
     extraction: Extraction | None = None,
     language_sfts: Mapping[str, str | Path] | None = None,
+    shelf: Path | None = None,
     tell: Callable[[Plan], None] = lambda plan: None,
     watch: Watch = lambda done, total, what: None,
 ) -> Path:
@@ -65,6 +68,8 @@ def extract(
         targets: the languages that they will be used on.
         extraction: everything else.
         language_sfts: language to the sparse fine-tuning that the teacher wears in its batches.
+        shelf: a folder in which the trimmed teacher and the text cut into blocks stay, for further extractions of the same
+            model and text (other seeds, layers, terms) to take from there; without it they go when the run ends.
         tell: given the plan before training starts.
         watch: told (done, total, what).
 
@@ -92,7 +97,8 @@ def extract(
         )
     files = {language: text_files(language, corpora[language]) for language in languages}
     work = _work_folder(out, str(model), files, sfts, extraction)
-    stage = _prepare(model, files, work, extraction, sfts, watch=watch)
+    place = _on_shelf(shelf, model, files, extraction) if shelf else work
+    stage = _prepare(model, files, work, place, extraction, sfts, watch=watch)
     tell(stage.plan)
     before = held_out_terms(stage.student, stage.asking, stage.held_out)
     log = train(stage.student, stage.asking, stage.batches, languages, stage.arguments, watch=watch)
@@ -113,7 +119,7 @@ def extract(
         folder = work / "folder"
         write_folder(stage.student, stage.teacher.folder, account, folder, name=out.name)
         folder.replace(out)
-        shutil.rmtree(work)
+        remove_work(work)
     wait_for_all()
     return out
 
@@ -135,6 +141,7 @@ def _prepare(
     model: str | Path,
     files: Mapping[str, list[Path]],
     work: Path,
+    place: Path,
     extraction: Extraction,
     sfts: Mapping[str, str | Path],
     *,
@@ -146,12 +153,12 @@ def _prepare(
     layers = _layers(folder, model, extraction)
     arguments = training_arguments(work / "checkpoints", extraction)
     _ = arguments.device  # forms the process group, if there is one
-    lean = folder if extraction.keep_vocabulary else work / "teacher"
+    lean = folder if extraction.keep_vocabulary else place / "teacher"
     if rank() == 0 and lean is not folder:
         trim_teacher(folder, files, lean, extraction, watch=watch)
     wait_for_all()
     teacher = load_teacher(lean)
-    sources = Sources(files, teacher, extraction)
+    sources = Sources(files, teacher, extraction, place / "text", watch=watch)
     shaped = shaped_student(teacher.model, layers, extraction, sources)
     student = shaped.student
     tunings = open_tunings(sfts, whole=folder, trimmed=None if lean is folder else teacher)
@@ -263,6 +270,22 @@ def _languages(
                     "or leave it out."
                 )
     return languages
+
+
+def _on_shelf(
+    shelf: Path, model: str | Path, files: Mapping[str, list[Path]], extraction: Extraction
+) -> Path:
+    """Under a name of what decides them, the trimmed teacher and the blocks."""
+    names = ("threshold", "top", "budget", "keep_vocabulary", "length", "held_out_share")
+    decides = {
+        "model": model_digest(str(model)),
+        "text": {
+            language: [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in its]
+            for language, its in files.items()
+        },
+        **{name: getattr(extraction, name) for name in names},
+    }  # fmt: skip
+    return shelf / hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 
 
 def _work_folder(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from bistil.fitting import Fitting
 from bistil.lottery import Sparsity, Ticket, lottery_ticket
 from bistil.sources import Sources, text_files
 from bistil.sparse_file import SparseFineTuning, write_sparse
-from bistil.work import work_folder
+from bistil.work import remove_work, work_folder
 from kdkernels import linear_cross_entropy
 from teacherzoo import load_teacher, split_head
 from teacherzoo.processes import rank, wait_for_all, world_size
@@ -106,7 +105,7 @@ def language_sft(
         held_out_share=training.held_out_share,
         seed=training.seed,
     )
-    sources = Sources({language: text_files(language, corpus)}, teacher, extraction)
+    sources = Sources({language: text_files(language, corpus)}, teacher, extraction, work / "text", watch=watch)  # fmt: skip
     learner = _Learner(teacher.model)
     held_out = sources.held_out().get(language) if training.held_out_share else None
     ticket = lottery_ticket(
@@ -127,7 +126,7 @@ def language_sft(
     )
     if rank() == 0:
         write_sparse(tuning, out, values=next(iter(ticket.body.values())).values.dtype)
-        shutil.rmtree(work)
+        remove_work(work)
     wait_for_all()
     return tuning
 

@@ -79,5 +79,5 @@ def _sample(blocks: Mapping[str, NDArray[np.int32]]) -> list[Tensor]:
     """The first blocks of each language, a few rows at a time."""
     length = next(iter(blocks.values())).shape[1]
     rows = max(1, _SAMPLE // (length * len(blocks)))
-    chosen = [torch.from_numpy(its[:rows]).long() for its in blocks.values()]
+    chosen = [torch.from_numpy(its[:rows].astype(np.int64)) for its in blocks.values()]
     return [part for its in chosen for part in its.split(_ROWS)]

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bistil.batches import Corruption, MaskedBatches, even_schedule
+from bistil.batches import Corruption, MaskedBatches, even_schedule, too_short
 from bistil.errors import ExtractError
 from bistil.extraction import Extraction
 from bistil.sparse import check_base
 from bistil.sparse_file import SparseFineTuning, read_sparse
 from bistil.trimmed import carry_over, kept_ids
 from teacherzoo import Corpus, CorpusError, Teacher, load_teacher
-from teacherzoo.nursery_text import pack
+from teacherzoo.corpora import Part
+from teacherzoo.nursery_text import stream_blocks
+from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.teachers import read_tokenizer
 from vocabmerge import trim
 
@@ -70,10 +72,15 @@ def trim_teacher(
 class Sources:
     """Text as teacher and student read it.
 
+    The first process cuts it into blocks and writes them; every process reads them from disk as batches ask for them, so that
+    none holds a corpus in memory, and a run that goes on finds them.
+
     Args:
         files: per language, the source first.
         teacher: whose vocabulary it is.
         extraction: lengths, shares, seed.
+        folder: for the blocks.
+        watch: told (done, total, what).
 
     Raises:
         ExtractError: where blocks are longer than the teacher can read.
@@ -81,7 +88,13 @@ class Sources:
     """
 
     def __init__(
-        self, files: Mapping[str, Sequence[Path]], teacher: Teacher, extraction: Extraction
+        self,
+        files: Mapping[str, Sequence[Path]],
+        teacher: Teacher,
+        extraction: Extraction,
+        folder: Path,
+        *,
+        watch: Watch = lambda done, total, what: None,
     ) -> None:
         if extraction.length > teacher.max_length:
             raise ExtractError(
@@ -89,6 +102,8 @@ class Sources:
             )
         self._files = files
         self._extraction = extraction
+        self._folder = folder
+        self._watch = watch
         self._tokenizer = read_tokenizer(teacher.folder, teacher.name)
         self._tokenizer.backend_tokenizer.no_truncation()
         self._tokenizer.backend_tokenizer.no_padding()
@@ -108,16 +123,13 @@ class Sources:
     @cached_property
     def blocks(self) -> dict[str, NDArray[np.int32]]:
         """Per language [N, S], to train on."""
-        return {language: self._pack(language, "train") for language in self._files}
+        return {language: self._blocks(language, "train") for language in self._files}
 
     def held_out(self) -> dict[str, MaskedBatches]:
         """Per language a few batches of text that is not trained on; languages without are absent."""
         found = {}
         for language in self._files:
-            try:
-                blocks = {language: self._pack(language, "held_out")}
-            except CorpusError:  # a small corpus may hold nothing out
-                continue
+            blocks = {language: self._blocks(language, "held_out")}
             size = self._extraction.batch
             batches = min(_HELD_OUT_BATCHES, len(blocks[language]) // size)
             if batches:
@@ -127,19 +139,44 @@ class Sources:
                 found[language] = MaskedBatches(slots, blocks, self.corruption)
         return found
 
-    def _pack(self, language: str, part: str) -> NDArray[np.int32]:
-        corpora = [
-            Corpus(language, file, part=part, held_out_share=self._extraction.held_out_share)  # type: ignore[arg-type]  # one of its two
-            for file in self._files[language]
-        ]
-        found = []
-        for corpus in corpora:
+    def _blocks(self, language: str, part: Part) -> NDArray[np.int32]:
+        file = self._folder / f"{language}-{part}.blocks"
+        if rank() == 0 and not file.exists():
+            self._write(file, language, part)
+        wait_for_all()
+        shape = (file.stat().st_size // (4 * self._extraction.length), self._extraction.length)
+        if not shape[0]:  # no file of nothing can be mapped
+            return np.empty(shape, dtype=np.int32)
+        return np.memmap(file, dtype=np.int32, mode="r", shape=shape)
+
+    def _write(self, file: Path, language: str, part: Part) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(".part")
+        try:
+            with unfinished.open("wb") as out:
+                for rows in self._cut(language, part):
+                    rows.tofile(out)
+        except (CorpusError, ExtractError):  # what is refused leaves nothing behind
+            shutil.rmtree(self._folder)
+            raise
+        unfinished.replace(file)
+
+    def _cut(self, language: str, part: Part) -> Iterator[NDArray[np.int32]]:
+        done = 0
+        for file in self._files[language]:
+            corpus = Corpus(language, file, held_out_share=self._extraction.held_out_share)
             try:
-                found.append(pack([corpus], self._tokenizer, self._extraction.length, part=corpus.part)[language])  # fmt: skip
-            except CorpusError:
-                if part == "train" or len(corpora) == 1:
+                for rows in stream_blocks(
+                    corpus, self._tokenizer, self._extraction.length, part=part
+                ):
+                    yield rows
+                    done += len(rows)
+                    self._watch(done, 0, f"cutting {language}")
+            except CorpusError:  # a small corpus may hold nothing out
+                if part == "train":
                     raise
-        return np.concatenate(found)
+        if part == "train" and not done:
+            raise too_short(language)
 
 
 def open_tunings(

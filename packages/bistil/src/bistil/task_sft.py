@@ -14,7 +14,7 @@ from bistil.sparse import apply
 from bistil.sparse_file import SparseFineTuning, read_sparse, write_sparse
 from bistil.task_data import read_task
 from bistil.task_training import TaskTraining, train_task, untrained
-from bistil.work import work_folder
+from bistil.work import remove_work, work_folder
 from teacherzoo.processes import rank, wait_for_all
 from xeval import Protocol, TunedModel, TunedTask, task_of
 from xeval.encoder import model_digest
@@ -87,7 +87,7 @@ def task_sft(
     )
     if rank() == 0:
         write_sparse(tuning, out, values=NUMBERS[training.sparsity.values])
-        shutil.rmtree(work)
+        remove_work(work)
     wait_for_all()
     return tuning
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,3 +40,8 @@ def work_folder(out: Path, stated: Mapping[str, Any]) -> Path:
         part.replace(note)
     wait_for_all()
     return work
+
+
+def remove_work(work: Path) -> None:
+    """Remove such a folder. On a network file system a file that is still open stays, hidden, until its process ends."""
+    shutil.rmtree(work, ignore_errors=True)

@@ -80,24 +80,33 @@ def pack(
     Returns:
         Per language [N, length]; a last block that would not be full is dropped.
     """
-    return {corpus.language: _pack_one(corpus, tokenizer, length, part) for corpus in corpora}
+    return {
+        corpus.language: np.concatenate([*stream_blocks(corpus, tokenizer, length, part=part)])
+        for corpus in corpora
+    }
 
 
-def _pack_one(corpus: Corpus, tokenizer: Any, length: int, part: Part) -> NDArray[np.int32]:
-    backend = tokenizer.backend_tokenizer
+def stream_blocks(
+    corpus: Corpus, tokenizer: Any, length: int, *, part: Part
+) -> Iterator[NDArray[np.int32]]:
+    """A corpus packed as by `pack`, some documents at a time: the rows [n, length] that they fill.
+
+    Raises:
+        CorpusError: as `Corpus.documents` does.
+    """
     separator = np.array([tokenizer.sep_token_id], dtype=np.int32)
     documents = (document.text for document in replace(corpus, part=part).documents())
-    pieces = []
+    # The first place is for the classification token; a separator ends most blocks by itself.
+    inside = length - 1
+    left = np.empty(0, dtype=np.int32)
     while texts := list(islice(documents, _TOGETHER)):
-        for encoding in backend.encode_batch_fast(texts, add_special_tokens=False):
+        pieces = [left]
+        for encoding in tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False):  # fmt: skip
             pieces += [np.array(encoding.ids, dtype=np.int32), separator]
-    stream = np.concatenate(pieces)
-    inside = (
-        length - 1
-    )  # the first place is for the classification token; a separator ends most blocks by itself
-    rows = stream[: len(stream) // inside * inside].reshape(-1, inside)
-    first = np.full((len(rows), 1), tokenizer.cls_token_id, dtype=np.int32)
-    return np.hstack([first, rows])
+        stream = np.concatenate(pieces)
+        rows, left = np.split(stream, [len(stream) // inside * inside])
+        rows = rows.reshape(-1, inside)
+        yield np.hstack([np.full((len(rows), 1), tokenizer.cls_token_id, dtype=np.int32), rows])
 
 
 def _lines(corpora: Sequence[Corpus]) -> Iterator[str]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
+
+_PATIENCE = timedelta(days=1)  # one process may read a corpus for hours while the others wait
 
 
 def rank() -> int:
@@ -34,7 +37,7 @@ def join_processes() -> None:
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if "MASTER_ADDR" in os.environ:
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, timeout=_PATIENCE)
     else:
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
         store = dist.HashStore()  # type: ignore[attr-defined]  # public, but its stub forgets it
