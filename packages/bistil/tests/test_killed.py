@@ -1,6 +1,7 @@
-"""A process that is killed outright, in the midst of a checkpoint, and called again."""
+"""A process that is killed outright, in the midst of a checkpoint, or finds no room on the disk, and is called again."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -37,9 +38,16 @@ def commands(
     }  # fmt: skip
 
 
-def _start(arguments: list[str], cache: Path) -> subprocess.Popen[str]:
+def _start(
+    arguments: list[str], cache: Path, *, largest_file: int | None = None
+) -> subprocess.Popen[str]:
+    def confine() -> None:
+        if largest_file is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
     return subprocess.Popen(
         [sys.executable, "-m", "bistil", *arguments],
+        preexec_fn=confine,
         env={**os.environ, "OMP_NUM_THREADS": "1", "XEVAL_CACHE": str(cache)},
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -76,3 +84,27 @@ def test_killed_at_a_checkpoint_and_called_again_ends_in_the_same_bytes(
     _finish(commands[command](killed), tmp_path / "cache")
     assert _weights(killed) == _weights(whole)
     assert not list(killed.parent.glob(".out.*"))
+
+
+@pytest.mark.parametrize("command", ["extract", "sft", "adapt"])
+def test_out_of_room_it_says_so_and_goes_on_when_there_is_some(
+    command: str, commands: dict[str, Command], tmp_path: Path
+) -> None:
+    whole, cut = (tmp_path / part / "out" for part in ("whole", "cut"))
+    for one in (whole, cut):
+        one.parent.mkdir()
+    _finish(commands[command](whole), tmp_path / "cache")
+
+    refused = 0
+    for largest_file in (2**12, 2**14, 2**16, 2**18, None):
+        process = _start(commands[command](cut), tmp_path / "cache", largest_file=largest_file)
+        _, told = process.communicate(timeout=900)
+        if process.returncode == 0:
+            break
+        assert process.returncode == 2, told[-3000:]
+        assert "make room" in told.splitlines()[-1]
+        assert not cut.exists()
+        refused += 1
+
+    assert refused >= 2  # before training and in it
+    assert _weights(cut) == _weights(whole)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 
 import pytest
 import torch
@@ -296,6 +297,21 @@ def test_a_bad_corpus_leaves_nothing_behind(corpora, tmp_path):
     with pytest.raises(VocabularyError, match=r"bad.txt, line 2: expected UTF-8"):
         trim(tmp_path / "tokenizer.json", {"xx": [tmp_path / "bad.txt"]}, tmp_path / "cut")
     assert {path.name for path in tmp_path.iterdir()} == {"bad.txt", "tokenizer.json"}
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(corpora, tmp_path):
+    config = transformers.BertConfig(**{**TINY, "hidden_size": 256}, vocab_size=500)
+    transformers.BertModel(config).save_pretrained(tmp_path / "model")
+    transformers.PreTrainedTokenizerFast(tokenizer_object=wordpiece()).save_pretrained(tmp_path / "model")  # fmt: skip
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        for largest_file in (2**12, 2**17):  # too little for the tokenizer, and for the weights
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, before[1]))
+            with pytest.raises(VocabularyError, match=r"cannot write it.*make room there"):
+                trim(tmp_path / "model", {"xx": corpora["xx"]}, tmp_path / "cut")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {path.name for path in tmp_path.iterdir()} == {"model"}
 
 
 def test_a_taken_folder_is_left_alone(corpora, tmp_path):

@@ -155,7 +155,7 @@ class Sources:
         try:
             with unfinished.open("wb") as out:
                 for rows in self._cut(language, part):
-                    rows.tofile(out)
+                    out.write(rows.tobytes())
         except (CorpusError, ExtractError):  # what is refused leaves nothing behind
             shutil.rmtree(self._folder)
             raise

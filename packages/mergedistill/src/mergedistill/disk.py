@@ -1,8 +1,7 @@
-"""A disk without room, told from other errors by what the libraries that write say of it."""
+"""A stage that finds no room on the disk, refused in one sentence."""
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from mergedistill.errors import StageError
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from teacherzoo.disk import is_about_room
 
 
 @contextmanager
@@ -28,18 +26,9 @@ def refusing_full_disks(stage: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if not _is_about_room(error):
+        if not is_about_room(error):
             raise
         raise StageError(
             f"{stage}: {folder} cannot be written, for the disk is full or a quota is spent; what was done before is kept: "
             "make room and run the recipe again."
         ) from error
-
-
-def _is_about_room(error: Exception) -> bool:
-    said = str(error)
-    return (
-        getattr(error, "errno", None) in _NO_ROOM
-        or any(f"os error {number})" in said for number in _NO_ROOM)  # safetensors
-        or "inline_container.cc" in said  # torch.save, which does not say why
-    )

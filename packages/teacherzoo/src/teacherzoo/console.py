@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
 import typer
+from safetensors import SafetensorError
 
+from teacherzoo.disk import is_about_room
 from teacherzoo.errors import TeacherzooError
 from teacherzoo.processes import rank
 from teacherzoo.survey import Watch
@@ -31,8 +33,17 @@ def refusing_plainly(command: Callable[P, R]) -> Callable[P, R]:
         except TeacherzooError as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(2) from error
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if not is_about_room(error):
+                raise
+            typer.echo(
+                "Nothing more can be written, for the disk is full or a quota is spent; what was done before is kept: make "
+                "room and run the same command again.",
+                err=True,
+            )
+            raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
-            typer.echo("Interrupted; the same command goes on from the last whole shard.", err=True)
+            typer.echo("Interrupted; the same command goes on from what is done.", err=True)
             raise typer.Exit(130) from error
 
     return run

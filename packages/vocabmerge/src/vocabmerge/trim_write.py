@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from vocabmerge.errors import VocabularyError
 from vocabmerge.vocabulary import Vocabulary
 
@@ -30,8 +32,10 @@ def new_folder(out: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
         partial.replace(out)
-    except OSError as error:
-        raise VocabularyError(f"{out}: cannot write it: {error}") from error
+    except (OSError, SafetensorError) as error:
+        raise VocabularyError(
+            f"{out}: cannot write it: {error}; make room there, or name another folder"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
