@@ -122,7 +122,7 @@ def test_widths_are_refused_before_text_is_read(
 ) -> None:
     with pytest.raises(ModelError, match="width must be a multiple of the 4 attention heads"):
         _extract(teacher, texts, tmp_path / "out", extraction=replace(NARROW, width=18))
-    assert not (tmp_path / ".out.extracting" / "teacher").exists()
+    assert not (tmp_path / ".out.making" / "teacher").exists()
 
     modern = save_teacher(tmp_path / "modern", "modernbert")
     done = CliRunner().invoke(

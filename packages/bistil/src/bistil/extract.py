@@ -25,7 +25,7 @@ from bistil.student import choose_layers
 from bistil.tapping import layers_of
 from bistil.teaching import as_student, freeze_unreached
 from bistil.widths import require_narrowable
-from bistil.work import remove_work
+from bistil.work import remove_work, work_folder
 from teacherzoo import Teacher, load_teacher
 from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.teachers import read_config, teacher_folder
@@ -96,7 +96,14 @@ def extract(
             "A teacher whose weights are shared among processes cannot wear a sparse fine-tuning; leave offload out."
         )
     files = {language: text_files(language, corpora[language]) for language in languages}
-    work = _work_folder(out, str(model), files, sfts, extraction)
+    work = work_folder(
+        out,
+        {
+            "model": str(model), "language_sfts": sfts, "extraction": extraction.to_json(),
+            "corpora": {language: [str(file) for file in its] for language, its in files.items()},
+        },
+        error=ExtractError,
+    )  # fmt: skip
     place = _on_shelf(shelf, model, files, extraction) if shelf else work
     stage = _prepare(model, files, work, place, extraction, sfts, watch=watch)
     tell(stage.plan)
@@ -286,39 +293,3 @@ def _on_shelf(
         **{name: getattr(extraction, name) for name in names},
     }  # fmt: skip
     return shelf / hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
-
-
-def _work_folder(
-    out: Path,
-    model: str,
-    files: Mapping[str, list[Path]],
-    sfts: Mapping[str, str | Path],
-    extraction: Extraction,
-) -> Path:
-    """Where the run keeps what it needs to go on; that of another run is refused."""
-    if out.exists():
-        raise ExtractError(f"{out} exists already; remove it, or choose another folder.")
-    work = out.with_name(f".{out.name}.extracting")
-    stated = json.dumps(
-        {
-            "model": model,
-            "corpora": {language: [str(file) for file in its] for language, its in files.items()},
-            "language_sfts": {language: str(file) for language, file in sfts.items()},
-            "extraction": extraction.to_json(),
-        },
-        indent=1,
-    )
-    note = work / "plan.json"
-    other = note.exists() and note.read_text(encoding="utf-8") != stated
-    # A run that was refused before it made anything stands in nobody's way.
-    if other and len(list(work.iterdir())) > 1:
-        raise ExtractError(
-            f"{work} is left from a run with other arguments; remove it, or call it with those again."
-        )
-    wait_for_all()
-    if rank() == 0 and (other or not note.exists()):
-        work.mkdir(parents=True, exist_ok=True)
-        part = work / "plan.json.part"
-        part.write_text(stated, encoding="utf-8")
-        part.replace(note)
-    return work
