@@ -165,17 +165,21 @@ def draw_pareto(
     tasks: Mapping[str, Sequence[str]],
     file: Path,
 ) -> None:
-    """Score against parameters and against operations, a row for each task; the dashed line joins what nothing beats in both."""
+    """Score against parameters and operations, a row for each task with scores; the dashed line joins what nothing beats in both."""
     digests = {row.model: row.model_digest for row in rows}
     axes_of = (("parameters", 1e6, "million parameters"), ("flops", 1e6, "million operations for a sentence"))  # fmt: skip
-    figure = Figure(figsize=(9, 3.1 * len(tasks)), layout="constrained")
-    grid = figure.subplots(len(tasks), len(axes_of), squeeze=False)
-    for row_of_axes, (task, languages) in zip(grid, tasks.items(), strict=True):
-        estimates = {
-            system: Estimate(value=mean(found), low=min(found), high=max(found), seeds=len(found))
+    found = {
+        task: {
+            system: Estimate(value=mean(its), low=min(its), high=max(its), seeds=len(its))
             for system in digests
-            if (found := [*scores(rows, system, task, languages).values()])
+            if (its := [*scores(rows, system, task, languages).values()])
         }
+        for task, languages in tasks.items()
+    }
+    drawn = {task: estimates for task, estimates in found.items() if estimates}
+    figure = Figure(figsize=(9, 3.1 * len(drawn)), layout="constrained")
+    grid = figure.subplots(len(drawn), len(axes_of), squeeze=False)
+    for row_of_axes, (task, estimates) in zip(grid, drawn.items(), strict=True):
         for axes, (column, unit, label) in zip(row_of_axes, axes_of, strict=True):
             points = [
                 Point(

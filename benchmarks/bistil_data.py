@@ -3,8 +3,9 @@
 Needs `--data FOLDER` in the layout that `xeval` reads. A multilingual model as small as two cores can carry (sizes below) is
 raised on all the text; BiStil's students, of half its layers, and their rivals train for the same number of steps; all learn
 a task on English and are judged on the other languages. What was made stays in `--work`, and the same call goes on from it; seeds
-that every system has are recorded. `--pareto FILE` draws score against parameters and operations, `--report FILE` writes
-recipe, tables with intervals and paired tests.
+that every system has are recorded, so that a system may be left out of some tasks by calling for these alone. `--pareto FILE`
+draws score against parameters and operations, `--report FILE` writes recipe, tables with intervals and paired tests: both of
+all that is there.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def main() -> None:
         tell_verdicts(results, asdict(size), recipe, options.report)
         if options.pareto:
             costs = xeval.read_costs(folder / "run" / "costs.jsonl")
-            draw_pareto(results, costs, tasks, options.pareto)
+            draw_pareto(results, costs, {**TARGETS, **tasks}, options.pareto)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def test_the_picture_is_drawn_of_what_has_a_cost(tmp_path: Path, priced: tuple[s
     rows = [_result(system, "de", 0, 50.0) for system in SYSTEMS]
     costs = {f"{system}-digest": {"parameters": 10**6, "flops": 10**7} for system in priced}
 
-    draw_pareto(rows, costs, {"dp": ("de",)}, tmp_path / "picture.png")
+    draw_pareto(rows, costs, {"dp": ("de",), "ner": ("de",)}, tmp_path / "picture.png")
 
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
