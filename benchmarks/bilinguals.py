@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 from record import Recorder
+from scipy.stats import ttest_rel
 
 import xeval
 from bistil.compare_recipe import Comparison, System
@@ -123,11 +124,36 @@ def verdicts(rows: Sequence[Result], systems: Sequence[System]) -> list[str]:
     ]
 
 
+def pooled_verdicts(
+    rows: Sequence[Result], systems: Sequence[System], tasks: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """A t-test of bistil's means over a task's languages against every other system's, paired by seed, a line each."""
+    told = []
+    for rival in systems:
+        for task, languages in tasks.items():
+            ours, theirs = (scores(rows, system, task, languages) for system in ("bistil", rival))
+            seeds = sorted(ours.keys() & theirs.keys())
+            if rival == "bistil" or len(seeds) < 2:
+                continue
+            test = ttest_rel([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+            between = test.confidence_interval()
+            difference = mean(ours[seed] - theirs[seed] for seed in seeds)
+            told.append(
+                f"bistil against {rival}, {task}, mean over languages: {difference:+.2f} "
+                f"({between.low:+.2f} to {between.high:+.2f}), p {test.pvalue:.3f}, {len(seeds)} seeds"
+            )
+    return told
+
+
 def tell_verdicts(
-    rows: Sequence[Result], sizes: Mapping[str, object], recipe: Comparison, report: Path | None
+    rows: Sequence[Result],
+    sizes: Mapping[str, object],
+    recipe: Comparison,
+    tasks: Mapping[str, Sequence[str]],
+    report: Path | None,
 ) -> None:
     """Print the paired tests; with a file, write the report."""
-    told = verdicts(rows, recipe.systems)
+    told = [*pooled_verdicts(rows, recipe.systems, tasks), *verdicts(rows, recipe.systems)]
     print(*told, sep="\n")
     if report is not None:
         write_report(rows, sizes, recipe, told, report)

@@ -138,10 +138,11 @@ def main() -> None:
         shape = {"languages": len(LANGUAGES), **asdict(size)}
         record_scores(recorder, results, systems, tasks, size.tune_steps, shape)
         recorder.close()
-        tell_verdicts(results, asdict(size), recipe, options.report)
+        everything = {**TARGETS, **tasks}
+        tell_verdicts(results, asdict(size), recipe, everything, options.report)
         if options.pareto:
             costs = xeval.read_costs(folder / "run" / "costs.jsonl")
-            draw_pareto(results, costs, {**TARGETS, **tasks}, options.pareto)
+            draw_pareto(results, costs, everything, options.pareto)
 
 
 if __name__ == "__main__":

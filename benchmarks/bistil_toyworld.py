@@ -133,7 +133,7 @@ def main() -> None:
         tasks = dict.fromkeys(options.tasks, size.targets)
         record_scores(recorder, rows, options.systems, tasks, size.tune_steps, shape)
         recorder.close()
-        tell_verdicts(rows, asdict(size), recipe, options.report)
+        tell_verdicts(rows, asdict(size), recipe, tasks, options.report)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from bilinguals import (
     draw_pareto,
     extracting,
+    pooled_verdicts,
     record_scores,
     scores,
     tuning,
@@ -89,6 +90,21 @@ def test_nothing_is_a_part_of_a_teacher_that_scores_nothing(tmp_path: Path) -> N
         (50.0, None, None),
         (0.0, None, None),
     ]
+
+
+def test_means_over_languages_are_tested_by_seed() -> None:
+    """Differences of 4, 5 and 6 points: t = 5 / (1 / sqrt(3)), and t's 97.5 % quantile at 2 degrees is 4.3027."""
+    rows = [
+        _result(system, language, seed, {"bistil": 54.0, "full-teacher": 50.0}[system] + seed * (system == "bistil"))
+        for system in SYSTEMS
+        for language in ("de", "fi")
+        for seed in (0, 1, 2)
+    ]  # fmt: skip
+
+    told = pooled_verdicts(rows, SYSTEMS, {"dp": ("de", "fi"), "ner": ("de",)})
+
+    assert told == ["bistil against full-teacher, dp, mean over languages: +5.00 (+2.52 to +7.48), p 0.013, 3 seeds"]  # fmt: skip
+    assert pooled_verdicts(rows[:1], SYSTEMS, {"dp": ("de",)}) == []
 
 
 @pytest.mark.parametrize("priced", [("bistil", "full-teacher"), ("bistil",)])
