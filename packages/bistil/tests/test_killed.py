@@ -59,6 +59,15 @@ def _finish(arguments: list[str], cache: Path) -> None:
     assert process.returncode == 0, told[-3000:]
 
 
+def _whole_and_other(command: Command, folder: Path) -> tuple[Path, Path]:
+    """What the command writes undisturbed, and where it will write disturbed."""
+    whole, other = (folder / part / "out" for part in ("whole", "other"))
+    for one in (whole, other):
+        one.parent.mkdir()
+    _finish(command(whole), folder / "cache")
+    return whole, other
+
+
 def _weights(out: Path) -> bytes:
     return (out / "model.safetensors" if out.is_dir() else out).read_bytes()
 
@@ -67,10 +76,7 @@ def _weights(out: Path) -> bytes:
 def test_killed_at_a_checkpoint_and_called_again_ends_in_the_same_bytes(
     command: str, commands: dict[str, Command], tmp_path: Path
 ) -> None:
-    whole, killed = (tmp_path / part / "out" for part in ("whole", "killed"))
-    for one in (whole, killed):
-        one.parent.mkdir()
-    _finish(commands[command](whole), tmp_path / "cache")
+    whole, killed = _whole_and_other(commands[command], tmp_path)
 
     process = _start(commands[command](killed), tmp_path / "cache")
     while process.poll() is None and not list(killed.parent.rglob("checkpoint-*")):
@@ -90,10 +96,7 @@ def test_killed_at_a_checkpoint_and_called_again_ends_in_the_same_bytes(
 def test_out_of_room_it_says_so_and_goes_on_when_there_is_some(
     command: str, commands: dict[str, Command], tmp_path: Path
 ) -> None:
-    whole, cut = (tmp_path / part / "out" for part in ("whole", "cut"))
-    for one in (whole, cut):
-        one.parent.mkdir()
-    _finish(commands[command](whole), tmp_path / "cache")
+    whole, cut = _whole_and_other(commands[command], tmp_path)
 
     refused = 0
     for largest_file in (2**12, 2**14, 2**16, 2**18, None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -151,7 +152,7 @@ class Sources:
 
     def _write(self, file: Path, language: str, part: Part) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".part")
+        unfinished = file.with_suffix(f".{os.getpid()}.part")  # others may use the same shelf
         try:
             with unfinished.open("wb") as out:
                 for rows in self._cut(language, part):
