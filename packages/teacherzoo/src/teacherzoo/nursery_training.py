@@ -12,12 +12,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer
 
 from teacherzoo.corpora import Corpus
 from teacherzoo.errors import CorpusError, TeacherError
 from teacherzoo.heads import split_head
 from teacherzoo.nursery_text import pack
+from teacherzoo.trainer_arguments import trainer_arguments
 from teacherzoo.training_watch import TrainingWatch, last_whole_checkpoint
 
 if TYPE_CHECKING:
@@ -49,26 +50,26 @@ def train(
         TeacherError: where a language has no block.
         TeacherzooError: where the loss is no longer finite.
     """
-    arguments = TrainingArguments(
-        output_dir=str(work / "checkpoints"),
-        max_steps=plan.steps,
-        per_device_train_batch_size=plan.batch,
-        learning_rate=plan.learning_rate,
-        warmup_steps=math.ceil(plan.steps / 10),
-        lr_scheduler_type="linear",
-        weight_decay=0.01,
-        bf16=bfloat16_pays(),
-        use_cpu=not torch.cuda.is_available(),
-        seed=plan.seed,
-        save_strategy="steps",
-        save_steps=plan.checkpoint_every,
-        save_total_limit=2,
-        logging_steps=max(1, min(20, plan.steps // 10)),
-        logging_nan_inf_filter=False,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
+    arguments = trainer_arguments(
+        {
+            "output_dir": str(work / "checkpoints"),
+            "max_steps": plan.steps,
+            "per_device_train_batch_size": plan.batch,
+            "learning_rate": plan.learning_rate,
+            "warmup_steps": math.ceil(plan.steps / 10),
+            "lr_scheduler_type": "linear",
+            "weight_decay": 0.01,
+            "bf16": bfloat16_pays(),
+            "seed": plan.seed,
+            "save_strategy": "steps",
+            "save_steps": plan.checkpoint_every,
+            "save_total_limit": 2,
+            "logging_steps": max(1, min(20, plan.steps // 10)),
+            "dataloader_pin_memory": False,
+        },
+        {},
+        where="raising a teacher",
+        error=TeacherError,
     )
     trainer = _NurseryTrainer(
         model=model,
