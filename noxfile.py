@@ -123,7 +123,7 @@ def _no_arguments(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["dev"])
 def lint(session: nox.Session) -> None:
-    """Style, format, import contracts, declared siblings, news."""
+    """Style, format, import contracts, declared siblings, names on the index as stated, news."""
     _no_arguments(session)
     _python(session, "-m", "ruff", "check", ".")
     _python(session, "-m", "ruff", "format", "--check", ".")
@@ -134,6 +134,7 @@ def lint(session: nox.Session) -> None:
         external=True,
     )
     _python(session, "tools/siblings.py")
+    _python(session, "tools/index_names.py", "check")
     _python(session, "tools/news.py", "check")
 
 
@@ -258,7 +259,7 @@ def _test_alone(
         session.install("-q", "build", "hatchling", env=environment)
         for name in names:
             _build(session, packages[name].folder, wheels, "--wheel", "--no-isolation")
-        ours = [f"{name}=={packages[name].version}" for name in names]
+        ours = [f"{packages[name].distribution}=={packages[name].version}" for name in names]
         session.install("-q", "--no-index", "--find-links", str(wheels), "--no-deps", *ours)
         rest = {str(wanted) for name in names for wanted in _outside(packages[name])}
         rest |= {str(wanted) for wanted in packages[package].test_requirements}
@@ -285,7 +286,7 @@ def _outside(package: object) -> list[object]:
         *package.requirements,
         *(wanted for group in package.extras.values() for wanted in group),
     ]
-    return [wanted for wanted in everything if wanted.name not in PACKAGES]
+    return [wanted for wanted in everything if wanted not in package.siblings.values()]
 
 
 def _furnish(room: Path, folder: Path) -> None:
@@ -361,9 +362,11 @@ def rehearse(session: nox.Session) -> None:
 @nox.session
 @each_package
 def release(session: nox.Session, package: str) -> None:
-    """Fold the news, bump, commit, build, check, tag; prints the push that makes it public."""
+    """Ask the index for the name, fold the news, bump, commit, build, check, tag; prints the push that publishes."""
     _no_arguments(session)
     _refuse_dirty(session)
+    session.install("-q", "packaging", env=PIP)
+    session.run("python", "tools/index_names.py", "ask", package)
     version = _fold(session, PACKAGES[package], ROOT)
     tag = f"{package}-v{version}"
     session.run("git", "add", f"packages/{package}", external=True)

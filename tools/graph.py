@@ -13,9 +13,12 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
+PREFIX = "distillery-"
+"""Stands before the folder's name in a distribution's where the plain name belongs to somebody else on the index."""
 
 
 class HouseError(Exception):
@@ -27,13 +30,16 @@ class Package:
     """One package of the workspace, as its pyproject states it."""
 
     name: str
+    """Of its folder, its import package, its command, its tags and its news."""
+    distribution: str
+    """What pip installs and siblings require: the name, or `distillery-` and the name."""
     folder: Path
     version: Version
     requirements: tuple[Requirement, ...]
     extras: dict[str, tuple[Requirement, ...]]
     test_requirements: tuple[Requirement, ...]
     siblings: dict[str, Requirement]
-    """Requirements (extras included) on other packages of the workspace."""
+    """Requirements (extras included) on other packages of the workspace, by the package's name."""
 
     @property
     def source(self) -> Path:
@@ -64,10 +70,11 @@ def read_packages(root: Path = ROOT) -> dict[str, Package]:
 
 def _read_package(file: Path, names: set[str]) -> Package:
     stated = tomllib.loads(file.read_text(encoding="utf-8"))
-    project = stated["project"]
-    if project["name"] != file.parent.name:
+    project, name = stated["project"], file.parent.name
+    if project["name"] not in (name, PREFIX + name):
         raise HouseError(
-            f"{file}: the name is {project['name']!r} but the folder is {file.parent.name!r}: make them equal."
+            f"{file}: the name is {project['name']!r} but the folder is {name!r}: "
+            f"write {name!r}, or {PREFIX + name!r} where the index knows somebody else's {name!r}."
         )
     requirements = tuple(map(Requirement, project.get("dependencies", [])))
     extras = {
@@ -76,7 +83,8 @@ def _read_package(file: Path, names: set[str]) -> Package:
     }
     everything = [*requirements, *(wanted for group in extras.values() for wanted in group)]
     return Package(
-        name=project["name"],
+        name=name,
+        distribution=project["name"],
         folder=file.parent,
         version=Version(project["version"]),
         requirements=requirements,
@@ -84,8 +92,14 @@ def _read_package(file: Path, names: set[str]) -> Package:
         test_requirements=tuple(
             map(Requirement, stated.get("dependency-groups", {}).get("test", []))
         ),
-        siblings={wanted.name: wanted for wanted in everything if wanted.name in names},
+        siblings={
+            _package_name(wanted): wanted for wanted in everything if _package_name(wanted) in names
+        },
     )
+
+
+def _package_name(wanted: Requirement) -> str:
+    return canonicalize_name(wanted.name).removeprefix(PREFIX)
 
 
 def closure(packages: dict[str, Package], name: str) -> list[str]:

@@ -66,15 +66,19 @@ def next_version(last: Version | None, stated: Version, kinds: Iterable[str]) ->
 
 
 def last_release(package: Package, root: Path = ROOT) -> Version | None:
-    """The highest version among the tags `NAME-vX.Y.Z`, or None before the first release."""
+    """The highest version that was released, or None before the first release."""
+    return max(releases(package, root), default=None)
+
+
+def releases(package: Package, root: Path = ROOT) -> set[Version]:
+    """The versions that the tags `NAME-vX.Y.Z` name."""
     done = subprocess.run(
         ["git", "-C", str(root), "tag", "--list", f"{package.name}-v*"],
         capture_output=True,
         text=True,
         check=True,
     )
-    versions = [Version(tag.removeprefix(f"{package.name}-v")) for tag in done.stdout.split()]
-    return max(versions, default=None)
+    return {Version(tag.removeprefix(f"{package.name}-v")) for tag in done.stdout.split()}
 
 
 def check(packages: dict[str, Package], root: Path, base: str | None) -> list[str]:

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 from graph import ROOT, HouseError, Package, read_packages
-from packaging.version import Version
 
 
 def imported_siblings(package: Package, names: set[str]) -> dict[str, Path]:
@@ -31,9 +30,11 @@ def imported_siblings(package: Package, names: set[str]) -> dict[str, Path]:
     return found
 
 
-def window(version: Version) -> str:
-    """The window in which a sibling at `version` is required: this minor version and no other."""
-    return f">={version.major}.{version.minor},<{version.major}.{version.minor + 1}"
+def requirement(package: Package) -> str:
+    """How a sibling requires the package as it stands: its distribution, in this minor version and no other."""
+    version = package.version
+    window = f">={version.major}.{version.minor},<{version.major}.{version.minor + 1}"
+    return package.distribution + window
 
 
 def check(packages: dict[str, Package]) -> list[str]:
@@ -43,7 +44,7 @@ def check(packages: dict[str, Package]) -> list[str]:
         imported = imported_siblings(package, set(packages))
         faults += [
             f"{name} imports {other} ({file.relative_to(package.folder)}) but does not declare it: "
-            f'add "{other}{window(packages[other].version)}" to its dependencies.'
+            f'add "{requirement(packages[other])}" to its dependencies.'
             for other, file in imported.items()
             if other not in package.siblings
         ]
@@ -51,10 +52,15 @@ def check(packages: dict[str, Package]) -> list[str]:
             if other not in imported:
                 faults.append(f"{name} declares {other} but never imports it: remove it.")
             bounds = {part.operator for part in wanted.specifier}
-            if not wanted.specifier.contains(packages[other].version) or bounds != {">=", "<"}:
+            if wanted.name != packages[other].distribution:
+                faults.append(
+                    f"{name} requires {wanted}, but {other} is distributed as {packages[other].distribution}: "
+                    f'write "{requirement(packages[other])}".'
+                )
+            elif not wanted.specifier.contains(packages[other].version) or bounds != {">=", "<"}:
                 faults.append(
                     f"{name} requires {wanted}, but {other} stands at {packages[other].version}: "
-                    f'write "{other}{window(packages[other].version)}".'
+                    f'write "{requirement(packages[other])}".'
                 )
     return faults
 

@@ -20,17 +20,22 @@ def expected_wheel(package: Package) -> set[str]:
         for file in package.source.rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     }
-    info = f"{package.name}-{package.version}.dist-info"
+    info = f"{_stem(package)}.dist-info"
     metadata = {f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "licenses/LICENSE")}
     if (package.source / "cli.py").exists():
         metadata.add(f"{info}/entry_points.txt")
     return sources | metadata
 
 
+def _stem(package: Package) -> str:
+    """What the names of built files begin with."""
+    return f"{package.distribution.replace('-', '_')}-{package.version}"
+
+
 def check(package: Package, dist: Path) -> list[str]:
     """One sentence for each fault."""
-    wheel = dist / f"{package.name}-{package.version}-py3-none-any.whl"
-    sdist = dist / f"{package.name}-{package.version}.tar.gz"
+    wheel = dist / f"{_stem(package)}-py3-none-any.whl"
+    sdist = dist / f"{_stem(package)}.tar.gz"
     for file in (wheel, sdist):
         if not file.exists():
             return [f"{file} is missing: run `nox -s 'build({package.name})'` first."]

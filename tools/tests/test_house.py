@@ -17,6 +17,7 @@ sys.path.insert(0, str(TOOLS))
 
 import changed  # noqa: E402  (the path comes first)
 import graph  # noqa: E402
+import index_names  # noqa: E402
 import news  # noqa: E402
 import siblings  # noqa: E402
 import snippets  # noqa: E402
@@ -141,6 +142,7 @@ def test_a_window_that_shuts_the_sibling_out_or_has_no_end_is_refused(
 
 def test_our_own_house_is_in_order() -> None:
     assert siblings.check(graph.read_packages()) == []
+    assert index_names.check(graph.read_packages(), graph.ROOT) == []
     assert news.check(graph.read_packages(), graph.ROOT, None) == []
 
 

@@ -317,7 +317,9 @@ def _write(
         "training": training.to_json(),
         "base_digest": tuning.base_digest,
         "record": tuned.notes,
-        "versions": {name: version(name) for name in ("bistil", "xeval", "torch", "transformers")},
+        "versions": {
+            name: version(name) for name in ("bistil", "distillery-xeval", "torch", "transformers")
+        },
     }
     (folder / "run.json").write_text(
         json.dumps(run, indent=1, default=str, ensure_ascii=False) + "\n", encoding="utf-8"

@@ -61,7 +61,7 @@ __all__ = [
     "write_report",
 ]
 
-__version__ = _version("xeval")
+__version__ = _version("distillery-xeval")
 
 # These need torch, and are fetched when asked for.
 _LATE = {
