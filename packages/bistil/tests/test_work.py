@@ -1,0 +1,59 @@
+"""The folder beside an outcome: kept from other arguments, and from another process."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bistil.errors import ExtractError
+from bistil.work import remove_work, work_folder
+
+OTHER = """
+import pathlib, sys
+from filelock import FileLock
+lock = FileLock(pathlib.Path(sys.argv[1]) / "lock")
+lock.acquire()
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_folder_that_another_process_works_in_is_refused_until_that_one_is_killed(
+    tmp_path: Path,
+) -> None:
+    work = work_folder(tmp_path / "out", {"steps": 1})
+    remove_work(work)
+    work.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", OTHER, str(work)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ExtractError, match="out: another process is making it; wait"):
+            work_folder(tmp_path / "out", {"steps": 1}, error=ExtractError)
+        assert not (work / "plan.json").exists()
+        other.kill()
+
+    assert work_folder(tmp_path / "out", {"steps": 1}) == work
+    assert (work / "plan.json").is_file()
+    remove_work(work)
+
+
+def test_the_process_that_began_goes_on_there_and_leaves_nothing(tmp_path: Path) -> None:
+    work = work_folder(tmp_path / "out", {"steps": 1})
+    (work / "text").mkdir()
+
+    assert work_folder(tmp_path / "out", {"steps": 1}) == work
+    with pytest.raises(ExtractError, match="other arguments"):
+        work_folder(tmp_path / "out", {"steps": 2}, error=ExtractError)
+    remove_work(work)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_work_is_taken_over(tmp_path: Path) -> None:
+    work = work_folder(tmp_path / "out", {"steps": 1})
+
+    assert work_folder(tmp_path / "out", {"steps": 2}) == work
+    assert '"steps": 2' in (work / "plan.json").read_text()
+    remove_work(work)
