@@ -127,14 +127,25 @@ def test_momentum_of_an_old_optimizer_would_be_noticed():
         masks.check()
 
 
-def test_clipping_counts_chosen_entries_alone():
-    model = Sum()
-    Masks(body(model), some(body(model)))
-    model(**batches(1)[0])["loss"].backward()
+def test_clipping_counts_chosen_entries_alone(tmp_path):
+    """The norm that the Trainer clips by is that of the chosen entries' gradients, computed here without a mask."""
+    model, plain = Sum(), Sum()
     selection = some(body(model))
-    gradient = model.words.weight.grad.ravel()
-    frozen = np.setdiff1d(np.arange(72), selection.places("words"))
-    assert not gradient[torch.from_numpy(frozen)].any()
+    masks = Masks(body(model), selection)
+    # SGD without momentum, so that what a step adds is the clipped gradient times the rate.
+    arguments = {"optim": "sgd", "max_grad_norm": 0.05, "lr_scheduler_type": "constant"}
+    fit(model, batches(1), Fitting(steps=1, learning_rate=1.0, arguments=arguments), tmp_path, masks=masks)  # fmt: skip
+
+    plain(**batches(1)[0])["loss"].backward()
+    for name, parameter in body(plain).items():
+        frozen = torch.ones(parameter.numel(), dtype=torch.bool)
+        frozen[torch.from_numpy(selection.places(name))] = False
+        parameter.grad[frozen.view(parameter.shape)] = 0
+    norm = torch.stack([p.grad.norm() for p in plain.parameters()]).norm()
+    assert norm > 0.05
+    for name, parameter in plain.named_parameters():
+        expected = parameter.detach() - parameter.grad * 0.05 / norm
+        torch.testing.assert_close(model.get_parameter(name).detach(), expected, rtol=1e-4, atol=1e-7)  # fmt: skip
 
 
 def test_the_distance_term_is_its_own_gradient():

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import bistil.selection
 from bistil.errors import SparseError
@@ -91,3 +92,11 @@ def test_a_tensor_that_moved_to_no_number_is_refused_by_name(value):
     after = {"good": torch.ones(3), "bad": torch.tensor([0.0, value, 0.0])}
     with pytest.raises(SparseError, match="'bad'"):
         select(before, after, count=2)
+
+
+def test_a_start_that_stayed_on_the_cpu_is_compared_with_tensors_on_another_device():
+    """A Trainer moves the parameters, and the copies of their start stay behind; devices are checked without one."""
+    with FakeTensorMode():
+        before, after = torch.empty(5, dtype=torch.bfloat16), torch.empty(5, device="cuda")
+        moved = bistil.selection._moved(before, after)
+    assert (moved.device.type, moved.dtype) == ("cuda", torch.float32)

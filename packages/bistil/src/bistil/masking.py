@@ -69,7 +69,8 @@ class Masks:
         def shrink(stepping: torch.optim.Optimizer, _args: Any, _options: Any) -> None:
             factor = 1 - stepping.param_groups[0]["lr"] * rate
             for parameter, name in partly:
-                parameter.copy_(torch.where(self._frozen[name], parameter, parameter * factor))
+                frozen = self._frozen[name].to(parameter.device)
+                parameter.copy_(torch.where(frozen, parameter, parameter * factor))
 
         optimizer.register_step_pre_hook(shrink)
 

@@ -130,9 +130,14 @@ def _chunks(
     old, new = before.detach().reshape(-1), after.detach().reshape(-1)
     assert old.shape == new.shape
     for start in range(0, len(old), _CHUNK):
-        moved = new[start : start + _CHUNK].float() - old[start : start + _CHUNK].float()
-        yield start, moved.abs_().cpu().numpy().view(np.int32)
+        moved = _moved(old[start : start + _CHUNK], new[start : start + _CHUNK]).abs_()
+        yield start, moved.cpu().numpy().view(np.int32)
         looked.add(len(moved))
+
+
+def _moved(before: Tensor, after: Tensor) -> Tensor:
+    """after - before in float32, where `after` is: a copy of the start was made before a Trainer moved the model."""
+    return after.float() - before.to(after.device).float()
 
 
 def _histogram(
@@ -157,7 +162,7 @@ def _broken(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
     return next(
         name
         for name in before
-        if not torch.isfinite(after[name].float() - before[name].float()).all()
+        if not torch.isfinite(_moved(before[name], after[name])).all()
     )
 
 
