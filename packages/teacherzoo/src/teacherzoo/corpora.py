@@ -126,7 +126,7 @@ class Corpus:
         return held_out == (self.part == "held_out")
 
     def _texts(self) -> Iterator[str]:
-        files = self._files()
+        files = self.files()
         if files is None:
             yield from self._hub_texts()
         for file in files or ():
@@ -137,11 +137,15 @@ class Corpus:
             except (UnicodeDecodeError, ValueError, OSError, EOFError) as error:
                 raise CorpusError(_fault(file, error)) from error
 
-    def _files(self) -> list[Path] | None:
-        """The local files to read; None for a data set on the Hub."""
+    def files(self) -> list[Path] | None:
+        """The local files to read, in order; None for a data set on the Hub.
+
+        Raises:
+            CorpusError: where there is no such file, or nothing to read in a folder.
+        """
         path = Path(self.source)
         if path.is_dir():
-            files = sorted(child for child in path.iterdir() if _format_or_none(child))
+            files = sorted(child for child in path.iterdir() if text_format(child))
             if not files:
                 raise CorpusError(
                     f"{self.language}: the folder {path} holds no .txt, .jsonl or .parquet file."
@@ -149,7 +153,7 @@ class Corpus:
             return files
         if path.exists():
             return [path]
-        if isinstance(self.source, Path) or _format_or_none(path) or str(path).startswith("."):
+        if isinstance(self.source, Path) or text_format(path) or str(path).startswith("."):
             raise CorpusError(f"{self.language}: there is no file {path}.")
         return None
 
@@ -204,7 +208,8 @@ def _texts_of(rows: Any, column: str, where: str) -> Iterator[str]:
         yield text
 
 
-def _format_or_none(file: Path) -> str | None:
+def text_format(file: Path) -> str | None:
+    """`"text"`, `"json"` or `"parquet"` by a file's name, compressed or not; None for what no corpus reads."""
     suffixes = file.suffixes
     if suffixes and suffixes[-1] in _COMPRESSIONS:
         kind = _FORMATS.get(suffixes[-2]) if len(suffixes) > 1 else None
@@ -213,7 +218,7 @@ def _format_or_none(file: Path) -> str | None:
 
 
 def _format(file: Path) -> str:
-    kind = _format_or_none(file)
+    kind = text_format(file)
     if kind is None:
         raise CorpusError(
             f"{file}: expected a name ending in .txt, .jsonl (also with .gz or .xz) or .parquet, "
