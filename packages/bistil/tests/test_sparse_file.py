@@ -1,8 +1,8 @@
 """Sparse fine-tunings on disk, on models, and added to one another."""
 
 import json
+import tracemalloc
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ from torch import nn
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from bistil.body import body_digests, body_parameters, copies, embedding_name
-from bistil.composable import read_composable
 from bistil.errors import SparseError
 from bistil.gaps import decode_gaps, encode_gaps
 from bistil.sparse import apply, check_base, combine, difference, reindex, worn
@@ -222,53 +221,107 @@ def test_ids_beyond_the_vocabulary_are_refused():
         reindex(drawn(model), np.array([0, 40]), embedding=embedding_name(model))
 
 
-def composable(model, *, encoded):
-    """What composable-sft writes, in its two layouts."""
-    body = {}
-    for name in (
-        "bert.encoder.layer.0.output.dense.weight",
-        "bert.encoder.layer.1.output.dense.bias",
-    ):
-        dense = model.get_parameter(name).detach() * (
-            torch.rand(model.get_parameter(name).shape) < 0.3
-        )
-        body[name] = dense.to_sparse().coalesce()
-        if encoded:
-            column_first = dense.numpy().ravel(order="F")
-            places = np.flatnonzero(column_first)
-            steps = [*places[:1], *np.diff(places).tolist()]
-            body[name] = {
-                "size": dense.shape, "index_steps": steps, "values": torch.tensor(column_first[places])
-            }  # fmt: skip
-    return {"body": body, "head": {"classifier.weight": torch.ones(2, 16)}}
+def whole_and_listed(model, seed=0):
+    """A difference in every entry of every tensor: with all places, and without any."""
+    listed = drawn(model, seed, density=2.0)
+    body = {name: replace(delta, indices=None) for name, delta in listed.body.items()}
+    return replace(listed, body=body), listed
 
 
-@pytest.mark.parametrize("encoded", [True, False])
-def test_files_of_composable_sft_are_read(tmp_path, encoded):
-    model = tiny()
-    with torch.no_grad():
-        model.get_parameter("bert.encoder.layer.1.output.dense.bias").normal_()
-    torch.manual_seed(3)
-    torch.save(composable(model, encoded=encoded), tmp_path / "pytorch_diff.bin")
-    tuning = read_sparse(tmp_path)
-    torch.manual_seed(3)
-    plain = composable(model, encoded=False)["body"]
-    for name, expected in plain.items():
-        assert torch.equal(tuning.body[name.removeprefix("bert.")].dense(), expected.to_dense())
-    assert tuning.head["classifier.weight"].shape == (2, 16)
+def test_a_difference_in_every_entry_is_written_without_places(tmp_path):
+    whole, listed = whole_and_listed(tiny())
+    for name, tuning in (("whole", whole), ("listed", listed)):
+        write_sparse(tuning, tmp_path / name, values=torch.float32)
+    values = sum(4 * delta.size for delta in whole.body.values())
+
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "listed").read_bytes()
+    assert (tmp_path / "whole").stat().st_size < values + 300 * len(whole.body)  # for the header
+    read = read_sparse(tmp_path / "whole")
+    assert read.count == whole.count
+    for name, delta in listed.body.items():
+        assert read.body[name].indices is None
+        assert torch.equal(read.body[name].dense(), delta.dense())
 
 
-class Malice:
-    def __reduce__(self):
-        return (Path("/tmp/never").touch, ())
+def test_values_without_places_must_be_as_many_as_entries(tmp_path):
+    delta = SparseTensor(shape=(2, 3), indices=None, values=torch.ones(5))
+    write_sparse(SparseFineTuning(body={"w": delta}), tmp_path / "w")
+    with pytest.raises(SparseError, match="6 places but 5 values"):
+        read_sparse(tmp_path / "w")
 
 
-@pytest.mark.parametrize("content", [{"body": {"w": Malice()}}, [1, 2], {"body": {"w": 3}}])
-def test_a_pickle_with_anything_else_is_refused_and_not_run(tmp_path, content):
-    torch.save(content, tmp_path / "pytorch_diff.bin")
-    with pytest.raises(SparseError, match="pytorch_diff"):
-        read_composable(tmp_path)
-    assert not Path("/tmp/never").exists()
+def test_a_difference_in_every_entry_does_what_one_with_all_places_does():
+    from vocabmerge import select_rows
+
+    whole, listed = whole_and_listed(tiny())
+    some, kept = drawn(tiny(), 3), np.array([0, 3, 4, 39])
+    trimmed = tiny()
+    select_rows(trimmed, kept.tolist(), pad_to=8)
+    embedding = embedding_name(trimmed)
+    made = {}
+    for way, tuning in (("whole", whole), ("listed", listed)):
+        model = tiny()
+        before = body_digests(model)
+        with worn(model, tuning, some):
+            inside = copies(body_parameters(model))
+        assert body_digests(model) == before
+        apply(model, combine((tuning, 2.0), (some, -1.0)))
+        lean = copies(body_parameters(trimmed))
+        apply(trimmed, reindex(tuning, kept, embedding=embedding, rows=8))
+        made[way] = (inside, copies(body_parameters(model)), copies(body_parameters(trimmed)))
+        for name, tensor in lean.items():
+            body_parameters(trimmed)[name].data.copy_(tensor)
+    for one, other in zip(made["whole"], made["listed"], strict=True):
+        for name, tensor in one.items():
+            assert torch.equal(tensor, other[name]), name
+
+
+def test_differences_at_all_places_need_no_list_of_them():
+    before, after = (copies(body_parameters(tiny(seed))) for seed in (0, 1))
+    listed = difference(before, after, {name: np.arange(its.numel()) for name, its in before.items()})  # fmt: skip
+
+    whole = difference(before, after, dict.fromkeys(before))
+
+    assert all(delta.indices is None for delta in whole.values())
+    assert all(torch.equal(whole[name].values, delta.values) for name, delta in listed.items())
+
+
+def test_what_is_worn_again_on_an_accelerator_is_moved_there_once():
+    model = tiny().to("meta")
+    tuning = drawn(tiny())
+    for _ in range(2):
+        with worn(model, tuning, check=False):
+            moved = {name: delta.on(torch.device("meta")) for name, delta in tuning.body.items()}
+    with worn(model, tuning, check=False):
+        pass
+
+    for name, delta in tuning.body.items():
+        again = delta.on(torch.device("meta"))
+        assert all(one is other for one, other in zip(moved[name], again, strict=True))
+        assert {tensor.device.type for tensor in again} == {"meta"}
+
+
+def test_coding_needs_memory_for_a_part_at_a_time():
+    indices = np.arange(2_000_000) * 3
+    tracemalloc.start()
+    try:
+        coded = encode_gaps(indices)
+        _, encoding = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        assert np.array_equal(decode_gaps(coded, size=6_000_000, where="w"), indices)
+        _, decoding = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    # Beside what is given and made, less than one number of eight bytes for each index, of which there were six.
+    assert encoding < indices.nbytes
+    assert decoding < 2.5 * indices.nbytes
+
+
+@pytest.mark.parametrize("coded", [[255] * 9 + [0], [255, 255], [128, 128, 4]])
+def test_bytes_that_are_no_indices_of_a_small_tensor_are_refused(coded):
+    with pytest.raises(SparseError, match=r"^w: "):
+        decode_gaps(np.array(coded, dtype=np.uint8), size=1000, where="w")
 
 
 def test_the_header_says_what_the_file_is(tmp_path):

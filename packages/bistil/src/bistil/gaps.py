@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from bistil.errors import SparseError
 
 _LONGEST = 9  # bytes of seven bits for a gap below 2^63
+_TOGETHER = 2**18  # so many at a time: each takes some numbers of eight bytes on the way
 
 
 def encode_gaps(indices: NDArray[np.int64], *, previous: int = -1) -> NDArray[np.uint8]:
@@ -21,6 +22,15 @@ def encode_gaps(indices: NDArray[np.int64], *, previous: int = -1) -> NDArray[np
         >>> encode_gaps(np.array([0, 1, 130, 131])).tolist()
         [0, 0, 128, 1, 0]
     """
+    parts = []
+    for start in range(0, len(indices), _TOGETHER):
+        part = indices[start : start + _TOGETHER]
+        parts.append(_encode(part, previous))
+        previous = int(part[-1])
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.uint8)
+
+
+def _encode(indices: NDArray[np.int64], previous: int) -> NDArray[np.uint8]:
     gaps = np.diff(indices, prepend=previous) - 1
     assert not len(gaps) or int(gaps.min()) >= 0, "indices must ascend"
     lengths = np.ones(len(gaps), dtype=np.int64)
@@ -47,21 +57,35 @@ def decode_gaps(coded: NDArray[np.uint8], *, size: int, where: str) -> NDArray[n
     Raises:
         SparseError: for bytes that are no such code, or name an index of `size` or more.
     """
-    last = coded < 128
-    if len(coded) and not last[-1]:
+    if len(coded) and coded[-1] >= 128:
         raise SparseError(f"{where}: the coded indices end in the middle of one; fetch the file again.")  # fmt: skip
-    ends = np.flatnonzero(last)
-    starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
+    indices = np.empty(int(np.count_nonzero(coded < 128)), dtype=np.int64)
+    start = done = 0
+    while start < len(coded):
+        part = coded[start : start + _TOGETHER]
+        ends = np.flatnonzero(part < 128)
+        stop = int(ends[-1]) + 1 if len(ends) else 0
+        if not stop or np.diff(ends, prepend=-1).max() > _LONGEST:
+            raise SparseError(f"{where}: a coded index is longer than {_LONGEST} bytes; fetch the file again.")  # fmt: skip
+        gaps = _decode(part[:stop], ends)
+        places = np.cumsum(gaps + 1) + (int(indices[done - 1]) if done else -1)
+        last = int(places[-1])
+        if int(gaps.max()) >= size:  # then the sum may have turned over
+            last = sum(map(int, gaps), len(gaps)) + (int(indices[done - 1]) if done else -1)
+        if last >= size:
+            raise SparseError(
+                f"{where}: expected indices below {size}, got {last!r}; the file is damaged or of another tensor."
+            )
+        indices[done : done + len(ends)] = places
+        start, done = start + stop, done + len(ends)
+    return indices
+
+
+def _decode(coded: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
-    if len(ends) and int(lengths.max()) > _LONGEST:
-        raise SparseError(f"{where}: a coded index is longer than {_LONGEST} bytes; fetch the file again.")  # fmt: skip
     gaps = np.zeros(len(ends), dtype=np.int64)
-    for group in range(int(lengths.max()) if len(ends) else 0):
+    for group in range(int(lengths.max())):
         here = np.flatnonzero(lengths > group)
         gaps[here] |= (coded[starts[here] + group].astype(np.int64) & 127) << (7 * group)
-    indices = np.cumsum(gaps + 1) - 1
-    if len(indices) and not 0 <= int(indices[-1]) < size:
-        raise SparseError(
-            f"{where}: expected indices below {size}, got {int(indices[-1])!r}; the file is damaged or of another tensor."
-        )
-    return indices
+    return gaps

@@ -51,20 +51,23 @@ def worn(model: nn.Module, *tunings: SparseFineTuning, check: bool = True) -> It
     """
     _check_all(model, tunings, check)
     parameters = body_parameters(model)
-    kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    kept: list[tuple[Tensor, Tensor | None, Tensor]] = []
     try:
         with torch.no_grad():
             for tuning in tunings:
                 for name, delta in tuning.body.items():
                     flat = _flat(parameters[name])
-                    places = torch.from_numpy(delta.indices).to(flat.device)
-                    kept.append((flat, places, flat[places]))
+                    places, _ = delta.on(flat.device)
+                    kept.append((flat, places, flat.clone() if places is None else flat[places]))
                     _add(parameters[name], delta)
         yield
     finally:
         with torch.no_grad():
             for flat, places, before in reversed(kept):
-                flat[places] = before
+                if places is None:
+                    flat.copy_(before)
+                else:
+                    flat[places] = before
 
 
 def combine(*terms: tuple[SparseFineTuning, float], name: str = "combination") -> SparseFineTuning:
@@ -130,6 +133,12 @@ def reindex(
             f"{tuning.name}: it was made for {delta.shape[0]} pieces, but the trimmed vocabulary keeps ids up to "
             f"{int(kept.max())} in {rows} rows; give the map of the vocabulary that it was made for."
         )
+    if delta.indices is None:
+        whole = delta.values.view(delta.shape)
+        values = whole.new_zeros((rows, *delta.shape[1:]))
+        values[: len(kept)] = whole[torch.from_numpy(kept)]
+        carried = SparseTensor(shape=tuple(values.shape), indices=None, values=values.flatten())
+        return replace(tuning, base=base, body={**tuning.body, embedding: carried})
     new = np.full(delta.shape[0], -1, dtype=np.int64)
     new[kept] = np.arange(len(kept))
     width = int(np.prod(delta.shape[1:]))
@@ -148,13 +157,13 @@ def reindex(
 def difference(
     before: Mapping[str, Tensor],
     after: Mapping[str, Tensor],
-    places: Mapping[str, NDArray[np.int64]],
+    places: Mapping[str, NDArray[np.int64] | None],
 ) -> dict[str, SparseTensor]:
-    """The difference `after - before` at some places of each tensor, float32; tensors without a place are left out."""
+    """The difference `after - before`, float32, at some places of each tensor, or at all (None); tensors without a place are left out."""
     body = {}
     for name, indices in places.items():
-        if len(indices):
-            chosen = torch.from_numpy(indices)
+        if indices is None or len(indices):
+            chosen = slice(None) if indices is None else torch.from_numpy(indices)
             old, new = (_flat(its[name]).cpu()[chosen].float() for its in (before, after))
             body[name] = SparseTensor(
                 shape=tuple(before[name].shape), indices=indices, values=new - old
@@ -217,6 +226,9 @@ def _same_base(made_for: Mapping[str, str], found: Mapping[str, str], name: str,
 def _sum(one: SparseTensor, other: SparseTensor, name: str) -> SparseTensor:
     if one.shape != other.shape:
         raise SparseError(f"The tensor {name!r} has the shapes {one.shape!r} and {other.shape!r}; combine differences to one base model.")  # fmt: skip
+    if one.indices is None or other.indices is None:
+        dense = one.dense() + other.dense()
+        return SparseTensor(shape=one.shape, indices=None, values=dense.flatten())
     indices, where = np.unique(np.concatenate([one.indices, other.indices]), return_inverse=True)
     values = torch.zeros(len(indices))
     values.index_add_(0, torch.from_numpy(where.ravel()), torch.cat([one.values, other.values]))
@@ -225,8 +237,11 @@ def _sum(one: SparseTensor, other: SparseTensor, name: str) -> SparseTensor:
 
 def _add(tensor: Tensor, delta: SparseTensor) -> None:
     flat = _flat(tensor)
-    places = torch.from_numpy(delta.indices).to(flat.device)
-    flat[places] = (flat[places].float() + delta.values.to(flat.device).float()).to(flat.dtype)
+    places, values = delta.on(flat.device)
+    if places is None:
+        flat.copy_(flat.float() + values.float())
+    else:
+        flat[places] = (flat[places].float() + values.float()).to(flat.dtype)
 
 
 def _flat(tensor: Tensor) -> Tensor:

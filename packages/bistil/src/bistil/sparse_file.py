@@ -20,28 +20,49 @@ from bistil.errors import SparseError
 from bistil.gaps import decode_gaps, encode_gaps
 
 FORMAT = "sparse-fine-tuning/1"
+FORMAT_WITH_DENSE = (
+    "sparse-fine-tuning/2"  # some tensors change in every entry, and have values without gaps
+)
 _HEADER = "sparse_fine_tuning"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SparseTensor:
-    """What is added to some entries of one tensor.
+    """What is added to some entries of one tensor, or to all of them.
 
     Args:
         shape: of the tensor.
-        indices: int64 [K], ascending places in the flattened tensor.
+        indices: int64 [K], ascending places in the flattened tensor; None for all places.
         values: [K], added there.
     """
 
     shape: tuple[int, ...]
-    indices: NDArray[np.int64]
+    indices: NDArray[np.int64] | None
     values: Tensor
+    _moved: dict[torch.device, tuple[Tensor | None, Tensor]] = field(default_factory=dict, init=False, repr=False)  # fmt: skip
+
+    @property
+    def size(self) -> int:
+        """Entries of the tensor."""
+        return int(np.prod(self.shape))
 
     def dense(self) -> Tensor:
         """The whole difference, float32."""
-        made = torch.zeros(int(np.prod(self.shape)))
+        if self.indices is None:
+            return self.values.float().view(self.shape)
+        made = torch.zeros(self.size)
         made[torch.from_numpy(self.indices)] = self.values.float()
         return made.view(self.shape)
+
+    def on(self, device: torch.device) -> tuple[Tensor | None, Tensor]:
+        """Places, None for all, and values where a model is; what was moved to an accelerator stays there for the next time."""
+        if device not in self._moved:
+            places = None if self.indices is None else torch.from_numpy(self.indices).to(device)
+            moved = places, self.values.to(device)
+            if device.type == "cpu":  # views, which cost nothing to make
+                return moved
+            self._moved[device] = moved
+        return self._moved[device]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,7 +86,7 @@ class SparseFineTuning:
     @property
     def count(self) -> int:
         """Entries that are changed."""
-        return sum(len(tensor.indices) for tensor in self.body.values())
+        return sum(len(tensor.values) for tensor in self.body.values())
 
     @property
     def base_digest(self) -> str:
@@ -88,6 +109,9 @@ def write_sparse(
 ) -> None:
     """Write a sparse fine-tuning, under a temporary name first.
 
+    A tensor that changes in every entry is written without places; such a file is of a second format, which bistil reads
+    from the version on that writes it.
+
     Args:
         tuning: what to write.
         path: the file.
@@ -103,14 +127,17 @@ def write_sparse(
     """
     from safetensors.torch import save_file
 
-    tensors = {}
+    tensors, format_ = {}, FORMAT
     for name, delta in sorted(tuning.body.items()):
-        tensors[f"gaps/{name}"] = torch.from_numpy(encode_gaps(delta.indices))
+        if delta.indices is None or len(delta.values) == delta.size:
+            format_ = FORMAT_WITH_DENSE
+        else:
+            tensors[f"gaps/{name}"] = torch.from_numpy(encode_gaps(delta.indices))
         tensors[f"values/{name}"] = delta.values.to(values).contiguous()
     for name, tensor in sorted(tuning.head.items()):
         tensors[f"head/{name}"] = tensor.detach().cpu().contiguous()
     header = {
-        "format": FORMAT,
+        "format": format_,
         "base": dict(tuning.base),
         "base_digest": tuning.base_digest,
         "shapes": {name: list(delta.shape) for name, delta in tuning.body.items()},
@@ -143,11 +170,14 @@ def read_sparse(path: Path) -> SparseFineTuning:
         raise SparseError(f"{path}: the checksum does not fit the content; fetch or make the file again.")  # fmt: skip
     body = {}
     for name, shape in header["shapes"].items():
-        size = int(np.prod(shape))
-        indices = decode_gaps(tensors[f"gaps/{name}"].numpy(), size=size, where=f"{path}, {name}")
-        values = tensors[f"values/{name}"]
-        if len(indices) != len(values):
-            raise SparseError(f"{path}, {name}: {len(indices)} indices but {len(values)} values; make the file again.")  # fmt: skip
+        size = count = int(np.prod(shape))
+        values, indices = tensors[f"values/{name}"], None
+        if f"gaps/{name}" in tensors:
+            coded = tensors[f"gaps/{name}"].numpy()
+            indices = decode_gaps(coded, size=size, where=f"{path}, {name}")
+            count = len(indices)
+        if count != len(values):
+            raise SparseError(f"{path}, {name}: {count} places but {len(values)} values; make the file again.")  # fmt: skip
         body[name] = SparseTensor(shape=tuple(shape), indices=indices, values=values)
     head = {name.removeprefix("head/"): its for name, its in tensors.items() if name.startswith("head/")}  # fmt: skip
     return SparseFineTuning(
@@ -161,9 +191,9 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
-            if header.get("format") != FORMAT:
+            if header.get("format") not in (FORMAT, FORMAT_WITH_DENSE):
                 raise SparseError(
-                    f"{path}: expected a file of format {FORMAT!r}, got {header.get('format')!r}; "
+                    f"{path}: expected a file of format {FORMAT!r} or {FORMAT_WITH_DENSE!r}, got {header.get('format')!r}; "
                     "give a file that `bistil sft` wrote, or a composable-sft folder."
                 )
             return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
