@@ -1,6 +1,7 @@
 """Frozen entries stay the bits they were, whatever optimizes."""
 
 import itertools
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from bistil.fitting import Fitting, fit
 from bistil.gaps import encode_gaps
 from bistil.masking import Masks, penalise_distance
 from bistil.selection import Selection
+from bistil.sparse_trainer import BestKeeper, check_arguments, training_arguments
 
 
 class Sum(nn.Module):
@@ -213,8 +215,68 @@ def test_an_interrupted_run_ends_in_the_same_bits(tmp_path, better):
         assert torch.equal(parameter, resumed.get_parameter(name)), name
 
 
-def test_an_argument_that_is_decided_elsewhere_is_refused(tmp_path):
-    for arguments, name in (({"max_steps": 3}, "max_steps"), ({"no_such": 1}, "no_such")):
-        plan = Fitting(steps=2, learning_rate=0.1, arguments=arguments)
-        with pytest.raises(AdaptError, match=name):
-            fit(Sum(), batches(2), plan, tmp_path)
+@pytest.mark.parametrize("patience", [2, 99])
+def test_a_run_that_is_killed_after_its_last_checkpoint_trains_no_further(tmp_path, monkeypatch, patience):  # fmt: skip
+    """Whether patience ended it or its steps did: the run that goes on makes what the unbroken one makes."""
+    plan = Fitting(steps=10, learning_rate=0.05, evaluate_every=2, patience=patience, checkpoint_every=2)  # fmt: skip
+
+    def run(folder, scores):
+        model, values = Sum(), iter(scores)
+        fitted = fit(model, batches(10), plan, folder, score=lambda: next(values))
+        return model, fitted
+
+    straight, expected = run(tmp_path / "a", [1.0, 3.0, 2.0, 2.5, 2.0])
+    with monkeypatch.context() as killed:
+        killed.setattr(BestKeeper, "restore", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "b", [1.0, 3.0, 2.0, 2.5, 2.0])
+    resumed, fitted = run(tmp_path / "b", [])
+    assert fitted == expected
+    assert fitted.steps == (8 if patience == 2 else 10)
+    for name, parameter in straight.named_parameters():
+        assert torch.equal(parameter, resumed.get_parameter(name)), name
+
+
+def test_an_evaluation_is_told_in_words(tmp_path):
+    told, scores = [], iter([1.0, 3.0, 2.0])
+    plan = Fitting(steps=6, learning_rate=0.05, evaluate_every=2)
+    fit(
+        Sum(), batches(6), plan, tmp_path, score=lambda: next(scores), describe="accuracy {:.1f}".format,
+        watch=lambda done, total, what: told.append((done, total, what)),
+    )  # fmt: skip
+    assert [event for event in told if event[2].startswith("evaluated")] == [
+        (2, 6, "evaluated: accuracy 1.0, best accuracy 1.0 at step 2"),
+        (4, 6, "evaluated: accuracy 3.0, best accuracy 3.0 at step 4"),
+        (6, 6, "evaluated: accuracy 2.0, best accuracy 3.0 at step 4"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        ({"max_steps": 3}, "max_steps is decided elsewhere"),
+        ({"no_such": 1}, "no field 'no_such'"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is not supported"),
+        ({"average_tokens_across_devices": False}, "average_tokens_across_devices is not supported"),
+        ({"gradient_checkpointing": True}, "gradient_checkpointing is not supported"),
+    ],
+)  # fmt: skip
+def test_an_argument_that_a_fine_tuning_cannot_honour_is_refused(tmp_path, arguments, fault):
+    plan = Fitting(steps=2, learning_rate=0.1, arguments=arguments)
+    with pytest.raises(AdaptError, match=f"Trainer arguments: .*{fault}"):
+        fit(Sum(), batches(2), plan, tmp_path)
+    with pytest.raises(AdaptError, match=f"Trainer arguments: .*{fault}"):
+        check_arguments(plan)
+
+
+def test_of_several_visible_gpus_one_is_used(tmp_path, monkeypatch):
+    """A batch is one item of the data set: a Trainer that counted four devices would ask for four of them."""
+    arguments = training_arguments(Fitting(steps=1, learning_rate=0.1), tmp_path)
+    monkeypatch.setattr(type(arguments), "_setup_devices", property(_four_devices))
+    arguments = training_arguments(Fitting(steps=1, learning_rate=0.1), tmp_path)
+    assert (arguments.n_gpu, arguments.train_batch_size) == (1, 1)
+
+
+def _four_devices(arguments):
+    arguments._n_gpu = 4
+    return torch.device("cuda:0")

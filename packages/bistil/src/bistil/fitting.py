@@ -70,6 +70,7 @@ def fit(
     *,
     masks: Masks | None = None,
     score: Callable[[], float] | None = None,
+    describe: Callable[[float], str] = "score {:.2f}".format,
     watch: Watch = lambda done, total, what: None,
     what: str = "training",
 ) -> Fitted:
@@ -82,8 +83,9 @@ def fit(
         plan: steps and rates.
         folder: for checkpoints.
         masks: entries to freeze.
-        score: of the model as it is, the more the better.
-        watch: told (done, total, what).
+        score: of the model as it is, the more the better; under several processes the first one's counts.
+        describe: a score in words, for `watch`.
+        watch: told (done, total, what); at an evaluation, what begins with "evaluated".
         what: the word for what is done.
 
     Raises:
@@ -91,31 +93,37 @@ def fit(
         TeacherzooError: where the loss is no longer finite.
     """
     # Late: a Trainer takes seconds to import.
-    from transformers import PrinterCallback
+    from transformers import PrinterCallback, TrainerState
 
     from bistil.sparse_trainer import BestKeeper, SparseTrainer, only, training_arguments
     from teacherzoo.training_watch import TrainingWatch, last_whole_checkpoint
 
     if "deepspeed" in plan.arguments:
         join_processes()  # without a launcher it would look for MPI
+    arguments = training_arguments(plan, folder)
     resume = last_whole_checkpoint(folder)
-    keeper = BestKeeper(model, score, plan, resume)
-    trainer = SparseTrainer(
-        masks=masks,
-        model=model,
-        args=training_arguments(plan, folder),
-        train_dataset=batches,
-        data_collator=only,
-        callbacks=[keeper, TrainingWatch(watch, what=what, advice="lower the learning rate")],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=resume)
+    keeper = BestKeeper(model, score, plan, resume, watch, describe)
+    if resume is not None and keeper.stopped:
+        model.to(arguments.device)  # where a Trainer would have left it
+        state = TrainerState.load_from_json(str(Path(resume) / "trainer_state.json"))
+    else:
+        trainer = SparseTrainer(
+            masks=masks,
+            model=model,
+            args=arguments,
+            train_dataset=batches,
+            data_collator=only,
+            callbacks=[keeper, TrainingWatch(watch, what=what, advice="lower the learning rate")],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=resume)
+        state = trainer.state
     keeper.restore()
     if masks is not None:
         masks.check()
     return Fitted(
-        steps=trainer.state.global_step,
-        best_step=keeper.best_step or trainer.state.global_step,
+        steps=state.global_step,
+        best_step=keeper.best_step or state.global_step,
         best=keeper.best,
-        log=[entry for entry in trainer.state.log_history if "loss" in entry],
+        log=[entry for entry in state.log_history if "loss" in entry],
     )

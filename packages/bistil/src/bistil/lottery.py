@@ -93,6 +93,7 @@ def lottery_ticket(
     folder: Path,
     *,
     score: Callable[[], float] | None = None,
+    describe: Callable[[float], str] = "score {:.2f}".format,
     watch: Watch = lambda done, total, what: None,
 ) -> Ticket:
     """Both phases, in place: the body is left as its start plus the differences, the head as the last phase made it.
@@ -105,6 +106,7 @@ def lottery_ticket(
         sparsity: what is kept.
         folder: for checkpoints and the choice; an interrupted run goes on there.
         score: see `fit`.
+        describe: see `fit`.
         watch: told (done, total, what).
 
     Raises:
@@ -114,7 +116,7 @@ def lottery_ticket(
     if not sparsity.full:
         _check_engine(plan)
     body = trainable_body(trained, freeze_norms=sparsity.freeze_norms and not sparsity.full)
-    run = _Run(model, body, batches, plan, sparsity, folder, score, watch)
+    run = _Run(model, body, batches, plan, sparsity, folder, score, describe, watch)
     if sparsity.full:
         last, threshold = run.phase(plan, "full", "training all"), 0.0
         places = {name: np.arange(its.numel()) for name, its in body.items()}
@@ -143,10 +145,12 @@ class _Run:
         sparsity: Sparsity,
         folder: Path,
         score: Callable[[], float] | None,
+        describe: Callable[[float], str],
         watch: Watch,
     ) -> None:
         self._model, self._body, self._batches, self._plan = model, body, batches, plan
-        self._sparsity, self._folder, self._score, self._watch = sparsity, folder, score, watch
+        self._sparsity, self._folder = sparsity, folder
+        self._score, self._describe, self._watch = score, describe, watch
         self.origin = copies(body)
         own = {id(parameter) for parameter in body.values()}
         self._head = {name: its.detach().clone() for name, its in model.named_parameters() if its.requires_grad and id(its) not in own}  # fmt: skip
@@ -181,6 +185,7 @@ class _Run:
                 self._folder / name,
                 masks=masks,
                 score=self._score,
+                describe=self._describe,
                 watch=self._watch,
                 what=what,
             )

@@ -160,9 +160,7 @@ def _bin_of(counts: NDArray[np.int64], wanted: int) -> tuple[int, int]:
 
 def _broken(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
     return next(
-        name
-        for name in before
-        if not torch.isfinite(_moved(before[name], after[name])).all()
+        name for name in before if not torch.isfinite(_moved(before[name], after[name])).all()
     )
 
 

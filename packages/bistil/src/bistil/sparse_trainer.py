@@ -9,25 +9,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from bistil.errors import AdaptError
 from bistil.fitting import Fitting
 from bistil.masking import Masks
+from teacherzoo.trainer_arguments import refuse_unfit_arguments, trainer_arguments
 
 _WEIGHTS = "trained.safetensors"
 _BEST = "best.safetensors"
+_WHERE = "Trainer arguments"
 
 
 def training_arguments(plan: Fitting, folder: Path) -> TrainingArguments:
     """What a Trainer is told.
 
     Raises:
-        AdaptError: for arguments that it does not take, or that are decided elsewhere.
+        AdaptError: for arguments that it does not take, that our trainings do not honour, or that are decided elsewhere.
     """
-    cuda = torch.cuda.is_available()
-    ours: dict[str, Any] = {
+    return trainer_arguments(_ours(plan, folder), plan.arguments, where=_WHERE, error=AdaptError)
+
+
+def check_arguments(plan: Fitting) -> None:
+    """Before anything is spent, refuse what `training_arguments` would.
+
+    Raises:
+        AdaptError: see there.
+    """
+    decided = _ours(plan, Path()).keys()
+    refuse_unfit_arguments(plan.arguments, decided=decided, where=_WHERE, error=AdaptError)
+
+
+def _ours(plan: Fitting, folder: Path) -> dict[str, Any]:
+    return {
         "output_dir": str(folder),
         "max_steps": plan.steps,
         "per_device_train_batch_size": 1,  # an item of the data set is a whole batch
@@ -36,25 +52,13 @@ def training_arguments(plan: Fitting, folder: Path) -> TrainingArguments:
         "weight_decay": plan.weight_decay,
         "bf16": plan.bf16,
         "seed": plan.seed,
-        "use_cpu": not cuda,
         "save_strategy": "steps" if plan.checkpoint_every else "no",
         "save_steps": max(1, plan.checkpoint_every),
         "save_total_limit": 2,
         "logging_steps": max(1, min(20, plan.steps // 10)),
-        "logging_nan_inf_filter": False,
         "label_names": ["labels"],
         "ddp_find_unused_parameters": False,
-        "dataloader_pin_memory": cuda,
-        "remove_unused_columns": False,
-        "report_to": [],
-        "disable_tqdm": True,
     }
-    if taken := sorted(ours.keys() & plan.arguments.keys()):
-        raise AdaptError(f"The training argument {taken[0]!r} is decided elsewhere; leave it out.")
-    try:
-        return TrainingArguments(**ours, **plan.arguments)
-    except (TypeError, ValueError) as error:
-        raise AdaptError(f"Training arguments: {' '.join(str(error).split())}.") from error
 
 
 def only(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -100,12 +104,28 @@ class SparseTrainer(Trainer):
 
 
 class BestKeeper(TrainerCallback):
-    """Scores every so often, keeps the best weights, in checkpoints too, and stops when they do not get better."""
+    """Scores every so often, keeps the best weights, in checkpoints too, and stops when they do not get better.
+
+    Args:
+        model: in training.
+        score: of the model as it is; None for no evaluation.
+        plan: how often, and for how long without improvement.
+        resume: the checkpoint that the run goes on from.
+        watch: told each evaluation, as (done, total, "evaluated …").
+        describe: a score in words.
+    """
 
     def __init__(
-        self, model: nn.Module, score: Callable[[], float] | None, plan: Fitting, resume: str | None
+        self,
+        model: nn.Module,
+        score: Callable[[], float] | None,
+        plan: Fitting,
+        resume: str | None,
+        watch: Callable[[int, int, str], None] = lambda done, total, what: None,
+        describe: Callable[[float], str] = "score {:.2f}".format,
     ) -> None:
         self._model, self._score, self._plan = model, score, plan
+        self._watch, self._describe = watch, describe
         self.best, self.best_step, self._stale = math.nan, 0, 0
         self._state: dict[str, Tensor] = {}
         if resume is not None and (note := Path(resume) / "best.json").is_file():
@@ -114,17 +134,24 @@ class BestKeeper(TrainerCallback):
 
             self._state = load_file(Path(resume) / _BEST)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether patience has run out; a run that was killed after that has nothing left to train."""
+        return self._stale >= self._plan.patience
+
     def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Score when it is time."""
         every = self._plan.evaluate_every
         if self._score and every and (state.global_step % every == 0 or state.global_step == state.max_steps):  # fmt: skip
-            value = self._score()
+            value = _of_first_process(self._score())
             if self.best_step and not value > self.best:
                 self._stale += 1
             else:
                 self.best, self.best_step, self._stale = value, state.global_step, 0
-                self._state = {name: its.detach().cpu().clone() for name, its in _trained(self._model).items()}  # fmt: skip
-            control.should_training_stop |= self._stale >= self._plan.patience
+                self._state = {name: parameter.detach().cpu().clone() for name, parameter in _trained(self._model).items()}  # fmt: skip
+            best = f"best {self._describe(self.best)} at step {self.best_step}"
+            self._watch(state.global_step, state.max_steps, f"evaluated: {self._describe(value)}, {best}")  # fmt: skip
+            control.should_training_stop |= self.stopped
         return control
 
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
@@ -139,6 +166,15 @@ class BestKeeper(TrainerCallback):
     def restore(self) -> None:
         """Put the best weights back."""
         _assign(self._model, self._state)
+
+
+def _of_first_process(value: float) -> float:
+    """The first process's value, for all: where processes decide differently, one waits for the others for ever."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
