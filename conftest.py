@@ -2,7 +2,10 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -10,6 +13,15 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "agg"
 
-# The toy world is `tools/toyworld.py` here, and lies beside this file where one package is tested alone.
+# The toy world and what else of `tools/` tests need lie beside this file where one package is tested alone.
 _here = Path(__file__).parent
 sys.path.insert(0, str(_here / "tools" if (_here / "tools").is_dir() else _here))
+
+from preloaded import preloaded_python  # noqa: E402  (the path comes first)
+
+
+@pytest.fixture(scope="session")
+def python() -> Iterator[str]:
+    """A program like `sys.executable` whose processes begin with torch and transformers imported, one thread each."""
+    with preloaded_python() as programs:
+        yield str(programs / "python")

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ PIP = {
     "PIP_CONSTRAINT": str(CONSTRAINTS),
     "PIP_BUILD_CONSTRAINT": str(CONSTRAINTS),
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "PIP_NO_COMPILE": "1",  # a module is compiled when it is first imported; most never are
 }
 SOURCES = [str(package.folder / "src") for package in PACKAGES.values()]
 # A file is one worker's, so that what its tests share is made once, and ports stay apart.
@@ -164,7 +165,7 @@ def property(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """Whole tiny distillations and fault drills."""
     _no_arguments(session)
-    _marked(session, "slow", workers=())
+    _marked(session, "slow")
 
 
 @nox.session(venv_backend="none", requires=["dev"])
@@ -225,12 +226,21 @@ def readmes(session: nox.Session) -> None:
 # --- one package alone ------------------------------------------------------------------------------------------
 
 
-@nox.session
+@nox.session(requires=["dev"])
 @each_package
 def isolated(session: nox.Session, package: str) -> None:
-    """Install one package from its wheel, with its siblings' wheels and nothing else of ours, and test it."""
+    """Install one package from its wheel, with its siblings' wheels and nothing else of ours, and test it.
+
+    What it requires of others is borrowed from .venv, file by file: nothing else can be imported, and nothing is
+    installed a second time.
+    """
     _no_arguments(session)
-    _test_alone(session, PACKAGES, package, CONSTRAINTS)
+
+    def borrow(requirements: list[str]) -> None:
+        into = session.virtualenv.location
+        _python(session, "tools/borrowed.py", VENV, into, *requirements)
+
+    _test_alone(session, PACKAGES, package, borrow)
 
 
 @nox.session
@@ -246,26 +256,40 @@ def minimums(session: nox.Session, package: str) -> None:
             lowest[wanted.name] = max(Version(floor), lowest.get(wanted.name, Version("0")))
     lowest["torch"] = Version("2.13.0")
     floors.write_text("".join(f"{name}=={floor}\n" for name, floor in lowest.items()))
-    _test_alone(session, PACKAGES, package, floors)
+    _test_installed(session, PACKAGES, package, floors)
+
+
+def _test_installed(
+    session: nox.Session, packages: dict[str, object], package: str, constraints: Path
+) -> None:
+    """Test a package in an environment of its own, with what an installer chooses within the constraints."""
+    environment = PIP | {"PIP_CONSTRAINT": str(constraints)}
+
+    def install(requirements: list[str]) -> None:
+        if any(wanted.startswith("torch>") for wanted in requirements):
+            session.install("-q", "torch", env=environment)
+        session.install("-q", *requirements, env=environment)
+
+    _test_alone(session, packages, package, install)
 
 
 def _test_alone(
-    session: nox.Session, packages: dict[str, object], package: str, constraints: Path
+    session: nox.Session,
+    packages: dict[str, object],
+    package: str,
+    provide: Callable[[list[str]], None],
 ) -> None:
+    """Test a package's wheel where there are its siblings' wheels, what `provide` brings of others, and no more."""
     names = closure(packages, package)
-    environment = PIP | {"PIP_CONSTRAINT": str(constraints)}
     with tempfile.TemporaryDirectory() as temporary:
         wheels, room = Path(temporary, "wheels"), Path(temporary, "room")
-        session.install("-q", "build", "hatchling", env=environment)
         for name in names:
-            _build(session, packages[name].folder, wheels, "--wheel", "--no-isolation")
+            _wheel(session, packages[name].folder, wheels)
         ours = [f"{packages[name].distribution}=={packages[name].version}" for name in names]
         session.install("-q", "--no-index", "--find-links", str(wheels), "--no-deps", *ours)
         rest = {str(wanted) for name in names for wanted in _outside(packages[name])}
         rest |= {str(wanted) for wanted in packages[package].test_requirements}
-        if any(wanted.startswith("torch>") for wanted in rest):
-            session.install("-q", "torch", env=environment)
-        session.install("-q", *sorted(rest), env=environment)
+        provide(sorted(rest))
         session.run("python", "-m", "pip", "check", silent=True)
         _furnish(room, packages[package].folder)
         with session.chdir(room):
@@ -280,6 +304,21 @@ def _test_alone(
             )
 
 
+def _wheel(session: nox.Session, folder: Path, into: Path) -> None:
+    """Build a package's wheel, once for all jobs of this run."""
+    if folder not in _WHEELS:
+        place = Path(tempfile.mkdtemp(dir=_BUILDING.name))
+        arguments = ("wheel", "-q", "--no-deps", "--wheel-dir", str(place), str(folder))
+        session.run("python", "-m", "pip", *arguments, env=PIP)
+        (_WHEELS[folder],) = place.iterdir()
+    into.mkdir(exist_ok=True)
+    shutil.copy(_WHEELS[folder], into)
+
+
+_BUILDING = tempfile.TemporaryDirectory(prefix="wheels")
+_WHEELS: dict[Path, Path] = {}
+
+
 def _outside(package: object) -> list[object]:
     """What a package requires, extras included, that is not ours."""
     everything = [
@@ -290,9 +329,10 @@ def _outside(package: object) -> list[object]:
 
 
 def _furnish(room: Path, folder: Path) -> None:
-    """What travels beside a package's tests: its README, the conftest and the toy world."""
+    """What travels beside a package's tests: the conftest, the toy world and the Python that its tests start."""
     shutil.copytree(folder / "tests", room / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    for file in [ROOT / "conftest.py", *sorted((ROOT / "tools").glob("toyworld*.py"))]:
+    toyworld = sorted((ROOT / "tools").glob("toyworld*.py"))
+    for file in [ROOT / "conftest.py", ROOT / "tools" / "preloaded.py", *toyworld]:
         shutil.copy(file, room)
 
 
@@ -338,7 +378,7 @@ def release_check(session: nox.Session, package: str) -> None:
         session.run("git", "-C", str(copy), "diff", "--stat", external=True)
         folded = read_packages(copy)
         _build_and_check(session, folded, package, copy)
-        _test_alone(session, folded, package, CONSTRAINTS)
+        _test_installed(session, folded, package, CONSTRAINTS)
     session.log(f"Rehearsed. The tag would be {package}-v{folded[package].version}")
 
 
@@ -373,7 +413,7 @@ def release(session: nox.Session, package: str) -> None:
     session.run("git", "commit", "-q", "-m", f"{package} {version}", external=True)
     PACKAGES.update(read_packages())
     _build_and_check(session, PACKAGES, package, ROOT)
-    _test_alone(session, PACKAGES, package, CONSTRAINTS)
+    _test_installed(session, PACKAGES, package, CONSTRAINTS)
     session.run("git", "tag", "-a", tag, "-m", f"{package} {version}", external=True)
     session.log(f"To publish: git push origin main {tag}")
 

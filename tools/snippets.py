@@ -1,7 +1,8 @@
 """Runs what a README shows, as a reader would paste it.
 
 Blocks marked ```python run first, top to bottom, in one namespace; then the lines `$ command` of blocks marked
-```console, in order; all in one empty folder, offline. A block that follows the line
+```console, in order; all in one empty folder, offline, two pages at a time with one thread each. The commands start from a
+process that has imported the heavy libraries already (see `preloaded.py`). A block that follows the line
 `<!-- not run: REASON -->` is left out; the reason is for the reader of the source.
 """
 
@@ -12,8 +13,16 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from graph import read_packages
+from preloaded import preloaded_python
+
+# Read when the libraries are imported, so for all pages alike.
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
 
 _BLOCK = re.compile(
     r"(?P<skip><!-- not run: [^\n]+ -->\n+)?^```(?P<language>python|console)\n(?P<text>.*?)^```$",
@@ -49,21 +58,25 @@ def commands(snippet: Snippet) -> list[str]:
     return [line.removeprefix("$ ") for line in joined.splitlines() if line.startswith("$ ")]
 
 
-def run(readme: Path) -> list[str]:
-    """Run a README's blocks; one entry for each that failed, with the end of what it printed."""
+def run(readme: Path, programs: Path | None = None) -> list[str]:
+    """Run a README's blocks; one entry for each that failed, with the end of what it printed.
+
+    Args:
+        readme: the page.
+        programs: a folder with `python` and our commands, to be found before others.
+    """
     found = snippets(readme.read_text(encoding="utf-8"))
-    environment = os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "MPLBACKEND": "agg",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
+    path = [programs, Path(sys.executable).parent, os.environ["PATH"]]
+    environment = os.environ | ENVIRONMENT
+    environment |= {"PATH": os.pathsep.join(str(part) for part in path if part is not None)}
+    interpreter = sys.executable if programs is None else str(programs / "python")
     python = "\n".join(
         # Blank lines in front keep the README's line numbers in a traceback.
         f"exec(compile({chr(10) * (each.line - 1) + each.text!r}, {str(readme)!r}, 'exec'))"
         for each in found
         if each.language == "python"
     )
-    jobs = [("the python blocks", [sys.executable, "-c", python])] if python else []
+    jobs = [("the python blocks", [interpreter, "-c", python])] if python else []
     jobs += [
         (f"line {each.line}: {command}", ["bash", "-c", command])
         for each in found
@@ -83,7 +96,13 @@ def run(readme: Path) -> list[str]:
 
 def main() -> None:
     """Run the named READMEs; exit with the failures, if there are any."""
-    failures = [failure for name in sys.argv[1:] for failure in run(Path(name))]
+    os.environ |= ENVIRONMENT
+    programs_of_ours = [
+        name for name, package in read_packages().items() if (package.source / "cli.py").exists()
+    ]
+    with preloaded_python(commands=programs_of_ours) as programs, ThreadPoolExecutor(2) as pages:
+        lists = pages.map(partial(run, programs=programs), map(Path, sys.argv[1:]))
+        failures = [failure for failures in lists for failure in failures]
     if failures:
         sys.exit("\n".join(failures))
 

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def _run(
+    python: str,
     teacher: Path,
     texts: dict[str, Path],
     out: Path,
@@ -25,10 +25,10 @@ def _run(
     settings = out.with_suffix(".json")
     # Plain descent: Adam would blow rounding errors of gradients that are zero up to the size of a step.
     settings.write_text(json.dumps({"optim": "sgd", "max_grad_norm": 0.5, **arguments}))
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "--no-python", python]  # fmt: skip
     done = subprocess.run(
         [
-            sys.executable, *(launcher if processes > 1 else []), "-m", "bistil", "extract", str(teacher),
+            python, *(launcher if processes > 1 else []), "-m", "bistil", "extract", str(teacher),
             "--source", "en", "--target", "sw", "--corpus", f"en={texts['en']}", "--corpus", f"sw={texts['sw']}",
             "-o", str(out), "--steps", "4", "--batch", "2", "--length", "32", "--learning-rate", "0.2",
             "--term", "mlm=0.3", "--trainer", str(settings), *options,
@@ -42,11 +42,11 @@ def _run(
 
 @pytest.fixture(scope="module")
 def alone(
-    teacher: Path, texts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    python: str, teacher: Path, texts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, torch.Tensor]:
     """One process that takes two batches a step."""
     out = tmp_path_factory.mktemp("alone") / "out"
-    return _run(teacher, texts, out, processes=1, gradient_accumulation_steps=2)
+    return _run(python, teacher, texts, out, processes=1, gradient_accumulation_steps=2)
 
 
 def _same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], teacher: Path) -> None:
@@ -60,15 +60,23 @@ def _same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tea
 
 
 def test_two_processes_do_what_one_does(
-    alone: dict[str, torch.Tensor], teacher: Path, texts: dict[str, Path], tmp_path: Path
+    alone: dict[str, torch.Tensor],
+    python: str,
+    teacher: Path,
+    texts: dict[str, Path],
+    tmp_path: Path,
 ) -> None:
-    found = _run(teacher, texts, tmp_path / "out", processes=2)
+    found = _run(python, teacher, texts, tmp_path / "out", processes=2)
 
     _same(found, alone, teacher)
 
 
 def test_zero_2_does_what_one_process_does(
-    alone: dict[str, torch.Tensor], teacher: Path, texts: dict[str, Path], tmp_path: Path
+    alone: dict[str, torch.Tensor],
+    python: str,
+    teacher: Path,
+    texts: dict[str, Path],
+    tmp_path: Path,
 ) -> None:
     pytest.importorskip("deepspeed", reason="the extra 'deepspeed' is not installed")
     settings = {
@@ -79,16 +87,20 @@ def test_zero_2_does_what_one_process_does(
         "zero_optimization": {"stage": 2},
     }
 
-    found = _run(teacher, texts, tmp_path / "out", processes=2, deepspeed=settings)
+    found = _run(python, teacher, texts, tmp_path / "out", processes=2, deepspeed=settings)
 
     _same(found, alone, teacher)
 
 
 def test_a_teacher_in_shares_teaches_the_same(
-    alone: dict[str, torch.Tensor], teacher: Path, texts: dict[str, Path], tmp_path: Path
+    alone: dict[str, torch.Tensor],
+    python: str,
+    teacher: Path,
+    texts: dict[str, Path],
+    tmp_path: Path,
 ) -> None:
     pytest.importorskip("deepspeed", reason="the extra 'deepspeed' is not installed")
 
-    found = _run(teacher, texts, tmp_path / "out", "--offload", "cpu", processes=2)
+    found = _run(python, teacher, texts, tmp_path / "out", "--offload", "cpu", processes=2)
 
     _same(found, alone, teacher)

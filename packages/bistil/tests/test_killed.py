@@ -4,7 +4,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,43 +17,44 @@ Command = Callable[[Path], list[str]]
 
 @pytest.fixture
 def commands(
-    teacher: Path, student: Path, texts: dict[str, Path], tasks: Path, tmp_path: Path
+    python: str, teacher: Path, student: Path, texts: dict[str, Path], tasks: Path
 ) -> dict[str, Command]:
     """Each writes its argument."""
     corpora = [part for code in ("en", "sw") for part in ("--corpus", f"{code}={texts[code]}")]
     learning = ["--steps", "30", "--evaluate-every", "5", "--learning-rate", "0.001", "--length", "40"]  # fmt: skip
+    bistil = [python, "-m", "bistil"]
     return {
         "extract": lambda out: [
-            "extract", str(teacher), "--source", "en", "--target", "sw", *corpora, "-o", str(out),
+            *bistil, "extract", str(teacher), "--source", "en", "--target", "sw", *corpora, "-o", str(out),
             "--steps", "30", "--checkpoint-every", "5", "--length", "32", "--batch", "2", "--width", "16",
         ],
         "sft": lambda out: [
-            "sft", str(teacher), "--corpus", f"sw={texts['sw']}", "-o", str(out), *learning,
+            *bistil, "sft", str(teacher), "--corpus", f"sw={texts['sw']}", "-o", str(out), *learning,
         ],
         "adapt": lambda out: [
-            "adapt", str(student), "--teacher", str(teacher), "--task", "pos", "--data", str(tasks),
+            *bistil, "adapt", str(student), "--teacher", str(teacher), "--task", "pos", "--data", str(tasks),
             "--precision", "float32", "-o", str(out), *learning,
         ],
     }  # fmt: skip
 
 
 def _start(
-    arguments: list[str], cache: Path, *, largest_file: int | None = None
+    command: list[str], cache: Path, *, largest_file: int | None = None
 ) -> subprocess.Popen[str]:
     def confine() -> None:
         if largest_file is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
 
     return subprocess.Popen(
-        [sys.executable, "-m", "bistil", *arguments],
+        command,
         preexec_fn=confine,
         env={**os.environ, "OMP_NUM_THREADS": "1", "XEVAL_CACHE": str(cache)},
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
-def _finish(arguments: list[str], cache: Path) -> None:
-    process = _start(arguments, cache)
+def _finish(command: list[str], cache: Path) -> None:
+    process = _start(command, cache)
     _, told = process.communicate(timeout=900)
     assert process.returncode == 0, told[-3000:]
 

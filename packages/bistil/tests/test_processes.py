@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -65,12 +64,12 @@ ZERO = {
 }
 
 
-def run(folder, name, *, processes=1, arguments=None, decay=0.0, program=CHILD):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+def run(python, folder, name, *, processes=1, arguments=None, decay=0.0, program=CHILD):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "--no-python", python]  # fmt: skip
     out = folder / name
     done = subprocess.run(
         [
-            sys.executable, *(launcher if processes > 1 else []), str(_script(folder, program)), str(folder / f"{name}.work"),
+            python, *(launcher if processes > 1 else []), str(_script(folder, program)), str(folder / f"{name}.work"),
             str(out), json.dumps(arguments or {}), str(decay),
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"},
@@ -93,24 +92,24 @@ def assert_same(one, other):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def alone(python, tmp_path_factory):
     """What one process makes of whole steps, without and with weight decay."""
     folder = tmp_path_factory.mktemp("alone")
-    return {decay: run(folder, f"d{decay}", decay=decay) for decay in (0.0, 0.3)}
+    return {decay: run(python, folder, f"d{decay}", decay=decay) for decay in (0.0, 0.3)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("decay", [0.0, 0.3])
-def test_two_processes_make_what_one_makes(tmp_path, alone, decay):
-    assert_same(run(tmp_path, "out", processes=2, decay=decay), alone[decay])
+def test_two_processes_make_what_one_makes(python, tmp_path, alone, decay):
+    assert_same(run(python, tmp_path, "out", processes=2, decay=decay), alone[decay])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2])
-def test_deepspeed_leaves_frozen_entries_alone(tmp_path, alone, stage):
+def test_deepspeed_leaves_frozen_entries_alone(python, tmp_path, alone, stage):
     """`lottery_ticket` itself refuses an outcome in which one bit of a frozen entry moved."""
     deepspeed = {**ZERO, "zero_optimization": {"stage": stage}}
-    made = run(tmp_path, "out", processes=2, arguments={"deepspeed": deepspeed})
+    made = run(python, tmp_path, "out", processes=2, arguments={"deepspeed": deepspeed})
     assert_same(made, alone[0.0])
 
 
@@ -144,11 +143,11 @@ adapt(
 
 
 @pytest.mark.slow
-def test_adapting_in_two_processes_under_deepspeed_gives_a_whole_folder(tmp_path, student, teacher, tasks):  # fmt: skip
+def test_adapting_in_two_processes_under_deepspeed_gives_a_whole_folder(python, tmp_path, student, teacher, tasks):  # fmt: skip
     places = {"student": str(student), "teacher": str(teacher), "tasks": str(tasks)}
     deepspeed = {**ZERO, "zero_optimization": {"stage": 2}}
     with pytest.raises(FileNotFoundError):  # the program writes a folder, and no file of tensors
-        run(tmp_path, "out", processes=2, program=PIPELINE, arguments={"deepspeed": deepspeed, "places": places})  # fmt: skip
+        run(python, tmp_path, "out", processes=2, program=PIPELINE, arguments={"deepspeed": deepspeed, "places": places})  # fmt: skip
     made = read_sparse(tmp_path / "out.folder" / "task.sft.safetensors")
     assert made.count > 0
     assert (tmp_path / "out.folder" / "model.safetensors").is_file()

@@ -195,9 +195,9 @@ for name, limit in dict(rank=50, vocabulary=9000, record=900, train=20000, card=
 )
 
 
-def _child(program: str, recipe: Path) -> subprocess.CompletedProcess[str]:
+def _child(python: str, program: str, recipe: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", program, str(recipe)],
+        [python, "-c", program, str(recipe)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -251,11 +251,13 @@ def _one_thread() -> Any:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_one_thread")
-def test_killed_in_every_stage_a_run_ends_in_the_same_student(two_runs: tuple[Path, Path]) -> None:
+def test_killed_in_every_stage_a_run_ends_in_the_same_student(
+    python: str, two_runs: tuple[Path, Path]
+) -> None:
     whole, cut = two_runs
     expected = run(read_recipe(whole))
 
-    told = _child(_KILLED, cut).stdout.split("\n")
+    told = _child(python, _KILLED, cut).stdout.split("\n")
 
     died = [line for line in told if line.split(" ")[0] in STAGES]
     assert died == [f"{stage} {int(signal.SIGKILL)} False" for stage in STAGES]
@@ -266,12 +268,12 @@ def test_killed_in_every_stage_a_run_ends_in_the_same_student(two_runs: tuple[Pa
 @pytest.mark.usefixtures("_one_thread")
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no quota to be had")
 def test_out_of_room_in_every_stage_a_run_says_so_and_ends_in_the_same_student(
-    two_runs: tuple[Path, Path],
+    python: str, two_runs: tuple[Path, Path]
 ) -> None:
     whole, cut = two_runs
     expected = run(read_recipe(whole))
 
-    told = _child(_IN_A_QUOTA, cut).stdout.splitlines()
+    told = _child(python, _IN_A_QUOTA, cut).stdout.splitlines()
 
     said = [line for line in told if line.startswith("REFUSED")]
     assert [line.split()[1] for line in said] == list(STAGES)

@@ -6,7 +6,6 @@ import random
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,10 +34,10 @@ def command(teacher: Path, text: Path, folder: Path, *more: str) -> list[str]:
 
 
 def run(
-    *arguments: str, launcher: tuple[str, ...] = (), **options: Any
+    python: str, *arguments: str, launcher: tuple[str, ...] = (), **options: Any
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *launcher, *arguments],
+        [python, *launcher, *arguments],
         capture_output=True,
         text=True,
         env=ENVIRONMENT,
@@ -52,11 +51,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_the_rest_comes_later(
-    teacher: Path, text: Path, tmp_path: Path
+    python: str, teacher: Path, text: Path, tmp_path: Path
 ) -> None:
     folder, whole = tmp_path / "signals", tmp_path / "whole"
     # The first shards fit under the limit; a whole text in one shard does not.
     full = run(
+        python,
         *command(teacher, text, folder, "--k", "32"),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)),
     )
@@ -66,14 +66,14 @@ def test_a_full_disk_is_one_sentence_and_the_rest_comes_later(
     assert "cannot be written (File too large); what was recorded before is kept" in full.stderr
     assert full.stderr.count("\n") == 1
     assert not list(folder.glob("*.partial"))
-    assert run(*command(teacher, text, folder, "--k", "32")).returncode == 0
-    assert run(*command(teacher, text, whole, "--k", "32")).returncode == 0
+    assert run(python, *command(teacher, text, folder, "--k", "32")).returncode == 0
+    assert run(python, *command(teacher, text, whole, "--k", "32")).returncode == 0
     assert contents(folder) == contents(whole)
 
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_ends_in_the_same_bytes(
-    tokenizer: Any, make_teacher: Callable[..., Path], text: Path, tmp_path: Path
+    python: str, tokenizer: Any, make_teacher: Callable[..., Path], text: Path, tmp_path: Path
 ) -> None:
     teacher = make_teacher(tmp_path / "teacher", tokenizer, hidden_size=64, intermediate_size=512)
     whole, folder = tmp_path / "whole", tmp_path / "signals"
@@ -86,7 +86,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_bytes(
         "       token_budget=64, watch=lambda *_: time.sleep(0.002))\n"
         "print('done', flush=True)\n"
     )
-    arguments = [sys.executable, "-c", script, str(teacher), str(text)]
+    arguments = [python, "-c", script, str(teacher), str(text)]
     begun = time.monotonic()
     subprocess.run([*arguments, str(whole)], check=True, env=ENVIRONMENT, capture_output=True)
     chance = random.Random(0)
@@ -118,12 +118,12 @@ def test_killed_at_any_moment_it_ends_in_the_same_bytes(
 
 @pytest.mark.slow
 def test_processes_together_write_the_bytes_of_one(
-    teacher: Path, text: Path, tmp_path: Path
+    python: str, teacher: Path, text: Path, tmp_path: Path
 ) -> None:
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python", python)  # fmt: skip
 
-    one = run(*command(teacher, text, tmp_path / "one", "--json"))
-    two = run(*command(teacher, text, tmp_path / "two", "--json"), launcher=torchrun)
+    one = run(python, *command(teacher, text, tmp_path / "one", "--json"))
+    two = run(python, *command(teacher, text, tmp_path / "two", "--json"), launcher=torchrun)
 
     assert one.returncode == two.returncode == 0, two.stderr
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
@@ -134,7 +134,7 @@ def test_processes_together_write_the_bytes_of_one(
 
 @pytest.mark.slow
 def test_a_vocabulary_of_half_a_million_is_recorded(
-    tmp_path: Path, make_sentences: Callable[..., list[str]]
+    python: str, tmp_path: Path, make_sentences: Callable[..., list[str]]
 ) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
@@ -160,7 +160,7 @@ def test_a_vocabulary_of_half_a_million_is_recorded(
     BertForMaskedLM(config).save_pretrained(tmp_path / "teacher")
     (tmp_path / "en.txt").write_text("\n".join(make_sentences(40)))
 
-    done = run(*command(tmp_path / "teacher", tmp_path / "en.txt", tmp_path / "signals"))
+    done = run(python, *command(tmp_path / "teacher", tmp_path / "en.txt", tmp_path / "signals"))
 
     assert done.returncode == 0, done.stderr
     batch = Signals(tmp_path / "signals").batch([0, 1])

@@ -32,11 +32,11 @@ def test_without_libaio_the_refusal_says_what_to_install(
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_sharded_teacher_says_the_same(
-    recording: Path, teacher: Path, text: Path, tmp_path: Path, processes: int
+    python: str, recording: Path, teacher: Path, text: Path, tmp_path: Path, processes: int
 ) -> None:
     pytest.importorskip("deepspeed", reason="the extra 'deepspeed' is not installed")
 
-    done = offloaded(teacher, text, tmp_path / "signals", "cpu", processes)
+    done = offloaded(python, teacher, text, tmp_path / "signals", "cpu", processes)
 
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "signals") == contents(recording)
@@ -44,7 +44,11 @@ def test_a_sharded_teacher_says_the_same(
 
 @pytest.mark.slow
 def test_a_teacher_on_disk_says_the_same_to_two_processes(
-    tokenizer: Any, make_teacher: Callable[..., Path], lines: list[str], tmp_path: Path
+    python: str,
+    tokenizer: Any,
+    make_teacher: Callable[..., Path],
+    lines: list[str],
+    tmp_path: Path,
 ) -> None:
     pytest.importorskip("deepspeed", reason="the extra 'deepspeed' is not installed")
     if not zero3._disk_is_usable():
@@ -54,7 +58,7 @@ def test_a_teacher_on_disk_says_the_same_to_two_processes(
     text = tmp_path / "en.txt"
     text.write_text("\n".join(lines[:60]), encoding="utf-8")
 
-    done = offloaded(teacher, text, tmp_path / "signals", str(tmp_path / "disk"), 2)
+    done = offloaded(python, teacher, text, tmp_path / "signals", str(tmp_path / "disk"), 2)
 
     assert done.returncode == 0, done.stderr
     record(teacher, [Corpus("en", text)], tmp_path / "plain", block_length=32, shard_bytes=8000)
@@ -64,13 +68,13 @@ def test_a_teacher_on_disk_says_the_same_to_two_processes(
 
 
 def offloaded(
-    teacher: Path, text: Path, folder: Path, offload: str, processes: int
+    python: str, teacher: Path, text: Path, folder: Path, offload: str, processes: int
 ) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "--no-python", python]  # fmt: skip
     options = ["--block-length", "32", "--shard-bytes", "8000", "--offload", offload]
     return subprocess.run(
         [
-            sys.executable,
+            python,
             *(launcher if processes > 1 else []),
             *(
                 "-m",

@@ -1,0 +1,165 @@
+"""What makes continuous integration quick: the preloaded Python, the borrowed environment, the table of times."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import borrowed
+import pytest
+import times
+from packaging.requirements import Requirement
+from preloaded import preloaded_python
+
+
+@pytest.fixture(scope="module")
+def programs() -> Iterator[Path]:
+    with preloaded_python(modules=["decimal", "no_such_module"], commands=["timeit"]) as folder:
+        yield folder
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-c", "import sys; print(sys.argv, sys.path[0], __name__)", "one", "two"],
+        ["-m", "json.tool", "no-such-file"],
+        ["program.py", "word"],
+        ["-c", "raise SystemExit('said')"],
+        ["-c", "raise SystemExit(3)"],
+        ["-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"],
+        ["-c", "import os; print(os.environ['WORD'], os.getcwd(), os.read(0, 9))"],
+        ["-c", "import atexit; atexit.register(print, 'bye'); print('hello')"],
+    ],
+)
+def test_what_it_runs_ends_and_prints_as_under_python(
+    programs: Path, tmp_path: Path, arguments: list[str]
+) -> None:
+    (tmp_path / "program.py").write_text("import sys\nprint(sys.argv, sys.path[0], __file__)\n")
+
+    plain, preloaded = (
+        subprocess.run(
+            [program, *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"WORD": "spoken"},
+            input="given",
+            capture_output=True,
+            text=True,
+        )
+        for program in (sys.executable, programs / "python")
+    )
+
+    assert preloaded.returncode == plain.returncode
+    assert preloaded.stdout == plain.stdout
+    assert preloaded.stderr == plain.stderr
+
+
+def test_its_modules_are_imported_already_and_its_state_is_no_others(programs: Path) -> None:
+    code = "import sys; print('decimal' in sys.modules, 'mark' in dir(sys)); sys.mark = 1"
+    for _ in range(2):
+        done = subprocess.run([programs / "python", "-c", code], capture_output=True, text=True)
+        assert done.stdout == "True False\n"
+
+
+def test_a_command_runs_the_module_of_its_name(programs: Path) -> None:
+    done = subprocess.run([programs / "timeit", "-n1", "pass"], capture_output=True, text=True)
+    assert "1 loop" in done.stdout
+
+
+def test_a_limit_on_file_sizes_is_handed_on(programs: Path, tmp_path: Path) -> None:
+    code = "open('file', 'ab', 0).write(bytes(100)); open('file', 'ab', 0).write(bytes(100))"
+    done = subprocess.run(
+        [programs / "python", "-c", code],
+        cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+
+
+def test_who_is_killed_is_dead_when_its_streams_close(programs: Path, tmp_path: Path) -> None:
+    code = "import os, time; print(os.getpid(), flush=True)\nwhile True: time.sleep(0.01)"
+    process = subprocess.Popen([programs / "python", "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    number = int(process.stdout.readline())
+
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+    assert process.returncode == -signal.SIGKILL
+    assert not Path(f"/proc/{number}").exists() or "Z" in Path(f"/proc/{number}/stat").read_text()
+
+
+def test_an_interrupt_reaches_it(programs: Path) -> None:
+    code = "import time; print('ready', flush=True); time.sleep(60)"
+    process = subprocess.Popen(
+        [programs / "python", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+
+    process.send_signal(signal.SIGINT)
+
+    assert "KeyboardInterrupt" in process.communicate()[1]
+    assert process.returncode == -signal.SIGINT
+
+
+def _distribution(environment: Path, name: str, *requires: str, version: str = "1.0") -> None:
+    site = environment / "lib" / "python3.11" / "site-packages"
+    info = site / f"{name}-{version}.dist-info"
+    info.mkdir(parents=True)
+    lines = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}"]
+    lines += [f"Requires-Dist: {wanted}" for wanted in requires]
+    (info / "METADATA").write_text("\n".join(lines) + "\n")
+    (site / f"{name}.py").write_text(f"name = {name!r}\n")
+    (info / "RECORD").write_text(f"{name}.py,,\n{info.name}/METADATA,,\n../../../bin/{name},,\n")
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Path:
+    environment = tmp_path / "full"
+    _distribution(
+        environment, "above", "middle", "rare; extra == 'more'", "absent; os_name == 'none'"
+    )
+    _distribution(environment, "middle", "below>=1")
+    _distribution(environment, "below", "above")  # a circle is no trouble
+    _distribution(environment, "rare")
+    _distribution(environment, "stranger")
+    return environment
+
+
+def _borrowed(full: Path, tmp_path: Path, wanted: str) -> set[str]:
+    (tmp_path / "new" / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
+    borrowed.borrow(full, tmp_path / "new", [Requirement(wanted)])
+    return {file.stem for file in (tmp_path / "new").rglob("*.py")}
+
+
+def test_what_is_required_is_borrowed_and_no_stranger(full: Path, tmp_path: Path) -> None:
+    assert _borrowed(full, tmp_path, "above") == {"above", "middle", "below"}
+
+
+def test_an_extra_brings_what_it_asks_for(full: Path, tmp_path: Path) -> None:
+    assert _borrowed(full, tmp_path, "above[more]") == {"above", "middle", "below", "rare"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sentence"), [("nobody", "nobody: not in"), ("above>=2", "above>=2: .* has 1.0")]
+)
+def test_what_is_missing_or_too_old_is_named(full: Path, wanted: str, sentence: str) -> None:
+    with pytest.raises(LookupError, match=sentence):
+        borrowed.required(full, [Requirement(wanted)])
+
+
+def test_the_last_line_of_the_table_names_every_job() -> None:
+    sessions = [
+        {"duration": 61.2, "signatures": ["lint"], "result": "success"},
+        {"duration": 600.0, "signatures": ["isolated(bistil)", "isolated"], "result": "failed"},
+    ]
+    lines = times.table({"sessions": sessions}).splitlines()
+
+    assert lines[0].split() == ["600", "s", "isolated(bistil)", "failed"]
+    assert lines[-1] == "661 s in all: lint 61, isolated(bistil) 600"
