@@ -55,6 +55,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
+def treebank_text() -> Callable[[str], str]:
+    """CoNLL-U of twelve sentences that are drawn by a seed."""
+
+    def make(seed: str) -> str:
+        draw = random.Random(seed)
+        return conllu([invented_sentence(draw) for _ in range(12)])
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder in the layout that xeval reads; `xx` is the source, `yy` shares only some words with it."""
     root = tmp_path_factory.mktemp("data")

@@ -1,9 +1,14 @@
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
+import huggingface_hub
 import pytest
 
 from xeval.errors import XevalError
+from xeval.folder import DataSet
 from xeval.hub import STANDARD, HubSet
 from xeval.shapes.tagging import Tagged
 from xeval.shapes.texts import Labelled
@@ -34,12 +39,6 @@ ROWS: dict[tuple[str, str], tuple[str, dict[str, list[Any]], dict[str, Any], Any
         {"tokens": [["Ali", "x"]], "ner_tags": [[1, 0]]},
         {},
         Tagged(("Ali", "x"), ("B-PER", "O")),
-    ),
-    ("masakhaner2", "ner"): (
-        "swa",
-        {"tokens": [["Juni"]], "ner_tags": [[7]]},
-        {},
-        Tagged(("Juni",), ("B-DATE",)),
     ),
     ("ud", "pos"): (
         "de_gsd",
@@ -121,6 +120,85 @@ def test_rows_of_the_hub_become_examples(
     assert data_set.language in ("de", "sw")
     assert asked["streaming"] is True
     assert asked["config"] == configuration
+
+
+def parquet_files(folder: Path, tokens: dict[str, str]) -> None:
+    """`CONFIGURATION/SPLIT/0000.parquet` with one sentence of one token each, as the Hub's converter lays them out."""
+    for place, token in tokens.items():
+        tags = datasets.Features(
+            {
+                "tokens": datasets.Sequence(datasets.Value("string")),
+                "ner_tags": datasets.Sequence(datasets.ClassLabel(names=["O", "B-PER"])),
+            }
+        )
+        (folder / place).mkdir(parents=True)
+        made = datasets.Dataset.from_dict({"tokens": [[token]], "ner_tags": [[1]]}, features=tags)
+        made.to_parquet(folder / place / "0000.parquet")
+
+
+def test_a_set_whose_card_names_configurations_is_read_by_the_real_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet_files(tmp_path, {"sw/validation": "Juma", "sw/test": "Ali", "en/test": "Al"})
+    configurations = "".join(
+        f"- config_name: {name}\n  data_files:\n"
+        + "".join(f"  - {{split: {s}, path: {name}/{s}/*.parquet}}\n" for s in splits)
+        for name, splits in (("sw", ("validation", "test")), ("en", ("test",)))
+    )
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configurations}---\n")
+    local = replace(STANDARD["wikiann"], repository=str(tmp_path))
+    monkeypatch.setitem(STANDARD, "wikiann", local)
+    source, ner = HubSet("wikiann"), task_of("ner")
+
+    english, swahili = source.data_sets(ner)
+
+    assert (english.language, swahili.language) == ("en", "sw")
+    assert source.read(ner, swahili, "dev") == [Tagged(("Juma",), ("B-PER",))]
+    assert source.read(ner, swahili, "test") == [Tagged(("Ali",), ("B-PER",))]
+
+
+def test_a_set_of_converted_files_is_read_by_its_folders_at_one_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet_files(tmp_path, {"swa/train": "a", "swa/test": "Ali", "hau/test": "Bala"})
+    files = [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.parquet")]
+    info = SimpleNamespace(
+        sha="c0ffee", siblings=[SimpleNamespace(rfilename=name) for name in [".gitattributes", *files]]
+    )  # fmt: skip
+    asked = []
+
+    def of_the_hub(self: object, repository: str, *, revision: str) -> SimpleNamespace:
+        asked.append((repository, revision))
+        return info
+
+    def local(builder: str, *, data_files: dict[str, str], **options: Any) -> Any:
+        place = "hf://datasets/masakhane/masakhaner2@c0ffee/"
+        moved = {s: f.replace(place, f"{tmp_path}/") for s, f in data_files.items()}
+        return load(builder, data_files=moved, **options)
+
+    load = datasets.load_dataset
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", of_the_hub)
+    monkeypatch.setattr(datasets, "load_dataset", local)
+    source, ner = HubSet("masakhaner2"), task_of("ner")
+
+    hausa, swahili = source.data_sets(ner)
+
+    assert (hausa.name, swahili.language) == ("masakhaner2/hau", "sw")
+    assert source.read(ner, swahili, "test") == [Tagged(("Ali",), ("B-PER",))]
+    assert set(asked) == {("masakhane/masakhaner2", "refs/convert/parquet")}
+
+
+def test_a_commit_of_the_hub_is_the_digest_of_its_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = iter(["one", "one", "two"])
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "dataset_info", lambda *_, **__: SimpleNamespace(sha=next(commits))
+    )
+    data_set = DataSet(name="wikiann/sw", language="sw", splits=("train",))
+    first, same, moved = (
+        HubSet("wikiann").digest(task_of("ner"), data_set, "train") for _ in range(3)
+    )
+
+    assert first == same != moved
 
 
 def test_tydiqa_keeps_the_rows_of_the_language(monkeypatch: pytest.MonkeyPatch) -> None:

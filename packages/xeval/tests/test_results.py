@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xeval.comparable import check_one_protocol
 from xeval.errors import XevalError
 from xeval.items import Items, bootstrap_rows, test_set_digest
 from xeval.results import (
     Result,
     append_result,
     append_results,
-    check_one_protocol,
     digest_of,
     read_results,
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from xeval.comparable import check_one_protocol, check_same_items
 from xeval.labels import of_model, place_labels
 from xeval.paired import (
     bootstrap_differences,
@@ -17,7 +18,7 @@ from xeval.paired import (
     seed_noise,
     two_sided_p,
 )
-from xeval.results import Result, check_one_protocol, check_same_items
+from xeval.results import Result
 from xeval.scores import Values, score_of, value_of
 
 POWER = 0.8

@@ -23,54 +23,13 @@ Names = Mapping[str, list[str]]
 _CONVERTED = "refs/convert/parquet"
 # Codes of three letters to those of two, so that sets name a language alike.
 _SHORT = {
-    "amh": "am",
-    "ara": "ar",
-    "bam": "bm",
-    "ben": "bn",
-    "deu": "de",
-    "ell": "el",
-    "eng": "en",
-    "ewe": "ee",
-    "fin": "fi",
-    "fra": "fr",
-    "hau": "ha",
-    "hin": "hi",
-    "ibo": "ig",
-    "ind": "id",
-    "ita": "it",
-    "jpn": "ja",
-    "kin": "rw",
-    "kor": "ko",
-    "lin": "ln",
-    "lug": "lg",
-    "mar": "mr",
-    "nya": "ny",
-    "orm": "om",
-    "por": "pt",
-    "run": "rn",
-    "rus": "ru",
-    "sna": "sn",
-    "som": "so",
-    "spa": "es",
-    "swa": "sw",
-    "swh": "sw",
-    "tam": "ta",
-    "tel": "te",
-    "tha": "th",
-    "tir": "ti",
-    "tsn": "tn",
-    "tur": "tr",
-    "twi": "tw",
-    "urd": "ur",
-    "vie": "vi",
-    "wol": "wo",
-    "xho": "xh",
-    "yor": "yo",
-    "zho": "zh",
-    "cmn": "zh",
-    "arb": "ar",
-    "zul": "zu",
-}
+    "amh": "am", "ara": "ar", "bam": "bm", "ben": "bn", "deu": "de", "ell": "el", "eng": "en", "ewe": "ee",
+    "fin": "fi", "fra": "fr", "hau": "ha", "hin": "hi", "ibo": "ig", "ind": "id", "ita": "it", "jpn": "ja",
+    "kin": "rw", "kor": "ko", "lin": "ln", "lug": "lg", "mar": "mr", "nya": "ny", "orm": "om", "por": "pt",
+    "run": "rn", "rus": "ru", "sna": "sn", "som": "so", "spa": "es", "swa": "sw", "swh": "sw", "tam": "ta",
+    "tel": "te", "tha": "th", "tir": "ti", "tsn": "tn", "tur": "tr", "twi": "tw", "urd": "ur", "vie": "vi",
+    "wol": "wo", "xho": "xh", "yor": "yo", "zho": "zh", "cmn": "zh", "arb": "ar", "zul": "zu",
+}  # fmt: skip
 _TYDI = {
     "ar": "arabic",
     "bn": "bengali",
@@ -133,7 +92,7 @@ class HubSet:
             found = {language: language for language in standard.languages}
         else:
             found = {}
-            for configuration in self._ask("get_dataset_config_names", standard.repository):
+            for configuration in self._configurations(standard):
                 if match := re.fullmatch(standard.configuration, configuration):
                     found[configuration] = _SHORT.get(match[1], match[1])
         return [
@@ -150,13 +109,7 @@ class HubSet:
             raise XevalError(
                 f"{where}: the set has no {split} split, only {', '.join(standard.splits)}"
             )
-        rows = self._ask(
-            "load_dataset",
-            standard.repository,
-            configuration,
-            split=standard.splits[split],
-            streaming=True,
-        )
+        rows = self._rows(standard, configuration, standard.splits[split])
         make = standard.tasks[task.name]
         try:
             examples = list(_examples(rows, make, standard.labels, data_set.language, where))
@@ -168,6 +121,47 @@ class HubSet:
             raise XevalError(f"{where}: holds no example")
         return examples
 
+    def digest(self, task: Readable, data_set: DataSet, split: str) -> str:
+        """The commit that the set stands at: nothing has to be read for it."""
+        return f"{data_set.name}/{split}@{self._info(self._standard(task)).sha}"
+
+    def _configurations(self, standard: _Standard) -> list[str]:
+        import datasets
+
+        if standard.revision is None:
+            names: list[str] = self._online(
+                datasets.get_dataset_config_names, standard.repository, standard=standard
+            )
+            return names
+        # The converted files lie in CONFIGURATION/SPLIT/, and no card beside them names the configurations.
+        files = [file.rfilename for file in self._info(standard).siblings or ()]
+        return sorted({file.partition("/")[0] for file in files if file.endswith(".parquet")})
+
+    def _rows(self, standard: _Standard, configuration: str, split: str) -> Any:
+        import datasets
+
+        options: dict[str, Any] = {"split": split, "streaming": True}
+        if standard.revision is None:
+            wanted = (standard.repository, configuration)
+        else:
+            wanted = ("parquet",)
+            at = f"{standard.repository}@{self._info(standard).sha}"
+            options["data_files"] = {split: f"hf://datasets/{at}/{configuration}/{split}/*.parquet"}
+        return self._online(
+            datasets.load_dataset,
+            *wanted,
+            standard=standard,
+            configuration=configuration,
+            **options,
+        )
+
+    def _info(self, standard: _Standard) -> Any:
+        """What the Hub says of the repository: its commit and its files."""
+        from huggingface_hub import HfApi
+
+        ask = HfApi().dataset_info
+        return self._online(ask, standard.repository, standard=standard, revision=standard.revision)
+
     def _standard(self, task: Readable) -> _Standard:
         standard = STANDARD[self.name]
         if task.name not in standard.tasks:
@@ -176,23 +170,28 @@ class HubSet:
             )
         return standard
 
-    def _ask(self, what: str, repository: str, *args: Any, **options: Any) -> Any:
-        import datasets
-
-        if revision := STANDARD[self.name].revision:
-            options["revision"] = revision
+    def _online(
+        self,
+        ask: Callable[..., Any],
+        *args: Any,
+        standard: _Standard,
+        configuration: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """What the Hub answers, or what to download where it cannot be asked."""
         try:
-            return getattr(datasets, what)(repository, *args, **options)
-        # What a missing network raises is a long list of types of several libraries.
-        except (OSError, RuntimeError, ValueError) as error:
+            return ask(*args, **options)
+        # What a missing network raises are types of several libraries, with no other base in common.
+        except Exception as error:
             offline = os.environ.get("HF_HUB_OFFLINE", "0") not in {"0", ""}
-            reason = "HF_HUB_OFFLINE is set" if offline else str(error).strip().splitlines()[0]
-            at = f"https://huggingface.co/datasets/{repository}" + (
-                f"/tree/{revision.replace('/', '%2F')}" if revision else ""
-            )
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            reason = "HF_HUB_OFFLINE is set" if offline else said[0]
+            at = f"https://huggingface.co/datasets/{standard.repository}"
+            if standard.revision:
+                at += f"/tree/{standard.revision.replace('/', '%2F')}"
             raise XevalError(
                 f"hub:{self.name}: cannot be read from the Hub ({reason}); go online, or download {at}"
-                f"{f' (configuration {args[0]})' if args else ''} and lay it out as a data folder (see the README)"
+                f"{f' (configuration {configuration})' if configuration else ''} and lay it out as a data folder (see the README)"
             ) from error
 
 

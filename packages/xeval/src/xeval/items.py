@@ -77,6 +77,11 @@ def test_set_digest(items: Iterable[str]) -> str:
     return digest.hexdigest()[:16]
 
 
+def digest_of_examples(examples: Iterable[object]) -> str:
+    """`test_set_digest` of examples: texts as they are, anything else by its representation."""
+    return test_set_digest(e if isinstance(e, str) else repr(e) for e in examples)
+
+
 # Test runners collect functions by this prefix.
 test_set_digest.__test__ = False  # type: ignore[attr-defined]  # a function accepts any attribute
 

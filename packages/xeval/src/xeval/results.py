@@ -59,6 +59,7 @@ class Result:
         cost: optional columns, of `COST_COLUMNS`.
         items: the side file of per-item statistics, relative to the results file; filled in by `append_results`.
         test_digest: digest of the test items; filled in by `append_results`.
+        train_digest: digest of the data of the tuning; None where nothing was tuned, or by a version that kept none.
         file: where the record was read from; not written.
     """
 
@@ -79,6 +80,7 @@ class Result:
     cost: Mapping[str, Any] | None = None
     items: str | None = None
     test_digest: str | None = None
+    train_digest: str | None = None
     file: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -111,7 +113,7 @@ class Result:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What makes a record the same as another: all but the outcome."""
+        """What makes a record the same as another: all but the outcome and the contents of the data."""
         return (
             self.model,
             self.model_digest,
@@ -125,6 +127,22 @@ class Result:
             self.bootstrap,
             self.metric,
         )
+
+    @property
+    def tuning(self) -> tuple[object, ...]:
+        """The part of the key that figures of one tuned model share."""
+        model = (self.model, self.model_digest, self.task)
+        return (*model, self.source_language, self.protocol_digest, self.seed)
+
+    @property
+    def test_set(self) -> tuple[object, ...]:
+        """The part of the key that figures of one tuned model on one test set by one metric share."""
+        return (*self.tuning, self.dataset, self.split, self.language, self.metric)
+
+    def is_of(self, train_digest: str | None, test_digest: str | None) -> bool:
+        """Whether it is a figure on this data; where no test items are stated, on any."""
+        same = test_digest is None or test_digest == self.test_digest
+        return self.value is not None and same and train_digest == self.train_digest
 
     @property
     def where(self) -> str:
@@ -165,7 +183,7 @@ def append_result(path: Path | str, result: Result, *, items: Items | None = Non
         items: its per-item statistics; written to a side file first. Their score must be the value.
 
     Returns:
-        Whether it was written: False when the file already has a record of that key.
+        Whether it was written: False when the file already has a record of that key and of the same data.
 
     Raises:
         XevalError: when value and statistics disagree, or the file is of another version or damaged.
@@ -189,21 +207,25 @@ def append_results(path: Path | str, results: Iterable[tuple[Result, Items | Non
     """Append records that the file does not have yet; see `append_result`. Returns how many were written.
 
     One writer at a time holds the file. A line that a killed writer left unfinished is cut off first. A figure
-    may follow a record that says why there was none.
+    may follow a record that says why there was none, or a figure on data that has changed since.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file, _held(file):
         _mend_last_line(file, path)
         file.seek(0)
-        known = {r.key: r.value is not None for r in _parse(file.read(), path)}
+        known, _ = _current(_parse(file.read(), path))
         lines = []
         for result, items in results:
-            if known.get(result.key, False) or (result.key in known and result.value is None):
+            test_digest = result.test_digest if items is None else items.test_digest
+            before = known.get(result.key)
+            if before is not None and (
+                result.value is None or before.is_of(result.train_digest, test_digest)
+            ):
                 continue
             if items is not None:
                 result = _with_items(path, result, items)
-            known[result.key] = result.value is not None
+            known[result.key] = result
             lines.append(_line(result))
         file.write("".join(lines).encode())
         file.flush()
@@ -214,12 +236,13 @@ def append_results(path: Path | str, results: Iterable[tuple[Result, Items | Non
 def read_results(*paths: Path | str) -> list[Result]:
     """Read result files, in order.
 
-    Where a figure follows the reason for its absence, or files repeat a record, one of each key is kept. An unfinished
-    last line is ignored with a warning in the log.
+    Where a figure follows the reason for its absence, or files repeat a record, one of each key is kept. Figures on
+    test or training data that the same file later has figures of in another state are left out, with a warning in the
+    log; so is an unfinished last line.
 
     Raises:
         XevalError: naming file and line, for a record of another version or a line that is no record; and for
-            one key with two values.
+            one key with two values, or figures on two states of the data in two files.
     """
     kept: dict[tuple[object, ...], Result] = {}
     for path in map(Path, paths):
@@ -227,73 +250,64 @@ def read_results(*paths: Path | str) -> list[Result]:
             raise XevalError(
                 f"{path}: no such results file; `xeval run` and `xeval score` write one"
             )
-        for result in _parse(path.read_bytes(), path):
-            before = kept.get(result.key)
-            if (
-                before is not None
-                and None not in (before.value, result.value)
-                and before.value != result.value
-            ):
-                raise XevalError(
-                    f"{path}: {result.where}, {result.metric}: has the value {result.value!r} here and {before.value!r} in {before.file}; remove one"
-                )
+        current, outdated = _current(_parse(path.read_bytes(), path))
+        if outdated:
+            _log.warning(
+                "%s: %d figures are left out: their test or training data has changed since",
+                *(path, outdated),
+            )
+        for key, result in current.items():
+            before = kept.get(key)
             if before is None or before.value is None:
-                kept[result.key] = result
+                kept[key] = result
+            elif result.value is not None:
+                _check_same(before, result)
     return list(kept.values())
 
 
-def check_one_protocol(results: Iterable[Result]) -> None:
-    """Refuse figures of one task that were obtained in different ways.
+def _current(records: Iterable[Result]) -> tuple[dict[tuple[object, ...], Result], int]:
+    """What a file holds now, by key, and how many figures on an earlier state of the data it holds besides.
 
-    A source language counts where it is not the language of the test: a figure on English of a model tuned on English
-    goes with any other.
-
-    Raises:
-        XevalError: naming the task, two models and the settings that differ, and the option that chooses.
+    The last figure decides: one on other test items outdates all of its test set, one of a model that was tuned on
+    other data all of that tuning.
     """
-    first: dict[tuple[str, str], Result] = {}
-    transferred: dict[tuple[str, str], Result] = {}
-    for result in results:
-        group = (result.task, result.split)
-        other = first.setdefault(group, result)
-        if other.protocol_digest != result.protocol_digest:
-            differ = [
-                f"{key}: {other.protocol.get(key)!r} and {result.protocol.get(key)!r}"
-                for key in dict.fromkeys([*other.protocol, *result.protocol])
-                if other.protocol.get(key) != result.protocol.get(key)
-            ]
-            raise XevalError(
-                f"task {result.task!r} has results of two protocols, of {other.model!r} and {result.model!r} "
-                f"({'; '.join(differ)}); they cannot stand in one table: choose "
-                f"--protocol {other.protocol_digest} or --protocol {result.protocol_digest}"
-            )
-        if result.source_language != result.language:
-            other = transferred.setdefault(group, result)
-            if other.source_language != result.source_language:
-                raise XevalError(
-                    f"task {result.task!r} has results of two source languages, {other.source_language!r} of "
-                    f"{other.model!r} and {result.source_language!r} of {result.model!r}; they cannot stand in one "
-                    f"table: choose --source {other.source_language} or --source {result.source_language}"
-                )
+    kept: dict[tuple[object, ...], Result] = {}
+    trained: dict[object, str | None] = {}
+    tested: dict[object, str | None] = {}
+    outdated = 0
+
+    def forget(group: str, of: object) -> int:
+        gone = [k for k, r in kept.items() if r.value is not None and getattr(r, group) == of]
+        for key in gone:
+            del kept[key]
+        return len(gone)
+
+    for result in records:
+        if result.value is not None:
+            tuning, test_set = result.tuning, result.test_set
+            if trained.setdefault(tuning, result.train_digest) != result.train_digest:
+                outdated += forget("tuning", tuning)
+            if tested.setdefault(test_set, result.test_digest) != result.test_digest:
+                outdated += forget("test_set", test_set)
+            trained[tuning], tested[test_set] = result.train_digest, result.test_digest
+        before = kept.get(result.key)
+        if before is None or before.value is None:
+            kept[result.key] = result
+        elif result.value is not None:
+            _check_same(before, result)
+    return kept, outdated
 
 
-def check_same_items(results: Iterable[Result]) -> None:
-    """Refuse figures of one test set that stand on different items.
-
-    Raises:
-        XevalError: naming two models and the digests of their items.
-    """
-    first: dict[tuple[str, str, str, str], Result] = {}
-    for result in results:
-        if result.test_digest is None:
-            continue
-        key = (result.task, result.split, result.dataset, result.language)
-        other = first.setdefault(key, result)
-        if other.test_digest != result.test_digest:
-            raise XevalError(
-                f"{result.task}, {result.language} ({result.dataset}): {other.model!r} and {result.model!r} were scored "
-                f"on different test items ({other.test_digest} and {result.test_digest}); score both on the same data"
-            )
+def _check_same(before: Result, result: Result) -> None:
+    if not before.is_of(result.train_digest, result.test_digest):
+        raise XevalError(
+            f"{result.file}: {result.where}, {result.metric}: is a figure on another state of the test or training data "
+            f"than that in {before.file}; remove the older one, or score both again"
+        )
+    if before.value != result.value:
+        raise XevalError(
+            f"{result.file}: {result.where}, {result.metric}: has the value {result.value!r} here and {before.value!r} in {before.file}; remove one"
+        )
 
 
 def _with_items(path: Path, result: Result, items: Items) -> Result:

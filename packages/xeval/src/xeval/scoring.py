@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from xeval.errors import XevalError
 from xeval.folder import DataSet
-from xeval.items import Items
+from xeval.items import Items, digest_of_examples
 from xeval.protocol import Protocol
 from xeval.results import Result, append_results, read_results
 from xeval.source import Source, choose_targets
 from xeval.task import FrozenTask, TunedTask, Watch, silent
 from xeval.tasks import task_of
-from xeval.tuned import TunedModel, digest_of_base, predict, read_record, read_tuned
+from xeval.tuned import (
+    NOT_TUNED,
+    TunedModel,
+    digest_of_base,
+    predict,
+    read_record,
+    read_tuned,
+)
 
 
 def score(
@@ -30,7 +38,8 @@ def score(
 ) -> list[Result]:
     """Score a model on the test split of every language asked for, and append each figure once.
 
-    The model is opened once for all languages, and not at all when every figure is already there.
+    The model is opened once for all languages, and not at all when every figure is already there. A test set whose items
+    have changed since, or a model that was tuned on other data than the figures say, is scored anew.
 
     Args:
         model: a folder written by `tune`; for a task that needs no tuning, any model folder.
@@ -58,12 +67,15 @@ def score(
     reached: list[Result] = []
     known = {r.key: r for r in read_results(results)} if results.is_file() else {}
     for data_set in chosen:
+        examples, notes = judge.read(data_set)
+        digest = digest_of_examples(examples)
         blank = list(judge.blanks(data_set, bootstraps))
-        there = [known.get(key) for key in (r.key for r in blank)]
-        if all(r is not None and r.value is not None for r in there):
+        there = [known.get(r.key) for r in blank]
+        if all(r is not None and r.is_of(judge.train_digest, digest) for r in there):
             reached += [r for r in there if r is not None and r.bootstrap is None]
             continue
-        made = judge.measure(data_set, bootstraps)
+        _tell(notes, data_set, watch)
+        made = judge.measure(data_set, examples, digest, bootstraps)
         append_results(results, made)
         reached += [r for r, _ in made if r.bootstrap is None]
     skipped = [
@@ -90,12 +102,24 @@ class _Judge:
         task: TunedTask | FrozenTask,
         protocol: Protocol,
         constants: dict[str, Any],
-        measure: Callable[[DataSet], list[Items]],
+        source: Source,
+        measure: Callable[[DataSet, Sequence[Any]], list[Items]],
     ) -> None:
         self.task = task
+        self._source = source
+        self._as_given = protocol
         self._protocol = protocol.settings(task.name, tuned=isinstance(task, TunedTask))
         self._constants = constants
         self._measure = measure
+
+    @property
+    def train_digest(self) -> str | None:
+        """Of the data the model was tuned on."""
+        return self._constants.get("train_digest")
+
+    def read(self, data_set: DataSet) -> tuple[list[Any], list[str]]:
+        """The test items as the protocol sees them, and notes."""
+        return self.task.view(self._source.read(self.task, data_set, "test"), self._as_given)
 
     def result(self, data_set: DataSet, metric: str, **rest: Any) -> Result:
         constants = {"source_language": data_set.language, **self._constants}
@@ -118,9 +142,13 @@ class _Judge:
                     data_set, metric, value=None, n=0, skipped="not yet", bootstrap=draw
                 )
 
-    def measure(self, data_set: DataSet, bootstraps: int) -> list[tuple[Result, Items]]:
+    def measure(
+        self, data_set: DataSet, examples: Sequence[Any], digest: str, bootstraps: int
+    ) -> list[tuple[Result, Items]]:
         made = []
-        for items in self._measure(data_set):
+        for measured in self._measure(data_set, examples):
+            # By one digest for all tasks, those of others included, the next call knows the test set again.
+            items = replace(measured, test_digest=digest)
             for draw in (None, *range(bootstraps)):
                 value = items.value() if draw is None else items.bootstrap_value(draw)
                 made.append(
@@ -142,8 +170,9 @@ def _judge(
         if task in (None, record["task"]):
             return _tuned_judge(Path(model), record, source, watch)
     if task is None:
-        read_record(Path(model))
-    assert task is not None
+        raise XevalError(
+            f"{model}: {NOT_TUNED}; tune the model first, or name a task that needs no tuning: --task bpb or retrieval"
+        )
     chosen = task_of(task)
     if isinstance(chosen, TunedTask):
         raise XevalError(
@@ -157,13 +186,11 @@ def _tuned_judge(folder: Path, record: dict[str, Any], source: Source, watch: Wa
     assert isinstance(task, TunedTask)
     opened: list[TunedModel] = []
 
-    def measure(data_set: DataSet) -> list[Items]:
+    def measure(data_set: DataSet, examples: Sequence[Any]) -> list[Items]:
         if not opened:
             opened.append(read_tuned(folder))
-        tuned = opened[0]
-        examples, notes = task.view(source.read(task, data_set, "test"), tuned.protocol)
-        items, more = score_examples(tuned, task, examples, data_set, watch)
-        _tell([*notes, *more], data_set, watch)
+        items, notes = score_examples(opened[0], task, examples, data_set, watch)
+        _tell(notes, data_set, watch)
         return items
 
     constants = {
@@ -171,10 +198,12 @@ def _tuned_judge(folder: Path, record: dict[str, Any], source: Source, watch: Wa
         "model_digest": record["base_digest"],
         "source_language": record["source_language"],
         "seed": record["seed"],
+        "train_digest": record.get("train_digest"),
     }
     return _Judge(
-        task=task, protocol=Protocol(**record["protocol"]), constants=constants, measure=measure
-    )
+        task=task, protocol=Protocol(**record["protocol"]), constants=constants,
+        source=source, measure=measure,
+    )  # fmt: skip
 
 
 def score_examples(
@@ -199,10 +228,9 @@ def _frozen_judge(
 ) -> _Judge:
     opened: list[Any] = []
 
-    def measure(data_set: DataSet) -> list[Items]:
+    def measure(data_set: DataSet, examples: Sequence[Any]) -> list[Items]:
         if not opened:
             opened.append(task.open(model, protocol))
-        examples = source.read(task, data_set, "test")
         items, notes = task.measure(opened[0], examples, protocol, watch)
         _tell(notes, data_set, watch)
         return items
@@ -212,7 +240,7 @@ def _frozen_judge(
         "model_digest": digest_of_base(model),
         "seed": 0,
     }
-    return _Judge(task=task, protocol=protocol, constants=constants, measure=measure)
+    return _Judge(task=task, protocol=protocol, constants=constants, source=source, measure=measure)
 
 
 def _tell(notes: Sequence[str], data_set: DataSet, watch: Watch) -> None:

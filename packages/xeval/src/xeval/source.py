@@ -1,12 +1,13 @@
 """Where data sets come from, and which of them are meant."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from xeval.errors import XevalError
-from xeval.folder import DataSet, find_data_sets
+from xeval.folder import DataSet, find_data_sets, read_text
 from xeval.task import Readable
 
 
@@ -18,6 +19,9 @@ class Source(Protocol):
 
     def read(self, task: Readable, data_set: DataSet, split: str) -> list[Any]:
         """The examples of a split."""
+
+    def digest(self, task: Readable, data_set: DataSet, split: str) -> str:
+        """A digest of the contents of a split, as cheap as there is: another one where they changed."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,11 @@ class LocalFolder:
     def read(self, task: Readable, data_set: DataSet, split: str) -> list[Any]:
         """The examples of a split."""
         return task.read(_file(data_set, split), self.cache)
+
+    def digest(self, task: Readable, data_set: DataSet, split: str) -> str:
+        """The digest of the text, however it is packed."""
+        text, _ = read_text(_file(data_set, split))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def open_source(where: Path | str, *, cache: Path | None = None) -> Source:

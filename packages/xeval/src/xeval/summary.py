@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from xeval.comparable import check_one_protocol, check_same_items
 from xeval.errors import XevalError
 from xeval.labels import model_labels, place_labels
 from xeval.paired import bootstrap_scores, seed_noise
-from xeval.results import Result, check_one_protocol, check_same_items
+from xeval.results import Result
 from xeval.scores import Score, Values, score_of
 
 RESAMPLES = 1000

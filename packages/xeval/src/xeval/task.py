@@ -98,6 +98,7 @@ class FrozenTask:
         read: (file, cache folder) to examples.
         open: (model, protocol) to what `measure` asks.
         measure: (opened, examples, protocol, watch) to per-item statistics, and notes.
+        view: (examples, protocol) to (examples as this protocol sees them, notes).
     """
 
     name: str
@@ -108,6 +109,7 @@ class FrozenTask:
     read: Callable[[Path, Path | None], list[Any]]
     open: Callable[[str, Protocol], Any]
     measure: Callable[[Any, Sequence[Any], Protocol, Watch], tuple[list[Items], list[str]]]
+    view: Callable[[list[Any], Protocol], tuple[list[Any], list[str]]] = as_they_are
 
 
 def number_of(label: str, labels: Sequence[str], where: str) -> int:

@@ -22,6 +22,7 @@ from xeval.task import TunedTask, Watch, silent
 from xeval.tasks import task_of
 
 FORMAT = 1
+NOT_TUNED = "expected a folder written by `xeval tune` (with xeval.json and head.safetensors)"
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -65,6 +66,7 @@ class TunedModel:
         base: name of the model before tuning.
         base_digest: `model_digest` of it.
         notes: what happened while tuning: steps, development score, retries.
+        train_digest: of training and development data; None where the writer stated none.
     """
 
     model: TaskModel
@@ -78,6 +80,7 @@ class TunedModel:
     base: str
     base_digest: str
     notes: dict[str, Any]
+    train_digest: str | None = None
 
 
 def build(
@@ -158,6 +161,7 @@ def write_tuned(folder: Path, tuned: TunedModel) -> None:
             "seed": tuned.seed,
             "base": tuned.base,
             "base_digest": tuned.base_digest,
+            "train_digest": tuned.train_digest,
             "notes": tuned.notes,
         }
         (part / "xeval.json").write_text(
@@ -178,9 +182,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     path = folder / "xeval.json"
     if not path.is_file():
-        raise XevalError(
-            f"{folder}: expected a folder written by `xeval tune` (with xeval.json and head.safetensors); tune the model first"
-        )
+        raise XevalError(f"{folder}: {NOT_TUNED}; tune the model first")
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -218,6 +220,7 @@ def read_tuned(folder: Path) -> TunedModel:
         labels=labels,
         protocol=protocol,
         notes=record["notes"],
+        train_digest=record.get("train_digest"),
         **rest,
     )
 

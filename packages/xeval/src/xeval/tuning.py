@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 import math
 import tempfile
@@ -49,7 +50,7 @@ def tune(
 
     Args:
         model: a model folder or Hub name.
-        out: the folder to write; when it holds the outcome of the same tuning already, nothing is done.
+        out: the folder to write; when it holds the outcome of the same tuning on the same data already, nothing is done.
         task: name of a task with a head.
         source: where the data lies.
         language: the source language, or a data set's own name.
@@ -76,8 +77,9 @@ def tune(
         )
     data_set = choose_source(source.data_sets(chosen), language)
     digest = model_digest(model)
+    train_digest = digest_of_training(source, chosen, data_set)
     if out.exists():
-        return _notes_of_same(out, chosen, data_set, digest, protocol, seed)
+        return _notes_of_same(out, chosen, data_set, digest, train_digest, protocol, seed)
     train, notes = chosen.view(source.read(chosen, data_set, "train"), protocol)
     dev, _ = chosen.view(source.read(chosen, data_set, "dev"), protocol)
     attempt = _Attempt(
@@ -99,14 +101,27 @@ def tune(
             seed=seed,
             base=Path(model).name if Path(model).is_dir() else model,
             base_digest=digest,
+            train_digest=train_digest,
             notes=record,
         ),
     )
     return record
 
 
+def digest_of_training(source: Source, task: TunedTask, data_set: DataSet) -> str:
+    """A digest of the training and development data of a data set."""
+    parts = [source.digest(task, data_set, split) for split in ("train", "dev")]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
 def _notes_of_same(
-    out: Path, task: TunedTask, data_set: DataSet, digest: str, protocol: Protocol, seed: int
+    out: Path,
+    task: TunedTask,
+    data_set: DataSet,
+    digest: str,
+    train_digest: str,
+    protocol: Protocol,
+    seed: int,
 ) -> dict[str, Any]:
     record = read_record(out)
     expected = (task.name, data_set.name, digest, protocol.settings(task.name, tuned=True), seed)
@@ -117,6 +132,11 @@ def _notes_of_same(
         differ = [n for n, a, b in zip(names, expected, found, strict=True) if a != b]
         raise XevalError(
             f"{out}: holds a model of another tuning (other {', '.join(differ)}); choose another folder or remove it"
+        )
+    if record.get("train_digest") not in (None, train_digest):
+        raise XevalError(
+            f"{out}: holds a model that was tuned before the training or development data of {data_set.name} changed; "
+            "remove it to tune anew, or choose another folder"
         )
     notes: dict[str, Any] = record["notes"]
     return notes

@@ -12,7 +12,7 @@ import numpy as np
 from xeval.batches import pad_rows
 from xeval.errors import XevalError
 from xeval.folder import read_text
-from xeval.items import Items, test_set_digest
+from xeval.items import Items, digest_of_examples
 from xeval.pieces import Encoded, Pieces
 from xeval.protocol import Protocol
 from xeval.task import number_of
@@ -132,7 +132,7 @@ def label_items(
     _language: str,
 ) -> list[Items]:
     """Accuracy and macro F1."""
-    digest = test_set_digest(map(repr, examples))
+    digest = digest_of_examples(examples)
     counts = np.zeros((len(examples), len(labels), 3), dtype=np.int64)
     right = np.ones((len(examples), 2), dtype=np.int64)
     for i, (gold, guess) in enumerate(zip(examples, predictions, strict=True)):

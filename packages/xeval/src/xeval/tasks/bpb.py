@@ -43,7 +43,7 @@ from xeval.batches import by_length, pad_rows
 from xeval.encoder import longest_row
 from xeval.errors import XevalError
 from xeval.folder import read_text
-from xeval.items import Items, test_set_digest
+from xeval.items import Items, digest_of_examples
 from xeval.pieces import Encoded, Pieces
 from xeval.protocol import Protocol
 from xeval.task import FrozenTask, Watch
@@ -84,13 +84,16 @@ def _open(model: str, protocol: Protocol) -> tuple[MaskedModel, Pieces]:
     return masked, Pieces(tokenizer, limit)
 
 
+def _view(examples: list[str], protocol: Protocol) -> tuple[list[str], list[str]]:
+    return evenly(examples, protocol.lines), []
+
+
 def _measure(
     opened: tuple[MaskedModel, Pieces], examples: Sequence[str], protocol: Protocol, watch: Watch
 ) -> tuple[list[Items], list[str]]:
     masked, pieces = opened
-    chosen = evenly(examples, protocol.lines)
-    blocks = list(split_blocks(chosen, pieces))
-    rows = np.zeros((len(chosen), 2))
+    blocks = list(split_blocks(examples, pieces))
+    rows = np.zeros((len(examples), 2))
     passes: list[tuple[int, Encoded]] = []
     for block in blocks:
         rows[block.document, 1] += sum(
@@ -113,9 +116,8 @@ def _measure(
             rows[passes[i][0], 0] += value
         done += len(indices)
         watch(done, len(encoded), "bits per byte")
-    digest = test_set_digest(chosen)
-    items = Items(metric="bits_per_byte", rows=rows, test_digest=digest)
-    every = sum(len(unicodedata.normalize("NFC", line).split()) for line in chosen)
+    items = Items(metric="bits_per_byte", rows=rows, test_digest=digest_of_examples(examples))
+    every = sum(len(unicodedata.normalize("NFC", line).split()) for line in examples)
     out = every - sum(sum(block.scored) for block in blocks)
     note = f"{out} of {every} words were left out: unknown, without piece, joined by a piece, or too long"
     return [items], [note] * (out > 0)
@@ -236,4 +238,5 @@ TASK = FrozenTask(
     read=_read,
     open=_open,
     measure=_measure,
+    view=_view,
 )

@@ -17,7 +17,7 @@ import numpy as np
 from xeval.batches import IGNORED, pad_rows
 from xeval.errors import XevalError
 from xeval.folder import read_text
-from xeval.items import Items, test_set_digest
+from xeval.items import Items, digest_of_examples
 from xeval.pieces import Encoded, Pieces
 from xeval.protocol import Protocol
 from xeval.task import TunedTask
@@ -132,7 +132,7 @@ def _items(
     examples: Sequence[Choice], predictions: Sequence[int], _labels: tuple[str, ...], _language: str
 ) -> list[Items]:
     rows = [(gold.answer == guess, 1) for gold, guess in zip(examples, predictions, strict=True)]
-    digest = test_set_digest(map(repr, examples))
+    digest = digest_of_examples(examples)
     return [Items(metric="accuracy", rows=np.array(rows, dtype=int), test_digest=digest)]
 
 

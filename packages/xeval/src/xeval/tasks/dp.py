@@ -11,7 +11,7 @@ import numpy as np
 
 from xeval.batches import pad_labels, pad_rows, place_words
 from xeval.errors import XevalError
-from xeval.items import Items, test_set_digest
+from xeval.items import Items, digest_of_examples
 from xeval.pieces import Encoded, Pieces
 from xeval.protocol import Protocol
 from xeval.shapes.tagging import split_note
@@ -122,7 +122,7 @@ def _items(
     for gold, guess in zip(examples, predictions, strict=True):
         check_tree(guess[0], f"the predicted tree for {gold.where}")
         counts.append(tree_counts((gold.heads, gold.relations), guess))
-    digest = test_set_digest(map(repr, examples))
+    digest = digest_of_examples(examples)
     return [
         Items(metric=metric, rows=np.array([c[metric] for c in counts]), test_digest=digest)
         for metric in TASK.metrics

@@ -13,7 +13,7 @@ import numpy as np
 from xeval.entities import entity_counts, is_iob2
 from xeval.errors import XevalError
 from xeval.folder import read_text
-from xeval.items import Items, test_set_digest
+from xeval.items import Items, digest_of_examples
 from xeval.protocol import Protocol
 from xeval.shapes.tagging import Tagged, collate_tagged, decode_tagged, encode_tagged, word_head
 from xeval.task import TunedTask
@@ -85,7 +85,7 @@ def _items(
     rows = [
         entity_counts(gold.labels, guess) for gold, guess in zip(examples, predictions, strict=True)
     ]
-    digest = test_set_digest(map(repr, examples))
+    digest = digest_of_examples(examples)
     return [Items(metric="f1", rows=np.array(rows), test_digest=digest)]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from xeval.errors import XevalError
-from xeval.items import Items, test_set_digest
+from xeval.items import Items, digest_of_examples
 from xeval.shapes.tagging import Tagged, collate_tagged, decode_tagged, encode_tagged, word_head
 from xeval.task import TunedTask
 from xeval.treebank import UPOS, read_treebank
@@ -39,7 +39,7 @@ def _items(
         (sum(a == b for a, b in zip(gold.labels, guess, strict=True)), len(gold.words))
         for gold, guess in zip(examples, predictions, strict=True)
     ]
-    digest = test_set_digest(map(repr, examples))
+    digest = digest_of_examples(examples)
     return [Items(metric="accuracy", rows=np.array(rows), test_digest=digest)]
 
 

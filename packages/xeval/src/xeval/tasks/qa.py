@@ -14,7 +14,7 @@ from xeval.answers import answer_f1, exact_match
 from xeval.batches import IGNORED, pad_rows
 from xeval.errors import XevalError
 from xeval.folder import read_text
-from xeval.items import Items, test_set_digest
+from xeval.items import Items, digest_of_examples
 from xeval.pieces import Encoded, Pieces
 from xeval.protocol import Protocol
 from xeval.task import TunedTask
@@ -195,7 +195,7 @@ def _items(
     _labels: tuple[str, ...],
     language: str,
 ) -> list[Items]:
-    digest = test_set_digest(map(repr, examples))
+    digest = digest_of_examples(examples)
     made = []
     for metric, judge in (("answer_f1", answer_f1), ("exact_match", exact_match)):
         rows = [

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from xeval.batches import by_length, pad_rows
 from xeval.encoder import longest_row, open_encoder, open_tokenizer
 from xeval.errors import XevalError
-from xeval.items import Items, test_set_digest
+from xeval.items import Items, digest_of_examples
 from xeval.pieces import Pieces
 from xeval.protocol import Protocol
 from xeval.shapes.texts import read_columns
@@ -60,7 +60,7 @@ def _measure(
     foreign, cut_foreign = mean_states(*opened, texts, protocol.layer, watch)
     pivot, cut_pivot = mean_states(*opened, translations, protocol.layer, watch)
     nearness = near(foreign, pivot, protocol.csls)
-    digest = test_set_digest(map(repr, examples))
+    digest = digest_of_examples(examples)
     items = [
         Items(metric=metric, rows=_right(table, wanted), test_digest=digest)
         for metric, table, wanted in (
