@@ -80,7 +80,12 @@ def test_a_type_that_the_source_lacks_is_refused_with_its_line(tmp_path) -> None
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a\n\n", "test.txt:1: expected a token and a tag"),
+        ("a\n\n", "test.txt:1: expected two columns, a token and its tag, got 1"),
+        ("New York B-LOC\n\n", "test.txt:1: expected two columns, .* got 3 in 'New York B-LOC'"),
+        (
+            "-DOCSTART- -X- -X- O\n\nEU NNP B-NP B-ORG\n\n",
+            "test.txt:3: expected two columns, .* got 4 in 'EU NNP B-NP B-ORG'; take the columns",
+        ),
         ("a PER\n\n", "test.txt:1: expected a token and a tag"),
         ("a O\nb I-PER\n\n", "test.txt:2: .* continues nothing"),
         ("a B-LOC\nb I-PER\n", "test.txt:2: .* continues nothing"),
@@ -92,3 +97,19 @@ def test_what_is_not_iob2_is_named(tmp_path, text: str, said: str) -> None:
 
     with pytest.raises(XevalError, match=said):
         TASK.read(path, None)
+
+
+def test_a_border_between_documents_is_no_token_and_ends_a_sentence(tmp_path) -> None:
+    path = tmp_path / "test.txt"
+    path.write_text("-DOCSTART- -X- -X- O\n\nAli B-PER\n-DOCSTART- O\nhier\tO\n")
+
+    assert [example.words for example in TASK.read(path, None)] == [("Ali",), ("hier",)]
+
+
+def test_a_space_of_another_kind_is_part_of_a_token(tmp_path) -> None:
+    path = tmp_path / "test.txt"
+    path.write_text("10\u00a0000 O\n\u3000\tO\r\n\n", encoding="utf-8")
+
+    (example,) = TASK.read(path, None)
+
+    assert example.words == ("10\u00a0000", "\u3000")

@@ -1,4 +1,7 @@
+import gzip
 import json
+import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -96,12 +99,25 @@ def test_bytes_that_are_no_utf8_are_named(tmp_path: Path) -> None:
         read_treebank(path)
 
 
-@pytest.mark.parametrize("ending", [".xz", ".gz"])
-def test_a_damaged_archive_is_named(tmp_path: Path, ending: str) -> None:
-    path = tmp_path / f"test.conllu{ending}"
-    path.write_bytes(b"no archive")
+@pytest.mark.parametrize("pack", [lzma.compress, gzip.compress], ids=["xz", "gz"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda packed: b"no archive",
+        lambda packed: packed[: len(packed) // 2],
+        # Behind gzip's header of ten bytes a block of a kind that there is none of: zlib's own error, and no OSError.
+        lambda packed: packed[:10] + b"\xff" + packed[11:],
+        lambda packed: packed[:-6] + bytes([packed[-6] ^ 0xFF]) + packed[-5:],
+    ],
+    ids=["none", "cut", "stream", "checksum"],
+)
+def test_a_damaged_archive_is_named(
+    tmp_path: Path, pack: Callable[[bytes], bytes], damage: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / f"test.conllu.{'xz' if pack is lzma.compress else 'gz'}"
+    path.write_bytes(damage(pack(GOOD.encode() * 20)))
 
-    with pytest.raises(XevalError, match="cannot be read"):
+    with pytest.raises(XevalError, match=f"{path.name}: cannot be read"):
         read_treebank(path)
 
 

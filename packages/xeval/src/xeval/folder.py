@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import lzma
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +87,7 @@ def read_text(path: Path) -> tuple[str, str]:
     try:
         content = path.read_bytes()
         raw = _OPENERS.get(path.suffix, bytes)(content)
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise XevalError(f"{path}: cannot be read ({error}); fetch the file again") from error
     try:
         text = raw.decode("utf-8-sig")

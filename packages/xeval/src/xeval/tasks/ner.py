@@ -5,6 +5,7 @@ PER and LOC, keeps ORG, and counts every other type as no entity, in source and 
 as they are and refuses a target with types that the source lacks.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from xeval.protocol import Protocol
 from xeval.shapes.tagging import Tagged, collate_tagged, decode_tagged, encode_tagged, word_head
 from xeval.task import TunedTask
 
+# CoNLL-2003 puts it between documents, with columns of its own; it is no token.
+_BORDER = "-DOCSTART-"
 COMMON = {"PER": "PER", "PERSON": "PER", "LOC": "LOC", "GPE": "LOC", "ORG": "ORG"}
 
 
@@ -27,13 +30,10 @@ def _read(path: Path, _cache: Path | None) -> list[Tagged]:
     words: list[str] = []
     tags: list[str] = []
     for number, line in enumerate([*text.split("\n"), ""], start=1):
-        line = line.strip()
-        if line:
-            word, _, tag = line.replace("\t", " ").rpartition(" ")
-            if not word or (tag != "O" and tag[:2] not in {"B-", "I-"}):
-                raise XevalError(
-                    f"{path}:{number}: expected a token and a tag O, B-TYPE or I-TYPE, got {line[:60]!r}"
-                )
+        # At these alone, because a token may hold a space of another kind, or be one.
+        columns = re.split("[ \t]+", line.strip(" \t\r")) if line.strip() else []
+        if columns and columns[0] != _BORDER:
+            word, tag = _token(columns, f"{path}:{number}")
             words.append(word)
             tags.append(tag)
         elif words:
@@ -46,6 +46,20 @@ def _read(path: Path, _cache: Path | None) -> list[Tagged]:
     if not examples:
         raise XevalError(f"{path}: holds no sentence")
     return examples
+
+
+def _token(columns: list[str], where: str) -> tuple[str, str]:
+    if len(columns) != 2:
+        raise XevalError(
+            f"{where}: expected two columns, a token and its tag, got {len(columns)} in {' '.join(columns)[:60]!r}; "
+            "take the columns between them out"
+        )
+    word, tag = columns
+    if tag != "O" and tag[:2] not in {"B-", "I-"}:
+        raise XevalError(
+            f"{where}: expected a token and a tag O, B-TYPE or I-TYPE, got {word!r} and {tag[:60]!r}"
+        )
+    return word, tag
 
 
 def _view(examples: list[Tagged], protocol: Protocol) -> tuple[list[Tagged], list[str]]:
