@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xeval.compare import Comparison, TaskComparison, compare, judge
+from xeval.compare import Comparison, TaskComparison, _judge_mean, _Pair, compare, judge
 from xeval.errors import XevalError
 from xeval.items import Items
 from xeval.labels import place_labels
@@ -79,12 +79,40 @@ def test_the_bootstrap_spread_is_that_of_the_paired_formula() -> None:
 
 
 def test_test_sets_that_are_translations_are_resampled_together() -> None:
-    a = [right_or_wrong(np.arange(50) % 2)]
-    b = [right_or_wrong(np.zeros(50))]
+    random = np.random.default_rng(4)
+    right = (random.random(204) < 0.5).astype(float)
+    a, wrong = right_or_wrong(right), right_or_wrong(1 - right)
+    b = right_or_wrong(np.zeros(204))
 
-    draws = [bootstrap_differences("accuracy", a, b, resamples=100, seed=0) for _ in range(2)]
+    # German is right where French is wrong: resampled together, what one gains the other loses.
+    de, fr = (
+        bootstrap_differences("accuracy", [x], [b], resamples=100, seed=0) for x in (a, wrong)
+    )
+    other = bootstrap_differences("accuracy", [wrong[:203]], [b[:203]], resamples=100, seed=0)
 
-    assert np.array_equal(draws[0], draws[1])
+    np.testing.assert_allclose(de + fr, 100)
+    assert np.std(de + other) > 1
+
+
+def test_the_mean_over_translations_has_the_interval_of_the_items_they_share() -> None:
+    right = (np.random.default_rng(4).random(204) < 0.5).astype(float)
+    pairs = {
+        "same": (right, right),
+        "opposite": (right, 1 - right),
+    }
+    spread = {}
+    for name, languages in pairs.items():
+        evidence = [
+            _Pair(str(i), {0: right_or_wrong(x)}, {0: right_or_wrong(np.zeros(204))})
+            for i, x in enumerate(languages)
+        ]
+        mean = _judge_mean("accuracy", evidence, level=0.05, resamples=400, seed=0)
+        assert mean is not None
+        spread[name] = mean.high - mean.low
+
+    # √(0.25 / 204) · 2 · 1.96 is 13.7 points for one item set read twice; what is read both ways has no error at all.
+    assert spread["same"] == pytest.approx(13.7, rel=0.15)
+    assert spread["opposite"] == pytest.approx(0, abs=1e-9)
 
 
 def test_the_noise_of_seeds_is_students() -> None:
@@ -93,6 +121,12 @@ def test_the_noise_of_seeds_is_students() -> None:
     # t(2) has its 97.5th percentile at 4.303; the standard error of the mean is 2 / √3.
     assert np.quantile(noise, 0.975) == pytest.approx(4.303 * 2 / 3**0.5, rel=0.03)
     assert not seed_noise([70.0], resamples=10, seed=0).any()
+
+
+def test_the_noise_of_one_seed_is_that_of_the_other_model_s_seeds() -> None:
+    noise = seed_noise([60.0], resamples=100_000, seed=0, other=[70.0, 74.0, 72.0])
+
+    assert np.quantile(noise, 0.975) == pytest.approx(4.303 * 2, rel=0.03)
 
 
 def test_holm_by_hand() -> None:
@@ -119,16 +153,18 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p: list[float], level
 # Error rates, on simulated models
 
 
-def false_alarms(*, trials: int, seeds: int, seed_spread: float) -> tuple[float, float]:
+def false_alarms(
+    *, trials: int, seeds: int | tuple[int, int], seed_spread: float
+) -> tuple[float, float]:
     """Of pairs of equally good models, how many were told apart: by the verdict, and by items alone."""
     random = np.random.default_rng(11)
     n, by_verdict, by_items = 150, 0, 0
     for trial in range(trials):
         difficulty = random.normal(0.8, 1.0, size=n)
         models = []
-        for _ in range(2):
-            skill = random.normal(0, seed_spread, size=(seeds, 1))
-            right = random.random((seeds, n)) < 1 / (1 + np.exp(-difficulty - skill))
+        for k in seeds if isinstance(seeds, tuple) else (seeds, seeds):
+            skill = random.normal(0, seed_spread, size=(k, 1))
+            right = random.random((k, n)) < 1 / (1 + np.exp(-difficulty - skill))
             models.append({s: right_or_wrong(r) for s, r in enumerate(right)})
         found = judge("accuracy", *models, place="", resamples=400, seed=trial)
         by_verdict += found.p < 0.05
@@ -148,6 +184,15 @@ def test_noise_of_tuning_does_not_raise_false_alarms_once_seeds_are_counted() ->
 
     assert rate <= 0.08
     assert by_items_alone > 0.2
+
+
+@pytest.mark.parametrize("seeds", [(4, 1), (1, 4)])
+def test_noise_of_tuning_is_counted_for_a_model_with_one_seed_beside_one_with_several(
+    seeds: tuple[int, int],
+) -> None:
+    rate, _ = false_alarms(trials=200, seeds=seeds, seed_spread=0.6)
+
+    assert rate <= 0.08
 
 
 def test_a_difference_of_the_detectable_size_is_found_four_times_in_five() -> None:

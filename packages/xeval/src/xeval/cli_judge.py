@@ -91,11 +91,16 @@ def compare(
 def _explained(found: Sequence[Any], level: float) -> str:
     rows = [row for one in found for row in one.languages]
     several = any(max(row.seeds_a, row.seeds_b) > 1 for row in rows)
+    one_sided = any(
+        min(row.seeds_a, row.seeds_b) == 1 < max(row.seeds_a, row.seeds_b) for row in rows
+    )
     about = (
         "the larger of two: exchanging the models item by item, and a bootstrap over items with the spread between seeds"
         if several
         else "from exchanging the models item by item; with one seed each, verdicts are about these two tuned models alone"
     )
+    if one_sided:
+        about += ", a model with one seed being taken to vary as the other does"
     return (
         f"p: {about}; corrected over the languages of a task by Holm's method, the mean being a test of its own. "
         f"'better': p below {level:g}. could show: the true difference that would be found four times in five."

@@ -97,8 +97,9 @@ def compare(
 
     On each test set two questions are asked. *These* tuned models: a paired permutation test over items. *Models
     tuned like these*: a paired bootstrap over items, to which the uncertainty of the mean over seeds is added
-    (s/√k · t with k − 1 degrees of freedom, for each model: seeds are nested in models). With one seed each only the
-    first can be answered. The larger p counts; it is corrected over the languages of a task by Holm's method, and
+    (s/√k · t with k − 1 degrees of freedom, for each model: seeds are nested in models). A model with one seed is taken
+    to vary as the other does; with one seed each only the first can be answered. The larger p counts; it is corrected over
+    the languages of a task by Holm's method, and
     "better" needs a corrected p below `level`. The mean over languages is one test of its own.
 
     Args:
@@ -280,8 +281,8 @@ def _summarise(
     draws = len(items)
     spread = (
         items
-        + seed_noise(values_a, resamples=draws, seed=2 * seed)
-        - seed_noise(values_b, resamples=draws, seed=2 * seed + 1)
+        + seed_noise(values_a, resamples=draws, seed=2 * seed, other=values_b)
+        - seed_noise(values_b, resamples=draws, seed=2 * seed + 1, other=values_a)
     )
     several = max(len(values_a), len(values_b)) > 1
     p = max(p_items, bootstrap_p(spread)) if several else p_items

@@ -53,13 +53,20 @@ def bootstrap_differences(
     return of_a - of_b
 
 
-def seed_noise(values: Sequence[float], *, resamples: int, seed: int) -> Values:
-    """Draws of the error of a mean over seeds: s/√k · t(k−1), or zeros for one seed, which tells nothing about others."""
-    k = len(values)
-    if k < 2:
+def seed_noise(
+    values: Sequence[float], *, resamples: int, seed: int, other: Sequence[float] = ()
+) -> Values:
+    """Draws of the error of a mean over k seeds: s/√k · t(k−1).
+
+    One seed tells nothing about others: its s and degrees of freedom are then those of `other`, the values of the model
+    it is compared with. Where that has no more than one either, there are none to tell, and the draws are zeros.
+    """
+    k, known = len(values), values if len(values) > 1 else other
+    if len(known) < 2:
         return np.zeros(resamples)
     random = np.random.default_rng([seed, k, 1])
-    return float(np.std(values, ddof=1)) / k**0.5 * random.standard_t(k - 1, size=resamples)
+    spread = float(np.std(known, ddof=1)) / k**0.5
+    return spread * random.standard_t(len(known) - 1, size=resamples)
 
 
 def permutation_differences(
