@@ -329,10 +329,15 @@ def _outside(package: object) -> list[object]:
 
 
 def _furnish(room: Path, folder: Path) -> None:
-    """What travels beside a package's tests: the conftest, the toy world and the Python that its tests start."""
+    """What travels beside a package's tests: the conftest, the toy world, the pretended GPU and the Python that its tests start."""
     shutil.copytree(folder / "tests", room / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    toyworld = sorted((ROOT / "tools").glob("toyworld*.py"))
-    for file in [ROOT / "conftest.py", ROOT / "tools" / "preloaded.py", *toyworld]:
+    tools = ROOT / "tools"
+    helpers = [
+        tools / "preloaded.py",
+        tools / "pretended_device.py",
+        *sorted(tools.glob("toyworld*.py")),
+    ]
+    for file in [ROOT / "conftest.py", *helpers]:
         shutil.copy(file, room)
 
 

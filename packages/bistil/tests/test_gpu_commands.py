@@ -1,0 +1,171 @@
+"""Every command of bistil on a GPU, real or pretended: it trains there, and comes to what the CPU comes to."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from pretended_device import DEVICES, on_cpu_and_gpu
+from safetensors.torch import load_file
+
+from bistil.adapt import TaskTeacher, adapt
+from bistil.compare import compare
+from bistil.compare_recipe import read_comparison
+from bistil.extract import extract
+from bistil.extraction import Extraction
+from bistil.language_sft import LanguageTraining, language_sft
+from bistil.lottery import Sparsity
+from bistil.sparse_file import SparseFineTuning, read_sparse
+from bistil.student import student_of
+from bistil.task_sft import task_sft
+from bistil.task_training import TaskTraining
+from bistil.teaching import STYLES, Terms
+from xeval import LocalFolder, Protocol, read_results, score
+
+# Attention drops by its configuration. Steps are few, so that differences of rounding stay small.
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+EXTRACTION = Extraction(
+    steps=4, batch=4, length=16, learning_rate=1e-3, held_out_share=0.1, checkpoint_every=4
+)
+LANGUAGE = LanguageTraining(
+    steps=3, batch=4, length=16, learning_rate=1e-3, held_out_share=0.1, evaluate_every=3, checkpoint_every=3
+)  # fmt: skip
+# With the L1 term, whose hooks are there before the parameters move.
+SPARSITY = Sparsity(density=0.1, full_steps=2, l1=0.1)
+TASK = TaskTraining(
+    protocol=Protocol(
+        steps=3, evaluate_every=3, batch_size=4, learning_rate=1e-3, max_length=24, weight_decay=0.01, precision="float32"
+    ),
+    sparsity=SPARSITY,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory, save_teacher: Callable[..., Path]) -> Path:
+    return save_teacher(tmp_path_factory.mktemp("calm"), **NO_DROPOUT)
+
+
+@pytest.fixture(scope="module")
+def thin(tmp_path_factory: pytest.TempPathFactory, calm: Path) -> Path:
+    """A student of the calm teacher."""
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("thin")
+    student_of(AutoModelForMaskedLM.from_pretrained(calm), (1, 3)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(calm).save_pretrained(folder)
+    return folder
+
+
+def _close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], *, by: float) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        gap = (tensor.float() - other[name].float()).abs().max().item()
+        assert gap <= by, f"{name}: {gap}"
+
+
+@pytest.mark.parametrize("kind", DEVICES)
+@pytest.mark.parametrize(
+    ("precision", "terms", "by"),
+    [
+        ("float32", STYLES["bistil"], 5e-4),
+        ("float32", Terms(logits=1, mlm=1, cosine=1, relations=1), 5e-4),
+    ],
+)
+def test_extract(
+    kind: str,
+    precision: str,
+    terms: Terms,
+    by: float,
+    calm: Path,
+    texts: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    extraction = replace(EXTRACTION, precision=precision, terms=terms)
+    corpora = {language: texts[language] for language in ("en", "sw")}
+
+    def run(out: Path) -> Path:
+        return extract(calm, corpora, out, source="en", targets=["sw"], extraction=extraction)
+
+    cpu, gpu = on_cpu_and_gpu(kind, run, tmp_path, trains=True)
+
+    # A step of Adam moves a weight by the learning rate at most, whichever way rounding sends it.
+    _close(*(load_file(folder / "model.safetensors") for folder in (cpu, gpu)), by=by)
+    logs = [json.loads((folder / "run.json").read_text())["log"] for folder in (cpu, gpu)]
+    assert logs[1][0]["loss"] == pytest.approx(logs[0][0]["loss"], rel=2e-2)
+
+
+def _alike(cpu: SparseFineTuning, gpu: SparseFineTuning) -> None:
+    """Nearly the same entries chosen, and nearly the same differences."""
+    assert cpu.body.keys() == gpu.body.keys()
+    assert gpu.count == cpu.count
+    dense = [{name: delta.dense() for name, delta in one.body.items()} for one in (cpu, gpu)]
+    _close(*dense, by=5e-3)
+    same = sum(len(set(cpu.body[name].indices) & set(gpu.body[name].indices)) for name in cpu.body)
+    assert same >= 0.9 * cpu.count
+
+
+@pytest.mark.parametrize("kind", DEVICES)
+def test_sft_of_a_language(kind: str, calm: Path, texts: dict[str, Path], tmp_path: Path) -> None:
+    def run(out: Path) -> SparseFineTuning:
+        language_sft(calm, texts["sw"], out, language="sw", training=LANGUAGE, sparsity=SPARSITY)
+        return read_sparse(out)
+
+    cpu, gpu = on_cpu_and_gpu(kind, run, tmp_path, trains=True)
+
+    _alike(cpu, gpu)
+    assert gpu.about["held_out_loss"] == pytest.approx(cpu.about["held_out_loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", DEVICES)
+def test_sft_of_a_task_and_adapting_under_it(
+    kind: str, calm: Path, thin: Path, tasks: Path, tmp_path: Path
+) -> None:
+    source = LocalFolder(tasks)
+
+    def run(folder: Path) -> tuple[SparseFineTuning, SparseFineTuning, float]:
+        folder.mkdir()
+        file = folder / "pos.safetensors"
+        task_sft(calm, file, task="pos", source=source, language="en", training=TASK)
+        teacher = TaskTeacher(model=calm, task_sft=file)
+        out = adapt(
+            thin, folder / "out", task="pos", source=source, language="en", teacher=teacher, training=TASK
+        )  # fmt: skip
+        [figure] = score(out, folder / "results.jsonl", source=source, languages=["sw"])
+        assert figure.value is not None
+        return read_sparse(file), read_sparse(out / "task.sft.safetensors"), figure.value
+
+    cpu, gpu = on_cpu_and_gpu(kind, run, tmp_path, trains=True)
+
+    _alike(cpu[0], gpu[0])
+    _alike(cpu[1], gpu[1])
+    assert gpu[2] == pytest.approx(cpu[2], abs=5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", DEVICES)
+def test_compare_with_one_seed(
+    kind: str, calm: Path, texts: dict[str, Path], tasks: Path, tmp_path: Path
+) -> None:
+    short = {"steps": 3, "full_steps": 2, "batch": 4, "evaluate_every": 3}
+    stated = {
+        "model": str(calm), "corpora": {code: str(file) for code, file in texts.items()}, "targets": ["sw"],
+        "tasks": ["pos"], "data": str(tasks), "seeds": 1,
+        "systems": ["bistil", "full-teacher"],
+        "extract": {"steps": 3, "batch": 4, "length": 16, "checkpoint_every": 3},
+        "languages": {**short, "length": 16}, "tune": {**short, "length": 24, "precision": "float32"},
+    }  # fmt: skip
+
+    def run(folder: Path) -> dict[str, float]:
+        folder.mkdir()
+        recipe = folder / "recipe.yaml"
+        recipe.write_text(yaml.safe_dump({**stated, "out": str(folder / "run")}))
+        results, _ = compare(read_comparison(recipe))
+        return {row.model: row.value for row in read_results(results) if row.value is not None}
+
+    cpu, gpu = on_cpu_and_gpu(kind, run, tmp_path, trains=True)
+
+    assert gpu.keys() == cpu.keys() == {"bistil", "full-teacher"}
+    assert gpu == pytest.approx(cpu, abs=5)
