@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vocabmerge import carry_mixture
+from vocabmerge import carry_cooccurrence, carry_mixture
 from vocabmerge.carry import carry
 from vocabmerge.carry_align import procrustes
 from vocabmerge.carry_cooccurrence import cooccurrence_embeddings
@@ -408,3 +408,16 @@ def parse_only(piece):
         },
         name=piece,
     )
+
+
+def test_cooccurrences_are_the_same_however_much_of_the_text_is_held(monkeypatch):
+    random = np.random.Generator(np.random.Philox(0))
+    texts = [random.integers(0, 30, length) for length in random.integers(0, 40, 60)]
+    whole = cooccurrence_embeddings(texts, 30, width=8)
+
+    monkeypatch.setattr(carry_cooccurrence, "_IDS_AT_ONCE", 50)
+    monkeypatch.setattr(carry_cooccurrence, "_PLACES_HELD", 100)
+    monkeypatch.setattr(carry_cooccurrence, "_PAIRS_AT_ONCE", 160)
+
+    np.testing.assert_array_equal(cooccurrence_embeddings(texts, 30, width=8), whole)
+    np.testing.assert_array_equal(cooccurrence_embeddings(iter(texts), 30, width=8), whole)

@@ -1,15 +1,17 @@
 """Small embeddings of pieces from which pieces they stand near, for where no trained ones are at hand."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 _PAIRS_AT_ONCE = 4_000_000
+_IDS_AT_ONCE = 1_000_000
+_PLACES_HELD = 16_000_000  # before counts of the same pair are added up
 
 
 def cooccurrence_embeddings(
-    texts: Iterable[Sequence[int]],
+    texts: Iterable[Sequence[int] | NDArray[np.uint32]],
     size: int,
     *,
     width: int = 128,
@@ -23,7 +25,7 @@ def cooccurrence_embeddings(
     Deterministic.
 
     Args:
-        texts: token ids of each text.
+        texts: token ids of each text; read twice and never held, so a list, or what gives the same texts each time.
         size: V.
         width: of the embeddings; fewer where the contexts do not span as many.
         contexts: how many frequent pieces serve as contexts.
@@ -32,12 +34,17 @@ def cooccurrence_embeddings(
     Returns:
         [V, width], zero rows for pieces that the texts do not use.
     """
-    ids, breaks = _joined(texts)
-    counts = np.bincount(ids, minlength=size)
+    if isinstance(texts, Iterator):
+        texts = list(texts)
+    counts = np.zeros(size, dtype=np.int64)
+    for ids, _ in _chunks(texts):
+        counts += np.bincount(ids, minlength=size)
     frequent = np.sort(np.argsort(-counts, kind="stable")[: min(contexts, int((counts > 0).sum()))])
     column = np.full(size, -1, dtype=np.int64)
     column[frequent] = np.arange(len(frequent))
-    places, values = _pair_counts(ids, breaks, column, len(frequent), window)
+    places, values = _added_up(
+        _pair_counts(ids, breaks, column, len(frequent), window) for ids, breaks in _chunks(texts)
+    )
     row, context = np.divmod(places, max(len(frequent), 1))
     total = values.sum()
     of_row = np.bincount(row, weights=values, minlength=size)
@@ -58,12 +65,49 @@ def cooccurrence_embeddings(
     return made
 
 
-def _joined(texts: Iterable[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All ids in a row, and for each the number of its text."""
-    rows = [np.asarray(text, dtype=np.int64) for text in texts]
-    if not rows:
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+def _chunks(
+    texts: Iterable[Sequence[int] | NDArray[np.uint32]],
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """All ids in a row, and for each the number of its text; whole texts, about a million ids at once."""
+    rows: list[NDArray[np.int64]] = []
+    held = 0
+    for text in texts:
+        rows.append(np.asarray(text, dtype=np.int64))
+        held += len(rows[-1])
+        if held >= _IDS_AT_ONCE:
+            yield _joined(rows)
+            rows, held = [], 0
+    if rows:
+        yield _joined(rows)
+
+
+def _joined(rows: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.concatenate(rows), np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+
+
+def _added_up(
+    parts: Iterable[tuple[NDArray[np.int64], NDArray[np.float64]]],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The counts of all parts, place by place."""
+    held: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
+    room = _PLACES_HELD
+    for part in parts:
+        held.append(part)
+        room -= len(part[0])
+        if room < 0:
+            held = [_sum(held)]
+            room = max(_PLACES_HELD, len(held[0][0]))  # so that each place is seldom sorted again
+    return _sum(held)
+
+
+def _sum(
+    parts: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    if not parts:
+        return np.zeros(0, dtype=np.int64), np.zeros(0)
+    places, inverse = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
+    counts = np.bincount(inverse, weights=np.concatenate([part[1] for part in parts]))
+    return places, counts.astype(np.float64)
 
 
 def _pair_counts(
@@ -74,7 +118,7 @@ def _pair_counts(
     window: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """How often each (piece, context) stands within the window: places `piece · columns + context`, and counts."""
-    found: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    counted: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
     for first in range(0, len(ids), _PAIRS_AT_ONCE // (2 * window)):
         stop = min(first + _PAIRS_AT_ONCE // (2 * window), len(ids))
         pairs = []
@@ -84,9 +128,6 @@ def _pair_counts(
             for here, there in ((left, left + distance), (left + distance, left)):
                 context = column[ids[there]]
                 pairs.append((ids[here] * columns + context)[context >= 0])
-        found.append(np.unique(np.concatenate(pairs), return_counts=True))
-    if not found:
-        return np.zeros(0, dtype=np.int64), np.zeros(0)
-    places, inverse = np.unique(np.concatenate([part[0] for part in found]), return_inverse=True)
-    counts = np.bincount(inverse, weights=np.concatenate([part[1] for part in found]))
-    return places, counts.astype(np.float64)
+        places, counts = np.unique(np.concatenate(pairs), return_counts=True)
+        counted.append((places, counts.astype(np.float64)))
+    return _sum(counted)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import tokenizers
@@ -106,8 +106,8 @@ def merge_vocabularies(
     mixed = not one_family(teachers)
     if mixed or max_size is not None:
         _need_corpora(languages, corpora, "unions of several families" if mixed else "max_size")
-    train = {code: [line for n, line in enumerate(corpora[code]) if n % 10] for code in corpora}
-    held = {code: list(corpora[code])[::10] for code in corpora}
+    train = {code: _Lines(lines, _not_tenths(len(lines))) for code, lines in corpora.items()}
+    held = {code: _Lines(lines, range(0, len(lines), 10)) for code, lines in corpora.items()}
     maker = UnionMaker(teachers, position, convention, steps, train, watch)
     cut: Cut = "marked"
     trials: dict[str, float] = {}
@@ -168,6 +168,31 @@ def merge_vocabularies(
         fidelity=fidelity,
         facts=facts,
     )
+
+
+class _Lines(Sequence[str]):
+    """Some lines of a corpus by their numbers; the corpus, which may lie on disk, is not copied."""
+
+    def __init__(self, corpus: Sequence[str], numbers: Sequence[int] | NDArray[np.int64]) -> None:
+        self._corpus = corpus
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return _Lines(self._corpus, self._numbers[index])
+        return self._corpus[int(self._numbers[index])]
+
+
+def _not_tenths(count: int) -> NDArray[np.int64]:
+    numbers = np.arange(count)
+    return numbers[numbers % 10 > 0]
 
 
 def _check(
