@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from teacherzoo import inputs
 from teacherzoo.corpora import Corpus
 from teacherzoo.errors import CorpusError
 from teacherzoo.inputs import (
@@ -135,3 +136,42 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         digest_of_text("en", tmp_path / "none.txt")
     with pytest.raises(CorpusError, match=r"none\.txt: there is no such file"):
         digest_of_text("en", [tmp_path / "none.txt"])
+
+
+def test_what_one_process_read_another_knows_until_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def as_another_process() -> None:
+        monkeypatch.setattr(inputs, "_READ", {})
+
+    text, kept = tmp_path / "en.txt", tmp_path / "digests.json"
+    text.write_text("one line\n")
+    os.utime(text, ns=(0, 10**18))
+    as_another_process()
+    first = digest_of_text("en", text)
+    inputs.keep_digests(kept)
+    # Of the same size and time, so that only one who reads it sees the difference.
+    text.write_text("one liar\n")
+    os.utime(text, ns=(0, 10**18))
+
+    as_another_process()
+    inputs.keep_digests(kept)
+    assert digest_of_text("en", text) == first
+    os.utime(text, ns=(0, 10**18 + 1))
+    assert digest_of_text("en", text) != first
+    inputs.keep_digests(kept)
+    as_another_process()
+    inputs.keep_digests(kept)
+    assert digest_of_text("en", text) != first
+
+
+def test_a_file_that_has_just_changed_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "_READ", {})
+    (tmp_path / "en.txt").write_text("one line\n")
+    digest_of_text("en", tmp_path / "en.txt")
+
+    inputs.keep_digests(tmp_path / "digests.json")
+
+    assert not (tmp_path / "digests.json").exists()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from teacherzoo.errors import TeacherError
 from teacherzoo.predictions import Predictions, predict
+from teacherzoo.processes import own_device
 from teacherzoo.teachers import Teacher
 
 Precision = Literal["float32", "bfloat16"]
@@ -51,10 +52,22 @@ class Engine(Protocol):
 
 
 class PlainEngine:
-    """The teacher in this process, on the GPU where there is one."""
+    """The teacher in this process, which moves to the device.
 
-    def __init__(self, teacher: Teacher, *, precision: Precision = "float32") -> None:
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    Args:
+        teacher: who is asked.
+        precision: of the encoder.
+        device: by default `own_device()`.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        *,
+        precision: Precision = "float32",
+        device: torch.device | None = None,
+    ) -> None:
+        self._device = own_device() if device is None else device
         teacher.model.to(self._device)
         self._head = teacher.head
         self._autocast = precision == "bfloat16"

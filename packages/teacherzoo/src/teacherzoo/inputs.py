@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
+import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -105,13 +109,41 @@ def digest_of_files(files: Iterable[Path]) -> str:
     return _digest(parts)
 
 
-@cache
-def _of_bytes(file: Path, *state: int) -> str:  # noqa: ARG001  # a file in another state is read again
-    digest = hashlib.blake2b(digest_size=16)
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
+def keep_digests(file: Path) -> None:
+    """Remember in `file` what this process has read, and know from now on what others remembered there.
+
+    A file whose path, size and time of change stand there is not read again. One that changed in the last seconds is not
+    remembered: within the grain of a clock it could change once more and look the same.
+
+    Args:
+        file: JSON, path to size, time of change and digest; written where its folder exists.
+    """
+    kept: dict[str, tuple[int, int, str]] = {}
+    with contextlib.suppress(OSError, ValueError):
+        kept = {path: tuple(known) for path, known in json.loads(file.read_text()).items()}
+    settled = time.time_ns() - _GRAIN
+    new = {path: known for path, known in _READ.items() if known[1] < settled}
+    for path, known in kept.items():
+        _READ.setdefault(path, known)
+    if any(kept.get(path) != known for path, known in new.items()) and file.parent.is_dir():
+        part = file.with_name(f"{file.name}.{os.getpid()}.part")
+        part.write_text(json.dumps(kept | new, indent=1) + "\n")
+        part.replace(file)
+
+
+_READ: dict[str, tuple[int, int, str]] = {}  # path to size, time of change and digest
+_GRAIN = 2 * 10**9  # nanoseconds
+
+
+def _of_bytes(file: Path, size: int, changed: int) -> str:
+    known = _READ.get(str(file))
+    if known is None or known[:2] != (size, changed):
+        digest = hashlib.blake2b(digest_size=16)
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 22):
+                digest.update(chunk)
+        known = _READ[str(file)] = (size, changed, digest.hexdigest())
+    return known[2]
 
 
 def _digest(parts: Iterable[str]) -> str:

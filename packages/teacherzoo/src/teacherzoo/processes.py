@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 _PATIENCE = timedelta(days=1)  # one process may read a corpus for hours while the others wait
 
@@ -16,6 +20,17 @@ def rank() -> int:
 def world_size() -> int:
     """The number of processes; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def own_device() -> torch.device:
+    """The GPU that a launcher means for this process, without one the current GPU; the CPU where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local = os.environ.get("LOCAL_RANK")
+    number = torch.cuda.current_device() if local is None else int(local)
+    return torch.device("cuda", number % torch.cuda.device_count())
 
 
 def wait_for_all() -> None:

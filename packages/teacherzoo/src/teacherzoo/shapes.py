@@ -10,6 +10,7 @@ from teacherzoo.errors import RecordError
 Architecture = Literal[
     "modernbert", "bert", "roberta", "xlm-roberta", "distilbert", "albert", "electra", "deberta-v2"
 ]
+_ROTARY = ("modernbert",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +45,16 @@ class Shape:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RecordError(f"{name} must be at least 1, got {value!r}.")
-        if self.width % self.head_count:
+        heads = self.head_count
+        if self.width % heads:
             raise RecordError(
-                f"width {self.width} cannot be shared by {self.head_count} heads; choose a multiple."
+                f"width {self.width} cannot be shared by {heads} heads; choose a width that is a multiple, or other heads."
+            )
+        if self.architecture in _ROTARY and self.width // heads % 2:
+            raise RecordError(
+                f"width {self.width} shared by {heads} heads makes heads of {self.width // heads}, and {self.architecture} "
+                f"turns each head's values in pairs (rotary positions); choose a width that is a multiple of {2 * heads}, "
+                "or other heads."
             )
 
     @property
