@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from mergedistill.cli import app
 from mergedistill.errors import RecipeError
-from mergedistill.recipe import read_recipe
+from mergedistill.recipe import read_recipe, without_places
 
 GOOD = {
     "out": "run",
@@ -97,6 +97,54 @@ def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
         read_recipe(file)
 
     assert "distil.k" in str(caught.value)
+
+
+def test_every_name_of_a_file_counts_from_the_recipe_s_folder(tmp_path: Path) -> None:
+    (tmp_path / "zero.json").write_text("{}")
+    stated = {
+        **GOOD,
+        "signals": "shared",
+        "record": {"offload": "disk"},  # need not be there yet
+        "train": {"arguments": {"deepspeed": "zero.json", "bf16": True}},
+    }
+
+    recipe = read_recipe(_write(tmp_path, stated))
+
+    assert recipe.record.offload == str(tmp_path / "disk")
+    assert recipe.train.arguments == {"deepspeed": str(tmp_path / "zero.json"), "bf16": True}
+    assert (recipe.out, recipe.signals) == (str(tmp_path / "run"), str(tmp_path / "shared"))
+    cpu = read_recipe(_write(tmp_path, {**GOOD, "record": {"offload": "cpu"}}))
+    assert cpu.record.offload == "cpu"
+    inline = {"train": {"arguments": {"deepspeed": {"zero_optimization": {"stage": 1}}}}}
+    assert (
+        read_recipe(_write(tmp_path, {**GOOD, **inline})).train.arguments
+        == inline["train"]["arguments"]
+    )  # type: ignore[index]  # a mapping
+
+
+def test_a_recipe_for_others_says_nothing_of_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "de.txt").write_text("x")
+    (tmp_path / "zero.json").write_text("{}")
+    (tmp_path / "teacher").mkdir()
+    stated = {
+        **GOOD,
+        "signals": "shared",
+        "teachers": [
+            {"teacher": "teacher", "languages": ["de"]},
+            {"teacher": "org/y", "languages": ["fi"]},
+        ],
+        "languages": {"de": "de.txt", "fi": "org/text"},
+        "record": {"offload": "disk"},
+        "train": {"arguments": {"deepspeed": "zero.json", "run_name": "first"}},
+    }
+
+    bare = without_places(read_recipe(_write(tmp_path, stated)))
+
+    assert str(tmp_path) not in repr(bare)
+    assert [text["corpus"] for text in bare["languages"].values()] == ["de.txt", "org/text"]
+    assert [teaching["teacher"] for teaching in bare["teachers"]] == ["teacher", "org/y"]
+    assert bare["train"]["arguments"] == {"deepspeed": "zero.json", "run_name": "first"}
+    assert (bare["out"], bare["signals"], bare["record"]["offload"]) == ("run", "shared", "disk")
 
 
 @pytest.mark.parametrize("text", ["- a\n", "a: [\n", "\xff"])

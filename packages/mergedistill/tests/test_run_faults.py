@@ -14,9 +14,9 @@ import torch
 import yaml
 
 from mergedistill.errors import StageError
-from mergedistill.recipe import Recipe, read_recipe
+from mergedistill.recipe import Recipe, altered, read_recipe
 from mergedistill.run import run, status
-from mergedistill.stages import STAGES
+from mergedistill.stages import STAGES, stages
 from mergedistill.suspicions import suspicions
 
 Recipes = Callable[..., Recipe]
@@ -49,6 +49,43 @@ def test_a_teacher_that_changed_is_asked_again_and_others_are_not(
     run(recipe, until="record")
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(list((tmp_path / "run/signals/mine").glob("qav-*/signals.json"))) == 2
+
+
+def test_text_that_changed_in_place_is_read_again(
+    town: Path, tmp_path: Path, recipe_of: Recipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from teacherzoo import inputs
+
+    text = tmp_path / "qag.txt"
+    shutil.copy(town / "qag.txt", text)
+    os.utime(text, ns=(0, 10**18))
+    recipe = recipe_of(languages={"qav": str(town / "qav.txt"), "qag": str(text)})
+    run(recipe, until="record")
+    assert _undone(recipe) == ["train", "card"]
+    assert (tmp_path / "run" / "digests.json").is_file()
+
+    monkeypatch.setattr(
+        inputs, "_READ", {}
+    )  # as another process, which knows what the first has noted
+    assert _undone(recipe) == ["train", "card"]
+    lines = text.read_text().splitlines()
+    text.write_text("\n".join([*lines[1:], lines[0]]) + "\n")  # as long as before
+
+    monkeypatch.setattr(inputs, "_READ", {})
+    assert _undone(recipe) == list(STAGES)
+
+
+def test_the_order_of_teachers_and_languages_is_part_of_what_is_made(
+    recipe_of: Recipes,
+) -> None:
+    recipe = recipe_of()
+    stated = recipe.model_dump()
+
+    def key(**changes: Any) -> str:
+        return stages(altered(recipe, changes))["vocabulary"].key
+
+    assert key(teachers=[*reversed(stated["teachers"])]) != key()
+    assert key(languages=dict(reversed(stated["languages"].items()))) != key()
 
 
 def test_only_what_an_edit_bears_on_is_redone(recipe_of: Recipes, town: Path) -> None:
@@ -151,7 +188,7 @@ import os, resource, signal, sys
 from pathlib import Path
 import torch
 from mergedistill import MergedistillError, read_recipe, run, status
-from mergedistill.stages import STAGES
+from mergedistill.stages import STAGES, stages
 from mergedistill import card, training  # imported late by a run
 from teacherzoo import TeacherzooError
 torch.set_num_threads(1)
@@ -237,8 +274,7 @@ def _same_student(one: Path, other: Path) -> None:
         str(path.relative_to(other)) for path in other.rglob("*") if path.is_file()
     )
     for name in names:
-        if name != "run.json":  # names the folders
-            assert (one / name).read_bytes() == (other / name).read_bytes(), name
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from mergedistill.errors import StageError
 from mergedistill.recipe import Recipe
 from mergedistill.run import run, status
 from mergedistill.stages import settled_or_refuse, stages
-from mergedistill.starts import new_student, taken_layers
+from mergedistill.starts import new_student, refuse_misfits, taken_layers
 from teacherzoo.shapes import Architecture, Shape, build_masked_lm
 from vocabmerge import VocabularyError, load_map
 
@@ -24,8 +24,7 @@ def models(town: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("models")
     tokenizer = AutoTokenizer.from_pretrained(town / "wp")
-    architectures: tuple[Architecture, ...] = ("modernbert", "bert", "roberta")
-    for seed, architecture in enumerate(architectures):
+    for seed, architecture in enumerate(get_args(Architecture)):
         shape = Shape(architecture=architecture, layers=3, positions=64, **SHAPE)
         model = build_masked_lm(shape, tokenizer, seed=seed)
         with torch.no_grad():
@@ -57,8 +56,10 @@ def _start(recipe: Recipe) -> tuple[Any, Path]:
     return new_student(recipe, settled_or_refuse(recipe), vocabulary).eval(), vocabulary
 
 
-@pytest.mark.parametrize("architecture", ["modernbert", "bert", "roberta"])
-@pytest.mark.parametrize("take", ["even", "bottom"])
+@pytest.mark.parametrize(
+    ("architecture", "take"),
+    [*((name, "even") for name in get_args(Architecture)), ("modernbert", "bottom")],
+)
 def test_a_student_from_a_teachers_layers_is_the_teacher_without_the_others(
     models: Path, recipe_of: Recipes, architecture: str, take: str
 ) -> None:
@@ -74,10 +75,11 @@ def test_a_student_from_a_teachers_layers_is_the_teacher_without_the_others(
     )
     student, vocabulary = _start(recipe)
     teacher = AutoModelForMaskedLM.from_pretrained(models / architecture).eval()
-    layers = (
-        teacher.model.layers if architecture == "modernbert" else teacher.base_model.encoder.layer
-    )
-    del layers[1 if take == "even" else 2]
+    if architecture == "albert":  # all of its layers are one
+        teacher.config.num_hidden_layers = 2
+    for module in teacher.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == 3:
+            del module[1 if take == "even" else 2]
     rows = torch.from_numpy(
         load_map(vocabulary / "maps" / f"{architecture}.safetensors").one_to_one()
     )
@@ -130,6 +132,12 @@ def test_carried_rows_are_the_teachers_where_only_one_has_the_piece(
             "set student.width: 32, student.heads: 2, student.feed_forward: 48.",
         ),
         (
+            {"start": "teacher", "teacher": "distilbert", "architecture": "distilbert", "layers": 1}
+            | SHAPE
+            | {"feed_forward": 64},
+            "set student.feed_forward: 48.",
+        ),
+        (
             {"start": "teacher", "architecture": "bert", "layers": 4, **SHAPE},
             "student.layers is 4, but bert has only 3",
         ),
@@ -142,13 +150,29 @@ def test_carried_rows_are_the_teachers_where_only_one_has_the_piece(
 def test_a_misfit_is_refused_in_a_sentence_before_any_text_is_merged(
     models: Path, recipe_of: Recipes, student: dict[str, Any], message: str
 ) -> None:
-    recipe = _recipe(recipe_of, [models / "bert", models / "modernbert"], student)
+    other = student.get("teacher", "modernbert")
+    recipe = _recipe(recipe_of, [models / "bert", models / other], student)
 
     with pytest.raises(StageError) as caught:
         run(recipe)
 
     assert message in str(caught.value)
     assert not status(recipe)["vocabulary"]
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta"])
+def test_blocks_longer_than_the_teacher_s_positions_are_refused_before_any_text_is_merged(
+    models: Path, recipe_of: Recipes, architecture: str
+) -> None:
+    recipe = _recipe(
+        recipe_of,
+        [models / architecture],
+        {"start": "teacher", "architecture": architecture, "layers": 1, **SHAPE},
+        distil={"block_length": 80},
+    )
+
+    with pytest.raises(StageError, match="block_length is 80, but a student that begins as"):
+        refuse_misfits(recipe, settled_or_refuse(recipe))
 
 
 def test_one_teacher_alone_cannot_lend_rows_to_itself(models: Path, recipe_of: Recipes) -> None:

@@ -155,29 +155,47 @@ def test_mixed_precision_learns_nearly_the_same(one_language: Callable[..., Reci
         torch.testing.assert_close(mixed[name], weight, rtol=0.1, atol=0.02)
 
 
+@pytest.mark.parametrize(
+    ("logging_steps", "evaluate_every", "told"),
+    [(1, 100, r"The loss is \S+ at step \d+"), (1000, 4, "no longer finite at step 4")],
+)
 def test_a_loss_that_is_no_number_names_the_key_to_change(
-    one_language: Callable[..., Recipe],
+    one_language: Callable[..., Recipe], logging_steps: int, evaluate_every: int, told: str
 ) -> None:
     from teacherzoo import TeacherzooError
 
     recipe = one_language(
-        steps=30, tokens=128, learning_rate=1e30, arguments={**SGD, "logging_steps": 1}
+        steps=30,
+        tokens=128,
+        learning_rate=1e30,
+        evaluate_every=evaluate_every,
+        arguments={**SGD, "logging_steps": logging_steps},
     )
 
-    with pytest.raises(TeacherzooError, match=r"lower train\.learning_rate"):
+    with pytest.raises(
+        TeacherzooError, match=rf"{told}.*; lower train\.learning_rate \(now 1e\+30"
+    ):
         run(recipe)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"max_steps": 3}, "train.arguments.max_steps: this is decided elsewhere"),
-        ({"eval_steps": 3}, "train.arguments.eval_steps: this is decided elsewhere"),
+        ({"max_steps": 3}, "train.arguments: max_steps is decided elsewhere"),
+        ({"eval_steps": 3}, "train.arguments: eval_steps is decided elsewhere"),
         (
             {"lerning_rate": 3},
-            "lerning_rate: `transformers.TrainingArguments` has no such field, did",
+            "`transformers.TrainingArguments` has no field 'lerning_rate', did you mean",
         ),
-        ({"report_to": ["nowhere"]}, "train.arguments.report_to: nowhere is not supported"),
+        ({"report_to": ["nowhere"]}, "train.arguments: report_to: nowhere is not supported"),
+        # its loss would be the number of processes too large
+        (
+            {"average_tokens_across_devices": False},
+            "average_tokens_across_devices is not supported by this training: a step's loss is divided by",
+        ),
+        ({"fsdp": "full_shard"}, "fsdp is not supported by this training"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is not supported"),
+        ({"optim": "none_such"}, "train.arguments: "),
     ],
 )
 def test_arguments_that_are_not_theirs_are_refused_before_anything_is_recorded(
@@ -190,6 +208,29 @@ def test_arguments_that_are_not_theirs_are_refused_before_anything_is_recorded(
 
     assert message in str(caught.value)
     assert not list(stages(recipe)["record"].folder.rglob("signals.json"))
+
+
+def test_several_visible_gpus_without_a_launcher_are_one_device(
+    one_language: Callable[..., Recipe],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from transformers import TrainingArguments
+
+    def device(arguments: Any) -> torch.device:
+        """As on a machine with three GPUs, which `Trainer` counts when it first asks for the device."""
+        if not hasattr(arguments, "_n_gpu"):
+            _ = arguments._setup_devices
+            arguments._n_gpu = 3
+        return torch.device("cpu")
+
+    monkeypatch.setattr(TrainingArguments, "device", property(device))
+    recipe = one_language(tokens=256, arguments={**SGD, "logging_steps": 1})
+
+    _, log = trained(recipe)
+
+    assert len(losses(log)) == 3
+    assert "3 GPUs are visible and one of them is used" in caplog.text
 
 
 def test_a_student_shared_out_with_its_vocabulary_is_refused(

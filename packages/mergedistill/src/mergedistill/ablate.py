@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from mergedistill.errors import RecipeError
+from mergedistill.locks import alone_in
 from mergedistill.recipe import Recipe, altered
-from mergedistill.run import run
 from mergedistill.stages import stages
 from teacherzoo.processes import rank
 
@@ -79,6 +79,8 @@ def ablate(
         RecipeError: for a key or value that the recipe does not take, before anything runs.
         MergedistillError, TeacherzooError: as `run`.
     """
+    from mergedistill.run import run  # late: what is refused is refused without waiting for torch
+
     seeds = tuple(seeds) or (recipe.seed,)
     planned = [[_variant_recipe(recipe, variant, seed) for seed in seeds] for variant in variants]
     done: list[Recipe] = [recipe]
@@ -225,11 +227,12 @@ def _take_vocabulary(recipe: Recipe, others: Sequence[Recipe]) -> None:
     for other in others:
         its = stages(other)["vocabulary"]
         if its.key == wanted.key and its.done:
-            part = wanted.folder.with_name(".vocabulary.taking")
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(its.folder, part)
-            shutil.rmtree(wanted.folder, ignore_errors=True)
-            part.rename(wanted.folder)
+            with alone_in(Path(recipe.out)):
+                part = wanted.folder.with_name(".vocabulary.taking")
+                shutil.rmtree(part, ignore_errors=True)
+                shutil.copytree(its.folder, part)
+                shutil.rmtree(wanted.folder, ignore_errors=True)
+                part.rename(wanted.folder)
             return
 
 

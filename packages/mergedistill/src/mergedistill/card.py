@@ -19,6 +19,8 @@ from mergedistill.stages import recording_folder, settled_or_refuse, stages
 from mergedistill.suspicions import suspicions
 from teacherzoo import Masking
 from teacherzoo.catalogue import find_teacher, read_catalogue
+from teacherzoo.inputs import digest_of_text
+from teacherzoo.processes import own_device
 from teacherzoo.signals_layout import read_manifest
 from teacherzoo.teachers import load_teacher
 
@@ -45,7 +47,7 @@ def held_out_scores(
     teachers = _teachers_scores(recipe, texts, kept / "held_out.json", watch)
     watch(0, 1, "the student on held-out text")
     found = score_languages(
-        AutoModelForMaskedLM.from_pretrained(student),
+        AutoModelForMaskedLM.from_pretrained(student).to(own_device()),
         {code: AutoTokenizer.from_pretrained(student / "languages" / code) for code in texts},
         texts,
         masking=Masking(seed=recipe.distil.mask_seed),
@@ -87,6 +89,7 @@ def _teachers_scores(
             continue
         watch(number, len(used), f"{name} on held-out text")
         teacher = load_teacher(find_teacher(each.teacher))
+        teacher.model.to(own_device())
         for language in missing:
             kept[wanted[language]] = asdict(
                 score(
@@ -115,7 +118,7 @@ def card(
     teaching = settled_or_refuse(recipe)
     used = teachers_in_use(recipe, teaching)
     teachers = [
-        f"| {name} | {', '.join(_taught(name, language, teaching[language]) for language in languages)} | `{each.teacher}` "
+        f"| {name} | {', '.join(_taught(name, language, teaching[language]) for language in languages)} | `{_shown(each.teacher)}` "
         f"| {_licence(find_teacher(each.teacher))} |"
         for name, (each, languages) in used.items()
     ]
@@ -196,8 +199,16 @@ def _read(recipe: Recipe, language: str, faculty: Faculty) -> str:
     manifest = read_manifest(recording_folder(recipe, lead, language))
     its = manifest.corpora[language]
     masked = sum(shard.positions for shard in manifest.shards)
-    shown = Path(text.corpus).name if Path(text.corpus).exists() else text.corpus
+    digest = digest_of_text(language, text.corpus)
+    shown = _shown(text.corpus)
+    if digest.startswith("hub:"):
+        shown = digest.removeprefix("hub:") if "@" in digest else f"{shown}, its commit not known"
     return f"| {language} | `{shown}` | {text.licence or _UNKNOWN} | {its.documents:,} | {its.bytes:,} | {masked:,} |"
+
+
+def _shown(source: str) -> str:
+    """A name on the Hub as it is; of what lies on this machine the name without its folders."""
+    return Path(source).name if Path(source).exists() else source
 
 
 def _licence(source: str) -> str:

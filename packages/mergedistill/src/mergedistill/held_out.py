@@ -48,7 +48,7 @@ def held_out_texts(recipe: Recipe, documents: int) -> dict[str, list[str]]:
 
 
 def score(reader: Teacher, texts: list[str], *, masking: Masking, block_length: int) -> Score:
-    """Read some documents.
+    """Read some documents, on the device that the model is on.
 
     Accuracy is over all blocks, each masked once: every chosen piece becomes the mask, so that nothing is given away.
 
@@ -66,7 +66,7 @@ def score(reader: Teacher, texts: list[str], *, masking: Masking, block_length: 
         if (question := _question(block, masking, reader.space)) is not None
     ]
     said = answers(
-        PlainEngine(reader),
+        PlainEngine(reader, device=next(reader.model.parameters()).device),
         questions,
         pad=reader.space.pad,
         token_budget=_TOKENS,

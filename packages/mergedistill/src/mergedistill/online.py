@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from kdkernels import linear_cross_entropy, linear_distil_loss, linear_kl
 from mergedistill.recipe import Distil, Recipe
@@ -38,7 +40,7 @@ class OnlineSignals(Signals):
         self._asked = Signals(folder)
         self._number = number
 
-    def question(self, rows: list[int]) -> dict[str, torch.Tensor]:
+    def question(self, rows: list[int]) -> dict[str, Any]:
         """The same blocks as `batch`, with masks in the same places, as the teacher reads them.
 
         Returns:
@@ -47,7 +49,7 @@ class OnlineSignals(Signals):
         """
         batch = self._asked.batch(rows)
         return {
-            "teacher": torch.tensor(self._number),
+            "teacher": self._number,
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask,
             "cells": batch.rows * batch.input_ids.shape[1] + batch.positions,
@@ -62,7 +64,7 @@ class OnlineTeacher:
     (`kdkernels.linear_kl`). Else, and for `reverse_kl`, which has no value against a teacher that lacks some of the
     student's pieces, it learns from the top k through the map, exactly as from a recording.
 
-    It is no module: nobody saves, trains or shares it out with the student. It moves to the GPU when first asked.
+    It is no module: nobody saves, trains or shares it out with the student. When first asked it moves to where the question is.
     """
 
     def __init__(self, teacher: Teacher, vocabulary: VocabularyMap, recipe: Recipe) -> None:
@@ -82,7 +84,7 @@ class OnlineTeacher:
         states: torch.Tensor,
         head: SplitHead,
         labels: torch.Tensor,
-        question: Mapping[str, torch.Tensor],
+        question: Mapping[str, Any],
         *,
         divisor: torch.Tensor | int | None,
     ) -> Compared:
@@ -107,7 +109,7 @@ class OnlineTeacher:
         with self._asked(question) as (hidden, weight, bias):
             return self._whole(states, head, labels, hidden, weight, bias, divisor)
 
-    def top(self, question: Mapping[str, torch.Tensor]) -> Predictions:
+    def top(self, question: Mapping[str, Any]) -> Predictions:
         """Its top k in the student's ids, -1 where the student has none, and the log-probabilities of what stands there.
 
         Args:
@@ -123,7 +125,7 @@ class OnlineTeacher:
                     k=self._distil.k,
                     temperatures=temperatures(self._distil),
                 )
-            ids = self._single.to(said.ids.device)[said.ids]
+            ids = self._single[said.ids]
             return replace(said, ids=ids, logprobs=said.logprobs.masked_fill(ids < 0, -torch.inf))
 
     @property
@@ -133,11 +135,15 @@ class OnlineTeacher:
 
     @contextmanager
     def _asked(
-        self, question: Mapping[str, torch.Tensor]
+        self, question: Mapping[str, Any]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
         """Hidden rows, and the decoder for them; without gradients."""
         if self._engine is None:
-            self._engine = PlainEngine(self._teacher, precision=self._precision)
+            device = question["input_ids"].device
+            self._engine = PlainEngine(self._teacher, precision=self._precision, device=device)
+            self._single = self._single.to(device)
+            if self._columns is not None:
+                self._columns = self._columns.to(device)
         with torch.no_grad():
             hidden = self._engine.hidden_rows(
                 question["input_ids"], question["attention_mask"], question["cells"]
@@ -157,8 +163,8 @@ class OnlineTeacher:
     ) -> Compared:
         distil, columns = self._distil, self._columns
         assert columns is not None
-        mine = torch.full((len(head.weight),), -1)
-        mine[: len(columns)] = columns
+        # The student's decoder may have been padded to more rows than its vocabulary has pieces.
+        mine = F.pad(columns, (0, len(head.weight) - len(columns)), value=-1)
         with torch.enable_grad():
             hard = linear_cross_entropy(states, head.weight, head.bias, labels, divisor=divisor)
             soft = linear_kl(
@@ -170,7 +176,7 @@ class OnlineTeacher:
                 bias,
                 temperature=distil.temperature,
                 divergence=distil.divergence,
-                column_map=mine.to(states.device),
+                column_map=mine,
                 teacher_vocab_size=self._teacher.space.size,
                 mask=labels != -100,
                 divisor=divisor,

@@ -57,7 +57,7 @@ class JointSignals(OnlineSignals):
         """
         counts = [len(self._positions(row)) for row in rows]
         return {
-            "teacher": torch.tensor(self._number),
+            "teacher": self._number,
             "starts": torch.from_numpy(np.cumsum([0, *counts])),
             "voices": [self._voice(number, rows) for number in range(len(self._readers))],
         }
@@ -171,7 +171,7 @@ class OnlineFaculty:
 
 def _answer(
     teacher: OnlineTeacher,
-    question: Mapping[str, torch.Tensor],
+    question: Mapping[str, Any],
     starts: NDArray[np.int64],
     gold: NDArray[np.int64],
     *,

@@ -99,16 +99,27 @@ class Student(_Part):
     width: Annotated[int, Field(ge=1)] = 384
     heads: Annotated[int, Field(ge=1)] | None = None
     feed_forward: Annotated[int, Field(ge=1)] | None = None
-    positions: Annotated[int, Field(ge=8)] = 512
+    positions: Annotated[int, Field(ge=8)] | None = None
+    """The longest row in tokens: 512 by default; with `start: teacher` it is the teacher's, and cannot be stated."""
+
+    @property
+    def longest_row(self) -> int:
+        """In tokens, of a student that is built anew."""
+        return 512 if self.positions is None else self.positions
 
     @property
     def shape(self) -> Shape:
         """As teacherzoo builds it."""
-        return Shape(**self.model_dump(exclude={"start", "teacher", "take", "carry"}))
+        stated = self.model_dump(exclude={"start", "teacher", "take", "carry", "positions"})
+        return Shape(**stated, positions=self.longest_row)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         _ = self.shape
+        if self.start == "teacher" and self.positions is not None:
+            raise ValueError(
+                f"positions: with `start: teacher` the student has its teacher's, got {self.positions}; leave it out"
+            )
         return self
 
 
@@ -235,6 +246,11 @@ class Recipe(_Part):
             raise ValueError(
                 f"student.teacher: no teacher is called {wanted!r}{nearest(wanted, names)}"
             )
+        if self.student.start != "teacher" and self.distil.block_length > self.student.longest_row:
+            raise ValueError(
+                f"distil.block_length: the student reads at most {self.student.longest_row} tokens (student.positions), got "
+                f"blocks of {self.distil.block_length}; lower the one or raise the other"
+            )
         if self.distil.online and self.record.offload is not None:
             raise ValueError(
                 "distil.online keeps the teachers in memory and record.offload outside of it; leave one of the two out"
@@ -316,6 +332,12 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
         local = folder / name
         return str(local) if local.exists() else name
 
+    offload, arguments = recipe.record.offload, recipe.train.arguments
+    if offload not in (None, "cpu"):
+        offload = str(folder / offload)
+    deepspeed = arguments.get("deepspeed")
+    if isinstance(deepspeed, str):  # a file; a mapping is the configuration itself
+        arguments = {**arguments, "deepspeed": settled(deepspeed)}
     return recipe.model_copy(
         update={
             "out": str(folder / recipe.out),
@@ -328,8 +350,32 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
                 each.model_copy(update={"teacher": settled(each.teacher)})
                 for each in recipe.teachers
             ),
+            "record": recipe.record.model_copy(update={"offload": offload}),
+            "train": recipe.train.model_copy(update={"arguments": arguments}),
         }
     )
+
+
+def without_places(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain values for others to read: of what lies on this machine the name alone, not where."""
+    stated = recipe.model_dump()
+
+    def bare(name: str | None) -> str | None:
+        local = name is not None and (Path(name).is_absolute() or Path(name).exists())
+        return Path(name).name if name is not None and local else name
+
+    stated["out"] = Path(recipe.out).name
+    stated["signals"] = None if recipe.signals is None else Path(recipe.signals).name
+    for text in stated["languages"].values():
+        text["corpus"] = bare(text["corpus"])
+    for teaching in stated["teachers"]:
+        teaching["teacher"] = bare(teaching["teacher"])
+    stated["record"]["offload"] = bare(stated["record"]["offload"])
+    arguments = stated["train"]["arguments"]
+    for key, value in arguments.items():
+        if isinstance(value, str):
+            arguments[key] = bare(value)
+    return stated
 
 
 def _sentence(fault: Any) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -14,23 +16,27 @@ from typing import Any
 from mergedistill.disk import refusing_full_disks
 from mergedistill.errors import StageError
 from mergedistill.faculty import Faculty, teachers_in_use
+from mergedistill.locks import alone_in
 from mergedistill.met_signals import MetSignals
 from mergedistill.online import OnlineTeacher
 from mergedistill.online_faculty import OnlineFaculty, open_online
 from mergedistill.ranking import rank_candidates
-from mergedistill.recipe import Recipe
+from mergedistill.recipe import Recipe, without_places
 from mergedistill.recordings import open_signals, record_language
 from mergedistill.stages import (
     STAGES,
     Stage,
+    inputs,
     rating_file,
     recording_folder,
+    refuse_unknown_stage,
     settled,
     settled_or_refuse,
+    signals_root,
     stages,
 )
 from mergedistill.starts import new_student, refuse_misfits
-from mergedistill.texts import corpus
+from mergedistill.texts import TextOnDisk, corpus
 from teacherzoo import Signals
 from teacherzoo.catalogue import find_teacher
 from teacherzoo.processes import rank, wait_for_all
@@ -63,30 +69,27 @@ def run(
         The student's folder, `out/student`.
 
     Raises:
-        StageError: for an unknown stage, for teachers that do not meet or do not fit, for a full disk.
+        StageError: for an unknown stage, for teachers that do not meet or do not fit, for a full disk, and where another
+            process works in the same folder.
         TeacherzooError, VocabularyError: for text, teachers and vocabularies that do not serve, or where training
             diverges; they say why.
     """
     for name in (until, force):
-        if name is not None and name not in STAGES:
-            raise StageError(f"there is no stage {name!r}: they are {', '.join(STAGES)}.")
-    makers = {
-        "rank": _rank,
-        "vocabulary": _make_vocabulary,
-        "record": _record,
-        "train": _train,
-        "card": _write_student,
-    }
-    if force is not None and rank() == 0:
-        _forget(recipe, force)
-    for name in STAGES[: STAGES.index(until) + 1]:
+        refuse_unknown_stage(name)
+    with alone_in(Path(recipe.out)):
+        if force is not None and rank() == 0:
+            _forget(recipe, force)
+        for name in STAGES[: STAGES.index(until) + 1]:
+            wait_for_all()
+            plan = stages(recipe)  # anew: what follows ranking depends on what came of it
+            if not plan[name].done:
+                # Recordings and ratings are shared among recipes.
+                shared = name in ("rank", "record")
+                held = alone_in(signals_root(recipe)) if shared else nullcontext()
+                with held, refusing_full_disks(name, plan[name].folder):
+                    _MAKERS[name](recipe, plan, watch)
         wait_for_all()
-        plan = stages(recipe)  # anew: what follows ranking depends on what came of it
-        if not plan[name].done:
-            with refusing_full_disks(name, plan[name].folder):
-                makers[name](recipe, plan, watch)
-    wait_for_all()
-    return stages(recipe)["card"].folder
+        return stages(recipe)["card"].folder
 
 
 def status(recipe: Recipe) -> dict[str, bool]:
@@ -127,25 +130,32 @@ def _make_vocabulary(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> No
     ]
     _refuse_conflicts(recipe, found, teachers)
     limit = recipe.vocabulary.calibration_lines
-    merged = merge_vocabularies(
-        teachers,
-        languages={language: faculty.lead for language, faculty in found.items()},
-        corpora={
-            language: [each.text for each in islice(corpus(recipe, language).documents(), limit)]
-            for language in recipe.languages
-        },
-        convention=recipe.vocabulary.convention,
-        normalizer=recipe.vocabulary.normalizer,
-        pad_to=recipe.vocabulary.pad_to,
-        max_size=recipe.vocabulary.max_size,
-        watch=lambda done, total, what: watch(done, total or 0, what),
-    )
 
     def build(folder: Path) -> dict[str, Any]:
+        texts = folder / "texts"
+        texts.mkdir()
+        merged = merge_vocabularies(
+            teachers,
+            languages={language: faculty.lead for language, faculty in found.items()},
+            corpora={
+                language: TextOnDisk(_texts(recipe, language, limit), texts / language)
+                for language in recipe.languages
+            },
+            convention=recipe.vocabulary.convention,
+            normalizer=recipe.vocabulary.normalizer,
+            pad_to=recipe.vocabulary.pad_to,
+            max_size=recipe.vocabulary.max_size,
+            watch=lambda done, total, what: watch(done, total or 0, what),
+        )
+        shutil.rmtree(texts)
         save_merged(merged, folder)
         return {"size": len(merged.tokenizer["model"]["vocab"])}
 
     plan["vocabulary"].make(build)
+
+
+def _texts(recipe: Recipe, language: str, most: int) -> Iterator[str]:
+    return (document.text for document in islice(corpus(recipe, language).documents(), most))
 
 
 def _refuse_conflicts(
@@ -210,6 +220,8 @@ def _train(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
         (place / "log.json").write_text(json.dumps(log) + "\n")
         plan["train"].finish({"parameters": student.num_parameters(), "meetings": meetings})
         shutil.rmtree(place / "checkpoints", ignore_errors=True)
+    del student, teachers
+    gc.collect()  # Trainer's references go round in circles, and what is on a GPU is wanted by what follows
 
 
 def _meetings(signals: Mapping[str, Signals]) -> dict[str, Any]:
@@ -253,7 +265,8 @@ def _write_student(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None
             card(recipe, scores, log, facts, folder), encoding="utf-8"
         )
         run = {
-            "recipe": recipe.model_dump(),
+            "recipe": without_places(recipe),
+            "inputs": inputs(recipe, settled_or_refuse(recipe)),
             "held_out": scores,
             "ranking": plan["rank"].facts()["ratings"],
             "teaching": {
@@ -265,3 +278,12 @@ def _write_student(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None
         return {}
 
     plan["card"].make(build)
+
+
+_MAKERS = {
+    "rank": _rank,
+    "vocabulary": _make_vocabulary,
+    "record": _record,
+    "train": _train,
+    "card": _write_student,
+}

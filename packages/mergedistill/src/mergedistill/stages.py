@@ -7,17 +7,27 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mergedistill.errors import StageError
 from mergedistill.faculty import Faculty, faculties, needs_ranking, teachers_in_use
 from mergedistill.recipe import Recipe, Teaching
-from teacherzoo.catalogue import find_teacher
+from teacherzoo.inputs import TOKENIZER_FILES, digest_of_model, digest_of_text, keep_digests
 
 STAGES = ("rank", "vocabulary", "record", "train", "card")
 _NOTE = "stage.json"
+_DIGESTS = "digests.json"  # of files, so that a corpus is not read again by every command
+
+
+def refuse_unknown_stage(name: str | None) -> None:
+    """None is nothing to refuse.
+
+    Raises:
+        StageError: naming those there are.
+    """
+    if name is not None and name not in STAGES:
+        raise StageError(f"there is no stage {name!r}: they are {', '.join(STAGES)}.")
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,7 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
     Behind `rank` the keys follow from who teaches what. Where that is not yet known they are empty, and nothing is done.
     """
     out = Path(recipe.out)
+    keep_digests(out / _DIGESTS)
     first = Stage("rank", out / "rank", _ranking_key(recipe))
     places = {
         "vocabulary": out / "vocabulary",
@@ -87,8 +98,23 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
     }
     found = settled(recipe, first)
     keys = dict.fromkeys(places, "") if found is None else _keys(recipe, found)
+    keep_digests(out / _DIGESTS)
     return {first.name: first} | {
         name: Stage(name, folder, keys[name]) for name, folder in places.items()
+    }
+
+
+def inputs(recipe: Recipe, found: Mapping[str, Faculty]) -> dict[str, dict[str, str]]:
+    """Digests of texts and teachers; of what is on the Hub `hub:NAME@COMMIT`, without the commit where it is not known."""
+    return {
+        "texts": {
+            language: digest_of_text(language, text.corpus)
+            for language, text in recipe.languages.items()
+        },
+        "teachers": {
+            name: digest_of_model(each.teacher)
+            for name, (each, _) in teachers_in_use(recipe, found).items()
+        },
     }
 
 
@@ -129,7 +155,7 @@ def rating_file(recipe: Recipe, each: Teaching, language: str) -> Path:
     """Where the measures of a teacher on a language are kept."""
     key = _digest(
         [
-            _teacher(each.teacher),
+            digest_of_model(each.teacher),
             _text(recipe, language),
             recipe.rank.documents,
             recipe.distil.block_length,
@@ -153,7 +179,7 @@ def _recording(recipe: Recipe, each: Teaching, language: str) -> str:
             recipe.distil.model_dump(include={"k", "temperature", *asked}),
             recipe.record.model_dump(exclude={"offload"}),
         ]
-    return _digest([_teacher(each.teacher), _text(recipe, language), terms])[:12]
+    return _digest([digest_of_model(each.teacher), _text(recipe, language), terms])[:12]
 
 
 def _ranking_key(recipe: Recipe) -> str:
@@ -171,10 +197,14 @@ def _ranking_key(recipe: Recipe) -> str:
 
 def _keys(recipe: Recipe, found: Mapping[str, Faculty]) -> dict[str, str]:
     used = teachers_in_use(recipe, found)
+    # Lists, for the order of languages and teachers decides what the first of them lends to all.
     vocabulary = _digest(
         {
-            "texts": {language: _text(recipe, language) for language in recipe.languages},
-            "tokenizers": {name: _tokenizer(each.teacher) for name, (each, _) in used.items()},
+            "texts": [[language, _text(recipe, language)] for language in recipe.languages],
+            "tokenizers": [
+                [name, digest_of_model(each.teacher, TOKENIZER_FILES)]
+                for name, (each, _) in used.items()
+            ],
             "leads": {language: faculty.lead for language, faculty in found.items()},
             "policy": recipe.vocabulary.model_dump(),
         }
@@ -189,11 +219,15 @@ def _keys(recipe: Recipe, found: Mapping[str, Faculty]) -> dict[str, str]:
         {
             "vocabulary": vocabulary,
             "record": record,
-            "faculties": {language: vars(faculty) for language, faculty in found.items()},
-            "start": {}
+            "faculties": {
+                language: [faculty.combine, [*faculty.weights.items()]]
+                for language, faculty in found.items()
+            },
+            "start": []
             if recipe.student.start == "scratch"
-            else {name: _teacher(each.teacher) for name, (each, _) in used.items()},
-            **recipe.model_dump(include={"student", "distil", "seed"}),
+            else [[name, digest_of_model(each.teacher)] for name, (each, _) in used.items()],
+            **recipe.model_dump(include={"distil", "seed"}),
+            "student": recipe.student.model_dump() | {"positions": recipe.student.longest_row},
             "train": recipe.train.model_dump(exclude={"checkpoint_every", "evaluate_every"}),
         }
     )
@@ -215,54 +249,6 @@ def _text(recipe: Recipe, language: str) -> dict[str, Any]:
     text = recipe.languages[language]
     return {
         **text.model_dump(exclude={"corpus", "licence"}),
-        "digest": _content(text.corpus),
+        "digest": digest_of_text(language, text.corpus),
         "held_out_share": recipe.held_out_share,
     }
-
-
-def _content(source: str) -> str:
-    """The digest of a local corpus; a data set on the Hub stands for itself."""
-    path = Path(source)
-    if not path.exists():
-        return f"hub:{source}"
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return _files(files)
-
-
-def _teacher(name: str) -> str:
-    """The digest of a teacher's files; a name on the Hub stands for itself."""
-    return _model_files(name, ("*.safetensors", "config.json", *_TOKENIZER_FILES))
-
-
-def _tokenizer(name: str) -> str:
-    return _model_files(name, _TOKENIZER_FILES)
-
-
-_TOKENIZER_FILES = ("tokenizer*.json", "vocab.txt", "*.model")
-
-
-def _model_files(name: str, patterns: tuple[str, ...]) -> str:
-    folder = Path(find_teacher(name))
-    if not folder.is_dir():
-        return f"hub:{folder}"
-    return _files(sorted(file for pattern in patterns for file in folder.glob(pattern)))
-
-
-def _files(files: list[Path]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for file in files:
-        if file.is_file():
-            state = file.stat()
-            digest.update(f"{file.name}:{state.st_size}\n".encode())
-            digest.update(_file(file, state.st_size, state.st_mtime_ns))
-    return digest.hexdigest()
-
-
-@cache
-def _file(file: Path, *state: int) -> bytes:  # noqa: ARG001  # a file in another state is read again
-    """Of a file's bytes; read once for each time that it changes."""
-    digest = hashlib.blake2b(digest_size=16)
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-    return digest.digest()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mergedistill.errors import StageError
 from mergedistill.faculty import Faculty, teachers_in_use
@@ -24,6 +26,8 @@ from vocabmerge import Source, Vocabulary, carry, load_map, open_tokenizer, read
 from vocabmerge.carry import Carried
 from vocabmerge.carry_cooccurrence import cooccurrence_embeddings
 from vocabmerge.models import move_padding, replace_tensors, set_token_ids, vocabulary_tensors
+
+_CUT_AT_ONCE = 512  # documents: enough for the tokenizer's threads, little enough to hold
 
 
 def new_student(recipe: Recipe, found: Mapping[str, Faculty], vocabulary: Path) -> Any:
@@ -122,19 +126,27 @@ def _refuse_other_shape(recipe: Recipe, name: str, config: Any) -> None:
             f"student.architecture is {student.architecture!r}, but {name} is a {config.model_type!r} and its layers fit no "
             f"other; set student.architecture: {config.model_type}, or carry the embeddings alone (student.start: carried)."
         )
+    # DistilBERT's configuration knows the others by these names too, but calls its inner width otherwise.
+    inner_width = "hidden_dim" if config.model_type == "distilbert" else "intermediate_size"
     wanted = {
         "width": ("hidden_size", student.width),
         "heads": ("num_attention_heads", student.shape.head_count),
-        "feed_forward": ("intermediate_size", student.shape.inner_width),
+        "feed_forward": (inner_width, student.shape.inner_width),
     }
     others = [
         f"student.{key}: {getattr(config, field)}"
         for key, (field, value) in wanted.items()
-        if getattr(config, field, value) != value
+        if getattr(config, field) != value
     ]
     if others:
         raise StageError(
             f"the layers of {name} have another shape than the student; set {', '.join(others)}."
+        )
+    longest = _longest_row(config)
+    if recipe.distil.block_length > longest:
+        raise StageError(
+            f"distil.block_length is {recipe.distil.block_length}, but a student that begins as {name} reads at most {longest} "
+            "tokens, as that does; set no more than that."
         )
     depth = config.num_hidden_layers
     if depth < student.layers:
@@ -146,6 +158,12 @@ def _refuse_other_shape(recipe: Recipe, name: str, config: Any) -> None:
             f"{name} is a ModernBERT, whose first layer has no norm before its attention and must stay the first; "
             "set student.take: even or bottom."
         )
+
+
+def _longest_row(config: Any) -> int:
+    """In tokens; the RoBERTa family counts positions from the padding id on."""
+    offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta") else 0
+    return int(config.max_position_embeddings - offset)
 
 
 def _lower(teacher: Any, recipe: Recipe) -> Any:
@@ -170,7 +188,7 @@ def _carried(recipe: Recipe, teachers: Mapping[str, Teacher], vocabulary: Path) 
     new = _told_by_teachers(vocabulary, sources)
     auxiliary = None
     if recipe.student.carry == "focus":
-        auxiliary = cooccurrence_embeddings(_segmented(recipe, vocabulary), len(new))
+        auxiliary = cooccurrence_embeddings(_Segmented(recipe, vocabulary), len(new))
     return carry(
         new,
         list(sources.values()),
@@ -203,21 +221,24 @@ def _source(name: str, teacher: Teacher) -> Source:
     )
 
 
-def _segmented(recipe: Recipe, vocabulary: Path) -> list[Sequence[int]]:
-    """Every language's text as its own tokenizer cuts it, in the student's ids."""
-    found: list[Sequence[int]] = []
-    for language in recipe.languages:
-        file = vocabulary / "languages" / language / "tokenizer.json"
-        segmenter = open_tokenizer(json.loads(file.read_text(encoding="utf-8")), name=language)
-        documents = islice(
-            corpus(recipe, language).documents(), recipe.vocabulary.calibration_lines
-        )
-        texts = [document.text for document in documents]
-        found += [
-            encoding.ids
-            for encoding in segmenter.encode_batch_fast(texts, add_special_tokens=False)
-        ]
-    return found
+class _Segmented:
+    """Every language's text as its own tokenizer cuts it, in the student's ids; read anew each time, a little at once."""
+
+    def __init__(self, recipe: Recipe, vocabulary: Path) -> None:
+        self._recipe = recipe
+        self._vocabulary = vocabulary
+
+    def __iter__(self) -> Iterator[NDArray[np.uint32]]:
+        for language in self._recipe.languages:
+            file = self._vocabulary / "languages" / language / "tokenizer.json"
+            segmenter = open_tokenizer(json.loads(file.read_text(encoding="utf-8")), name=language)
+            documents = islice(
+                corpus(self._recipe, language).documents(),
+                self._recipe.vocabulary.calibration_lines,
+            )
+            while some := [document.text for document in islice(documents, _CUT_AT_ONCE)]:
+                for encoding in segmenter.encode_batch_fast(some, add_special_tokens=False):
+                    yield np.array(encoding.ids, dtype=np.uint32)
 
 
 def _with_rows(model: Any, made: Carried, tokenizer: Any) -> Any:

@@ -26,14 +26,14 @@ class DistilOutput:
         hard: detached mean cross-entropy with the gold pieces.
         soft: detached mean divergence from the teacher.
         rows: how many masked positions counted.
-        hits: at how many of them the student puts the gold piece first; None where it was not asked.
+        hits: [] at how many of them the student puts the gold piece first; None where it was not asked.
     """
 
     loss: torch.Tensor
     hard: torch.Tensor
     soft: torch.Tensor
     rows: int
-    hits: int | None = None
+    hits: torch.Tensor | None = None
 
 
 def as_student(
@@ -78,7 +78,7 @@ class _Distilled:
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         count_hits: bool = False,
-        question: Mapping[str, torch.Tensor] | None = None,
+        question: Mapping[str, Any] | None = None,
         **inputs: Any,
     ) -> Any:
         """The stock forward pass, or, with signals, the loss at N masked positions of a batch [B, S].
@@ -102,7 +102,7 @@ class _Distilled:
         states = head.transform(head.encoder(**inputs).last_hidden_state[rows, positions])
         distil: Distil = self._distil  # type: ignore[attr-defined]  # set there too
         if question is not None:
-            online: OnlineTeacher | OnlineFaculty = self._teachers[int(question["teacher"])]  # type: ignore[attr-defined]  # set there too
+            online: OnlineTeacher | OnlineFaculty = self._teachers[question["teacher"]]  # type: ignore[attr-defined]  # set there too
             loss, hard, soft, count = online.loss(
                 states, head, labels, question, divisor=num_items_in_batch
             )
@@ -117,13 +117,13 @@ class _Distilled:
 
 
 @torch.no_grad()
-def _hits(states: torch.Tensor, head: SplitHead, labels: torch.Tensor) -> int:
+def _hits(states: torch.Tensor, head: SplitHead, labels: torch.Tensor) -> torch.Tensor:
     rows = max(1, _LOGITS_BYTES // (4 * len(head.weight)))
-    found = 0
+    hits = labels.new_zeros(())
     for part, gold in zip(states.split(rows), labels.split(rows), strict=True):
         likeliest = F.linear(part, head.weight.to(part.dtype), _as(head.bias, part)).argmax(dim=-1)
-        found += int((likeliest == gold).sum())
-    return found
+        hits += (likeliest == gold).sum()
+    return hits
 
 
 def _as(bias: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from transformers import PrinterCallback, Trainer, TrainingArguments
-from transformers.integrations import get_reporting_integration_callbacks
 
 from mergedistill.errors import RecipeError
 from mergedistill.held_out import Score, held_out_texts, score_languages
-from mergedistill.recipe import Recipe, nearest
+from mergedistill.recipe import Recipe
 from mergedistill.schedule import ScheduledBatches, schedule
-from teacherzoo import Masking, Signals
+from mergedistill.student import DistilOutput
+from teacherzoo import Masking, Signals, TeacherError, TeacherzooError
+from teacherzoo.trainer_arguments import refuse_unfit_arguments, trainer_arguments
 from teacherzoo.training_watch import TrainingWatch, last_whole_checkpoint
 
 Watch = Callable[[int, int, str], None]
-_OURS = {
-    "output_dir", "max_steps", "per_device_train_batch_size", "learning_rate", "warmup_steps", "seed",
-    "save_steps", "save_strategy", "remove_unused_columns", "num_train_epochs",
-    "eval_strategy", "eval_steps",
-}  # fmt: skip
-
-
+_WHERE = "train.arguments"
+_OVERRIDABLE = ("weight_decay", "save_total_limit", "logging_steps", "ddp_find_unused_parameters")
 EVALUATED = 64  # held-out documents of a language that an evaluation reads
 _SUMS = ("rows", "hard", "divergence", "tail", "asked", "hits")
 
@@ -92,8 +88,10 @@ class DistilTrainer(Trainer):
         super().__init__(**arguments, eval_dataset=held_out)
         self._languages = languages
         self._held_out = held_out
-        # For each language, over all steps since the last log.
-        self._sums = torch.zeros(len(languages), len(_SUMS), dtype=torch.float64)
+        # For each language, over all steps since the last log; on the device, so that no step waits for its figures.
+        self._sums = torch.zeros(
+            len(languages), len(_SUMS), dtype=torch.float64, device=self.args.device
+        )
 
     def compute_loss(
         self,
@@ -103,7 +101,7 @@ class DistilTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Each process's loss is its sum over the global number of positions, so the mean over processes needs their number."""
-        language, tail = int(inputs.pop("language")), inputs.pop("tail", None)
+        language, tail = inputs.pop("language"), inputs.pop("tail", None)
         # To find the likeliest piece takes one more product with the vocabulary: in logged steps only.
         count = (self.state.global_step + 1) % self.state.logging_steps == 0
         output = model(**inputs, num_items_in_batch=num_items_in_batch, count_hits=count)
@@ -111,38 +109,49 @@ class DistilTrainer(Trainer):
         if num_items_in_batch is not None:
             # DDP takes the mean over processes; the divisor already counts all of them.
             loss = loss * self.accelerator.num_processes
-        self._note(language, output, _counted(tail, inputs["labels"]), num_items_in_batch)
+        self._note(language, output, tail, inputs["labels"], num_items_in_batch)
         return (loss, output) if return_outputs else loss
 
     def _note(
-        self, language: int, output: Any, tail: float, divisor: torch.Tensor | int | None
+        self,
+        language: int,
+        output: DistilOutput,
+        tail: torch.Tensor | None,
+        labels: torch.Tensor,
+        divisor: torch.Tensor | int | None,
     ) -> None:
-        scale = float(output.rows if divisor is None else divisor)
-        self._sums[language] += torch.tensor(
-            [
-                output.rows,
-                float(output.hard) * scale,
-                float(output.soft) * scale,
-                tail,
-                output.rows if output.hits is not None else 0,
-                output.hits or 0,
-            ],
-            dtype=torch.float64,
-        )
+        sums = dict(zip(_SUMS, self._sums[language].unbind(), strict=True))  # views
+        scale = output.rows if divisor is None else divisor
+        sums["rows"] += output.rows
+        sums["hard"] += output.hard.double() * scale
+        sums["divergence"] += output.soft.double() * scale
+        if tail is not None:
+            sums["tail"] += torch.where(labels != -100, tail, 0).sum()
+        if output.hits is not None:
+            sums["asked"] += output.rows
+            sums["hits"] += output.hits
 
     def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
         """Add what each language learned since the last log, on all processes together."""
         if "loss" in logs:
-            sums = self.accelerator.reduce(self._sums.to(self.args.device), "sum").cpu()
+            sums = self.accelerator.reduce(self._sums.clone(), "sum").tolist()
             self._sums.zero_()
-            for language, its in zip(self._languages, sums.tolist(), strict=True):
+            for language, its in zip(self._languages, sums, strict=True):
                 logs |= _means(language, dict(zip(_SUMS, its, strict=True)))
         super().log(logs, *arguments, **named)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **named: Any) -> dict[str, float]:
         """Bits per byte and masked accuracy on each language's held-out text, languages shared out among the processes."""
         process, processes = self.args.process_index, self.args.world_size
-        mine = self._held_out.scores(self.accelerator.unwrap_model(self.model), process, processes)
+        try:
+            mine = self._held_out.scores(
+                self.accelerator.unwrap_model(self.model), process, processes
+            )
+        except TeacherError as error:  # of the student, which is asked as teachers are
+            raise TeacherzooError(
+                f"The student's predictions are no longer finite at step {self.state.global_step}; "
+                f"lower train.learning_rate (now {self.args.learning_rate:g}) and run again."
+            ) from error
         found: dict[str, Score] = dict(gather_object(mine))
         metrics = {
             f"{metric_key_prefix}_{name}_{language}": value
@@ -195,40 +204,22 @@ def _means(language: str, sums: Mapping[str, float]) -> dict[str, float]:
     return means
 
 
-def _counted(tail: torch.Tensor | None, labels: torch.Tensor) -> float:
-    """Over the rows that count, the sum of the teacher's probability outside of the ids given."""
-    return 0.0 if tail is None else float(tail[labels != -100].sum())
-
-
 def refuse_bad_arguments(recipe: Recipe) -> None:
-    """Before anything is spent: training arguments that transformers does not know, or whose reporters are not installed.
+    """Before anything is spent: training arguments that transformers does not know, or that this training does not honour.
 
     Raises:
         RecipeError: naming the key.
     """
-    known = {each.name for each in fields(TrainingArguments)}
-    for name in recipe.train.arguments:
-        if name in _OURS:
-            raise RecipeError(
-                f"train.arguments.{name}: this is decided elsewhere in the recipe; use the keys of `train`."
-            )
-        if name not in known:
-            raise RecipeError(
-                f"train.arguments.{name}: `transformers.TrainingArguments` has no such field{nearest(name, known)}."
-            )
-    try:
-        for reporter in get_reporting_integration_callbacks(
-            recipe.train.arguments.get("report_to", [])
-        ):
-            reporter()
-    except (RuntimeError, ValueError, ImportError) as error:
-        said = " ".join(str(error).split())
-        raise RecipeError(f"train.arguments.report_to: {said}") from error
+    asked = recipe.train.arguments
+    if "deepspeed" in asked:  # which would be set up here, in the first process alone
+        decided = set(_decided(recipe, Path())) - set(_OVERRIDABLE)
+        refuse_unfit_arguments(asked, decided=decided, where=_WHERE, error=RecipeError)
+    else:
+        _arguments(recipe, Path())
 
 
-def _arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
-    taken = recipe.train.arguments
-    ours: dict[str, Any] = {
+def _decided(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    return {
         "output_dir": str(folder),
         "max_steps": recipe.train.steps,
         "per_device_train_batch_size": 1,  # an item of the data set is a whole batch
@@ -242,18 +233,18 @@ def _arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         "eval_strategy": "steps",
         "eval_steps": recipe.train.evaluate_every or max(1, recipe.train.steps // 10),
         "logging_steps": max(1, min(50, recipe.train.steps // 20)),
-        "logging_nan_inf_filter": False,
-        "report_to": [],
-        "disable_tqdm": True,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "remove_unused_columns": False,
         "ddp_find_unused_parameters": False,  # a masked LM's loss reaches them all
-        "use_cpu": not torch.cuda.is_available(),
     }
-    try:
-        arguments = TrainingArguments(**{**ours, **taken})
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"train.arguments: {' '.join(str(error).split())}.") from error
+
+
+def _arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
+    arguments = trainer_arguments(
+        _decided(recipe, folder),
+        recipe.train.arguments,
+        where=_WHERE,
+        error=RecipeError,
+        overridable=_OVERRIDABLE,
+    )
     deepspeed = getattr(arguments, "hf_deepspeed_config", None)  # set where DeepSpeed is asked for
     if deepspeed is not None and deepspeed.is_zero3():
         raise RecipeError(
