@@ -121,8 +121,9 @@ def _serve(listener: socket.socket, modules: list[str]) -> None:
             __import__(name)
     # By a fork's number, the line to the program that asked for it.
     lines: dict[int, socket.socket] = {}
-    while True:
-        ready, _, _ = select.select([listener, *lines.values()], [], [], 0.01 if lines else None)
+    parent = os.getppid()
+    while os.getppid() == parent:  # who was killed cannot end this process
+        ready, _, _ = select.select([listener, *lines.values()], [], [], 0.01 if lines else 1.0)
         if listener in ready:
             line, _ = listener.accept()
             fork = _fork(line, [listener, *lines.values()])
