@@ -1,13 +1,16 @@
 """What a Trainer of ours is told: which wishes it honours, which it refuses, and that it keeps to one device."""
 
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from transformers import TrainingArguments
 
 from teacherzoo.trainer_arguments import HONOURED, trainer_arguments
@@ -107,3 +110,18 @@ def test_what_a_training_cannot_honour_is_one_sentence(
 
 def test_the_list_names_fields_that_transformers_has() -> None:
     assert set() == HONOURED - {field.name for field in fields(TrainingArguments) if field.init}
+
+
+def test_a_training_that_does_not_use_deepspeed_does_not_look_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sentinel(MetaPathFinder):
+        def find_spec(self, name: str, path: Any, target: Any = None) -> None:
+            assert name != "deepspeed"
+
+    made(tmp_path, {})
+    monkeypatch.delitem(sys.modules, "deepspeed", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Sentinel(), *sys.meta_path])
+    model = torch.nn.Linear(2, 2)
+
+    assert Accelerator(cpu=True).unwrap_model(model) is model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 
 from teacherzoo.disk import is_about_room
 from teacherzoo.errors import TeacherzooError
+from teacherzoo.plain_lines import PlainLines
 from teacherzoo.processes import rank
 from teacherzoo.survey import Watch
 
@@ -50,8 +52,26 @@ def refusing_plainly(command: Callable[P, R]) -> Callable[P, R]:
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Watch]:
-    """A bar with the time left on standard error; nothing where that is no terminal, or in processes but the first."""
+def progress(*, quiet: bool = False) -> Iterator[Watch]:
+    """Progress on standard error, by the first process alone: a bar in a terminal, elsewhere plain lines.
+
+    Args:
+        quiet: say nothing.
+    """
+    # DeepSpeed prints; standard output belongs to the result.
+    with contextlib.redirect_stdout(sys.stderr):
+        if quiet or rank() != 0:
+            yield lambda done, total, what: None
+        elif sys.stderr.isatty():
+            with _bar() as watch:
+                yield watch
+        else:
+            with PlainLines(sys.stderr) as watch:
+                yield watch
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Watch]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -61,29 +81,34 @@ def progress() -> Iterator[Watch]:
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=rank() != 0 or not sys.stderr.isatty()) as bar:
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("reading", total=None)
 
         def watch(done: int, total: int, what: str) -> None:
             bar.update(task, completed=done, total=total, description=what)
 
-        # DeepSpeed prints; standard output belongs to the result.
-        with contextlib.redirect_stdout(sys.stderr):
-            yield watch
+        yield watch
 
 
 def _hush() -> None:
+    """Before or after they are imported: transformers' report on loaded weights and its bars, DeepSpeed's greetings."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     # It warns on standard output, too.
-    logging.getLogger("DeepSpeed").addFilter(lambda entry: entry.levelno >= logging.ERROR)
+    logging.getLogger("DeepSpeed").addFilter(_is_an_error)
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    if "transformers" in sys.modules:  # it has read them already
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+
+def _is_an_error(entry: logging.LogRecord) -> bool:
+    return entry.levelno >= logging.ERROR

@@ -152,6 +152,8 @@ def raise_teacher(
         raise RecordError(
             "The nursery raises its teachers in one process; start it without a launcher."
         )
+    for corpus in corpora:
+        corpus.files()  # refuses what is not there
     work = _work_folder(out, plan, corpora)
     tokenizer = train_tokenizer(corpora, plan, work / "tokenizer.json", watch=watch)
     blocks = pack(corpora, tokenizer, plan.length, part="train")

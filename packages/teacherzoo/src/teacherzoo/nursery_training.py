@@ -76,7 +76,15 @@ def train(
         args=arguments,
         train_dataset=_MaskedBlocks(blocks, tokenizer, plan),
         data_collator=_stack,
-        callbacks=[TrainingWatch(watch, what="raising", advice="lower the learning rate")],
+        callbacks=[
+            TrainingWatch(
+                watch,
+                what="raising",
+                advice="lower the learning rate",
+                per_step=plan.batch * plan.length,
+                unit="tokens",
+            )
+        ],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(work / "checkpoints"))

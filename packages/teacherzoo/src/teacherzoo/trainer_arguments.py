@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,7 @@ def trainer_arguments(
     except (TypeError, ValueError, ImportError) as refusal:
         raise error(f"{where}: {' '.join(str(refusal).split())}") from refusal
     _use_one_device(arguments)
+    _leave_deepspeed_alone()
     return arguments
 
 
@@ -184,3 +186,13 @@ def _use_one_device(arguments: TrainingArguments) -> None:
             arguments.n_gpu,
         )
         arguments._n_gpu = 1
+
+
+def _leave_deepspeed_alone() -> None:
+    """Keep accelerate from importing DeepSpeed, for seconds and with a greeting, to ask whether a model is one of its engines.
+
+    A model can be one only where DeepSpeed has been imported already.
+    """
+    from accelerate.utils import other
+
+    other.is_deepspeed_available = lambda: "deepspeed" in sys.modules

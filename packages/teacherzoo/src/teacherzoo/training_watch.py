@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 from teacherzoo.errors import TeacherzooError
+from teacherzoo.processes import wait_for_all
 
 _MARKER = (
     "complete"  # the last file of a checkpoint: what a killed run leaves looks whole without it
@@ -23,37 +26,91 @@ class TrainingWatch(TrainerCallback):
         watch: told (done, total, what).
         what: the word for what is done.
         advice: what to do where the loss is no longer finite.
+        per_step: how many units an optimiser step takes, all processes together, for a rate; 0 for none.
+        unit: what is counted.
+        evaluated: of an evaluation's metrics, those that are reported, and the word for each, such as
+            `{"eval_bits_per_byte": "bits per byte"}`.
+        clock: the time in seconds.
     """
 
-    def __init__(self, watch: Callable[[int, int, str], None], *, what: str, advice: str) -> None:
+    def __init__(
+        self,
+        watch: Callable[[int, int, str], None],
+        *,
+        what: str,
+        advice: str,
+        per_step: float = 0,
+        unit: str = "examples",
+        evaluated: Mapping[str, str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._watch = watch
         self._what = what
         self._advice = advice
-        self._loss = math.nan
+        self._per_step, self._unit, self._clock = per_step, unit, clock
+        self._evaluated = dict(evaluated or {})
+        self._mark = (clock(), 0)  # since when and which step the rate is measured
+        self._figures = ""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The clock of the first steps starts."""
+        self._mark = (self._clock(), state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Keep the loss for the next report.
+        """Keep the loss and the rate for the next report.
 
         Raises:
-            TeacherzooError: where it is NaN or infinite.
+            TeacherzooError: where the loss is NaN or infinite.
         """
-        if logs and "loss" in logs:
-            self._loss = float(logs["loss"])
-            if not math.isfinite(self._loss):
-                raise TeacherzooError(
-                    f"The loss is {self._loss} at step {state.global_step}; {self._advice} "
-                    f"(now {args.learning_rate:g}) and run again."
-                )
+        if not logs or "loss" not in logs:
+            return
+        loss = float(logs["loss"])
+        if not math.isfinite(loss):
+            raise self._divergence(f"The loss is {loss}", args, state)
+        self._figures = f", loss {loss:.2f}"
+        (start, before), now = self._mark, self._clock()
+        if self._per_step and now > start:
+            rate = self._per_step * (state.global_step - before) / (now - start)
+            self._figures += f", {rate:,.{0 if rate >= 10 else 1}f} {self._unit}/s"
+        self._mark = (now, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Report the step."""
-        shown = "" if math.isnan(self._loss) else f", loss {self._loss:.2f}"
-        self._watch(state.global_step, state.max_steps, f"{self._what}{shown}")
+        self._watch(state.global_step, state.max_steps, f"{self._what}{self._figures}")
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark the checkpoint as whole."""
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any
+    ) -> None:
+        """Report what it found; its time does not count in the rate."""
+        told = [
+            f", {metrics[name]:.3f} {word}"
+            for name, word in self._evaluated.items()
+            if name in (metrics or {})
+        ]
+        self._watch(state.global_step, state.max_steps, f"evaluated{''.join(told)}")
+        self._mark = (self._clock(), state.global_step)
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Mark the checkpoint as whole, once every process has written its part.
+
+        Raises:
+            TeacherzooError: where weights are NaN or infinite, which the next logged loss would say too late.
+        """
+        if model is not None and not _all_finite(model):
+            raise self._divergence("The weights are no longer finite", args, state)
+        wait_for_all()
         if state.is_world_process_zero:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _MARKER).touch()
+
+    def _divergence(self, fault: str, args: Any, state: Any) -> TeacherzooError:
+        return TeacherzooError(
+            f"{fault} at step {state.global_step}; {self._advice} (now {args.learning_rate:g}) and run again."
+        )
+
+
+def _all_finite(model: Any) -> bool:
+    finite = [weights.isfinite().all() for weights in model.parameters() if weights.requires_grad]
+    return not finite or bool(torch.stack(finite).all())
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
