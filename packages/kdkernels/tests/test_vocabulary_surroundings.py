@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 import kdkernels
-from kdkernels import KernelArgumentError, kl, linear_cross_entropy, linear_distil_loss, topk_kl
-from kdkernels.checks import choose_impl
+from kdkernels import kl, linear_cross_entropy, linear_distil_loss, topk_kl
 from kdkernels.testing import (
     DistilBatch,
     DistilShape,
@@ -45,41 +44,6 @@ def test_a_fresh_python_without_triton_imports_the_package_and_computes() -> Non
         "assert 'torch._dynamo' not in sys.modules\n"  # the compiler is not imported along
     )
     assert done.returncode == 0, done.stderr
-
-
-def test_asking_for_triton_where_it_is_not_installed_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(KernelArgumentError, match=r"not installed: install kdkernels\[triton\]"):
-        choose_impl("triton", operation="kl", device=torch.device("cuda"), dtype=torch.float32)
-    auto = choose_impl("auto", operation="kl", device=torch.device("cuda"), dtype=torch.float32)
-    assert auto == "torch"
-
-
-def test_the_choice_of_implementation_is_kept_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-
-    def choose(impl: str, device: torch.device, dtype: torch.dtype = torch.float32) -> str:
-        return choose_impl(impl, operation="kl", device=device, dtype=dtype)
-
-    assert choose("auto", cuda) == "triton"
-    assert choose("auto", cuda, torch.float64) == "torch"
-    assert choose("auto", cpu) == "torch"
-    assert [choose(impl, cuda) for impl in ("reference", "torch", "triton")] == [
-        "reference",
-        "torch",
-        "triton",
-    ]
-    with pytest.raises(KernelArgumentError, match="TRITON_INTERPRET=1"):
-        choose("triton", cpu)
-    with pytest.raises(KernelArgumentError, match="float64"):
-        choose("triton", cuda, torch.float64)
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert choose("triton", cpu) == "triton"
-    assert choose("auto", cpu) == "torch"
 
 
 # After any graph break the compiler looks at the .grad of intermediate tensors, and warns itself about it.

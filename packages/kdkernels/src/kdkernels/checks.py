@@ -7,6 +7,7 @@ refused, never replaced.
 import importlib.util
 import math
 import os
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -14,23 +15,32 @@ from torch import Tensor
 
 IMPLS = ("auto", "reference", "torch", "triton")
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+TRITON_CAPABILITY = (8, 0)
 
 
 class KernelArgumentError(ValueError):
     """An argument that no implementation can honour; the message says what was expected and what to do."""
 
 
-def choose_impl(impl: str, *, operation: str, device: torch.device, dtype: torch.dtype) -> str:
+def choose_impl(
+    impl: str,
+    *,
+    operation: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    unsuited: str | None = None,
+) -> str:
     """Name the implementation to run: the one asked for, or the rule behind "auto".
 
-    "auto" is "triton" for float32, float16 and bfloat16 tensors on a CUDA device where triton is installed, and
-    "torch" everywhere else; it is never "reference".
+    "auto" is "triton" for float32, float16 and bfloat16 tensors that the operation's kernel takes, on an NVIDIA device
+    of compute capability 8.0 or more where triton is installed, and "torch" everywhere else; it is never "reference".
 
     Args:
         impl: "auto", "reference", "torch" or "triton".
         operation: the public function's name, for the message.
         device: where the operands are.
         dtype: of the operands.
+        unsuited: why the kernel does not take these operands, to follow "impl='triton' "; None where it does.
 
     Returns:
         "reference", "torch" or "triton".
@@ -40,10 +50,16 @@ def choose_impl(impl: str, *, operation: str, device: torch.device, dtype: torch
     """
     require_choice("impl", impl, IMPLS, operation=operation)
     if impl == "auto":
-        usable = device.type == "cuda" and dtype in TRITON_DTYPES and _triton_is_installed()
+        usable = (
+            device.type == "cuda"
+            and dtype in TRITON_DTYPES
+            and unsuited is None
+            and _triton_is_installed()
+            and _unsuited_device(device) is None
+        )
         return "triton" if usable else "torch"
     if impl == "triton":
-        _require_triton(operation, device, dtype)
+        _require_triton(operation, device, dtype, unsuited)
     return impl
 
 
@@ -112,14 +128,28 @@ def require_integer(name: str, tensor: Tensor, *, operation: str) -> None:
 
 
 def require_one_device(operation: str, **tensors: Tensor | None) -> None:
-    """Refuse operands on several devices."""
+    """Refuse operands on several devices, and operands of which this process holds a part."""
+    for name, tensor in tensors.items():
+        if tensor is not None and _is_distributed(tensor):
+            raise KernelArgumentError(
+                f"{operation}: {name} must be a plain tensor; got a DTensor, of which this process holds a part: pass "
+                f"{name}.full_tensor(), or call the loss inside the forward of the module that FSDP gathers"
+            )
     devices = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
     if len(set(devices.values())) > 1:
         where = ", ".join(f"{name} on {device}" for name, device in devices.items())
         raise KernelArgumentError(f"{operation}: all tensors must be on one device; got {where}")
 
 
-def _require_triton(operation: str, device: torch.device, dtype: torch.dtype) -> None:
+def _is_distributed(tensor: Tensor) -> bool:
+    """Whether it is a DTensor: FSDP2 and tensor parallelism make weights so. Without their import there is none."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def _require_triton(
+    operation: str, device: torch.device, dtype: torch.dtype, unsuited: str | None
+) -> None:
     if not _triton_is_installed():
         raise KernelArgumentError(
             f"{operation}: impl='triton' needs the package triton, which is not installed: "
@@ -132,10 +162,33 @@ def _require_triton(operation: str, device: torch.device, dtype: torch.dtype) ->
             f"{operation}: impl='triton' runs on CUDA tensors, or on CPU tensors in a process started with "
             f"TRITON_INTERPRET=1; got tensors on {str(device)!r}: ask for impl='torch'"
         )
+    wrong_device = _unsuited_device(device) if device.type == "cuda" else None
+    if wrong_device is not None:
+        raise KernelArgumentError(
+            f"{operation}: impl='triton' {wrong_device}: ask for impl='torch'"
+        )
     if dtype not in TRITON_DTYPES:
         raise KernelArgumentError(
             f"{operation}: impl='triton' takes float32, float16 and bfloat16; got {dtype}: ask for impl='torch'"
         )
+    if unsuited is not None:
+        raise KernelArgumentError(f"{operation}: impl='triton' {unsuited}")
+
+
+def _unsuited_device(device: torch.device) -> str | None:
+    """Why the kernels do not run on a device of type "cuda", which AMD's are too; None where they do."""
+    if torch.version.hip is not None:
+        return (
+            "runs on NVIDIA devices alone, where a barrier orders what a block writes and reads; got an AMD device "
+            f"(HIP {torch.version.hip})"
+        )
+    capability = torch.cuda.get_device_capability(device)
+    if capability < TRITON_CAPABILITY:
+        return (
+            f"needs compute capability {'.'.join(map(str, TRITON_CAPABILITY))} or more; "
+            f"got {'.'.join(map(str, capability))}"
+        )
+    return None
 
 
 def _triton_is_installed() -> bool:

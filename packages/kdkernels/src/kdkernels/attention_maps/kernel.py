@@ -18,12 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from kdkernels.attention_maps.arguments import Comparison
+from kdkernels.attention_maps.blocks import blocks_for
 from kdkernels.attention_maps.sums import MapSums
-
-# Bytes of a head's vector, at most → (query rows, keys, warps, stages) of a block; sized for the shared memory of
-# compute capability 8.0, not tuned.
-BLOCKS = {128: (64, 64, 4, 2), 256: (64, 32, 4, 2), 512: (32, 32, 4, 1)}
-BLOCKS_BEYOND = (16, 16, 4, 1)
 
 # Triton's interpreter multiplies the bit patterns of bfloat16; the same products in float32 are exact.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
@@ -37,7 +33,7 @@ def walk(
     batch, heads, length, width_s = q_s.shape
     width_t = q_t.shape[3]
     rows, keys, warps, stages = blocks_for(
-        max(width_s * q_s.element_size(), width_t * q_t.element_size())
+        max(q_s.element_size(), q_t.element_size()), max(width_s, width_t)
     )
     device = q_s.device
     row_blocks, key_blocks = triton.cdiv(length, rows), triton.cdiv(length, keys)
@@ -72,11 +68,6 @@ def walk(
             *tensors, per_row, dk, *strides, *sizes, *scales, **options
         )
     return MapSums(totals.sum(dtype=torch.float64).float(), counts.sum(), dq, dk)
-
-
-def blocks_for(vector_bytes: int) -> tuple[int, int, int, int]:
-    """The block sizes for heads whose vectors have this many bytes."""
-    return next((blocks for most, blocks in BLOCKS.items() if vector_bytes <= most), BLOCKS_BEYOND)
 
 
 def _alike(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:

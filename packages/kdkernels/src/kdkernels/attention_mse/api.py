@@ -11,6 +11,7 @@ from kdkernels.attention_maps.arguments import (
     require_sides,
     widest,
 )
+from kdkernels.attention_maps.blocks import too_wide
 from kdkernels.attention_maps.choice import walk_of
 from kdkernels.attention_maps.sums import MapLoss, compare
 from kdkernels.attention_mse.reference import attention_mse_reference
@@ -53,7 +54,8 @@ def attention_mse(
         divisor: divides the sum of squares in place of the number of entries.
         chunk_bytes: bytes of one tile of scores for impl "torch", of which two are held; unless given, 4 MiB on a CPU
             and 64 MiB elsewhere.
-        impl: "reference" (holds both maps), "torch", "triton", or "auto": triton where it runs, else torch.
+        impl: "reference" (holds both maps), "torch", "triton" (for heads of at most 128
+            values in half precision, 64 in float32), or "auto": triton where it runs, else torch.
 
     Returns:
         MapLoss: the scalar to differentiate, in float32 (float64 for float64 inputs); what the mean runs over; the
@@ -90,7 +92,11 @@ def attention_mse(
         chunk_bytes=chunk_bytes,
     )
     chosen = choose_impl(
-        impl, operation=operation, device=q_s.device, dtype=widest(q_s, k_s, q_t, k_t)
+        impl,
+        operation=operation,
+        device=q_s.device,
+        dtype=widest(q_s, k_s, q_t, k_t),
+        unsuited=too_wide(q_s, k_s, q_t, k_t),
     )
     if chosen == "reference":
         loss, counted = attention_mse_reference(q_s, k_s, q_t, k_t, comparison)

@@ -11,6 +11,7 @@ from kdkernels.attention_maps.arguments import (
     require_sides,
     widest,
 )
+from kdkernels.attention_maps.blocks import too_wide
 from kdkernels.attention_maps.choice import walk_of
 from kdkernels.attention_maps.sums import MapLoss, compare
 from kdkernels.checks import KernelArgumentError, choose_impl, require_shape
@@ -45,7 +46,8 @@ def relation_kl(
         divisor: divides the sum in place of heads · (number of query tokens that see any key).
         chunk_bytes: bytes of one tile of scores for impl "torch", of which three are held; unless given, 4 MiB on a
             CPU and 64 MiB elsewhere.
-        impl: "reference" (holds both maps), "torch", "triton", or "auto": triton where it runs, else torch.
+        impl: "reference" (holds both maps), "torch", "triton" (for heads of at most 128
+            values in half precision, 64 in float32), or "auto": triton where it runs, else torch.
 
     Returns:
         MapLoss: the scalar to differentiate, in float32 (float64 for float64 inputs); what the mean runs over; the
@@ -78,7 +80,13 @@ def relation_kl(
         divisor=divisor,
         chunk_bytes=chunk_bytes,
     )
-    chosen = choose_impl(impl, operation=operation, device=x_s.device, dtype=widest(x_s, x_t))
+    chosen = choose_impl(
+        impl,
+        operation=operation,
+        device=x_s.device,
+        dtype=widest(x_s, x_t),
+        unsuited=too_wide(split_s, split_t),
+    )
     if chosen == "reference":
         loss, counted = relation_kl_reference(split_s, split_t, comparison)
     else:
