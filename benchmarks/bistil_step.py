@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_leaves
 from transformers import BertConfig, BertForMaskedLM
 
 from bistil.student import layer_map, student_of
-from bistil.teaching import Terms, as_student, ask_teacher
+from bistil.teaching import as_student, ask_teacher
+from bistil.terms import Terms
 
 LAYERS = layer_map(12)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,10 +1,13 @@
 import itertools
+import tracemalloc
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bistil.batches import Corruption, MaskedBatches, corrupt, even_schedule
+from bistil.batches import Corruption, MaskedBatches, Schedule, corrupt
 from bistil.errors import ExtractError
 
 CORRUPTION = Corruption(rate=0.15, mask=4, special=(0, 1, 2, 3, 4), pieces=50, seed=3)
@@ -13,7 +16,7 @@ CORRUPTION = Corruption(rate=0.15, mask=4, special=(0, 1, 2, 3, 4), pieces=50, s
 def test_languages_take_turns_and_every_block_is_read_once_in_each_pass() -> None:
     sizes = {"en": 40, "sw": 8, "ha": 12}
 
-    slots = even_schedule(sizes, batches=30, size=4, seed=0)
+    slots = list(Schedule(sizes, batches=30, size=4, seed=0))
 
     for turn in itertools.batched(slots, 3) if hasattr(itertools, "batched") else [slots[i : i + 3] for i in range(0, 30, 3)]:  # fmt: skip
         assert {language for language, _ in turn} == set(sizes)
@@ -27,17 +30,58 @@ def test_languages_take_turns_and_every_block_is_read_once_in_each_pass() -> Non
 def test_a_longer_run_begins_as_a_shorter_one() -> None:
     sizes = {"en": 10, "sw": 7}
 
-    short = even_schedule(sizes, batches=5, size=3, seed=1)
-    long = even_schedule(sizes, batches=9, size=3, seed=1)
+    short, long = (Schedule(sizes, batches=count, size=3, seed=1) for count in (5, 9))
 
-    assert [(code, rows.tolist()) for code, rows in short] == [
-        (code, rows.tolist()) for code, rows in long[:5]
-    ]
+    assert _plain(short) == _plain(long)[:5]
+
+
+def _plain(slots: Schedule) -> list[tuple[str, list[int]]]:
+    return [(language, rows.tolist()) for language, rows in slots]
+
+
+def test_a_batch_is_the_same_whichever_was_asked_for_before() -> None:
+    told: dict[str, Any] = {"batches": 40, "size": 4, "seed": 2}
+    expected = _plain(Schedule({"en": 9, "sw": 3}, **told))
+
+    slots = Schedule({"en": 9, "sw": 3}, **told)
+    for number in (39, 0, 17, 18, 16, 39, 5):
+        language, rows = slots[number]
+        assert (language, rows.tolist()) == expected[number]
+
+
+def test_the_order_is_the_one_that_batches_were_dealt_in_from_the_first_version_on() -> None:
+    """One order of the blocks after another, dealt out; so a run that an older version began goes on."""
+    sizes, size, seed = {"en": 5, "sw": 3}, 2, 7
+    turns = np.random.Generator(np.random.Philox(key=[seed, 2**63]))
+    dealt = {}
+    for number, (language, count) in enumerate(sizes.items()):
+        random = np.random.Generator(np.random.Philox(key=[seed, 2**63 + 1 + number]))
+        dealt[language] = np.concatenate([random.permutation(count) for _ in range(9)])
+    expected = []
+    for turn in range(6):
+        for number in turns.permutation(2):
+            language = list(sizes)[number]
+            expected.append((language, dealt[language][2 * turn : 2 * turn + 2].tolist()))
+
+    assert _plain(Schedule(sizes, batches=12, size=size, seed=seed)) == expected
+
+
+def test_a_long_schedule_is_not_made_before_it_is_asked_for() -> None:
+    tracemalloc.start()
+    try:
+        slots = Schedule({"en": 1000, "sw": 1000}, batches=10**9, size=8, seed=0)
+        _ = [slots[number] for number in range(300)]
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert len(slots) == 10**9
+    assert most < 200_000
 
 
 def test_a_language_without_a_block_is_named() -> None:
     with pytest.raises(ExtractError, match="sw: its corpus does not fill one block"):
-        even_schedule({"en": 3, "sw": 0}, batches=2, size=1, seed=0)
+        Schedule({"en": 3, "sw": 0}, batches=2, size=1, seed=0)
 
 
 def test_every_block_has_as_many_masks_as_any_other_and_special_pieces_none() -> None:
@@ -60,10 +104,19 @@ def test_every_block_has_as_many_masks_as_any_other_and_special_pieces_none() ->
 
 def test_masks_follow_from_seed_and_number_alone() -> None:
     blocks = {"en": np.arange(5, 45, dtype=np.int32)[None].repeat(4, axis=0)}
-    slots = even_schedule({"en": 4}, batches=3, size=2, seed=0)
+    slots = Schedule({"en": 4}, batches=3, size=2, seed=0)
 
     once, again = (MaskedBatches(slots, blocks, CORRUPTION) for _ in range(2))
 
     _ = [once[number] for number in (2, 0)]  # in another order
     assert (once[1]["input_ids"] == again[1]["input_ids"]).all()
     assert not (once[1]["labels"] == again[2]["labels"]).all()
+
+
+def test_a_rate_of_zero_hides_nothing() -> None:
+    gold = np.random.default_rng(0).integers(5, 50, (3, 20))
+
+    inputs, labels = corrupt(gold, replace(CORRUPTION, rate=0.0), number=0)
+
+    assert np.array_equal(inputs, gold)
+    assert (labels == -100).all()

@@ -1,7 +1,11 @@
 import subprocess
 import sys
+from types import ModuleType
+
+import pytest
 
 import bistil
+import bistil.extract  # puts the module into the package, where the function must stay
 
 
 def test_version_is_the_one_in_the_metadata() -> None:
@@ -16,3 +20,14 @@ def test_python_dash_m_prints_the_version() -> None:
     )
 
     assert done.stdout.strip() == "bistil " + bistil.__version__
+
+
+def test_every_public_name_is_there_and_no_module_hides_it() -> None:
+    assert set(bistil.__all__) <= set(dir(bistil))
+    for name in bistil.__all__:
+        assert not isinstance(getattr(bistil, name), ModuleType), name
+    from bistil import extract
+
+    assert extract.__module__ == "bistil.extract"
+    with pytest.raises(AttributeError, match="'bistil' has no attribute 'extracts'"):
+        _ = bistil.extracts  # type: ignore[attr-defined]  # that is the test

@@ -1,7 +1,9 @@
 """Every fault is one sentence, before anything is spent."""
 
+import inspect
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from bistil.cli import app
+from bistil.cli_extract import _terms, extract_command
 from bistil.errors import BistilError, ExtractError, ModelError
 from bistil.extract import extract
 from bistil.extraction import Extraction
-from bistil.teaching import Terms
+from bistil.terms import Terms
 from teacherzoo import TeacherzooError
 from vocabmerge import VocabularyError
 
@@ -44,8 +47,12 @@ def _extract(teacher: Path, texts: dict[str, Path], out: Path, **options: Any) -
         ({"language_sfts": {"sw": "x"}, "extraction": Extraction(offload="cpu")}, "cannot wear a sparse fine-tuning"),
         ({"extraction": Extraction(reduction=3)}, "does not divide the teacher's 4 layers"),
         ({"extraction": Extraction(length=500)}, "length 500 is beyond the teacher's limit of 80"),
-        ({"extraction": Extraction(arguments={"seed": 3})}, "seed among the Trainer arguments"),
-        ({"extraction": Extraction(arguments={"wings": 3})}, "Trainer arguments: .*wings"),
+        ({"extraction": Extraction(arguments={"seed": 3})}, "Trainer arguments: seed is decided elsewhere"),
+        ({"extraction": Extraction(arguments={"wings": 3})}, "Trainer arguments: .*'wings'"),
+        ({"extraction": Extraction(arguments={"average_tokens_across_devices": False})}, "a step's loss is divided by the positions of all"),
+        ({"extraction": Extraction(arguments={"gradient_checkpointing": True})}, "gradient_checkpointing is not supported"),
+        ({"extraction": Extraction(arguments={"label_smoothing_factor": 0.1})}, "label_smoothing_factor is not supported"),
+        ({"licences": {"ha": "MIT"}}, "ha: a licence is given, but the languages are en, sw"),
         ({"extraction": Extraction(length=32, terms=Terms(relations=1, relation_heads=5))}, "5 relation heads do not divide the width 32"),
     ],
 )  # fmt: skip
@@ -147,6 +154,28 @@ def test_a_training_that_diverges_stops_with_advice(
         )
 
 
+def test_the_command_can_say_all_that_the_function_can_and_defaults_to_the_same() -> None:
+    options = inspect.signature(extract_command).parameters
+    settings = {field.name: getattr(Extraction(), field.name) for field in fields(Extraction)}
+    elsewhere = {"terms": ("style", "term"), "arguments": ("trainer",)}
+
+    for name, default in settings.items():
+        if name in elsewhere:
+            assert set(elsewhere[name]) <= options.keys()
+        else:
+            assert options[name].default == default, name
+    assert _terms("bistil", []) == settings["terms"]
+    assert _terms("minilmv2", ["relation_heads=8"]).relation_heads == 8
+    function = inspect.signature(extract).parameters.keys() - {"watch", "tell", "extraction"}
+    plural = {
+        "corpora": "corpus",
+        "targets": "target",
+        "language_sfts": "language_sft",
+        "licences": "licence",
+    }
+    assert {plural.get(name, name) for name in function} <= options.keys()
+
+
 def _run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [*map(str, arguments)])
 
@@ -174,7 +203,8 @@ def test_the_command_extracts_and_prints_its_plan_first(
     done = _run(
         "extract", teacher, "--source", "en", "--target", "sw", "--corpus", f"en={texts['en']}",
         "--corpus", f"sw={texts['sw']}", "-o", tmp_path / "out", "--steps", 2, "--length", 32, "--batch", 2,
-        "--layers", "0,3", "--term", "mlm=0.5", "--trainer", settings, "--json",
+        "--layers", "0,3", "--term", "mlm=0.5", "--trainer", settings, "--json", "--held-out-share", 0.2,
+        "--shelf", tmp_path / "shelf", "--licence", "sw=CC0-1.0",
     )  # fmt: skip
 
     assert done.exit_code == 0, done.stderr
@@ -183,3 +213,6 @@ def test_the_command_extracts_and_prints_its_plan_first(
     assert told["plan"]["terms"] == {"attention": 1.0, "hidden": 1.0, "mlm": 0.5}
     assert told["extraction"]["arguments"] == {"max_grad_norm": 0.5}
     assert "vocabulary  " in done.stderr
+    assert told["extraction"]["held_out_share"] == 0.2
+    assert "`sw.txt`, licence: CC0-1.0" in (tmp_path / "out" / "README.md").read_text()
+    assert len(list(tmp_path.glob("shelf/*/text/sw-train.blocks"))) == 1

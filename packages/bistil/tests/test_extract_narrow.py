@@ -18,7 +18,7 @@ from bistil.extract import extract
 from bistil.extraction import Extraction
 from bistil.lottery import Sparsity
 from bistil.task_training import TaskTraining
-from bistil.teaching import STYLES, Terms
+from bistil.terms import STYLES
 from xeval import LocalFolder, Protocol, score
 
 NARROW = Extraction(
@@ -134,21 +134,6 @@ def test_widths_are_refused_before_text_is_read(
     )  # fmt: skip
     assert done.exit_code == 2
     assert "'modernbert' student must be as wide as its teacher" in done.stderr.splitlines()[-1]
-
-
-@pytest.mark.slow
-def test_relation_heads_divide_the_width_of_both(
-    save_teacher: Callable[..., Path], texts: dict[str, Path], tmp_path: Path
-) -> None:
-    """Sixteen heads divide the student's 16 units, but not the teacher's 24."""
-    teacher = save_teacher(tmp_path / "teacher", hidden_size=24)
-
-    out = _extract(
-        teacher, texts, tmp_path / "out",
-        extraction=replace(NARROW, steps=2, terms=Terms(relations=1)),
-    )  # fmt: skip
-
-    assert (out / "model.safetensors").is_file()
 
 
 def test_a_narrow_student_is_adapted_under_its_teacher_and_no_other(

@@ -41,12 +41,16 @@ def _run(
 
 
 @pytest.fixture(scope="module")
+def alone_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("alone") / "out"
+
+
+@pytest.fixture(scope="module")
 def alone(
-    python: str, teacher: Path, texts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    python: str, teacher: Path, texts: dict[str, Path], alone_in: Path
 ) -> dict[str, torch.Tensor]:
     """One process that takes two batches a step."""
-    out = tmp_path_factory.mktemp("alone") / "out"
-    return _run(python, teacher, texts, out, processes=1, gradient_accumulation_steps=2)
+    return _run(python, teacher, texts, alone_in, processes=1, gradient_accumulation_steps=2)
 
 
 def _same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], teacher: Path) -> None:
@@ -59,8 +63,9 @@ def _same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tea
     assert moved > 1e-3  # something was learned
 
 
-def test_two_processes_do_what_one_does(
+def test_two_processes_do_what_one_does_and_log_what_it_logs(
     alone: dict[str, torch.Tensor],
+    alone_in: Path,
     python: str,
     teacher: Path,
     texts: dict[str, Path],
@@ -69,6 +74,11 @@ def test_two_processes_do_what_one_does(
     found = _run(python, teacher, texts, tmp_path / "out", processes=2)
 
     _same(found, alone, teacher)
+    logged, expected = (json.loads((folder / "run.json").read_text())["log"] for folder in (tmp_path / "out", alone_in))  # fmt: skip
+    for entry, other in zip(logged, expected, strict=True):
+        # Over the batches of all processes.
+        for name in ("attention_en", "hidden_sw", "mlm_sw", "loss"):
+            assert entry[name] == pytest.approx(other[name], rel=1e-3), name
 
 
 def test_zero_2_does_what_one_process_does(

@@ -71,7 +71,9 @@ def test_a_teacher_wears_it_in_the_batches_of_its_language_alone(
 
     assert runs["worn"]["en"] == runs["bare"]["en"]
     assert runs["worn"]["sw"]["hidden"] > 1.05 * runs["bare"]["sw"]["hidden"]
-    assert f"In sw the teacher wore `{tuning}`" in (tmp_path / "worn" / "README.md").read_text()
+    assert (
+        f"In sw the teacher wore `{tuning.name}`" in (tmp_path / "worn" / "README.md").read_text()
+    )
 
 
 def test_one_of_another_base_model_is_refused(

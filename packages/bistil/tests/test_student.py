@@ -122,3 +122,17 @@ def test_maps_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(ModelError, match=message):
         choose_layers(make_masked_lm("bert"), **settings)
+
+
+def test_making_a_student_leaves_the_callers_random_numbers_alone(
+    make_masked_lm: Callable[..., Any],
+) -> None:
+    teacher = make_masked_lm("bert")
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+
+    student_of(teacher, (1, 3))
+    student_of(teacher, (1, 3), seed=2)
+
+    assert torch.equal(torch.rand(3), expected)

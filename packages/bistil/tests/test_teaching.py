@@ -1,6 +1,7 @@
 """The loss inside the student's forward pass, term by term against plain formulae."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from bistil.errors import ModelError
 from bistil.student import student_of
-from bistil.teaching import STYLES, Terms, as_student, ask_teacher, freeze_unreached
+from bistil.teaching import as_student, ask_teacher, freeze_unreached
+from bistil.terms import PLAIN_NAMES, STYLES, TERMS, Terms
 
 LAYERS = (1, 3)
 PINNED = (0, 3)  # of ModernBERT, whose first layer is like no other
@@ -55,7 +57,7 @@ def test_each_term_is_its_formula(make_masked_lm: Callable[..., Any]) -> None:
         "mlm": F.cross_entropy(logits_s, batch["labels"][asked]),
         "logits": 4 * F.kl_div(soft_s, soft_t, log_target=True, reduction="batchmean"),
         "cosine": 1 - F.cosine_similarity(last_s, last_t, dim=-1).mean(),
-        "relations": _relations(student, teacher, batch["input_ids"]),
+        "relations": _relations(student, teacher, batch["input_ids"], heads=16),
     }
     for name, value in expected.items():
         torch.testing.assert_close(lesson.terms[name], value.detach(), rtol=1e-5, atol=1e-7, check_dtype=False)  # fmt: skip
@@ -63,8 +65,30 @@ def test_each_term_is_its_formula(make_masked_lm: Callable[..., Any]) -> None:
     torch.testing.assert_close(lesson.loss.detach(), total)
 
 
-def _relations(student: Any, teacher: Any, ids: Tensor) -> Tensor:
-    """MiniLMv2's, of projections taken by hooks; 16 relation heads, four times those of attention."""
+def test_relation_heads_divide_the_width_of_student_and_teacher(
+    make_masked_lm: Callable[..., Any],
+) -> None:
+    """Four times the attention's heads, 16, divide the student's 16 units and not the teacher's 24: so 4 it is."""
+    terms = Terms(attention=0, hidden=0, relations=1)
+    teacher = make_masked_lm("bert", hidden_size=24).double()
+    student = make_masked_lm("bert", hidden_size=16, layers=2, seed=1).double()
+    as_student(student, terms, LAYERS, positions=3, depth=4, projection=torch.eye(24)[:, :16])
+    batch = _batch()
+
+    lesson = _lesson(teacher, student, batch, terms)
+
+    expected = _relations(student, teacher, batch["input_ids"], heads=4)
+    torch.testing.assert_close(lesson.terms["relations"], expected, rtol=1e-5, atol=1e-7, check_dtype=False)  # fmt: skip
+
+
+def test_every_weight_is_of_a_term_with_a_plain_name() -> None:
+    weights = {field.name for field in fields(Terms)} - {"temperature", "relation_heads"}
+
+    assert weights == set(PLAIN_NAMES) == set(TERMS)
+
+
+def _relations(student: Any, teacher: Any, ids: Tensor, *, heads: int) -> Tensor:
+    """MiniLMv2's, of projections taken by hooks."""
     losses = []
     for part in ("query", "key", "value"):
         relations = []
@@ -74,8 +98,8 @@ def _relations(student: Any, teacher: Any, ids: Tensor) -> Tensor:
             hook = linear.register_forward_hook(lambda _m, _i, output, seen=seen: seen.append(output))  # fmt: skip
             model.bert(input_ids=ids)
             hook.remove()
-            split = seen[0].unflatten(2, (16, 2)).transpose(1, 2)
-            relations.append(F.log_softmax(split @ split.mT / 2**0.5, -1))
+            split = seen[0].unflatten(2, (heads, -1)).transpose(1, 2)
+            relations.append(F.log_softmax(split @ split.mT / split.shape[-1] ** 0.5, -1))
         mine, its = relations
         losses.append((its.exp() * (its - mine)).sum(-1).mean())
     return torch.stack(losses).mean()

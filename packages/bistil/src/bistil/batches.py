@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -36,35 +37,78 @@ class Corruption:
         """How many positions of a block are chosen, the same for every block."""
         return max(1, round(self.rate * length)) if self.rate else 0
 
+    @cached_property
+    def is_special(self) -> NDArray[np.bool_]:
+        """[pieces]: whether an id is never chosen."""
+        table = np.zeros(self.pieces, dtype=np.bool_)
+        table[[one for one in self.special if one < self.pieces]] = True
+        return table
 
-def even_schedule(
-    sizes: Mapping[str, int], *, batches: int, size: int, seed: int
-) -> list[tuple[str, NDArray[np.int64]]]:
-    """The language and the blocks of each batch, from the seed alone.
+    @cached_property
+    def ordinary(self) -> NDArray[np.int64]:
+        """The ids that a random piece is drawn from."""
+        return np.flatnonzero(~self.is_special)
+
+
+class Schedule:
+    """The language and the blocks of each batch, from the seed alone; what is not asked for is not made.
+
+    Batches may be asked for in any order; made are the orders of blocks and languages at the place that was last asked for.
 
     Args:
         sizes: number of blocks per language.
-        batches: how many to plan: steps times accumulation times processes.
+        batches: how many there are: steps times accumulation times processes.
         size: blocks in a batch.
         seed: of the order.
 
     Raises:
         ExtractError: for a language without a block.
     """
-    for language, count in sizes.items():
-        if not count:
-            raise too_short(language)
-    random = np.random.Generator(np.random.Philox(key=[seed, _ORDER]))
-    languages = list(sizes)
-    dealers = {
-        language: _deal(count, size, np.random.Generator(np.random.Philox(key=[seed, _ORDER + 1 + number])))
-        for number, (language, count) in enumerate(sizes.items())
-    }  # fmt: skip
-    slots: list[tuple[str, NDArray[np.int64]]] = []
-    while len(slots) < batches:
-        turn = [languages[number] for number in random.permutation(len(languages))]
-        slots += [(language, next(dealers[language])) for language in turn]
-    return slots[:batches]
+
+    def __init__(self, sizes: Mapping[str, int], *, batches: int, size: int, seed: int) -> None:
+        for language, count in sizes.items():
+            if not count:
+                raise too_short(language)
+        self._sizes, self._batches, self._size = dict(sizes), batches, size
+        languages = list(sizes)
+        self._turns = _Stream([seed, _ORDER], len(languages))
+        self._passes = {
+            language: _Stream([seed, _ORDER + 1 + number], sizes[language])
+            for number, language in enumerate(languages)
+        }
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def __getitem__(self, index: int) -> tuple[str, NDArray[np.int64]]:
+        if not 0 <= index < self._batches:
+            raise IndexError(index)
+        turn, place = divmod(index, len(self._sizes))  # every language once in each turn
+        language = list(self._sizes)[self._turns.order(turn)[place]]
+        count, passes = self._sizes[language], self._passes[language]
+        first, last = turn * self._size, (turn + 1) * self._size
+        rows = [
+            passes.order(number)[max(0, first - number * count) : last - number * count]
+            for number in range(first // count, (last - 1) // count + 1)
+        ]
+        return language, np.concatenate(rows)
+
+
+class _Stream:
+    """Random orders of the numbers below `count`, one behind another; one further back is drawn from the start again."""
+
+    def __init__(self, key: list[int], count: int) -> None:
+        self._key, self._count = key, count
+        self._drawn, self._order = 0, np.empty(0, dtype=np.int64)
+
+    def order(self, number: int) -> NDArray[np.int64]:
+        """The order of this number, from 0."""
+        if number < self._drawn - 1 or not self._drawn:
+            self._random, self._drawn = np.random.Generator(np.random.Philox(key=self._key)), 0
+        while self._drawn <= number:
+            self._order = self._random.permutation(self._count)
+            self._drawn += 1
+        return self._order
 
 
 def too_short(language: str) -> ExtractError:
@@ -74,27 +118,18 @@ def too_short(language: str) -> ExtractError:
     )
 
 
-def _deal(count: int, size: int, random: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    left = np.empty(0, dtype=np.int64)
-    while True:
-        while len(left) < size:
-            left = np.concatenate([left, random.permutation(count)])
-        yield left[:size]
-        left = left[size:]
-
-
 class MaskedBatches(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Item i is batch i of the schedule; its corruption follows from (seed, i).
 
     Args:
-        slots: see `even_schedule`.
+        slots: language and blocks of each.
         blocks: per language [N, S].
         corruption: of the inputs.
     """
 
     def __init__(
         self,
-        slots: Sequence[tuple[str, NDArray[np.int64]]],
+        slots: Schedule,
         blocks: Mapping[str, NDArray[np.int32]],
         corruption: Corruption,
     ) -> None:
@@ -127,14 +162,13 @@ def corrupt(
     """
     random = np.random.Generator(np.random.Philox(key=[corruption.seed, number]))
     inputs, labels = gold.copy(), np.full_like(gold, -100)
-    special = np.array(corruption.special, dtype=np.int64)
-    ordinary = np.setdiff1d(np.arange(corruption.pieces), special)
-    for row, its in enumerate(gold):
-        open_to = np.flatnonzero(~np.isin(its, special))
-        chosen = random.permutation(open_to)[: corruption.positions(len(its))]
+    open_to = ~corruption.is_special[gold]
+    for row, pieces in enumerate(gold):
+        places = np.flatnonzero(open_to[row])
+        chosen = random.permutation(places)[: corruption.positions(len(pieces))]
         change = random.random(len(chosen))
         inputs[row, chosen[change < 0.8]] = corruption.mask
         swapped = chosen[(change >= 0.8) & (change < 0.9)]
-        inputs[row, swapped] = random.choice(ordinary, len(swapped))
-        labels[row, chosen] = its[chosen]
+        inputs[row, swapped] = random.choice(corruption.ordinary, len(swapped))
+        labels[row, chosen] = pieces[chosen]
     return inputs, labels

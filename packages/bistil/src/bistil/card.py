@@ -11,21 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from bistil.plan import Plan
-from teacherzoo.catalogue import read_catalogue
+from bistil.terms import PLAIN_NAMES
+from teacherzoo.catalogue import find_teacher, read_catalogue
 
 _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
     "vocab.json", "merges.txt", "*.model", "LICENSE*", "NOTICE",
 )  # fmt: skip
 _VERSIONS = ("bistil", "kdkernels", "teacherzoo", "vocabmerge", "torch", "transformers")
-_NAMES = {
-    "attention": "mean squared difference of attention maps",
-    "hidden": "mean squared difference of hidden states",
-    "mlm": "cross-entropy with the text at masked positions",
-    "logits": "divergence from the teacher's predictions at masked positions",
-    "relations": "divergence of the last layer's relations",
-    "cosine": "1 - cosine of the last hidden states",
-}
+_UNKNOWN = "not known: look it up"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +30,8 @@ class Account:
         plan: in figures.
         extraction: every option.
         sfts: language to the sparse fine-tuning that the teacher wore.
+        texts: language to the name of its text.
+        licences: language to the licence of its text, where that is known.
         digests: of the teacher that taught, its vocabulary trimmed.
         before: per language the terms on held-out text before training.
         after: the same after it.
@@ -46,6 +42,8 @@ class Account:
     plan: Plan
     extraction: Mapping[str, Any]
     sfts: Mapping[str, str]
+    texts: Mapping[str, str]
+    licences: Mapping[str, str]
     digests: Mapping[str, str]
     before: Mapping[str, Mapping[str, float]]
     after: Mapping[str, Mapping[str, float]]
@@ -91,33 +89,38 @@ def write_folder(student: Any, teacher: Path, account: Account, folder: Path, *,
 def card(account: Account, name: str) -> str:
     """The model card's Markdown."""
     plan = account.plan
-    licences = {entry.hub: entry.licence for entry in read_catalogue()}
+    hub = None if Path(plan.teacher).exists() else find_teacher(plan.teacher)
     source, *targets = plan.languages
     before, after = plan.teacher_parameters, plan.student_parameters
+    shown = hub or Path(plan.teacher).name
     return "\n".join(
         [
             "---",
             "library_name: transformers",
             "pipeline_tag: fill-mask",
             f"language: {json.dumps(list(plan.languages))}",
-            f"base_model: {json.dumps(plan.teacher)}",
+            *([f"base_model: {json.dumps(hub)}"] if hub else []),  # the Hub takes no path of a folder
             "tags: [knowledge-distillation, bistil]",
             "---",
             "",
             f"# {name}",
             "",
-            f"A small masked language model for {source} and {', '.join(targets)}, extracted from `{plan.teacher}` (after "
+            f"A small masked language model for {source} and {', '.join(targets)}, extracted from `{shown}` (after "
             f"BiStil, Ansell et al. 2023). It is a stock {plan.architecture}; no further code is needed to use it. Tune it "
             f"on a task in {source}, use it on {', '.join(targets)}.",
             "",
-            f"- Teacher: `{plan.teacher}`, licence: {licences.get(plan.teacher) or 'not known here: look it up'}",
+            f"- Teacher: `{shown}`, licence: {_licence(plan.teacher, hub)}",
+            *[
+                f"- Text in {language}: `{account.texts[language]}`, licence: {account.licences.get(language, _UNKNOWN)}"
+                for language in plan.languages
+            ],
             f"- Layers: {len(plan.layers)} of {plan.teacher_layers} (numbers {', '.join(map(str, plan.layers))})",
             *[f"- Narrower: {words}" for words in plan.narrowed],
             f"- Vocabulary: {plan.pieces[1]:,} of {plan.pieces[0]:,} pieces",
             f"- Parameters: {after.total:,} of {before.total:,}, of which {after.embeddings:,} are embeddings",
             f"- Loss: {' + '.join(f'{weight:g} {term}' for term, weight in plan.terms.items())}",
             f"- Attention compared {plan.attention}",
-            *[f"- In {language} the teacher wore `{file}`" for language, file in account.sfts.items()],
+            *[f"- In {language} the teacher wore `{Path(file).name}`" for language, file in account.sfts.items()],
             f"- Training: {plan.steps:,} steps, {plan.tokens:,} positions, learning rate "
             f"{account.extraction['learning_rate']:g}, seed {account.extraction['seed']}; `run.json` holds every option",
             "",
@@ -136,19 +139,29 @@ def card(account: Account, name: str) -> str:
     )  # fmt: skip
 
 
+def _licence(teacher: str, hub: str | None) -> str:
+    """Of a teacher: as the catalogue has it, or its own folder's card."""
+    from huggingface_hub import metadata_load
+
+    stated = {entry.hub: entry.licence for entry in read_catalogue()}.get(hub or "")
+    if stated is None and (own := Path(teacher) / "README.md").is_file():
+        stated = (metadata_load(own) or {}).get("license")
+    return str(stated or _UNKNOWN)
+
+
 def _table(account: Account) -> list[str]:
     rows = ["| language | term | before | after |", "| --- | --- | --- | --- |"]
     for language, terms in account.after.items():
         for term, value in terms.items():
             before = account.before[language][term]
-            rows.append(f"| {language} | {_NAMES[term]} | {before:.4g} | {value:.4g} |")
+            rows.append(f"| {language} | {PLAIN_NAMES[term]} | {before:.4g} | {value:.4g} |")
     return rows if len(rows) > 2 else ["(no text was held out)"]
 
 
 def _draw_curves(account: Account, file: Path) -> None:
     from matplotlib.figure import Figure
 
-    terms = [term for term in _NAMES if any(f"{term}_{language}" in entry for entry in account.log for language in account.plan.languages)]  # fmt: skip
+    terms = [term for term in PLAIN_NAMES if any(f"{term}_{language}" in entry for entry in account.log for language in account.plan.languages)]  # fmt: skip
     figure = Figure(figsize=(4 * max(1, len(terms)), 3.2), layout="constrained")
     plots = figure.subplots(1, max(1, len(terms)), squeeze=False)[0]
     for axes, term in zip(plots, terms, strict=False):

@@ -10,6 +10,7 @@ import typer
 
 from bistil.console import refusing_plainly
 from bistil.errors import ExtractError
+from bistil.work import refuse_what_exists
 from teacherzoo.console import progress
 from teacherzoo.processes import rank
 
@@ -62,6 +63,9 @@ def extract_command(
     learning_rate: Annotated[float, typer.Option(help="At its peak.")] = 1e-4,
     warmup: Annotated[float, typer.Option(help="Share of steps that lead up to it.")] = 0.0,
     mask_rate: Annotated[float, typer.Option(help="Share of positions hidden.")] = 0.15,
+    held_out_share: Annotated[
+        float, typer.Option(help="Share of the text for the figures before and after.")
+    ] = 0.01,
     precision: Annotated[str, typer.Option(help="float32|bfloat16.")] = "float32",
     offload: Annotated[
         str | None, typer.Option(help="Share the teacher by ZeRO-3: cpu, or a folder.")
@@ -71,28 +75,45 @@ def extract_command(
     trainer: Annotated[
         Path | None, typer.Option(help="JSON file of further Trainer arguments.")
     ] = None,
+    licence: Annotated[
+        list[str] | None, typer.Option(help="LANGUAGE=LICENCE of its text, for the card; repeat.")
+    ] = None,
+    shelf: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps trimmed teacher and blocks for other runs."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Extract a small model for a few languages out of a big one. Run it again to go on where it stopped."""
-    from bistil.extract import extract
     from bistil.extraction import Extraction
+    from bistil.languages import languages_of, text_files
 
+    corpora, sfts = _pairs("--corpus", corpus), _pairs("--language-sft", language_sft or [])
+    licences = _pairs("--licence", licence or [], what="LICENCE")
     extraction = Extraction(
         reduction=reduction, layers=_layers(layers), width=width, feed_forward=feed_forward, terms=_terms(style, term or []),
         init=init, threshold=threshold, top=top, budget=budget, keep_vocabulary=keep_vocabulary,  # type: ignore[arg-type]  # checked there
         steps=steps, batch=batch, length=length, learning_rate=learning_rate, warmup=warmup,
-        mask_rate=mask_rate, precision=precision, offload=offload, seed=seed, checkpoint_every=checkpoint_every,  # type: ignore[arg-type]  # checked there
+        mask_rate=mask_rate, held_out_share=held_out_share, precision=precision, offload=offload, seed=seed, checkpoint_every=checkpoint_every,  # type: ignore[arg-type]  # checked there
         arguments=_json(trainer),
     )  # fmt: skip
+    # What needs no library that takes seconds to import is refused at once.
+    for language in languages_of(source, target, corpora, sfts, licences):
+        text_files(language, corpora[language])
+    refuse_what_exists(out, ExtractError)
+    from bistil.extract import extract
+
     with progress() as watch:
         extract(
             model,
-            _pairs("--corpus", corpus),
+            corpora,
             out,
             source=source,
             targets=target,
             extraction=extraction,
-            language_sfts=_pairs("--language-sft", language_sft or []),
+            language_sfts=sfts,
+            licences=licences,
+            shelf=shelf,
             tell=_tell,
             watch=watch,
         )
@@ -126,34 +147,34 @@ def _layers(text: str) -> Any:
 def _terms(style: str, changed: list[str]) -> Any:
     from dataclasses import replace
 
-    from bistil.teaching import STYLES, TERMS
+    from bistil.terms import STYLES, TERMS
 
     if style not in STYLES:
         raise ExtractError(f"--style must be one of {', '.join(STYLES)}, got {style!r}.")
     weights: dict[str, Any] = {}
     for given in changed:
         name, _, value = given.partition("=")
-        if name not in (*TERMS, "temperature"):
+        if name not in (*TERMS, "temperature", "relation_heads"):
             raise ExtractError(
-                f"--term must be TERM=WEIGHT with a term of {', '.join(TERMS)} (or temperature=T), got {given!r}."
+                f"--term must be TERM=WEIGHT with a term of {', '.join(TERMS)} (or temperature=T, relation_heads=N), got {given!r}."
             )
         try:
-            weights[name] = float(value)
+            weights[name] = int(value) if name == "relation_heads" else float(value)
         except ValueError as error:
             raise ExtractError(f"--term {given!r}: expected a number, got {value!r}.") from error
     return replace(STYLES[style], **weights)
 
 
-def _pairs(option: str, given: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _pairs(option: str, given: list[str], *, what: str = "FILE") -> dict[str, str]:
+    pairs: dict[str, str] = {}
     for pair in given:
-        language, separator, file = pair.partition("=")
-        if not separator or not file:
-            raise ExtractError(f"{option} must be LANGUAGE=FILE, got {pair!r}.")
-        if language in found:
+        language, _, value = pair.partition("=")
+        if not language or not value:
+            raise ExtractError(f"{option} must be LANGUAGE={what}, got {pair!r}.")
+        if language in pairs:
             raise ExtractError(f"{option}: {language} is given twice; put its files in one folder.")
-        found[language] = file
-    return found
+        pairs[language] = value
+    return pairs
 
 
 def _json(file: Path | None) -> dict[str, Any]:

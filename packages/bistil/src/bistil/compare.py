@@ -21,7 +21,7 @@ from bistil.lottery import Sparsity
 from bistil.sparse_file import read_sparse
 from bistil.task_sft import task_sft, wear_task
 from bistil.task_training import TaskTraining
-from bistil.teaching import STYLES
+from bistil.terms import STYLES
 from xeval import (
     DataSet,
     Protocol,

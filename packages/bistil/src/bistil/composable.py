@@ -18,6 +18,11 @@ _PARTS = {"diffs", "abs", "body"}
 _PREFIXES = ("bert.", "roberta.", "deberta.", "distilbert.", "model.")
 
 
+def sparse_path(path: Path) -> Path:
+    """The file of a sparse fine-tuning, where a folder of composable-sft's may be named instead."""
+    return path / _FILE if path.is_dir() else path
+
+
 def read_composable(path: Path) -> SparseFineTuning:
     """Read `pytorch_diff.bin`, or the folder it lies in.
 
@@ -29,7 +34,7 @@ def read_composable(path: Path) -> SparseFineTuning:
     Raises:
         SparseError: for a file that is missing, holds anything but tensors and numbers, or is laid out otherwise.
     """
-    file = path / _FILE if path.is_dir() else path
+    file = sparse_path(path)
     content = _load(file)
     if not isinstance(content, dict) or not content.keys() & _PARTS:
         raise SparseError(f"{file}: expected a composable-sft file with `diffs` and `abs`, got {_what(content)}; give another file.")  # fmt: skip

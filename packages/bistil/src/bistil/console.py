@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from bistil.errors import BistilError
-from teacherzoo import TeacherzooError
 from teacherzoo.console import refusing_plainly as teacherzoo_refusing_plainly
-from vocabmerge import VocabularyError
+from teacherzoo.errors import TeacherzooError
+from vocabmerge.errors import VocabularyError
 from xeval.errors import XevalError
 
 P = ParamSpec("P")

@@ -5,32 +5,34 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bistil.batches import MaskedBatches, even_schedule
+from bistil.batches import MaskedBatches, Schedule
 from bistil.card import Account, write_folder
+from bistil.composable import sparse_path
 from bistil.errors import ExtractError
 from bistil.extraction import Extraction
+from bistil.languages import languages_of, text_files
 from bistil.plan import Plan, attention_route
 from bistil.shaping import shaped_student
-from bistil.sources import Sources, open_tunings, text_files, trim_teacher
+from bistil.sources import Sources, open_tunings, trim_teacher
 from bistil.sparse import worn
 from bistil.student import choose_layers
 from bistil.tapping import layers_of
 from bistil.teaching import as_student, freeze_unreached
 from bistil.widths import require_narrowable
-from bistil.work import remove_work, work_folder
+from bistil.work import alone_in, remove_work, work_folder
 from teacherzoo import Teacher, load_teacher
+from teacherzoo.inputs import digest_of_inputs
 from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.teachers import read_config, teacher_folder
 from vocabmerge import read_vocabulary
-from xeval.encoder import model_digest
 from xeval.parameters import parameters_of, split_parameters
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def extract(
     targets: Sequence[str],
     extraction: Extraction | None = None,
     language_sfts: Mapping[str, str | Path] | None = None,
+    licences: Mapping[str, str] | None = None,
     shelf: Path | None = None,
     tell: Callable[[Plan], None] = lambda plan: None,
     watch: Watch = lambda done, total, what: None,
@@ -68,6 +71,7 @@ def extract(
         targets: the languages that they will be used on.
         extraction: everything else.
         language_sfts: language to the sparse fine-tuning that the teacher wears in its batches.
+        licences: language to the licence of its text, for the card.
         shelf: a folder in which the trimmed teacher and the text cut into blocks stay, for further extractions of the same
             model and text (other seeds, layers, terms) to take from there; without it they go when the run ends.
         tell: given the plan before training starts.
@@ -90,35 +94,36 @@ def extract(
 
     started = time.monotonic()
     out, sfts, extraction = Path(out), dict(language_sfts or {}), extraction or Extraction()
-    languages = _languages(source, targets, corpora, sfts)
+    languages = languages_of(source, targets, corpora, sfts, licences)
     if sfts and extraction.offload is not None:
         raise ExtractError(
             "A teacher whose weights are shared among processes cannot wear a sparse fine-tuning; leave offload out."
         )
     files = {language: text_files(language, corpora[language]) for language in languages}
-    work = work_folder(
-        out,
-        {
-            "model": str(model), "language_sfts": sfts, "extraction": extraction.to_json(),
-            "corpora": {language: [str(file) for file in its] for language, its in files.items()},
-        },
-        error=ExtractError,
-    )  # fmt: skip
-    place = _on_shelf(shelf, model, files, extraction) if shelf else work
-    stage = _prepare(model, files, work, place, extraction, sfts, watch=watch)
+    inputs = digest_of_inputs(
+        corpora=files,
+        models={"teacher": model},
+        files={language: sparse_path(Path(file)) for language, file in sfts.items()},
+    )
+    stated = {"inputs": inputs, "extraction": extraction.to_json()}
+    work = work_folder(out, stated, error=ExtractError)
+    with _on_shelf(shelf, inputs, extraction, watch) if shelf else nullcontext(work) as place:
+        stage = _prepare(model, files, work, place, extraction, sfts, watch=watch)
     tell(stage.plan)
-    before = held_out_terms(stage.student, stage.asking, stage.held_out)
+    before = held_out_terms(stage.student, stage.asking, stage.held_out, stage.arguments)
     log = train(stage.student, stage.asking, stage.batches, languages, stage.arguments, watch=watch)
     account = Account(
         plan=stage.plan,
         extraction=extraction.to_json(),
-        sfts={language: str(its) for language, its in sfts.items()},
+        sfts={language: str(file) for language, file in sfts.items()},
+        texts={language: Path(corpora[language]).name for language in languages},
+        licences=licences or {},
         digests={
             "weights": stage.teacher.weights_digest,
             "tokenizer": stage.teacher.tokenizer_digest,
         },
         before=before,
-        after=held_out_terms(stage.student, stage.asking, stage.held_out),
+        after=held_out_terms(stage.student, stage.asking, stage.held_out, stage.arguments),
         log=log,
         seconds=time.monotonic() - started,
     )
@@ -158,8 +163,8 @@ def _prepare(
 
     folder = teacher_folder(model)
     layers = _layers(folder, model, extraction)
+    # Chooses the device, and forms the process group, if there is one.
     arguments = training_arguments(work / "checkpoints", extraction)
-    _ = arguments.device  # forms the process group, if there is one
     lean = folder if extraction.keep_vocabulary else place / "teacher"
     if rank() == 0 and lean is not folder:
         trim_teacher(folder, files, lean, extraction, watch=watch)
@@ -167,7 +172,7 @@ def _prepare(
     teacher = load_teacher(lean)
     sources = Sources(files, teacher, extraction, place / "text", watch=watch)
     shaped = shaped_student(teacher.model, layers, extraction, sources)
-    student = shaped.student
+    student = shaped.student.to(arguments.device)
     tunings = open_tunings(sfts, whole=folder, trimmed=None if lean is folder else teacher)
     depth = len(layers_of(teacher.model))
     teacher, engine = _shared(teacher, extraction)
@@ -184,8 +189,9 @@ def _prepare(
         layers,
         positions=positions,
         depth=depth,
-        projection=shaped.projection,
+        projection=None if shaped.projection is None else shaped.projection.to(arguments.device),
     )
+    asking.move_to(arguments.device)
     plan = Plan(
         teacher=str(model),
         architecture=type(teacher.model).__name__,
@@ -243,53 +249,27 @@ def _batches(
 ) -> MaskedBatches:
     count = extraction.steps * arguments.gradient_accumulation_steps * arguments.world_size
     sizes = {language: len(its) for language, its in sources.blocks.items()}
-    slots = even_schedule(sizes, batches=count, size=extraction.batch, seed=extraction.seed)
+    slots = Schedule(sizes, batches=count, size=extraction.batch, seed=extraction.seed)
     return MaskedBatches(slots, sources.blocks, sources.corruption)
 
 
 def _freeze(student: Any, asking: Asking, batches: MaskedBatches, language: str) -> int:
-    probe = {name: its[:1] for name, its in batches[0].items() if its.dim()}
+    device = next(student.parameters()).device
+    probe = {name: tensor[:1].to(device) for name, tensor in batches[0].items() if tensor.dim()}
     return freeze_unreached(student, probe, asking(language, probe))
 
 
-def _languages(
-    source: str,
-    targets: Sequence[str],
-    corpora: Mapping[str, str | Path],
-    sfts: Mapping[str, str | Path],
-) -> tuple[str, ...]:
-    languages = (source, *targets)
-    if not targets or len({*languages}) != len(languages):
-        raise ExtractError(
-            f"Expected one source and at least one target language, all different, got {', '.join(languages)}."
-        )
-    for language in languages:
-        if language not in corpora:
-            raise ExtractError(
-                f"{language}: there is no corpus of this language, only of {', '.join(corpora) or 'none'}; "
-                f"add {language}=FILE."
-            )
-    for what, given in (("corpus", corpora), ("sparse fine-tuning", sfts)):
-        for language in given:
-            if language not in languages:
-                raise ExtractError(
-                    f"{language}: a {what} is given, but the languages are {', '.join(languages)}; add it to the targets "
-                    "or leave it out."
-                )
-    return languages
-
-
+@contextmanager
 def _on_shelf(
-    shelf: Path, model: str | Path, files: Mapping[str, list[Path]], extraction: Extraction
-) -> Path:
-    """Under a name of what decides them, the trimmed teacher and the blocks."""
+    shelf: Path, inputs: Mapping[str, Any], extraction: Extraction, watch: Watch
+) -> Iterator[Path]:
+    """The folder of what decides the trimmed teacher and the blocks, this run's alone as long as they are made."""
     names = ("threshold", "top", "budget", "keep_vocabulary", "length", "held_out_share")
     decides = {
-        "model": model_digest(str(model)),
-        "text": {
-            language: [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in its]
-            for language, its in files.items()
-        },
+        "corpora": inputs["corpora"],
+        "models": inputs["models"],
         **{name: getattr(extraction, name) for name in names},
-    }  # fmt: skip
-    return shelf / hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
+    }
+    place = shelf / hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
+    with alone_in(place, watch) if rank() == 0 else nullcontext():
+        yield place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,7 +17,9 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from bistil.batches import MaskedBatches
 from bistil.errors import ExtractError
 from bistil.extraction import Extraction
-from bistil.teaching import Lesson, Taught, Terms, ask_teacher
+from bistil.teaching import Lesson, Taught, ask_teacher
+from bistil.terms import TERMS, Terms
+from teacherzoo.trainer_arguments import trainer_arguments
 from teacherzoo.training_watch import TrainingWatch, last_whole_checkpoint
 
 if TYPE_CHECKING:
@@ -24,10 +27,12 @@ if TYPE_CHECKING:
 
 Watch = Callable[[int, int, str], None]
 Dressing = Callable[[str], AbstractContextManager[None]]
-_OURS = {
-    "output_dir", "max_steps", "per_device_train_batch_size", "learning_rate", "warmup_steps", "seed", "bf16",
-    "save_steps", "save_strategy", "remove_unused_columns", "num_train_epochs",
-}  # fmt: skip
+_OVERRIDABLE = (
+    "lr_scheduler_type",
+    "save_total_limit",
+    "logging_steps",
+    "ddp_find_unused_parameters",
+)
 
 
 class Asking:
@@ -73,13 +78,8 @@ def training_arguments(folder: Path, extraction: Extraction) -> TrainingArgument
     """Trainer's arguments: ours, and what the user adds, such as a DeepSpeed configuration.
 
     Raises:
-        ExtractError: for a key that is decided elsewhere, or that Trainer does not take.
+        ExtractError: for a key that is decided elsewhere, or that this training or Trainer does not take.
     """
-    for name in extraction.arguments:
-        if name in _OURS:
-            raise ExtractError(
-                f"{name} among the Trainer arguments: it is decided by an option of its own; leave it out there."
-            )
     ours: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": extraction.steps,
@@ -93,17 +93,12 @@ def training_arguments(folder: Path, extraction: Extraction) -> TrainingArgument
         "save_steps": extraction.checkpoint_every,
         "save_total_limit": 2,
         "logging_steps": max(1, min(50, extraction.steps // 20)),
-        "logging_nan_inf_filter": False,
-        "report_to": [],
-        "disable_tqdm": True,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "remove_unused_columns": False,
-        "use_cpu": not torch.cuda.is_available(),
+        # `freeze_unreached` leaves no parameter without a gradient for DDP to look for.
+        "ddp_find_unused_parameters": False,
     }
-    try:
-        return TrainingArguments(**{**ours, **extraction.arguments})
-    except (TypeError, ValueError) as error:
-        raise ExtractError(f"Trainer arguments: {' '.join(str(error).split())}.") from error
+    return trainer_arguments(
+        ours, extraction.arguments, where="Trainer arguments", error=ExtractError, overridable=_OVERRIDABLE
+    )  # fmt: skip
 
 
 def train(
@@ -144,7 +139,7 @@ class ExtractTrainer(Trainer):
         super().__init__(**arguments)
         self._asking = asking
         self._languages = languages
-        self._terms: dict[str, list[Tensor]] = {}
+        self._sums: dict[str, Tensor] = {}  # [2]: of a term in a language, and of how many batches
         asking.move_to(self.args.device)
 
     def compute_loss(
@@ -160,18 +155,20 @@ class ExtractTrainer(Trainer):
             taught = self._asking(language, inputs)
         lesson: Lesson = model(**inputs, taught=taught, lesson=True)
         for name, value in lesson.terms.items():
-            self._terms.setdefault(f"{name}_{language}", []).append(value)
-        loss = lesson["loss"]
-        return (loss, lesson) if return_outputs else loss
+            told = torch.stack([value.float(), torch.ones_like(value, dtype=torch.float32)])
+            self._sums[f"{name}_{language}"] = told + self._sums.get(f"{name}_{language}", 0)
+        return (lesson.loss, lesson) if return_outputs else lesson.loss
 
     def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
-        """Add the terms by language, averaged since the last log."""
+        """Add the terms by language, averaged since the last log over the batches of all processes."""
         if "loss" in logs:
-            logs |= {
-                name: float(torch.stack(values).mean())
-                for name, values in sorted(self._terms.items())
-            }
-            self._terms.clear()
+            # Every process asks for the same names: one may have had no batch of some language.
+            names = [f"{term}_{language}" for term in TERMS for language in self._languages]
+            none = torch.zeros(2, device=self.args.device)
+            sums = torch.stack([self._sums.get(name, none) for name in names])
+            totals = self.accelerator.reduce(sums, reduction="sum").tolist()
+            logs |= {name: total / count for name, (total, count) in zip(names, totals, strict=True) if count}  # fmt: skip
+            self._sums.clear()
         super().log(logs, *arguments, **named)
 
     def _get_train_sampler(self, *_: Any) -> Any:
@@ -180,16 +177,23 @@ class ExtractTrainer(Trainer):
 
 @torch.no_grad()
 def held_out_terms(
-    student: Any, asking: Asking, batches: Mapping[str, MaskedBatches]
+    student: Any,
+    asking: Asking,
+    batches: Mapping[str, MaskedBatches],
+    arguments: TrainingArguments,
 ) -> dict[str, dict[str, float]]:
-    """Per language, every term on text that is not trained on."""
-    device = next(student.parameters()).device
+    """Per language, every term on text that is not trained on, computed where and as exactly as the training computes."""
+    device = arguments.device
+    student.to(device)
     asking.move_to(device)
+    half = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None
+    autocast = functools.partial(torch.autocast, device.type, dtype=half, enabled=half is not None)
     found = {}
     for language, items in batches.items():
         sums: dict[str, float] = {}
         for batch in _on(device, items):
-            lesson = student(**batch, taught=asking(language, batch), lesson=True)
+            with autocast():
+                lesson = student(**batch, taught=asking(language, batch), lesson=True)
             for name, value in lesson.terms.items():
                 sums[name] = sums.get(name, 0.0) + float(value) / len(items)
         found[language] = sums

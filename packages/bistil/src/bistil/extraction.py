@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from bistil.errors import ExtractError
-from bistil.student import Strategy
-from bistil.teaching import Terms
+from bistil.terms import Terms
+
+if TYPE_CHECKING:
+    from bistil.student import Strategy
 
 Init = Literal["teacher", "random"]
 Precision = Literal["float32", "bfloat16"]

@@ -52,7 +52,7 @@ class Heard:
                 self._keep_heads(model, keep)
                 self._keep_norms(model, units, keep)
             for block in blocks:
-                model(input_ids=block)
+                model(input_ids=block.to(model.device))
 
     def _readers(self, model: Any, units: Sequence[int] | None, *, inner: bool) -> Iterator[str]:
         places = places_of(model)
@@ -92,7 +92,7 @@ class NormFit:
 
     def __init__(self, norm: nn.LayerNorm, units: Sequence[int]) -> None:
         self._eps, self._units, self._rows = norm.eps, list(units), 0
-        self._gain = norm.weight.detach()[self._units].double()
+        self._gain = norm.weight.detach()[self._units].double().cpu()
         self._sums = torch.zeros(4, len(self._units), dtype=torch.float64)
 
     def add(self, given: Tensor, made: Tensor) -> None:
@@ -101,9 +101,8 @@ class NormFit:
         mine = F.layer_norm(kept, kept.shape[-1:], eps=self._eps).flatten(0, -2).double()
         its = made[..., self._units].flatten(0, -2).double()
         self._rows += len(mine)
-        self._sums += torch.stack(
-            [mine.sum(0), its.sum(0), mine.square().sum(0), (mine * its).sum(0)]
-        )
+        sums = [mine.sum(0), its.sum(0), mine.square().sum(0), (mine * its).sum(0)]
+        self._sums += torch.stack(sums).cpu()
 
     def fitted(self) -> tuple[Tensor, Tensor]:
         """Gain and offset, [k] each, by least squares for each unit; the gain of a unit that never varies stays."""

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bistil.batches import MaskedBatches, even_schedule
+from bistil.batches import MaskedBatches, Schedule
 from bistil.body import body_digests
 from bistil.errors import AdaptError
 from bistil.extraction import Extraction
 from bistil.fitting import Fitting
+from bistil.languages import text_files
 from bistil.lottery import Sparsity, Ticket, lottery_ticket
-from bistil.sources import Sources, text_files
+from bistil.sources import Sources
 from bistil.sparse_file import SparseFineTuning, write_sparse
 from bistil.work import remove_work, work_folder
 from kdkernels import linear_cross_entropy
@@ -136,7 +137,7 @@ def _batches(
 ) -> MaskedBatches:
     count = steps * int(training.arguments.get("gradient_accumulation_steps", 1)) * world_size()
     sizes = {language: len(sources.blocks[language])}
-    slots = even_schedule(sizes, batches=count, size=training.batch, seed=training.seed)
+    slots = Schedule(sizes, batches=count, size=training.batch, seed=training.seed)
     return MaskedBatches(slots, sources.blocks, sources.corruption)
 
 

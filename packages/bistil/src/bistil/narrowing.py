@@ -35,7 +35,7 @@ def choose_hidden(
     with torch.no_grad():
         for block in blocks:
             with tap(teacher, layers=layers) as tapped:
-                teacher(input_ids=block)
+                teacher(input_ids=block.to(teacher.device))
             for number, its in moments.items():
                 its.add(tapped.hidden[number])
     spreads = [its.covariance for its in moments.values()]
@@ -75,8 +75,9 @@ def narrowed(
     kept = None if units is None or len(units) == model.config.hidden_size else tuple(units)
     inner = None if feed_forward == inner_width(model.config) else feed_forward
     config = narrow_config(model.config, width=None if kept is None else len(kept), feed_forward=inner)  # fmt: skip
-    torch.manual_seed(0 if seed is None else seed)
-    narrow = type(model)(config)
+    with torch.random.fork_rng(devices=[]):  # see `student_of`
+        torch.manual_seed(0 if seed is None else seed)
+        narrow = type(model)(config)
     narrow.config._attn_implementation = model.config._attn_implementation
     narrow.to(next(model.parameters())).eval()  # its device and dtype
     if seed is None:
@@ -115,8 +116,8 @@ class _Narrowing:
 
     def _linear(self, name: str) -> tuple[Tensor, Tensor | None]:
         linear: nn.Linear = self._model.get_submodule(name)
-        bias = None if linear.bias is None else linear.bias.detach().double()
-        return linear.weight.detach().double(), bias
+        bias = None if linear.bias is None else linear.bias.detach().double().cpu()
+        return linear.weight.detach().double().cpu(), bias  # where the moments are
 
     def _reading(self, name: str, heard: str) -> Any:
         """A map that reads the kept units in place of all: weight [out, k] and bias."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bistil.batches import Corruption, MaskedBatches, even_schedule, too_short
+from bistil.batches import Corruption, MaskedBatches, Schedule, too_short
 from bistil.errors import ExtractError
 from bistil.extraction import Extraction
 from bistil.sparse import check_base
@@ -25,26 +24,7 @@ from teacherzoo.teachers import read_tokenizer
 from vocabmerge import trim
 
 Watch = Callable[[int, int, str], None]
-_ENDINGS = (".txt", ".txt.gz", ".txt.xz")
 _HELD_OUT_BATCHES = 8
-
-
-def text_files(language: str, source: str | Path) -> list[Path]:
-    """The files of a corpus, in order.
-
-    Raises:
-        ExtractError: where there is none.
-    """
-    path = Path(source)
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.name.endswith(_ENDINGS))
-    else:
-        files = [path] if path.name.endswith(_ENDINGS) else []
-    if not files or not path.exists():
-        raise ExtractError(
-            f"{language}: expected a text file ({', '.join(_ENDINGS)}) or a folder of such, got {str(source)!r}."
-        )
-    return files
 
 
 def trim_teacher(
@@ -58,7 +38,8 @@ def trim_teacher(
     """Write the teacher with the pieces that the languages need; nothing to do where an earlier run left it."""
     if (out / "config.json").exists():
         return
-    shutil.rmtree(out, ignore_errors=True)
+    for left in (out, *out.parent.glob(f".{out.name}.partial-*")):  # of runs that were killed
+        shutil.rmtree(left, ignore_errors=True)
     trim(
         folder,
         files,
@@ -104,6 +85,7 @@ class Sources:
         self._files = files
         self._extraction = extraction
         self._folder = folder
+        self._made: list[Path] = []
         self._watch = watch
         self._tokenizer = read_tokenizer(teacher.folder, teacher.name)
         self._tokenizer.backend_tokenizer.no_truncation()
@@ -134,9 +116,7 @@ class Sources:
             size = self._extraction.batch
             batches = min(_HELD_OUT_BATCHES, len(blocks[language]) // size)
             if batches:
-                slots = even_schedule(
-                    {language: batches * size}, batches=batches, size=size, seed=0
-                )
+                slots = Schedule({language: batches * size}, batches=batches, size=size, seed=0)
                 found[language] = MaskedBatches(slots, blocks, self.corruption)
         return found
 
@@ -152,30 +132,32 @@ class Sources:
 
     def _write(self, file: Path, language: str, part: Part) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(f".{os.getpid()}.part")  # others may use the same shelf
+        unfinished = file.with_suffix(".part")  # what a killed run left of it is written over
         try:
             with unfinished.open("wb") as out:
                 for rows in self._cut(language, part):
                     out.write(rows.tobytes())
-        except (CorpusError, ExtractError):  # what is refused leaves nothing behind
-            shutil.rmtree(self._folder)
+        except (CorpusError, ExtractError):  # what is refused leaves nothing of its own behind
+            for made in (unfinished, *self._made):
+                made.unlink()
+            if not any(self._folder.iterdir()):
+                self._folder.rmdir()
             raise
         unfinished.replace(file)
+        self._made.append(file)
 
     def _cut(self, language: str, part: Part) -> Iterator[NDArray[np.int32]]:
+        files = tuple(self._files[language])
+        corpus = Corpus(language, files, held_out_share=self._extraction.held_out_share)
         done = 0
-        for file in self._files[language]:
-            corpus = Corpus(language, file, held_out_share=self._extraction.held_out_share)
-            try:
-                for rows in stream_blocks(
-                    corpus, self._tokenizer, self._extraction.length, part=part
-                ):
-                    yield rows
-                    done += len(rows)
-                    self._watch(done, 0, f"cutting {language}")
-            except CorpusError:  # a small corpus may hold nothing out
-                if part == "train":
-                    raise
+        try:
+            for rows in stream_blocks(corpus, self._tokenizer, self._extraction.length, part=part):
+                yield rows
+                done += len(rows)
+                self._watch(done, 0, f"cutting {language}")
+        except CorpusError:  # a small corpus may hold nothing out
+            if part == "train":
+                raise
         if part == "train" and not done:
             raise too_short(language)
 

@@ -107,8 +107,9 @@ def student_of(teacher: Any, layers: Sequence[int], *, seed: int | None = None) 
     """
     layers = choose_layers(teacher, layers=tuple(layers))
     config = _student_config(teacher, layers)
-    torch.manual_seed(0 if seed is None else seed)
-    student = type(teacher)(config)
+    with torch.random.fork_rng(devices=[]):  # the caller's numbers go on as they were
+        torch.manual_seed(0 if seed is None else seed)
+        student = type(teacher)(config)
     student.config._attn_implementation = teacher.config._attn_implementation
     if seed is not None:
         return student.eval()

@@ -10,75 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bistil.errors import ExtractError, ModelError
+from bistil.errors import ModelError
 from bistil.matching import matching_loss
 from bistil.recomputing import recomputing
 from bistil.tapping import Tapped, layers_of, tap
+from bistil.terms import Terms
 from kdkernels import linear_cross_entropy, linear_kl, relation_kl
 from teacherzoo import split_head
 
 if TYPE_CHECKING:
     from teacherzoo.zero3 import ShardedEngine
-
-TERMS = ("attention", "hidden", "mlm", "logits", "relations", "cosine")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Terms:
-    """Weights of the loss's terms; a term of weight 0 is not computed.
-
-    Args:
-        attention: mean over layers of the mean squared difference of attention maps.
-        hidden: mean over states of their mean squared difference; see `matching_loss`.
-        mlm: cross-entropy with the text at masked positions.
-        logits: T² KL(teacher ‖ student) over the vocabulary at masked positions (DistilBERT).
-        relations: KL of the last layers' relations of queries, keys and values, mean of the three (MiniLMv2).
-        cosine: 1 - cos of the last hidden states (DistilBERT).
-        temperature: T of `logits`.
-        relation_heads: into how many heads vectors are cut for `relations`; unless given, four times the attention
-            heads where that divides the width, else as many as there are.
-
-    Raises:
-        ExtractError: for weights or temperatures that are none.
-    """
-
-    attention: float = 1.0
-    hidden: float = 1.0
-    mlm: float = 0.0
-    logits: float = 0.0
-    relations: float = 0.0
-    cosine: float = 0.0
-    temperature: float = 2.0
-    relation_heads: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in TERMS:
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ExtractError(
-                    f"The weight of {name} must be a number from 0 on, got {getattr(self, name)!r}."
-                )
-        if not self.weights:
-            raise ExtractError(f"Every term has weight 0; give one of {', '.join(TERMS)} another.")
-        if not self.temperature > 0:
-            raise ExtractError(f"temperature must be greater than 0, got {self.temperature!r}.")
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Those that are not 0."""
-        return {name: getattr(self, name) for name in TERMS if getattr(self, name)}
-
-    @property
-    def taught(self) -> bool:
-        """Whether a teacher is needed."""
-        return set(self.weights) != {"mlm"}
-
-
-STYLES = {
-    "bistil": Terms(),
-    "distilmbert": Terms(attention=0, hidden=0, logits=5, mlm=2, cosine=1),
-    "minilmv2": Terms(attention=0, hidden=0, relations=1),
-    "mlm": Terms(attention=0, hidden=0, mlm=1),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +78,9 @@ def _listened(terms: Terms, layers: Sequence[int], *, last: int) -> list[int]:
     return [last] if terms.relations else []
 
 
-@dataclass
-class Lesson(dict[str, Any]):
-    """What the student's forward pass returns; a dictionary, as Trainer expects.
+@dataclass(frozen=True)
+class Lesson:
+    """What the student's forward pass returns; no mapping, which accelerate would make anew under mixed precision.
 
     Attributes:
         loss: to differentiate: the weighted sum of the terms.
@@ -148,9 +89,6 @@ class Lesson(dict[str, Any]):
 
     loss: Tensor
     terms: dict[str, Tensor]
-
-    def __post_init__(self) -> None:
-        self.update(loss=self.loss)
 
 
 def as_student(

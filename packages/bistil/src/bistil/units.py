@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Moments:
-    """Mean and second moment of rows, added up in float64 as they come.
+    """Mean and second moment of rows, added up in float64 in main memory as they come, wherever they are.
 
     Args:
         width: of a row.
@@ -24,8 +24,8 @@ class Moments:
         """Rows [..., width]."""
         flat = rows.detach().double().flatten(0, -2)
         self._rows += len(flat)
-        self._sum += flat.sum(0)
-        self._products += flat.T @ flat
+        self._sum += flat.sum(0).cpu()
+        self._products += (flat.T @ flat).cpu()
 
     @property
     def mean(self) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,7 @@ def work_folder(
     Raises:
         BistilError: of that kind, where `out` exists, another run was interrupted there, or one is going on.
     """
-    if out.exists():
-        raise error(f"{out} exists already; remove it, or choose another name.")
+    refuse_what_exists(out, error)
     work = out.with_name(f".{out.name}.making")
     note, text = work / "plan.json", json.dumps(stated, indent=1, sort_keys=True, default=str)
     other = note.exists() and note.read_text(encoding="utf-8") != text
@@ -55,6 +55,16 @@ def work_folder(
     return work
 
 
+def refuse_what_exists(out: Path, error: type[BistilError]) -> None:
+    """Refuse to write over something.
+
+    Raises:
+        BistilError: of that kind, where `out` exists.
+    """
+    if out.exists():
+        raise error(f"{out} exists already; remove it, or choose another name.")
+
+
 def _lock(out: Path, work: Path, error: type[BistilError]) -> None:
     from filelock import FileLock, Timeout
 
@@ -72,8 +82,26 @@ def _lock(out: Path, work: Path, error: type[BistilError]) -> None:
     if out.exists():  # the other one has just finished
         lock.release()
         remove_work(work)
-        raise error(f"{out} exists already; remove it, or choose another name.")
+        refuse_what_exists(out, error)
     _LOCKS[folder] = lock
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, watch: Callable[[int, int, str], None]) -> Iterator[None]:
+    """Wait until no other process is in this block for this folder, which may be one that several runs take from."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        watch(0, 0, f"waiting for another run that fills {folder}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove_work(work: Path) -> None:

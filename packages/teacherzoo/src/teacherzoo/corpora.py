@@ -40,7 +40,8 @@ class Corpus:
     Args:
         language: the tag that the documents carry downstream.
         source: a local file or folder (`.txt`, `.jsonl`, `.parquet`, the first two also `.gz` or `.xz`; a folder is
-            read file by file, sorted by name), or the name of a data set on the Hub, which is streamed.
+            read file by file, sorted by name), several files in the order in which they are read, or the name of a data
+            set on the Hub, which is streamed.
         column: the text column of `.jsonl`, `.parquet` and Hub data.
         config: the Hub data set's configuration.
         split: the Hub data set's split.
@@ -62,7 +63,7 @@ class Corpus:
     """
 
     language: str
-    source: str | Path
+    source: str | Path | tuple[Path, ...]
     _: KW_ONLY
     column: str = "text"
     config: str | None = None
@@ -74,7 +75,7 @@ class Corpus:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.language):
             raise CorpusError(
-                f"{self.source}: a language tag is made of letters, digits, '-' and '_', got {self.language!r}."
+                f"{self._name()}: a language tag is made of letters, digits, '-' and '_', got {self.language!r}."
             )
         if self.part not in ("all", "train", "held_out"):
             raise CorpusError(
@@ -114,7 +115,7 @@ class Corpus:
                 return
         if kept == 0:
             raise CorpusError(
-                f"{self.language}: {self.source} holds no document"
+                f"{self.language}: {self._name()} holds no document"
                 + (f" in its part {self.part!r}" if self.part != "all" else "")
                 + "; give a file with at least one line that is not blank."
             )
@@ -143,6 +144,11 @@ class Corpus:
         Raises:
             CorpusError: where there is no such file, or nothing to read in a folder.
         """
+        if isinstance(self.source, tuple):
+            for file in self.source:
+                if not file.is_file():
+                    raise CorpusError(f"{self.language}: there is no file {file}.")
+            return list(self.source)
         path = Path(self.source)
         if path.is_dir():
             files = sorted(child for child in path.iterdir() if text_format(child))
@@ -156,6 +162,13 @@ class Corpus:
         if isinstance(self.source, Path) or text_format(path) or str(path).startswith("."):
             raise CorpusError(f"{self.language}: there is no file {path}.")
         return None
+
+    def _name(self) -> str:
+        """The source, for messages."""
+        if not isinstance(self.source, tuple):
+            return str(self.source)
+        more = len(self.source) - 1
+        return f"{self.source[0]}" + (f" (and {more} more)" if more else "")
 
     def _hub_texts(self) -> Iterator[str]:
         import datasets

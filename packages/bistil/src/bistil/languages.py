@@ -1,0 +1,65 @@
+"""Which languages an extraction is for, and where their text lies: known before anything is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bistil.errors import ExtractError
+
+_ENDINGS = (".txt", ".txt.gz", ".txt.xz")
+
+
+def languages_of(
+    source: str,
+    targets: Sequence[str],
+    corpora: Mapping[str, str | Path],
+    sfts: Mapping[str, str | Path] | None = None,
+    licences: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
+    """The languages of an extraction, the source first.
+
+    Raises:
+        ExtractError: for a language twice or without a corpus, and for what is given for a language that is not asked for.
+    """
+    languages = (source, *targets)
+    if not targets or len({*languages}) != len(languages):
+        raise ExtractError(
+            f"Expected one source and at least one target language, all different, got {', '.join(languages)}."
+        )
+    for language in languages:
+        if language not in corpora:
+            raise ExtractError(
+                f"{language}: there is no corpus of this language, only of {', '.join(corpora) or 'none'}; "
+                f"add {language}=FILE."
+            )
+    for what, given in (
+        ("corpus", corpora),
+        ("sparse fine-tuning", sfts or {}),
+        ("licence", licences or {}),
+    ):
+        for language in given:
+            if language not in languages:
+                raise ExtractError(
+                    f"{language}: a {what} is given, but the languages are {', '.join(languages)}; add it to the targets "
+                    "or leave it out."
+                )
+    return languages
+
+
+def text_files(language: str, source: str | Path) -> list[Path]:
+    """The files of a corpus, in order.
+
+    Raises:
+        ExtractError: where there is none.
+    """
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.name.endswith(_ENDINGS))
+    else:
+        files = [path] if path.name.endswith(_ENDINGS) else []
+    if not files or not path.exists():
+        raise ExtractError(
+            f"{language}: expected a text file ({', '.join(_ENDINGS)}) or a folder of such, got {str(source)!r}."
+        )
+    return files
