@@ -404,10 +404,11 @@ def parse_only(piece):
     return parse_vocabulary(
         {
             "added_tokens": [],
-            "model": {"type": "WordPiece", "unk_token": "!", "vocab": {"!!": 0, piece: 1}},
+            "model": {"type": "WordPiece", "unk_token": "!", "continuing_subword_prefix": "##",
+                      "max_input_chars_per_word": 9, "vocab": {"!!": 0, piece: 1}},
         },
         name=piece,
-    )
+    )  # fmt: skip
 
 
 def test_cooccurrences_are_the_same_however_much_of_the_text_is_held(monkeypatch):

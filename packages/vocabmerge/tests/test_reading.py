@@ -180,7 +180,10 @@ def test_a_bare_vocab_txt_is_read_through_transformers(tmp_path, trained):
         ("{", "expected JSON"),
         ("[]", "expected a JSON object"),
         ("{}", "expected a fast tokenizer"),
-        ('{"model": {"type": "WordLevel", "vocab": {}}}', "expected a WordPiece, Unigram or BPE"),
+        (
+            '{"model": {"type": "WordLevel", "vocab": {}, "unk_token": "?"}}',
+            "expected a WordPiece, Unigram or BPE",
+        ),
     ],
 )
 def test_a_file_that_is_no_tokenizer_is_refused_by_name(tmp_path, content, says):

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vocabmerge.canonical import parts
-from vocabmerge.conflicts import structural_parts
-from vocabmerge.rewrite import special_token
+from vocabmerge.conflicts import normalizing, structural_parts
+from vocabmerge.rewrite import placeholder, special_token
 from vocabmerge.slots import Slots
 from vocabmerge.specials import CONVENTIONS, Convention, template
 from vocabmerge.vocabulary import Vocabulary, merge_pairs
@@ -22,19 +22,31 @@ _METASPACE: dict[str, Any] = {
     "prepend_scheme": "always",
     "split": True,
 }
+# White space is the marker's business in a mixed union: runs of it are one space, and none stands at an end.
+_SPACES: tuple[dict[str, Any], ...] = (
+    {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+    {"type": "Strip", "strip_left": True, "strip_right": True},
+)
 
 
 def one_family(teachers: Sequence[Vocabulary]) -> bool:
     """Whether the teachers' pieces are spelled alike, so that a union can stay what they are."""
-    styles = {
+    styles = {  # "" and null are both no mark
         (
             teacher.family,
-            teacher.tokenizer["model"].get("continuing_subword_prefix"),
-            teacher.tokenizer["model"].get("end_of_word_suffix"),
+            teacher.tokenizer["model"].get("continuing_subword_prefix") or "",
+            teacher.tokenizer["model"].get("end_of_word_suffix") or "",
         )
         for teacher in teachers
     }
     return len(styles) == 1
+
+
+def normalizer_parts(
+    teachers: Sequence[Vocabulary], textual: Sequence[Mapping[str, Any]], *, mixed: bool
+) -> list[Mapping[str, Any]]:
+    """The union's normalizer: its textual steps, and those that prepare the word markers."""
+    return [*textual, *(_SPACES if mixed else structural_parts(teachers[0]))]
 
 
 def family_tokenizer(
@@ -87,7 +99,7 @@ def family_tokenizer(
     ]
     return _tokenizer(
         model,
-        [*normalizer, *structural_parts(first)],
+        normalizer_parts(teachers, normalizer, mixed=False),
         first.tokenizer.get("pre_tokenizer"),
         [*after, template(convention)],
         first.tokenizer.get("decoder"),
@@ -119,10 +131,6 @@ def mixed_tokenizer(
     Returns:
         The parsed `tokenizer.json`.
     """
-    spaces: list[dict[str, Any]] = [
-        {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
-        {"type": "Strip", "strip_left": True, "strip_right": True},
-    ]
     apart: dict[str, Any] = {
         "type": "Split",
         "pattern": {"Regex": _PUNCTUATION},
@@ -139,7 +147,7 @@ def mixed_tokenizer(
     model["byte_fallback"] = all(f"<0x{byte:02X}>" in held for byte in range(256))
     return _tokenizer(
         model,
-        [*normalizer, *spaces],
+        normalizer_parts(teachers, normalizer, mixed=True),
         {"type": "Sequence", "pretokenizers": steps},
         [template(convention)],
         {
@@ -182,13 +190,18 @@ def _tokenizer(
         for teacher in teachers
         for token in teacher.tokenizer.get("added_tokens") or ()
     }
-    added = [
-        {**flags.get(text, {}), **special_token(text, row)}
-        if role == "special"
-        else {**flags[text], "id": row}
-        for row, (text, role) in enumerate(zip(slots.texts, slots.roles, strict=True))
-        if role in ("special", "added")
-    ]
+    shown = normalizing(normalizer)
+    added = []
+    for row, (text, role) in enumerate(zip(slots.texts, slots.roles, strict=True)):
+        if text == placeholder(row):
+            continue  # only a language tokenizer reaches it
+        if role == "special":
+            added.append({**flags.get(text, {}), **special_token(text, row)})
+        elif role == "added":
+            # A token that would lose the spaces at its ends is looked for in the text as it was before.
+            bare = shown(text).strip() == shown(text) and text.strip() != text
+            normalized = flags[text]["normalized"] and not bare
+            added.append({**flags[text], "id": row, "normalized": normalized})
     return {
         "version": "1.0",
         "truncation": None,

@@ -56,9 +56,9 @@ def parts(component: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
 
 
 def family_of(tokenizer: Mapping[str, Any]) -> Family | None:
-    """The family of a parsed `tokenizer.json`, or None where it is none of ours."""
+    """The family of a tokenizer in the library's form, or None where it is none of ours."""
     model = tokenizer["model"]
-    kind = model.get("type") or ("BPE" if "merges" in model else None)
+    kind = model["type"]
     if kind == "WordPiece":
         return "wordpiece"
     if kind == "Unigram":

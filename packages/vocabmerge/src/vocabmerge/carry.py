@@ -86,6 +86,7 @@ def carry(
         >>> from vocabmerge.vocabulary import parse_vocabulary
         >>> def words(*pieces):
         ...     return parse_vocabulary({"added_tokens": [], "model": {"type": "WordPiece", "unk_token": "?",
+        ...         "continuing_subword_prefix": "##", "max_input_chars_per_word": 9,
         ...         "vocab": {piece: number for number, piece in enumerate(pieces)}}}, name="tiny")
         >>> old = Source(vocabulary=words("?", "a", "##b"), embedding=torch.tensor([[0.0], [1.0], [3.0]]))
         >>> carry(words("##b", "ab", "?"), [old]).embedding.tolist()

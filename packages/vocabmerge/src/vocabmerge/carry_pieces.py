@@ -22,25 +22,35 @@ def matching_ids(new: Vocabulary, old: Vocabulary) -> NDArray[np.int64]:
     """The old id of each new piece [V_new]; -1 where the old vocabulary lacks it.
 
     Special tokens match by what they are for, `[CLS]` with `<s>`; all others by their canonical key, where a piece
-    that stands alone in one family matches the inside or the beginning of a word in another.
+    that stands alone in one family matches the inside or the beginning of a word in another. Letters match letters and
+    fallback bytes bytes, as far as there are any.
     """
-    old_ids: dict[Key, int] = {}
+    letters: dict[Key, int] = {}
+    fallbacks: dict[
+        Key, int
+    ] = {}  # <0x61> is no letter "a": it has a row of its own, which ASCII text never reaches
     for number in range(len(old) - 1, -1, -1):  # so that of equals the first stays
         key = old.keys[number]
         if key is not None and old.roles[number] not in ("special", "placeholder"):
-            old_ids[key] = number
+            (fallbacks if _is_fallback(old, number) else letters)[key] = number
     found = np.full(len(new), -1, dtype=np.int64)
     for number, (key, role) in enumerate(zip(new.keys, new.roles, strict=True)):
         if key is None or role in ("special", "placeholder"):
             continue
-        for place in _SAME_PLACE[key[0]]:
-            match = old_ids.get((place, key[1]))
-            if match is not None:
-                found[number] = match
-                break
+        own, other = letters, fallbacks
+        if _is_fallback(new, number):
+            own, other = fallbacks, letters
+        keys = [(place, key[1]) for place in _SAME_PLACE[key[0]]]
+        matches = [ids[key] for ids in (own, other) for key in keys if key in ids]
+        found[number] = matches[0] if matches else -1
     for number in new.having("special").tolist():
         found[number] = _special_match(new, old, number)
     return found
+
+
+def _is_fallback(vocabulary: Vocabulary, number: int) -> bool:
+    """Whether a piece stands for a byte of what has no piece, not for the character that the byte also is."""
+    return vocabulary.roles[number] == "byte" and vocabulary.family != "bpe-byte"
 
 
 def spellings(new: Vocabulary, old: Vocabulary, ids: Sequence[int]) -> list[list[int]]:

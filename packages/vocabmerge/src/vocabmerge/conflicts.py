@@ -47,7 +47,7 @@ def behaviour(teacher: Vocabulary) -> Behaviour:
         ...     "continuing_subword_prefix": "##", "max_input_chars_per_word": 9}}, name="tiny")).case
         'folded'
     """
-    ask = _normalize(teacher)
+    ask = normalizing(textual_parts(teacher))
     syllable, jamo = "한", "\u1112\u1161\u11ab"
     composed, decomposed = ask(jamo) == syllable, ask(syllable) == jamo
     compatible = ask("ﬁ").lower() == "fi"
@@ -165,19 +165,14 @@ def _marks(part: Mapping[str, Any]) -> bool:
     )
 
 
-def _normalize(teacher: Vocabulary) -> Callable[[str], str]:
-    steps = textual_parts(teacher)
+def normalizing(steps: Sequence[Mapping[str, Any]]) -> Callable[[str], str]:
+    """What normalizer components do to a text, one after the other."""
+    if not steps:
+        return lambda text: text
     empty = {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"}
     normalizer: tokenizers.normalizers.Normalizer | None = open_tokenizer(
-        {
-            "version": "1.0",
-            "added_tokens": [],
-            "normalizer": {"type": "Sequence", "normalizers": steps} if steps else None,
-            "pre_tokenizer": None,
-            "post_processor": None,
-            "decoder": None,
-            "model": empty,
-        },
-        name=teacher.name,
+        {"normalizer": {"type": "Sequence", "normalizers": [*steps]}, "model": empty},
+        name="the normalizer",
     ).normalizer
-    return (lambda text: text) if normalizer is None else normalizer.normalize_str
+    assert normalizer is not None
+    return normalizer.normalize_str

@@ -141,14 +141,16 @@ def added_tokens_fidelity(
     first, *others = teachers
     shortcut = first.segmenter()
     known = set(first.ids)
-    shortcut.add_tokens(
-        [
-            piece
-            for other in others
-            for piece, role in zip(other.pieces, other.roles, strict=True)
-            if piece is not None and role in ("normal", "character") and piece not in known
-        ]
-    )
+    foreign = {
+        piece: None
+        for other in others
+        for piece, role in zip(other.pieces, other.roles, strict=True)
+        if piece is not None and role in ("normal", "character") and piece not in known
+    }
+    if shortcut.normalizer is not None:  # what it makes empty would be found between all characters
+        shown = shortcut.normalizer.normalize_str
+        foreign = {piece: None for piece in foreign if shown(piece)}
+    shortcut.add_tokens(list(foreign))
     opened = {teacher.name: teacher.segmenter() for teacher in teachers}
     return {
         code: vars(compare_segmentation(shortcut, opened[languages[code]], lines, same_ids=False))

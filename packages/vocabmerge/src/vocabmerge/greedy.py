@@ -42,6 +42,9 @@ def pieces_to_hide(
         for target in targets.values():
             offsets, ids = segment_words(union, target.words)
             wrong = np.flatnonzero(rows_differ(offsets, ids, target.offsets, target.ids))
+            wrong = wrong[
+                np.diff(offsets)[wrong] > 0
+            ]  # a word that the union drops has no piece to blame
             culprit = _first_differences(offsets, ids, target, wrong)
             blame += np.bincount(culprit, target.weight[wrong], minlength=size)
         more = (blame > served) & ~hidden
@@ -58,14 +61,17 @@ def _first_differences(
     target: Targets,
     rows: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """For each of some rows that differ, the union's id in the first place that differs."""
+    """For each of some rows that differ, the union's id in the first place that differs.
+
+    The union has an id in each of the rows; the target may have none, and then the first is to blame.
+    """
     place = np.zeros(len(rows), dtype=np.int64)
     ours, theirs = np.diff(offsets)[rows], np.diff(target.offsets)[rows]
     while True:
-        inside = (place < ours - 1) & (place < theirs - 1)
-        left = ids[offsets[rows] + place]
-        right = target.ids[target.offsets[rows] + place]
-        going = inside & (left == right)
+        going = (place < ours - 1) & (place < theirs - 1)
+        left = ids[offsets[rows[going]] + place[going]]
+        right = target.ids[target.offsets[rows[going]] + place[going]]
+        going[going] = left == right
         if not going.any():
-            return left
+            return ids[offsets[rows] + place]
         place += going

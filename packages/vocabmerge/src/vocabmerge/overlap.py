@@ -21,7 +21,8 @@ def overlap(vocabularies: Sequence[Vocabulary]) -> dict[str, Any]:
 
     Example:
         >>> tiny = parse_vocabulary({"added_tokens": [], "model": {"type": "WordPiece", "unk_token": "a",
-        ...     "continuing_subword_prefix": "##", "vocab": {"a": 0, "##b": 1}}}, name="tiny")
+        ...     "continuing_subword_prefix": "##", "max_input_chars_per_word": 9, "vocab": {"a": 0, "##b": 1}}},
+        ...     name="tiny")
         >>> overlap([tiny, tiny])["shared"]
         [[2, 2], [2, 2]]
     """
@@ -45,7 +46,8 @@ def inspect(vocabulary: Vocabulary) -> dict[str, Any]:
 
     Example:
         >>> tiny = parse_vocabulary({"added_tokens": [], "model": {"type": "WordPiece", "unk_token": "a",
-        ...     "continuing_subword_prefix": "##", "vocab": {"a": 0, "##b": 1}}}, name="tiny")
+        ...     "continuing_subword_prefix": "##", "max_input_chars_per_word": 9, "vocab": {"a": 0, "##b": 1}}},
+        ...     name="tiny")
         >>> inspect(tiny)["classes"]
         {'initial': 1, 'internal': 1, 'isolated': 0}
     """

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vocabmerge.errors import VocabularyError
-from vocabmerge.vocabulary import Vocabulary, parse_vocabulary, read_json
+from vocabmerge.library_form import library_form
+from vocabmerge.vocabulary import Vocabulary, parse_vocabulary, read_json, read_text, vocabulary_of
 
 _ADVICE = (
     "convert it where its slow tokenizer works, with "
@@ -40,19 +41,13 @@ def read_vocabulary(path: str | Path, *, name: str | None = None) -> Vocabulary:
         config = {**read_json(specials_file), **config}
     file = path / "tokenizer.json" if path.is_dir() else path
     if file.suffix == ".json" and file.is_file():
-        parsed = read_json(file)
-        if not isinstance(parsed.get("model"), dict):
-            raise VocabularyError(
-                f"{file}: expected a fast tokenizer's JSON with a model, got keys {sorted(parsed)[:5]!r}; {_ADVICE}"
-            )
-        return parse_vocabulary(parsed, name=name, config=config)
+        form = library_form(read_text(file), name=str(file))
+        return vocabulary_of(form, name=name, config=config)
     tokenizer, config = _convert(path, folder, config)
     return parse_vocabulary(tokenizer, name=name, config=config)
 
 
-def _convert(
-    path: Path, folder: Path, config: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _convert(path: Path, folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Let transformers make the fast form of a tokenizer that has only its older files."""
     sources = (
         [path] if path.is_file() else sorted([*folder.glob("vocab.*"), *folder.glob("*.model")])
@@ -92,7 +87,7 @@ def _convert(
         raise VocabularyError(
             f"{path}: {type(made).__name__} is slow-only and has no tokenizer.json to work on; {_ADVICE}"
         )
-    return json.loads(made.backend_tokenizer.to_str()), {
+    return made.backend_tokenizer.to_str(), {
         **config,
         **{
             key: str(token)

@@ -43,7 +43,8 @@ def rewrite_tokenizer(
     Example:
         >>> from vocabmerge import parse_vocabulary
         >>> tiny = parse_vocabulary({"added_tokens": [], "model": {"type": "WordPiece", "unk_token": "a",
-        ...     "vocab": {"a": 0, "b": 1, "c": 2}}}, name="tiny")
+        ...     "continuing_subword_prefix": "##", "max_input_chars_per_word": 9, "vocab": {"a": 0, "b": 1, "c": 2}}},
+        ...     name="tiny")
         >>> rewrite_tokenizer(tiny, [1, -1, 0])["model"]["vocab"]
         {'c': 0, 'a': 1}
     """

@@ -1,6 +1,6 @@
 """The rows of a union: which pieces of several teachers are one piece."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,8 +23,8 @@ class Slots:
         texts: the union's string of each row [S].
         roles: what each row is [S].
         of: per teacher, the row of each of its ids [V_t], -1 for none.
-        private: rows that no text of the union tokenizer can reach (partial UTF-8 of a byte-level teacher and second
-            pieces of one meaning); the language tokenizers reach them.
+        private: rows that no text of the union tokenizer can reach (partial UTF-8 of a byte-level teacher, second
+            pieces of one meaning, added tokens of white space alone); the language tokenizers reach them.
     """
 
     texts: list[str]
@@ -42,6 +42,7 @@ def union_slots(
     mixed: bool,
     convention: Convention,
     punctuation: Punctuation = "internal",
+    normalize: Callable[[str], str] = str,
 ) -> Slots:
     """Lay the teachers' pieces over each other: specials first, then each teacher's pieces in its own order.
 
@@ -50,6 +51,9 @@ def union_slots(
         mixed: match by canonical key and spell with `▁` (several families); else by the string (one family).
         convention: the special tokens.
         punctuation: what an isolated piece (punctuation, ideographs) of a WordPiece vocabulary is in a mixed union.
+        normalize: what the union's normalizer makes of a text. The library looks for an added token in its normalized
+            form; one that is nothing then would be found between all characters, so that only the language
+            tokenizers have it.
 
     Returns:
         The rows. Two pieces of one teacher never share a row, so that its tokenizer can be written in union ids.
@@ -62,6 +66,11 @@ def union_slots(
     columns, private = [], 0
     for teacher in teachers:
         renamed = unified_specials(teacher, convention)
+        unseen = {
+            token["content"]
+            for token in teacher.tokenizer.get("added_tokens") or ()
+            if token["normalized"] and not normalize(token["content"])
+        }
         column = np.full(len(teacher), -1, dtype=np.int64)
         seen: set[int] = set()
         for old in _natural_before_bytes(teacher):
@@ -78,7 +87,12 @@ def union_slots(
                 row = len(texts)
                 rows[meaning if repeat == 1 else (meaning, repeat)] = row
                 text = _spelling(piece, key, role, renamed, mixed, punctuation)
-                if text is None or repeat > 1 or text in taken:
+                if (
+                    text is None
+                    or repeat > 1
+                    or text in taken
+                    or (role == "added" and piece in unseen)
+                ):
                     text = placeholder(row)
                     private += 1
                 taken.add(text)

@@ -99,6 +99,7 @@ def trim_vocabulary(
 
     Example:
         >>> vocabulary = parse_vocabulary({"added_tokens": [], "model": {"type": "WordPiece", "unk_token": "[UNK]",
+        ...     "continuing_subword_prefix": "##", "max_input_chars_per_word": 9,
         ...     "vocab": {"[UNK]": 0, "a": 1, "##b": 2, "ab": 3, "abb": 4}}}, name="tiny")
         >>> trim_vocabulary(vocabulary, {"en": [0, 0, 1, 5, 0]}).tokenizer["model"]["vocab"]
         {'[UNK]': 0, 'a': 1, '##b': 2, 'ab': 3}

@@ -7,8 +7,15 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from vocabmerge.assemble import CUTS, Cut, family_tokenizer, mixed_tokenizer
+from vocabmerge.assemble import (
+    CUTS,
+    Cut,
+    family_tokenizer,
+    mixed_tokenizer,
+    normalizer_parts,
+)
 from vocabmerge.calibrate import correct_scores, first_scores
+from vocabmerge.conflicts import normalizing
 from vocabmerge.count import Watch
 from vocabmerge.fidelity import compare_segmentation
 from vocabmerge.greedy import pieces_to_hide
@@ -53,6 +60,7 @@ class UnionMaker:
             mixed=mixed,
             convention=self._convention,
             punctuation="initial" if cut == "punctuation spaced" else "internal",
+            normalize=normalizing(normalizer_parts(self._teachers, self._steps, mixed=mixed)),
         )
 
     def renumbered(self, slots: Slots, number: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vocabmerge.canonical import Family, Key, byte_value, family_of, key_reader
 from vocabmerge.errors import VocabularyError
+from vocabmerge.library_form import library_form
 
 Role = Literal["normal", "special", "byte", "character", "added", "placeholder", "hole"]
 SPECIAL_ROLES = ("unk", "cls", "sep", "mask", "pad", "bos", "eos")
@@ -48,7 +49,7 @@ class Vocabulary:
 
     Args:
         name: how messages and reports call it.
-        tokenizer: the parsed `tokenizer.json`; not to be written to.
+        tokenizer: the `tokenizer.json` in the library's form, see `library_form`; not to be written to.
         config: the parsed `tokenizer_config.json`, empty where there is none.
         family: the kind of model and of word marker.
         pieces: raw strings [V], None in a hole.
@@ -94,7 +95,7 @@ class Vocabulary:
     @cached_property
     def digest(self) -> str:
         """`tokenizer_digest` of this tokenizer."""
-        return tokenizer_digest(self.tokenizer)
+        return _digest(self.tokenizer)
 
     def having(self, *roles: Role) -> NDArray[np.int64]:
         """The ids of all pieces that have one of the roles, ascending."""
@@ -111,12 +112,12 @@ class Vocabulary:
 
 
 def parse_vocabulary(
-    tokenizer: Mapping[str, Any], *, name: str, config: Mapping[str, Any] | None = None
+    tokenizer: Mapping[str, Any] | str, *, name: str, config: Mapping[str, Any] | None = None
 ) -> Vocabulary:
-    """Read the pieces off a parsed `tokenizer.json`.
+    """Read the pieces off a `tokenizer.json`.
 
     Args:
-        tokenizer: the parsed file.
+        tokenizer: the parsed file, or its text.
         name: how messages and reports call it.
         config: the parsed `tokenizer_config.json`, which names the special tokens' roles.
 
@@ -128,20 +129,22 @@ def parse_vocabulary(
 
     Example:
         >>> tokenizer = {"added_tokens": [], "model": {"type": "WordPiece", "vocab": {"a": 0, "##b": 1},
-        ...              "unk_token": "[UNK]", "continuing_subword_prefix": "##"}}
+        ...     "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}}
         >>> parse_vocabulary(tokenizer, name="tiny")[1].key
         ('internal', b'b')
     """
-    model = tokenizer.get("model") if isinstance(tokenizer, Mapping) else None
-    if not isinstance(model, Mapping) or "vocab" not in model:
-        raise VocabularyError(
-            f"{name}: expected the JSON of a fast tokenizer with model.vocab, got none; "
-            "save it with AutoTokenizer.from_pretrained(...).save_pretrained(...)"
-        )
+    return vocabulary_of(library_form(tokenizer, name=name), name=name, config=config)
+
+
+def vocabulary_of(
+    tokenizer: Mapping[str, Any], *, name: str, config: Mapping[str, Any] | None = None
+) -> Vocabulary:
+    """Read the pieces off a tokenizer in the library's form; see `parse_vocabulary`."""
+    model = tokenizer["model"]
     family = family_of(tokenizer)
     if family is None:
         raise VocabularyError(
-            f"{name}: expected a WordPiece, Unigram or BPE model, got {model.get('type')!r}"
+            f"{name}: expected a WordPiece, Unigram or BPE model, got {model['type']!r}"
         )
     pieces = _pieces_in_order(tokenizer)
     read_key = key_reader(tokenizer, family)
@@ -162,7 +165,7 @@ def parse_vocabulary(
             role: Role = "special" if special else "added"
         else:
             key = read_key(piece)
-            role = _role(piece, key, family, bool(model.get("byte_fallback")))
+            role = _role(piece, key, family, model)
         keys.append(key)
         roles.append(role)
     return Vocabulary(
@@ -182,21 +185,25 @@ def parse_vocabulary(
 def tokenizer_digest(tokenizer: Mapping[str, Any]) -> str:
     """SHA-256, in hexadecimal, of everything in a parsed `tokenizer.json` that decides segmentation and ids.
 
-    Key order, decoder, padding and truncation do not count, nor does a default that is spelled out (null or false).
+    Key order, decoder, padding and truncation do not count, nor what the library itself takes for the same: a missing
+    `model.type`, defaults that are spelled out or left out, older spellings.
 
     Example:
-        >>> one = {"model": {"type": "WordPiece", "vocab": {"a": 0}}, "decoder": None}
-        >>> two = {"decoder": {"type": "WordPiece"}, "model": {"vocab": {"a": 0}, "type": "WordPiece"}}
+        >>> one = {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "decoder": None}
+        >>> two = {"decoder": {"type": "Fuse"}, "model": {"vocab": {"a": 0}, "merges": [], "dropout": None}}
         >>> tokenizer_digest(one) == tokenizer_digest(two)
         True
     """
-    decisive = {part: _without_defaults(tokenizer.get(part)) for part in _DECISIVE}
-    model = decisive["model"]
-    if isinstance(model, dict) and "merges" in model:
-        model["merges"] = merge_pairs(model)
-    if isinstance(model, dict) and isinstance(model.get("vocab"), list):
+    return _digest(library_form(tokenizer, name="the tokenizer"))
+
+
+def _digest(form: Mapping[str, Any]) -> str:
+    decisive = {part: _without_defaults(form.get(part)) for part in _DECISIVE}
+    if isinstance(form["model"]["vocab"], list):
         # Nine digits: the library reads and writes scores with an error in the last place.
-        model["vocab"] = [[piece, f"{score:.9g}"] for piece, score in model["vocab"]]
+        decisive["model"]["vocab"] = [
+            [piece, f"{score:.9g}"] for piece, score in form["model"]["vocab"]
+        ]
     text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
@@ -261,15 +268,18 @@ def _special_tokens(
     return found
 
 
-def _role(piece: str, key: Key, family: Family, byte_fallback: bool) -> Role:
+def _role(piece: str, key: Key, family: Family, model: Mapping[str, Any]) -> Role:
+    ending = model.get("end_of_word_suffix") or ""
     if family == "bpe-byte":
-        if len(piece) == 1:
+        if len(piece.removesuffix(ending)) == 1:
             return "byte"
-    elif byte_fallback and byte_value(piece) is not None:
+    elif model.get("byte_fallback") and byte_value(piece) is not None:
         return "byte"
     if _PLACEHOLDER.fullmatch(piece):
         return "placeholder"
-    text = key[1]
+    text = key[1].removesuffix(
+        ending.encode()
+    )  # a character at the end of a word is one all the same
     if len(text) <= 4:
         try:
             return "character" if len(text.decode("utf-8")) <= 1 else "normal"
@@ -299,22 +309,36 @@ def _ranks(model: Mapping[str, Any], pieces: Sequence[str | None]) -> NDArray[np
 
 
 def _without_defaults(value: Any) -> Any:
+    """Without null and false, which in the library's form never mean anything else than being left out.
+
+    So a field that a later version of the library adds, off by default, leaves digests alone.
+    """
     if isinstance(value, Mapping):
         return {
             key: _without_defaults(inner)
             for key, inner in value.items()
             if inner is not None and inner is not False
         }
-    return value
+    return [_without_defaults(inner) for inner in value] if isinstance(value, list) else value
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, or what is wrong with it."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise VocabularyError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise VocabularyError(
+            f"{path}: expected JSON, cannot read it ({error}); fetch or save the tokenizer again"
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Parse a JSON file, or say what is wrong with it."""
     try:
-        parsed = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise VocabularyError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        parsed = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
         raise VocabularyError(
             f"{path}: expected JSON, cannot read it ({error}); fetch or save the tokenizer again"
         ) from error
