@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mergedistill.errors import RecipeError
 from mergedistill.recipe import Recipe, read_recipe
-from teacherzoo.shapes import Architecture, build_masked_lm
+from teacherzoo.shapes import Architecture, Shape, build_masked_lm
 
 _PIECES = 24
 
@@ -107,3 +107,17 @@ def test_what_an_architecture_cannot_be_is_one_sentence_with_the_key(
 
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("width", "cuda", "attention"), [(32, False, "eager"), (320, False, "sdpa"), (32, True, "sdpa")]
+)
+def test_students_attend_with_fused_kernels_where_these_pay(
+    monkeypatch: pytest.MonkeyPatch, width: int, cuda: bool, attention: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: None)
+
+    model = build_masked_lm(Shape(layers=1, width=width), _Tokenizer(), seed=0)
+
+    assert model.config._attn_implementation == attention

@@ -89,7 +89,9 @@ def ablate(
     for variant, recipes in zip(variants, planned, strict=True):
         students = []
         for each in recipes:
-            label = f"run {len(done)} of {total}: {variant.name}, seed {each.seed}"
+            # No comma: behind one, progress has its figures.
+            name = variant.name.replace(", ", " ")
+            label = f"run {len(done)} of {total} ({name} seed {each.seed})"
             _take_vocabulary(each, done)
             students.append(run(each, watch=_told(watch, label)))
             done.append(each)

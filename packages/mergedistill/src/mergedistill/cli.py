@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,15 +10,14 @@ import typer
 from mergedistill import __version__
 from mergedistill.console import refusing_plainly
 from mergedistill.errors import RecipeError, StageError
-from mergedistill.hub import push, refuse_bad_name
-from mergedistill.recipe import read_recipe
-from mergedistill.run import run, status
-from mergedistill.suspicions import suspicions
 from teacherzoo.console import progress
 from teacherzoo.processes import rank
 
+# What a command works with is imported in it: `--help` and refusals do not wait for torch.
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on standard error.")]
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe in YAML.")]
 
 
@@ -63,18 +60,30 @@ def run_command(
     public: Annotated[
         bool, typer.Option("--public", help="With --push: a model that all may see.")
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Follow a recipe: a second call does nothing, an interrupted one goes on, a changed one redoes what depends on it."""
+    from mergedistill.hub import push, refuse_bad_name
+    from mergedistill.recipe import read_recipe
+    from mergedistill.stages import refuse_unknown_stage
+
     followed = read_recipe(recipe)
+    for name in (until, force):
+        refuse_unknown_stage(name)
+    if public and push_to is None:
+        raise StageError("--public is for --push: it says who may see the model that is uploaded.")
     if push_to is not None:
         if until != "card":
             raise StageError(f"--push uploads a finished student, and --until {until} makes none.")
         refuse_bad_name(push_to)
-    with progress() as watch:
+    from mergedistill.run import run
+    from mergedistill.suspicions import suspicions
+
+    with progress(quiet=quiet) as watch:
         run(followed, until="rank", force=force if force == "rank" else None, watch=watch)
     for sentence in suspicions(followed) if rank() == 0 else ():
         typer.echo(f"Suspicious: {sentence}", err=True)
-    with progress() as watch:
+    with progress(quiet=quiet) as watch:
         student = run(followed, until=until, force=None if force == "rank" else force, watch=watch)
     if rank() != 0:
         return
@@ -85,14 +94,19 @@ def run_command(
 
 @app.command("plan")
 @refusing_plainly
-def plan_command(recipe: RecipeFile, as_json: Json = False) -> None:
+def plan_command(recipe: RecipeFile, as_json: Json = False, quiet: Quiet = False) -> None:
     """Foresee what a run will take: text, signals, memory, time. It runs the recipe in miniature and writes nothing."""
-    from mergedistill.plan import plan
+    from mergedistill.recipe import read_recipe
 
     read = read_recipe(recipe)
-    with progress() as watch:
+    from mergedistill.plan import plan
+
+    with progress(quiet=quiet) as watch:
         found = plan(read, watch=watch)
     if as_json:
+        import json
+        from dataclasses import asdict
+
         typer.echo(json.dumps(asdict(found), ensure_ascii=False))
         return
     from mergedistill.tables import plan_table
@@ -104,8 +118,14 @@ def plan_command(recipe: RecipeFile, as_json: Json = False) -> None:
 @refusing_plainly
 def status_command(recipe: RecipeFile, as_json: Json = False) -> None:
     """Say which stages of a recipe are done, and where the others would go on."""
+    from mergedistill.recipe import read_recipe
+
     read = read_recipe(recipe)
     if as_json:
+        import json
+
+        from mergedistill.run import status
+
         typer.echo(json.dumps(status(read)))
         return
     from mergedistill.standing import standing
@@ -116,14 +136,18 @@ def status_command(recipe: RecipeFile, as_json: Json = False) -> None:
 
 @app.command("card")
 @refusing_plainly
-def card_command(recipe: RecipeFile) -> None:
+def card_command(recipe: RecipeFile, quiet: Quiet = False) -> None:
     """Write the student's folder and card anew from a finished training."""
+    from mergedistill.recipe import read_recipe
+
     read = read_recipe(recipe)
+    from mergedistill.run import run, status
+
     if not status(read)["train"]:
         raise StageError(
             f"{recipe}: the training is not finished, so there is nothing to write a card of; run the recipe."
         )
-    with progress() as watch:
+    with progress(quiet=quiet) as watch:
         student = run(read, force="card", watch=watch)
     if rank() == 0:
         typer.echo(f"{student}")
@@ -151,17 +175,21 @@ def ablate_command(
         typer.Option(help="Seeds of the student, with commas between; the recipe's by default."),
     ] = "",
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train variants of a recipe on the same recordings and put their figures into one table; the same call goes on."""
     from mergedistill.ablate import ablate, as_records, baselines, grid, read_over, read_seeds
+    from mergedistill.recipe import read_recipe
 
     read = read_recipe(recipe)
     variants = (baselines(read) if with_baselines else []) + (grid(read_over(over)) if over else [])
     if not variants:
         raise RecipeError("There is nothing to compare; give --over KEY=VALUES or --baselines.")
-    with progress() as watch:
+    with progress(quiet=quiet) as watch:
         outcomes = ablate(read, variants, seeds=read_seeds(seeds), watch=watch)
     if as_json:
+        import json
+
         typer.echo(json.dumps(as_records(outcomes), ensure_ascii=False))
         return
     from mergedistill.tables import outcome_table

@@ -20,7 +20,7 @@ from mergedistill.recipe import Recipe
 from mergedistill.texts import corpus
 from teacherzoo import Teacher, load_teacher
 from teacherzoo.catalogue import find_teacher
-from teacherzoo.shapes import build_masked_lm
+from teacherzoo.shapes import attention_for, build_masked_lm
 from teacherzoo.teachers import read_config, teacher_folder
 from vocabmerge import Source, Vocabulary, carry, load_map, open_tokenizer, read_vocabulary
 from vocabmerge.carry import Carried
@@ -273,6 +273,8 @@ def _reopened(model: Any) -> Any:
     """The same weights in a model that knows nothing of how it came about (layers count from 0 again)."""
     from transformers import AutoModelForMaskedLM
 
-    fresh = AutoModelForMaskedLM.from_config(model.config, attn_implementation="eager")
+    fresh = AutoModelForMaskedLM.from_config(
+        model.config, attn_implementation=attention_for(model.config)
+    )
     fresh.load_state_dict(model.state_dict())
     return fresh

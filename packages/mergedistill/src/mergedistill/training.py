@@ -74,7 +74,16 @@ def train(
         args=arguments,
         train_dataset=ScheduledBatches(slots, signals, recipe.distil),
         data_collator=_only,
-        callbacks=[TrainingWatch(watch, what="training", advice="lower train.learning_rate")],
+        callbacks=[
+            TrainingWatch(
+                watch,
+                what="training",
+                advice="lower train.learning_rate",
+                per_step=recipe.train.tokens * batches / recipe.train.steps,
+                unit="tokens",
+                evaluated={"eval_bits_per_byte": "bits per byte on held-out text"},
+            )
+        ],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))

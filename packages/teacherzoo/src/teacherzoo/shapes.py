@@ -11,6 +11,7 @@ Architecture = Literal[
     "modernbert", "bert", "roberta", "xlm-roberta", "distilbert", "albert", "electra", "deberta-v2"
 ]
 _ROTARY = ("modernbert",)
+_NARROW = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ def build_masked_lm(shape: Shape, tokenizer: Any, *, seed: int) -> Any:
         seed: of the weights.
 
     Returns:
-        The model, with eager attention, which is the fastest at small widths on a CPU; what is saved does not say so.
+        The model, with the attention that `attention_for` chooses; what is saved does not say so.
     """
     import torch
     from transformers import AutoConfig, AutoModelForMaskedLM
@@ -115,4 +116,16 @@ def build_masked_lm(shape: Shape, tokenizer: Any, *, seed: int) -> Any:
         }
     torch.manual_seed(seed)
     config = AutoConfig.for_model(shape.architecture, **settings)
-    return AutoModelForMaskedLM.from_config(config, attn_implementation="eager")
+    return AutoModelForMaskedLM.from_config(config, attn_implementation=attention_for(config))
+
+
+def attention_for(config: Any) -> str | None:
+    """Eager attention for narrow models on a CPU, where fused kernels cost more than they save; else transformers' choice.
+
+    Args:
+        config: of a model.
+    """
+    import torch
+
+    narrow = config.hidden_size <= _NARROW and not torch.cuda.is_available()
+    return "eager" if narrow else None
