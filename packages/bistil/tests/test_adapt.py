@@ -131,6 +131,17 @@ def test_a_teacher_with_other_labels_is_refused(tmp_path, teacher, student, task
     assert not (tmp_path / "out").exists()
 
 
+def test_a_teacher_with_the_labels_in_another_order_is_refused_by_that(tmp_path, teacher, student, tasks):  # fmt: skip
+    source = LocalFolder(tasks)
+    tune(teacher, tmp_path / "tuned", task="ner", source=source, language="en", protocol=PROTOCOL)
+    file = tmp_path / "tuned" / "xeval.json"
+    record = json.loads(file.read_text())
+    record["labels"][:2] = reversed(record["labels"][:2])
+    file.write_text(json.dumps(record))
+    with pytest.raises(AdaptError, match=r"the same in another order: '.*' is number 0 in the data and number 1 in the t"):  # fmt: skip
+        adapted(tmp_path / "out", student, TaskTeacher(model=tmp_path / "tuned"), tasks, task="ner")
+
+
 def test_a_target_with_a_label_that_the_source_lacks_is_refused(tmp_path, student, tasks):
     strange = tmp_path / "strange"
     shutil.copytree(tasks, strange)
@@ -210,12 +221,39 @@ def test_adding_and_subtracting_gives_the_model_back(tmp_path, teacher, pos_sft)
         torch.testing.assert_close(after[name], tensor)
 
 
+def test_what_is_subtracted_is_not_worn(tmp_path, teacher, pos_sft):
+    plain = replace(read_sparse(pos_sft), head={}, about={"kind": "language"})
+    en, sw = tmp_path / "en", tmp_path / "sw"
+    for file in (en, sw):
+        write_sparse(plain, file)
+    compose(teacher, tmp_path / "out", add=[sw, pos_sft], subtract=[en])
+    notes = json.loads((tmp_path / "out" / "xeval.json").read_text())["notes"]
+    assert (notes["wears"], notes["subtracted"]) == ([str(pos_sft), str(sw)], [str(en)])
+
+
+def test_composing_leaves_the_work_of_an_interrupted_run_alone(tmp_path, teacher, pos_sft):
+    plain = replace(read_sparse(pos_sft), head={}, about={"kind": "language"})
+    write_sparse(plain, tmp_path / "sw")
+    work = tmp_path / ".out.making"
+    work.mkdir()
+    (work / "chosen.safetensors").write_text("days of work")
+    compose(teacher, tmp_path / "out", add=[tmp_path / "sw"])
+    assert (work / "chosen.safetensors").read_text() == "days of work"
+    assert {file.name for file in tmp_path.iterdir()} == {"out", "sw", ".out.making"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["dp", "ner", "nli", "topic", "qa", "choice"])
-def test_every_task_can_be_adapted_to_and_scored(tmp_path, teacher, student, tasks, task):
-    out = adapted(tmp_path / "out", student, TaskTeacher(model=teacher), tasks, task=task)
-    figures = score(out, tmp_path / "r.jsonl", source=LocalFolder(tasks), languages=["sw"])
-    assert all(figure.value is not None for figure in figures)
+def test_the_judge_finds_in_the_folder_what_training_measured(tmp_path, teacher, student, tasks, task):  # fmt: skip
+    """The same examples as development set and as test set give the same figure, in every task."""
+    data = tmp_path / "data"
+    shutil.copytree(tasks, data)
+    for file in data.glob("*/en*/dev.*"):
+        shutil.copy(file, file.with_name(file.name.replace("dev.", "test.")))
+    out = adapted(tmp_path / "out", student, TaskTeacher(model=teacher), data, task=task)
+    [(metric, measured)] = json.loads((out / "run.json").read_text())["record"]["dev"].items()
+    figures = score(out, tmp_path / "r.jsonl", source=LocalFolder(data), languages=["en"])
+    assert {figure.metric: figure.value for figure in figures}[metric] == measured
 
 
 @pytest.mark.slow

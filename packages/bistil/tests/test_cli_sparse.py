@@ -1,11 +1,22 @@
 """The commands sft, compose, adapt and compare, as typed."""
 
+import importlib
 import json
+import typing
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
 from bistil.cli import app
+from bistil.cli_adapt import adapt_command
+from bistil.cli_sft import sft_command
+from bistil.distilling import Distillation
+from bistil.errors import AdaptError
+from bistil.language_sft import SPARSITY, LanguageTraining
+from bistil.lottery import Sparsity
+from bistil.sparse_file import read_sparse
+from bistil.task_training import TaskTraining
 from xeval import LocalFolder, score
 
 SHORT = ["--steps", "2", "--full-steps", "2", "--batch", "4", "--evaluate-every", "2", "--length", "32", "--precision", "float32"]  # fmt: skip
@@ -56,7 +67,7 @@ def test_a_language_can_be_composed_alone_and_taken_away(tmp_path, teacher, sw):
         (["sft", "M", "-o", "x", "--corpus", "text.txt"], "LANGUAGE=FILE, got 'text.txt'"),
         (["sft", "M", "-o", "x", "--task", "pos", "--density", "0"], "density must be above 0"),
         (["sft", "M", "-o", "x", "--task", "pos", "--density", "0.1", "--count", "3"], "give one"),
-        (["sft", "M", "-o", "x", "--task", "pos", "--full", "--count", "3"], "leave out"),
+        (["sft", "M", "-o", "x", "--task", "pos", "--full", "--count", "3"], "leave it out"),
         (["sft", "M", "-o", "x", "--task", "bpb", "--data", "TASKS"], "choose a task with a head"),
         (["sft", "M", "-o", "x", "--task", "pos", "--trainer", "none.json"], "none.json"),
         (["compose", "M", "-o", "x"], "nothing to compose"),
@@ -78,6 +89,123 @@ def test_misuse_and_mistakes_end_with_2_and_one_sentence(monkeypatch, tmp_path, 
     assert fault in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        *((["sft", "M", "--corpus", "en=en.txt", flag, value], f"{flag} has no effect on a language") for flag, value in [
+            ("--weight-decay", "0.1"), ("--patience", "3"), ("--language-sft", "f"), ("--source", "en"), ("--data", "d"),
+            ("--pooling", "first"), ("--labels", "own"),
+        ]),
+        (["sft", "M", "--corpus", "en=en.txt", "--precision", "half"], "auto or float32, got 'half'"),
+        (["sft", "M", "--task", "pos", "--labels", "own"], "--labels has no effect on 'pos'"),
+        (["sft", "M", "--task", "qa", "--pooling", "mean"], "--pooling has no effect on 'qa'"),
+        (["sft", "M", "--task", "pos", "--full", "--norms"], "--norms has no effect with --full"),
+        (["adapt", "S", "--task", "pos", "--teacher", "M", "--layers", "1;3"], "got '1;3'"),
+        *((["adapt", "S", "--task", "pos", "--no-teacher", *flag], f"{flag[0]} has no effect with --no-teacher") for flag in [
+            ("--layers", "1,3"), ("--attention", "1"), ("--hidden", "1"), ("--soft", "0"), ("--gold", "1"),
+            ("--temperature", "3"), ("--times-t-squared",),
+        ]),
+    ],
+)  # fmt: skip
+def test_an_option_without_effect_is_refused(words, fault):
+    done = run(*words, "-o", "nowhere/x")
+    assert done.exit_code == 2
+    assert fault in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """What a command calls its function with, which then fails."""
+    calls = {}
+
+    def catch(module, name):
+        def caught(*_, **options):
+            calls.update(options)
+            raise AdaptError("caught")
+
+        monkeypatch.setattr(importlib.import_module(f"bistil.{module}"), name, caught)
+
+    for module, name in (("language_sft", "language_sft"), ("task_sft", "task_sft"), ("adapt", "adapt")):  # fmt: skip
+        catch(module, name)
+    return calls
+
+
+def test_what_is_not_typed_is_what_the_function_does_by_itself(called):
+    run("sft", "M", "-o", "x", "--corpus", "en=t.txt")
+    assert called["training"] == LanguageTraining()
+    assert called["sparsity"] == SPARSITY
+    called.clear()
+    run("sft", "M", "-o", "x", "--task", "pos")
+    assert called["training"] == TaskTraining()
+    run("sft", "M", "-o", "x", "--task", "pos", "--full")
+    assert called["training"].sparsity == Sparsity(full=True)
+    called.clear()
+    run("adapt", "S", "-o", "x", "--task", "pos", "--teacher", "M")
+    assert called["training"] == TaskTraining()
+    assert called["distillation"] == Distillation()
+    assert called["layers"] is None
+
+
+def test_the_defaults_that_help_names_are_those_of_the_functions():
+    language, task = LanguageTraining(), TaskTraining()
+    of_tasks = {
+        "steps": task.protocol.steps, "weight_decay": task.protocol.weight_decay, "patience": task.protocol.patience,
+        "evaluate_every": task.protocol.evaluate_every, "pooling": task.protocol.pooling, "labels": task.protocol.labels,
+        "density": task.sparsity.density, "source": "en", "data": "the folder data",
+    }  # fmt: skip
+    both = "{} for a language, {} for a task".format
+    assert shown_defaults(sft_command) == of_tasks | {
+        "steps": both(language.steps, task.protocol.steps),
+        "evaluate_every": both(language.evaluate_every, task.protocol.evaluate_every),
+        "density": both(SPARSITY.density, task.sparsity.density),
+        "l1": both(SPARSITY.l1, task.sparsity.l1) + " and with --full",
+    } | {name: str(of_tasks[name]) for name in ("weight_decay", "patience")}  # fmt: skip
+    weights = {name: str(getattr(Distillation(), name)) for name in ("attention", "hidden", "soft", "gold", "temperature")}  # fmt: skip
+    shown = shown_defaults(adapt_command)
+    assert shown.pop("layers").startswith("what `extract` wrote")
+    assert shown == weights | {
+        "data": of_tasks["data"], "pooling": of_tasks["pooling"], "labels": of_tasks["labels"],
+        "density": str(of_tasks["density"]),
+    }  # fmt: skip
+
+
+def shown_defaults(command):
+    """Option to the default that help shows, of those whose own is None."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    options = {name: typing.get_args(hint)[1] for name, hint in hints.items() if typing.get_args(hint)[1:]}  # fmt: skip
+    return {
+        name: option.show_default
+        for name, option in options.items()
+        if isinstance(getattr(option, "show_default", None), str)
+    }
+
+
+def test_what_is_typed_reaches_the_function(called):
+    run(
+        "sft", "M", "-o", "x", "--corpus", "en=t.txt", "--steps", "7", "--evaluate-every", "3", "--batch", "6", "--l1", "0",
+        "--count", "5", "--precision", "float32", "--seed", "2", "--length", "9", "--warmup", "0.5", "--norms",
+    )  # fmt: skip
+    assert called["training"] == LanguageTraining(
+        steps=7, evaluate_every=3, checkpoint_every=3, batch=6, bf16=False, seed=2, length=9, warmup=0.5
+    )  # fmt: skip
+    assert called["sparsity"] == replace(SPARSITY, l1=0.0, count=5, freeze_norms=False)
+    run("adapt", "S", "-o", "x", "--task", "ner", "--teacher", "M", "--labels", "own", "--layers", "1, 3", "--gold", "1")  # fmt: skip
+    assert called["training"].protocol.labels == "own"
+    assert called["layers"] == (1, 3)
+    assert called["distillation"] == Distillation(gold=1.0)
+
+
+def test_under_a_launcher_one_process_tells_what_was_made(monkeypatch, tmp_path, teacher, sw):
+    made = read_sparse(sw)
+    module = importlib.import_module("bistil.language_sft")
+    monkeypatch.setattr(module, "language_sft", lambda *_, **__: made)
+    words = ("sft", teacher, "-o", sw, "--corpus", "sw=sw.txt", "--json")
+    assert json.loads(run(*words).stdout)["language"] == "sw"
+    monkeypatch.setenv("RANK", "1")
+    assert run(*words).stdout == ""
 
 
 def test_what_the_launcher_of_deepspeed_says_of_a_process_is_taken():

@@ -31,7 +31,8 @@ EXTRACTION = Extraction(
     steps=4, batch=4, length=16, learning_rate=1e-3, held_out_share=0.1, checkpoint_every=4
 )
 LANGUAGE = LanguageTraining(
-    steps=3, batch=4, length=16, learning_rate=1e-3, held_out_share=0.1, evaluate_every=3, checkpoint_every=3
+    steps=3, batch=4, length=16, learning_rate=1e-3, held_out_share=0.1, evaluate_every=3, checkpoint_every=3,
+    bf16=False,
 )  # fmt: skip
 # With the L1 term, whose hooks are there before the parameters move.
 SPARSITY = Sparsity(density=0.1, full_steps=2, l1=0.1)

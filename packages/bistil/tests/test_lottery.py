@@ -45,6 +45,12 @@ def test_keeping_everything_in_two_phases_is_fine_tuning_in_one(tmp_path):
     assert len(ticket.body) == len(list(whole.encoder.parameters()))
 
 
+def test_keeping_everything_takes_the_steps_of_both_phases_if_asked_and_no_places(tmp_path):
+    _, ticket = trained(tmp_path, full=True, full_steps=3)
+    assert ticket.last.steps == 5 + 3
+    assert all(delta.indices is None for delta in ticket.body.values())
+
+
 def test_what_is_kept_is_what_moved_most_in_the_first_phase(tmp_path):
     first = Model()
     plan = Fitting(steps=4, learning_rate=0.05)

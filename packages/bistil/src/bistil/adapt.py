@@ -22,11 +22,12 @@ from bistil.narrowing import projection_of
 from bistil.sparse_file import SparseFineTuning, read_sparse, write_sparse
 from bistil.student import layer_map
 from bistil.tapping import family_of, layers_of
-from bistil.task_data import TaskData, read_task
-from bistil.task_sft import task_sft, wear_task
-from bistil.task_training import TaskTraining, train_task, untrained
+from bistil.task_data import TaskData, digest_of_data, read_task
+from bistil.task_sft import digests_of, task_sft, wear_task
+from bistil.task_training import TaskTraining, plan_of, train_task, untrained
 from bistil.trimmed import kept_ids
-from bistil.work import remove_work, work_folder
+from bistil.work import refuse_what_exists, remove_work, work_folder
+from teacherzoo.inputs import digest_of_files, digest_of_model
 from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.teachers import teacher_folder
 from xeval import TunedModel, read_tuned
@@ -57,6 +58,16 @@ class TaskTeacher:
     def tuned(self) -> bool:
         """Whether the model's folder has a task's head."""
         return (Path(self.model) / "xeval.json").is_file()
+
+    def digests(self) -> dict[str, Any]:
+        """What it is made of, wherever that lies."""
+        record = Path(self.model) / "xeval.json"
+        return {
+            "model": digest_of_model(self.model),
+            "record": digest_of_files([record]) if self.tuned else None,
+            "task_sft": None if self.task_sft is None else digests_of([self.task_sft]),
+            "language_sfts": digests_of(self.language_sfts),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +100,7 @@ def adapt(
     """Adapt a student to a task on the source language, for use on the target's (BiStil, phase 2).
 
     Teacher and student read the same tokens: the student's, under the teacher's ids. Interrupted, it goes on when called
-    again with the same arguments.
+    again with the same arguments, models, files and data, wherever these lie by then.
 
     Args:
         student: a folder that `extract` wrote, or any model with the teacher's layers thinned out.
@@ -116,13 +127,17 @@ def adapt(
     training, distillation = training or TaskTraining(), distillation or Distillation()
     if teacher is not None and task not in TASKS:
         raise AdaptError(f"A teacher's answers to {task!r} cannot be distilled; choose one of {', '.join(TASKS)}.")  # fmt: skip
-    work = work_folder(out, {
-        "student": str(student), "digest": model_digest(str(student)), "task": task, "source": str(source), "language": language,
-        "teacher": None if teacher is None else asdict(teacher), "training": training.to_json(),
-        "distillation": asdict(distillation), "layers": layers,
-    })  # fmt: skip
-    met = None if teacher is None else _meet(student, teacher, layers, distillation)
+    refuse_what_exists(out, AdaptError)
+    plan = plan_of(training)
     data = read_task(task, source, language, training.protocol)
+    met = None if teacher is None else _meet(student, teacher, layers, distillation)
+    stated = {
+        "student": digest_of_model(student), "task": task, "data": digest_of_data(source, data.data_set, ("train", "dev")),
+        "teacher": None if teacher is None else teacher.digests(), "training": training.to_json(), "bf16": plan.bf16,
+        "distillation": asdict(distillation), "layers": None if met is None else list(met.layers),
+        "units": _plan_of(student).get("units"),
+    }  # fmt: skip
+    work = work_folder(out, stated)
     made = work / TEACHER_FILE
     opened = None if teacher is None else _open_teacher(teacher, data, source, language, training, made, watch)  # fmt: skip
     learner, pieces = untrained(student, data, training)
@@ -186,12 +201,21 @@ def _open_teacher(
     if opened.task != data.task.name:
         raise AdaptError(f"{teacher.model}: it was tuned on {opened.task!r}, expected {data.task.name!r}; give a teacher of this task.")  # fmt: skip
     if opened.labels != data.labels:
-        strange = sorted(set(opened.labels) ^ set(data.labels)) or list(opened.labels)
         raise AdaptError(
-            f"{teacher.model}: its labels are not those of {data.data_set.name} ({strange[0]!r} is on one side alone); "
+            f"{teacher.model}: its labels are not those of {data.data_set.name} ({_how_labels_differ(opened.labels, data.labels)}); "
             "tune the teacher on this data."
         )
     return opened
+
+
+def _how_labels_differ(of_teacher: Sequence[str], of_data: Sequence[str]) -> str:
+    if strange := sorted(set(of_teacher) ^ set(of_data)):
+        return f"{strange[0]!r} is on one side alone"
+    first = next(label for label, other in zip(of_data, of_teacher, strict=True) if label != other)
+    return (
+        f"they are the same in another order: {first!r} is number {list(of_data).index(first)} in the data and "
+        f"number {list(of_teacher).index(first)} in the teacher"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,12 +236,23 @@ def _meet(
     """Known from configurations and vocabularies alone: what does not meet is refused before a teacher is made."""
     mine, its = _shell(student), _shell(teacher.model)
     chosen = layers if layers is not None else _layers_of(student, mine, its)
+    _check_layers(student, chosen, len(layers_of(mine)), len(layers_of(its)))
     projection = None
     if distillation.attention or distillation.hidden:
         require_same_heads(*(one.config.num_attention_heads for one in (mine, its)))
         projection = _projection(student, mine.config.hidden_size, its.config.hidden_size)
     ids = torch.from_numpy(kept_ids(student, teacher.model))
     return _Met(layers=chosen, teacher_ids=ids, projection=projection)
+
+
+def _check_layers(student: str | Path, layers: Sequence[int], own: int, depth: int) -> None:
+    """One of the teacher's layers for each of the student's."""
+    strange = [layer for layer in layers if not 0 <= layer < depth]
+    if len(layers) != own or strange:
+        raise AdaptError(
+            f"{student}: expected {own} of the teacher's layers 0 to {depth - 1}, one for each of the student's, "
+            f"got {', '.join(map(str, layers)) or 'none'}."
+        )
 
 
 def _shell(model: str | Path) -> Any:
@@ -254,7 +289,7 @@ def _layers_of(student: str | Path, model: nn.Module, teacher: nn.Module) -> Seq
     if depth % own:
         raise AdaptError(
             f"{student}: its {own} layers do not divide the teacher's {depth}, and no run.json says which they come from; "
-            "name them by `layers`."
+            "name them by --layers."
         )
     return layer_map(depth, reduction=depth // own, first=family_of(model).pre_norm)
 

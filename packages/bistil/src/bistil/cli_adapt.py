@@ -12,6 +12,7 @@ from bistil import task_options as o
 from bistil.console import refusing_plainly
 from bistil.errors import AdaptError
 from teacherzoo.console import progress
+from teacherzoo.processes import rank
 
 
 def register(app: typer.Typer) -> None:
@@ -37,28 +38,53 @@ def adapt_command(
         bool, typer.Option("--no-teacher", help="Learn from the labels alone.")
     ] = False,
     source: Annotated[str, typer.Option(help="The task's language or data set.")] = "en",
-    data: o.Data = "data",
-    attention: Annotated[float, typer.Option(help="Weight of attention maps.")] = 1.0,
-    hidden: Annotated[float, typer.Option(help="Weight of hidden states.")] = 1.0,
-    soft: Annotated[float, typer.Option(help="Weight of the teacher's answers.")] = 1.0,
-    gold: Annotated[float, typer.Option(help="Weight of the labels.")] = 0.0,
-    temperature: Annotated[float, typer.Option(help="Of the answers.")] = 2.0,
+    data: o.Data = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="For each of the student's layers the teacher's, such as 1,3,5.",
+            show_default="what `extract` wrote, or the last of each block",
+        ),
+    ] = None,
+    attention: Annotated[
+        float | None, typer.Option(help="Weight of attention maps.", show_default="1.0")
+    ] = None,
+    hidden: Annotated[
+        float | None, typer.Option(help="Weight of hidden states.", show_default="1.0")
+    ] = None,
+    soft: Annotated[
+        float | None, typer.Option(help="Weight of the teacher's answers.", show_default="1.0")
+    ] = None,
+    gold: Annotated[
+        float | None, typer.Option(help="Weight of the labels.", show_default="0.0")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of the answers.", show_default="2.0")
+    ] = None,
     times_t_squared: Annotated[bool, typer.Option(help="Answers weigh T² times as much.")] = False,
-    steps: o.Steps = 2000,
+    steps: Annotated[
+        int, typer.Option(help="Steps of the phase that trains the chosen entries.")
+    ] = 2000,
     full_steps: o.FullSteps = None,
-    batch: o.Batch = 8,
-    learning_rate: o.Rate = 5e-5,
-    warmup: o.Warmup = 0.0,
-    weight_decay: o.Decay = 0.0,
-    evaluate_every: o.Every = 200,
-    patience: o.Patience = 1000,
-    length: o.Length = 256,
-    pooling: o.Pooling = "first",
+    batch: Annotated[int, typer.Option(help="Examples in a step, over all processes.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate at its peak.")] = 5e-5,
+    warmup: Annotated[float, typer.Option(help="Share of the steps that lead up to it.")] = 0.0,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of the chosen entries.")] = 0.0,
+    evaluate_every: Annotated[
+        int, typer.Option(help="Steps between evaluations and checkpoints.")
+    ] = 200,
+    patience: Annotated[
+        int, typer.Option(help="Evaluations without improvement that end a phase.")
+    ] = 1000,
+    length: Annotated[int, typer.Option(help="Sub-words in a row.")] = 256,
+    pooling: o.Pooling = None,
     precision: o.Precision = "auto",
-    labels: o.Labels = "common",
-    density: o.Density = None,
+    labels: o.Labels = None,
+    density: Annotated[
+        float | None, typer.Option(help="Share of the body's entries to keep.", show_default="0.08")
+    ] = None,
     count: o.Count = None,
-    l1: o.Distance = 0.0,
+    l1: Annotated[float, typer.Option(help="L1 weight of the distance from the start.")] = 0.0,
     norms: o.Norms = False,
     full: o.Full = False,
     values: o.Values = "bfloat16",
@@ -67,40 +93,52 @@ def adapt_command(
     as_json: o.Json = False,
 ) -> None:
     """Adapt a student to a task under a teacher that knows it. Run it again to go on where it stopped."""
-    from bistil.adapt import TaskTeacher, adapt
-    from bistil.distilling import Distillation
-    from bistil.task_training import TaskTraining
-    from xeval import Protocol, open_source
-
     if (teacher is None) != no_teacher:
         raise AdaptError("Give --teacher MODEL, or --no-teacher to learn from the labels alone.")
     if no_teacher and (task_sft or language_sft):
         raise AdaptError("--task-sft and --language-sft are worn by a teacher; name it by --teacher.")  # fmt: skip
-    protocol = Protocol(
-        steps=steps, batch_size=batch, learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay,
-        evaluate_every=evaluate_every, patience=patience, max_length=length, pooling=pooling, precision=precision,
-        labels=labels,
+    if no_teacher:
+        of_teachers = {
+            "--layers": layers, "--attention": attention, "--hidden": hidden, "--soft": soft, "--gold": gold,
+            "--temperature": temperature, "--times-t-squared": times_t_squared,
+        }  # fmt: skip
+        o.refuse(of_teachers, because="with --no-teacher, where the labels alone teach")
+
+    from bistil.adapt import TaskTeacher, adapt
+    from bistil.distilling import Distillation
+    from bistil.lottery import Sparsity
+    from bistil.task_training import TaskTraining
+    from xeval import open_source
+
+    protocol = o.protocol_of(
+        task, labels=labels, steps=steps, batch_size=batch, learning_rate=learning_rate, warmup=warmup,
+        weight_decay=weight_decay, evaluate_every=evaluate_every, patience=patience, max_length=length, pooling=pooling,
+        precision=precision,
     )  # fmt: skip
-    training = TaskTraining(
-        protocol=protocol,
-        sparsity=o.sparsity_of(density, count, full_steps, l1, norms, full, values, default=0.08),
-        seed=seed,
-        arguments=o.arguments_in(trainer),
+    sparsity = o.sparsity_of(
+        Sparsity(), density=density, count=count, full_steps=full_steps, l1=l1, norms=norms, full=full, values=values
+    )  # fmt: skip
+    weights = o.given(
+        attention=attention, hidden=hidden, soft=soft, gold=gold, temperature=temperature
     )
+    worn = {"task_sft": task_sft, "language_sfts": language_sft or []}
     with progress() as watch:
         adapt(
             student,
             out,
             task=task,
-            source=open_source(data),
+            source=open_source(data or "data"),
             language=source,
-            teacher=None if teacher is None else TaskTeacher(model=teacher, task_sft=task_sft, language_sfts=language_sft or []),
-            training=training,
-            distillation=Distillation(
-                attention=attention, hidden=hidden, soft=soft, gold=gold, temperature=temperature, times_t_squared=times_t_squared
+            teacher=None if teacher is None else TaskTeacher(model=teacher, **worn),
+            training=TaskTraining(
+                protocol=protocol, sparsity=sparsity, seed=seed, arguments=o.arguments_in(trainer)
             ),
+            distillation=Distillation(**weights, times_t_squared=times_t_squared),
+            layers=o.layers_of(layers),
             watch=watch,
-        )  # fmt: skip
+        )
+    if rank() != 0:
+        return
     record = json.loads((out / "run.json").read_text(encoding="utf-8"))["record"]
     if as_json:
         typer.echo(json.dumps({"out": str(out), **record}))

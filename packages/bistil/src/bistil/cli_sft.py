@@ -12,6 +12,7 @@ from bistil import task_options as o
 from bistil.console import refusing_plainly
 from bistil.errors import AdaptError
 from teacherzoo.console import progress
+from teacherzoo.processes import rank
 
 if TYPE_CHECKING:
     from bistil.sparse_file import SparseFineTuning
@@ -30,26 +31,64 @@ def sft_command(
         str | None, typer.Option(help="LANGUAGE=FILE or folder: learn a language.")
     ] = None,
     task: Annotated[str | None, typer.Option(help="Or learn a task: pos, dp, ner, …")] = None,
-    source: Annotated[str, typer.Option(help="The task's language or data set.")] = "en",
-    data: o.Data = "data",
+    source: Annotated[
+        str | None, typer.Option(help="The task's language or data set.", show_default="en")
+    ] = None,
+    data: o.Data = None,
     language_sft: Annotated[
         list[Path] | None, typer.Option(help="Worn while the task is learnt; repeat.")
     ] = None,
-    steps: o.Steps = 2000,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps of the phase that trains the chosen entries.",
+            show_default="10000 for a language, 2000 for a task",
+        ),
+    ] = None,
     full_steps: o.FullSteps = None,
-    batch: o.Batch = 8,
-    learning_rate: o.Rate = 5e-5,
-    warmup: o.Warmup = 0.0,
-    weight_decay: o.Decay = 0.0,
-    evaluate_every: o.Every = 200,
-    patience: o.Patience = 1000,
-    length: o.Length = 256,
-    pooling: o.Pooling = "first",
+    batch: Annotated[
+        int,
+        typer.Option(help="Blocks of text or examples in a step, over all processes."),
+    ] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate at its peak.")] = 5e-5,
+    warmup: Annotated[float, typer.Option(help="Share of the steps that lead up to it.")] = 0.0,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(help="Weight decay of the chosen entries, of tasks.", show_default="0.0"),
+    ] = None,
+    evaluate_every: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps between evaluations and checkpoints.",
+            show_default="1000 for a language, 200 for a task",
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Evaluations without improvement that end a phase, of tasks.",
+            show_default="1000",
+        ),
+    ] = None,
+    length: Annotated[int, typer.Option(help="Sub-words in a row.")] = 256,
+    pooling: o.Pooling = None,
     precision: o.Precision = "auto",
-    labels: o.Labels = "common",
-    density: o.Density = None,
+    labels: o.Labels = None,
+    density: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the body's entries to keep.",
+            show_default="0.043 for a language, 0.08 for a task",
+        ),
+    ] = None,
     count: o.Count = None,
-    l1: o.Distance = 0.0,
+    l1: Annotated[
+        float | None,
+        typer.Option(
+            help="L1 weight of the distance from the start.",
+            show_default="0.1 for a language, 0.0 for a task and with --full",
+        ),
+    ] = None,
     norms: o.Norms = False,
     full: o.Full = False,
     values: o.Values = "bfloat16",
@@ -58,46 +97,56 @@ def sft_command(
     as_json: o.Json = False,
 ) -> None:
     """Learn a language or a task by sparse fine-tuning. Run it again to go on where it stopped."""
-    if (corpus is None) == (task is None):
+    if corpus is not None and task is None:
+        of_tasks = {
+            "--source": source, "--data": data, "--language-sft": language_sft, "--weight-decay": weight_decay,
+            "--patience": patience, "--pooling": pooling, "--labels": labels,
+        }  # fmt: skip
+        o.refuse(of_tasks, because="on a language, which --corpus learns")
+        language, _, text = corpus.partition("=")
+        if not language or not text:
+            raise AdaptError(f"--corpus must be LANGUAGE=FILE, got {corpus!r}.")
+    elif task is None or corpus is not None:
         raise AdaptError("Give either --corpus LANGUAGE=FILE to learn a language, or --task to learn a task.")  # fmt: skip
-    sparsity = o.sparsity_of(
-        density, count, full_steps, l1, norms, full, values, default=0.043 if corpus else 0.08
-    )
     arguments = o.arguments_in(trainer)
-    with progress() as watch:
-        if corpus is not None:
-            from bistil.language_sft import LanguageTraining
-            from bistil.language_sft import language_sft as learn_language
-            from xeval.tuning import has_bf16
+    kept = {
+        "density": density, "count": count, "full_steps": full_steps, "l1": l1, "norms": norms, "full": full, "values": values,
+    }  # fmt: skip
+    if task is None:
+        from bistil.language_sft import SPARSITY, LanguageTraining
+        from bistil.language_sft import language_sft as learn_language
 
-            language, _, text = corpus.partition("=")
-            if not language or not text:
-                raise AdaptError(f"--corpus must be LANGUAGE=FILE, got {corpus!r}.")
+        o.check_precision(precision)
+        training = LanguageTraining(
+            batch=batch, length=length, learning_rate=learning_rate, warmup=warmup, seed=seed, arguments=arguments,
+            bf16=None if precision == "auto" else False,
+            **o.given(steps=steps, evaluate_every=evaluate_every, checkpoint_every=evaluate_every),
+        )  # fmt: skip
+        sparsity = o.sparsity_of(SPARSITY, **kept)
+        with progress() as watch:
             made = learn_language(
-                model, text, out, language=language, sparsity=sparsity, watch=watch,
-                training=LanguageTraining(
-                    steps=steps, batch=batch, length=length, learning_rate=learning_rate, warmup=warmup,
-                    evaluate_every=evaluate_every, checkpoint_every=evaluate_every,
-                    bf16=precision == "auto" and has_bf16(), seed=seed, arguments=arguments,
-                ),
+                model, text, out, language=language, training=training, sparsity=sparsity, watch=watch
             )  # fmt: skip
-        else:
-            from bistil.task_sft import task_sft
-            from bistil.task_training import TaskTraining
-            from xeval import Protocol, open_source
+    else:
+        from bistil.lottery import Sparsity
+        from bistil.task_sft import task_sft
+        from bistil.task_training import TaskTraining
+        from xeval import open_source
 
-            assert task is not None
-            protocol = Protocol(
-                steps=steps, batch_size=batch, learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay,
-                evaluate_every=evaluate_every, patience=patience, max_length=length, pooling=pooling,
-                precision=precision, labels=labels,
-            )  # fmt: skip
+        protocol = o.protocol_of(
+            task, labels=labels, steps=steps, batch_size=batch, learning_rate=learning_rate, warmup=warmup,
+            weight_decay=weight_decay, evaluate_every=evaluate_every, patience=patience, max_length=length, pooling=pooling,
+            precision=precision,
+        )  # fmt: skip
+        sparsity = o.sparsity_of(Sparsity(), **kept)
+        with progress() as watch:
             made = task_sft(
-                model, out, task=task, source=open_source(data), language=source,
+                model, out, task=task, source=open_source(data or "data"), language=source or "en",
                 language_sfts=language_sft or [], watch=watch,
                 training=TaskTraining(protocol=protocol, sparsity=sparsity, seed=seed, arguments=arguments),
             )  # fmt: skip
-    _tell(made, out, as_json=as_json)
+    if rank() == 0:
+        _tell(made, out, as_json=as_json)
 
 
 def compose_command(

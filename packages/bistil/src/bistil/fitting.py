@@ -44,6 +44,11 @@ class Fitting:
     seed: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def passes(self) -> int:
+        """Forward passes of one process in a step."""
+        return int(self.arguments.get("gradient_accumulation_steps", 1))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:

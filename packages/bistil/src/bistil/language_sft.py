@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from bistil.languages import text_files
 from bistil.lottery import Sparsity, Ticket, lottery_ticket
 from bistil.sources import Sources
 from bistil.sparse_file import SparseFineTuning, write_sparse
-from bistil.work import remove_work, work_folder
+from bistil.task_data import share_of
+from bistil.work import refuse_what_exists, remove_work, work_folder
 from kdkernels import linear_cross_entropy
 from teacherzoo import load_teacher, split_head
-from teacherzoo.processes import rank, wait_for_all, world_size
+from teacherzoo.inputs import digest_of_inputs
+from teacherzoo.processes import rank, wait_for_all
 
 Watch = Callable[[int, int, str], None]
 
@@ -34,7 +36,7 @@ class LanguageTraining:
 
     Args:
         steps: of the second phase.
-        batch: blocks in a step of one process.
+        batch: blocks in an optimizer step, over all its forward passes and processes.
         length: tokens in a block.
         learning_rate: falls linearly to 0.
         warmup: share of the steps in which it rises first.
@@ -42,7 +44,7 @@ class LanguageTraining:
         held_out_share: of the text, on which the best weights are chosen; 0 takes the last ones.
         evaluate_every: steps between evaluations.
         checkpoint_every: steps between checkpoints.
-        bf16: whether to compute in bfloat16.
+        bf16: whether to compute in bfloat16; None where the machine multiplies it in hardware.
         seed: of masks and order.
         arguments: further arguments of `transformers.TrainingArguments`, such as `deepspeed`.
     """
@@ -56,9 +58,13 @@ class LanguageTraining:
     held_out_share: float = 0.05
     evaluate_every: int = 1000
     checkpoint_every: int = 1000
-    bf16: bool = False
+    bf16: bool | None = None
     seed: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+SPARSITY = Sparsity(density=0.043, l1=0.1)
+"""What composable-sft keeps of a language: 4 to 5 %, with an L1 term."""
 
 
 def language_sft(
@@ -74,7 +80,7 @@ def language_sft(
     """Learn a language by masked-LM training, keep what moved most, and write it as a sparse fine-tuning.
 
     The masked-LM head stays as it is, as in composable-sft; a decoder tied to the embeddings moves with them.
-    Interrupted, it goes on when called again with the same arguments.
+    Interrupted, it goes on when called again with the same arguments, model and text, wherever these lie by then.
 
     Args:
         model: a masked-LM folder or Hub name.
@@ -82,21 +88,22 @@ def language_sft(
         out: the file to write; it must not exist.
         language: what the text is in.
         training: steps, rates, lengths.
-        sparsity: what is kept; composable-sft's languages keep 4 to 5 % with an L1 term of 0.1.
+        sparsity: what is kept; `SPARSITY` by default.
         watch: told (done, total, what).
 
     Raises:
         AdaptError, ExtractError: for options that do not fit, and a file in the way.
         TeacherzooError: for a model or text that does not serve, or where training diverges.
     """
-    training, sparsity = training or LanguageTraining(), sparsity or Sparsity(density=0.043, l1=0.1)
-    work = work_folder(
-        out,
-        {
-            "model": str(model), "corpus": str(corpus), "language": language,
-            "training": asdict(training), "sparsity": asdict(sparsity),
-        },
-    )  # fmt: skip
+    training, sparsity = _settled(training or LanguageTraining()), sparsity or SPARSITY
+    refuse_what_exists(out, AdaptError)
+    plan = _plan(training)
+    files = text_files(language, corpus)
+    stated = {
+        **digest_of_inputs(corpora={language: files}, models={"model": model}),
+        "language": language, "training": asdict(training), "sparsity": asdict(sparsity),
+    }  # fmt: skip
+    work = work_folder(out, stated)
     teacher = load_teacher(model)
     base = body_digests(teacher.model)
     extraction = Extraction(
@@ -106,17 +113,18 @@ def language_sft(
         held_out_share=training.held_out_share,
         seed=training.seed,
     )
-    sources = Sources({language: text_files(language, corpus)}, teacher, extraction, work / "text", watch=watch)  # fmt: skip
+    sources = Sources({language: files}, teacher, extraction, work / "text", watch=watch)
     learner = _Learner(teacher.model)
     held_out = sources.held_out().get(language) if training.held_out_share else None
     ticket = lottery_ticket(
         learner,
         teacher.model,
-        lambda steps: _batches(sources, language, training, steps),
-        _plan(training),
+        lambda steps: _batches(sources, language, training, plan, steps),
+        plan,
         sparsity,
         work,
         score=(lambda: -learner.loss_on(held_out)) if held_out is not None else None,
+        describe=lambda score: f"held-out loss {-score:.3f}",
         watch=watch,
     )
     tuning = SparseFineTuning(
@@ -132,20 +140,33 @@ def language_sft(
     return tuning
 
 
+def _settled(training: LanguageTraining) -> LanguageTraining:
+    """With what the machine decides, so that the file and the plan say it."""
+    from xeval.tuning import has_bf16  # late: it imports Trainer
+
+    return training if training.bf16 is not None else replace(training, bf16=has_bf16())
+
+
 def _batches(
-    sources: Sources, language: str, training: LanguageTraining, steps: int
+    sources: Sources, language: str, training: LanguageTraining, plan: Fitting, steps: int
 ) -> MaskedBatches:
-    count = steps * int(training.arguments.get("gradient_accumulation_steps", 1)) * world_size()
     sizes = {language: len(sources.blocks[language])}
-    slots = Schedule(sizes, batches=count, size=training.batch, seed=training.seed)
+    share = share_of(training.batch, plan.passes)
+    count = steps * training.batch // share
+    slots = Schedule(sizes, batches=count, size=share, seed=training.seed)
     return MaskedBatches(slots, sources.blocks, sources.corruption)
 
 
 def _plan(training: LanguageTraining) -> Fitting:
+    from bistil.sparse_trainer import check_arguments  # late: it imports Trainer
+
     if training.steps < 1:
         raise AdaptError(f"steps must be at least 1, got {training.steps!r}.")
     names = ("steps", "learning_rate", "warmup", "evaluate_every", "checkpoint_every", "bf16", "seed", "arguments")  # fmt: skip
-    return Fitting(**{name: getattr(training, name) for name in names})
+    plan = Fitting(**{name: getattr(training, name) for name in names})
+    check_arguments(plan)
+    share_of(training.batch, plan.passes, what="blocks")
+    return plan
 
 
 def _about(

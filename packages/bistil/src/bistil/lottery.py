@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bistil.body import body_parameters, copies, norm_names
@@ -31,7 +32,8 @@ class Sparsity:
     Args:
         density: share of the body's trainable entries, heads and frozen tensors not counted.
         count: or their number.
-        full_steps: steps of the first phase, which trains all; None for as many as the second has.
+        full_steps: steps of the first phase, which trains all; None for as many as the second has. With `full`, so many
+            more for the one phase; None for none more.
         l1: weight of Σ|θ - θ0| / N in both phases.
         freeze_norms: whether normalisation layers stay as they are.
         full: keep everything instead: ordinary fine-tuning in one phase, normalisation layers included.
@@ -118,8 +120,9 @@ def lottery_ticket(
     body = trainable_body(trained, freeze_norms=sparsity.freeze_norms and not sparsity.full)
     run = _Run(model, body, batches, plan, sparsity, folder, score, describe, watch)
     if sparsity.full:
+        plan = replace(plan, steps=plan.steps + (sparsity.full_steps or 0))
         last, threshold = run.phase(plan, "full", "training all"), 0.0
-        places = {name: np.arange(its.numel()) for name, its in body.items()}
+        places: dict[str, NDArray[np.int64] | None] = dict.fromkeys(body)  # all of them
     else:
         selection = run.choose()
         last = run.phase(plan, "sparse", "training the chosen", selection)
@@ -173,8 +176,7 @@ class _Run:
         self, plan: Fitting, name: str, what: str, selection: Selection | None = None
     ) -> Fitted:
         """Train, only the selection where there is one."""
-        passes = int(plan.arguments.get("gradient_accumulation_steps", 1))
-        strength = self._sparsity.l1 / passes
+        strength = self._sparsity.l1 / plan.passes
         hooks = penalise_distance(self._body, self.origin, strength) if strength else []
         masks = None if selection is None else Masks(self._body, selection)
         try:

@@ -136,7 +136,7 @@ def _chunks(
 
 
 def _moved(before: Tensor, after: Tensor) -> Tensor:
-    """after - before in float32, where `after` is: a copy of the start was made before a Trainer moved the model."""
+    """The difference, after less before, in float32, where `after` is: a copy of the start was made before a Trainer moved the model."""
     return after.float() - before.to(after.device).float()
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bistil.errors import AdaptError
+from teacherzoo.inputs import digest_of_inputs
 from teacherzoo.processes import world_size
 from xeval import DataSet, Protocol, TunedTask, task_of
 from xeval.pieces import Encoded, Pieces
@@ -61,6 +62,14 @@ def read_task(task: str, source: Source, language: str, protocol: Protocol) -> T
     )
 
 
+def digest_of_data(source: Source, data_set: DataSet, splits: Sequence[str]) -> Any:
+    """What some splits of a data set hold, wherever they lie; a set on the Hub is known by its name."""
+    if not data_set.files:
+        return [str(source), data_set.name]
+    files = {split: data_set.files[split] for split in splits if split in data_set.files}
+    return [data_set.name, digest_of_inputs(files=files)["files"]]
+
+
 class TaskBatches(torch.utils.data.Dataset[dict[str, Tensor]]):
     """Examples of like length together, steps in random order; one item for each forward pass of each process.
 
@@ -91,14 +100,9 @@ class TaskBatches(torch.utils.data.Dataset[dict[str, Tensor]]):
         passes: int,
         seed: int,
     ) -> None:
-        shares = passes * world_size()
-        if examples % shares:
-            raise AdaptError(
-                f"{examples} examples per step cannot be shared by {shares} forward passes; choose a multiple of {shares}."
-            )
+        part = share_of(examples, passes)
         self._encoded, self._task, self._pad_id = encoded, task, pad_id
         order = _order([one.length for one in encoded], examples, seed)
-        part = examples // shares
         self._items = [
             step[i : i + part] for _, step in zip(range(steps), order, strict=False) for i in range(0, examples, part)
         ]  # fmt: skip
@@ -108,6 +112,20 @@ class TaskBatches(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return self._task.collate([self._encoded[i] for i in self._items[index]], self._pad_id)
+
+
+def share_of(examples: int, passes: int, *, what: str = "examples") -> int:
+    """How many of a step's examples one forward pass of one process takes.
+
+    Raises:
+        AdaptError: where they cannot be shared evenly.
+    """
+    shares = passes * world_size()
+    if examples < 1 or examples % shares:
+        raise AdaptError(
+            f"{examples} {what} per step cannot be shared by {shares} forward passes; choose a multiple of {shares}."
+        )
+    return examples // shares
 
 
 def _order(lengths: Sequence[int], examples: int, seed: int) -> Iterator[list[int]]:

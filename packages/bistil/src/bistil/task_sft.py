@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from bistil.body import body_digests
@@ -12,9 +13,10 @@ from bistil.errors import AdaptError, SparseError
 from bistil.lottery import NUMBERS
 from bistil.sparse import apply
 from bistil.sparse_file import SparseFineTuning, read_sparse, write_sparse
-from bistil.task_data import read_task
-from bistil.task_training import TaskTraining, train_task, untrained
-from bistil.work import remove_work, work_folder
+from bistil.task_data import digest_of_data, read_task
+from bistil.task_training import TaskTraining, plan_of, train_task, untrained
+from bistil.work import refuse_what_exists, remove_work, work_folder
+from teacherzoo.inputs import digest_of_files, digest_of_model
 from teacherzoo.processes import rank, wait_for_all
 from xeval import Protocol, TunedModel, TunedTask, task_of
 from xeval.encoder import model_digest
@@ -37,7 +39,7 @@ def task_sft(
 ) -> SparseFineTuning:
     """Learn a task on the source language by LT-SFT, and write differences and head as one file.
 
-    Interrupted, it goes on when called again with the same arguments.
+    Interrupted, it goes on when called again with the same arguments, model, files and data, wherever these lie by then.
 
     Args:
         model: a model folder or Hub name.
@@ -56,13 +58,15 @@ def task_sft(
         XevalError: for a model or data that cannot be used.
     """
     training = training or TaskTraining()
-    stated = {
-        "model": str(model), "digest": model_digest(str(model)), "task": task, "language": language, "source": str(source),
-        "language_sfts": [str(file) for file in language_sfts], "training": training.to_json(),
-    }  # fmt: skip
-    work = work_folder(out, stated)
+    refuse_what_exists(out, AdaptError)
+    plan = plan_of(training)
     data = read_task(task, source, language, training.protocol)
     wearing = [read_sparse(Path(file)) for file in language_sfts]
+    stated = {
+        "model": digest_of_model(model), "task": task, "data": digest_of_data(source, data.data_set, ("train", "dev")),
+        "language_sfts": digests_of(language_sfts), "training": training.to_json(), "bf16": plan.bf16,
+    }  # fmt: skip
+    work = work_folder(out, stated)
     learner, pieces = untrained(model, data, training)
     base = body_digests(learner)
     apply(learner, *wearing)
@@ -90,6 +94,14 @@ def task_sft(
         remove_work(work)
     wait_for_all()
     return tuning
+
+
+def digests_of(files: Sequence[str | Path]) -> list[str]:
+    """What sparse fine-tunings hold, wherever they lie."""
+    paths = [Path(file) for file in files]
+    return [
+        digest_of_files([path / "pytorch_diff.bin" if path.is_dir() else path]) for path in paths
+    ]
 
 
 def wear_task(
@@ -167,8 +179,11 @@ def compose(
     adding, taking = (_carried(its, model, trimmed_from) for its in (adding, taking))
     rest = [its for its in adding if its.about.get("kind") != "task"] + [_negative(its) for its in taking]  # fmt: skip
     if tasks:
-        task = next(its for its in adding if its.about.get("kind") == "task")
-        write_tuned(out, wear_task(model, task, language_sfts=rest))
+        task = next(tuning for tuning in adding if tuning.about.get("kind") == "task")
+        tuned = wear_task(model, task, language_sfts=rest)
+        wears = [task.name, *(tuning.name for tuning in adding if tuning is not task)]
+        notes = {**tuned.notes, "wears": wears, "subtracted": [tuning.name for tuning in taking]}
+        write_tuned(out, replace(tuned, notes=notes))
         return out
     return _write_masked_lm(model, rest, out)
 
@@ -197,11 +212,14 @@ def _write_masked_lm(model: str | Path, tunings: Sequence[SparseFineTuning], out
 
     teacher = load_teacher(model)
     apply(teacher.model, *tunings)
-    part = out.with_name(f".{out.name}.making")
-    shutil.rmtree(part, ignore_errors=True)
-    teacher.model.save_pretrained(part)
-    read_tokenizer(teacher.folder, teacher.name).save_pretrained(part)
-    part.replace(out)
+    # Not the work folder of that name, which another command may go on from.
+    part = out.with_name(f".{out.name}.part-{os.getpid()}")
+    try:
+        teacher.model.save_pretrained(part)
+        read_tokenizer(teacher.folder, teacher.name).save_pretrained(part)
+        part.replace(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return out
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from bistil.fitting import Fitting
 from bistil.lottery import Sparsity, Ticket, lottery_ticket
-from bistil.task_data import TaskBatches, TaskData, dev_score
+from bistil.task_data import TaskBatches, TaskData, dev_score, share_of
 from teacherzoo.processes import world_size
 from xeval import Protocol
 from xeval.pieces import Pieces
@@ -20,8 +20,8 @@ from xeval.tuned import TaskModel, build
 Watch = Callable[[int, int, str], None]
 Wrap = Callable[[TaskModel, int], nn.Module]
 
-PROTOCOL = Protocol(batch_size=8, weight_decay=0.0)
-"""LT-SFT trains without weight decay."""
+PROTOCOL = Protocol(batch_size=8, warmup=0.0, patience=1000, weight_decay=0.0)
+"""LT-SFT trains without weight decay, its rate falls from the first step on, and it takes all its steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,33 @@ class TaskTraining:
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return {**asdict(self), "arguments": dict(self.arguments)}
+
+
+def plan_of(training: TaskTraining) -> Fitting:
+    """How the last phase goes.
+
+    Raises:
+        AdaptError: for Trainer arguments that the training cannot honour, and examples that cannot be shared evenly.
+    """
+    from bistil.sparse_trainer import check_arguments  # late, as the next: they import Trainer
+    from xeval.tuning import has_bf16
+
+    protocol = training.protocol
+    plan = Fitting(
+        steps=protocol.steps,
+        learning_rate=protocol.learning_rate,
+        warmup=protocol.warmup,
+        weight_decay=protocol.weight_decay,
+        evaluate_every=protocol.evaluate_every,
+        patience=protocol.patience,
+        checkpoint_every=training.checkpoint_every or protocol.evaluate_every,
+        bf16=protocol.precision == "auto" and has_bf16(),
+        seed=training.seed,
+        arguments=training.arguments,
+    )
+    check_arguments(plan)
+    share_of(protocol.batch_size, plan.passes)
+    return plan
 
 
 def untrained(
@@ -81,36 +108,21 @@ def train_task(
     Returns:
         The differences, and notes for the record: steps, the development score of the model as it is left.
     """
-    from xeval.tuning import has_bf16  # late: it imports Trainer
-
-    protocol, task = training.protocol, data.task
+    protocol, task, plan = training.protocol, data.task, plan_of(training)
     encoded, split = task.encode(pieces, data.train, data.labels)
     dev, _ = task.encode(pieces, data.dev, data.labels)
-    passes = int(training.arguments.get("gradient_accumulation_steps", 1))
-    plan = Fitting(
-        steps=protocol.steps,
-        learning_rate=protocol.learning_rate,
-        warmup=protocol.warmup,
-        weight_decay=protocol.weight_decay,
-        evaluate_every=protocol.evaluate_every,
-        patience=protocol.patience,
-        checkpoint_every=training.checkpoint_every or protocol.evaluate_every,
-        bf16=protocol.precision == "auto" and has_bf16(),
-        seed=training.seed,
-        arguments=training.arguments,
-    )
 
     def batches(steps: int) -> TaskBatches:
         return TaskBatches(
-            encoded, task, pieces.pad_id, steps=steps, examples=protocol.batch_size, passes=passes, seed=training.seed
+            encoded, task, pieces.pad_id, steps=steps, examples=protocol.batch_size, passes=plan.passes, seed=training.seed
         )  # fmt: skip
 
     def score() -> float:
         return dev_score(model, data, dev, pieces)
 
     ticket = lottery_ticket(
-        wrap(model, passes * world_size()), model, batches, plan, training.sparsity, work,
-        score=score, watch=watch,
+        wrap(model, plan.passes * world_size()), model, batches, plan, training.sparsity, work,
+        score=score, describe=lambda value: f"{task.metrics[0]} {value:.2f}", watch=watch,
     )  # fmt: skip
     record = {
         **ticket.record,
