@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from teacherzoo.catalogue import catalogue_entry, find_teacher, read_catalogue
-from teacherzoo.errors import TeacherError
+from teacherzoo.corpora import Corpus
+from teacherzoo.errors import CorpusError, TeacherError
+from teacherzoo.teachers import teacher_folder
 
 GOOD = "- name: a\n  hub: o/a\n  languages: [en]\n"
 
@@ -70,3 +72,33 @@ def test_the_catalogue_survives_json() -> None:
     rows = json.loads(json.dumps([asdict(entry) for entry in read_catalogue()]))
 
     assert rows[0]["name"] == "mbert-cased"
+
+
+def test_a_mistyped_path_is_never_asked_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*_: object, **__: object) -> None:
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", asked)
+    monkeypatch.setattr("datasets.load_dataset", asked)
+    monkeypatch.chdir(tmp_path)
+    Path("models").mkdir()
+    Path("texts").mkdir()
+
+    for name in ("models/bret", "./bret", "/models/bret", "models/multilingual/bret", "~/bret"):
+        with pytest.raises(TeacherError, match=f"{name}: there is no such folder"):
+            teacher_folder(name)
+    for source in ("texts/em", "./em", "/texts/em", "~/em"):
+        with pytest.raises(CorpusError, match=f"en: there is no file {source}"):
+            next(Corpus("en", source).documents())
+
+
+def test_a_name_on_the_hub_is_asked_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+
+    assert teacher_folder("google/bert") == tmp_path / "google/bert"
+    assert teacher_folder("mbert-cased") == tmp_path / "google-bert/bert-base-multilingual-cased"

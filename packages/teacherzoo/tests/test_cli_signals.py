@@ -1,4 +1,5 @@
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -31,12 +32,15 @@ def test_record_verify_and_stats_in_one_go(teacher: Path, text: Path, tmp_path: 
         )
     )
     verified = call("verify", folder, str(teacher), "--rows", "10", "--json")
+    silent = call("verify", folder, str(teacher), "--rows", "10", "--quiet")
     weighed = call("stats", folder, "--json")
 
     signals = Signals(folder)
     positions = len(signals.batch(range(len(signals))).labels)
     assert json.loads(recorded.stdout)["positions"] == positions
     assert json.loads(verified.stdout)["rows"] == 10
+    assert verified.stderr.splitlines()[-1] == "asking again 10/10 (100 %)"
+    assert silent.stderr == ""
     assert json.loads(verified.stdout)["worst_kl"] < 1e-4
     assert json.loads(weighed.stdout)["languages"]["en"]["positions"] == positions
     assert json.loads(weighed.stdout)["k"] == 4
@@ -102,12 +106,10 @@ def test_every_refusal_is_one_sentence_and_exit_2(
 def test_ctrl_c_says_how_to_go_on(
     teacher: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from teacherzoo import cli_signals
-
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_signals, "record", interrupted)
+    monkeypatch.setattr(import_module("teacherzoo.record"), "record", interrupted)
     done = call("record", str(teacher), "--corpus", f"en={text}", "-o", str(tmp_path / "out"))
 
     assert done.exit_code == 130

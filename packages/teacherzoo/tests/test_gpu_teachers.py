@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pretended_device import DEVICES, on_cpu_and_gpu
+from pretended_device import DEVICES, on_cpu_and_gpu, on_gpu
 
-from teacherzoo import Corpus, Signals, record
+from teacherzoo import Corpus, Signals, rank, record, verify
 from teacherzoo.nursery import Upbringing, raise_teacher
+from teacherzoo.rank import Rating
 
 
 @pytest.mark.parametrize("kind", DEVICES)
@@ -49,3 +50,43 @@ def test_a_teacher_is_raised_on_the_gpu(kind: str, text: Path, tmp_path: Path) -
 
     assert gpu.loss.keys() == {"en"}
     assert gpu.loss["en"] == pytest.approx(cpu.loss["en"], rel=2e-2)
+
+
+@pytest.mark.parametrize("kind", DEVICES)
+def test_teachers_are_ranked_on_the_gpu_and_its_memory_is_told(
+    kind: str, teacher: Path, text: Path, tmp_path: Path
+) -> None:
+    corpora = [Corpus("en", text)]
+    asked: list[bool] = []
+
+    def ranked(_: Path) -> Rating:
+        return rank([teacher], corpora, documents=20, watch=lambda *_: None).ratings[0]
+
+    def noting(module: torch.nn.Module, _: object) -> None:
+        if isinstance(module, torch.nn.Linear):
+            asked.append(on_gpu(module))
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(noting)
+    try:
+        cpu, gpu = on_cpu_and_gpu(kind, ranked, tmp_path, trains=False)
+    finally:
+        hook.remove()
+
+    assert not asked[0]
+    assert asked[-1]  # the teacher that was ranked, not a copy left on the CPU
+    assert gpu.bits_per_byte == pytest.approx(cpu.bits_per_byte, rel=1e-4)
+    assert gpu.peak_bytes is not None
+    if kind == "cuda":
+        weights = sum(file.stat().st_size for file in teacher.glob("*.safetensors"))
+        assert gpu.peak_bytes >= weights
+
+
+@pytest.mark.parametrize("kind", DEVICES)
+def test_a_recording_is_verified_on_the_gpu(
+    kind: str, recording: Path, teacher: Path, tmp_path: Path
+) -> None:
+    cpu, gpu = on_cpu_and_gpu(
+        kind, lambda _: verify(recording, teacher, rows=20), tmp_path, trains=False
+    )
+
+    assert gpu.mean_kl == pytest.approx(cpu.mean_kl, rel=1e-2, abs=1e-6)

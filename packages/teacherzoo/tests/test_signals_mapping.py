@@ -189,3 +189,8 @@ def test_the_digest_is_the_one_that_maps_carry(recording: Path, teacher: Path) -
 
     assert carried.teacher_digest == Signals(recording).terms.tokenizer
     Signals(recording, vocabulary=carried).batch([0])
+
+
+def test_an_empty_map_is_a_map(recording: Path) -> None:
+    with pytest.raises(SignalsError, match="The vocabulary map covers 0 teacher ids"):
+        Signals(recording, vocabulary=map_of_lists([], student_size=10))

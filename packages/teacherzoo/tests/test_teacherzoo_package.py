@@ -1,5 +1,9 @@
 import subprocess
 import sys
+from importlib import import_module
+from inspect import isfunction
+
+import pytest
 
 import teacherzoo
 
@@ -19,3 +23,32 @@ def test_python_dash_m_prints_the_version() -> None:
     )
 
     assert done.stdout.strip() == "teacherzoo " + teacherzoo.__version__
+
+
+_LISTS_MODULES = """
+import contextlib, io, sys
+from teacherzoo.cli import app
+for arguments in (["--help"], ["record", "--help"], ["list"], ["rank", "t", "--corpus", "de=none.txt"]):
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        app(arguments)
+print(sorted({"torch", "transformers", "datasets", "pyarrow", "deepspeed"} & set(sys.modules)))
+"""
+
+
+def test_help_lists_and_refusals_wait_for_no_library() -> None:
+    done = subprocess.run([sys.executable, "-c", _LISTS_MODULES], capture_output=True, text=True, check=True)  # fmt: skip
+
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_function_keeps_its_name_where_a_module_has_the_same() -> None:
+    for name in ("rank", "record", "stats", "verify"):
+        import_module(f"teacherzoo.{name}")
+        assert isfunction(getattr(teacherzoo, name))
+
+
+def test_every_public_name_can_be_had_and_is_listed() -> None:
+    assert all(getattr(teacherzoo, name) is not None for name in teacherzoo.__all__)
+    assert set(teacherzoo.__all__) <= set(dir(teacherzoo))
+    with pytest.raises(AttributeError, match="module 'teacherzoo' has no attribute 'rang'"):
+        teacherzoo.rang  # noqa: B018

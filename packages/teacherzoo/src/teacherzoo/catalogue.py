@@ -109,6 +109,30 @@ def catalogue_entry(name: str) -> Entry:
     )
 
 
+def local_folder(name: str | Path) -> Path | None:
+    """The model folder of that path; None for what can only be a name in the catalogue or on the Hub.
+
+    Raises:
+        TeacherError: for a path where there is nothing, and for a folder without a model. `models/bert` is a path where there
+            is a folder `models`; the Hub is never asked for a mistyped path.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise TeacherError(
+                f"{name}: the folder has no config.json; name a Hugging Face model folder."
+            )
+        return folder
+    if isinstance(name, Path) or is_local_path(name) or name.count("/") > 1:
+        raise TeacherError(f"{name}: there is no such folder.")
+    return None
+
+
+def is_local_path(name: str) -> bool:
+    """Whether a name can only be meant as a path: by how it begins, or because its first part is a folder here."""
+    return name.startswith((".", "/", "~")) or ("/" in name and Path(name).parent.is_dir())
+
+
 @cache
 def _own_catalogue() -> tuple[Entry, ...]:
     return _parse((files("teacherzoo") / "catalogue.yaml").read_text(encoding="utf-8"), "catalogue")

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from teacherzoo.console import progress, refusing_plainly
-from teacherzoo.corpora import Corpus
-from teacherzoo.errors import CorpusError
-from teacherzoo.masking import Masking
+from teacherzoo.catalogue import local_folder
+from teacherzoo.console import Quiet, corpora_named, progress, refusing_plainly
 from teacherzoo.processes import rank
-from teacherzoo.record import record
-from teacherzoo.stats import SignalStats, stats
-from teacherzoo.verify import verify
+
+if TYPE_CHECKING:
+    from teacherzoo.stats import SignalStats
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TeacherName = Annotated[str, typer.Argument(help="Model folder, catalogue name or Hub name.")]
@@ -65,25 +63,18 @@ def record_command(
         ),
     ] = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Record what a teacher says at masked positions; the same command resumes."""
-    corpora = []
-    for given in corpus:
-        language, separator, source = given.partition("=")
-        if not separator or not source:
-            raise CorpusError(f"--corpus must be LANGUAGE=SOURCE, got {given!r}.")
-        corpora.append(
-            Corpus(
-                language,
-                source,
-                column=column,
-                part=part,  # type: ignore[arg-type]  # checked there
-                held_out_share=held_out_share,
-                limit=limit,
-            )
-        )
+    corpora = corpora_named(
+        corpus, column=column, part=part, held_out_share=held_out_share, limit=limit
+    )
+    local_folder(teacher)  # refuses what is not there before anything slow is imported
+    from teacherzoo.masking import Masking
+    from teacherzoo.record import record
+
     masking = Masking(policy=policy, rate=rate, seed=seed)  # type: ignore[arg-type]  # checked there
-    with progress() as watch:
+    with progress(quiet=quiet) as watch:
         manifest = record(
             teacher,
             corpora,
@@ -118,9 +109,17 @@ def verify_command(
     rows: Annotated[int, typer.Option(help="Blocks to ask again.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Ask the teacher again about a sample and print the worst divergence."""
-    found = verify(folder, teacher, rows=rows, seed=seed)
+    from teacherzoo.signals_layout import read_manifest
+
+    read_manifest(folder)  # refuses before anything slow is imported
+    local_folder(teacher)
+    from teacherzoo.verify import verify
+
+    with progress(quiet=quiet) as watch:
+        found = verify(folder, teacher, rows=rows, seed=seed, watch=watch)
     if as_json:
         typer.echo(json.dumps(asdict(found)))
     else:
@@ -133,6 +132,11 @@ def verify_command(
 
 def stats_command(folder: Folder, as_json: Json = False) -> None:
     """Print bytes per position by part, tail mass, and the teacher's accuracy and loss per language."""
+    from teacherzoo.signals_layout import read_manifest
+
+    read_manifest(folder)  # refuses before anything slow is imported
+    from teacherzoo.stats import stats
+
     found = stats(folder)
     typer.echo(json.dumps(asdict(found)) if as_json else _stats_text(found), nl=as_json)
 

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from teacherzoo.catalogue import Entry, catalogue_entry, read_catalogue
-from teacherzoo.console import progress, refusing_plainly
-from teacherzoo.corpora import Corpus
-from teacherzoo.errors import CorpusError
+from teacherzoo.catalogue import Entry, catalogue_entry, local_folder, read_catalogue
+from teacherzoo.console import Quiet, corpora_named, progress, refusing_plainly
 
 if TYPE_CHECKING:
     from teacherzoo.rank import Ranking
@@ -106,21 +104,15 @@ def rank_command(
     max_length: Annotated[int, typer.Option(help="Most tokens in a row.")] = 256,
     column: Column = "text",
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure teachers on held-out text of each language and recommend who teaches what."""
+    corpora = corpora_named(corpus, column=column, part=part, held_out_share=held_out_share)
+    for teacher in teachers:
+        local_folder(teacher)  # refuses what is not there before anything slow is imported
     from teacherzoo.rank import rank
 
-    corpora = [
-        Corpus(
-            language,
-            source,
-            column=column,
-            part=part,  # type: ignore[arg-type]  # checked there
-            held_out_share=held_out_share,
-        )
-        for language, source in map(_language_and_source, corpus)
-    ]
-    with progress() as watch:
+    with progress(quiet=quiet) as watch:
         ranking = rank(teachers, corpora, documents=documents, max_length=max_length, watch=watch)
     if as_json:
         ratings = [asdict(rating) for rating in ranking.ratings]
@@ -155,14 +147,12 @@ def raise_command(
     held_out_share: Annotated[float, typer.Option(help="Share kept from training.")] = 0.01,
     column: Column = "text",
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Raise a tiny teacher from text; the same command resumes an interrupted run."""
+    corpora = corpora_named(corpus, column=column, held_out_share=held_out_share)
     from teacherzoo.nursery import Upbringing, raise_teacher
 
-    corpora = [
-        Corpus(language, source, column=column, held_out_share=held_out_share)
-        for language, source in map(_language_and_source, corpus)
-    ]
     upbringing = Upbringing(
         family=family,  # type: ignore[arg-type]  # checked there
         vocabulary=vocabulary,
@@ -176,7 +166,7 @@ def raise_command(
         learning_rate=learning_rate,
         seed=seed,
     )
-    with progress() as watch:
+    with progress(quiet=quiet) as watch:
         raised = raise_teacher(corpora, output, upbringing=upbringing, watch=watch)
     if as_json:
         typer.echo(json.dumps({**asdict(raised), "folder": str(raised.folder)}))
@@ -186,13 +176,6 @@ def raise_command(
         typer.echo(
             f"  {language}: held-out loss {loss:.3f}, accuracy {100 * raised.accuracy[language]:.1f} %"
         )
-
-
-def _language_and_source(given: str) -> tuple[str, str]:
-    language, separator, source = given.partition("=")
-    if not separator or not source:
-        raise CorpusError(f"--corpus must be LANGUAGE=SOURCE, got {given!r}.")
-    return language, source
 
 
 def _languages(entry: Entry) -> str:

@@ -8,18 +8,22 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from safetensors import SafetensorError
 
 from teacherzoo.disk import is_about_room
-from teacherzoo.errors import TeacherzooError
+from teacherzoo.errors import CorpusError, TeacherzooError
 from teacherzoo.plain_lines import PlainLines
 from teacherzoo.processes import rank
-from teacherzoo.survey import Watch
 
+if TYPE_CHECKING:
+    from teacherzoo.corpora import Corpus
+
+Watch = Callable[[int, int, str], None]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell the progress.")]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -51,6 +55,24 @@ def refusing_plainly(command: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
+def corpora_named(given: Sequence[str], **options: Any) -> list[Corpus]:
+    """The corpora of `--corpus LANGUAGE=SOURCE`, each with these options.
+
+    Raises:
+        CorpusError: for one that is not written so or not there, and for options that make no sense.
+    """
+    from teacherzoo.corpora import Corpus
+
+    corpora = []
+    for text in given:
+        language, separator, source = text.partition("=")
+        if not separator or not source:
+            raise CorpusError(f"--corpus must be LANGUAGE=SOURCE, got {text!r}.")
+        corpora.append(Corpus(language, source, **options))
+        corpora[-1].files()  # refuses what is not there before anything slow is imported
+    return corpora
+
+
 @contextlib.contextmanager
 def progress(*, quiet: bool = False) -> Iterator[Watch]:
     """Progress on standard error, by the first process alone: a bar in a terminal, elsewhere plain lines.
@@ -58,6 +80,9 @@ def progress(*, quiet: bool = False) -> Iterator[Watch]:
     Args:
         quiet: say nothing.
     """
+    from teacherzoo.trainer_arguments import leave_deepspeed_alone
+
+    leave_deepspeed_alone()
     # DeepSpeed prints; standard output belongs to the result.
     with contextlib.redirect_stdout(sys.stderr):
         if quiet or rank() != 0:

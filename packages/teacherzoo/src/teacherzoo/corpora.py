@@ -11,6 +11,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from teacherzoo.catalogue import is_local_path
 from teacherzoo.errors import CorpusError
 
 Part = Literal["all", "train", "held_out"]
@@ -158,9 +159,10 @@ class Corpus:
                 )
             return files
         if path.exists():
+            _format(path)  # refuses what no corpus reads
             return [path]
-        if isinstance(self.source, Path) or text_format(path) or str(path).startswith("."):
-            raise CorpusError(f"{self.language}: there is no file {path}.")
+        if isinstance(self.source, Path) or text_format(path) or is_local_path(self.source):
+            raise CorpusError(f"{self.language}: there is no file {self.source}.")
         return None
 
     def _name(self) -> str:

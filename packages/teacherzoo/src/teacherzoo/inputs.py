@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from teacherzoo.catalogue import find_teacher
+from teacherzoo.catalogue import find_teacher, local_folder
 from teacherzoo.corpora import Corpus, text_format
 from teacherzoo.errors import CorpusError
 
@@ -85,9 +85,13 @@ def digest_of_model(name: str | Path, patterns: Iterable[str] = MODEL_FILES) -> 
     Args:
         name: a model folder, or a name in the catalogue or on the Hub.
         patterns: of the files that count, such as `TOKENIZER_FILES` where the tokenizer alone is read.
+
+    Raises:
+        TeacherError: for a path where there is nothing.
     """
     folder = Path(name)
     if not folder.is_dir():
+        local_folder(name)  # refuses a path where there is nothing
         return _on_hub(find_teacher(str(name)), "model")
     return digest_of_files(sorted({file for pattern in patterns for file in folder.glob(pattern)}))
 

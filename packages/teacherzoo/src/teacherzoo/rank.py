@@ -14,6 +14,7 @@ from teacherzoo.bits_per_byte import BitsPerByte, bits_per_byte
 from teacherzoo.catalogue import find_teacher
 from teacherzoo.corpora import Corpus
 from teacherzoo.errors import CorpusError, RecordError
+from teacherzoo.processes import own_device
 from teacherzoo.teachers import Teacher, load_teacher
 
 Watch = Callable[[int, int, str], None]
@@ -108,12 +109,14 @@ def rank(
         for corpus in corpora
     }
     ratings = []
-    # What the libraries take when they are first used is no teacher's need.
-    for name in names[:1]:
+    device = own_device()
+    # What the libraries take when they are first used is no teacher's need; on a GPU they take nothing that is counted.
+    for name in names[:1] if device.type == "cpu" else ():
         load_teacher(find_teacher(name))
     for number, name in enumerate(names):
-        with _peak_memory() as peak:
+        with _peak_memory(device) as peak:
             teacher = load_teacher(find_teacher(name))
+            teacher.model.to(device)
             for place, (language, documents_) in enumerate(texts.items()):
                 watch(number * len(texts) + place, len(names) * len(texts), f"{name} on {language}")
                 ratings.append(_rate(teacher, name, language, documents_, rate, max_length, peak))
@@ -153,12 +156,12 @@ def _rate(
 
 
 @contextlib.contextmanager
-def _peak_memory() -> Iterator[Callable[[], int | None]]:
-    """Inside, a function that tells the peak of memory since the beginning: the GPU's where there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        yield lambda: int(torch.cuda.max_memory_allocated()) - before
+def _peak_memory(device: torch.device) -> Iterator[Callable[[], int | None]]:
+    """Inside, a function that tells the peak of the device's memory since the beginning."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield lambda: int(torch.cuda.max_memory_allocated(device)) - before
         return
     held = _resident("VmRSS")
     with contextlib.suppress(OSError):

@@ -95,7 +95,7 @@ class Signals(torch.utils.data.Dataset[SignalBatch]):
         self.languages: tuple[str, ...] = tuple(self.manifest.corpora)
         _check_files(self.folder, self.manifest)
         self._student = (
-            StudentIds(vocabulary, self.terms, max_lost=max_lost) if vocabulary else None
+            None if vocabulary is None else StudentIds(vocabulary, self.terms, max_lost=max_lost)
         )
         self._pad = self._student.pad if self._student else self.terms.space.pad
         self._starts = np.cumsum([0, *(shard.rows for shard in self.manifest.shards)])

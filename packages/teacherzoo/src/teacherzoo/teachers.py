@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from teacherzoo.catalogue import find_teacher
+from teacherzoo.catalogue import find_teacher, local_folder
 from teacherzoo.errors import TeacherError
 from teacherzoo.heads import SplitHead, split_head
 from teacherzoo.masking import TokenSpace
@@ -106,21 +106,15 @@ def teacher_folder(name: str | Path) -> Path:
     Raises:
         TeacherError: where there is none.
     """
-    folder = Path(name)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise TeacherError(
-                f"{name}: the folder has no config.json; name a Hugging Face model folder."
-            )
+    folder = local_folder(name)
+    if folder is not None:
         return folder
-    if isinstance(name, Path) or name.startswith((".", "/")) or name.count("/") > 1:
-        raise TeacherError(f"{name}: there is no such folder.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
     try:
-        return Path(snapshot_download(find_teacher(name), allow_patterns=patterns))
+        return Path(snapshot_download(find_teacher(str(name)), allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise TeacherError(
             f"{name}: neither a folder, nor in the local cache, nor to be had from the Hub "

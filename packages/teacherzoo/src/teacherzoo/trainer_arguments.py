@@ -111,7 +111,7 @@ def trainer_arguments(
     except (TypeError, ValueError, ImportError) as refusal:
         raise error(f"{where}: {' '.join(str(refusal).split())}") from refusal
     _use_one_device(arguments)
-    _leave_deepspeed_alone()
+    leave_deepspeed_alone()
     return arguments
 
 
@@ -188,7 +188,7 @@ def _use_one_device(arguments: TrainingArguments) -> None:
         arguments._n_gpu = 1
 
 
-def _leave_deepspeed_alone() -> None:
+def leave_deepspeed_alone() -> None:
     """Keep accelerate from importing DeepSpeed, for seconds and with a greeting, to ask whether a model is one of its engines.
 
     A model can be one only where DeepSpeed has been imported already.

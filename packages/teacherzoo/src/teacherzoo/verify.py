@@ -13,6 +13,7 @@ from teacherzoo.errors import SignalsError
 from teacherzoo.inference import PlainEngine, Question, answers
 from teacherzoo.predictions import Predictions
 from teacherzoo.signals_read import SignalBatch, Signals
+from teacherzoo.survey import Watch
 from teacherzoo.teachers import load_teacher
 
 
@@ -40,7 +41,12 @@ class Verification:
 
 
 def verify(
-    folder: str | Path, teacher: str | Path, *, rows: int = 256, seed: int = 0
+    folder: str | Path,
+    teacher: str | Path,
+    *,
+    rows: int = 256,
+    seed: int = 0,
+    watch: Watch = lambda *_: None,
 ) -> Verification:
     """Ask the teacher again about a sample of recorded blocks.
 
@@ -49,6 +55,7 @@ def verify(
         teacher: the teacher that was recorded, by folder or name.
         rows: sample size; all rows where there are fewer.
         seed: of the sample.
+        watch: told blocks asked, blocks in all, and what is done.
 
     Raises:
         SignalsError: where the teacher is another than was recorded; where the signals are damaged.
@@ -67,6 +74,7 @@ def verify(
     sample = np.random.Generator(np.random.Philox(seed)).permutation(len(signals))[:rows]
     engine = PlainEngine(opened, precision=signals.terms.precision)
     asked = []
+    done = 0
     for number, shard in enumerate(signals.manifest.shards):  # one in memory at a time
         start = signals.first_row(number)
         here = sorted(sample[(sample >= start) & (sample < start + shard.rows)].tolist())
@@ -81,6 +89,8 @@ def verify(
                 temperatures=signals.terms.temperatures,
             )
             asked.append(_compare(batch, said))
+            done += len(here)
+        watch(done, len(sample), "asking again")
     return _together(asked)
 
 
