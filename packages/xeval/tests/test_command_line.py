@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,6 +33,7 @@ def test_tune_score_and_run_from_the_command_line(
 
     assert tuned.exit_code == scored.exit_code == both.exit_code == 0, tuned.output + scored.output
     assert json.loads(tuned.stdout)["steps"] == 4
+    assert "evaluated at step 2: accuracy" in tuned.stderr
     rows = [json.loads(line) for line in scored.stdout.splitlines()]
     assert [row["dataset"] for row in rows] == ["ud/xx_made", "ud/yy_made"]
     # The same model, seed and protocol: the run finds the figures that score wrote.
@@ -63,7 +65,17 @@ def test_what_the_user_can_mend_is_one_sentence_and_status_two(
     assert "Traceback" not in done.output
 
 
-def test_stdout_is_for_results_whatever_libraries_print(
+COMMAND = """
+import sys
+from xeval.cli import app
+try:
+    app()
+finally:
+    assert "deepspeed" not in sys.modules
+"""
+
+
+def test_stdout_is_for_results_and_stderr_for_progress_whatever_libraries_print(
     models: Models, data: Path, tmp_path: Path
 ) -> None:
     arguments = [
@@ -72,10 +84,21 @@ def test_stdout_is_for_results_whatever_libraries_print(
     ]  # fmt: skip
 
     done = subprocess.run(
-        [sys.executable, "-m", "xeval", *arguments], capture_output=True, text=True, check=True
+        [sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, check=True
     )
 
     assert json.loads(done.stdout)["steps"] == 1
+    assert [re.split(r"[ :]", line)[0] for line in done.stderr.splitlines()] == [
+        "reading", "opening", "encoding", "tuning", "development", "evaluated",
+    ]  # fmt: skip
+
+
+def test_quiet_leaves_stderr_empty(tuned_pos: Path, data: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        app, ["score", str(tuned_pos), "--data", str(data), "--results", str(tmp_path / "r"), "-q"]
+    )
+
+    assert (done.exit_code, done.stderr) == (0, "")
 
 
 def test_misuse_exits_with_status_two() -> None:

@@ -171,10 +171,10 @@ def test_a_set_of_converted_files_is_read_by_its_folders_at_one_commit(
         asked.append((repository, revision))
         return info
 
-    def local(builder: str, *, data_files: dict[str, str], **options: Any) -> Any:
+    def local(builder: str, name: str, *, data_files: dict[str, str], **options: Any) -> Any:
         place = "hf://datasets/masakhane/masakhaner2@c0ffee/"
         moved = {s: f.replace(place, f"{tmp_path}/") for s, f in data_files.items()}
-        return load(builder, data_files=moved, **options)
+        return load(builder, name, data_files=moved, **options)
 
     load = datasets.load_dataset
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", of_the_hub)

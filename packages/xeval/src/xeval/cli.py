@@ -1,19 +1,15 @@
 """The command line of xeval."""
 
-import contextlib
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from xeval import __version__, cli_judge
-from xeval.errors import XevalError
+from xeval.console import Quiet, one_sentence, progress
 from xeval.protocol import Protocol
 from xeval.results import Result
-from xeval.task import Watch
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -86,10 +82,11 @@ def tune(
     precision: Precision = _DEFAULT.precision,
     labels: Labels = _DEFAULT.labels,
     cache: Cache = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Tune a model on the source language, with early stopping on its dev set."""
-    with _one_sentence(), _progress(as_json) as watch:
+    with one_sentence(), progress(quiet=quiet) as watch:
         from xeval.source import open_source
         from xeval.tuning import tune as tune_model
 
@@ -131,10 +128,11 @@ def score(
     mask_rate: MaskRate = _DEFAULT.mask_rate,
     lines: Lines = _DEFAULT.lines,
     cache: Cache = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Score a model on the test sets of many languages; a tuned one by the protocol of its tuning."""
-    with _one_sentence(), _progress(as_json) as watch:
+    with one_sentence(), progress(quiet=quiet) as watch:
         from xeval.scoring import score as score_model
         from xeval.source import open_source
 
@@ -175,10 +173,11 @@ def run(
     mask_rate: MaskRate = _DEFAULT.mask_rate,
     lines: Lines = _DEFAULT.lines,
     cache: Cache = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Tune and score: models × tasks × seeds × languages. Run it again to go on where it stopped."""
-    with _one_sentence(), _progress(as_json) as watch:
+    with one_sentence(), progress(quiet=quiet) as watch:
         from xeval.running import run as run_all
         from xeval.source import open_source
 
@@ -221,55 +220,3 @@ def _show(results: list[Result], as_json: bool) -> None:
         value = f"{r.value:.2f}" if r.value is not None else f"not run: {r.skipped}"
         table.add_row(r.model, r.task, r.dataset, str(r.seed), r.metric, value, str(r.n))
     Console().print(table)
-
-
-@contextlib.contextmanager
-def _one_sentence() -> Iterator[None]:
-    """What the user can mend is said in one sentence, and the exit status is 2."""
-    try:
-        yield
-    except (XevalError, OSError) as error:
-        typer.echo(f"xeval: {error}", err=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt as error:
-        typer.echo("xeval: interrupted; the same command does what is not done yet", err=True)
-        raise typer.Exit(130) from error
-
-
-@contextlib.contextmanager
-def _progress(quiet: bool) -> Iterator[Watch]:
-    """A bar with an estimate on stderr; notes stay above it."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns: list[Any] = [
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-    ]  # fmt: skip
-    show = console.is_terminal and not quiet
-    with (
-        Progress(*columns, console=console, transient=True, disable=not show) as bar,
-        # Libraries greet on stdout, which is for results.
-        contextlib.redirect_stdout(sys.stderr),
-    ):
-        shown: dict[str, Any] = {}
-
-        def watch(done: int, total: int, what: str) -> None:
-            if not total:
-                console.print(what, markup=False, highlight=False, soft_wrap=True)
-                return
-            name = what.partition(",")[0]
-            if name not in shown:
-                for old in shown.values():
-                    bar.remove_task(old)
-                shown.clear()
-                shown[name] = bar.add_task(what, total=total)
-            bar.update(shown[name], completed=done, description=what)
-
-        yield watch

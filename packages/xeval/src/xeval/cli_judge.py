@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from xeval.console import Quiet, one_sentence, progress
 from xeval.labels import choose
 from xeval.results import Result, read_results
 
@@ -42,9 +43,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Is A better than B? Paired tests per language, corrected for their number, with a verdict in words."""
-    from xeval.cli import _one_sentence
-
-    with _one_sentence():
+    with one_sentence():
         from xeval.compare import compare as compare_models
 
         chosen = _chosen(results, task, metric, protocol, source)
@@ -118,12 +117,11 @@ def cost(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Append to this file, for report --costs.")
     ] = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """What a model costs: parameters, bytes, operations and time per example."""
-    from xeval.cli import _one_sentence, _progress
-
-    with _one_sentence(), _progress(as_json) as watch:
+    with one_sentence(), progress(quiet=quiet) as watch:
         from xeval.cost import append_cost
         from xeval.cost import cost as measure
 
@@ -173,9 +171,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Tables, heatmaps and plots from results, in one page that needs nothing else."""
-    from xeval.cli import _one_sentence
-
-    with _one_sentence():
+    with one_sentence():
         from xeval import report as pages
         from xeval.cost import read_costs, with_costs
 

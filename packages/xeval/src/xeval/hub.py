@@ -144,7 +144,7 @@ class HubSet:
         if standard.revision is None:
             wanted = (standard.repository, configuration)
         else:
-            wanted = ("parquet",)
+            wanted = ("parquet", "default")
             at = f"{standard.repository}@{self._info(standard).sha}"
             options["data_files"] = {split: f"hf://datasets/{at}/{configuration}/{split}/*.parquet"}
         return self._online(

@@ -66,7 +66,8 @@ def score(
     chosen, absent = choose_targets(source.data_sets(judge.task), languages)
     reached: list[Result] = []
     known = {r.key: r for r in read_results(results)} if results.is_file() else {}
-    for data_set in chosen:
+    for number, data_set in enumerate(chosen, start=1):
+        watch(number - 1, len(chosen), f"reading {data_set.name}")
         examples, notes = judge.read(data_set)
         digest = digest_of_examples(examples)
         blank = list(judge.blanks(data_set, bootstraps))
@@ -77,7 +78,10 @@ def score(
         _tell(notes, data_set, watch)
         made = judge.measure(data_set, examples, digest, bootstraps)
         append_results(results, made)
-        reached += [r for r, _ in made if r.bootstrap is None]
+        figures = [r for r, _ in made if r.bootstrap is None]
+        reached += figures
+        said = ", ".join(f"{r.metric} {r.value:.2f}" for r in figures)
+        watch(number, len(chosen), f"evaluated {judge.task.name} {data_set.short}: {said}")
     skipped = [
         (
             judge.result(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -138,10 +139,21 @@ def predict(
     return predictions
 
 
+def leave_deepspeed_alone() -> None:
+    """Keep accelerate from importing DeepSpeed, for seconds and with a greeting, to ask whether a model is one of its engines.
+
+    A model can be one only where DeepSpeed has been imported already.
+    """
+    from accelerate.utils import other
+
+    other.is_deepspeed_available = lambda: "deepspeed" in sys.modules
+
+
 def write_tuned(folder: Path, tuned: TunedModel) -> None:
     """Write a folder that AutoModel and AutoTokenizer open, with `head.safetensors` and `xeval.json`, whole or not at all."""
     from safetensors.torch import save_file
 
+    leave_deepspeed_alone()
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
     try:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 import math
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from xeval.encoder import model_digest
 from xeval.errors import XevalError
@@ -23,13 +24,17 @@ from xeval.protocol import Protocol
 from xeval.source import Source, choose_source
 from xeval.task import TunedTask, Watch, silent
 from xeval.tasks import task_of
-from xeval.tuned import TunedModel, build, predict, read_record, write_tuned
+from xeval.tuned import (
+    TunedModel,
+    build,
+    leave_deepspeed_alone,
+    predict,
+    read_record,
+    write_tuned,
+)
+from xeval.tuning_watch import Keeper, LossMeter, NotFiniteError
 
 _log = logging.getLogger("xeval")
-
-
-class _NotFiniteError(Exception):
-    """The loss became NaN or infinite."""
 
 
 def tune(
@@ -56,7 +61,7 @@ def tune(
         language: the source language, or a data set's own name.
         protocol: its settings.
         seed: of head, order and dropout.
-        watch: told the steps done.
+        watch: told the steps done, with loss and examples per second, and each score on the development set.
 
     Returns:
         What happened: steps, development score, precision, examples at a time.
@@ -75,7 +80,9 @@ def tune(
         raise XevalError(
             f"task {task!r} asks a model as it is and needs no tuning; run `xeval score`"
         )
+    _one_process()
     data_set = choose_source(source.data_sets(chosen), language)
+    watch(0, 1, f"reading {data_set.name}")
     digest = model_digest(model)
     train_digest = digest_of_training(source, chosen, data_set)
     if out.exists():
@@ -169,7 +176,7 @@ class _Attempt:
         while True:
             try:
                 return self._once()
-            except _NotFiniteError as error:
+            except NotFiniteError as error:
                 if not self.bf16:
                     raise XevalError(
                         f"{self.model}: {error} in float32 too; lower the learning rate, now {self.protocol.learning_rate!r}"
@@ -204,18 +211,26 @@ class _Attempt:
 
     def _once(self) -> tuple[Any, dict[str, Any]]:
         set_seed(self.seed)
+        leave_deepspeed_alone()
+        self.watch(0, 1, f"opening {self.model}")
         model, pieces = build(self.model, self.task, self.labels, self.protocol)
+        self.watch(0, 1, f"encoding {len(self.train):,} and {len(self.dev):,} examples")
         train, split = self.task.encode(pieces, self.train, self.labels)
         dev, _ = self.task.encode(pieces, self.dev, self.labels)
 
         def dev_score() -> float:
             guesses = predict(
-                model, self.task, dev, labels=self.labels, pad_id=pieces.pad_id, what="dev"
-            )
+                model, self.task, dev, labels=self.labels, pad_id=pieces.pad_id,
+                watch=self.watch, what="development set",
+            )  # fmt: skip
             items = self.task.items(self.dev, guesses, self.labels, self.language)
             return next(i for i in items if i.metric == self.task.metrics[0]).value()
 
-        keeper = _Keeper(model, dev_score, protocol=self.protocol, watch=self.watch)
+        losses = LossMeter()
+        keeper = Keeper(
+            model, dev_score, losses, protocol=self.protocol, metric=self.task.metrics[0],
+            watch=self.watch,
+        )  # fmt: skip
         with tempfile.TemporaryDirectory() as scratch:
             trainer = _LabelledTrainer(
                 model=model,
@@ -224,6 +239,7 @@ class _Attempt:
                 data_collator=lambda chosen: self.task.collate(chosen, pieces.pad_id),
                 callbacks=[keeper],
             )
+            trainer.losses = losses
             trainer.remove_callback(PrinterCallback)
             trainer.train()
         keeper.restore()
@@ -239,7 +255,7 @@ class _Attempt:
 
     def _arguments(self, scratch: str) -> TrainingArguments:
         p = self.protocol
-        return TrainingArguments(
+        arguments = TrainingArguments(
             output_dir=scratch,
             per_device_train_batch_size=self.at_a_time,
             gradient_accumulation_steps=p.batch_size // self.at_a_time,
@@ -260,15 +276,38 @@ class _Attempt:
             label_names=["labels"],
             dataloader_pin_memory=torch.cuda.is_available(),
         )
+        _one_device(arguments)
+        return arguments
+
+
+def _one_process() -> None:
+    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise XevalError(
+            f"tuning runs in one process and on one device, but a launcher started {processes}; start it without torchrun"
+        )
+
+
+def _one_device(arguments: TrainingArguments) -> None:
+    """Keep to the first of several visible GPUs: a Trainer would split a batch over them, which is no batch of its own size.
+
+    How many there are is counted when `device` is asked for, so the number is put right behind that.
+    """
+    if arguments.device.type == "cuda" and (visible := arguments.n_gpu) > 1:
+        _log.warning(
+            "tuning uses %s, one of %d visible GPUs; CUDA_VISIBLE_DEVICES chooses another",
+            *(arguments.device, visible),
+        )
+        arguments._n_gpu = 1
 
 
 class _LabelledTrainer(Trainer):
-    """A Trainer that stops at a loss that is not finite and batches examples of like length."""
+    """A Trainer that hands every loss to a meter and batches examples of like length."""
+
+    losses: LossMeter
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
-        loss = super().compute_loss(model, inputs, *args, **options)
-        if not math.isfinite(value := float(loss.detach())):
-            raise _NotFiniteError(f"the loss became {value} at step {self.state.global_step}")
+        loss: Tensor = super().compute_loss(model, inputs, *args, **options)
+        self.losses.add(loss.detach(), self.state.global_step)
         return loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -306,37 +345,6 @@ class _LikeLengths(Sampler[int]):
         for number in torch.randperm(len(full), generator=generator).tolist():
             yield from full[number]
         yield from rest
-
-
-class _Keeper(TrainerCallback):
-    """Evaluates every so often, keeps the best weights, and stops when they do not get better."""
-
-    def __init__(self, model: Any, score: Any, *, protocol: Protocol, watch: Watch) -> None:
-        self.model, self.score, self.watch = model, score, watch
-        self.patience, self.every = protocol.patience, protocol.evaluate_every
-        self.best, self.best_step, self.steps, self.stale = -math.inf, 0, 0, 0
-        self.state: dict[str, Any] = {}
-
-    def on_step_end(self, _args: Any, state: Any, control: Any, **_rest: Any) -> Any:
-        """Evaluate when it is time."""
-        self.steps = state.global_step
-        self.watch(self.steps, state.max_steps, f"tuning, best {max(self.best, 0):.1f}")
-        if self.steps % self.every == 0 or self.steps == state.max_steps:
-            self._evaluate()
-            control.should_training_stop |= self.stale >= self.patience
-        return control
-
-    def _evaluate(self) -> None:
-        score = self.score()
-        if score > self.best:
-            self.best, self.best_step, self.stale = score, self.steps, 0
-            self.state = copy.deepcopy(self.model.state_dict())
-        else:
-            self.stale += 1
-
-    def restore(self) -> None:
-        """Put the best weights back."""
-        self.model.load_state_dict(self.state)
 
 
 def has_bf16() -> bool:
