@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import typing
 from dataclasses import replace
 
@@ -27,16 +28,32 @@ def run(*words):
 
 
 @pytest.fixture(scope="module")
-def sw(tmp_path_factory, teacher, texts):
+def learnt(tmp_path_factory, teacher, texts):
+    """A language's file, and what the command told."""
     out = tmp_path_factory.mktemp("cli") / "sw.safetensors"
     done = run("sft", teacher, "-o", out, "--corpus", f"sw={texts['sw']}", *SHORT)
     assert done.exit_code == 0, done.stderr
-    return out
+    return out, done
+
+
+@pytest.fixture(scope="module")
+def sw(learnt):
+    return learnt[0]
+
+
+def test_a_log_tells_the_phases_their_loss_and_rate_and_each_evaluation(learnt):
+    told = learnt[1].stderr.splitlines()
+    for start in ("training all 1/2 (50 %)", "training the chosen 1/2 (50 %)"):
+        assert sum(line.startswith(start) for line in told) == 1, told
+    evaluations = [line for line in told if line.startswith("evaluated 2/2 (100 %), held-out loss")]
+    assert len(evaluations) == 2  # one in each phase
+    assert re.search(r", best held-out loss [\d.]+ at step 2", evaluations[0])
 
 
 def test_a_language_a_task_a_composition_and_a_student(tmp_path, teacher, student, tasks, sw):
     pos = tmp_path / "pos.safetensors"
-    done = run("sft", teacher, "-o", pos, "--task", "pos", "--data", tasks, "--language-sft", sw, "--json", *SHORT)  # fmt: skip
+    done = run("sft", teacher, "-o", pos, "--task", "pos", "--data", tasks, "--language-sft", sw, "--json", "--quiet", *SHORT)  # fmt: skip
+    assert done.stderr == ""
     facts = json.loads(done.stdout)
     assert facts["task"] == "pos"
     assert facts["bytes"] == pos.stat().st_size

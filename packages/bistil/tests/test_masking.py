@@ -245,9 +245,9 @@ def test_an_evaluation_is_told_in_words(tmp_path):
         watch=lambda done, total, what: told.append((done, total, what)),
     )  # fmt: skip
     assert [event for event in told if event[2].startswith("evaluated")] == [
-        (2, 6, "evaluated: accuracy 1.0, best accuracy 1.0 at step 2"),
-        (4, 6, "evaluated: accuracy 3.0, best accuracy 3.0 at step 4"),
-        (6, 6, "evaluated: accuracy 2.0, best accuracy 3.0 at step 4"),
+        (2, 6, "evaluated, accuracy 1.0, best accuracy 1.0 at step 2"),
+        (4, 6, "evaluated, accuracy 3.0, best accuracy 3.0 at step 4"),
+        (6, 6, "evaluated, accuracy 2.0, best accuracy 3.0 at step 4"),
     ]
 
 

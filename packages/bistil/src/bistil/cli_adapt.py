@@ -91,6 +91,7 @@ def adapt_command(
     seed: o.Seed = 0,
     trainer: o.Arguments = None,
     as_json: o.Json = False,
+    quiet: o.Quiet = False,
 ) -> None:
     """Adapt a student to a task under a teacher that knows it. Run it again to go on where it stopped."""
     if (teacher is None) != no_teacher:
@@ -122,7 +123,7 @@ def adapt_command(
         attention=attention, hidden=hidden, soft=soft, gold=gold, temperature=temperature
     )
     worn = {"task_sft": task_sft, "language_sfts": language_sft or []}
-    with progress() as watch:
+    with progress(quiet=quiet) as watch:
         adapt(
             student,
             out,

@@ -95,6 +95,7 @@ def sft_command(
     seed: o.Seed = 0,
     trainer: o.Arguments = None,
     as_json: o.Json = False,
+    quiet: o.Quiet = False,
 ) -> None:
     """Learn a language or a task by sparse fine-tuning. Run it again to go on where it stopped."""
     if corpus is not None and task is None:
@@ -123,7 +124,7 @@ def sft_command(
             **o.given(steps=steps, evaluate_every=evaluate_every, checkpoint_every=evaluate_every),
         )  # fmt: skip
         sparsity = o.sparsity_of(SPARSITY, **kept)
-        with progress() as watch:
+        with progress(quiet=quiet) as watch:
             made = learn_language(
                 model, text, out, language=language, training=training, sparsity=sparsity, watch=watch
             )  # fmt: skip
@@ -139,7 +140,7 @@ def sft_command(
             precision=precision,
         )  # fmt: skip
         sparsity = o.sparsity_of(Sparsity(), **kept)
-        with progress() as watch:
+        with progress(quiet=quiet) as watch:
             made = task_sft(
                 model, out, task=task, source=open_source(data or "data"), language=source or "en",
                 language_sfts=language_sft or [], watch=watch,

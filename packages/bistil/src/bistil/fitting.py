@@ -31,6 +31,8 @@ class Fitting:
         bf16: whether the model computes in bfloat16; parameters and optimizer are float32 in any case.
         seed: of dropout.
         arguments: further fields of `transformers.TrainingArguments`, such as `deepspeed`.
+        per_step: how many units an optimizer step takes, for the rate that is told; 0 for none.
+        unit: what is counted.
     """
 
     steps: int
@@ -43,6 +45,8 @@ class Fitting:
     bf16: bool = False
     seed: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    per_step: int = 0
+    unit: str = "examples"
 
     @property
     def passes(self) -> int:
@@ -112,13 +116,16 @@ def fit(
         model.to(arguments.device)  # where a Trainer would have left it
         state = TrainerState.load_from_json(str(Path(resume) / "trainer_state.json"))
     else:
+        watching = TrainingWatch(
+            watch, what=what, advice="lower the learning rate", per_step=plan.per_step, unit=plan.unit
+        )  # fmt: skip
         trainer = SparseTrainer(
             masks=masks,
             model=model,
             args=arguments,
             train_dataset=batches,
             data_collator=only,
-            callbacks=[keeper, TrainingWatch(watch, what=what, advice="lower the learning rate")],
+            callbacks=[keeper, watching],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=resume)

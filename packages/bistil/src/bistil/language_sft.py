@@ -163,7 +163,8 @@ def _plan(training: LanguageTraining) -> Fitting:
     if training.steps < 1:
         raise AdaptError(f"steps must be at least 1, got {training.steps!r}.")
     names = ("steps", "learning_rate", "warmup", "evaluate_every", "checkpoint_every", "bf16", "seed", "arguments")  # fmt: skip
-    plan = Fitting(**{name: getattr(training, name) for name in names})
+    tokens = training.batch * training.length
+    plan = Fitting(**{name: getattr(training, name) for name in names}, per_step=tokens, unit="tokens")  # fmt: skip
     check_arguments(plan)
     share_of(training.batch, plan.passes, what="blocks")
     return plan

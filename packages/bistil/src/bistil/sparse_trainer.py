@@ -111,7 +111,7 @@ class BestKeeper(TrainerCallback):
         score: of the model as it is; None for no evaluation.
         plan: how often, and for how long without improvement.
         resume: the checkpoint that the run goes on from.
-        watch: told each evaluation, as (done, total, "evaluated …").
+        watch: told each evaluation, as (done, total, "evaluated, …").
         describe: a score in words.
     """
 
@@ -150,7 +150,7 @@ class BestKeeper(TrainerCallback):
                 self.best, self.best_step, self._stale = value, state.global_step, 0
                 self._state = {name: parameter.detach().cpu().clone() for name, parameter in _trained(self._model).items()}  # fmt: skip
             best = f"best {self._describe(self.best)} at step {self.best_step}"
-            self._watch(state.global_step, state.max_steps, f"evaluated: {self._describe(value)}, {best}")  # fmt: skip
+            self._watch(state.global_step, state.max_steps, f"evaluated, {self._describe(value)}, {best}")  # fmt: skip
             control.should_training_stop |= self.stopped
         return control
 

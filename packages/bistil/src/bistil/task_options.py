@@ -41,6 +41,7 @@ Arguments = Annotated[
     Path | None, typer.Option("--trainer", help="JSON file of further Trainer arguments.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on standard error.")]
 
 
 def arguments_in(file: Path | None) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def plan_of(training: TaskTraining) -> Fitting:
         bf16=protocol.precision == "auto" and has_bf16(),
         seed=training.seed,
         arguments=training.arguments,
+        per_step=protocol.batch_size,
     )
     check_arguments(plan)
     share_of(protocol.batch_size, plan.passes)
