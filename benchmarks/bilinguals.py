@@ -14,6 +14,7 @@ from record import Recorder
 from scipy.stats import ttest_rel
 
 import xeval
+from bistil.compare_identity import Contents
 from bistil.compare_recipe import Comparison, System
 from xeval.report.pareto import Point, pareto_front
 from xeval.results import Result
@@ -83,6 +84,16 @@ def scores(
         for seed, its in sorted(found.items())
         if set(languages) <= set(its)
     }
+
+
+def rows_of(recipe: Comparison) -> list[Result]:
+    """The figures of a recipe's models in its results file; those of models that an earlier recipe made there are counted aloud."""
+    rows = [row for row in xeval.read_results(Path(recipe.out) / "results.jsonl") if row.value is not None]  # fmt: skip
+    digests = {identity.digest for identity in Contents(recipe).identities.values()}
+    ours = [row for row in rows if row.model_digest in digests]
+    if len(ours) < len(rows):
+        print(f"{len(rows) - len(ours)} older rows, of other recipes, are left out", flush=True)
+    return ours
 
 
 def record_scores(

@@ -21,6 +21,7 @@ from bilinguals import (
     draw_pareto,
     extracting,
     record_scores,
+    rows_of,
     tell,
     tell_verdicts,
     tuning,
@@ -133,7 +134,7 @@ def main() -> None:
                     size, options.data, model, folder / "run", task, targets, seed + 1, systems
                 )
                 compare(recipe, watch=tell)
-        results = [r for r in xeval.read_results(folder / "run" / "results.jsonl") if r.value is not None]  # fmt: skip
+        results = rows_of(recipe)
         recorder = Recorder("bistil_data", options)
         shape = {"languages": len(LANGUAGES), **asdict(size)}
         record_scores(recorder, results, systems, tasks, size.tune_steps, shape)

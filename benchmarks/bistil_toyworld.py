@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bilinguals import add_options, extracting, record_scores, tell, tell_verdicts, tuning
+from bilinguals import add_options, extracting, record_scores, rows_of, tell, tell_verdicts, tuning
 from record import Recorder, parser
 from transformers.utils.logging import disable_progress_bar
 
-import xeval
 from bistil.compare import compare
 from bistil.compare_recipe import SYSTEMS, Comparison
 from teacherzoo import Corpus, raise_teacher
@@ -124,8 +123,8 @@ def main() -> None:
         data, model = prepare(size, folder)
         recorder = Recorder("bistil_toyworld", options)
         recipe = recipe_of(size, data, model, folder / "run", options.tasks, seeds, options.systems)
-        file, _ = compare(recipe, watch=tell)
-        rows = [row for row in xeval.read_results(file) if row.value is not None]
+        compare(recipe, watch=tell)
+        rows = rows_of(recipe)
         shape = {
             "languages": len(size.languages), "targets": " ".join(size.targets), "layers": size.layers,
             "width": size.width, "extract_steps": size.extract_steps,

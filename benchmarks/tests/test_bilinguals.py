@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,16 @@ from bilinguals import (
     extracting,
     pooled_verdicts,
     record_scores,
+    rows_of,
     scores,
     tuning,
     write_report,
 )
 from record import Recorder
 
+from bistil.compare_identity import Contents
 from bistil.compare_recipe import Comparison, System
-from xeval.results import Result
+from xeval.results import Result, append_results
 
 SYSTEMS: tuple[System, ...] = ("bistil", "full-teacher")
 
@@ -32,6 +35,27 @@ def _result(model: str, language: str, seed: int, value: float, dataset: str = "
         model=model, model_digest=f"{model}-digest", task="dp", dataset=f"ud/{language}_{dataset}", split="test",
         language=language, source_language="en", protocol={}, seed=seed, metric="las", value=value, n=10,
     )  # fmt: skip
+
+
+def test_scores_of_another_recipe_in_the_same_file_do_not_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("model/config.json", "en.txt", "de.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    recipe = Comparison.model_validate({
+        "model": str(tmp_path / "model"), "corpora": {code: str(tmp_path / f"{code}.txt") for code in ("en", "de")},
+        "targets": ["de"], "tasks": ["dp"], "out": str(tmp_path),
+    })  # fmt: skip
+    better = recipe.model_copy(update={"tune": recipe.tune.model_copy(update={"learning_rate": 1e-3})})  # fmt: skip
+    for followed, value in ((recipe, 10.0), (better, 30.0)):
+        digest = Contents(followed).identities["bistil"].digest
+        row = replace(_result("bistil", "de", 0, value), model_digest=digest)
+        append_results(tmp_path / "results.jsonl", [(row, None)])
+
+    assert scores(rows_of(recipe), "bistil", "dp", ["de"]) == {0: 10.0}
+    assert scores(rows_of(better), "bistil", "dp", ["de"]) == {0: 30.0}
+    assert capsys.readouterr().out == "1 older rows, of other recipes, are left out\n" * 2
 
 
 def test_sets_of_a_language_count_as_one_language() -> None:

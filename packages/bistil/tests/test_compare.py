@@ -1,9 +1,14 @@
 """Comparisons: what a recipe must say, what comes of it, and that nothing is done twice."""
 
+import shutil
+
 import pytest
 import yaml
+from typer.testing import CliRunner
 
-from bistil.compare import compare, summary
+from bistil.cli import app
+from bistil.compare import compare, results_of, summary
+from bistil.compare_identity import Contents
 from bistil.compare_recipe import SYSTEMS, read_comparison
 from bistil.errors import AdaptError
 from xeval import compare as judge_compare
@@ -77,7 +82,8 @@ def test_a_second_run_does_nothing_and_a_missing_test_set_is_told(recipe):
     assert {each.rpartition(": ")[2] for each in said} == {"looking"}
     [row] = read_results(results)
     assert (row.model, row.language, row.seed) == ("bistil", "sw", 0)
-    assert summary(results) == {"pos": {"bistil": row.value}}
+    assert results_of(followed) == ([row], 0)
+    assert summary([row]) == {"pos": {"bistil": row.value}}
 
 
 def test_a_changed_recipe_takes_nothing_of_the_old_one(recipe):
@@ -90,6 +96,141 @@ def test_a_changed_recipe_takes_nothing_of_the_old_one(recipe):
     assert len({row.model_digest for row in rows}) == 2
     assert {row.model for row in rows} == {"no-task-teacher"}
     assert len(list(results.parent.glob("*/bistil-sw-seed0"))) == 2
+    for followed in (first, second):
+        [counted], others = results_of(followed)
+        assert counted.model_digest == Contents(followed).identities["no-task-teacher"].digest
+        assert others == 1
+
+
+def test_only_what_a_recipe_asks_for_counts_in_its_means(recipe):
+    wide = read_comparison(recipe(systems=["no-task-teacher"], languages=None, seeds=2))
+    compare(wide)
+    narrow = read_comparison(recipe(systems=["no-task-teacher"], languages=None))
+    rows, others = results_of(narrow)
+    assert ([row.seed for row in rows], others) == ([0], 1)
+    assert results_of(wide)[1] == 0
+
+
+def made(said):
+    """What a comparison made, by the words it told."""
+    words = {"extracting": "student", "training": "task", "pos": "score"}
+    return {thing for what in said for word, thing in words.items() if what.rpartition(": ")[2].startswith(word)}  # fmt: skip
+
+
+@pytest.fixture
+def followed_again(tmp_path, recipe, teacher, texts, tasks, monkeypatch):
+    """Follows a recipe over copies of its inputs, and again after a change to them; what is made the second time."""
+
+    def follow(change, *, moved=False):
+        inputs = tmp_path / "inputs"
+        inputs.mkdir()
+        shutil.copytree(teacher, inputs / "teacher")
+        shutil.copytree(tasks, inputs / "data")
+        for file in texts.values():
+            shutil.copy(file, inputs)
+
+        def stated(inputs):
+            return recipe(
+                systems=["no-task-teacher"], languages=None, model=str(inputs / "teacher"), data=str(inputs / "data"),
+                corpora={code: str(inputs / file.name) for code, file in texts.items()},
+            )  # fmt: skip
+
+        results, _ = compare(read_comparison(stated(inputs)))
+        before = results.read_text()
+        change(inputs)
+        if moved:
+            inputs = inputs.rename(tmp_path / "elsewhere")
+            monkeypatch.chdir(tmp_path)
+        said = []
+        again = read_comparison(stated(inputs.relative_to(tmp_path) if moved else inputs))
+        compare(again, watch=lambda done, total, what: said.append(what))
+        assert results.read_text().startswith(before)
+        return made(said), results_of(again)
+
+    return follow
+
+
+def test_a_comparison_that_moved_makes_nothing_anew(followed_again):
+    anew, (rows, others) = followed_again(lambda inputs: None, moved=True)
+    assert (anew, len(rows), others) == (set(), 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("place", "anew"),
+    [
+        (
+            "ha.txt",
+            {"student", "task", "score"},
+        ),  # students of all the corpora stand in the same folder
+        ("data/ud/en_made/train.conllu", {"task", "score"}),
+        ("data/ud/sw_made/test.conllu", {"score"}),
+        ("data/ner/en/train.txt", set()),
+    ],
+)
+def test_what_depends_on_changed_text_or_data_is_made_anew(followed_again, place, anew):
+    def change(inputs):
+        file = inputs / place
+        file.write_text("\n".join(file.read_text().split("\n")[::-1]) if file.suffix == ".txt" else file.read_text() * 2)  # fmt: skip
+
+    done, (rows, others) = followed_again(change)
+    assert done == anew
+    # Figures on an earlier state of the data are left out by the judge's own reader already.
+    assert (len(rows), others) == (1, 1 if "student" in anew else 0)
+
+
+def test_the_command_tells_means_of_the_recipe_at_hand_and_what_it_left_out(recipe):
+    settings = {"systems": ["no-task-teacher"], "languages": None}
+    compare(read_comparison(recipe(**settings)))
+    file = recipe(**settings, tune={**SHORT["tune"], "steps": 5})
+    done = CliRunner().invoke(app, ["compare", str(file), "--quiet"])
+    [row], _ = results_of(read_comparison(file))
+    assert f"{row.value:6.2f}" in done.stdout
+    assert "1 other figures in" in done.stdout
+    assert f"no-task-teacher@{row.model_digest[:8]}" in done.stdout
+    assert done.stderr == ""
+
+
+def test_every_system_takes_the_same_number_of_steps(recipe):
+    """Fine-tuning of all weights in one phase takes the steps of both phases of the others."""
+    systems = ["no-task-teacher", "full-fine-tuning", "full-teacher"]
+    for full_steps in (2, None):
+        tune = {**SHORT["tune"], "full_steps": full_steps, "evaluate_every": 1}
+        steps = dict.fromkeys(systems, 0)
+
+        def watch(done, total, what, steps=steps):
+            if ": evaluated" in what:
+                steps[what.split()[3]] += 1
+
+        followed = read_comparison(recipe(systems=systems, languages=None, tune=tune, out=f"run{full_steps}"))  # fmt: skip
+        compare(followed, watch=watch)
+        both = (full_steps or tune["steps"]) + tune["steps"]
+        # The teacher's own file is made on the way to the first student that it teaches.
+        assert steps == {"no-task-teacher": both, "full-fine-tuning": 2 * both, "full-teacher": 0}
+
+
+def test_a_model_is_priced_by_a_student_that_is_there(recipe):
+    """The first target has no test set, and no student of it is extracted to be priced."""
+    followed = read_comparison(recipe(systems=["no-task-teacher"], languages=None, targets=["ha", "sw"]))  # fmt: skip
+    results, _ = compare(followed)
+    assert [folder.name for folder in results.parent.glob("students-*/bistil-*")] == ["bistil-sw-seed0"]  # fmt: skip
+    assert len(read_costs(results.parent / "costs.jsonl")) == 1
+
+
+def test_under_a_launcher_one_process_scores_and_prices(recipe, monkeypatch):
+    """The others train with it, and wait for it while it appends."""
+    followed = read_comparison(recipe(systems=["no-task-teacher"], languages=None))
+    results, _ = compare(followed)
+    rows, costs = results.read_bytes(), (results.parent / "costs.jsonl").read_bytes()
+    for file in (results, results.parent / "costs.jsonl"):
+        file.unlink()
+    with monkeypatch.context() as second:
+        second.setitem(compare.__globals__, "rank", lambda: 1)
+        compare(followed)
+    assert not results.exists()
+    assert not (results.parent / "costs.jsonl").exists()
+    compare(followed)
+    assert results.read_bytes() == rows
+    assert len((results.parent / "costs.jsonl").read_bytes().splitlines()) == len(costs.splitlines()) == 1  # fmt: skip
 
 
 def test_recipes_that_differ_in_the_learning_of_tasks_alone_share_their_students(recipe):

@@ -22,7 +22,7 @@ from bistil.narrowing import projection_of
 from bistil.sparse_file import SparseFineTuning, read_sparse, write_sparse
 from bistil.student import layer_map
 from bistil.tapping import family_of, layers_of
-from bistil.task_data import TaskData, digest_of_data, read_task
+from bistil.task_data import TaskData, read_task
 from bistil.task_sft import digests_of, task_sft, wear_task
 from bistil.task_training import TaskTraining, plan_of, train_task, untrained
 from bistil.trimmed import kept_ids
@@ -132,7 +132,7 @@ def adapt(
     data = read_task(task, source, language, training.protocol)
     met = None if teacher is None else _meet(student, teacher, layers, distillation)
     stated = {
-        "student": digest_of_model(student), "task": task, "data": digest_of_data(source, data.data_set, ("train", "dev")),
+        "student": digest_of_model(student), "task": task, "data": [data.data_set.name, data.digest],
         "teacher": None if teacher is None else teacher.digests(), "training": training.to_json(), "bf16": plan.bf16,
         "distillation": asdict(distillation), "layers": None if met is None else list(met.layers),
         "units": _plan_of(student).get("units"),
@@ -159,6 +159,7 @@ def adapt(
         seed=training.seed,
         base=identity.name if identity else name,
         base_digest=identity.digest if identity else model_digest(str(student)),
+        train_digest=data.digest,
         notes=record,
     )
     if rank() == 0:
@@ -324,6 +325,7 @@ def _about(tuned: TunedModel) -> dict[str, Any]:
         "protocol": asdict(tuned.protocol),
         "source": tuned.source,
         "source_language": tuned.source_language,
+        "train_digest": tuned.train_digest,
         "seed": tuned.seed,
         "model": tuned.base,
         "worn": [],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -122,7 +122,7 @@ def adapt_command(
     weights = o.given(
         attention=attention, hidden=hidden, soft=soft, gold=gold, temperature=temperature
     )
-    worn = {"task_sft": task_sft, "language_sfts": language_sft or []}
+    worn: dict[str, Any] = {"task_sft": task_sft, "language_sfts": language_sft or []}
     with progress(quiet=quiet) as watch:
         adapt(
             student,

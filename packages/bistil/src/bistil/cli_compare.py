@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from bistil.console import refusing_plainly
+from bistil.task_options import Json, Quiet
 from teacherzoo.console import progress
+from teacherzoo.processes import rank
 
 
 def register(app: typer.Typer) -> None:
@@ -19,21 +21,31 @@ def register(app: typer.Typer) -> None:
 
 def compare_command(
     recipe: Annotated[Path, typer.Argument(help="A recipe in YAML.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare systems on targets, tasks and seeds. Run it again to go on where it stopped."""
-    from bistil.compare import compare, summary
+    from bistil.compare import compare, results_of, summary
     from bistil.compare_recipe import read_comparison
 
-    with progress() as watch:
-        results, notes = compare(read_comparison(recipe), watch=watch)
-    means = summary(results)
+    stated = read_comparison(recipe)
+    with progress(quiet=quiet) as watch:
+        results, notes = compare(stated, watch=watch)
+    if rank() != 0:
+        return
+    rows, others = results_of(stated)
+    means = summary(rows)
     if as_json:
-        typer.echo(json.dumps({"results": str(results), "means": means, "notes": notes}))
+        typer.echo(json.dumps({"results": str(results), "means": means, "notes": notes, "left_out": others}))  # fmt: skip
         return
     for note in notes:
         typer.echo(note, err=True)
     for task, systems in means.items():
         for system, mean in sorted(systems.items(), key=lambda pair: -pair[1]):
             typer.echo(f"{task:<12}{system:<18}{mean:6.2f}")
-    typer.echo(f"{results}: for tests and intervals, `xeval compare SYSTEM SYSTEM {results}`")
+    hint = "SYSTEM SYSTEM"
+    if others:
+        typer.echo(f"{others} other figures in {results} are left out: of other recipes or data, or not asked for by this one.")  # fmt: skip
+        digests = {row.model: row.model_digest[:8] for row in rows}
+        hint = " ".join(f"{system}@{digest}" for system, digest in digests.items())
+    typer.echo(f"{results}: for tests and intervals, `xeval compare {hint} {results}`")

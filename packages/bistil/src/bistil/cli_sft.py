@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -110,7 +110,7 @@ def sft_command(
     elif task is None or corpus is not None:
         raise AdaptError("Give either --corpus LANGUAGE=FILE to learn a language, or --task to learn a task.")  # fmt: skip
     arguments = o.arguments_in(trainer)
-    kept = {
+    kept: dict[str, Any] = {
         "density": density, "count": count, "full_steps": full_steps, "l1": l1, "norms": norms, "full": full, "values": values,
     }  # fmt: skip
     if task is None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from bistil.errors import AdaptError
-from teacherzoo.inputs import digest_of_inputs
 from teacherzoo.processes import world_size
 from xeval import DataSet, Protocol, TunedTask, task_of
 from xeval.pieces import Encoded, Pieces
@@ -29,6 +28,7 @@ class TaskData:
         dev: examples.
         labels: of a head.
         notes: what was mapped or cut.
+        digest: of both, as the judge takes it.
     """
 
     task: TunedTask
@@ -37,6 +37,7 @@ class TaskData:
     dev: Sequence[Any]
     labels: tuple[str, ...]
     notes: list[str]
+    digest: str
 
 
 def read_task(task: str, source: Source, language: str, protocol: Protocol) -> TaskData:
@@ -59,15 +60,15 @@ def read_task(task: str, source: Source, language: str, protocol: Protocol) -> T
         dev=dev,
         labels=chosen.labels(train),
         notes=notes,
+        digest=digest_of_training(source, chosen, data_set),
     )
 
 
-def digest_of_data(source: Source, data_set: DataSet, splits: Sequence[str]) -> Any:
-    """What some splits of a data set hold, wherever they lie; a set on the Hub is known by its name."""
-    if not data_set.files:
-        return [str(source), data_set.name]
-    files = {split: data_set.files[split] for split in splits if split in data_set.files}
-    return [data_set.name, digest_of_inputs(files=files)["files"]]
+def digest_of_training(source: Source, task: TunedTask, data_set: DataSet) -> str:
+    """A digest of the contents of training and development data, as the judge takes it."""
+    from xeval.tuning import digest_of_training as of_training  # late: it imports Trainer
+
+    return of_training(source, task, data_set)
 
 
 class TaskBatches(torch.utils.data.Dataset[dict[str, Tensor]]):

@@ -13,7 +13,7 @@ from bistil.errors import AdaptError, SparseError
 from bistil.lottery import NUMBERS
 from bistil.sparse import apply
 from bistil.sparse_file import SparseFineTuning, read_sparse, write_sparse
-from bistil.task_data import digest_of_data, read_task
+from bistil.task_data import read_task
 from bistil.task_training import TaskTraining, plan_of, train_task, untrained
 from bistil.work import refuse_what_exists, remove_work, work_folder
 from teacherzoo.inputs import digest_of_files, digest_of_model
@@ -63,7 +63,7 @@ def task_sft(
     data = read_task(task, source, language, training.protocol)
     wearing = [read_sparse(Path(file)) for file in language_sfts]
     stated = {
-        "model": digest_of_model(model), "task": task, "data": digest_of_data(source, data.data_set, ("train", "dev")),
+        "model": digest_of_model(model), "task": task, "data": [data.data_set.name, data.digest],
         "language_sfts": digests_of(language_sfts), "training": training.to_json(), "bf16": plan.bf16,
     }  # fmt: skip
     work = work_folder(out, stated)
@@ -82,6 +82,7 @@ def task_sft(
             "protocol": asdict(training.protocol),
             "source": data.data_set.name,
             "source_language": data.data_set.language,
+            "train_digest": data.digest,
             "seed": training.seed,
             "model": _name(model),
             "worn": [dict(its.about) for its in wearing],
@@ -143,6 +144,7 @@ def wear_task(
         seed=about["seed"],
         base=name or _name(model),
         base_digest=digest or model_digest(str(model)),
+        train_digest=about.get("train_digest"),
         notes={**about["record"], "wears": [tuning.name, *(its.name for its in language_sfts)]},
     )
 
