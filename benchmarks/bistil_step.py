@@ -26,6 +26,7 @@ from bistil.teaching import as_student, ask_teacher
 from bistil.terms import Terms
 
 LAYERS = layer_map(12)
+VOCABULARY = 30_000
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -48,7 +49,7 @@ def main() -> None:
 def models() -> tuple[Any, Any]:
     """A random teacher, and a student of every second layer, moved off it so that there is something to learn."""
     torch.manual_seed(0)
-    teacher = BertForMaskedLM(BertConfig(vocab_size=30_000)).to(DEVICE).eval()
+    teacher = BertForMaskedLM(BertConfig(vocab_size=VOCABULARY)).to(DEVICE).eval()
     student = student_of(teacher, LAYERS)
     with torch.no_grad():
         for parameter in student.parameters():
@@ -70,7 +71,7 @@ def measure(
     quick: bool,
 ) -> None:
     """Race the three, and weigh them."""
-    ids = torch.randint(30_000, (batch, length), device=DEVICE)
+    ids = torch.randint(VOCABULARY, (batch, length), device=DEVICE)
     losses = {
         "ours": lambda: ours(teacher, student, ids, dtype),
         "eager maps": lambda: eager(teacher, student, ids, dtype),

@@ -19,10 +19,25 @@ class Case:
     labels: Tensor  # [N]
     ids: Tensor  # [N, K]
     logprobs: Tensor  # [N, K]
+    bias: Tensor | None = None  # [V]
+
+    def forget_gradients(self) -> None:
+        """As before any backward pass."""
+        self.hidden.grad = self.weight.grad = None
+        if self.bias is not None:
+            self.bias.grad = None
 
 
 def make_case(
-    N: int, H: int, V: int, K: int, *, dtype: torch.dtype, device: str = "cpu", std: float = 3.0
+    N: int,
+    H: int,
+    V: int,
+    K: int,
+    *,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    std: float = 3.0,
+    bias: bool = False,
 ) -> Case:
     """Random operands whose logits have the standard deviation `std`; the teacher lists K distinct ids a row."""
     torch.manual_seed(0)
@@ -38,12 +53,13 @@ def make_case(
         labels=torch.randint(0, V, (N,), device=device),
         ids=ids,
         logprobs=logprobs,
+        bias=torch.randn(V, device=device).to(dtype).requires_grad_() if bias else None,
     )
 
 
 def sparse(case: Case, *, alpha: float) -> Tensor:
     """Eager torch with the logits in memory: one log_softmax, K gathered columns, the rest as a bucket."""
-    log_q = torch.log_softmax((case.hidden @ case.weight.t()).float(), dim=1)
+    log_q = torch.log_softmax(F.linear(case.hidden, case.weight, case.bias).float(), dim=1)
     hard = F.nll_loss(log_q, case.labels)
     p, log_q = case.logprobs.exp(), log_q.gather(1, case.ids)
     r, s = 1 - p.sum(dim=1), 1 - log_q.exp().sum(dim=1)
@@ -53,7 +69,7 @@ def sparse(case: Case, *, alpha: float) -> Tensor:
 
 def dense(case: Case, *, alpha: float) -> Tensor:
     """The usual formulation: targets scattered to [N, V], then kl_div and cross_entropy on the same logits."""
-    logits = (case.hidden @ case.weight.t()).float()
+    logits = F.linear(case.hidden, case.weight, case.bias).float()
     target = torch.zeros_like(logits, requires_grad=False).scatter_(
         1, case.ids, case.logprobs.exp()
     )

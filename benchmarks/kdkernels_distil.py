@@ -47,7 +47,7 @@ def step(case: Case, loss: Callable[[Case], torch.Tensor]) -> Callable[[], objec
     """Forward and backward, with fresh gradients."""
 
     def run() -> object:
-        case.hidden.grad = case.weight.grad = None
+        case.forget_gradients()
         loss(case).backward()
         return None
 
@@ -56,12 +56,12 @@ def step(case: Case, loss: Callable[[Case], torch.Tensor]) -> Callable[[], objec
 
 def ours(case: Case) -> torch.Tensor:
     return kdkernels.linear_distil_loss(
-        case.hidden, case.weight, None, case.labels, case.ids, case.logprobs, alpha=ALPHA
+        case.hidden, case.weight, case.bias, case.labels, case.ids, case.logprobs, alpha=ALPHA
     ).loss
 
 
 def ours_hard(case: Case) -> torch.Tensor:
-    return kdkernels.linear_cross_entropy(case.hidden, case.weight, None, case.labels).loss
+    return kdkernels.linear_cross_entropy(case.hidden, case.weight, case.bias, case.labels).loss
 
 
 def processor_race(

@@ -1,6 +1,7 @@
 """Which block sizes do the Triton kernels over a vocabulary like on this GPU?
 
-Measures the candidates and prints the device's rows for `tuning.json`; `--write` puts them there. Needs a CUDA device.
+Measures the candidates and prints the device's rows for `tuning.json`; `--write` puts them there, `--blocks FILE` into a file
+of their own. Needs a CUDA device.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def launch(
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--write", action="store_true", help="put the rows into tuning.json")
+    arguments.add_argument("--blocks", type=Path, help="write the rows to this JSON file")
     options = arguments.parse_args()
     if not torch.cuda.is_available():
         print("kdkernels_tune: there is no CUDA device, so there is nothing to tune")
@@ -69,6 +71,8 @@ def main() -> None:
         recorder.add(f"{kernel} and a copy", times, unit="s", shape={"N": N, "V": V})
         medians = {name: spread(samples).median for name, samples in times.items()}
         best[kernel] = {device: candidates[min(medians, key=medians.__getitem__)]}
+        if options.blocks:
+            options.blocks.write_text(json.dumps(best, indent=2) + "\n", encoding="utf-8")
     recorder.close()
     print(json.dumps(best, indent=2))
     if options.write:

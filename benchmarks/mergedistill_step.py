@@ -31,6 +31,7 @@ from teacherzoo.shapes import Shape, build_masked_lm
 from vocabmerge import identity_map
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LANGUAGE = "xx"
 ALPHA = 0.7
 
@@ -49,6 +50,7 @@ class Size:
 
 
 QUICK = Size(pieces=8_000, width=128, layers=4, depths=(4, 8), blocks=8, length=64, repeats=3)
+GPU = Size(pieces=120_000, width=768, layers=6, depths=(6, 12), blocks=16, length=256)
 
 
 def made_tokenizer(size: Size) -> PreTrainedTokenizerFast:
@@ -92,18 +94,25 @@ class Step:
     ) -> None:
         shape = Shape(layers=size.layers, width=size.width)
         model = build_masked_lm(shape, tokenizer, seed=0)
-        self.student = as_student(model, Distil(alpha=ALPHA)).train()
+        self.student = as_student(model, Distil(alpha=ALPHA)).train().to(DEVICE)
         self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=1e-4, fused=True)
         self.batches = batches
         self.number = 0
 
     def __call__(self, loss_of: Callable[[object, dict[str, torch.Tensor]], torch.Tensor]) -> None:
-        batch = self.batches[self.number % len(self.batches)]
+        batch = on_device(self.batches[self.number % len(self.batches)])
         self.number += 1
         loss_of(self.student, batch).backward()
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+
+def on_device(batch: dict[str, object]) -> dict[str, object]:
+    return {
+        name: value.to(DEVICE) if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+    }
 
 
 def text_alone(student: object, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -173,7 +182,7 @@ def main() -> None:
     made = parser(__doc__.splitlines()[0])
     arguments = made.parse_args()
     logging.disable_progress_bar()
-    size = QUICK if arguments.quick else Size()
+    size = QUICK if arguments.quick else GPU if DEVICE == "cuda" else Size()
     recorder = Recorder("mergedistill_step", arguments)
     tokenizer = made_tokenizer(size)
     with tempfile.TemporaryDirectory() as folder:
@@ -190,7 +199,8 @@ def measure(
     size: Size, tokenizer: PreTrainedTokenizerFast, batches: ScheduledBatches, recorder: Recorder
 ) -> None:
     def teacher(layers: int) -> torch.nn.Module:
-        return build_masked_lm(Shape(layers=layers, width=size.width), tokenizer, seed=1).eval()
+        shape = Shape(layers=layers, width=size.width)
+        return build_masked_lm(shape, tokenizer, seed=1).eval().to(DEVICE)
 
     losses = {
         "recorded": with_signals,

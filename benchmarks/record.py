@@ -10,7 +10,7 @@ A question is one file. It races contenders in one run, interleaved, and records
         "step time", times, unit="s", floor="three products", bar={"ours": 1.15},
         memory={"ours": extra_memory(ours)}, shape={"N": 1024, "V": 120_000},
     )
-    recorder.close()                                        # prints the table, appends JSON Lines to --out
+    recorder.close()                                        # prints the table
 
 Nothing here knows a package of ours. Only ratios between contenders of one run mean anything: the machines are shared.
 """
@@ -127,7 +127,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 class Recorder:
-    """Collects the outcomes of one question; prints them as a table and appends them as JSON Lines."""
+    """Collects the outcomes of one question; appends each to `--out` as JSON Lines at once, and prints a table of all."""
 
     def __init__(self, question: str, arguments: argparse.Namespace) -> None:
         self._question = question
@@ -159,6 +159,7 @@ class Recorder:
             memory: per contender, peak extra bytes.
             shape: sizes and options that the figures hold for.
         """
+        made: list[dict[str, Any]] = []
         for name, values in samples.items():
             value = spread(values)
             ratio = (
@@ -168,7 +169,7 @@ class Recorder:
             )
             goal = (bar or {}).get(name)
             judged = (ratio or value).median
-            self._records.append(
+            made.append(
                 {
                     "question": self._question,
                     "what": what,
@@ -188,16 +189,18 @@ class Recorder:
                     **_provenance(),
                 }
             )
+        self._records += made
+        self._write(made)
 
     def close(self) -> None:
-        """Print the table and write the records."""
+        """Print the table."""
         print(_table(self._records))
+
+    def _write(self, records: Sequence[Mapping[str, Any]]) -> None:
         if self._out is not None:
             self._out.parent.mkdir(parents=True, exist_ok=True)
             with self._out.open("a", encoding="utf-8") as file:
-                file.writelines(
-                    json.dumps(record, sort_keys=True) + "\n" for record in self._records
-                )
+                file.writelines(json.dumps(record, sort_keys=True) + "\n" for record in records)
 
 
 def _table(records: Sequence[Mapping[str, Any]]) -> str:
@@ -259,13 +262,11 @@ def _processor() -> tuple[str, list[str]]:
 
 
 def _commit() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude", "*"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-    )
-    return done.stdout.strip() or "unknown"
+    asked = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    with contextlib.suppress(OSError):  # a bare machine may have no git
+        done = subprocess.run(asked, capture_output=True, text=True, cwd=Path(__file__).parent)
+        return done.stdout.strip() or "unknown"
+    return "unknown"
 
 
 def _synchronize() -> None:

@@ -31,6 +31,8 @@ from teacherzoo.signals_write import Row, shard_table, write_shard, write_whole
 from teacherzoo.teachers import Teacher
 
 K, TEMPERATURES = 8, (2.0, 4.0)
+PIECES, LAYERS = 250_000, 12
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def teacher_of(config: BertConfig) -> Teacher:
@@ -61,9 +63,10 @@ def blocks(count: int, length: int, size: int) -> list[Block]:
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0]).parse_args()
     recorder = Recorder("teacherzoo_record", arguments)
-    size = 250_000
-    layers = 12
+    size, layers = PIECES, LAYERS
     count, length, repeats = (4, 128, 3) if arguments.quick else (8, 256, 5)
+    if DEVICE == "cuda" and not arguments.quick:
+        count = 32
     config = BertConfig(vocab_size=size, num_hidden_layers=layers)
     teacher = teacher_of(config)
     engine = PlainEngine(teacher)
@@ -100,7 +103,8 @@ def main() -> None:
 
     @torch.no_grad()
     def everywhere() -> None:
-        logits = teacher.model(input_ids=input_ids, attention_mask=mask).logits
+        inputs = {"input_ids": input_ids.to(DEVICE), "attention_mask": mask.to(DEVICE)}
+        logits = teacher.model(**inputs).logits
         logits.log_softmax(dim=-1).topk(K, dim=-1)
 
     with tempfile.TemporaryDirectory() as name:
@@ -159,15 +163,15 @@ def reading_beside_training(
     repeats: int,
 ) -> None:
     """A student's step on a batch, and reading that batch: decoding its share of a shard, and gathering it."""
-    rows, questions = ask()
+    signal_rows, questions = ask()
     said = answers(
         engine, questions, pad=0, token_budget=len(some) * 256, k=K, temperatures=TEMPERATURES
     )
-    many = 64
+    many = 512 // max(8, len(some))
     shard = write_shard(
         folder,
         "en-00000.parquet",
-        shard_table("en", rows * many, said * many),
+        shard_table("en", signal_rows * many, said * many),
         language="en",
         metadata={},
     )
@@ -186,19 +190,20 @@ def reading_beside_training(
         num_attention_heads=3,
         intermediate_size=768,
     )
-    student = BertForMaskedLM(small)
+    student = BertForMaskedLM(small).to(DEVICE)
     optimizer = torch.optim.AdamW(student.parameters())
     batch_size = 16
     batch = Signals(folder).batch(range(batch_size))
+    input_ids, mask, rows, positions, labels = (
+        tensor.to(DEVICE)
+        for tensor in (batch.input_ids, batch.attention_mask, batch.rows, batch.positions, batch.labels)
+    )  # fmt: skip
 
     def train() -> None:
         for _ in range(4):
-            hidden = student.bert(
-                input_ids=batch.input_ids % 8000, attention_mask=batch.attention_mask
-            )
-            masked = hidden.last_hidden_state[batch.rows, batch.positions]
-            logits = student.cls(masked)
-            torch.nn.functional.cross_entropy(logits, batch.labels % 8000).backward()
+            hidden = student.bert(input_ids=input_ids % 8000, attention_mask=mask)
+            logits = student.cls(hidden.last_hidden_state[rows, positions])
+            torch.nn.functional.cross_entropy(logits, labels % 8000).backward()
             optimizer.step()
             optimizer.zero_grad()
 
