@@ -60,27 +60,29 @@ def thin(tmp_path_factory: pytest.TempPathFactory, calm: Path) -> Path:
     return folder
 
 
-def _close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], *, by: float) -> None:
+def _distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Of all tensors together, as a share of the first's norm: Adam sends what has no gradient but rounding anywhere."""
     assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        gap = (tensor.float() - other[name].float()).abs().max().item()
-        assert gap <= by, f"{name}: {gap}"
+    mine, theirs = (
+        torch.cat([part[name].float().flatten() for name in one]) for part in (one, other)
+    )
+    return float((mine - theirs).norm() / mine.norm())
 
 
 @pytest.mark.parametrize("kind", DEVICES)
 @pytest.mark.parametrize(
-    ("precision", "terms", "by"),
+    ("precision", "terms", "apart"),
     [
-        ("float32", STYLES["bistil"], 5e-4),
-        ("float32", Terms(logits=1, mlm=1, cosine=1, relations=1), 5e-4),
-        ("bfloat16", STYLES["bistil"], 5e-3),
+        ("float32", STYLES["bistil"], 2e-3),
+        ("float32", Terms(logits=1, mlm=1, cosine=1, relations=1), 2e-3),
+        ("bfloat16", STYLES["bistil"], 8e-3),
     ],
 )
 def test_extract(
     kind: str,
     precision: str,
     terms: Terms,
-    by: float,
+    apart: float,
     calm: Path,
     texts: dict[str, Path],
     tmp_path: Path,
@@ -93,20 +95,22 @@ def test_extract(
 
     cpu, gpu = on_cpu_and_gpu(kind, run, tmp_path, trains=True)
 
-    # A step of Adam moves a weight by the learning rate at most, whichever way rounding sends it.
-    _close(*(load_file(folder / "model.safetensors") for folder in (cpu, gpu)), by=by)
+    weights = [load_file(folder / "model.safetensors") for folder in (cpu, gpu)]
+    exact = kind == "pretended" and precision == "float32"
+    assert _distance(*weights) <= (1e-4 if exact else apart)
     logs = [json.loads((folder / "run.json").read_text())["log"] for folder in (cpu, gpu)]
     assert logs[1][0]["loss"] == pytest.approx(logs[0][0]["loss"], rel=2e-2)
 
 
-def _alike(cpu: SparseFineTuning, gpu: SparseFineTuning) -> None:
-    """Nearly the same entries chosen, and nearly the same differences."""
-    assert cpu.body.keys() == gpu.body.keys()
+def _alike(kind: str, cpu: SparseFineTuning, gpu: SparseFineTuning) -> None:
+    """The same entries chosen, but for those at the threshold, and the same differences."""
     assert gpu.count == cpu.count
-    dense = [{name: delta.dense() for name, delta in one.body.items()} for one in (cpu, gpu)]
-    _close(*dense, by=5e-3)
+    cpu_dense, gpu_dense = (
+        {name: delta.dense() for name, delta in tuning.body.items()} for tuning in (cpu, gpu)
+    )
+    assert _distance(cpu_dense, gpu_dense) <= (0.05 if kind == "pretended" else 0.3)
     same = sum(len(set(cpu.body[name].indices) & set(gpu.body[name].indices)) for name in cpu.body)
-    assert same >= 0.9 * cpu.count
+    assert same >= (0.99 if kind == "pretended" else 0.9) * cpu.count
 
 
 @pytest.mark.parametrize("kind", DEVICES)
@@ -117,7 +121,7 @@ def test_sft_of_a_language(kind: str, calm: Path, texts: dict[str, Path], tmp_pa
 
     cpu, gpu = on_cpu_and_gpu(kind, run, tmp_path, trains=True)
 
-    _alike(cpu, gpu)
+    _alike(kind, cpu, gpu)
     assert gpu.about["held_out_loss"] == pytest.approx(cpu.about["held_out_loss"], rel=1e-3)
 
 
@@ -141,8 +145,8 @@ def test_sft_of_a_task_and_adapting_under_it(
 
     cpu, gpu = on_cpu_and_gpu(kind, run, tmp_path, trains=True)
 
-    _alike(cpu[0], gpu[0])
-    _alike(cpu[1], gpu[1])
+    _alike(kind, cpu[0], gpu[0])
+    _alike(kind, cpu[1], gpu[1])
     assert gpu[2] == pytest.approx(cpu[2], abs=5)
 
 

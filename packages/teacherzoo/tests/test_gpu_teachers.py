@@ -34,7 +34,7 @@ def test_a_recording_says_the_same_wherever_it_was_made(
         len(set(mine) & set(theirs)) / len(set(mine))
         for mine, theirs in zip(one.topk_ids.tolist(), other.topk_ids.tolist(), strict=True)
     ])  # fmt: skip
-    assert shared > (0.99 if precision == "float32" else 0.9)
+    assert shared > (0.99 if precision == "float32" else 0.8)
     mass = [batch.topk_logprobs.exp().sum(1).mean().item() for batch in (one, other)]
     assert mass[1] == pytest.approx(mass[0], rel=2e-2)
 
