@@ -205,6 +205,24 @@ def test_padding_rows_are_never_predicted():
     assert logits.softmax(-1)[..., len(KEPT) :].sum() == 0
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_padding_rows_of_a_head_without_a_bias_get_no_more_than_their_share(tied):
+    """All logits far below zero, as GPT-2's are: a row of zeros would be predicted always."""
+    config = transformers.GPT2Config(vocab_size=30, n_embd=8, n_layer=1, n_head=2, tie_word_embeddings=tied, bos_token_id=0, eos_token_id=0)  # fmt: skip
+    model = transformers.GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        model.transformer.ln_f.bias.fill_(9.0)
+        model.lm_head.weight.copy_(torch.randn(30, 8) * 0.3 - 1.5)
+        kept = model(torch.tensor([[1, 2, 3]])).logits[..., :20]
+    select_rows(model, range(20), pad_to=8)
+    with torch.no_grad():
+        logits = model(torch.tensor([[1, 2, 3]])).logits
+    assert torch.equal(logits[..., :20], kept)
+    assert logits[..., :20].max() < 0
+    assert (logits.softmax(-1)[..., 20:] <= 1 / 20).all()
+    assert (logits.argmax(-1) < 20).all()
+
+
 def test_half_precision_stays_half_precision(tmp_path):
     model = tiny_model("BERT").to(torch.bfloat16)
     select_rows(model, KEPT)

@@ -13,6 +13,7 @@ from vocabmerge.carry_source import Source
 from vocabmerge.corpora import read_corpus
 from vocabmerge.count import Watch, batches, silent
 from vocabmerge.errors import VocabularyError
+from vocabmerge.model_files import save_model, stored_names
 from vocabmerge.reading import read_vocabulary
 from vocabmerge.trim_write import new_folder, write_json, write_tokenizer
 from vocabmerge.vocabulary import SPECIAL_ROLES, Vocabulary
@@ -44,8 +45,9 @@ def carry_model(
         watch: told what is going on.
 
     Returns:
-        The report, also in `report.json`: pieces copied, computed and left to chance, anchors per model, and the
-        settings whose token the new vocabulary lacks.
+        The report, also in `report.json`: pieces copied, computed and left to chance, anchors per model, the
+        settings whose token the new vocabulary lacks, and the tensors of the old vocabulary's length that no part of
+        the model's class holds, which are left out.
 
     Raises:
         VocabularyError: any input that cannot be worked with.
@@ -59,11 +61,10 @@ def carry_model(
         raise VocabularyError(
             "focus learns from text which pieces are alike, got no corpus; add one"
         )
-    from vocabmerge.models import save_model
-
     new = read_vocabulary(tokenizer)
     with new_folder(out) as folder:
         model, first = _open(Path(models[0]))
+        tensors_before = dict(model.state_dict(keep_vars=True))
         sources = [first]
         for number, path in enumerate(models[1:], start=1):
             watch(number, len(models), "models read")
@@ -76,12 +77,13 @@ def carry_model(
             auxiliary = cooccurrence_embeddings(_segmented(new, lines, watch), len(new))
         made = carry(new, sources, method=method, auxiliary=auxiliary, k=k, seed=seed)
         lost = _put_into(model, first.vocabulary, new, made, pad_to)
-        save_model(model, folder)
+        left_out = save_model(model, folder, source=Path(models[0]), before=tensors_before)
         write_tokenizer(folder, _fit_to(new, model), with_model=False)
         report = {
             "format": "vocabmerge-carry/1",
             **made.report,
             "settings_without_token": lost,
+            "tensors_left_out": left_out,
             "versions": {
                 name: importlib.metadata.version(name)
                 for name in ("vocabmerge", "tokenizers", "torch", "transformers")
@@ -102,11 +104,14 @@ def _open(folder: Path) -> tuple[Any, Source]:
     vocabulary = read_vocabulary(folder)
     model = open_model(folder)
     found = vocabulary_tensors(model)
-    return model, Source(
+    own = model.state_dict(keep_vars=True)
+    stored = {id(own[name]) for name in stored_names(folder, model)}
+    tables = [table for table in (found.head, *found.biases) if id(table) in stored]
+    return model, Source(  # a head that is not in the files was made up
         vocabulary=vocabulary,
         embedding=found.embedding.detach(),
-        head=None if found.head is None else found.head.detach(),
-        bias=found.biases[0].detach() if found.biases else None,
+        head=next((table.detach() for table in tables if table.dim() == 2), None),
+        bias=next((table.detach() for table in tables if table.dim() == 1), None),
     )
 
 
@@ -135,16 +140,19 @@ def _put_into(
 
     found = vocabulary_tensors(model)
     rows = -(-len(new) // pad_to) * pad_to
-    tables = {id(found.embedding): made.embedding}
-    if found.head is not None:
-        assert made.head is not None  # the first source had it from this model
+    # Tables that the files lack are none of the source's, and are not written: their values are of no account.
+    tables = {id(table): table.new_zeros(len(new), *table.shape[1:]) for table in found}
+    tables[id(found.embedding)] = made.embedding
+    if found.head is not None and made.head is not None:
         tables[id(found.head)] = made.head
     for bias in found.biases:
-        assert made.bias is not None
-        tables[id(bias)] = made.bias
+        if made.bias is not None:
+            tables[id(bias)] = made.bias
     old_pad = model.get_input_embeddings().padding_idx
     moved, lost = _settings_in(new, old, token_ids(model))
-    replace_tensors(model, found, {key: padded_rows(table, rows) for key, table in tables.items()})
+    biased = bool(found.biases)
+    padded = {key: padded_rows(table, rows, biased=biased) for key, table in tables.items()}
+    replace_tensors(model, found, padded)
     set_token_ids(model, moved)
     if old_pad is not None:
         move_padding(model, old_pad, new.special_id("pad"))

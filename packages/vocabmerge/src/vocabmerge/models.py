@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vocabmerge.errors import VocabularyError
+from vocabmerge.model_files import stored_names
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +59,8 @@ def open_model(folder: Path) -> Any:
             "models need torch and transformers: pip install 'vocabmerge[models]'"
         ) from error
     try:
-        config = transformers.AutoConfig.from_pretrained(folder)
+        with _quiet():
+            config = transformers.AutoConfig.from_pretrained(folder)
         named = (config.architectures or ["AutoModel"])[0]
         architecture = getattr(transformers, named, None)
         if architecture is None:
@@ -66,32 +68,38 @@ def open_model(folder: Path) -> Any:
                 f"{folder}: transformers {transformers.__version__} has no {named!r}; code that comes "
                 "with a model is not run here, convert the model to a stock architecture first"
             )
-        with _silent_bars():
+        with _quiet():
             model = architecture.from_pretrained(folder, dtype="auto")
     except VocabularyError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise VocabularyError(f"{folder}: cannot load the model: {reason}") from error
+    embedding = model.get_input_embeddings().weight
+    own = {name for name, tensor in model.state_dict(keep_vars=True).items() if tensor is embedding}
+    if not own & stored_names(folder, model).keys():
+        raise VocabularyError(
+            f"{folder}: expected the embedding in its weights, found no {min(own)}, which transformers would make "
+            "up; fetch or save the model again"
+        )
     return model
 
 
-def save_model(model: Any, folder: Path) -> None:
-    """Write a model's config and weights into a folder that exists."""
-    with _silent_bars():
-        model.save_pretrained(folder)
-
-
 @contextmanager
-def _silent_bars() -> Iterator[None]:
-    """Without the progress bars that transformers draws on stderr: a library is silent."""
+def _quiet() -> Iterator[None]:
+    """Without the progress bars and load reports of transformers: a library is silent.
+
+    The report lists the parameters that the file lacks and transformers made up; `save_model` does not write them.
+    """
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 
@@ -155,7 +163,8 @@ def select_rows(model: Any, ids: Sequence[int], *, pad_to: int = 1) -> None:
         model: a transformers model.
         ids: old ids [V_new], each at most once.
         pad_to: the number of rows is rounded up to a multiple of this with rows that no id reaches:
-            zeros, with a head bias of -10,000.
+            zeros, with a head bias of -10,000; without a head bias the mean row, to which a softmax gives at
+            most its mean, one part in V_new.
 
     Raises:
         VocabularyError: an id without a row, a repeated id, or a config id that would lose its row.
@@ -187,7 +196,14 @@ def select_rows(model: Any, ids: Sequence[int], *, pad_to: int = 1) -> None:
     config_ids = _moved_token_ids(model, new_of_old, found.rows)
     index = torch.as_tensor([int(old) for old in ids], dtype=torch.int64)
     rows = -(-len(ids) // pad_to) * pad_to
-    replace_tensors(model, found, {id(t): _rows_of(t, index, rows) for t in found})
+    replace_tensors(
+        model,
+        found,
+        {
+            id(t): padded_rows(t.detach(), rows, biased=bool(found.biases), ids=index.to(t.device))
+            for t in found
+        },
+    )
     set_token_ids(model, config_ids)
     if old_pad is not None:
         move_padding(model, old_pad, new_of_old.get(old_pad))
@@ -272,25 +288,34 @@ def _shift_positions(model: Any, holder: Any, table: nn.Embedding, new_pad: int)
     model.config.max_position_embeddings = len(values)
 
 
-def _rows_of(old: torch.Tensor, index: torch.Tensor, rows: int) -> torch.Tensor:
+def padded_rows(
+    table: torch.Tensor, rows: int, *, biased: bool, ids: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The table [V, …], or some rows of it, with further rows, up to `rows`, that are not predicted.
+
+    Args:
+        table: a vocabulary table or a head bias.
+        rows: how many it shall have.
+        biased: whether the head has a bias, which then keeps the rows from being predicted. Without one they are the
+            mean row: its logit is the mean logit, whose exponential is at most the mean of the exponentials. A row
+            of zeros would have the logit 0, the greatest of all where a model's logits are negative.
+        ids: the rows to take, by default all.
+    """
     import torch
 
-    new = old.new_empty((rows, *old.shape[1:]))
-    torch.index_select(old.detach(), 0, index.to(old.device), out=new[: len(index)])
-    _fill(new, len(index))
-    return new
-
-
-def padded_rows(table: torch.Tensor, rows: int) -> torch.Tensor:
-    """The table [V, …] with further rows that nothing predicts, up to `rows`."""
+    count = len(table) if ids is None else len(ids)
     new = table.new_empty((rows, *table.shape[1:]))
-    new[: len(table)] = table
-    _fill(new, len(table))
+    if ids is None:
+        new[:count] = table
+    else:
+        torch.index_select(table, 0, ids, out=new[:count])
+    if table.dim() == 1:
+        new[count:] = UNREACHABLE_BIAS
+    elif biased or count in (0, rows):
+        new[count:] = 0.0
+    else:
+        new[count:] = new[:count].float().mean(dim=0).to(new.dtype)
     return new
-
-
-def _fill(table: torch.Tensor, first: int) -> None:
-    table[first:] = 0.0 if table.dim() > 1 else UNREACHABLE_BIAS
 
 
 def _has_own_table(model: Any, head: Any, rows: int) -> bool:

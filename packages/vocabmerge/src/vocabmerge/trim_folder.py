@@ -9,18 +9,13 @@ from typing import Any
 from vocabmerge.corpora import read_corpus
 from vocabmerge.count import Watch, count_pieces, silent
 from vocabmerge.errors import VocabularyError
+from vocabmerge.model_files import has_weights, save_model, stored_tensors
 from vocabmerge.reading import read_vocabulary
 from vocabmerge.trim import Trim, trim_vocabulary
 from vocabmerge.trim_report import segmentation_change
 from vocabmerge.trim_write import new_folder, write_json, write_tokenizer
 from vocabmerge.vocabulary import Vocabulary
 
-_WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 _COMPANIONS = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "chat_template.jinja")
 
 Corpora = Mapping[str, Sequence[str | Path]]
@@ -84,7 +79,7 @@ def trim(
         write_tokenizer(folder, cut.after, with_model=model is not None)
         cut.map.save(folder / "maps" / f"{vocabulary.name}.safetensors")
         report["map"] = cut.map.counts
-        report["model"] = _trim_model(model, cut, folder, pad_to) if model is not None else None
+        report["model"] = None if model is None else _trim_model(model, cut, source, folder, pad_to)
         for name in _COMPANIONS:
             if source.is_dir() and (source / name).is_file():
                 (folder / name).write_bytes((source / name).read_bytes())
@@ -98,7 +93,7 @@ def _lines(files: Sequence[str | Path]) -> Iterator[str]:
 
 def _model_in(source: Path, vocabulary: Vocabulary) -> Any:
     """The model of a folder that has weights, checked against the tokenizer; None where it has none."""
-    if not any((source / name).is_file() for name in _WEIGHTS):
+    if not has_weights(source):
         return None
     from vocabmerge.models import open_model, vocabulary_tensors
 
@@ -125,21 +120,31 @@ def _named_ids(model: Any) -> list[int]:
     ]
 
 
-def _trim_model(model: Any, cut: Trim, folder: Path, pad_to: int) -> dict[str, Any]:
-    from vocabmerge.models import save_model, select_rows, vocabulary_tensors
+def _trim_model(model: Any, cut: Trim, source: Path, folder: Path, pad_to: int) -> dict[str, Any]:
+    import torch
 
-    def size() -> dict[str, int]:
-        parameters = list(model.parameters())
+    from vocabmerge.models import padded_rows, select_rows, vocabulary_tensors
+
+    def size(of: Path) -> dict[str, int]:
+        tensors = [tensor for _, tensor in stored_tensors(of)]
         return {
             "rows": vocabulary_tensors(model).rows,
-            "parameters": sum(parameter.numel() for parameter in parameters),
-            "bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+            "parameters": sum(tensor.numel() for tensor in tensors),
+            "bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         }
 
-    before = size()
+    kept = torch.from_numpy(cut.kept)
+    size_before, tensors_before = size(source), dict(model.state_dict(keep_vars=True))
     select_rows(model, cut.kept.tolist(), pad_to=pad_to)
-    save_model(model, folder)
-    return {"architecture": type(model).__name__, "before": before, "after": size()}
+    rows = vocabulary_tensors(model).rows
+    save_model(
+        model,
+        folder,
+        source=source,
+        before=tensors_before,
+        cut=lambda table: padded_rows(table, rows, biased=True, ids=kept),
+    )
+    return {"architecture": type(model).__name__, "before": size_before, "after": size(folder)}
 
 
 def _report(cut: Trim, corpora: Corpora, watch: Watch) -> dict[str, Any]:

@@ -1,0 +1,134 @@
+"""A model folder's weights, read and written tensor by tensor under the names that they have in its files.
+
+A class of transformers may hold more parameters than a file (a pooler that was never trained, then random) or fewer (a
+head that another class had). What is written here has the tensors of the file that was read, no more and no fewer.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vocabmerge.errors import VocabularyError
+from vocabmerge.vocabulary import read_json
+
+if TYPE_CHECKING:
+    import torch
+
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_LARGEST_FILE = "50GB"
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds a model's weights."""
+    return any((folder / name).is_file() for name in WEIGHTS)
+
+
+def stored_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of a model folder by its name in the files; its values are read from disk when they are used."""
+    import torch
+    from safetensors import safe_open
+
+    for file in _files(folder):
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118 -- no mapping
+                    yield name, opened.get_tensor(name)
+            continue
+        content = torch.load(
+            file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
+        )
+        seen = set[int]()
+        for name, tensor in content.items():
+            if isinstance(tensor, torch.Tensor) and tensor.data_ptr() not in seen:
+                # One storage under two names is one tensor; safetensors writes it once.
+                seen.add(tensor.data_ptr())
+                yield name, tensor
+
+
+def stored_names(folder: Path, model: Any) -> dict[str, str]:
+    """For each tensor of a folder's files that a model of it holds: the model's name for it, and the file's."""
+    own = set(model.state_dict(keep_vars=True))
+    names = {_name_in(model, name, own): name for name, _ in stored_tensors(folder)}
+    names.pop("", None)
+    return names
+
+
+def save_model(
+    model: Any,
+    folder: Path,
+    *,
+    source: Path,
+    before: Mapping[str, torch.Tensor],
+    cut: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> list[str]:
+    """Write a changed model's config and weights into a folder that exists.
+
+    A tensor that was replaced since `before` is the model's, any other is the file's, bit for bit. A table of the
+    vocabulary's length that the model's class does not have, such as the head of another class, is cut likewise.
+
+    Args:
+        model: what to write.
+        folder: where to.
+        source: the folder that the model was opened from.
+        before: the model's `state_dict(keep_vars=True)` as it was opened.
+        cut: gives a table of the old vocabulary's length the new one's rows; without it such a table is left out.
+
+    Returns:
+        The names in the files of what was left out.
+    """
+    from huggingface_hub import save_torch_state_dict
+
+    after = model.state_dict(keep_vars=True)
+    embedding = model.get_input_embeddings().weight
+    rows = next(len(before[name]) for name, tensor in after.items() if tensor is embedding)
+    written: dict[str, torch.Tensor] = {}
+    left_out: list[str] = []
+    shared = set[int]()
+    for name, tensor in stored_tensors(source):
+        own = _name_in(model, name, after)
+        if own and after[own] is not before[own]:
+            changed = after[own].detach().to(tensor.dtype)
+            written[name] = changed.clone() if id(after[own]) in shared else changed.contiguous()
+            shared.add(id(after[own]))
+        elif not own and tensor.dim() and len(tensor) == rows:
+            if cut is None:
+                left_out.append(name)
+            else:
+                written[name] = cut(tensor)
+        else:
+            written[name] = tensor
+    model.config.dtype = str(model.dtype).removeprefix("torch.")
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
+    save_torch_state_dict(written, folder, max_shard_size=_LARGEST_FILE, metadata={"format": "pt"})
+    return left_out
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of the first kind of weights that there is, in transformers' order of preference."""
+    name = next(name for name in WEIGHTS if (folder / name).is_file())
+    if not name.endswith(".index.json"):
+        return [folder / name]
+    parts = read_json(folder / name).get("weight_map")
+    if not isinstance(parts, dict):
+        raise VocabularyError(
+            f"{folder / name}: expected a weight_map, got none; fetch or save the model again"
+        )
+    return [folder / part for part in sorted(set(parts.values()))]
+
+
+def _name_in(model: Any, name: str, own: Mapping[str, Any] | set[str]) -> str:
+    """A file's name in the model, with or without the prefix of the model's body; "" where it has none."""
+    prefix = f"{model.base_model_prefix}."
+    candidates = (name, prefix + name, name.removeprefix(prefix))
+    return next((candidate for candidate in candidates if candidate in own), "")
