@@ -340,7 +340,7 @@ def test_bad_input_exits_2_with_one_sentence(arguments, sentence, tmp_path, monk
     (tmp_path / "a.txt").write_text("ba be bi")
     (tmp_path / "empty.txt").write_text("\n\n")
 
-    done = CliRunner().invoke(APP, ["trim", *arguments])
+    done = CliRunner().invoke(APP, ["trim", "--quiet", *arguments])
 
     assert done.exit_code == 2
     assert sentence in done.stderr

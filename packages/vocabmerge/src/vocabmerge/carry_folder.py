@@ -10,12 +10,12 @@ from typing import Any
 from vocabmerge.carry import Carried, Method, carry
 from vocabmerge.carry_cooccurrence import cooccurrence_embeddings
 from vocabmerge.carry_source import Source
-from vocabmerge.corpora import read_corpus
+from vocabmerge.corpora import read_corpus, refuse_missing
 from vocabmerge.count import Watch, batches, silent
 from vocabmerge.errors import VocabularyError
 from vocabmerge.model_files import save_model, stored_names
 from vocabmerge.reading import read_vocabulary
-from vocabmerge.trim_write import new_folder, write_json, write_tokenizer
+from vocabmerge.trim_write import new_folder, refuse_taken, write_json, write_tokenizer
 from vocabmerge.vocabulary import SPECIAL_ROLES, Vocabulary
 
 
@@ -61,6 +61,8 @@ def carry_model(
         raise VocabularyError(
             "focus learns from text which pieces are alike, got no corpus; add one"
         )
+    refuse_taken(out)
+    refuse_missing(corpora or {})
     new = read_vocabulary(tokenizer)
     with new_folder(out) as folder:
         model, first = _open(Path(models[0]))
@@ -106,7 +108,7 @@ def _open(folder: Path) -> tuple[Any, Source]:
     found = vocabulary_tensors(model)
     own = model.state_dict(keep_vars=True)
     stored = {id(own[name]) for name in stored_names(folder, model)}
-    tables = [table for table in (found.head, *found.biases) if id(table) in stored]
+    tables = [table for table in found if table is not found.embedding and id(table) in stored]
     return model, Source(  # a head that is not in the files was made up
         vocabulary=vocabulary,
         embedding=found.embedding.detach(),

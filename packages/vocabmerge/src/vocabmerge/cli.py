@@ -1,20 +1,19 @@
 """The command line of vocabmerge."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from vocabmerge import __version__
 from vocabmerge.cli_trim import add_trim_and_carry
 from vocabmerge.conflicts import Policy
+from vocabmerge.console import Quiet, progress, refusing
 from vocabmerge.corpora import read_corpus, sample_lines
 from vocabmerge.count import count_pieces
 from vocabmerge.errors import VocabularyError
@@ -74,10 +73,11 @@ def merge(
         int | None, typer.Option(help="At most so many rows, chosen fairly.")
     ] = None,
     lines: Annotated[int, typer.Option(help="Lines of each language to use at most.")] = 40_000,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Unite vocabularies: one tokenizer, one per language, id maps and a report of fidelity."""
-    with _refusing():
+    with refusing():
         read = [_read(teacher) for teacher in teachers]
         speaks = dict(_pair(one, "--language", "CODE=TEACHER") for one in language)
         named = {
@@ -90,7 +90,7 @@ def merge(
             files.setdefault(code, []).append(file)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise VocabularyError(f"{out}: exists and is not empty; choose a new folder")
-        with _progress() as watch:
+        with progress(quiet=quiet) as watch:
             corpora = {
                 code: sample_lines(chain.from_iterable(map(read_corpus, paths)), lines)
                 for code, paths in files.items()
@@ -140,7 +140,7 @@ def overlap(
     as_json: Json = False,
 ) -> None:
     """Count the pieces that vocabularies share, by canonical key."""
-    with _refusing():
+    with refusing():
         if len(vocabularies) < 2:
             raise VocabularyError(f"expected two vocabularies or more, got {len(vocabularies)}")
         found = overlap_of([_read(one) for one in vocabularies])
@@ -168,7 +168,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Say what a vocabulary is made of, and what its pieces mean."""
-    with _refusing():
+    with refusing():
         read = _read(vocabulary)
         found = inspect_vocabulary(read)
         found["pieces"] = [_explain(read, one) for one in piece or ()]
@@ -191,12 +191,13 @@ def count(
     vocabulary: Annotated[str, typer.Argument(help="A folder or file.")],
     corpus: Annotated[list[Path], typer.Argument(help="Text files (.txt, .gz, .xz).")],
     top: Annotated[int, typer.Option(help="How many of the most frequent pieces to list.")] = 20,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Count how often a text uses each piece."""
-    with _refusing():
+    with refusing():
         read = _read(vocabulary)
-        with _progress() as watch:
+        with progress(quiet=quiet) as watch:
             counts = count_pieces(read, chain.from_iterable(map(read_corpus, corpus)), watch=watch)
     total = int(counts.sum())
     used = int((counts > 0).sum())
@@ -246,34 +247,6 @@ def _explain(vocabulary: Vocabulary, given: str) -> dict[str, Any]:
         "score": None if piece.score != piece.score else piece.score,
         "rank": None if piece.rank < 0 else piece.rank,
     }
-
-
-@contextmanager
-def _refusing() -> Iterator[None]:
-    """One sentence on stderr and exit status 2 for what the caller can mend."""
-    try:
-        yield
-    except VocabularyError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from None
-    except OSError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from None
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int | None, str], None]]:
-    """A watcher that draws progress on a terminal's stderr."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
-        tasks: dict[str, Any] = {}
-
-        def watch(done: int, total: int | None, what: str) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield watch
 
 
 def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

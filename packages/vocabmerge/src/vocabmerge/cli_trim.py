@@ -1,20 +1,18 @@
 """The commands `trim` and `carry`."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from vocabmerge.carry import Method
 from vocabmerge.carry_folder import carry_model
+from vocabmerge.console import Quiet, progress, refusing
 from vocabmerge.errors import VocabularyError
 from vocabmerge.trim_folder import trim
 
@@ -48,11 +46,12 @@ def _trim(
         int | None, typer.Option(help="Keep this many, fair to the worst-served language.")
     ] = None,
     pad_to: Annotated[int, typer.Option(help="Round the model's rows up to a multiple.")] = 1,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Cut a model or tokenizer down to what some languages need, every kept piece and bit as before."""
     corpora = read_corpora([*(corpus or ()), *(more or ())])
-    with _progress() as watch, redirect_stdout(sys.stderr):  # some libraries talk on import
+    with progress(quiet=quiet) as watch:
         report = trim(
             source,
             corpora,
@@ -85,11 +84,12 @@ def _carry(
     k: Annotated[int, typer.Option(help="Anchors in a combination of omp.", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="Of random rows.")] = 0,
     pad_to: Annotated[int, typer.Option(help="Round the model's rows up to a multiple.")] = 1,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Give a model a new vocabulary, its embeddings made from those of old models."""
     corpora = read_corpora([*(corpus or ()), *(more or ())])
-    with _progress() as watch, redirect_stdout(sys.stderr):  # some libraries talk on import
+    with progress(quiet=quiet) as watch:
         report = carry_model(
             tokenizer,
             model,
@@ -133,30 +133,10 @@ def _in_one_sentence(
 
     @wraps(command)
     def run(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> None:
-        try:
+        with refusing():
             command(*arguments, **options)
-        except (VocabularyError, OSError) as error:
-            typer.echo(f"Error: {error}", err=True)
-            raise typer.Exit(2) from None
 
     return run
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int | None, str], None]]:
-    """A watcher that says on a terminal's stderr what is being done."""
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("reading", total=None)
-
-        def watch(done: int, total: int | None, what: str) -> None:
-            of = f" of {total:,}" if total else ""
-            bar.update(task, description=f"{done:,}{of} {what}")
-
-        yield watch
 
 
 def _print_trim(report: dict[str, Any], out: Path) -> None:

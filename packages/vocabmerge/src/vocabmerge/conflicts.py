@@ -16,6 +16,9 @@ POLICIES: Mapping[Policy, str] = {
     "fold": "the union drops every distinction that some teacher drops",
     "first": "the union normalizes as the first teacher does",
 }
+_CONTROLS = "\u0007\u200b\u00ad"  # bell, zero-width space, soft hyphen
+# What these do is told by asking, and the union has steps of its own for it.
+_ASKED = ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "BertNormalizer")
 _ADVICE = "choose with normalizer (--normalizer): " + "; ".join(
     f"{policy}: {meaning}" for policy, meaning in POLICIES.items()
 )
@@ -30,12 +33,16 @@ class Behaviour:
         accents: kept or stripped.
         form: as is, NFC, NFD, NFKC or NFKD, told by Hangul and a ligature, which accent stripping leaves alone.
         ideographs: joined, or spaced apart as BERT does.
+        controls: what becomes of control characters and zero-width spaces: kept, removed, spaced, or some of it.
+        quotes: what becomes of paired back-quotes and apostrophes: kept, or replaced.
     """
 
     case: str
     accents: str
     form: str
     ideographs: str
+    controls: str
+    quotes: str
 
 
 def behaviour(teacher: Vocabulary) -> Behaviour:
@@ -47,7 +54,11 @@ def behaviour(teacher: Vocabulary) -> Behaviour:
         ...     "continuing_subword_prefix": "##", "max_input_chars_per_word": 9}}, name="tiny")).case
         'folded'
     """
-    ask = normalizing(textual_parts(teacher))
+    return _behaviour(textual_parts(teacher))
+
+
+def _behaviour(steps: Sequence[Mapping[str, Any]]) -> Behaviour:
+    ask = normalizing(steps)
     syllable, jamo = "한", "\u1112\u1161\u11ab"
     composed, decomposed = ask(jamo) == syllable, ask(syllable) == jamo
     compatible = ask("ﬁ").lower() == "fi"
@@ -61,7 +72,16 @@ def behaviour(teacher: Vocabulary) -> Behaviour:
         accents="stripped" if stripped else "kept",
         form=form,
         ideographs="spaced" if " " in ask("中文").strip() else "joined",
+        controls=_fate_of_controls(ask),
+        quotes="kept" if ask("a``b''a") == "a``b''a" else "replaced",
     )
+
+
+def _fate_of_controls(ask: Callable[[str], str]) -> str:
+    fates = set()
+    for text in (f"x{character}x" for character in _CONTROLS):
+        fates.add({"xx": "removed", "x x": "spaced", text: "kept"}.get(ask(text), "replaced"))
+    return " and ".join(sorted(fates))
 
 
 def find_conflicts(teachers: Sequence[Vocabulary]) -> list[str]:
@@ -121,6 +141,10 @@ def union_normalizer(teachers: Sequence[Vocabulary], policy: Policy | None) -> l
         raise VocabularyError(f"expected a normalizer policy, got {policy!r}; {_ADVICE}")
     if not conflicts or policy == "first":
         return textual_parts(teachers[0])
+    others = [
+        [part for part in textual_parts(teacher) if part["type"] not in _ASKED]
+        for teacher in teachers
+    ]
     found = [behaviour(teacher) for teacher in teachers]
     some: Callable[[Any], bool] = all if policy == "keep" else any
     lower = some(one.case == "folded" for one in found)
@@ -128,14 +152,18 @@ def union_normalizer(teachers: Sequence[Vocabulary], policy: Policy | None) -> l
     spaced = some(one.ideographs == "spaced" for one in found)
     compatible = some(one.form in ("NFKC", "NFKD") for one in found)
     composed = any(one.form != "as is" for one in found)
+    cleaned = some(one.controls == "removed" for one in found)
     steps: list[dict[str, Any]] = []
+    for part in (part for of_one in others for part in of_one):
+        if part not in steps and some(part in of_one for of_one in others):
+            steps.append(part)
     if compatible or composed:
         steps.append({"type": "NFKC" if compatible else "NFC"})
-    if spaced or any(part["type"] == "BertNormalizer" for part in textual_parts(teachers[0])):
+    if spaced or cleaned:
         steps.append(
             {
                 "type": "BertNormalizer",
-                "clean_text": True,
+                "clean_text": cleaned,
                 "handle_chinese_chars": spaced,
                 "strip_accents": strip,
                 "lowercase": lower,
@@ -145,6 +173,27 @@ def union_normalizer(teachers: Sequence[Vocabulary], policy: Policy | None) -> l
     if strip:
         steps += [{"type": "NFD"}, {"type": "StripAccents"}]
     return [*steps, {"type": "Lowercase"}] if lower else steps
+
+
+def normalizer_notes(
+    teachers: Sequence[Vocabulary], steps: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Name where a teacher treats characters otherwise than the union does, beyond what is called a conflict."""
+    union = _behaviour(steps)
+    notes = []
+    for what, label in (("controls", "control characters"), ("quotes", "paired quotes")):
+        fate = getattr(union, what)
+        fates = {teacher.name: getattr(behaviour(teacher), what) for teacher in teachers}
+        listed = ", ".join(f"{name} {other}" for name, other in fates.items() if other != fate)
+        if listed:
+            notes.append(f"{label}: {listed}; the union {fate}")
+    for teacher in teachers:
+        tables = [part for part in textual_parts(teacher) if part["type"] == "Precompiled"]
+        if any(part not in steps for part in tables):
+            notes.append(
+                f"{teacher.name} replaces characters by a table of its own, which the union tokenizer does not have"
+            )
+    return notes
 
 
 def textual_parts(teacher: Vocabulary) -> list[dict[str, Any]]:

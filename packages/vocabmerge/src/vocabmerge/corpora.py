@@ -3,7 +3,7 @@
 import gzip
 import lzma
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,6 +49,17 @@ def read_corpus(path: str | Path) -> Iterator[str]:
         raise VocabularyError(
             f"{path}: the corpus is empty; give a file with at least one line of text"
         )
+
+
+def refuse_missing(corpora: Mapping[str, Sequence[str | Path]]) -> None:
+    """Refuse corpus files that are not there, before anything slow begins.
+
+    Raises:
+        VocabularyError: naming the first of them.
+    """
+    for file in (file for files in corpora.values() for file in files):
+        if not Path(file).is_file():
+            raise VocabularyError(f"{file}: no such corpus file")
 
 
 def sample_lines(lines: Iterable[str], most: int) -> list[str]:

@@ -12,6 +12,7 @@ from vocabmerge.assemble import Cut, one_family
 from vocabmerge.conflicts import (
     Policy,
     find_conflicts,
+    normalizer_notes,
     split_differences,
     union_normalizer,
     unmarked,
@@ -150,7 +151,10 @@ def merge_vocabularies(
         "convention": convention,
         "normalizer": normalizer,
         "conflicts": find_conflicts(teachers),
-        "notes": unmarked(teachers) if mixed else split_differences(teachers),
+        "notes": [
+            *(unmarked(teachers) if mixed else split_differences(teachers)),
+            *normalizer_notes(teachers, steps),
+        ],
         "cut": cut if mixed else None,
         "trials": trials,
         "fidelity": {code: vars(one) for code, one in fidelity.items()},

@@ -6,14 +6,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from vocabmerge.corpora import read_corpus
+from vocabmerge.corpora import read_corpus, refuse_missing
 from vocabmerge.count import Watch, count_pieces, silent
 from vocabmerge.errors import VocabularyError
 from vocabmerge.model_files import has_weights, save_model, stored_tensors
 from vocabmerge.reading import read_vocabulary
 from vocabmerge.trim import Trim, trim_vocabulary
 from vocabmerge.trim_report import segmentation_change
-from vocabmerge.trim_write import new_folder, write_json, write_tokenizer
+from vocabmerge.trim_write import new_folder, refuse_taken, write_json, write_tokenizer
 from vocabmerge.vocabulary import Vocabulary
 
 _COMPANIONS = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "chat_template.jinja")
@@ -58,6 +58,8 @@ def trim(
         raise VocabularyError(f"expected to pad to a multiple of 1 or more, got {pad_to!r}")
     if not corpora:
         raise VocabularyError("expected a corpus of at least one language, got none")
+    refuse_taken(out)
+    refuse_missing(corpora)
     vocabulary = read_vocabulary(source)
     model = _model_in(source, vocabulary)
     with new_folder(out) as folder:

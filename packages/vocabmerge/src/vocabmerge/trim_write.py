@@ -21,12 +21,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         VocabularyError: `out` is taken, or its disk cannot be written to.
     """
-    if out.is_dir() and any(out.iterdir()):
-        raise VocabularyError(
-            f"{out}: expected a new or empty folder; name another one, or remove it"
-        )
-    if out.exists() and not out.is_dir():
-        raise VocabularyError(f"{out}: expected a folder to make, there is a file of that name")
+    refuse_taken(out)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
@@ -38,6 +33,20 @@ def new_folder(out: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def refuse_taken(out: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        VocabularyError: saying what to do.
+    """
+    if out.is_dir() and any(out.iterdir()):
+        raise VocabularyError(
+            f"{out}: expected a new or empty folder; name another one, or remove it"
+        )
+    if out.exists() and not out.is_dir():
+        raise VocabularyError(f"{out}: expected a folder to make, there is a file of that name")
 
 
 def write_tokenizer(folder: Path, vocabulary: Vocabulary, *, with_model: bool) -> None:
