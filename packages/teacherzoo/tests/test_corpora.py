@@ -120,6 +120,33 @@ def test_a_truncated_archive_is_named(tmp_path: Path) -> None:
         texts(Corpus("en", path))
 
 
+@pytest.mark.parametrize("suffix", [".txt.gz", ".txt.xz", ".jsonl.gz", ".jsonl.xz"])
+@pytest.mark.parametrize("place", [0, 3, 0.5, -9])
+def test_an_archive_damaged_anywhere_is_one_sentence(
+    tmp_path: Path, suffix: str, place: float
+) -> None:
+    content = b"".join(b'{"text": "%d"}\n' % number**7 for number in range(3000))
+    packed = bytearray((gzip if suffix.endswith("gz") else lzma).compress(content))
+    start = int(place * len(packed)) if isinstance(place, float) else place % len(packed)
+    packed[start : start + 8] = b"\xff\x00" * 4
+    path = tmp_path / f"en{suffix}"
+    path.write_bytes(packed)
+
+    with pytest.raises(CorpusError, match=re.escape(str(path))) as caught:
+        texts(Corpus("en", path))
+
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".txt.bz2", ".jsonl.zst", ".parquet.gz"])
+def test_a_compression_that_is_not_read_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"en{suffix}"
+    path.write_bytes(b"anything")
+
+    with pytest.raises(CorpusError, match=re.escape(f"{path}: expected a name ending in .txt, ")):
+        texts(Corpus("en", path))
+
+
 def test_a_parquet_file_that_is_none_is_named(tmp_path: Path) -> None:
     path = tmp_path / "en.parquet"
     path.write_bytes(b"no parquet")

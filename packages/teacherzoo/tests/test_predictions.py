@@ -71,15 +71,24 @@ def test_a_head_without_bias_is_one_with_bias_zero() -> None:
     assert torch.equal(none.ids, zero.ids)
 
 
-def test_ties_go_to_the_smaller_id_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictions, "_CHUNK_BYTES", 4 * 10)
-    hidden, weight = torch.ones(1, 4), torch.zeros(40, 4)
+@pytest.mark.parametrize("width", [5, 17, 100, 2000])
+@pytest.mark.parametrize("levels", [1, 3, 40])
+def test_ties_go_to_the_smaller_id_within_chunks_and_across(
+    monkeypatch: pytest.MonkeyPatch, width: int, levels: int
+) -> None:
+    rows, size, k = 6, 2000, 5
+    monkeypatch.setattr(predictions, "_CHUNK_BYTES", 4 * rows * width)
+    generator = torch.Generator().manual_seed(levels)
+    # Whole numbers, whose products are exact: many logits are equal.
+    weight = torch.randint(0, levels, (size, 3), generator=generator).float()
+    hidden = torch.randint(1, 3, (rows, 3), generator=generator).float()
 
     found = predict(
-        hidden, weight, None, torch.zeros(1, 1, dtype=torch.int64), k=3, temperatures=[]
+        hidden, weight, None, torch.zeros(rows, 1, dtype=torch.int64), k=k, temperatures=[]
     )
 
-    assert set(found.ids[0].tolist()) <= set(range(10))
+    expected = sorted_by_value_then_id(hidden @ weight.T)[:, :k].sort(dim=1).values
+    assert torch.equal(found.ids, expected)
 
 
 def test_logits_of_any_height_stay_finite() -> None:

@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,63 @@ def test_a_language_left_unfinished_is_not_forgotten(
 
     with pytest.raises(SignalsError, match="part of a recording of 'en' that was never finished"):
         record(teacher, [Corpus("de", text)], folder, **OPTIONS)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_shard_that_another_machine_records_again_is_the_recording_again(
+    recording: Path,
+    teacher: Path,
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed: bool,
+) -> None:
+    folder = Path(shutil.copytree(recording, tmp_path / "copy"))
+    file = folder / "en-00001.parquet"
+    before = file.read_bytes()
+    file.unlink()
+    # Another library packs the same signals into other bytes.
+    monkeypatch.setattr(signals_write, "_ZSTD_LEVEL", 1)
+    if killed:  # between the shard and the manifest
+        with monkeypatch.context() as patch:
+            patch.setattr(import_module("teacherzoo.record"), "finish_folder", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                record(teacher, [Corpus("en", text)], folder, **OPTIONS)
+
+    record(teacher, [Corpus("en", text)], folder, **OPTIONS)
+
+    assert file.read_bytes() != before
+    whole, again = Signals(recording), Signals(folder)
+    rows = range(len(whole))
+    assert torch.equal(again.batch(rows).topk_logprobs, whole.batch(rows).topk_logprobs)
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_shard_that_changed_after_it_was_finished_is_damaged_not_new(
+    recording: Path, teacher: Path, text: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(recording, tmp_path / "copy"))
+    file = folder / "en-00001.parquet"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 1
+    file.write_bytes(content)
+
+    with pytest.raises(
+        SignalsError, match=r"en-00001.parquet is damaged; delete it and record again"
+    ):
+        record(teacher, [Corpus("en", text)], folder, **OPTIONS)
+
+
+def test_a_shard_with_more_values_than_can_be_counted_is_one_sentence(
+    teacher: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals_write, "_MOST_VALUES", 1000)
+
+    with pytest.raises(RecordError, match=r"A shard would hold \d,\d+ values .* lower shard_bytes"):
+        record(teacher, [Corpus("en", text)], tmp_path, **OPTIONS)
 
 
 def test_a_damaged_shard_of_an_unfinished_recording_is_found(

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,15 @@ import torch
 
 from teacherzoo import Corpus, Masking, Signals, record
 from teacherzoo.record_text import record_text
+
+
+def test_the_weights_are_not_read(teacher: Path, text: Path, tmp_path: Path) -> None:
+    beheaded = Path(shutil.copytree(teacher, tmp_path / "t"))
+    (beheaded / "model.safetensors").unlink()
+
+    record_text(beheaded, [Corpus("en", text, limit=5)], tmp_path / "text", block_length=32)
+
+    assert len(Signals(tmp_path / "text")) >= 5
 
 
 def test_the_text_is_laid_out_as_a_recording_and_speaks_for_itself(

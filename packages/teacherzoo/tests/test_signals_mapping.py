@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from teacherzoo import Signals, SignalsError
+from teacherzoo import Corpus, Signals, SignalsError, load_teacher, record
 from vocabmerge import VocabularyMap, identity_map, map_of_lists
 
 
@@ -145,6 +145,27 @@ def test_two_ids_that_meet_add_up(recording: Path) -> None:
     torch.testing.assert_close(
         other.topk_logprobs.exp().sum(dim=1), batch.topk_logprobs.exp().sum(dim=1)
     )
+
+
+@pytest.fixture(scope="module")
+def everything(
+    tmp_path_factory: pytest.TempPathFactory, teacher: Path, text: Path
+) -> tuple[Path, int]:
+    """A recording of all ids that the teacher has, so that nothing is in the tail, and their number."""
+    folder = tmp_path_factory.mktemp("everything")
+    size = load_teacher(teacher).vocabulary_size
+    record(teacher, [Corpus("en", text, limit=8)], folder, k=size, temperatures=(0.5, 2.0, 4.0))
+    return folder, size
+
+
+def test_a_softened_distribution_sums_to_one_where_ids_meet(everything: tuple[Path, int]) -> None:
+    folder, size = everything
+    ids = [[index] if index < 10 else [10 + index % 7] for index in range(size)]
+    batch = Signals(folder, vocabulary=map_of_lists(ids, student_size=20)).batch([0, 1, 2])
+
+    for temperature, partition in batch.log_partition.items():
+        softened = (batch.topk_logprobs / temperature - partition[:, None]).exp().sum(dim=1)
+        torch.testing.assert_close(softened, torch.ones_like(softened), rtol=0, atol=5e-3)
 
 
 def test_too_much_lost_fails_and_names_the_language(recording: Path) -> None:

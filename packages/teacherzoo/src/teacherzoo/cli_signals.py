@@ -37,7 +37,7 @@ def record_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the signals.")],
     k: Annotated[int, typer.Option(help="Ids kept per masked position.")] = 8,
     temperature: Annotated[
-        list[float], typer.Option(help="Temperatures the student may use, exactly.")
+        list[float], typer.Option(help="Temperatures that the student may use.")
     ] = [2.0, 4.0],  # noqa: B006  # typer reads the default, nobody changes it
     policy: Annotated[str, typer.Option(help="bert or whole_word.")] = "bert",
     rate: Annotated[float, typer.Option(help="Share of tokens masked.")] = 0.15,

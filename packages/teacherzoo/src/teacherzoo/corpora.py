@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import lzma
 import re
+import zlib
 from collections.abc import Generator, Iterator
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from teacherzoo.catalogue import is_local_path
+from teacherzoo.digest_set import Digests
 from teacherzoo.errors import CorpusError
 
 Part = Literal["all", "train", "held_out"]
@@ -19,6 +22,8 @@ Part = Literal["all", "train", "held_out"]
 _FORMATS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
 _COMPRESSIONS = (".gz", ".xz")
 DIGEST_BYTES = 16
+# What a file that is cut off, or damaged inside, makes its reader raise.
+_DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +104,13 @@ class Corpus:
             CorpusError: see the class.
         """
         kept = 0
-        seen: set[bytes] = set()
+        seen = Digests()
         for text in self._texts():
             if not text or text.isspace():
                 continue
             digest = document_digest(text)
-            if digest in seen:
+            if not seen.add(digest):
                 continue
-            seen.add(digest)
             if not self._wanted(digest):
                 continue
             if kept >= start:
@@ -136,7 +140,7 @@ class Corpus:
                 yield from _texts_of(_stream(_format(file), file), self.column, str(file))
             except CorpusError:
                 raise
-            except (UnicodeDecodeError, ValueError, OSError, EOFError) as error:
+            except (*_DAMAGE, ValueError) as error:
                 raise CorpusError(_fault(file, error)) from error
 
     def files(self) -> list[Path] | None:
@@ -252,7 +256,7 @@ def _fault(file: Path, error: Exception) -> str:
                 fault = _line_fault(line, _format(file))
                 if fault:
                     return f"{file}, line {number}: {fault}."
-    except (OSError, EOFError) as broken:
+    except _DAMAGE as broken:
         return f"{file}: the compressed file is damaged ({_one_line(broken)}); fetch it again."
     return f"{file}: {_one_line(error)}"
 
@@ -272,7 +276,6 @@ def _line_fault(line: bytes, kind: str) -> str | None:
 
 def _open_binary(file: Path) -> IO[bytes]:
     import gzip
-    import lzma
 
     if file.suffix == ".gz":
         return io.BufferedReader(gzip.open(file))

@@ -1,8 +1,9 @@
 """Masks that anyone can draw again: from the seed, the content and the draw, never from a worker's random state.
 
 Every random number is a hash: `mix(key + (i + 1) * golden)` with the finaliser of SplitMix64, where the key folds in seed,
-document digest, block, draw and purpose. So the student that reads recorded signals needs no stored mask, two teachers
-with different tokenizers mask the same words, and neither order nor process matters.
+document digest, block, draw and purpose. So the student that reads recorded signals needs no stored mask, the same words are
+drawn for two teachers with different tokenizers (see `words_of_tokens` for tokens of several words), and neither order nor
+process matters.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class Masking:
     """How tokens are hidden from the teacher and from the student alike.
 
     Args:
-        policy: `bert` chooses tokens one by one in each block; `whole_word` chooses words of the document, with all
-            their tokens, alike for every tokenizer.
+        policy: `bert` chooses tokens one by one in each block; `whole_word` chooses words of the document, alike for
+            every tokenizer, with all tokens that end in them. In scripts without spaces a word is a character.
         rate: share of tokens (or words) chosen, at least one where there is any.
         mask_share: share of the chosen that become the mask token.
         random_share: share of the chosen that become a random ordinary token; the rest stay as they are.

@@ -126,13 +126,24 @@ def _keep_best(
     if not len(rows):
         return
     # Almost every row gains in the first chunks, hardly one in the last.
-    chosen = z if len(rows) == len(z) else z[rows]
-    values, ids = chosen.topk(min(k, z.shape[1]), dim=1)
+    values, ids = _top(z if len(rows) == len(z) else z[rows], min(k, z.shape[1]))
     values = torch.cat([best[rows], values], dim=1)
     ids = torch.cat([best_ids[rows], ids + start], dim=1)
     order = values.sort(dim=1, descending=True, stable=True).indices[:, :k]
     best[rows] = values.gather(1, order)
     best_ids[rows] = ids.gather(1, order)
+
+
+def _top(z: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values and ids [N, k] of the largest, ids ascending; `topk` alone takes any of those that tie for the last place."""
+    values, ids = z.topk(min(k + 1, z.shape[1]), dim=1)
+    tied = (values[:, k - 1] == values[:, -1]) if values.shape[1] > k else values.new_zeros(len(z))
+    values, ids = values[:, :k], ids[:, :k]
+    rows = tied.nonzero().squeeze(1)
+    if len(rows):
+        ids[rows] = z[rows].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    ids = ids.sort(dim=1).values
+    return z.gather(1, ids), ids
 
 
 def _sums(z: torch.Tensor, top: torch.Tensor, ladder: list[float]) -> torch.Tensor:

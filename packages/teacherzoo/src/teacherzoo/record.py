@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,8 @@ def record(
         corpora: one for each language.
         folder: where the signals go.
         k: ids kept per masked position.
-        temperatures: at which log Σ p^(1/T) is kept, so that the student may soften its targets exactly.
+        temperatures: at which log Σ p^(1/T) over the whole vocabulary is kept, to 1 part in 8,192, so that the student may soften
+            its targets.
         masking: policy, rate and seed.
         draws: masks drawn for every block.
         block_length: most teacher tokens in a block; None for 256, or what the teacher reads where that is less.
@@ -98,7 +100,7 @@ def record(
     )
     plans = survey(corpora, shard_bytes=shard_bytes)
     folder.mkdir(parents=True, exist_ok=True)
-    return complete(Recording(opened, engine, terms, folder, watch), plans, started)
+    return complete(Recording(opened.backend, engine, terms, folder, watch), plans, started)
 
 
 def complete(recording: Recording, plans: Sequence[CorpusPlan], started: float) -> Manifest:
@@ -118,9 +120,9 @@ def complete(recording: Recording, plans: Sequence[CorpusPlan], started: float) 
 
 @dataclass
 class Recording:
-    """One process at work: what it has done so far, for the one who watches."""
+    """One process at work: who cuts the text, who is asked, and what is done so far, for the one who watches."""
 
-    teacher: Teacher
+    backend: Any
     engine: Engine
     terms: Terms
     folder: Path
@@ -186,7 +188,7 @@ class Recording:
 
     def _rows(self, documents: Sequence[Document]) -> Iterator[Row]:
         length = self.terms.block_length
-        for block in blocks_of(documents, self.teacher.backend, length=length):
+        for block in blocks_of(documents, self.backend, length=length):
             for draw in range(self.terms.draws):
                 positions = masked_positions(
                     block, self.terms.masking, space=self.terms.space, draw=draw

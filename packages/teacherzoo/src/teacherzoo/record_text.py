@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 
 from teacherzoo.corpora import Corpus
-from teacherzoo.inference import PlainEngine, Question
+from teacherzoo.inference import Question
 from teacherzoo.masking import Masking
 from teacherzoo.predictions import Predictions
 from teacherzoo.record import Recording, complete
 from teacherzoo.signals_layout import Manifest, Terms
 from teacherzoo.survey import Watch, survey
-from teacherzoo.teachers import load_teacher
+from teacherzoo.teachers import read_text_side
 
 
 def record_text(
@@ -56,16 +57,16 @@ def record_text(
     """
     started = time.time()
     folder = Path(folder)
-    opened = load_teacher(teacher)
+    cut = read_text_side(teacher)
     terms = Terms(
-        teacher=opened.name,
+        teacher=cut.name,
         weights="the text itself",
-        tokenizer=opened.tokenizer_digest,
-        vocabulary_size=opened.vocabulary_size,
+        tokenizer=cut.tokenizer_digest,
+        vocabulary_size=cut.vocabulary_size,
         k=1,
         temperatures=(),
         masking=masking or Masking(),
-        space=opened.space,
+        space=cut.space,
         draws=draws,
         block_length=block_length,
         precision="float32",
@@ -74,7 +75,24 @@ def record_text(
     )
     plans = survey(corpora, shard_bytes=shard_bytes)
     folder.mkdir(parents=True, exist_ok=True)
-    return complete(_Text(opened, PlainEngine(opened), terms, folder, watch), plans, started)
+    return complete(_Text(cut.backend, _Nobody(), terms, folder, watch), plans, started)
+
+
+class _Nobody:
+    """The engine of a recording that asks no teacher."""
+
+    def hidden_rows(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cells: torch.Tensor
+    ) -> torch.Tensor:
+        """Never called."""
+        raise AssertionError("the text speaks for itself")
+
+    def decoder(self) -> AbstractContextManager[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Never called."""
+        raise AssertionError("the text speaks for itself")
+
+    def finish(self) -> None:
+        """See `Engine`."""
 
 
 class _Text(Recording):

@@ -63,7 +63,10 @@ def finish_folder(folder: Path, terms: Terms, plans: Sequence[CorpusPlan]) -> No
                 f"{path} is part of a recording of {language!r} that was never finished; record {language!r} too, "
                 f"or delete {language}-*.parquet."
             )
-    shards = [_describe(folder / file, known.get(file)) for file in sorted(planned | known.keys())]
+    since = (folder / MANIFEST).stat().st_mtime_ns if before else 0
+    shards = [
+        _describe(folder / file, known.get(file), since) for file in sorted(planned | known.keys())
+    ]
     for plan in plans:
         language = plan.corpus.language
         _refuse_silence(folder, plan, [s for s in shards if s.language == language])
@@ -96,11 +99,18 @@ def read_shard_metadata(path: Path) -> dict[str, Any]:
     return inside
 
 
-def _describe(path: Path, known: Shard | None) -> Shard:
-    """The manifest's entry of a shard; its pages are verified unless an earlier manifest already vouches for it."""
+def _describe(path: Path, known: Shard | None, since: int) -> Shard:
+    """The manifest's entry of a shard; its pages are verified unless an earlier manifest, written `since`, vouches for it.
+
+    It does not for a file that was written later with other bytes: another machine, thread count or library records the same
+    shard again with other last bits.
+    """
     if not path.is_file():
         raise SignalsError(f"{path} has vanished; run the same recording again.")
-    if known is not None:
+    if known is not None and (
+        (path.stat().st_mtime_ns <= since and path.stat().st_size == known.bytes)
+        or files_digest([path]) == known.checksum
+    ):
         return known
     inside = read_shard_metadata(path)
     try:

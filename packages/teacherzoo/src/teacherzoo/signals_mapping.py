@@ -20,7 +20,8 @@ class StudentIds:
 
     A token of the text that the student spells with several ids becomes those; one it cannot say becomes its unknown token. A masked
     position stays one position. Of the k ids, one that the student does not have as a single id becomes -1, and its
-    probability goes to the tail; where two become the same id, their probabilities are added.
+    probability goes to the tail; where two become the same id, their probabilities are added, and the partitions become
+    those of the added ones, so that a softened distribution still sums to one.
 
     Args:
         vocabulary: the map from the teacher's ids.
@@ -46,6 +47,7 @@ class StudentIds:
         self._ids = vocabulary.ids.astype(np.int64)
         self._single = vocabulary.one_to_one()
         self._max_lost = max_lost
+        self._temperatures = np.array(terms.temperatures)
         self._mask = self._special(terms.space.mask, "mask")
         self.pad = max(0, int(self._single[terms.space.pad]))
         unknown = terms.space.unknown
@@ -73,7 +75,7 @@ class StudentIds:
         input_ids = token_ids.copy()
         shown = self._single[arrays.input_ids[cells]]
         input_ids[new_cells] = np.where(shown >= 0, shown, self._mask)
-        topk_ids, topk_logprobs, lost = self._distribution(arrays)
+        topk_ids, topk_logprobs, log_partition, lost = self._distribution(arrays)
         self._refuse_loss(arrays.language, lost)
         return replace(
             arrays,
@@ -86,6 +88,7 @@ class StudentIds:
             topk_logprobs=topk_logprobs,
             tail=np.minimum(arrays.tail + lost, 1),
             lost=lost,
+            log_partition=log_partition,
         )
 
     def _special(self, index: int, role: str) -> int:
@@ -125,15 +128,17 @@ class StudentIds:
 
     def _distribution(
         self, arrays: ShardArrays
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         ids = self._single[arrays.topk_ids]
         logprobs = arrays.topk_logprobs.copy()
         missing = ids < 0
         lost = np.where(missing, np.exp(logprobs), 0).sum(axis=1, dtype=np.float32)
         logprobs[missing] = -np.inf
+        partition = arrays.log_partition
         if self._meet:
-            _add_up_equal(ids, logprobs)
-        return ids, logprobs, lost
+            partition = partition.copy()
+            _add_up_equal(ids, logprobs, partition, self._temperatures)
+        return ids, logprobs, partition, lost
 
     def _refuse_loss(self, language: str, lost: NDArray[np.float32]) -> None:
         share = float(lost.mean()) if len(lost) else 0.0
@@ -144,14 +149,28 @@ class StudentIds:
             )
 
 
-def _add_up_equal(ids: NDArray[np.int64], logprobs: NDArray[np.float32]) -> None:
-    """In place, leave an id that stands twice in a row once, with the sum of its probabilities."""
+def _add_up_equal(
+    ids: NDArray[np.int64],
+    logprobs: NDArray[np.float32],
+    log_partition: NDArray[np.float32],
+    temperatures: NDArray[np.float64],
+) -> None:
+    """In place, leave an id that stands twice in a row once, with the sum of its probabilities.
+
+    At a temperature T other than 1, (Σp)^(1/T) is not Σ p^(1/T): the partition exchanges the one for the other.
+    """
     ordered = np.sort(ids, axis=1)
     rows = np.flatnonzero(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1))
     for row in rows:
         for index in np.unique(ids[row][ids[row] >= 0]):
             places = np.flatnonzero(ids[row] == index)
             if len(places) > 1:
-                logprobs[row, places[0]] = np.logaddexp.reduce(logprobs[row, places])
+                apart = logprobs[row, places].astype(np.float64)
+                together = np.logaddexp.reduce(apart)
+                gained = np.exp(together / temperatures) - np.exp(
+                    apart[:, None] / temperatures
+                ).sum(0)
+                log_partition[row] = np.log(np.exp(log_partition[row]) + gained)
+                logprobs[row, places[0]] = together
                 logprobs[row, places[1:]] = -np.inf
                 ids[row, places[1:]] = -1

@@ -22,6 +22,7 @@ from teacherzoo.signals_codes import encode_logprobs, round_float32
 from teacherzoo.signals_layout import METADATA_KEY, PARTIAL, SCHEMA, Shard
 
 _ZSTD_LEVEL = 9
+_MOST_VALUES = 2**31 - 1  # in a list column of Arrow
 _SPLIT = ("scale", "log_kept", "log_partition", "loss")
 _DICTIONARIES = ("language", "positions", "token_ids", "topk_ids", "topk_codes")
 
@@ -138,6 +139,11 @@ def _lists(arrays: Sequence[NDArray[Any]], kind: pa.DataType) -> pa.Array:
 
 def _flat(values: NDArray[Any], counts: Sequence[int], each: int, kind: pa.DataType) -> pa.Array:
     offsets = np.concatenate([[0], np.cumsum(counts)]) * each
+    if offsets[-1] > _MOST_VALUES:
+        raise RecordError(
+            f"A shard would hold {offsets[-1]:,} values in one column, where {_MOST_VALUES:,} can be counted; lower shard_bytes, "
+            "k or draws."
+        )
     list_type = pa.list_(pa.field("element", kind, nullable=False))
     return pa.ListArray.from_arrays(
         pa.array(offsets, pa.int32()), pa.array(values, kind), type=list_type

@@ -52,6 +52,17 @@ class Teacher:
         return int(self.model.config.vocab_size)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextSide:
+    """What of a teacher cuts text into tokens; see `Teacher` for the attributes."""
+
+    name: str
+    backend: Any
+    space: TokenSpace
+    vocabulary_size: int
+    tokenizer_digest: str
+
+
 def load_teacher(name: str | Path) -> Teacher:
     """Open a teacher.
 
@@ -78,6 +89,35 @@ def assemble_teacher(
 ) -> Teacher:
     """Put a teacher together from its loaded parts, checking that they fit."""
     model.eval()
+    cut = _text_side(name, folder, config=config, tokenizer=tokenizer)
+    return Teacher(
+        name=cut.name,
+        folder=folder,
+        model=model,
+        head=split_head(model),
+        backend=cut.backend,
+        space=cut.space,
+        max_length=_max_length(config, tokenizer, model),
+        weights_digest=weights_digest(folder),
+        tokenizer_digest=cut.tokenizer_digest,
+    )
+
+
+def read_text_side(name: str | Path) -> TextSide:
+    """What of a teacher cuts text, without its weights.
+
+    Args:
+        name: see `load_teacher`.
+
+    Raises:
+        TeacherError: where there is no such model; where it can be no masked LM, has no mask token or no fast tokenizer.
+    """
+    folder = teacher_folder(name)
+    config, tokenizer = read_config(folder, name), read_tokenizer(folder, name)
+    return _text_side(name, folder, config=config, tokenizer=tokenizer)
+
+
+def _text_side(name: str | Path, folder: Path, *, config: Any, tokenizer: Any) -> TextSide:
     rows = int(config.vocab_size)
     space = _token_space(name, tokenizer)
     if space.size > rows:
@@ -87,15 +127,11 @@ def assemble_teacher(
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    return Teacher(
+    return TextSide(
         name=str(name),
-        folder=folder,
-        model=model,
-        head=split_head(model),
         backend=backend,
         space=space,
-        max_length=_max_length(config, tokenizer, model),
-        weights_digest=weights_digest(folder),
+        vocabulary_size=rows,
         tokenizer_digest=_tokenizer_digest(folder, backend),
     )
 

@@ -1,4 +1,4 @@
-"""Words of raw text: the unit that teachers with different tokenizers mask alike, and where long documents are cut."""
+"""Words of raw text: the unit that is drawn alike for teachers with different tokenizers, and where long documents are cut."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ def word_ends(text: str) -> NDArray[np.int64]:
 
 def words_of_tokens(offsets: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
     """The word each token belongs to: that of its last character; white space belongs to the word behind it.
+
+    A token that spans several words, as in scripts without spaces, is hidden or not by the last of them: a share of tokens
+    is hidden as large as the share of words, whatever the tokenizer. Any rule by which two tokenizers hid the very same
+    characters there would have to hide whole runs between spaces, or cut the text otherwise than the teacher does.
 
     Args:
         offsets: [T, 2], start and end of each token in characters.
