@@ -106,6 +106,22 @@ def test_without_a_teacher_the_labels_teach(tmp_path, student, tasks):
     assert json.loads((out / "run.json").read_text())["record"]["distillation"] is None
 
 
+@pytest.mark.parametrize("task", ["pos", "dp", "qa"])
+def test_in_bfloat16_a_student_learns_as_in_float32(tmp_path, monkeypatch, student, tasks, pos_sft, teacher, task):  # fmt: skip
+    """Teacher and student, attention maps and states, one head of each shape; scores are float32."""
+    learner = TaskTeacher(model=teacher, task_sft=pos_sft if task == "pos" else None)
+    short = replace(TRAINING, protocol=replace(PROTOCOL, steps=3, precision="auto"))
+    weights = {}
+    for bf16 in (False, True):
+        monkeypatch.setattr("xeval.tuning.has_bf16", lambda bf16=bf16: bf16)
+        out = adapted(tmp_path / str(bf16), student, learner, tasks, task=task, training=short)
+        weights[bf16] = weights_of(out)
+    assert json.loads((out / "run.json").read_text())["record"]["precision"] == "bfloat16"
+    gaps = [(weights[True][name] - exact).abs().max().item() for name, exact in weights[False].items()]  # fmt: skip
+    # Adam moves a weight by the rate at most in a step, whichever way rounding sends it.
+    assert 0 < max(gaps) <= 2 * 3 * PROTOCOL.learning_rate
+
+
 def test_full_fine_tuning_moves_everything(tmp_path, student, tasks, pos_sft, teacher):
     training = replace(TRAINING, sparsity=Sparsity(full=True, values="float32"))
     task_teacher = TaskTeacher(model=teacher, task_sft=pos_sft)

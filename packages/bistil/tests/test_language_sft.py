@@ -79,6 +79,20 @@ def test_equal_arguments_give_equal_bytes_and_an_interruption_changes_none(tmp_p
         assert torch.equal(delta.values, second.body[name].values), name
 
 
+def test_in_bfloat16_a_language_is_learnt_as_in_float32(tmp_path, teacher, texts):
+    learnt = {}
+    for bf16 in (False, True):
+        out = tmp_path / str(bf16)
+        training = replace(TRAINING, steps=6, evaluate_every=6, checkpoint_every=0, bf16=bf16)
+        language_sft(teacher, texts["sw"], out, language="sw", training=training, sparsity=replace(SPARSITY, full_steps=4))  # fmt: skip
+        learnt[bf16] = read_sparse(out)
+    exact, rounded = (learnt[bf16].about["held_out_loss"] for bf16 in (False, True))
+    assert rounded == pytest.approx(exact, rel=0.02)
+    assert rounded != exact  # it was in effect
+    assert learnt[True].about["training"]["bf16"]
+    assert all(delta.values.isfinite().all() for delta in learnt[True].body.values())
+
+
 def test_a_text_that_is_not_there_and_one_too_short_are_refused(tmp_path, teacher):
     (tmp_path / "short.txt").write_text("a b\n")
     for name, fault in (("none.txt", "none.txt"), ("short.txt", "sw")):
