@@ -57,7 +57,7 @@ def read_composable(path: Path) -> SparseFineTuning:
 
 def _named(file: Path, content: dict[str, Any], *keys: str) -> dict[str, Any]:
     """The first of these parts that is there."""
-    part = next((content[key] for key in keys if content.get(key) is not None), {})
+    part: Any = next((content[key] for key in keys if content.get(key) is not None), {})
     if not isinstance(part, dict):
         raise SparseError(f"{file}: expected tensors by name in its {keys[0]!r}, got {type(part).__name__!r}; give a composable-sft file.")  # fmt: skip
     return {str(name): tensor for name, tensor in part.items()}
