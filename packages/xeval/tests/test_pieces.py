@@ -42,7 +42,11 @@ def test_every_word_is_in_exactly_one_row_in_order_and_rows_fit(
             for row, ids in enumerate(made.rows)
             for place in range(len(pieces.before), len(ids) - len(pieces.after))
         ]
-        assert covered == inside
+        assert len(set(covered)) == len(covered)
+        # What belongs to no word is the space before one, where it is a piece of its own.
+        spaces = sorted(set(inside) - set(covered))
+        assert set(covered) <= set(inside)
+        assert {pieces.tokenizer.decode([made.rows[row][place]]) for row, place in spaces} <= {" "}
 
 
 def test_two_tokenizers_give_the_same_number_of_words(models: Callable[[str], Path]) -> None:
@@ -69,6 +73,27 @@ def test_a_word_that_the_tokenizer_makes_nothing_of_is_scored_as_its_unknown_tok
 
     assert [size for _, _, size in made.word_pieces][1] == 1
     assert made.rows[0][made.word_pieces[1][1]] == tokenizer.unk_token_id
+
+
+def test_a_bare_space_before_a_word_does_not_stand_for_it() -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = [
+        ("<unk>", 0.0),
+        ("\u2581", -1.0),
+        ("日本", -2.0),
+        ("語", -2.0),
+        ("\u2581das", -2.0),
+    ]
+    made = Tokenizer(models.Unigram(vocabulary, unk_id=0))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    pieces = Pieces(PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>"), 16)
+
+    (encoded,) = pieces.encode_words([["日本語", "das", "\u2581", "日本"]])
+
+    assert encoded.rows == [[1, 2, 3, 4, 1, 1, 1, 2]]
+    assert encoded.word_pieces == [(0, 1, 2), (0, 3, 1), (0, 4, 2), (0, 7, 1)]
 
 
 def test_a_row_too_small_for_words_is_refused(models: Callable[[str], Path]) -> None:

@@ -15,7 +15,8 @@ class Encoded:
 
     Args:
         rows: input ids, special tokens included.
-        word_pieces: for tasks on words: of each word (row, first position, number of pieces).
+        word_pieces: for tasks on words: of each word (row, first position, number of pieces), without a piece before it
+            that is nothing but the space.
         types: token types of the rows, where the tokenizer has them.
         labels: gold labels as the head takes them; empty when scoring.
         extra: what else the task needs to turn outputs into a prediction.
@@ -36,9 +37,11 @@ class Encoded:
 class Pieces:
     """A tokenizer, with the special tokens it puts around a text and the longest row the model takes.
 
-    Each word is segmented by itself, as after a space, so that a word is one run of sub-words in every tokenizer. A
-    word that the tokenizer makes nothing of becomes its unknown token. A sentence that is too long for one row goes
-    on in the next; a single word that is too long for a row is represented by its first sub-words.
+    Each word is segmented by itself, as after a space, so that a word is one run of sub-words in every tokenizer. Where
+    the space comes out as a sub-word of its own, as XLM-R's does before most Chinese words and every comma, it stays in the
+    row but does not stand for the word. A word that the tokenizer makes nothing of becomes its unknown token. A sentence
+    that is too long for one row goes on in the next; a single word that is too long for a row is represented by its first
+    sub-words.
 
     Args:
         tokenizer: of transformers.
@@ -57,7 +60,8 @@ class Pieces:
             raise XevalError(
                 f"the tokenizer leaves room for {self.room} sub-words in a row of {self.limit}, expected at least 2; raise max_length"
             )
-        self._known: dict[str, list[int]] = {}
+        self._known: dict[str, tuple[list[int], int]] = {}
+        self._blank: dict[int, bool] = {}
 
     @property
     def pad_id(self) -> int:
@@ -76,7 +80,17 @@ class Pieces:
         ordered = sorted(words)
         ids = self.tokenizer([" " + word for word in ordered], add_special_tokens=False)
         for word, pieces in zip(ordered, ids["input_ids"], strict=True):
-            self._known[word] = list(pieces)[: self.room] or [self._nothing()]
+            kept = list(pieces)[: self.room] or [self._nothing()]
+            self._known[word] = kept, self._spaces_before(kept)
+
+    def _spaces_before(self, pieces: Sequence[int]) -> int:
+        """How many pieces hold nothing but space before the first that holds more; 0 where none does."""
+        for number, piece in enumerate(pieces):
+            if piece not in self._blank:
+                self._blank[piece] = not self.tokenizer.decode([piece]).strip()
+            if not self._blank[piece]:
+                return number
+        return 0
 
     def _nothing(self) -> int:
         for name in ("unk_token_id", "mask_token_id", "pad_token_id"):
@@ -89,11 +103,11 @@ class Pieces:
         word_pieces = []
         current = list(self.before)
         for word in sentence:
-            pieces = self._known[word]
+            pieces, spaces = self._known[word]
             if len(current) - len(self.before) + len(pieces) > self.room:
                 rows.append(current + self.after)
                 current = list(self.before)
-            word_pieces.append((len(rows), len(current), len(pieces)))
+            word_pieces.append((len(rows), len(current) + spaces, len(pieces) - spaces))
             current.extend(pieces)
         rows.append(current + self.after)
         return Encoded(rows=rows, word_pieces=word_pieces)

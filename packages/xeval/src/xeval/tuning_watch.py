@@ -115,7 +115,7 @@ class Keeper(TrainerCallback):
         seconds = self._looked - self._training_since
         rate = f", {self.steps * self.batch_size / seconds:,.3g} examples/s" if seconds > 0 else ""
         best = f", best {self.metric} {self.best:.2f}" if self.state else ""
-        self._figures = f", loss {loss:.3g}{rate}{best}"
+        self._figures = f", loss {loss:#.3g}{rate}{best}"
 
     def _evaluate(self, last: int) -> None:
         score = self.score()
