@@ -1,6 +1,6 @@
 import pytest
 
-from xeval.answers import answer_f1, answer_tokens, exact_match
+from xeval.answers import SQUAD, answer_f1, answer_tokens, exact_match
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,26 @@ def test_chinese_is_compared_character_by_character() -> None:
 def test_empty_sides_match_only_each_other(guess: str, answers: list[str], expected: int) -> None:
     assert answer_f1(guess, answers, "en") == expected
     assert exact_match(guess, answers, "en") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("The  Cat's, (an) apple!", ["cats", "apple"]),
+        # What SQuAD's script, made for English, leaves: other articles, other punctuation, words without spaces.
+        ("Der Hund – die Katze", ["der", "hund", "–", "die", "katze"]),
+        ("¿La casa?", ["¿la", "casa"]),
+        ("黑豹队 24 次，NFL", ["黑豹队", "24", "次，nfl"]),
+        ("an über-a", ["übera"]),
+    ],
+)
+def test_squad_s_script_does_to_every_language_what_it_does_to_english(
+    text: str, tokens: list[str]
+) -> None:
+    assert answer_tokens(text, SQUAD) == tokens
+
+
+def test_squad_s_script_gives_two_answers_of_no_token_an_exact_match_and_no_f1() -> None:
+    assert exact_match("the", ["a"], SQUAD) == 1
+    assert answer_f1("the", ["a"], SQUAD) == 0
+    assert answer_f1("308分", ["308"], SQUAD) == 0

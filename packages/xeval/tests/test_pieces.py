@@ -12,6 +12,7 @@ from xeval.errors import XevalError
 from xeval.heads import ChoiceHead, word_states
 from xeval.pieces import Encoded, Pieces
 from xeval.tasks import task_of
+from xeval.tasks.qa import Question
 
 SENTENCES = [
     ["das", "haus", "."],
@@ -152,3 +153,38 @@ def test_questions_with_fewer_options_never_get_one_they_lack() -> None:
     assert outputs["options"].isinf().tolist() == [[False, False, True], [False, False, False]]
     torch.testing.assert_close(outputs["options"][1], head.text(hidden, batch)["labels"][2:, 0])
     assert torch.isfinite(head.loss(outputs, batch))
+
+
+@pytest.mark.parametrize("kind", ["bert", "modern"])
+@pytest.mark.parametrize("limit", [8, 9, 12])
+def test_a_row_too_short_for_a_question_reads_the_whole_context_in_windows(
+    kind: str, limit: int, models: Callable[[str], Path]
+) -> None:
+    qa = task_of("qa")
+    context = "das haus sieht ein buch . " * 5
+    asked = Question("sieht das alte haus ein kleine buch ?", context, (("das", 0),))
+
+    (made,), notes = qa.encode(
+        Pieces(open_tokenizer(str(models(kind))), limit), [asked], ("start", "end")
+    )
+
+    assert made.length <= limit
+    seen = {
+        char
+        for window in made.extra["offsets"]
+        for place in window
+        if place
+        for char in range(*place)
+    }
+    assert {i for i, char in enumerate(context) if char != " "} <= seen
+    assert made.labels[0] != (IGNORED, IGNORED)
+    assert any("questions were longer" in note for note in notes)
+
+
+def test_a_row_without_room_for_a_question_is_refused(models: Callable[[str], Path]) -> None:
+    pieces = Pieces(open_tokenizer(str(models("bert"))), 5)
+
+    with pytest.raises(
+        XevalError, match="no room for a question and its context; raise max_length"
+    ):
+        task_of("qa").encode(pieces, [Question("q", "a", (("a", 0),))], ())

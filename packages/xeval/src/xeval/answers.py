@@ -1,4 +1,4 @@
-"""When an extracted answer is the right one: normalisation per language, exact match and F1 (SQuAD, MLQA)."""
+"""When an extracted answer is the right one: normalisation per language as in MLQA or as in SQuAD, exact match and F1."""
 
 import re
 import string
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from functools import cache
 
 # Languages written without spaces: every character is a token, as in MLQA's script for Chinese.
+SQUAD = "squad"
+"""In place of a language: what SQuAD 1.1's script does to English, which published figures on XQuAD do to every language."""
 UNSPACED = frozenset(("zh", "yue", "wuu", "ja", "th", "lo", "km", "my", "bo", "dz"))
 _ARTICLES = {
     "en": r"\b(a|an|the)\b",
@@ -27,7 +29,8 @@ def answer_tokens(text: str, language: str) -> list[str]:
 
     Args:
         text: an answer.
-        language: ISO 639-1 code, perhaps with a script after "-" or "_".
+        language: ISO 639-1 code, perhaps with a script after "-" or "_"; or `SQUAD`, by which ASCII punctuation and
+            English articles go and white space alone separates.
 
     Example:
         >>> answer_tokens("The Cat, a dog!", "en")
@@ -35,6 +38,9 @@ def answer_tokens(text: str, language: str) -> list[str]:
         >>> answer_tokens("308分。", "zh")
         ['308', '分']
     """
+    if language == SQUAD:
+        kept = "".join(char for char in text.lower() if char not in string.punctuation)
+        return re.sub(_ARTICLES["en"], " ", kept).split()
     code = re.split("[-_]", language)[0]
     text = "".join(char for char in text.lower() if not _is_punctuation(char))
     if code in _ARTICLES:
@@ -51,8 +57,10 @@ def exact_match(guess: str, answers: Sequence[str], language: str) -> float:
 
 
 def answer_f1(guess: str, answers: Sequence[str], language: str) -> float:
-    """The best F1 of shared tokens over the answers; where either side has no token, 1 if neither has."""
+    """The best F1 of shared tokens over the answers; where either side has no token, 1 if neither has (0 in `SQUAD`)."""
     tokens = answer_tokens(guess, language)
+    if language == SQUAD and not tokens:
+        return 0.0
     return max(_f1(tokens, answer_tokens(answer, language)) for answer in answers)
 
 

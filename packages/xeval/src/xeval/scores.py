@@ -113,6 +113,8 @@ SCORES: dict[str, Score] = {
     "clas": Score(title="CLAS", columns=_COUNTS, of_sums=_f1),
     "exact_match": Score(title="exact match", columns=_MEAN, of_sums=_percentage),
     "answer_f1": Score(title="answer F1", columns=_MEAN, of_sums=_percentage),
+    "squad_f1": Score(title="answer F1, as SQuAD", columns=_MEAN, of_sums=_percentage),
+    "squad_exact_match": Score(title="exact match, as SQuAD", columns=_MEAN, of_sums=_percentage),
     "retrieval_to_source": Score(
         title="accuracy@1, target → source", columns=_SHARE, of_sums=_percentage
     ),

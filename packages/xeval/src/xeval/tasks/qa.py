@@ -1,4 +1,8 @@
-"""Extractive question answering: the answer is a span of the context; exact match and F1, normalised per language."""
+"""Extractive question answering: the answer is a span of the context; exact match and F1.
+
+Twice: normalised per language, as MLQA's script does it, and as SQuAD 1.1's script does it whatever the language, by which
+figures on XQuAD and TyDi QA are published.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xeval.answers import answer_f1, exact_match
+from xeval.answers import SQUAD, answer_f1, exact_match
 from xeval.batches import IGNORED, pad_rows
 from xeval.errors import XevalError
 from xeval.folder import read_text
@@ -85,20 +89,27 @@ def _encode(
 ) -> tuple[list[Encoded], list[str]]:
     shortened = 0
     encoded = []
+    inside = pieces.limit - pieces.tokenizer.num_special_tokens_to_add(pair=True)
+    # Half a row, and in a very short one so much that two sub-words of the context stand beside it.
+    most = min(pieces.limit // 2, inside - 2)
+    if most < 1:
+        raise XevalError(
+            f"a row of {pieces.limit} sub-words has no room for a question and its context; raise max_length"
+        )
     for example in examples:
         asked = pieces.tokenizer(
             example.question, add_special_tokens=False, return_offsets_mapping=True
         )
-        question = example.question
-        if len(asked["input_ids"]) > pieces.limit // 2:
-            question = question[: asked["offset_mapping"][pieces.limit // 2 - 1][1]]
+        question, length = example.question, len(asked["input_ids"])
+        if length > most:
+            question, length = question[: asked["offset_mapping"][most - 1][1]], most
             shortened += 1
         made = pieces.tokenizer(
             question,
             example.context,
             truncation="only_second",
             max_length=pieces.limit,
-            stride=int((pieces.limit - min(len(asked["input_ids"]), pieces.limit // 2)) * _OVERLAP),
+            stride=min(int((pieces.limit - length) * _OVERLAP), inside - length - 1),
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
@@ -107,7 +118,9 @@ def _encode(
     notes = [
         f"{windows} of {len(encoded)} contexts were longer than a row and were read in windows"
     ]
-    cut = [f"{shortened} of {len(encoded)} questions were longer than half a row and were cut"]
+    cut = [
+        f"{shortened} of {len(encoded)} questions were longer than {most} sub-words and were cut"
+    ]
     return encoded, notes * (windows > 0) + cut * (shortened > 0)
 
 
@@ -197,9 +210,14 @@ def _items(
 ) -> list[Items]:
     digest = digest_of_examples(examples)
     made = []
-    for metric, judge in (("answer_f1", answer_f1), ("exact_match", exact_match)):
+    for metric, judge, script in (
+        ("answer_f1", answer_f1, language),
+        ("exact_match", exact_match, language),
+        ("squad_f1", answer_f1, SQUAD),
+        ("squad_exact_match", exact_match, SQUAD),
+    ):
         rows = [
-            (judge(guess, [text for text, _ in gold.answers], language), 1)
+            (judge(guess, [text for text, _ in gold.answers], script), 1)
             for gold, guess in zip(examples, predictions, strict=True)
         ]
         made.append(Items(metric=metric, rows=np.array(rows, dtype=float), test_digest=digest))
@@ -211,7 +229,7 @@ TASK = TunedTask(
     title="question answering",
     folder="xquad",
     suffix="json",
-    metrics=("answer_f1", "exact_match"),
+    metrics=("answer_f1", "exact_match", "squad_f1", "squad_exact_match"),
     read=_read,
     labels=_labels,
     encode=_encode,
