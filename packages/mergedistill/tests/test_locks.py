@@ -61,3 +61,11 @@ def test_a_process_that_died_holds_nothing_and_one_that_lives_does(tmp_path: Pat
 
     with alone_in(tmp_path):
         assert (tmp_path / ".held-by.json").is_file()
+
+
+def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+
+    for folder in (tmp_path / "file", tmp_path / "file" / "inside"):
+        with pytest.raises(StageError, match="is to be a folder to work in"), alone_in(folder):
+            pass

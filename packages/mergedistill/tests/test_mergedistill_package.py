@@ -1,7 +1,34 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import mergedistill
+
+_ANSWERS = """
+import sys
+from typer.testing import CliRunner
+import mergedistill
+from mergedistill.cli import app
+
+recipe = sys.argv[1]
+for arguments, code in (
+    (["--help"], 0),
+    (["--version"], 0),
+    (["run", "--help"], 0),
+    (["run", "nowhere.yaml"], 2),
+    (["run", recipe, "--until", "nowhere"], 2),
+    (["run", recipe, "--public"], 2),
+    (["ablate", recipe], 2),
+    (["ablate", recipe, "--over", "alpha"], 2),
+):
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == code, (arguments, done.output)
+print(*sorted({"torch", "transformers", "datasets", "deepspeed", "matplotlib"} & sys.modules.keys()))
+assert set(mergedistill.__all__) <= set(dir(mergedistill))
+from mergedistill import push, run
+import mergedistill.run
+assert mergedistill.run is run, "the function, though its module has that name too"
+"""
 
 
 def test_version_is_the_one_in_the_metadata() -> None:
@@ -19,3 +46,17 @@ def test_python_dash_m_prints_the_version() -> None:
     )
 
     assert done.stdout.strip() == "mergedistill " + mergedistill.__version__
+
+
+def test_help_and_refusals_do_not_wait_for_torch(tmp_path: Path) -> None:
+    (tmp_path / "de.txt").write_text("x")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "out: run\nlanguages: {de: de.txt}\nteachers: [{teacher: nowhere/x, languages: [de]}]\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", _ANSWERS, str(recipe)], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == "\n"

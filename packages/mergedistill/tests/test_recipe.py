@@ -62,6 +62,11 @@ def test_the_shortest_recipe_gets_good_defaults(tmp_path: Path) -> None:
             },
             "of the teachers of 'fi' only x has a weight",
         ),
+        (
+            {"teachers": [{"teacher": "a/x", "name": "..", "languages": ["de", "fi"]}]},
+            "'..' is to be the name of a folder, and cannot be",
+        ),
+        ({"languages": {"d/e": "de.txt"}}, "'d/e' is to be the name of a folder"),
         ({"teachers": [{"teacher": "a/x"}]}, "'x' has no languages; list them"),
         ({"combine": {"dee": "best"}}, "'dee' is not among the languages, did you mean 'de'?"),
         ({"combine": "vote"}, "combine"),

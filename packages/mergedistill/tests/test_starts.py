@@ -9,7 +9,7 @@ from mergedistill.errors import StageError
 from mergedistill.recipe import Recipe
 from mergedistill.run import run, status
 from mergedistill.stages import settled_or_refuse, stages
-from mergedistill.starts import new_student, refuse_misfits, taken_layers
+from mergedistill.starts import new_student, taken_layers
 from teacherzoo.shapes import Architecture, Shape, build_masked_lm
 from vocabmerge import VocabularyError, load_map
 
@@ -160,19 +160,27 @@ def test_a_misfit_is_refused_in_a_sentence_before_any_text_is_merged(
     assert not status(recipe)["vocabulary"]
 
 
-@pytest.mark.parametrize("architecture", ["bert", "roberta"])
-def test_blocks_longer_than_the_teacher_s_positions_are_refused_before_any_text_is_merged(
-    models: Path, recipe_of: Recipes, architecture: str
+@pytest.mark.parametrize(("architecture", "longest"), [("bert", 65), ("roberta", 64)])
+@pytest.mark.parametrize("online", [False, True])
+def test_what_a_teacher_cannot_be_asked_is_refused_before_anything_runs(
+    models: Path, recipe_of: Recipes, architecture: str, longest: int, online: bool
 ) -> None:
-    recipe = _recipe(
-        recipe_of,
-        [models / architecture],
-        {"start": "teacher", "architecture": architecture, "layers": 1, **SHAPE},
-        distil={"block_length": 80},
-    )
+    def refused(**distil: Any) -> str:
+        recipe = _recipe(
+            recipe_of,
+            [models / architecture],
+            {"layers": 1, "width": 32},
+            distil={"block_length": 32, "online": online, **distil},
+        )
+        with pytest.raises(StageError) as caught:
+            run(recipe, until="rank")
+        assert not status(recipe)["rank"]
+        return str(caught.value)
 
-    with pytest.raises(StageError, match="block_length is 80, but a student that begins as"):
-        refuse_misfits(recipe, settled_or_refuse(recipe))
+    assert refused(block_length=80) == (
+        f"distil.block_length is 80, but {architecture} reads at most {longest} tokens; set no more than that."
+    )
+    assert refused(k=1000).startswith(f"distil.k is 1,000, but {architecture} has only ")
 
 
 def test_one_teacher_alone_cannot_lend_rows_to_itself(models: Path, recipe_of: Recipes) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from mergedistill.errors import RecipeError
 from mergedistill.recipe import Recipe
 from mergedistill.recordings import open_signals
-from mergedistill.run import run
+from mergedistill.run import run, status
 from mergedistill.schedule import ScheduledBatches, schedule
 from mergedistill.stages import settled_or_refuse, stages
 from teacherzoo.shapes import build_masked_lm
@@ -207,7 +207,7 @@ def test_arguments_that_are_not_theirs_are_refused_before_anything_is_recorded(
         run(recipe)
 
     assert message in str(caught.value)
-    assert not list(stages(recipe)["record"].folder.rglob("signals.json"))
+    assert not status(recipe)["rank"]
 
 
 def test_several_visible_gpus_without_a_launcher_are_one_device(
@@ -234,13 +234,19 @@ def test_several_visible_gpus_without_a_launcher_are_one_device(
 
 
 def test_a_student_shared_out_with_its_vocabulary_is_refused(
-    one_language: Callable[..., Recipe],
+    one_language: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     deepspeed = {"zero_optimization": {"stage": 3}, "train_micro_batch_size_per_gpu": 1}
-    recipe = one_language(tokens=128, arguments={"deepspeed": deepspeed})
+    file = tmp_path / "zero3.json"
+    file.write_text(json.dumps(deepspeed))
 
-    with pytest.raises(RecipeError, match="stages 1 and 2, got stage 3"):
-        run(recipe)
+    for asked in (deepspeed, str(file)):
+        with pytest.raises(RecipeError, match="stages 1 and 2, got stage 3"):
+            run(one_language(tokens=128, arguments={"deepspeed": asked}), until="rank")
+    with pytest.raises(
+        RecipeError, match=r"deepspeed: expected a mapping or a file of JSON: .*nowhere"
+    ):
+        run(one_language(tokens=128, arguments={"deepspeed": "nowhere.json"}), until="rank")
 
 
 def test_untrained_bits_are_about_those_of_a_uniform_guess(

@@ -24,14 +24,19 @@ def alone_in(folder: Path) -> Iterator[None]:
         folder: made if it is not there.
 
     Raises:
-        StageError: where another process is inside, naming it.
+        StageError: where another process is inside, naming it, or where there can be no such folder.
     """
     if rank() != 0:
         yield
         return
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise StageError(
+            f"{folder} is to be a folder to work in, and cannot be ({error.strerror}); choose another."
+        ) from error
     lock = FileLock(folder / _LOCK)
     try:
         lock.acquire(timeout=0)

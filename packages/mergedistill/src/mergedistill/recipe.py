@@ -215,6 +215,11 @@ class Recipe(_Part):
     @model_validator(mode="after")
     def _languages_and_teachers_match(self) -> Self:
         names = [each.called for each in self.teachers]
+        for name in [*names, *self.languages]:
+            if not name or name in (".", "..") or set(name) & set("/\\\0"):
+                raise ValueError(
+                    f"{name!r} is to be the name of a folder, and cannot be; give another `name`"
+                )
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(

@@ -35,7 +35,7 @@ from mergedistill.stages import (
     signals_root,
     stages,
 )
-from mergedistill.starts import new_student, refuse_misfits
+from mergedistill.starts import new_student, refuse_misfits, refuse_unfit_teachers
 from mergedistill.texts import TextOnDisk, corpus
 from teacherzoo import Signals
 from teacherzoo.catalogue import find_teacher
@@ -79,7 +79,12 @@ def run(
     with alone_in(Path(recipe.out)):
         if force is not None and rank() == 0:
             _forget(recipe, force)
-        for name in STAGES[: STAGES.index(until) + 1]:
+        wanted = STAGES[: STAGES.index(until) + 1]
+        wait_for_all()
+        plan = stages(recipe)
+        if rank() == 0 and not all(plan[name].done for name in wanted):
+            _refuse_early(recipe)
+        for name in wanted:
             wait_for_all()
             plan = stages(recipe)  # anew: what follows ranking depends on what came of it
             if not plan[name].done:
@@ -111,6 +116,17 @@ def _forget(recipe: Recipe, name: str) -> None:
             rating_file(recipe, each, language).unlink(missing_ok=True)
 
 
+def _refuse_early(recipe: Recipe) -> None:
+    """What would fail in a later stage, as far as it is known who teaches what."""
+    from mergedistill.training import refuse_bad_arguments
+
+    refuse_bad_arguments(recipe)
+    found = settled(recipe)
+    if found is not None:
+        refuse_misfits(recipe, found)
+        refuse_unfit_teachers(recipe, found)
+
+
 def _rank(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
     if rank() == 0:
         rank_candidates(recipe, plan["rank"], watch)
@@ -119,11 +135,9 @@ def _rank(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
 def _make_vocabulary(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
     if rank() != 0:
         return
-    from mergedistill.training import refuse_bad_arguments
-
     found = settled_or_refuse(recipe)
     refuse_misfits(recipe, found)
-    refuse_bad_arguments(recipe)
+    refuse_unfit_teachers(recipe, found)
     teachers = [
         read_vocabulary(teacher_folder(find_teacher(each.teacher)), name=name)
         for name, (each, _) in teachers_in_use(recipe, found).items()

@@ -61,6 +61,34 @@ def new_student(recipe: Recipe, found: Mapping[str, Faculty], vocabulary: Path) 
     return _with_rows(student, _carried(recipe, teachers, vocabulary), tokenizer)
 
 
+def refuse_unfit_teachers(recipe: Recipe, found: Mapping[str, Faculty]) -> None:
+    """Before anything is spent: blocks longer than a teacher reads, and more pieces asked for than it has.
+
+    Raises:
+        StageError: in one sentence, with what to set.
+    """
+    for name, (each, _) in teachers_in_use(recipe, found).items():
+        source = find_teacher(each.teacher)
+        config = read_config(teacher_folder(source), source)
+        longest = _longest_row(config)
+        if recipe.distil.block_length > longest:
+            raise StageError(
+                f"distil.block_length is {recipe.distil.block_length}, but {name} reads at most {longest} tokens; set no more "
+                "than that."
+            )
+        if recipe.distil.k > config.vocab_size:
+            raise StageError(
+                f"distil.k is {recipe.distil.k:,}, but {name} has only {config.vocab_size:,} pieces; set no more than that."
+            )
+
+
+def _longest_row(config: Any) -> int:
+    """In tokens, as far as a configuration tells; RoBERTa and its kin count positions from the padding id on."""
+    kin = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet")
+    offset = config.pad_token_id + 1 if config.model_type in kin else 0
+    return int(getattr(config, "max_position_embeddings", 10**9) - offset)
+
+
 def refuse_misfits(recipe: Recipe, found: Mapping[str, Faculty]) -> None:
     """Before anything is spent: a teacher that the student cannot begin from.
 
@@ -142,12 +170,6 @@ def _refuse_other_shape(recipe: Recipe, name: str, config: Any) -> None:
         raise StageError(
             f"the layers of {name} have another shape than the student; set {', '.join(others)}."
         )
-    longest = _longest_row(config)
-    if recipe.distil.block_length > longest:
-        raise StageError(
-            f"distil.block_length is {recipe.distil.block_length}, but a student that begins as {name} reads at most {longest} "
-            "tokens, as that does; set no more than that."
-        )
     depth = config.num_hidden_layers
     if depth < student.layers:
         raise StageError(
@@ -158,12 +180,6 @@ def _refuse_other_shape(recipe: Recipe, name: str, config: Any) -> None:
             f"{name} is a ModernBERT, whose first layer has no norm before its attention and must stay the first; "
             "set student.take: even or bottom."
         )
-
-
-def _longest_row(config: Any) -> int:
-    """In tokens; the RoBERTa family counts positions from the padding id on."""
-    offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta") else 0
-    return int(config.max_position_embeddings - offset)
 
 
 def _lower(teacher: Any, recipe: Recipe) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -223,8 +224,31 @@ def refuse_bad_arguments(recipe: Recipe) -> None:
     if "deepspeed" in asked:  # which would be set up here, in the first process alone
         decided = set(_decided(recipe, Path())) - set(_OVERRIDABLE)
         refuse_unfit_arguments(asked, decided=decided, where=_WHERE, error=RecipeError)
+        _refuse_zero3(_configuration(asked["deepspeed"]))
     else:
         _arguments(recipe, Path())
+
+
+def _configuration(deepspeed: Any) -> Mapping[str, Any]:
+    if isinstance(deepspeed, str):
+        try:
+            deepspeed = json.loads(Path(deepspeed).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RecipeError(
+                f"{_WHERE}.deepspeed: expected a mapping or a file of JSON: {' '.join(str(error).split())}."
+            ) from error
+    if not isinstance(deepspeed, Mapping):
+        raise RecipeError(f"{_WHERE}.deepspeed: expected a mapping, got {deepspeed!r}.")
+    return deepspeed
+
+
+def _refuse_zero3(configuration: Mapping[str, Any]) -> None:
+    zero = configuration.get("zero_optimization")
+    if isinstance(zero, Mapping) and zero.get("stage") == 3:
+        raise RecipeError(
+            "train.arguments.deepspeed: the student trains with ZeRO stages 1 and 2, got stage 3, which scatters the "
+            "vocabulary's weights that the loss needs whole; teachers larger than memory are `record.offload`'s business."
+        )
 
 
 def _decided(recipe: Recipe, folder: Path) -> dict[str, Any]:
@@ -247,20 +271,13 @@ def _decided(recipe: Recipe, folder: Path) -> dict[str, Any]:
 
 
 def _arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
-    arguments = trainer_arguments(
+    return trainer_arguments(
         _decided(recipe, folder),
         recipe.train.arguments,
         where=_WHERE,
         error=RecipeError,
         overridable=_OVERRIDABLE,
     )
-    deepspeed = getattr(arguments, "hf_deepspeed_config", None)  # set where DeepSpeed is asked for
-    if deepspeed is not None and deepspeed.is_zero3():
-        raise RecipeError(
-            "train.arguments.deepspeed: the student trains with ZeRO stages 1 and 2, got stage 3, which scatters the "
-            "vocabulary's weights that the loss needs whole; teachers larger than memory are `record.offload`'s business."
-        )
-    return arguments
 
 
 def _only(items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -108,7 +108,8 @@ def trainer_arguments(
     }
     try:
         arguments = TrainingArguments(**{**common, **ours, **asked})
-    except (TypeError, ValueError, ImportError) as refusal:
+        _try(arguments)
+    except (TypeError, ValueError, ImportError, RuntimeError) as refusal:
         raise error(f"{where}: {' '.join(str(refusal).split())}") from refusal
     _use_one_device(arguments)
     leave_deepspeed_alone()
@@ -175,6 +176,23 @@ def _refuse_missing_reporters(reporters: Any, *, where: str, error: type[Excepti
             reporter()
     except (RuntimeError, ValueError, ImportError) as refusal:
         raise error(f"{where}: report_to: {' '.join(str(refusal).split())}") from refusal
+
+
+def _try(arguments: TrainingArguments) -> None:
+    """Make the optimiser and the loader that they ask for, small and for nothing: what fails, fails before anything is spent."""
+    import torch
+    from transformers import Trainer
+
+    if arguments.deepspeed is None:  # whose configuration may name an optimiser of its own
+        optimiser, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+        optimiser([torch.nn.Parameter(torch.zeros(2, 2))], **options)
+    torch.utils.data.DataLoader(
+        [0],  # type: ignore[arg-type]  # as long as it has a length
+        num_workers=arguments.dataloader_num_workers,
+        persistent_workers=arguments.dataloader_persistent_workers,
+        prefetch_factor=arguments.dataloader_prefetch_factor,
+        multiprocessing_context=arguments.dataloader_multiprocessing_context,
+    )
 
 
 def _use_one_device(arguments: TrainingArguments) -> None:
