@@ -3,6 +3,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,31 @@ def test_a_graph_gives_for_each_sub_word_what_the_judges_head_gives(
     assert about["float32_difference"] <= 1e-4
     assert about["opset"] >= 18
     assert about["bytes"]["model.int8.onnx"] < about["bytes"]["model.onnx"]
+
+
+def test_weights_beyond_what_one_file_holds_lie_beside_the_graphs(
+    save_teacher: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a limit of 100 kB in place of the 2 GiB of protocol buffers."""
+    monkeypatch.setattr(import_module("bistil.export"), "_LARGEST_FILE", 100_000)
+    folder = save_teacher(tmp_path / "model", "bert", layers=1, hidden_size=96)
+    told: list[str] = []
+
+    exported = export(folder, tmp_path / "out", watch=lambda done, total, what: told.append(what))
+
+    for name, size in exported.bytes.items():
+        graph, weights = tmp_path / "out" / name, tmp_path / "out" / f"{name}.data"
+        assert graph.stat().st_size < 100_000 < size
+        assert size == graph.stat().st_size + weights.stat().st_size
+    inputs = {"input_ids": np.array([[2, 7, 9, 3]]), "attention_mask": np.ones((1, 4), dtype=np.int64)}  # fmt: skip
+    model = AutoModelForMaskedLM.from_pretrained(folder)
+    with torch.no_grad():
+        expected = model(**{name: torch.from_numpy(its) for name, its in inputs.items()}).logits
+    inputs["token_type_ids"] = np.zeros((1, 4), dtype=np.int64)
+    found = torch.from_numpy(_answers(tmp_path / "out", "model.onnx", inputs))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert told[0] == "opening the model"
+    assert told[-1] == "exported"
 
 
 @pytest.mark.slow

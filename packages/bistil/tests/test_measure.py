@@ -12,6 +12,7 @@ from bistil import energy
 from bistil.cli import app
 from bistil.energy import counters, joules_between
 from bistil.measure import measure
+from xeval.encoder import open_encoder
 from xeval.parameters import split_parameters
 
 
@@ -62,12 +63,29 @@ def test_energy_is_measured_where_the_machine_tells_and_nowhere_else(
     monkeypatch.setattr(energy, "_COUNTERS", tmp_path)
     assert energy.joules_per_example(teacher, length=16) is None
 
-    readings = iter((0, 0, 3_000_000))
-    monkeypatch.setattr(energy, "counters", lambda: {tmp_path: next(readings)})
+    # Two packages that count 6 and 2 joules for each pass that runs on them, on an encoder that does run.
+    packages = [tmp_path / f"intel-rapl:{number}" for number in range(2)]
+    for package in packages:
+        package.mkdir()
+        (package / "energy_uj").write_text("0\n")
+
+    def spending(name: str) -> Any:
+        encoder = open_encoder(name)
+        encoder.register_forward_hook(lambda *_: spend())
+        return encoder
+
+    def spend() -> None:
+        for package, joules in zip(packages, (6, 2), strict=True):
+            counter = package / "energy_uj"
+            counter.write_text(f"{int(counter.read_text()) + joules * 1_000_000}\n")
+
+    monkeypatch.setattr(energy, "open_encoder", spending)
     monkeypatch.setattr(energy, "_SECONDS", 0.05)
-    joules = energy.joules_per_example(teacher, batch=2, length=16)
-    assert joules is not None
-    assert 0 < joules <= 1.5
+    threads = torch.get_num_threads()
+
+    # The pass that warms up is not counted, and each counts for all its examples.
+    assert energy.joules_per_example(teacher, batch=2, length=16) == pytest.approx((6 + 2) / 2)
+    assert torch.get_num_threads() == threads
 
 
 def test_the_command_prints_one_row_for_each_model(teacher: Path) -> None:

@@ -68,7 +68,7 @@ def export_command(
 
     drops: list[ScoreDrop] = []
     with progress() as watch:
-        exported = export(model, out)
+        exported = export(model, out, watch=watch)
         if data is not None:
             from bistil.export_scores import int8_scores
             from xeval.source import LocalFolder

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,10 @@ from bistil.serving import readme
 from xeval.encoder import longest_row, open_tokenizer, quiet
 from xeval.tuned import read_tuned
 
+Watch = Callable[[int, int, str], None]
 TOLERANCE = 1e-4  # of logits in float32: beyond it an export is refused
+# Protocol buffers, which ONNX files are, end at 2 GiB; weights beyond that lie in a file beside the graph.
+_LARGEST_FILE = 2**31 - 2**24
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _WORDS = ("word_start", "word_size")
 _HEADS = ("ForMaskedLM", "ForTokenClassification", "ForSequenceClassification")
@@ -42,7 +45,7 @@ class Exported:
         opset: of the graph.
         float32_difference: largest absolute difference of an output from torch's.
         int8_difference: the same of the graph in eight bits.
-        bytes: of each graph.
+        bytes: of each graph, with the file of its weights, `….onnx.data`, where it is too large to hold them.
     """
 
     folder: str
@@ -55,7 +58,9 @@ class Exported:
     bytes: dict[str, int]
 
 
-def export(model: str | Path, out: Path) -> Exported:
+def export(
+    model: str | Path, out: Path, *, watch: Watch = lambda done, total, what: None
+) -> Exported:
     """Write a model as ONNX, and once more with its matrix products in eight bits.
 
     Both graphs take `input_ids`, `attention_mask` and, where model and tokenizer tell first texts from second,
@@ -68,6 +73,7 @@ def export(model: str | Path, out: Path) -> Exported:
         model: a folder with a masked-LM, token- or sequence-classification head, a bare encoder, or one that `xeval tune` or
             `adapt` wrote, for any task.
         out: the folder to write; it must not exist.
+        watch: told (done, total, what).
 
     Raises:
         ExportError: for a missing library, a folder in the way, a head of another kind, or outputs that differ.
@@ -80,24 +86,30 @@ def export(model: str | Path, out: Path) -> Exported:
     out = Path(out)
     if out.exists():
         raise ExportError(f"{out} exists already; remove it, or choose another folder.")
+    watch(0, 1, "opening the model")
     graph = open_graph(str(model))
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part"))
     try:
+        watch(0, 1, "exporting the graph")
         _write_float(graph, work / "model.onnx")
         written = onnx.load(work / "model.onnx")
+        watch(0, 1, "comparing the graph with torch")
         difference = _compare(graph, runtime, work / "model.onnx")
         if not difference <= TOLERANCE:
             raise ExportError(
                 f"{model}: the exported graph differs from torch by {difference:.2g}, more than {TOLERANCE:g}; it was not "
                 "written, for it would not answer as the model does."
             )
+        watch(0, 1, "quantising the graph")
         with _silence():
             quantization.quantize_dynamic(
                 _without_shapes(written),
                 work / "model.int8.onnx",
                 weight_type=quantization.QuantType.QInt8,
+                use_external_data_format=_is_large(graph),
             )
+        watch(0, 1, "comparing the quantised graph with torch")
         exported = Exported(
             folder=str(out),
             inputs=graph.inputs,
@@ -107,13 +119,15 @@ def export(model: str | Path, out: Path) -> Exported:
             float32_difference=difference,
             int8_difference=_compare(graph, runtime, work / "model.int8.onnx"),
             bytes={
-                name: (work / name).stat().st_size for name in ("model.onnx", "model.int8.onnx")
+                name: sum(file.stat().st_size for file in work.glob(f"{name}*"))
+                for name in ("model.onnx", "model.int8.onnx")
             },
         )
         graph.tokenizer.save_pretrained(work)
         _describe(exported, str(model), graph, work)
         work.chmod(0o755)
         work.replace(out)
+        watch(1, 1, "exported")
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return exported
@@ -264,7 +278,12 @@ def _write_float(graph: Graph, file: Path) -> None:
             verbose=False,
         )
         assert program is not None
-        program.save(str(file))
+        program.save(str(file), external_data=_is_large(graph))
+
+
+def _is_large(graph: Graph) -> bool:
+    tensors = (*graph.module.parameters(), *graph.module.buffers())
+    return sum(tensor.nbytes for tensor in tensors) > _LARGEST_FILE
 
 
 @torch.no_grad()
