@@ -31,3 +31,33 @@ def test_every_public_name_is_there_and_no_module_hides_it() -> None:
     assert extract.__module__ == "bistil.extract"
     with pytest.raises(AttributeError, match="'bistil' has no attribute 'extracts'"):
         _ = bistil.extracts  # type: ignore[attr-defined]  # that is the test
+
+
+ASKED = """
+import sys
+from typer.testing import CliRunner
+import bistil
+from bistil.cli import app
+
+for words in ([], ["extract"], ["sft"], ["compose"], ["adapt"], ["compare"], ["measure"], ["export"]):
+    done = CliRunner().invoke(app, [*words, "--help"])
+    assert done.exit_code == 0, done.output
+here = ["extract", "teacher", "--source", "en", "--target", "sw", "-o", "out"]
+for words in (
+    [*here, "--corpus", "en"],
+    [*here, "--corpus", "en=a.txt", "--trainer", "none.json"],
+    ["sft", "teacher", "-o", "out"],
+    ["adapt", "student", "--task", "pos", "-o", "out"],
+    ["compose", "teacher", "-o", "out"],
+):
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2, (words, done.output)
+print(*sorted({"torch", "transformers", "datasets", "deepspeed"} & sys.modules.keys()))
+"""
+
+
+def test_help_and_refusals_of_options_need_no_library_that_takes_seconds() -> None:
+    done = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, check=False)  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bistil.measure import Measured
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -35,11 +36,12 @@ def measure_command(
     length: Annotated[int, typer.Option(min=1, help="Sub-words per example.")] = 128,
     repeats: Annotated[int, typer.Option(min=1, help="Timed passes.")] = 20,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure models: parameters by place, bytes, operations, latency at one thread and at several, energy."""
     from bistil.measure import measure
 
-    with progress() as watch:
+    with progress(quiet=quiet) as watch:
         found = {
             str(model): measure(
                 model, threads=threads, batch=batch, length=length, repeats=repeats, watch=watch
@@ -62,12 +64,13 @@ def export_command(
     ] = None,
     languages: Annotated[str, typer.Option(help="Languages or data sets, or all.")] = "all",
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write a model as ONNX, in float32 and in eight bits, with its outputs compared with torch's."""
     from bistil.export import export
 
     drops: list[ScoreDrop] = []
-    with progress() as watch:
+    with progress(quiet=quiet) as watch:
         exported = export(model, out, watch=watch)
         if data is not None:
             from bistil.export_scores import int8_scores

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bistil.plan import Plan
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No plan and no progress on stderr.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -83,6 +84,7 @@ def extract_command(
         typer.Option(help="Folder that keeps trimmed teacher and blocks for other runs."),
     ] = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Extract a small model for a few languages out of a big one. Run it again to go on where it stopped."""
     from bistil.extraction import Extraction
@@ -103,7 +105,7 @@ def extract_command(
     refuse_what_exists(out, ExtractError)
     from bistil.extract import extract
 
-    with progress() as watch:
+    with progress(quiet=quiet) as watch:
         extract(
             model,
             corpora,
@@ -114,7 +116,7 @@ def extract_command(
             language_sfts=sfts,
             licences=licences,
             shelf=shelf,
-            tell=_tell,
+            tell=(lambda plan: None) if quiet else _tell,
             watch=watch,
         )
     if rank() != 0:

@@ -111,7 +111,10 @@ def extract(
         stage = _prepare(model, files, work, place, extraction, sfts, watch=watch)
     tell(stage.plan)
     before = held_out_terms(stage.student, stage.asking, stage.held_out, stage.arguments)
+    watch(0, extraction.steps, _told("evaluated before training", before))
     log = train(stage.student, stage.asking, stage.batches, languages, stage.arguments, watch=watch)
+    after = held_out_terms(stage.student, stage.asking, stage.held_out, stage.arguments)
+    watch(extraction.steps, extraction.steps, _told("evaluated after training", after))
     account = Account(
         plan=stage.plan,
         extraction=extraction.to_json(),
@@ -123,7 +126,7 @@ def extract(
             "tokenizer": stage.teacher.tokenizer_digest,
         },
         before=before,
-        after=held_out_terms(stage.student, stage.asking, stage.held_out, stage.arguments),
+        after=after,
         log=log,
         seconds=time.monotonic() - started,
     )
@@ -134,6 +137,11 @@ def extract(
         remove_work(work)
     wait_for_all()
     return out
+
+
+def _told(when: str, figures: Mapping[str, Mapping[str, float]]) -> str:
+    terms = (f"{term} in {language} {value:.3g}" for language, told in figures.items() for term, value in told.items())  # fmt: skip
+    return ", ".join([when, *terms])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,7 +125,15 @@ def train(
         args=arguments,
         train_dataset=batches,
         data_collator=_only,
-        callbacks=[TrainingWatch(watch, what="extracting", advice="lower the learning rate")],
+        callbacks=[
+            TrainingWatch(
+                watch,
+                what="extracting",
+                advice="lower the learning rate",
+                per_step=batches[0]["input_ids"].numel() * len(batches) / arguments.max_steps,
+                unit="tokens",
+            )
+        ],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(arguments.output_dir)))
