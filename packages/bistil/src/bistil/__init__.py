@@ -1,10 +1,9 @@
 """A small bilingual model out of a big multilingual one."""
 
-import sys as _sys
-from importlib import import_module as _import_module
 from importlib.metadata import version as _version
-from types import ModuleType as _ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from teacherzoo.late_names import import_late as _import_late
 
 if TYPE_CHECKING:
     from bistil.adapt import Identity, TaskTeacher, adapt
@@ -90,77 +89,56 @@ __all__ = [
 
 __version__ = _version("bistil")
 
-# Each name and the module that has it, imported when somebody asks: most of these take torch and seconds to import.
-_HOMES = {
-    "AdaptError": "errors",
-    "BistilError": "errors",
-    "Comparison": "compare_recipe",
-    "Distillation": "distilling",
-    "ExportError": "errors",
-    "Exported": "export",
-    "ExtractError": "errors",
-    "Extraction": "extraction",
-    "Identity": "adapt",
-    "LanguageTraining": "language_sft",
-    "Matching": "matching",
-    "Measured": "measure",
-    "ModelError": "errors",
-    "Plan": "plan",
-    "ScoreDrop": "export_scores",
-    "Selection": "selection",
-    "SparseError": "errors",
-    "SparseFineTuning": "sparse_file",
-    "SparseTensor": "sparse_file",
-    "Sparsity": "lottery",
-    "Tapped": "tapping",
-    "TaskTeacher": "adapt",
-    "TaskTraining": "task_training",
-    "Terms": "terms",
-    "adapt": "adapt",
-    "apply": "sparse",
-    "choose_layers": "student",
-    "combine": "sparse",
-    "compare": "compare",
-    "compose": "task_sft",
-    "export": "export",
-    "extract": "extract",
-    "int8_scores": "export_scores",
-    "language_sft": "language_sft",
-    "layer_map": "student",
-    "matching_loss": "matching",
-    "measure": "measure",
-    "read_comparison": "compare_recipe",
-    "read_sparse": "sparse_file",
-    "reindex": "sparse",
-    "select": "selection",
-    "student_of": "student",
-    "tap": "tapping",
-    "task_sft": "task_sft",
-    "wear_task": "task_sft",
-    "worn": "sparse",
-    "write_sparse": "sparse_file",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(_import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
-
-
-class _Package(_ModuleType):
-    """Python puts a submodule into its package once it is imported; `bistil.extract` stays the function all the same."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, _ModuleType) and _HOMES.get(name) == name:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-_sys.modules[__name__].__class__ = _Package
+# Most of these take torch, and seconds to import.
+_import_late(
+    __name__,
+    {
+        "AdaptError": "bistil.errors",
+        "BistilError": "bistil.errors",
+        "Comparison": "bistil.compare_recipe",
+        "Distillation": "bistil.distilling",
+        "ExportError": "bistil.errors",
+        "Exported": "bistil.export",
+        "ExtractError": "bistil.errors",
+        "Extraction": "bistil.extraction",
+        "Identity": "bistil.adapt",
+        "LanguageTraining": "bistil.language_sft",
+        "Matching": "bistil.matching",
+        "Measured": "bistil.measure",
+        "ModelError": "bistil.errors",
+        "Plan": "bistil.plan",
+        "ScoreDrop": "bistil.export_scores",
+        "Selection": "bistil.selection",
+        "SparseError": "bistil.errors",
+        "SparseFineTuning": "bistil.sparse_file",
+        "SparseTensor": "bistil.sparse_file",
+        "Sparsity": "bistil.lottery",
+        "Tapped": "bistil.tapping",
+        "TaskTeacher": "bistil.adapt",
+        "TaskTraining": "bistil.task_training",
+        "Terms": "bistil.terms",
+        "adapt": "bistil.adapt",
+        "apply": "bistil.sparse",
+        "choose_layers": "bistil.student",
+        "combine": "bistil.sparse",
+        "compare": "bistil.compare",
+        "compose": "bistil.task_sft",
+        "export": "bistil.export",
+        "extract": "bistil.extract",
+        "int8_scores": "bistil.export_scores",
+        "language_sft": "bistil.language_sft",
+        "layer_map": "bistil.student",
+        "matching_loss": "bistil.matching",
+        "measure": "bistil.measure",
+        "read_comparison": "bistil.compare_recipe",
+        "read_sparse": "bistil.sparse_file",
+        "reindex": "bistil.sparse",
+        "select": "bistil.selection",
+        "student_of": "bistil.student",
+        "tap": "bistil.tapping",
+        "task_sft": "bistil.task_sft",
+        "wear_task": "bistil.task_sft",
+        "worn": "bistil.sparse",
+        "write_sparse": "bistil.sparse_file",
+    },
+)

@@ -163,10 +163,10 @@ def compose_command(
     ] = None,
 ) -> None:
     """Write a model with sparse fine-tunings added: a tuned model if a task is among them, else a masked LM."""
-    from bistil.task_sft import compose
-
     if not add and not subtract:
         raise AdaptError("There is nothing to compose; give --add FILE or --subtract FILE.")
+    from bistil.task_sft import compose
+
     compose(model, out, add=add or [], subtract=subtract or [], trimmed_from=trimmed)
     typer.echo(str(out))
 
