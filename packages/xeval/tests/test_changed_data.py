@@ -15,7 +15,7 @@ from xeval.protocol import Protocol
 from xeval.results import Result, append_results, read_results
 from xeval.scoring import score
 from xeval.source import LocalFolder
-from xeval.tuned import read_record
+from xeval.tuned_record import read_record
 from xeval.tuning import tune
 
 BRIEF = Protocol(learning_rate=3e-3, batch_size=4, steps=1, evaluate_every=1, max_length=32)

@@ -18,7 +18,8 @@ from xeval.shapes.tagging import Tagged
 from xeval.source import LocalFolder
 from xeval.task import TunedTask, silent
 from xeval.tasks import task_of
-from xeval.tuned import predict, read_record, read_tuned
+from xeval.tuned import predict, read_tuned
+from xeval.tuned_record import read_record
 from xeval.tuning import tune
 
 BRIEF = Protocol(learning_rate=3e-3, batch_size=8, steps=6, evaluate_every=3, max_length=32)

@@ -10,6 +10,8 @@ from xeval import __version__, cli_judge
 from xeval.console import Quiet, one_sentence, progress
 from xeval.protocol import Protocol
 from xeval.results import Result
+from xeval.task import TunedTask
+from xeval.tasks import task_of, task_to_tune
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -87,17 +89,21 @@ def tune(
 ) -> None:
     """Tune a model on the source language, with early stopping on its dev set."""
     with one_sentence(), progress(quiet=quiet) as watch:
-        from xeval.source import open_source
-        from xeval.tuning import tune as tune_model
+        from xeval.source import choose_source, open_source
 
         protocol = Protocol(
             learning_rate=learning_rate, batch_size=batch_size, steps=steps,
             evaluate_every=evaluate_every, patience=patience, max_length=max_length,
             pooling=pooling, precision=precision, labels=labels,
         )  # fmt: skip
+        opened = open_source(data, cache=cache)
+        # What is to be refused is refused before torch is imported, which takes seconds.
+        choose_source(opened.data_sets(task_to_tune(task)), source)
+        from xeval.tuning import tune as tune_model
+
         notes = tune_model(
-            model, out, task=task, source=open_source(data, cache=cache), language=source,
-            protocol=protocol, seed=seed, watch=watch,
+            model, out, task=task, source=opened, language=source, protocol=protocol, seed=seed,
+            watch=watch,
         )  # fmt: skip
     if as_json:
         typer.echo(json.dumps({"out": str(out), **notes}, ensure_ascii=False))
@@ -133,15 +139,20 @@ def score(
 ) -> None:
     """Score a model on the test sets of many languages; a tuned one by the protocol of its tuning."""
     with one_sentence(), progress(quiet=quiet) as watch:
-        from xeval.scoring import score as score_model
-        from xeval.source import open_source
+        from xeval.source import choose_targets, open_source
+        from xeval.tuned_record import task_to_score
 
         protocol = Protocol(
             max_length=max_length, layer=layer, csls=csls, mask_rate=mask_rate, lines=lines
         )
+        opened, names = open_source(data, cache=cache), _names(languages)
+        chosen, _ = task_to_score(model, task)
+        choose_targets(opened.data_sets(chosen), names)
+        from xeval.scoring import score as score_model
+
         found = score_model(
-            model, results, source=open_source(data, cache=cache), languages=_names(languages),
-            task=task, protocol=protocol, bootstraps=bootstraps, watch=watch,
+            model, results, source=opened, languages=names, task=task, protocol=protocol,
+            bootstraps=bootstraps, watch=watch,
         )  # fmt: skip
     _show(found, as_json)
 
@@ -178,8 +189,7 @@ def run(
 ) -> None:
     """Tune and score: models × tasks × seeds × languages. Run it again to go on where it stopped."""
     with one_sentence(), progress(quiet=quiet) as watch:
-        from xeval.running import run as run_all
-        from xeval.source import open_source
+        from xeval.source import choose_source, choose_targets, open_source
 
         protocol = Protocol(
             learning_rate=learning_rate, batch_size=batch_size, steps=steps,
@@ -187,10 +197,17 @@ def run(
             pooling=pooling, precision=precision, labels=labels,
             layer=layer, csls=csls, mask_rate=mask_rate, lines=lines,
         )  # fmt: skip
+        opened, names = open_source(data, cache=cache), _names(languages)
+        for chosen in map(task_of, _names(tasks)):
+            sets = opened.data_sets(chosen)
+            choose_targets(sets, names)
+            if isinstance(chosen, TunedTask):
+                choose_source(sets, source)
+        from xeval.running import run as run_all
+
         found = run_all(
-            models, results, tasks=_names(tasks), source=open_source(data, cache=cache),
-            language=source, languages=_names(languages), protocol=protocol, seeds=seeds,
-            bootstraps=bootstraps, work=work, watch=watch,
+            models, results, tasks=_names(tasks), source=opened, language=source, languages=names,
+            protocol=protocol, seeds=seeds, bootstraps=bootstraps, work=work, watch=watch,
         )  # fmt: skip
     _show(found, as_json)
 

@@ -7,22 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xeval.errors import XevalError
 from xeval.folder import DataSet
 from xeval.items import Items, digest_of_examples
 from xeval.protocol import Protocol
 from xeval.results import Result, append_results, read_results
 from xeval.source import Source, choose_targets
 from xeval.task import FrozenTask, TunedTask, Watch, silent
-from xeval.tasks import task_of
-from xeval.tuned import (
-    NOT_TUNED,
-    TunedModel,
-    digest_of_base,
-    predict,
-    read_record,
-    read_tuned,
-)
+from xeval.tuned import TunedModel, predict, read_tuned
+from xeval.tuned_record import digest_of_base, task_to_score
 
 
 def score(
@@ -169,25 +161,16 @@ class _Judge:
 def _judge(
     model: str, task: str | None, protocol: Protocol, source: Source, watch: Watch
 ) -> _Judge:
-    if (Path(model) / "xeval.json").is_file():
-        record = read_record(Path(model))
-        if task in (None, record["task"]):
-            return _tuned_judge(Path(model), record, source, watch)
-    if task is None:
-        raise XevalError(
-            f"{model}: {NOT_TUNED}; tune the model first, or name a task that needs no tuning: --task bpb or retrieval"
-        )
-    chosen = task_of(task)
+    chosen, record = task_to_score(model, task)
     if isinstance(chosen, TunedTask):
-        raise XevalError(
-            f"{model}: was not tuned for {task!r}; tune it first (`xeval tune {model} --task {task}`), or use `xeval run`"
-        )
+        assert record is not None  # a task with a head has one
+        return _tuned_judge(Path(model), chosen, record, source, watch)
     return _frozen_judge(model, chosen, protocol, source, watch)
 
 
-def _tuned_judge(folder: Path, record: dict[str, Any], source: Source, watch: Watch) -> _Judge:
-    task = task_of(record["task"])
-    assert isinstance(task, TunedTask)
+def _tuned_judge(
+    folder: Path, task: TunedTask, record: dict[str, Any], source: Source, watch: Watch
+) -> _Judge:
     opened: list[TunedModel] = []
 
     def measure(data_set: DataSet, examples: Sequence[Any]) -> list[Items]:

@@ -15,15 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from xeval.batches import by_length
-from xeval.encoder import longest_row, model_digest, open_encoder, open_tokenizer, quiet
+from xeval.encoder import longest_row, open_encoder, open_tokenizer, quiet
 from xeval.errors import XevalError
 from xeval.pieces import Encoded, Pieces
 from xeval.protocol import Protocol, protocol_of
 from xeval.task import TunedTask, Watch, silent
 from xeval.tasks import task_of
+from xeval.tuned_record import FORMAT, read_record
 
-FORMAT = 1
-NOT_TUNED = "expected a folder written by `xeval tune` (with xeval.json and head.safetensors)"
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -186,26 +185,6 @@ def write_tuned(folder: Path, tuned: TunedModel) -> None:
         raise
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """What `xeval.json` of a tuned folder says.
-
-    Raises:
-        XevalError: when the folder was not written by `xeval tune`, or by another version of it.
-    """
-    path = folder / "xeval.json"
-    if not path.is_file():
-        raise XevalError(f"{folder}: {NOT_TUNED}; tune the model first")
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise XevalError(f"{path}: not JSON ({error}); tune the model again") from error
-    if record.get("format") != FORMAT:
-        raise XevalError(
-            f"{path}: expected format {FORMAT}, got {record.get('format')!r}; tune again with this version"
-        )
-    return record
-
-
 def read_tuned(folder: Path) -> TunedModel:
     """Open a tuned folder."""
     from safetensors import SafetensorError
@@ -235,10 +214,3 @@ def read_tuned(folder: Path) -> TunedModel:
         train_digest=record.get("train_digest"),
         **rest,
     )
-
-
-def digest_of_base(model: str) -> str:
-    """`model_digest`, or what a tuned folder says of the model it came from."""
-    if (Path(model) / "xeval.json").is_file():
-        return str(read_record(Path(model))["base_digest"])
-    return model_digest(model)

@@ -23,15 +23,9 @@ from xeval.pieces import Encoded
 from xeval.protocol import Protocol
 from xeval.source import Source, choose_source
 from xeval.task import TunedTask, Watch, silent
-from xeval.tasks import task_of
-from xeval.tuned import (
-    TunedModel,
-    build,
-    leave_deepspeed_alone,
-    predict,
-    read_record,
-    write_tuned,
-)
+from xeval.tasks import task_to_tune
+from xeval.tuned import TunedModel, build, leave_deepspeed_alone, predict, write_tuned
+from xeval.tuned_record import read_record
 from xeval.tuning_watch import Keeper, LossMeter, NotFiniteError
 
 _log = logging.getLogger("xeval")
@@ -75,11 +69,7 @@ def tune(
         {'accuracy': 91.65}
     """
     model, protocol = str(model), protocol or Protocol()
-    chosen = task_of(task)
-    if not isinstance(chosen, TunedTask):
-        raise XevalError(
-            f"task {task!r} asks a model as it is and needs no tuning; run `xeval score`"
-        )
+    chosen = task_to_tune(task)
     _one_process()
     data_set = choose_source(source.data_sets(chosen), language)
     watch(0, 1, f"reading {data_set.name}")

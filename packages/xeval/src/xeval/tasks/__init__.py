@@ -34,3 +34,17 @@ def task_of(name: str) -> TunedTask | FrozenTask:
     if name not in TASKS:
         raise XevalError(f"task {name!r} is not known; known are {', '.join(TASKS)}")
     return TASKS[name]
+
+
+def task_to_tune(name: str) -> TunedTask:
+    """The task of that name, which has a head.
+
+    Raises:
+        XevalError: it has none, or there is no such task.
+    """
+    task = task_of(name)
+    if not isinstance(task, TunedTask):
+        raise XevalError(
+            f"task {name!r} asks a model as it is and needs no tuning; run `xeval score`"
+        )
+    return task
