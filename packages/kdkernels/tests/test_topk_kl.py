@@ -218,3 +218,17 @@ def test_overwriting_refuses_memory_it_cannot_use() -> None:
     logits = leaf * 1
     with pytest.raises(KernelArgumentError, match="same memory"):
         kl(logits, logits, overwrite_logits=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_backward_pass_that_needs_overwritten_logits_raises(dtype: torch.dtype) -> None:
+    """As after any operation in place: exp keeps its result for its gradient."""
+    leaf = torch.randn(3, 9, dtype=dtype).requires_grad_()
+    logprobs, ids = torch.log_softmax(torch.randn(3, 9), 1).topk(2)
+    for loss_of in (
+        lambda logits: kl(logits, torch.zeros_like(leaf), overwrite_logits=True, impl="torch"),
+        lambda logits: topk_kl(logits, ids, logprobs, overwrite_logits=True, impl="torch"),
+    ):
+        loss = loss_of(leaf.exp()).loss
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()

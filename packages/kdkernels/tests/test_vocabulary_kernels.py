@@ -128,6 +128,19 @@ def test_given_logits_keep_their_values_without_gradient() -> None:
     assert torch.equal(logits, before)
 
 
+def test_a_backward_pass_that_needs_overwritten_logits_raises() -> None:
+    """As after any operation in place, though autograd sees no write of a kernel; exp keeps its result."""
+    leaf = torch.randn(3, 40, device=DEVICE).requires_grad_()
+    logprobs, ids = torch.log_softmax(torch.randn(3, 40, device=DEVICE), 1).topk(3)
+    for loss_of in (
+        lambda logits: kl(logits, torch.zeros_like(leaf), overwrite_logits=True, impl="triton"),
+        lambda logits: topk_kl(logits, ids, logprobs, overwrite_logits=True, impl="triton"),
+    ):
+        loss = loss_of(leaf.exp()).loss
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
 def test_over_no_rows_loss_and_gradient_are_exactly_zero() -> None:
     batch = make_distil_batch(SHAPE, dtype=torch.float32, device=DEVICE)
     labels = torch.full_like(batch.labels, -100)

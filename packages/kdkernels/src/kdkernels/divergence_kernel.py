@@ -14,6 +14,27 @@ NUMBERS = {"forward_kl": 0, "reverse_kl": 1, "jsd": 2}
 
 
 @triton.jit
+def load_block(z, column, V, MASKED: tl.constexpr):
+    """Logits of consecutive columns in float32, -inf beyond the row.
+
+    A mask whose bound is no multiple of the vector width forbids wide loads: only the last block of a row has one.
+    """
+    if MASKED:
+        return tl.load(z + column, mask=column < V, other=-float("inf")).to(tl.float32)
+    else:
+        return tl.load(z + column).to(tl.float32)
+
+
+@triton.jit
+def store_block(z, column, values, V, MASKED: tl.constexpr):
+    """The counterpart of `load_block`."""
+    if MASKED:
+        tl.store(z + column, values, mask=column < V)
+    else:
+        tl.store(z + column, values)
+
+
+@triton.jit
 def weighted_gap(weight, log_a, log_b):
     """As `divergences.weighted_gap`."""
     return tl.where(weight == 0, 0.0, weight * (log_a - log_b))

@@ -80,8 +80,26 @@ def masked_scales(
     return rows, scale if mask is None else scale.masked_fill(~mask, 0.0)
 
 
-def scaled(gradient: Tensor | None, by_loss: Tensor) -> Tensor | None:
-    """The gradient times the incoming scalar; the gradient itself where a CPU can see that this is 1."""
-    if gradient is None or (by_loss.device.type == "cpu" and by_loss.item() == 1):
-        return gradient
-    return gradient * by_loss.to(gradient.dtype)
+def scaled(
+    gradient: Tensor | None, by_loss: Tensor, dtype: torch.dtype | None = None
+) -> Tensor | None:
+    """The gradient times the incoming scalar, which is not rounded to the gradient's dtype.
+
+    A loss scaler's first factor, 65,536, is infinite in float16.
+
+    Args:
+        gradient: what forward left, or None.
+        by_loss: the scalar.
+        dtype: of the result; None for that of the gradient.
+
+    Returns:
+        The product; the gradient itself where a CPU can see that nothing changes.
+    """
+    if gradient is None:
+        return None
+    dtype = gradient.dtype if dtype is None else dtype
+    if by_loss.device.type == "cpu":
+        factor = by_loss.item()
+        return (gradient if factor == 1 else gradient * factor).to(dtype)
+    # One element, not a scalar: the product is then taken in the wider dtype of the two, and rounded once.
+    return torch.mul(gradient, by_loss.reshape(1), out=torch.empty_like(gradient, dtype=dtype))

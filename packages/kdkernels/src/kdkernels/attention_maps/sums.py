@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from kdkernels.attention_maps.arguments import Comparison
 from kdkernels.attention_maps.reference import mean_over
 from kdkernels.compiling import opaque
+from kdkernels.reduction import scaled
 
 
 class MapLoss(NamedTuple):
@@ -82,7 +83,7 @@ class _Compare(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         dq, dk = ctx.saved_tensors
         of_q, of_k = ctx.dtypes
-        by_q, by_k = (dq * grad_output).to(of_q), (dk * grad_output).to(of_k)
+        by_q, by_k = scaled(dq, grad_output, of_q), scaled(dk, grad_output, of_k)
         return by_q, by_k, None, None, None, None, None
 
 

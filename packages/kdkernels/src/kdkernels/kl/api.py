@@ -57,7 +57,8 @@ def kl(
         row_weight: [N] factor of each row; it does not enter the number of rows.
         divisor: divides the sum in place of the number of counted rows.
         overwrite_logits: write the gradient over the student's logits, which are lost; saves [N, V]. They must be
-            contiguous and no leaf, and nothing else may need them afterwards.
+            contiguous and no leaf, and nothing else may need them afterwards: an
+            operation that kept them for its own gradient raises in `backward`, a later reading goes unnoticed.
         impl: "reference", "torch", "triton", or "auto" as in `linear_distil_loss`.
 
     Returns:
@@ -140,7 +141,7 @@ def _run(
             return Divergence((row_scale * losses).sum(), rows, impl)
         teacher = teacher.detach()
 
-        def row_losses(values: Tensor, gradient: Tensor | None) -> Tensor:
+        def row_losses(values: Tensor, gradient: Tensor | None, row_scale: Tensor) -> Tensor:
             if impl == "triton":
                 from kdkernels.kl import kernel  # late: it imports triton
 
@@ -158,6 +159,6 @@ def _run(
             )
 
         loss = LossOfLogits.apply(
-            student, row_losses, mask, row_scale, overwrite, torch.is_grad_enabled()
+            student, row_losses, mask, row_scale, temperature, overwrite, torch.is_grad_enabled()
         )
     return Divergence(loss, rows, impl)

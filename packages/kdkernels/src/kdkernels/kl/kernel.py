@@ -11,7 +11,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kdkernels.divergence_kernel import NUMBERS, divergence_terms, finite_or_zero
+from kdkernels.divergence_kernel import (
+    NUMBERS,
+    divergence_terms,
+    finite_or_zero,
+    load_block,
+    store_block,
+)
 from kdkernels.tuning import launch_options
 
 
@@ -48,7 +54,19 @@ def row_losses(
         DIVERGENCE=NUMBERS[divergence],
         **launch_options("divergences", student.device, columns=V),
     )
+    if gradient is not None:
+        # Autograd sees no write of a kernel; who kept the logits for a backward pass must hear of it.
+        torch.autograd.graph.increment_version(gradient)
     return values
+
+
+@triton.jit
+def _sweep(z, column, V, T, peak, total, MASKED: tl.constexpr):
+    """Take one block into the running maximum and the sum of exponentials at temperature T."""
+    x = load_block(z, column, V, MASKED) / T
+    higher = tl.maximum(peak, tl.max(x, axis=0))
+    base = finite_or_zero(higher)
+    return higher, total * tl.exp(peak - base) + tl.sum(tl.exp(x - base), axis=0)
 
 
 @triton.jit
@@ -56,25 +74,35 @@ def _log_partition(z, V, T, BLOCK_V: tl.constexpr):
     """Log Σ exp(z / T) over a row, in one sweep with a running maximum."""
     peak = tl.full([], -float("inf"), tl.float32)
     total = tl.full([], 0.0, tl.float32)
-    for start in range(0, V, BLOCK_V):
-        column = start + tl.arange(0, BLOCK_V)
-        x = tl.load(z + column, mask=column < V, other=-float("inf")).to(tl.float32) / T
-        higher = tl.maximum(peak, tl.max(x, axis=0))
-        base = finite_or_zero(higher)
-        total = total * tl.exp(peak - base) + tl.sum(tl.exp(x - base), axis=0)
-        peak = higher
+    lane = tl.arange(0, BLOCK_V)
+    edge = V // BLOCK_V * BLOCK_V  # the columns of whole blocks; what remains takes a mask
+    for start in range(0, edge, BLOCK_V):
+        peak, total = _sweep(z, start + lane, V, T, peak, total, False)
+    peak, total = _sweep(z, edge + lane, V, T, peak, total, True)
     return finite_or_zero(peak) + tl.log(total)
 
 
 @triton.jit
-def _terms(student, teacher, column, V, T, log_zs, log_zt, beta, DIVERGENCE: tl.constexpr):
+def _terms(
+    student,
+    teacher,
+    column,
+    V,
+    T,
+    log_zs,
+    log_zt,
+    beta,
+    DIVERGENCE: tl.constexpr,
+    MASKED: tl.constexpr,
+):
     """Log q, terms and pulls of one block of columns; 0 beyond the row."""
-    inside = column < V
-    low = -float("inf")
-    log_q = tl.load(student + column, mask=inside, other=low).to(tl.float32) / T - log_zs
-    log_p = tl.load(teacher + column, mask=inside, other=low).to(tl.float32) / T - log_zt
+    log_q = load_block(student, column, V, MASKED) / T - log_zs
+    log_p = load_block(teacher, column, V, MASKED) / T - log_zt
     terms, pulls = divergence_terms(log_p, log_q, beta, DIVERGENCE)
-    return log_q, tl.where(inside, terms, 0.0), tl.where(inside, pulls, 0.0)
+    if MASKED:
+        terms = tl.where(column < V, terms, 0.0)
+        pulls = tl.where(column < V, pulls, 0.0)
+    return log_q, terms, pulls
 
 
 @triton.jit
@@ -102,20 +130,30 @@ def _divergence_kernel(
     log_zt = _log_partition(teacher_z, V, T, BLOCK_V)
     value = tl.full([], 0.0, tl.float32)
     total_pull = tl.full([], 0.0, tl.float32)
-    for start in range(0, V, BLOCK_V):
-        column = start + tl.arange(0, BLOCK_V)
+    lane = tl.arange(0, BLOCK_V)
+    edge = V // BLOCK_V * BLOCK_V
+    for start in range(0, edge, BLOCK_V):
         _, terms, pulls = _terms(
-            z, teacher_z, column, V, T, log_zs, log_zt, beta, DIVERGENCE
-        )  # fmt: skip
+            z, teacher_z, start + lane, V, T, log_zs, log_zt, beta, DIVERGENCE, False
+        )
         value += tl.sum(terms, axis=0)
         total_pull += tl.sum(pulls, axis=0)
+    _, terms, pulls = _terms(
+        z, teacher_z, edge + lane, V, T, log_zs, log_zt, beta, DIVERGENCE, True
+    )
+    value += tl.sum(terms, axis=0)
+    total_pull += tl.sum(pulls, axis=0)
     tl.store(values + row, value * T * T)
     if GRADIENT:
         factor = tl.load(row_scale + row) * T  # T² / T: the logits enter divided by T
-        for start in range(0, V, BLOCK_V):
-            column = start + tl.arange(0, BLOCK_V)
+        for start in range(0, edge, BLOCK_V):
             log_q, _, pulls = _terms(
-                z, teacher_z, column, V, T, log_zs, log_zt, beta, DIVERGENCE
-            )  # fmt: skip
+                z, teacher_z, start + lane, V, T, log_zs, log_zt, beta, DIVERGENCE, False
+            )
             by_logit = (pulls - tl.exp(log_q) * total_pull) * factor
-            tl.store(by_z + column, by_logit, mask=column < V)
+            store_block(by_z, start + lane, by_logit, V, False)
+        log_q, _, pulls = _terms(
+            z, teacher_z, edge + lane, V, T, log_zs, log_zt, beta, DIVERGENCE, True
+        )
+        by_logit = (pulls - tl.exp(log_q) * total_pull) * factor
+        store_block(by_z, edge + lane, by_logit, V, True)

@@ -1,6 +1,7 @@
 """`linear_distil_loss`: what it means, what it checks, and which implementation it runs."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -102,10 +103,14 @@ def linear_distil_loss(
     The gradient is computed together with the loss, so `backward` only scales it; it is not differentiable again.
     Where the loss is scaled (a loss scaler, gradient accumulation), the scaled weight gradient is a copy: give
     `divisor` instead. Logits are rounded to the operands' dtype and all else is computed in float32 (float64 for
-    float64); the weight gradient is summed in float32. The gradient by the logits passes through the operands' dtype,
-    in which float16 loses what lies below 6e-8: prefer bfloat16 for wide vocabularies. Under autocast the products are
-    taken in its dtype while the gradients keep the dtype of their operands. `torch.compile` breaks its graph around
-    the call.
+    float64); every gradient is summed in float32. The gradient by the logits passes through the operands' dtype; in
+    float16, whose smallest number is 6e-8, it is kept times a power of two, and the gradients by float16 operands wait
+    in float32 for the factor of a loss scaler. Under autocast the products are taken in its dtype while the gradients
+    keep the dtype of their operands. `torch.compile` breaks its graph around the call.
+
+    Keep the call outside of what `torch.utils.checkpoint` wraps: recomputed in the backward pass, it makes its
+    gradients twice, six products in place of three, and holds no logits that checkpointing could save. Under FSDP call
+    it inside the forward of the module whose parameters are gathered with the weight; a DTensor is refused.
 
     Args:
         hidden: [N, H] hidden states; select the masked rows before the call, it is cheaper.
@@ -125,8 +130,8 @@ def linear_distil_loss(
         divisor: divides the sums in place of the number of counted rows (the global number under gradient
             accumulation or data parallelism).
         chunk_bytes: size of the logits buffer; None for 256 MiB on a CPU and 1 GiB on a GPU.
-        impl: "reference", "torch", "triton", or "auto": triton for float32, float16 and bfloat16 on a CUDA device
-            where it is installed, torch elsewhere.
+        impl: "reference", "torch", "triton", or "auto": triton for float32, float16 and bfloat16 on an NVIDIA device
+            of compute capability 8.0 or more where it is installed, torch elsewhere.
 
     Returns:
         DistilLoss: the scalar to differentiate, its detached parts, the counted rows, the implementation.
@@ -335,6 +340,9 @@ class _LinearDistilLoss(torch.autograd.Function):
         wanted = tuple(grad_enabled and needed for needed in ctx.needs_input_grad[:3])
         hard_rows, soft_rows, gradients = compute(hidden, weight, bias, wanted=wanted)
         ctx.save_for_backward(*gradients)
+        ctx.dtypes = [
+            None if operand is None else operand.dtype for operand in (hidden, weight, bias)
+        ]
         hard, soft = weighted_sum(hard_rows, row_scale), weighted_sum(soft_rows, row_scale)
         ctx.mark_non_differentiable(hard, soft)
         return (1 - alpha) * hard + alpha * soft, hard, soft
@@ -342,5 +350,5 @@ class _LinearDistilLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        gradients = [scaled(gradient, by_loss) for gradient in ctx.saved_tensors]
+        gradients = map(scaled, ctx.saved_tensors, itertools.repeat(by_loss), ctx.dtypes)
         return (*gradients, None, None, None, None)

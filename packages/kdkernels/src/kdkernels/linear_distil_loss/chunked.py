@@ -5,19 +5,25 @@ two more products give the gradients by h and W. Nothing of size [N, V] exists u
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from kdkernels.products import (
+    WIDENED_COLUMNS,
+    dtype_of_gradient,
+    empty_rows,
+    float16_scale,
+    product_into,
+    sums_in_float32,
+)
 from kdkernels.targets import Targets
 from kdkernels.topk_kl.chunked import Blend
 
 CPU_CHUNK_BYTES = 256 * 2**20
 DEVICE_CHUNK_BYTES = 2**30
-# Columns of the vocabulary whose weight gradient is widened to float32 at once, to stay in a core's cache.
-WIDENED_COLUMNS = 1024
 
 RowLosses = Callable[..., tuple[Tensor, Tensor]]
 
@@ -30,6 +36,7 @@ class Gradients(NamedTuple):
     bias: Tensor | None  # [V]
 
 
+@sums_in_float32()
 def losses_and_gradients(
     hidden: Tensor,
     weight: Tensor,
@@ -55,19 +62,21 @@ def losses_and_gradients(
         row_scale: [N].
         blend: what the loss is.
         wanted: whether the gradient by hidden, weight and bias is wanted.
-        compute_dtype: of the operands in the matrix products; the weight gradient is accumulated in float32.
+        compute_dtype: of the operands in the matrix products, whose sums are in float32.
         chunk_bytes: size of the logits buffer; one row is the least.
         row_losses: what turns a chunk of logits into losses and gradient.
 
     Returns:
-        hard [N], soft [N], gradients in the dtypes of their operands.
+        hard [N], soft [N], gradients in the dtypes of their operands, in float32 for float16.
     """
     N, V = hidden.shape[0], weight.shape[0]
     h, W = hidden.to(compute_dtype), weight.to(compute_dtype)
     b = None if bias is None else bias.to(compute_dtype)
     rows = chunk_rows(N, V, compute_dtype, chunk_bytes)
-    buffer = torch.empty(rows, V, dtype=compute_dtype, device=hidden.device)
-    by_hidden = torch.empty_like(h) if wanted[0] else None
+    buffer = empty_rows(rows, V, compute_dtype, hidden.device)
+    scale = float16_scale(row_scale, compute_dtype, temperature=blend.temperature)
+    row_scale = row_scale if scale is None else row_scale * scale
+    by_hidden = torch.empty_like(h, dtype=dtype_of_gradient(compute_dtype)) if wanted[0] else None
     by_weight = WeightGradient(weight, chunks=math.ceil(N / rows)) if wanted[1] else None
     by_bias = _zeros_exact(V, hidden) if wanted[2] else None
     hard, soft = _zeros_exact(N, hidden), _zeros_exact(N, hidden)
@@ -87,17 +96,35 @@ def losses_and_gradients(
             gradient=logits if any(wanted) else None,
         )
         if by_hidden is not None:
-            torch.mm(logits, W, out=by_hidden[start:stop])
+            product_into(by_hidden[start:stop], logits, W)
         if by_weight is not None:
             by_weight.add(logits, piece)
         if by_bias is not None:
             by_bias += logits.sum(dim=0, dtype=by_bias.dtype)
-    gradients = Gradients(
-        None if by_hidden is None else by_hidden.to(hidden.dtype),
-        None if by_weight is None else by_weight.result(),
-        None if by_bias is None or bias is None else by_bias.to(bias.dtype),
+    return (
+        hard,
+        soft,
+        finished(
+            (by_hidden, None if by_weight is None else by_weight.sum, by_bias),
+            (hidden, weight, bias),
+            scale,
+        ),
     )
-    return hard, soft, gradients
+
+
+def finished(
+    sums: Sequence[Tensor | None], operands: Sequence[Tensor | None], scale: Tensor | None
+) -> Gradients:
+    """The sums over all chunks without the scale that they were made with, in the dtypes that wait for `backward`."""
+    gradients: list[Tensor | None] = []
+    for total, operand in zip(sums, operands, strict=True):
+        if total is None or operand is None:
+            gradients.append(None)
+            continue
+        if scale is not None:
+            total.div_(scale)
+        gradients.append(total.to(dtype_of_gradient(operand.dtype)))
+    return Gradients(*gradients)
 
 
 def default_chunk_bytes(device: torch.device) -> int:
@@ -119,14 +146,13 @@ class WeightGradient:
         """Make room.
 
         Args:
-            weight: the operand, whose dtype the result takes.
+            weight: the operand.
             chunks: how many will be added; the product of a single one needs no accumulator.
         """
-        self._dtype = weight.dtype
         exact = torch.float64 if weight.dtype == torch.float64 else torch.float32
         self._sum = torch.empty_like(
             weight,
-            dtype=weight.dtype if chunks == 1 else exact,
+            dtype=dtype_of_gradient(weight.dtype) if chunks == 1 else exact,
             memory_format=torch.contiguous_format,
         )
         self._empty = True
@@ -146,20 +172,24 @@ class WeightGradient:
         self._empty = False
 
     def _add_widened(self, transposed: Tensor, hidden: Tensor) -> None:
-        """As add, where products come in the operands' own precision only."""
+        """As add, where products come in the operands' own precision only: for float16 that is not wide enough."""
+        if hidden.dtype == torch.float16:
+            hidden = hidden.float()
         for start in range(0, len(transposed), WIDENED_COLUMNS):
-            product = torch.mm(transposed[start : start + WIDENED_COLUMNS], hidden)
+            columns = transposed[start : start + WIDENED_COLUMNS]
+            product = torch.mm(columns.to(hidden.dtype), hidden)
             place = self._sum[start : start + WIDENED_COLUMNS]
             if self._empty:
                 place.copy_(product)
             else:
                 place.add_(product)
 
-    def result(self) -> Tensor:
-        """The sum, in the dtype of the weight; zeros where nothing was added."""
+    @property
+    def sum(self) -> Tensor:
+        """Of what was added; zeros where nothing was."""
         if self._empty:
             self._sum.zero_()
-        return self._sum.to(self._dtype)
+        return self._sum
 
 
 def _zeros_exact(size: int, like: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """`linear_kl`: what it means, what it checks, and which implementation it runs."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -172,6 +173,7 @@ def _run(
             teacher=teacher.detach().cast(exact if torch.float64 in dtypes else dtypes[1]),
             columns=columns,
             row_scale=row_scale,
+            temperature=measure["temperature"],
             chunk_bytes=default_chunk_bytes(device) if chunk_bytes is None else int(chunk_bytes),
             row_losses=functools.partial(_row_losses(chosen), **measure),
         )
@@ -203,19 +205,15 @@ class _LinearKL(torch.autograd.Function):
         row_scale: Tensor,
         grad_enabled: bool,
     ) -> Tensor:
-        operands = (hidden, weight, bias)
+        operands = Head(hidden, weight, bias)
         wanted = tuple(grad_enabled and needed for needed in ctx.needs_input_grad[:3])
-        losses, gradients = compute(Head(*operands).cast(dtype), wanted=wanted, weight=weight)
-        ctx.save_for_backward(
-            *(
-                None if gradient is None or operand is None else gradient.to(operand.dtype)
-                for operand, gradient in zip(operands, gradients, strict=True)
-            )
-        )
+        losses, gradients = compute(operands.cast(dtype), wanted=wanted, operands=operands)
+        ctx.save_for_backward(*gradients)
+        ctx.dtypes = [None if operand is None else operand.dtype for operand in operands]
         return weighted_sum(losses, row_scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_loss: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = [scaled(gradient, by_loss) for gradient in ctx.saved_tensors]
+        gradients = map(scaled, ctx.saved_tensors, itertools.repeat(by_loss), ctx.dtypes)
         return (*gradients, None, None, None, None)

@@ -10,19 +10,28 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kdkernels.linear_distil_loss.chunked import Gradients, WeightGradient
+from kdkernels.linear_distil_loss.chunked import Gradients, WeightGradient, finished
 from kdkernels.linear_kl.columns import Columns
 from kdkernels.linear_kl.heads import Head
+from kdkernels.products import (
+    dtype_of_gradient,
+    empty_rows,
+    float16_scale,
+    product_into,
+    sums_in_float32,
+)
 
 
+@sums_in_float32()
 def losses_and_gradients(
     student: Head,
     teacher: Head,
     columns: Columns,
     *,
     row_scale: Tensor,
+    temperature: float,
     wanted: tuple[bool, bool, bool],
-    weight: Tensor,
+    operands: Head,
     chunk_bytes: int,
     row_losses: Callable[..., Tensor],
 ) -> tuple[Tensor, Gradients]:
@@ -33,21 +42,27 @@ def losses_and_gradients(
         teacher: as `student`.
         columns: which logits are compared.
         row_scale: [N].
+        temperature: T.
         wanted: whether the gradient by hidden, weight and bias is wanted.
-        weight: the student's as it was given, whose dtype its gradient takes.
+        operands: the student's as they were given, whose dtypes their gradients take.
         chunk_bytes: bytes of both sides' logits; one row is the least.
         row_losses: from (logits, teacher's logits, row_scale=, gradient=) to losses, writing the gradient.
 
     Returns:
-        [N] in the dtype of row_scale, and the gradients: by hidden in the dtype of the products, by weight in its own
-        and summed in float32, by bias in float32.
+        [N] in the dtype of row_scale, and the gradients in the dtypes of their operands, in float32 for float16.
     """
     N, exact = student.hidden.shape[0], row_scale.dtype
     rows = _chunk_rows(student, teacher, columns, chunk_bytes, exact)
-    z_s = row_scale.new_empty(rows, student.weight.shape[0])
-    z_t = row_scale.new_empty(rows, teacher.weight.shape[0])
-    by_hidden = torch.empty_like(student.hidden) if wanted[0] else None
-    by_weight = WeightGradient(weight, chunks=math.ceil(N / rows)) if wanted[1] else None
+    dtype, device = student.hidden.dtype, row_scale.device
+    z_s = empty_rows(rows, student.weight.shape[0], exact, device)
+    z_t = empty_rows(rows, teacher.weight.shape[0], exact, device)
+    rounded = z_s if dtype == exact else empty_rows(rows, student.weight.shape[0], dtype, device)
+    scale = float16_scale(row_scale, dtype, temperature=temperature)
+    row_scale = row_scale if scale is None else row_scale * scale
+    by_hidden = (
+        torch.empty_like(student.hidden, dtype=dtype_of_gradient(dtype)) if wanted[0] else None
+    )
+    by_weight = WeightGradient(operands.weight, chunks=math.ceil(N / rows)) if wanted[1] else None
     by_bias = row_scale.new_zeros(student.weight.shape[0]) if wanted[2] else None
     values = row_scale.new_zeros(N)
     for start in range(0, N, rows):
@@ -61,14 +76,17 @@ def losses_and_gradients(
             gradient=real if any(wanted) else None,
         )
         logits[:, columns.student :] = 0.0
-        by_logits = logits.to(student.hidden.dtype)
+        by_logits = rounded[: stop - start]
+        if by_logits.dtype != exact:
+            by_logits.copy_(logits)
         if by_hidden is not None:
-            torch.mm(by_logits, student.weight, out=by_hidden[start:stop])
+            product_into(by_hidden[start:stop], by_logits, student.weight)
         if by_weight is not None:
             by_weight.add(by_logits, student.hidden[start:stop])
         if by_bias is not None:
             by_bias += by_logits.sum(dim=0, dtype=exact)
-    return values, Gradients(by_hidden, None if by_weight is None else by_weight.result(), by_bias)
+    sums = (by_hidden, None if by_weight is None else by_weight.sum, by_bias)
+    return values, finished(sums, operands, scale)
 
 
 def _chunk_rows(

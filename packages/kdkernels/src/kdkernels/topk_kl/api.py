@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from kdkernels.checks import choose_impl, require_one_device
 from kdkernels.compiling import opaque
+from kdkernels.products import float16_scale
 from kdkernels.reduction import masked_scales, scaled, weighted_sum
 from kdkernels.row_checks import (
     check_logits,
@@ -70,7 +71,8 @@ def topk_kl(
         row_weight: [N] factor of each row; it does not enter the number of rows.
         divisor: divides the sum in place of the number of counted rows.
         overwrite_logits: write the gradient over the logits, which are lost; saves [N, V]. They must be contiguous
-            and no leaf, and nothing else may need them afterwards.
+            and no leaf, and nothing else may need them afterwards: an
+            operation that kept them for its own gradient raises in `backward`, a later reading goes unnoticed.
         impl: "reference", "torch", "triton", or "auto" as in `linear_distil_loss`.
 
     Returns:
@@ -173,7 +175,7 @@ def _run(
             columns=logits.shape[1],
         )
 
-        def row_losses(values: Tensor, gradient: Tensor | None) -> Tensor:
+        def row_losses(values: Tensor, gradient: Tensor | None, row_scale: Tensor) -> Tensor:
             return implementation(impl)(
                 values,
                 labels=None,
@@ -184,7 +186,13 @@ def _run(
             )[1]
 
         loss = LossOfLogits.apply(
-            logits, row_losses, mask, row_scale, overwrite, torch.is_grad_enabled()
+            logits,
+            row_losses,
+            mask,
+            row_scale,
+            blend.temperature,
+            overwrite,
+            torch.is_grad_enabled(),
         )
     return Divergence(loss, rows, impl)
 
@@ -205,9 +213,10 @@ class LossOfLogits(torch.autograd.Function):
     def forward(
         ctx: Any,
         logits: Tensor,
-        row_losses: Callable[[Tensor, Tensor | None], Tensor],
+        row_losses: Callable[[Tensor, Tensor | None, Tensor], Tensor],
         mask: Tensor | None,
         row_scale: Tensor,
+        temperature: float,
         overwrite: bool,
         grad_enabled: bool,
     ) -> Tensor:
@@ -219,7 +228,10 @@ class LossOfLogits(torch.autograd.Function):
                 if overwrite
                 else torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
             )
-        losses = row_losses(logits, gradient)
+        ctx.scale = float16_scale(row_scale, logits.dtype, temperature=temperature)
+        losses = row_losses(
+            logits, gradient, row_scale if ctx.scale is None else row_scale * ctx.scale
+        )
         if mask is not None:
             losses = losses.masked_fill(~mask, 0.0)
             if gradient is not None:
@@ -231,4 +243,5 @@ class LossOfLogits(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, by_loss: Tensor) -> tuple[Tensor | None, ...]:
         """Scale what forward left."""
-        return scaled(ctx.saved_tensors[0], by_loss), None, None, None, None, None
+        factor = by_loss if ctx.scale is None else by_loss / ctx.scale
+        return scaled(ctx.saved_tensors[0], factor), None, None, None, None, None, None

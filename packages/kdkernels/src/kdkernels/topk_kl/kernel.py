@@ -15,7 +15,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kdkernels.divergence_kernel import NUMBERS, divergence_terms, finite_or_zero, log_add
+from kdkernels.divergence_kernel import (
+    NUMBERS,
+    divergence_terms,
+    finite_or_zero,
+    load_block,
+    log_add,
+    store_block,
+)
+from kdkernels.products import empty_rows
 from kdkernels.targets import Targets
 from kdkernels.topk_kl.chunked import Blend
 from kdkernels.tuning import launch_options
@@ -41,9 +49,11 @@ def row_losses(
         if gradient.data_ptr() != logits.data_ptr():
             gradient.copy_(logits)
         _launch(gradient, hard, soft, labels, targets, row_scale, blend, want_gradient=True)
+        # Autograd sees no write of a kernel; who kept the logits for a backward pass must hear of it.
+        torch.autograd.graph.increment_version(gradient)
         return hard, soft
     rows = min(R, max(1, COPY_BYTES // (V * logits.element_size())))
-    copy = torch.empty(rows, V, dtype=logits.dtype, device=logits.device)
+    copy = empty_rows(rows, V, logits.dtype, logits.device)
     for start in range(0, R, rows):
         piece = slice(start, min(start + rows, R))
         work = copy[: piece.stop - piece.start].copy_(logits[piece])
@@ -97,14 +107,38 @@ def _launch(
 
 
 @triton.jit
-def _sweep(x, peak, total, cool_total, T, ONE_TEMPERATURE: tl.constexpr):
+def _sweep(
+    z, column, V, peak, total, cool_total, T, ONE_TEMPERATURE: tl.constexpr, MASKED: tl.constexpr
+):
     """Take one block into the running maximum and the sums of exponentials at temperatures 1 and T."""
+    x = load_block(z, column, V, MASKED)
     higher = tl.maximum(peak, tl.max(x, axis=0))
     base = finite_or_zero(higher)
     total = total * tl.exp(peak - base) + tl.sum(tl.exp(x - base), axis=0)
     if not ONE_TEMPERATURE:
         cool_total = cool_total * tl.exp((peak - base) / T) + tl.sum(tl.exp((x - base) / T), axis=0)
     return higher, total, cool_total
+
+
+@triton.jit
+def _gradient(
+    z,
+    column,
+    V,
+    base,
+    hard_factor,
+    soft_factor,
+    T,
+    ONE_TEMPERATURE: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """Overwrite one block of logits with the gradient that the columns outside the support have."""
+    x = load_block(z, column, V, MASKED) - base
+    if ONE_TEMPERATURE:
+        by_logit = tl.exp(x) * (hard_factor + soft_factor)
+    else:
+        by_logit = tl.exp(x) * hard_factor + tl.exp(x / T) * soft_factor
+    store_block(z, column, by_logit, V, MASKED)
 
 
 @triton.jit
@@ -160,10 +194,15 @@ def _row_kernel(
     peak = tl.full([], -float("inf"), tl.float32)
     total = tl.full([], 0.0, tl.float32)
     cool_total = tl.full([], 0.0, tl.float32)
-    for start in range(0, V, BLOCK_V):
-        column = start + tl.arange(0, BLOCK_V)
-        x = tl.load(z + column, mask=column < V, other=-float("inf")).to(tl.float32)
-        peak, total, cool_total = _sweep(x, peak, total, cool_total, T, ONE_TEMPERATURE)
+    lane = tl.arange(0, BLOCK_V)
+    edge = V // BLOCK_V * BLOCK_V  # the columns of whole blocks; what remains takes a mask
+    for start in range(0, edge, BLOCK_V):
+        peak, total, cool_total = _sweep(
+            z, start + lane, V, peak, total, cool_total, T, ONE_TEMPERATURE, False
+        )
+    peak, total, cool_total = _sweep(
+        z, edge + lane, V, peak, total, cool_total, T, ONE_TEMPERATURE, True
+    )
     base = finite_or_zero(peak)
     if ONE_TEMPERATURE:
         cool_total = total
@@ -193,14 +232,9 @@ def _row_kernel(
         soft_factor = tl.where(cool_total == 0, 0.0, soft_share * by_rest / cool_total)
         pulled += soft_share * (pulls - tl.exp(log_q) * total_pull)
     if GRADIENT:
-        for start in range(0, V, BLOCK_V):
-            column = start + tl.arange(0, BLOCK_V)
-            x = tl.load(z + column, mask=column < V, other=-float("inf")).to(tl.float32) - base
-            if ONE_TEMPERATURE:
-                by_logit = tl.exp(x) * (hard_factor + soft_factor)
-            else:
-                by_logit = tl.exp(x) * hard_factor + tl.exp(x / T) * soft_factor
-            tl.store(z + column, by_logit, mask=column < V)
+        for start in range(0, edge, BLOCK_V):
+            _gradient(z, start + lane, V, base, hard_factor, soft_factor, T, ONE_TEMPERATURE, False)
+        _gradient(z, edge + lane, V, base, hard_factor, soft_factor, T, ONE_TEMPERATURE, True)
         tl.debug_barrier()  # the columns with a value of their own come last
         if SOFT:
             if HARD:

@@ -1,0 +1,83 @@
+"""Matrix products over a vocabulary: where their rows lie, and how their sums keep float32's precision and range."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+# Rows of logits start at multiples of this many values on a GPU: tensor cores, TMA and wide loads want 16 bytes, and
+# V = 250,002 gives them 4.
+ALIGNED_COLUMNS = 64
+# Columns of the vocabulary that are widened to float32 at once, to stay in a core's cache.
+WIDENED_COLUMNS = 1024
+
+
+def empty_rows(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Room for logits [rows, columns]; on a GPU every row starts aligned, with a gap behind it that nobody reads."""
+    stride = columns
+    if device.type != "cpu":
+        stride = -(-columns // ALIGNED_COLUMNS) * ALIGNED_COLUMNS
+    return torch.empty(rows, stride, dtype=dtype, device=device)[:, :columns]
+
+
+@contextlib.contextmanager
+def sums_in_float32() -> Iterator[None]:
+    """Inside, cuBLAS adds up the parts of a half-precision product in float32.
+
+    By default it may split a long sum, such as that over the vocabulary in dH = dz W, and round each part to the
+    operands' dtype. The switches hold for the whole process as long as the context does.
+    """
+    matmul = torch.backends.cuda.matmul
+    names = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
+    before = {
+        name: (getattr(matmul, name), getattr(matmul, f"{name}_split_k", True)) for name in names
+    }
+    try:
+        for name, (_, may_split) in before.items():
+            setattr(matmul, name, False if may_split else (False, False))
+        yield
+    finally:
+        for name, (rounded, may_split) in before.items():
+            setattr(matmul, name, rounded if may_split else (rounded, False))
+
+
+def dtype_of_gradient(operand: torch.dtype) -> torch.dtype:
+    """In which dtype a gradient waits for `backward`: float32 for float16, which has no room for what is unscaled."""
+    return torch.float32 if operand == torch.float16 else operand
+
+
+def float16_scale(row_scale: Tensor, dtype: torch.dtype, *, temperature: float) -> Tensor | None:
+    """What to multiply the gradient by logits with while it is in float16, and its products are not yet divided by.
+
+    A row's gradient is row_scale · T · (probabilities and log-ratios), and row_scale is 1 / rows: below 6e-8 float16
+    holds nothing, and a loss scaler's factor arrives only in `backward`. A power of two brings the largest row to 128,
+    where probabilities keep all bits down to 5e-7 and leave 500 times the room above.
+
+    Args:
+        row_scale: [N] factors of the rows.
+        dtype: in which the gradient is kept.
+        temperature: T.
+
+    Returns:
+        A scalar on the device, without a wait for it; None where the dtype is not float16.
+    """
+    if dtype != torch.float16 or row_scale.numel() == 0:
+        return None
+    largest = row_scale.abs().amax() * max(1.0, temperature)
+    # Within ±100 whatever the rows weigh, all 0 included: the scale and its inverse are then finite.
+    exponent = torch.log2(largest.nan_to_num(nan=1.0, posinf=1.0)).ceil().clamp(-100, 100)
+    return torch.exp2(7 - exponent)
+
+
+def product_into(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """Write a b to `out`. [M, K], [K, N] -> [M, N], in the operands' dtype, or in float32 for half precision."""
+    if out.dtype == a.dtype:
+        torch.mm(a, b, out=out)
+    elif a.device.type == "cuda":
+        torch.mm(a, b, out_dtype=out.dtype, out=out)
+    else:
+        out.zero_()
+        for start in range(0, a.shape[1], WIDENED_COLUMNS):
+            part = slice(start, start + WIDENED_COLUMNS)
+            out.addmm_(a[:, part].to(out.dtype), b[part].to(out.dtype))
