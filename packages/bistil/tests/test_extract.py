@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+import vocabmerge
 from bistil import extract_training
 from bistil.errors import ExtractError
 from bistil.extract import extract
 from bistil.extraction import Extraction
 from bistil.languages import text_files
 from bistil.plan import Plan
-from bistil.sources import Sources
+from bistil.sources import Sources, trim_teacher
 from bistil.teaching import ask_teacher
 from bistil.terms import STYLES, TERMS, Terms
 from teacherzoo import load_teacher
@@ -330,14 +333,51 @@ def test_a_run_that_goes_on_cuts_no_text_again(
     _extract(teacher, texts, tmp_path / "out", extraction=one_step)
 
 
+def test_what_killed_runs_left_on_a_shelf_goes_and_what_others_made_stays(
+    teacher: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    place, silent = tmp_path / "shelf", lambda *_: None
+    files = {"en": [texts["en"]], "sw": [texts["sw"]]}
+    (place / ".teacher.partial-99999").mkdir(parents=True)
+    (place / "teacher").mkdir()  # without a configuration
+    (place / "text").mkdir()
+    (place / "text" / "en-train.part").write_bytes(b"half")
+
+    trim_teacher(teacher, files, place / "teacher", SHORT, watch=silent)
+    lean = load_teacher(place / "teacher")
+    made = Sources({"en": [texts["en"]]}, lean, SHORT, place / "text").blocks["en"]
+    short = tmp_path / "short.txt"
+    short.write_text("mn\n")
+    with pytest.raises(ExtractError, match="sw: its corpus does not fill one block"):
+        _ = Sources({"en": files["en"], "sw": [short]}, lean, SHORT, place / "text").blocks
+
+    assert {file.name for file in place.iterdir()} == {"teacher", "text"}
+    assert [file.name for file in (place / "text").iterdir()] == ["en-train.blocks"]
+    assert len(made) > 4
+
+
 def test_another_seed_takes_teacher_and_text_from_the_shelf(
-    teacher: Path, texts: dict[str, Path], tmp_path: Path, no_cutting: Callable[[], None]
+    teacher: Path,
+    texts: dict[str, Path],
+    tmp_path: Path,
+    no_cutting: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     two_steps, shelf = replace(SHORT, steps=2), tmp_path / "shelf"
+    held: list[bool] = []
+
+    def trim(*arguments: Any, **options: Any) -> None:
+        with pytest.raises(Timeout), ThreadPoolExecutor() as other:  # another run would wait here
+            other.submit(FileLock(arguments[2].parent / "lock").acquire, timeout=0).result()
+        held.append(True)
+        vocabmerge.trim(*arguments, **options)
+
+    monkeypatch.setattr("bistil.sources.trim", trim)
     alone = _extract(teacher, texts, tmp_path / "alone", extraction=two_steps)
     _extract(teacher, texts, tmp_path / "first", extraction=replace(two_steps, seed=1), shelf=shelf)
     no_cutting()
 
+    assert held == [True, True]  # in its own folder, and on the shelf
     second = _extract(teacher, texts, tmp_path / "second", extraction=two_steps, shelf=shelf)
 
     for name in ("model.safetensors", "tokenizer.json", "config.json"):

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from bistil.errors import ExtractError
-from bistil.work import remove_work, work_folder
+from bistil.work import alone_in, remove_work, work_folder
 
 OTHER = """
 import pathlib, sys
@@ -57,3 +58,26 @@ def test_a_folder_without_work_is_taken_over(tmp_path: Path) -> None:
     assert work_folder(tmp_path / "out", {"steps": 2}) == work
     assert '"steps": 2' in (work / "plan.json").read_text()
     remove_work(work)
+
+
+def test_who_comes_second_says_so_and_waits_for_the_first(tmp_path: Path) -> None:
+    waiting, order = threading.Event(), []
+    told: list[str] = []
+
+    def watch(done: int, total: int, what: str) -> None:
+        told.append(what)
+        waiting.set()
+
+    def second() -> None:
+        with alone_in(tmp_path / "shelf", watch):
+            order.append("second")
+
+    other = threading.Thread(target=second)
+    with alone_in(tmp_path / "shelf", watch):
+        other.start()
+        assert waiting.wait(timeout=30)
+        order.append("first")
+    other.join(timeout=30)
+
+    assert order == ["first", "second"]
+    assert told == [f"waiting for another run that fills {tmp_path / 'shelf'}"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from bistil.errors import BistilError
 from teacherzoo.console import refusing_plainly as teacherzoo_refusing_plainly
 from teacherzoo.errors import TeacherzooError
-from vocabmerge.errors import VocabularyError
-from xeval.errors import XevalError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,7 +22,13 @@ def refusing_plainly(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except (BistilError, VocabularyError, XevalError) as error:
+        except (BistilError, *_refusals_of_others()) as error:
             raise TeacherzooError(str(error)) from error
 
     return teacherzoo_refusing_plainly(run)
+
+
+def _refusals_of_others() -> tuple[type[Exception], ...]:
+    """Of the packages that have been imported; the others, which take their time to import, have refused nothing."""
+    kinds = {"vocabmerge.errors": "VocabularyError", "xeval.errors": "XevalError"}
+    return tuple(getattr(sys.modules[module], kind) for module, kind in kinds.items() if module in sys.modules)  # fmt: skip
