@@ -12,6 +12,7 @@ from vocabmerge import (
     VocabularyError,
     VocabularyMap,
     carry,
+    compare_segmentation,
     merge_vocabularies,
     open_tokenizer,
     parse_vocabulary,
@@ -23,7 +24,7 @@ from vocabmerge.carry_pieces import matching_ids
 from vocabmerge.carry_source import Source
 from vocabmerge.count import count_pieces
 from vocabmerge.greedy import pieces_to_hide
-from vocabmerge.targets import Targets
+from vocabmerge.targets import Targets, gather_targets, segment_words
 
 FOLDER = Path(__file__).parent / "real_tokenizers"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.json"))
@@ -258,6 +259,27 @@ def test_a_union_of_two_has_both_languages_exactly(one, other):
 def test_a_union_of_all_has_every_language_exactly():
     teachers = [vocabulary(one) for one in NAMES]
     assert_languages_are_exact(merged(*teachers), teachers)
+
+
+def test_a_word_alone_is_segmented_as_in_its_text(name):
+    """Unions are fitted word by word; a word that alone looks otherwise would be fitted to nothing."""
+    opened = vocabulary(name).segmenter()
+    lines = [line for line in SENTENCES if line]
+    text = gather_targets(opened, np.arange(len(vocabulary(name))), lines)
+    offsets, ids = segment_words(opened, text.words)
+    assert ids.tolist() == text.ids.tolist()
+    assert offsets.tolist() == text.offsets.tolist()
+
+
+def test_a_fitted_union_follows_its_teachers_no_worse_than_an_unfitted_one():
+    teachers = [vocabulary("gpt2"), vocabulary("ModernBERT-base")]
+    alike = [one.words_alike for one in merged(*teachers).fidelity.values()]
+    plain = merge_vocabularies(teachers, languages={}, normalizer="keep")
+    opened = open_tokenizer(plain.tokenizer, name="plain")
+    for teacher, share in zip(teachers, alike, strict=True):
+        rows = plain.maps[teacher.name].one_to_one()
+        before = compare_segmentation(opened, teacher.segmenter(), SENTENCES[:1], rows=rows)
+        assert share >= before.words_alike
 
 
 def test_no_prefix_and_an_empty_one_are_one_family():

@@ -57,9 +57,10 @@ def gather_targets(
     chosen = [word for word, _ in counts.most_common(most)]
     # Words are segmented between words, not alone: some tokenizers treat the start of a text differently.
     groups = [chosen[first : first + _TOGETHER] for first in range(0, len(chosen), _TOGETHER)]
+    lead = _lead(language, chosen)
     ids, edges = [np.zeros(0, dtype=np.int64)], [np.zeros(1, dtype=np.int64)]
     for batch in batches(groups):
-        text = [" ".join(group) for group in batch]
+        text = [lead + " ".join(group) for group in batch]
         grid = TextGrid(text)
         found, starts, _ = grid.place(language.encode_batch(text, add_special_tokens=False))
         # A token belongs to the word of its first visible character.
@@ -77,15 +78,32 @@ def gather_targets(
 def segment_words(
     tokenizer: tokenizers.Tokenizer, words: list[str]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Segment each word alone.
+    """Segment each word alone, as it is segmented after another word.
 
     Returns:
         Offsets [W + 1] and ids.
     """
-    encodings = tokenizer.encode_batch_fast(words, add_special_tokens=False)
+    lead = _lead(tokenizer, words)
+    encodings = tokenizer.encode_batch_fast(
+        [lead + word for word in words], add_special_tokens=False
+    )
     listed = [encoding.ids for encoding in encodings]
     sizes = np.fromiter(map(len, listed), np.int64, count=len(listed))
     return np.append(0, np.cumsum(sizes)), np.fromiter(chain.from_iterable(listed), np.int64)
+
+
+def _lead(tokenizer: tokenizers.Tokenizer, words: list[str]) -> str:
+    """What must stand before a word alone: a space for tokenizers that see a space in a word's first piece, else nothing.
+
+    Byte-level tokenizers without `add_prefix_space`, such as GPT-2's, otherwise take a word alone for the inside of one.
+    """
+
+    def ids(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+    if not words or ids(f"{words[0]} {words[0]}") == 2 * ids(words[0]):
+        return ""
+    return " " if ids(f"{words[0]} {words[0]}") == ids(words[0]) + ids(f" {words[0]}") else ""
 
 
 def rows_differ(
