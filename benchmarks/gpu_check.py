@@ -170,7 +170,7 @@ def all_parts(packages: dict[str, Package], machine: dict[str, Any], out: Path) 
 
     def reason(package: str) -> str | None:
         if not machine.get("gpus"):
-            return _NO_GPU
+            return _why_no_gpu(machine)
         lacking = missing(packages, package, machine)
         return f"{', '.join(lacking)} is missing; bring it with --wheels" if lacking else None
 
@@ -192,7 +192,9 @@ def all_parts(packages: dict[str, Package], machine: dict[str, Any], out: Path) 
     ]
     tested = [package for package, why in reasons.items() if why is None]
     if tested:
-        tests.append(Part(name="tests", command=_test_command(packages, tested), seconds=180))
+        tests.append(
+            Part(name="tests", command=_test_command(packages, tested, machine), seconds=180)
+        )
     return [
         *tests,
         question("kdkernels_tune", 100, *blocks),
@@ -201,6 +203,11 @@ def all_parts(packages: dict[str, Package], machine: dict[str, Any], out: Path) 
         question("mergedistill_step", 60),
         question("teacherzoo_record", 60),
     ]
+
+
+def _why_no_gpu(machine: dict[str, Any]) -> str:
+    broken: dict[str, str] = machine.get("broken", {})
+    return f"torch cannot be imported ({broken['torch']})" if "torch" in broken else _NO_GPU
 
 
 def missing(packages: dict[str, Package], name: str, machine: dict[str, Any]) -> list[str]:
@@ -213,7 +220,9 @@ def missing(packages: dict[str, Package], name: str, machine: dict[str, Any]) ->
     return sorted(needed & set(machine.get("missing", ())))
 
 
-def _test_command(packages: dict[str, Package], names: Sequence[str]) -> tuple[str, ...]:
+def _test_command(
+    packages: dict[str, Package], names: Sequence[str], machine: dict[str, Any]
+) -> tuple[str, ...]:
     """Files with tests for a GPU, several at a time: their processes wait for compilers more than for the GPU."""
     files = [
         file
@@ -222,11 +231,13 @@ def _test_command(packages: dict[str, Package], names: Sequence[str]) -> tuple[s
         if "mark.gpu" in (text := file.read_text(encoding="utf-8")) or "pretended_device" in text
     ]
     workers = min(len(files), max(1, (os.cpu_count() or 1) // 2))
+    several = ("-n", str(workers), "--dist", "worksteal")
     return (
         *("-m", "pytest", "-m", "gpu", "-v", "--tb=short", "-p", "no:cacheprovider"),
         *("-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-p", "gpu_check_results"),
         # A warning of versions that are not those of our constraints is no failure here.
-        *("-W", "default", "-n", str(workers), "--dist", "worksteal", *map(str, files)),
+        *("-W", "default", *(() if "pytest-xdist" in machine.get("missing", ()) else several)),
+        *map(str, files),
     )
 
 
@@ -305,7 +316,7 @@ class Runner:
             lines.append(
                 f"Measured on {gpus[0]['name']}."
                 if gpus
-                else f"Nothing was measured, for {_NO_GPU}."
+                else f"Nothing was measured, for {_why_no_gpu(machine)}."
             )
         text = "\n".join(lines)
         (self._out / "summary.txt").write_text(text + "\n", encoding="utf-8")

@@ -101,10 +101,10 @@ def on_gpu(thing: Tensor | nn.Module) -> bool:
 
 @contextlib.contextmanager
 def device(kind: str) -> Iterator[None]:
-    """One of `DEVICES`: the pretended GPU, or the real one."""
+    """One of `DEVICES`: the real GPU, or two pretended ones, of which a process without a launcher must use one."""
     if kind == "cuda" and not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
-    with pretended_gpu() if kind == "pretended" else contextlib.nullcontext():
+    with pretended_gpu(2) if kind == "pretended" else contextlib.nullcontext():
         yield
 
 

@@ -108,6 +108,8 @@ def test_a_whole_machine_runs_every_part_and_one_that_lacks_a_module_says_which(
         "pydantic is missing; bring it with --wheels"
     }
     assert {part.reason for part in bare} == {"there is no CUDA device"}
+    broken = all_parts(packages, {"gpus": [], "broken": {"torch": "ImportError: libcudart"}}, out)
+    assert {part.reason for part in broken} == {"torch cannot be imported (ImportError: libcudart)"}
     assert missing(packages, "xeval", {"missing": ["conllu", "pydantic"]}) == ["conllu"]
 
 
