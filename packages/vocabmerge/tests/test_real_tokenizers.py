@@ -20,7 +20,7 @@ from vocabmerge import (
     tokenizer_digest,
     trim_vocabulary,
 )
-from vocabmerge.carry_pieces import matching_ids
+from vocabmerge.carry_pieces import matching_ids, spellings
 from vocabmerge.carry_source import Source
 from vocabmerge.count import count_pieces
 from vocabmerge.greedy import pieces_to_hide
@@ -225,6 +225,17 @@ def test_carrying_to_itself_copies_every_row(name):
     made = carry(read, [Source(vocabulary=read, embedding=rows)])
     live = [i for i, role in enumerate(read.roles) if role not in ("hole", "placeholder")]
     assert torch.equal(made.embedding[live], rows[live])
+
+
+def test_what_ends_a_word_is_spelled_with_an_end():
+    read = vocabulary("clip-vit")
+    cut = trim_vocabulary(read, {"xx": counts(read, SENTENCES[:1])})
+    dropped = np.flatnonzero(cut.new_ids < 0).tolist()
+    assert any(str(read.pieces[number]).endswith("</w>") for number in dropped)
+    for number, ids in zip(dropped, spellings(read, cut.after, dropped), strict=True):
+        assert ids == cut.map[number].tolist() != []
+        said = "".join(str(cut.after.pieces[new]) for new in ids)
+        assert said == read.pieces[number]
 
 
 # --- merge -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, normalizers
 
 from vocabmerge.canonical import BYTE_ALPHABET, Key, WordClass
-from vocabmerge.spelling import spell_greedily
+from vocabmerge.spelling import spell_by_merges, spell_greedily
 from vocabmerge.vocabulary import SPECIAL_ROLES, Vocabulary
 
 # Where the families disagree: punctuation and ideographs stand alone in WordPiece, inside or first elsewhere.
@@ -67,6 +67,12 @@ def spellings(new: Vocabulary, old: Vocabulary, ids: Sequence[int]) -> list[list
         prefix = old.tokenizer["model"].get("continuing_subword_prefix", "##")
         for index in asked:
             found[index] = spell_greedily(str(raw[index]), old.ids, prefix)
+        return found
+    suffix = new.tokenizer["model"].get("end_of_word_suffix")
+    if suffix and suffix == old.tokenizer["model"].get("end_of_word_suffix"):
+        spelled = spell_by_merges([str(raw[index]) for index in asked], old.tokenizer["model"])
+        for index, ids_of_old in zip(asked, spelled, strict=True):
+            found[index] = ids_of_old
         return found
     unknown = old.special_id("unk")
     bare = Tokenizer(segmenter.model)

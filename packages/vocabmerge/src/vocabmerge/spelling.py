@@ -1,6 +1,7 @@
 """How a tokenizer spells a piece that it does not have."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from math import inf
 from typing import Any
 
@@ -24,6 +25,8 @@ def spell(piece: str, tokenizer: Mapping[str, Any], opened: tokenizers.Tokenizer
     model = tokenizer["model"]
     if model["type"] == "WordPiece":
         return spell_greedily(piece, model["vocab"], model["continuing_subword_prefix"])
+    if has_marks(model):
+        return spell_by_merges([piece], model)[0]
     vocab = model["vocab"]
     unknown = model.get("unk_id")
     if isinstance(vocab, Mapping):
@@ -92,6 +95,54 @@ def _lengths_by_ending(ids: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         if len(text) >= _ENDING:
             found.setdefault(text[-_ENDING:], set()).add(len(text))
     return {ending: (*sorted(lengths, reverse=True), *_SHORT) for ending, lengths in found.items()}
+
+
+def has_marks(model: Mapping[str, Any]) -> bool:
+    """Whether a BPE model writes marks into its pieces, a prefix inside words or a suffix at their ends."""
+    marks = ("continuing_subword_prefix", "end_of_word_suffix")
+    return model["type"] == "BPE" and any(model.get(mark) for mark in marks)
+
+
+def spell_by_merges(pieces: Sequence[str], model: Mapping[str, Any]) -> list[list[int]]:
+    """BPE's merges applied to the characters of pieces with marks, which to the library would be text.
+
+    Args:
+        pieces: what to spell.
+        model: of a `tokenizer.json`.
+
+    Returns:
+        The ids of each; none where a character has no piece.
+
+    Example:
+        >>> model = {"type": "BPE", "end_of_word_suffix": "</w>", "vocab": {"a": 0, "b": 1, "b</w>": 2, "ab": 3},
+        ...     "merges": [["a", "b"]]}
+        >>> spell_by_merges(["abab</w>"], model)
+        [[3, 0, 2]]
+    """
+    prefix = model.get("continuing_subword_prefix") or ""
+    suffix = model.get("end_of_word_suffix") or ""
+    ids = model["vocab"]
+    rank = {(left, right): number for number, (left, right) in enumerate(model["merges"])}
+    spelled: list[list[int]] = []
+    for piece in pieces:
+        if not piece:
+            spelled.append([])
+            continue
+        inside = piece.startswith(prefix) and piece != prefix
+        ends = piece.endswith(suffix) and piece != suffix
+        text = piece.removeprefix(prefix) if inside else piece
+        text = text.removesuffix(suffix) if ends else text
+        symbols = [prefix + character for character in text]
+        symbols[0] = symbols[0] if inside else text[0]
+        symbols[-1] += suffix if ends else ""
+        while len(symbols) > 1:
+            ranks = [rank.get(pair, inf) for pair in pairwise(symbols)]
+            first = min(range(len(ranks)), key=ranks.__getitem__)
+            if ranks[first] == inf:
+                break
+            symbols[first : first + 2] = [symbols[first] + symbols[first + 1].removeprefix(prefix)]
+        spelled.append([ids[s] for s in symbols] if all(s in ids for s in symbols) else [])
+    return spelled
 
 
 def spell_greedily(piece: str, ids: Mapping[str, int], prefix: str) -> list[int]:

@@ -16,7 +16,11 @@ from vocabmerge.trim_report import segmentation_change
 from vocabmerge.trim_write import new_folder, refuse_taken, write_json, write_tokenizer
 from vocabmerge.vocabulary import Vocabulary
 
-_COMPANIONS = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "chat_template.jinja")
+_COMPANIONS = (
+    *("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "chat_template.jinja"),
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+)
+_MODULE = "[0-9]_*"  # what sentence-transformers does behind the model, a folder each
 
 Corpora = Mapping[str, Sequence[str | Path]]
 
@@ -82,11 +86,21 @@ def trim(
         cut.map.save(folder / "maps" / f"{vocabulary.name}.safetensors")
         report["map"] = cut.map.counts
         report["model"] = None if model is None else _trim_model(model, cut, source, folder, pad_to)
-        for name in _COMPANIONS:
-            if source.is_dir() and (source / name).is_file():
-                (folder / name).write_bytes((source / name).read_bytes())
+        for name in _companions(source):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((source / name).read_bytes())
         write_json(folder / "report.json", report)
     return report
+
+
+def _companions(source: Path) -> list[Path]:
+    """The files of a model folder that a trim leaves as they are, by their names in it."""
+    if not source.is_dir():
+        return []
+    found = [source / name for name in _COMPANIONS if (source / name).is_file()]
+    if source / "modules.json" in found:
+        found += [file for file in sorted(source.glob(f"{_MODULE}/*")) if file.is_file()]
+    return [file.relative_to(source) for file in found]
 
 
 def _lines(files: Sequence[str | Path]) -> Iterator[str]:

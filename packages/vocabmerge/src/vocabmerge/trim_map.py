@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from vocabmerge.maps import VocabularyMap, map_of_lists
-from vocabmerge.spelling import spell_greedily, spell_likeliest
+from vocabmerge.spelling import has_marks, spell_by_merges, spell_greedily, spell_likeliest
 from vocabmerge.vocabulary import Vocabulary
 
 
@@ -45,6 +45,8 @@ def _spell_all(pieces: list[str], after: Vocabulary) -> list[list[int]]:
         return [spell_greedily(piece, after.ids, prefix) for piece in pieces]
     if after.family == "unigram" and not model.get("byte_fallback"):
         return spell_likeliest(pieces, after.ids, after.scores.tolist())
+    if has_marks(model):
+        return spell_by_merges(pieces, model)
     unknown = after.special_id("unk")
     bare = Tokenizer(after.segmenter().model)  # no splitting: a piece goes to the model as it is
     found = [encoding.ids for encoding in bare.encode_batch_fast(pieces, add_special_tokens=False)]
