@@ -10,6 +10,8 @@ from torch import Tensor
 from kdkernels import KernelArgumentError, attention_mse, relation_kl
 
 pytest.importorskip("triton")
+from kdkernels.attention_maps import kernel
+from kdkernels.attention_maps.blocks import BLOCKS
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -52,6 +54,14 @@ def relative(got: Tensor, true: Tensor) -> float:
     return float((got - true).norm() / (true.norm() or 1.0))
 
 
+@pytest.fixture
+def one_block_where_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks that hold the whole of short sequences: the interpreter's time goes by blocks, and others run several."""
+    if INTERPRETED:
+        monkeypatch.setattr(kernel, "blocks_for", lambda *_: (64, 64, 4, 2))
+
+
+@pytest.mark.usefixtures("one_block_where_interpreted")
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("window", [None, 0, 12])
 @pytest.mark.parametrize("mask_name", ["none", "holes", "pairs", "nothing"])
@@ -76,6 +86,7 @@ def test_attention_mse_equals_the_reference_in_float64(
     assert relative(k_s.grad, exact[1].grad) < TOLERANCE[dtype]
 
 
+@pytest.mark.usefixtures("one_block_where_interpreted")
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("mask_name", ["none", "holes", "pairs", "nothing"])
 def test_relation_kl_equals_the_reference_in_float64(dtype: torch.dtype, mask_name: str) -> None:
@@ -91,6 +102,67 @@ def test_relation_kl_equals_the_reference_in_float64(dtype: torch.dtype, mask_na
 
     assert int(result.counted) == int(true.counted)
     assert relative(result.loss, true.loss) < TOLERANCE[dtype] / 10
+    assert relative(x_s.grad, exact.grad) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "window", "mask_name"),
+    [
+        (torch.float32, None, "holes"),
+        (torch.float32, 20, "pairs"),
+        (torch.float16, None, "none"),
+        (torch.bfloat16, 12, "none"),
+    ],
+    ids=str,
+)
+def test_several_blocks_of_rows_and_of_keys_in_every_dtype(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, window: int | None, mask_name: str
+) -> None:
+    """Three blocks of rows against three of keys; the maximum of a row is in the last one and large."""
+    monkeypatch.setattr(kernel, "blocks_for", lambda *_: (16, 16, 4, 1))
+    inputs = [vectors(1, 1, 37, 8, dtype=dtype) for _ in range(4)]
+    for k in inputs[1::2]:
+        k[:, :, 33:] *= 6
+    mask = mask_named(mask_name, 2, 37)
+    mask = None if mask is None else mask[:1]
+    exact = [x.double().requires_grad_() for x in inputs]
+    true = attention_mse(*exact, mask, window=window, impl="reference")
+    true.loss.backward()
+
+    q_s, k_s = (x.clone().requires_grad_() for x in inputs[:2])
+    result = attention_mse(q_s, k_s, *inputs[2:], mask, window=window, impl="triton")
+    result.loss.backward()
+
+    assert relative(result.loss, true.loss) < TOLERANCE[dtype]
+    assert relative(q_s.grad, exact[0].grad) < TOLERANCE[dtype]
+    assert relative(k_s.grad, exact[1].grad) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width"),
+    [(dtype, width) for dtype in TOLERANCE for width in BLOCKS[dtype.itemsize]],
+    ids=str,
+)
+def test_every_width_that_auto_accepts_with_the_tables_blocks(
+    dtype: torch.dtype, width: int
+) -> None:
+    """Both comparisons, their gradients included; on a device a tile that does not fit fails at the launch."""
+    length = (40 if dtype == torch.float32 else 70) if INTERPRETED else 150
+    x_s, x_t = (vectors(1, length, width, dtype=dtype) / width**0.25 for _ in range(2))
+    exact = x_s.double().requires_grad_()
+    x_s = x_s.requires_grad_()
+
+    def losses(x: Tensor, teacher: Tensor, impl: str) -> Tensor:
+        q, k = (side[:, None] for side in (x, x.flip(1)))
+        q_t, k_t = (side[:, None] for side in (teacher, teacher.roll(1, 1)))
+        maps = attention_mse(q, k, q_t, k_t, divisor=1.0, impl=impl)
+        return maps.loss + relation_kl(x, teacher, 1, impl=impl).loss
+
+    true, got = losses(exact, x_t.double(), "reference"), losses(x_s, x_t, "triton")
+    true.backward()
+    got.backward()
+
+    assert relative(got, true) < TOLERANCE[dtype]
     assert relative(x_s.grad, exact.grad) < TOLERANCE[dtype]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdkernels import linear_kl
+from kdkernels import linear_kl, tuning
 
 pytest.importorskip("triton")
 
@@ -31,6 +31,13 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole block and a part of another for 37 columns."""
+    table = {"divergences": {"default": {"BLOCK_V": 32, "num_warps": 4}}}
+    monkeypatch.setattr(tuning, "_table", lambda: table)
+
+
 def operands(dtype: torch.dtype, V_s: int = 37, V_t: int = 37) -> list[Tensor]:
     shapes = [(5, 6), (V_s, 6), (V_s,), (5, 9), (V_t, 9), (V_t,)]
     return [torch.randn(*shape).to(DEVICE, dtype) for shape in shapes]
@@ -48,6 +55,7 @@ def relative(got: Tensor, true: Tensor) -> float:
     return float((got - true).norm() / (true.norm() or 1.0))
 
 
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
 @pytest.mark.parametrize("T", [1.0, 2.0])
@@ -62,6 +70,17 @@ def test_loss_and_gradients_equal_the_reference_in_float64(
     assert all(relative(a, b) < TOLERANCE[dtype] for a, b in zip(got, true, strict=True))
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_a_vocabulary_of_many_blocks_with_a_size_that_no_vector_divides(dtype: torch.dtype) -> None:
+    tensors = operands(dtype, V_s=20_011, V_t=20_013)
+    options = {"temperature": 2.0, "divergence": "jsd", "vocab_size": 20_011}
+    got = step(tensors, "triton", **options)
+    true = step([x.double() for x in tensors], "reference", **options)
+
+    assert all(relative(a, b) < TOLERANCE[dtype] for a, b in zip(got, true, strict=True))
+
+
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("divergence", ["forward_kl", "jsd"])
 def test_mapped_and_padded_columns(divergence: str) -> None:
     tensors = operands(torch.float32, V_s=21, V_t=33)

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from kdkernels import kl, linear_cross_entropy, linear_distil_loss, topk_kl
+from kdkernels import kl, linear_cross_entropy, linear_distil_loss, topk_kl, tuning
 from kdkernels.targets import prepare_targets
 from kdkernels.testing import (
     MEANINGS,
@@ -33,11 +33,22 @@ pytestmark = [
     # The interpreter computes with numpy, which warns where the kernels compute with infinities on purpose.
     pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
 ]
-SHAPE = DistilShape(N=9, H=6, V=1031, K=5)
+SHAPE = DistilShape(N=7, H=6, V=1031, K=5)
 # Of the gradient's norm; half-precision logits round once, and their gradient once more.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 
 
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks for the rows below, the last of them not full, as the table's have for a real vocabulary."""
+    table = {
+        "row_losses": {"default": {"BLOCK_V": 512, "num_warps": 4}},
+        "divergences": {"default": {"BLOCK_V": 256, "num_warps": 4}},
+    }
+    monkeypatch.setattr(tuning, "_table", lambda: table)
+
+
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize(("divergence", "tail"), MEANINGS)
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
@@ -85,10 +96,10 @@ def test_kernel_and_lean_torch_agree_on_odd_shapes(
         assert error < TOLERANCE[dtype] or (by_triton - by_torch).abs().max() < 1e-6
 
 
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize(("temperature", "overwrite"), [(1.0, False), (2.0, True)])
 @pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
-@pytest.mark.parametrize("overwrite", [False, True])
 def test_losses_of_given_logits_agree_with_the_reference(
     dtype: torch.dtype, temperature: float, divergence: str, overwrite: bool
 ) -> None:
@@ -117,6 +128,38 @@ def test_losses_of_given_logits_agree_with_the_reference(
         (expected, by_reference), (actual, by_triton) = results
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
         assert relative_error(by_triton, by_reference) < TOLERANCE[dtype]
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("shape", ["rising", "falling", "peak in the middle", "peak at the end"])
+def test_sums_are_rescaled_when_a_later_block_has_a_larger_maximum(
+    shape: str, temperature: float
+) -> None:
+    """Differences of hundreds: a sum kept relative to an earlier block's maximum overflows, or drowns the later one."""
+    V = 1031
+    rising = torch.linspace(-300, 300, V, dtype=torch.float64)
+    logits = {"rising": rising, "falling": rising.flip(0)}.get(shape, torch.zeros(V).double())
+    if shape.startswith("peak"):
+        logits[600 if "middle" in shape else V - 2] = 400.0
+    logits = (logits + torch.linspace(0, 1, V).sin()).to(DEVICE)[None]
+    teacher = logits.roll(1, 1) / 4
+    logprobs, ids = torch.log_softmax(teacher, 1).topk(3)
+    partition = (torch.log_softmax(teacher, 1) / temperature).logsumexp(1)
+    for operation, of_teacher in (
+        (kl, {"teacher": teacher}),
+        (topk_kl, {"topk_ids": ids, "topk_logprobs": logprobs, "log_partition": partition}),
+    ):
+        results = []
+        for impl, dtype in (("reference", torch.float64), ("triton", torch.float32)):
+            leaf = logits.to(dtype).requires_grad_()
+            if operation is kl:
+                of_teacher = {"teacher": teacher.to(dtype)}
+            loss = operation(leaf, **of_teacher, temperature=temperature, impl=impl).loss
+            results.append((loss.detach(), *torch.autograd.grad(loss, leaf)))
+        (expected, by_reference), (actual, by_triton) = results
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
+        assert relative_error(by_triton, by_reference) < 1e-4
 
 
 def test_given_logits_keep_their_values_without_gradient() -> None:

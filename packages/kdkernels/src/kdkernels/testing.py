@@ -41,7 +41,7 @@ ODD_SHAPES: Sequence[DistilShape] = (
     DistilShape(N=1, H=5, V=7, K=2),
     DistilShape(N=9, H=5, V=7, K=11),  # more places than columns
     DistilShape(N=17, H=16, V=64, K=4),
-    DistilShape(N=6, H=3, V=1031, K=5),  # a prime beyond one block
+    DistilShape(N=6, H=3, V=20_011, K=5),  # a prime beyond two blocks of 8,192 columns
 )
 
 
