@@ -3,8 +3,12 @@
 import importlib
 import json
 import re
+import shutil
+import subprocess
+import sys
 import typing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -134,9 +138,11 @@ def test_an_option_without_effect_is_refused(words, fault):
 
 
 @pytest.fixture
-def called(monkeypatch):
+def called(monkeypatch, tmp_path):
     """What a command calls its function with, which then fails."""
     calls = {}
+    monkeypatch.chdir(tmp_path)
+    Path("t.txt").write_text("some text")
 
     def catch(module, name):
         def caught(*_, **options):
@@ -215,14 +221,36 @@ def test_what_is_typed_reaches_the_function(called):
     assert called["distillation"] == Distillation(gold=1.0)
 
 
-def test_under_a_launcher_one_process_tells_what_was_made(monkeypatch, tmp_path, teacher, sw):
+def test_under_a_launcher_one_process_tells_what_was_made(monkeypatch, tmp_path, teacher, texts, sw):  # fmt: skip
     made = read_sparse(sw)
-    module = importlib.import_module("bistil.language_sft")
-    monkeypatch.setattr(module, "language_sft", lambda *_, **__: made)
-    words = ("sft", teacher, "-o", sw, "--corpus", "sw=sw.txt", "--json")
-    assert json.loads(run(*words).stdout)["language"] == "sw"
+
+    def make(model, text, out, **_):
+        shutil.copy(sw, out)
+        return made
+
+    monkeypatch.setattr(importlib.import_module("bistil.language_sft"), "language_sft", make)
+    words = ("sft", teacher, "--corpus", f"sw={texts['sw']}", "--json")
+    assert json.loads(run(*words, "-o", tmp_path / "first").stdout)["language"] == "sw"
     monkeypatch.setenv("RANK", "1")
-    assert run(*words).stdout == ""
+    assert run(*words, "-o", tmp_path / "second").stdout == ""
+
+
+def test_help_and_what_is_refused_at_once_import_no_slow_library(tmp_path):
+    """One process, in which each of them is typed in turn."""
+    (tmp_path / "taken").touch()
+    typed = [
+        ["sft", "--help"], ["adapt", "--help"], ["compare", "--help"], ["sft", "M", "-o", "x"],
+        ["sft", "M", "-o", "x", "--corpus", "en=none.txt"], ["sft", "M", "-o", "taken", "--task", "pos"],
+        ["sft", "M", "-o", "x", "--task", "pos", "--labels", "own"], ["adapt", "S", "-o", "taken", "--task", "pos", "--no-teacher"],
+        ["adapt", "S", "-o", "x", "--task", "pos", "--no-teacher", "--gold", "1"], ["compare", "none.yaml"],
+    ]  # fmt: skip
+    program = (
+        "import sys; from typer.testing import CliRunner; from bistil.cli import app\n"
+        f"codes = [CliRunner().invoke(app, words).exit_code for words in {typed!r}]\n"
+        "print(codes, [name for name in ('torch', 'transformers', 'pyarrow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)  # fmt: skip
+    assert done.stdout.strip() == f"{[0, 0, 0] + [2] * 7} []"
 
 
 def test_what_the_launcher_of_deepspeed_says_of_a_process_is_taken():

@@ -11,6 +11,7 @@ import typer
 from bistil import task_options as o
 from bistil.console import refusing_plainly
 from bistil.errors import AdaptError
+from bistil.work import refuse_what_exists
 from teacherzoo.console import progress
 from teacherzoo.processes import rank
 
@@ -104,7 +105,10 @@ def adapt_command(
             "--temperature": temperature, "--times-t-squared": times_t_squared,
         }  # fmt: skip
         o.refuse(of_teachers, because="with --no-teacher, where the labels alone teach")
-
+    o.refuse_for_task(task, labels=labels, pooling=pooling)
+    refuse_what_exists(out, AdaptError)
+    correspondence, arguments = o.layers_of(layers), o.arguments_in(trainer)
+    # What needs no library that takes seconds to import was refused by now.
     from bistil.adapt import TaskTeacher, adapt
     from bistil.distilling import Distillation
     from bistil.lottery import Sparsity
@@ -112,7 +116,7 @@ def adapt_command(
     from xeval import open_source
 
     protocol = o.protocol_of(
-        task, labels=labels, steps=steps, batch_size=batch, learning_rate=learning_rate, warmup=warmup,
+        labels=labels, steps=steps, batch_size=batch, learning_rate=learning_rate, warmup=warmup,
         weight_decay=weight_decay, evaluate_every=evaluate_every, patience=patience, max_length=length, pooling=pooling,
         precision=precision,
     )  # fmt: skip
@@ -132,10 +136,10 @@ def adapt_command(
             language=source,
             teacher=None if teacher is None else TaskTeacher(model=teacher, **worn),
             training=TaskTraining(
-                protocol=protocol, sparsity=sparsity, seed=seed, arguments=o.arguments_in(trainer)
+                protocol=protocol, sparsity=sparsity, seed=seed, arguments=arguments
             ),
             distillation=Distillation(**weights, times_t_squared=times_t_squared),
-            layers=o.layers_of(layers),
+            layers=correspondence,
             watch=watch,
         )
     if rank() != 0:

@@ -25,10 +25,11 @@ def compare_command(
     quiet: Quiet = False,
 ) -> None:
     """Compare systems on targets, tasks and seeds. Run it again to go on where it stopped."""
-    from bistil.compare import compare, results_of, summary
     from bistil.compare_recipe import read_comparison
 
-    stated = read_comparison(recipe)
+    stated = read_comparison(recipe)  # before anything that takes seconds to import
+    from bistil.compare import compare, results_of, summary
+
     with progress(quiet=quiet) as watch:
         results, notes = compare(stated, watch=watch)
     if rank() != 0:

@@ -11,6 +11,8 @@ import typer
 from bistil import task_options as o
 from bistil.console import refusing_plainly
 from bistil.errors import AdaptError
+from bistil.languages import text_files
+from bistil.work import refuse_what_exists
 from teacherzoo.console import progress
 from teacherzoo.processes import rank
 
@@ -107,17 +109,22 @@ def sft_command(
         language, _, text = corpus.partition("=")
         if not language or not text:
             raise AdaptError(f"--corpus must be LANGUAGE=FILE, got {corpus!r}.")
+        o.check_precision(precision)
+        text_files(language, text)
     elif task is None or corpus is not None:
         raise AdaptError("Give either --corpus LANGUAGE=FILE to learn a language, or --task to learn a task.")  # fmt: skip
+    else:
+        o.refuse_for_task(task, labels=labels, pooling=pooling)
+    refuse_what_exists(out, AdaptError)
     arguments = o.arguments_in(trainer)
     kept: dict[str, Any] = {
         "density": density, "count": count, "full_steps": full_steps, "l1": l1, "norms": norms, "full": full, "values": values,
     }  # fmt: skip
+    # What needs no library that takes seconds to import was refused by now.
     if task is None:
         from bistil.language_sft import SPARSITY, LanguageTraining
         from bistil.language_sft import language_sft as learn_language
 
-        o.check_precision(precision)
         training = LanguageTraining(
             batch=batch, length=length, learning_rate=learning_rate, warmup=warmup, seed=seed, arguments=arguments,
             bf16=None if precision == "auto" else False,
@@ -135,7 +142,7 @@ def sft_command(
         from xeval import open_source
 
         protocol = o.protocol_of(
-            task, labels=labels, steps=steps, batch_size=batch, learning_rate=learning_rate, warmup=warmup,
+            labels=labels, steps=steps, batch_size=batch, learning_rate=learning_rate, warmup=warmup,
             weight_decay=weight_decay, evaluate_every=evaluate_every, patience=patience, max_length=length, pooling=pooling,
             precision=precision,
         )  # fmt: skip

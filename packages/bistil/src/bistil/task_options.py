@@ -101,21 +101,25 @@ def layers_of(stated: str | None) -> tuple[int, ...] | None:
     return tuple(int(part) for part in parts)
 
 
-def protocol_of(task: str, *, labels: str | None, **settings: Any) -> Protocol:
-    """The protocol of a task's training, where what was not typed is `PROTOCOL`'s.
+def refuse_for_task(task: str, *, labels: str | None, pooling: str | None) -> None:
+    """Refuse options that would have no effect on this task.
 
     Raises:
-        AdaptError: for an option that has no effect on this task.
+        AdaptError: naming the option.
     """
+    if task != "ner":
+        refuse({"--labels": labels}, because=f"on {task!r}, which has no entities")
+    if task == "qa":
+        refuse({"--pooling": pooling}, because="on 'qa', which points at sub-words")
+
+
+def protocol_of(**settings: Any) -> Protocol:
+    """The protocol of a task's training, where what was not typed is `PROTOCOL`'s."""
     from dataclasses import replace
 
     from bistil.task_training import PROTOCOL
 
-    if task != "ner":
-        refuse({"--labels": labels}, because=f"on {task!r}, which has no entities")
-    if task == "qa":
-        refuse({"--pooling": settings.get("pooling")}, because="on 'qa', which points at sub-words")
-    return replace(PROTOCOL, **given(labels=labels, **settings))
+    return replace(PROTOCOL, **given(**settings))
 
 
 def sparsity_of(
