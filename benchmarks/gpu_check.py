@@ -197,7 +197,7 @@ def all_parts(packages: dict[str, Package], machine: dict[str, Any], out: Path) 
         )
     return [
         *tests,
-        question("kdkernels_tune", 100, *blocks),
+        question("kdkernels_tune", 110, *blocks),
         question("kdkernels_teacher", 90, *blocks),
         question("bistil_step", 60),
         question("mergedistill_step", 60),
@@ -332,11 +332,11 @@ def _lines_of(file: Path) -> list[dict[str, Any]]:
     """The whole lines of a JSON Lines file, the last of which a cut-off process may have left half."""
     if not file.is_file():
         return []
-    found = []
+    values = []
     for line in file.read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
-    return found
+            values.append(json.loads(line))
+    return values
 
 
 if __name__ == "__main__":

@@ -45,10 +45,10 @@ def _gpus() -> list[dict[str, Any]]:
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return []
-    found = []
+    gpus = []
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
-        found.append(
+        gpus.append(
             {
                 "name": properties.name,
                 "capability": f"{properties.major}.{properties.minor}",
@@ -57,7 +57,7 @@ def _gpus() -> list[dict[str, Any]]:
                 "cuda": torch.version.cuda,
             }
         )
-    return found
+    return gpus
 
 
 def _driver() -> str | None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,19 +185,25 @@ def test_without_a_gpu_it_ends_well_and_says_that_nothing_was_measured(tmp_path:
     assert {"torch", "transformers", "vocabmerge", "distillery-xeval"} <= machine["versions"].keys()
 
 
+def _once(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    for run in runs.values():
+        run()
+    return {name: [1.0] for name in runs}
+
+
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Runs a question's own code with the pretended GPU, at sizes that take no time; its records."""
     from pretended_device import pretended_gpu
 
-    def run(name: str, **sizes: object) -> list[Any]:
+    def run(name: str, *, more: Sequence[str] = (), **sizes: object) -> list[Any]:
         question = importlib.import_module(name)
         for key, value in {"DEVICE": "cuda", **sizes}.items():
-            monkeypatch.setattr(question, key, value)
+            monkeypatch.setattr(question, key, value, raising=False)
         monkeypatch.setattr(
-            sys, "argv", [name, "--quick", "--out", str(tmp_path / "records.jsonl")]
+            sys, "argv", [name, "--quick", "--out", str(tmp_path / "records.jsonl"), *more]
         )
-        monkeypatch.setattr("gc.collect", lambda: 0)  # between turns; it takes longer than they do
+        monkeypatch.setattr(question, "race", _once)
         with pretended_gpu():
             question.main()
         return _records(tmp_path)
@@ -234,7 +241,7 @@ def test_a_step_of_bistil_is_measured_on_the_gpu(pretended: Any, tmp_path: Path)
     with pytest.MonkeyPatch.context() as patch, pretended_gpu():
         patch.setattr(bistil_step, "DEVICE", "cuda")
         patch.setattr(bistil_step, "kept_bytes", lambda *_: 1)  # storages are the CPU's here
-        patch.setattr("gc.collect", lambda: 0)
+        patch.setattr(bistil_step, "race", _once)
         patch.setattr(
             bistil_step, "BertConfig", lambda **_: BertConfig(num_hidden_layers=12, **small)
         )
@@ -260,3 +267,25 @@ def test_losses_at_the_sizes_of_real_models_are_measured_on_the_gpu(
     assert {"linear_distil_loss", "linear_kl", "tiles", "dense eager"} <= {
         r["contender"] for r in records
     }
+
+
+def test_blocks_that_the_device_has_no_room_for_are_no_candidates(
+    pretended: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    import kdkernels_tune
+    from triton.runtime.errors import OutOfResources
+
+    def launch(_kernel: str, *_operands: object) -> None:
+        *_, options = _operands
+        if options["BLOCK_V"] > 8192:
+            raise OutOfResources(300_000, 232_448, "shared memory")
+
+    file = tmp_path / "blocks.json"
+    monkeypatch.setattr(kdkernels_tune, "launch", launch)
+    records = pretended("kdkernels_tune", more=["--blocks", str(file)], N=2, V=16)
+
+    assert not any(record["contender"].startswith(("16384", "32768")) for record in records)
+    blocks = json.loads(file.read_text())
+    assert blocks.keys() == {"row_losses", "divergences"}
+    assert blocks["row_losses"]["pretended GPU"]["BLOCK_V"] in (4096, 8192)
