@@ -3,8 +3,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from toyworld import World
 
+from teacherzoo import nursery_training
 from teacherzoo.corpora import Corpus
 from teacherzoo.errors import RecordError, TeacherError, TeacherzooError
 from teacherzoo.nursery import TokenizerFamily, Upbringing, raise_teacher
@@ -177,6 +179,28 @@ def test_a_language_is_drawn_by_its_size_to_the_exponent() -> None:
     assert share == pytest.approx(0.25, abs=0.02)  # sqrt(10) / (sqrt(10) + sqrt(90))
     rows = order[order[:, 0] == 0][:90, 1]
     assert sorted(rows.tolist()) == list(range(90))
+
+
+@pytest.mark.parametrize("pays", [False, True])
+def test_where_bfloat16_pays_the_teacher_is_raised_in_it(
+    corpora: list[Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pays: bool
+) -> None:
+    kinds = set()
+    masked_logits = nursery_training._masked_logits
+
+    def noting(
+        model: torch.nn.Module, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, gold = masked_logits(model, batch)
+        kinds.update({logits.dtype} if model.training else ())
+        return logits, gold
+
+    monkeypatch.setattr(nursery_training, "_masked_logits", noting)
+    monkeypatch.setattr(nursery_training, "bfloat16_pays", lambda: pays)
+
+    raise_teacher(corpora, tmp_path / "t", upbringing=replace(TINY, steps=2))
+
+    assert kinds == {torch.bfloat16 if pays else torch.float32}
 
 
 def test_what_stands_there_is_never_overwritten(corpora: list[Corpus], tmp_path: Path) -> None:

@@ -128,7 +128,9 @@ class _NurseryTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
     ) -> Any:
-        logits, gold = _masked_logits(self.accelerator.unwrap_model(model), inputs)
+        # What accelerate wraps for mixed precision is the model's forward, which is not called here.
+        with self.accelerator.autocast():
+            logits, gold = _masked_logits(self.accelerator.unwrap_model(model), inputs)
         loss = F.cross_entropy(logits.float(), gold)
         return (loss, None) if return_outputs else loss
 
