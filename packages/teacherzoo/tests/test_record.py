@@ -439,3 +439,13 @@ def test_a_name_that_is_nowhere_is_one_sentence(text: Path, tmp_path: Path) -> N
         record(tmp_path / "nothing", [Corpus("en", text)], tmp_path)
     with pytest.raises(TeacherError, match=r"has no config\.json"):
         record(tmp_path, [Corpus("en", text)], tmp_path)
+
+
+def test_a_long_reading_tells_how_far_it_is(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    survey = import_module("teacherzoo.survey")
+    monkeypatch.setattr(survey, "_TOLD_EVERY", 100)
+    told: list[tuple[int, int, str]] = []
+
+    survey.survey([Corpus("en", text)], shard_bytes=8000, watch=lambda *report: told.append(report))
+
+    assert told[:2] == [(100, 0, "reading en"), (200, 0, "reading en")]

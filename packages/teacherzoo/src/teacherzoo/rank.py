@@ -104,10 +104,12 @@ def rank(
         for name in given:
             if given.count(name) > 1:
                 raise RecordError(f"the {what} {name!r} is given twice; once is enough.")
-    texts = {
-        corpus.language: [each.text for each in replace(corpus, limit=documents).documents()]
-        for corpus in corpora
-    }
+    texts = {}
+    for number, corpus in enumerate(corpora):
+        watch(number, len(corpora), "reading")
+        texts[corpus.language] = [
+            document.text for document in replace(corpus, limit=documents).documents()
+        ]
     ratings = []
     device = own_device()
     # What the libraries take when they are first used is no teacher's need; on a GPU they take nothing that is counted.

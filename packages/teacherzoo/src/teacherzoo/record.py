@@ -65,7 +65,7 @@ def record(
         shard_bytes: text in a shard: what a kill can cost.
         offload: None for a teacher that fits in memory; `"cpu"` shares its weights out among the processes (DeepSpeed
             ZeRO-3), a folder puts them on its disk. The signals are the same.
-        watch: told bytes of text done, bytes in all, and the speed.
+        watch: told documents read; then bytes of text done, bytes in all, and the speed.
 
     Returns:
         The manifest, as `signals.json` has it.
@@ -98,7 +98,7 @@ def record(
         token_budget=token_budget,
         shard_bytes=shard_bytes,
     )
-    plans = survey(corpora, shard_bytes=shard_bytes)
+    plans = survey(corpora, shard_bytes=shard_bytes, watch=watch)
     folder.mkdir(parents=True, exist_ok=True)
     return complete(Recording(opened.backend, engine, terms, folder, watch), plans, started)
 

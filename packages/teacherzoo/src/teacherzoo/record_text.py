@@ -73,7 +73,7 @@ def record_text(
         token_budget=1,
         shard_bytes=shard_bytes,
     )
-    plans = survey(corpora, shard_bytes=shard_bytes)
+    plans = survey(corpora, shard_bytes=shard_bytes, watch=watch)
     folder.mkdir(parents=True, exist_ok=True)
     return complete(_Text(cut.backend, _Nobody(), terms, folder, watch), plans, started)
 

@@ -10,6 +10,7 @@ from teacherzoo.corpora import DIGEST_BYTES, Corpus
 from teacherzoo.errors import CorpusError
 
 Watch = Callable[[int, int, str], None]
+_TOLD_EVERY = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,17 @@ class CorpusPlan:
     shards: tuple[ShardPlan, ...]
 
 
-def survey(corpora: Sequence[Corpus], *, shard_bytes: int) -> list[CorpusPlan]:
+def survey(
+    corpora: Sequence[Corpus], *, shard_bytes: int, watch: Watch = lambda *_: None
+) -> list[CorpusPlan]:
     """Read every corpus once and cut it into shards of about `shard_bytes` of text.
 
     Shards depend on the text alone, so any process can take any of them, and a resumed run finds the same ones.
+
+    Args:
+        corpora: one for each language.
+        shard_bytes: text in a shard.
+        watch: told every so many documents how many were read.
 
     Raises:
         CorpusError: for text that cannot be read, for an empty corpus, or a language given twice.
@@ -47,10 +55,10 @@ def survey(corpora: Sequence[Corpus], *, shard_bytes: int) -> list[CorpusPlan]:
             raise CorpusError(
                 f"{language}: given twice; put its files into one folder and name that."
             )
-    return [_survey_one(corpus, shard_bytes) for corpus in corpora]
+    return [_survey_one(corpus, shard_bytes, watch) for corpus in corpora]
 
 
-def _survey_one(corpus: Corpus, shard_bytes: int) -> CorpusPlan:
+def _survey_one(corpus: Corpus, shard_bytes: int, watch: Watch) -> CorpusPlan:
     content = hashlib.blake2b(digest_size=DIGEST_BYTES)
     shards: list[ShardPlan] = []
     start = documents = size = total = 0
@@ -62,6 +70,8 @@ def _survey_one(corpus: Corpus, shard_bytes: int) -> CorpusPlan:
     for document in corpus.documents():
         content.update(document.digest)
         documents += 1
+        if documents % _TOLD_EVERY == 0:
+            watch(documents, 0, f"reading {corpus.language}")
         size += len(document.text.encode("utf-8", "surrogatepass"))
         if size >= shard_bytes:
             close()
