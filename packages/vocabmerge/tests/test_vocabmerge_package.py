@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import vocabmerge
 
 
@@ -19,3 +21,23 @@ def test_python_dash_m_prints_the_version() -> None:
     )
 
     assert done.stdout.strip() == "vocabmerge " + vocabmerge.__version__
+
+
+def test_names_are_imported_when_somebody_asks() -> None:
+    code = (
+        "import sys, vocabmerge\n"
+        "from vocabmerge import VocabularyError\n"
+        "print([m for m in ('numpy', 'tokenizers', 'rich') if m in sys.modules])\n"
+        "import vocabmerge.carry, vocabmerge.overlap, vocabmerge.trim\n"
+        "print([type(getattr(vocabmerge, name)).__name__ for name in ('carry', 'overlap', 'trim')])\n"
+        "print(sorted(set(vocabmerge.__all__) - set(dir(vocabmerge))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "['function', 'function', 'function']", "[]"]
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    for name in vocabmerge.__all__:
+        assert getattr(vocabmerge, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        vocabmerge.nothing  # noqa: B018

@@ -1,32 +1,37 @@
 """True unions and exact trims of Hugging Face tokenizers, and the embeddings that go with them."""
 
+import sys as _sys
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
+from types import ModuleType as _ModuleType
+from typing import TYPE_CHECKING, Any
 
-from vocabmerge.carry import Carried, carry
-from vocabmerge.carry_folder import carry_model, read_source
-from vocabmerge.carry_source import Source
-from vocabmerge.choose import FairChoice, choose_fair
-from vocabmerge.conflicts import find_conflicts
-from vocabmerge.corpora import read_corpus, sample_lines
-from vocabmerge.count import count_pieces
-from vocabmerge.errors import VocabularyError
-from vocabmerge.fidelity import Fidelity, compare_segmentation
-from vocabmerge.maps import VocabularyMap, identity_map, load_map, map_of_ids, map_of_lists
-from vocabmerge.merge import Merged, merge_vocabularies
-from vocabmerge.merged_folder import save_merged
-from vocabmerge.models import select_rows
-from vocabmerge.overlap import inspect, overlap
-from vocabmerge.reading import read_vocabulary
-from vocabmerge.rewrite import rewrite_tokenizer
-from vocabmerge.trim import Trim, trim_vocabulary
-from vocabmerge.trim_folder import trim
-from vocabmerge.vocabulary import (
-    Piece,
-    Vocabulary,
-    open_tokenizer,
-    parse_vocabulary,
-    tokenizer_digest,
-)
+if TYPE_CHECKING:
+    from vocabmerge.carry import Carried, carry
+    from vocabmerge.carry_folder import carry_model, read_source
+    from vocabmerge.carry_source import Source
+    from vocabmerge.choose import FairChoice, choose_fair
+    from vocabmerge.conflicts import find_conflicts
+    from vocabmerge.corpora import read_corpus, sample_lines
+    from vocabmerge.count import count_pieces
+    from vocabmerge.errors import VocabularyError
+    from vocabmerge.fidelity import Fidelity, compare_segmentation
+    from vocabmerge.maps import VocabularyMap, identity_map, load_map, map_of_ids, map_of_lists
+    from vocabmerge.merge import Merged, merge_vocabularies
+    from vocabmerge.merged_folder import save_merged
+    from vocabmerge.models import select_rows
+    from vocabmerge.overlap import inspect, overlap
+    from vocabmerge.reading import read_vocabulary
+    from vocabmerge.rewrite import rewrite_tokenizer
+    from vocabmerge.trim import Trim, trim_vocabulary
+    from vocabmerge.trim_folder import trim
+    from vocabmerge.vocabulary import (
+        Piece,
+        Vocabulary,
+        open_tokenizer,
+        parse_vocabulary,
+        tokenizer_digest,
+    )
 
 __all__ = [
     "Carried",
@@ -68,3 +73,64 @@ __all__ = [
 ]
 
 __version__ = _version("vocabmerge")
+
+_HOMES = {
+    "Carried": "carry",
+    "FairChoice": "choose",
+    "Fidelity": "fidelity",
+    "Merged": "merge",
+    "Piece": "vocabulary",
+    "Source": "carry_source",
+    "Trim": "trim",
+    "Vocabulary": "vocabulary",
+    "VocabularyError": "errors",
+    "VocabularyMap": "maps",
+    "carry": "carry",
+    "carry_model": "carry_folder",
+    "choose_fair": "choose",
+    "compare_segmentation": "fidelity",
+    "count_pieces": "count",
+    "find_conflicts": "conflicts",
+    "identity_map": "maps",
+    "inspect": "overlap",
+    "load_map": "maps",
+    "map_of_ids": "maps",
+    "map_of_lists": "maps",
+    "merge_vocabularies": "merge",
+    "open_tokenizer": "vocabulary",
+    "overlap": "overlap",
+    "parse_vocabulary": "vocabulary",
+    "read_corpus": "corpora",
+    "read_source": "carry_folder",
+    "read_vocabulary": "reading",
+    "rewrite_tokenizer": "rewrite",
+    "sample_lines": "corpora",
+    "save_merged": "merged_folder",
+    "select_rows": "models",
+    "tokenizer_digest": "vocabulary",
+    "trim": "trim_folder",
+    "trim_vocabulary": "trim",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(_import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
+class _Package(_ModuleType):
+    """Python puts a submodule into its package once it is imported; `vocabmerge.trim` of trim.py stays a name of its own."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, _ModuleType) and name in _HOMES):
+            super().__setattr__(name, value)
+
+
+_sys.modules[__name__].__class__ = _Package
