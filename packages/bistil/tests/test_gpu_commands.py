@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,7 +19,7 @@ from bistil.extract import extract
 from bistil.extraction import Extraction
 from bistil.language_sft import LanguageTraining, language_sft
 from bistil.lottery import Sparsity
-from bistil.sparse_file import SparseFineTuning, read_sparse
+from bistil.sparse_file import SparseFineTuning, SparseTensor, read_sparse, write_sparse
 from bistil.student import student_of
 from bistil.task_sft import task_sft
 from bistil.task_training import TaskTraining
@@ -100,6 +101,29 @@ def test_extract(
     assert _distance(*weights) <= (1e-4 if exact else apart)
     logs = [json.loads((folder / "run.json").read_text())["log"] for folder in (cpu, gpu)]
     assert logs[1][0]["loss"] == pytest.approx(logs[0][0]["loss"], rel=2e-2)
+
+
+@pytest.mark.parametrize("kind", DEVICES)
+def test_extract_a_narrower_student_under_a_teacher_that_wears_a_language(
+    kind: str, calm: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    delta = SparseTensor(shape=(32,), indices=np.array([3, 8]), values=torch.tensor([0.5, -0.5]))
+    body = {"encoder.layer.1.output.dense.bias": delta}
+    write_sparse(SparseFineTuning(body=body), tmp_path / "sw.safetensors")
+    extraction = replace(EXTRACTION, width=16, feed_forward=24)
+
+    def run(out: Path) -> Path:
+        return extract(
+            calm, {"en": texts["en"], "sw": texts["sw"]}, out, source="en", targets=["sw"],
+            extraction=extraction, language_sfts={"sw": tmp_path / "sw.safetensors"},
+        )  # fmt: skip
+
+    cpu, gpu = on_cpu_and_gpu(kind, run, tmp_path, trains=True)
+
+    held_out = [json.loads((folder / "run.json").read_text())["held_out"] for folder in (cpu, gpu)]
+    for when in ("before", "after"):
+        for language, terms in held_out[0][when].items():
+            assert held_out[1][when][language] == pytest.approx(terms, rel=2e-2), (when, language)
 
 
 def _alike(kind: str, cpu: SparseFineTuning, gpu: SparseFineTuning) -> None:

@@ -74,6 +74,10 @@ def test_an_evaluation_is_told_with_the_metrics_asked_for(tmp_path: Path) -> Non
     assert training.said == [(0, 100, "evaluated, 1.500 bits per byte")]
 
 
+def test_a_small_loss_is_told_by_its_first_digits(tmp_path: Path) -> None:
+    assert Training(tmp_path).steps(1, seconds=1, loss=0.000123456) == "training, loss 0.000123"
+
+
 def test_without_a_number_of_units_there_is_no_rate(tmp_path: Path) -> None:
     assert Training(tmp_path).steps(10, seconds=5, loss=2) == "training, loss 2.00"
 

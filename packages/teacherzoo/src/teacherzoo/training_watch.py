@@ -67,7 +67,8 @@ class TrainingWatch(TrainerCallback):
         loss = float(logs["loss"])
         if not math.isfinite(loss):
             raise self._divergence(f"The loss is {loss}", args, state)
-        self._figures = f", loss {loss:.2f}"
+        # Mean squared differences are small numbers all through a training.
+        self._figures = f", loss {loss:.2f}" if abs(loss) >= 0.1 else f", loss {loss:.3g}"
         (start, before), now = self._mark, self._clock()
         if self._per_step and now > start:
             rate = self._per_step * (state.global_step - before) / (now - start)
