@@ -1,5 +1,6 @@
 """The folder beside an outcome: kept from other arguments, and from another process."""
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -31,10 +32,15 @@ def test_a_folder_that_another_process_works_in_is_refused_until_that_one_is_kil
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
+        (work / "plan.json").write_text("other arguments")
+        (work / "text").mkdir()
         with pytest.raises(ExtractError, match="out: another process is making it; wait"):
             work_folder(tmp_path / "out", {"steps": 1}, error=ExtractError)
-        assert not (work / "plan.json").exists()
+        assert (work / "plan.json").read_text() == "other arguments"
         other.kill()
+    with pytest.raises(ExtractError, match="left from a run with other arguments; remove it"):
+        work_folder(tmp_path / "out", {"steps": 1}, error=ExtractError)
+    shutil.rmtree(work)
 
     assert work_folder(tmp_path / "out", {"steps": 1}) == work
     assert (work / "plan.json").is_file()
@@ -48,6 +54,9 @@ def test_the_process_that_began_goes_on_there_and_leaves_nothing(tmp_path: Path)
     assert work_folder(tmp_path / "out", {"steps": 1}) == work
     with pytest.raises(ExtractError, match="other arguments"):
         work_folder(tmp_path / "out", {"steps": 2}, error=ExtractError)
+    shutil.rmtree(work)  # as that message says
+    assert work_folder(tmp_path / "out", {"steps": 2}) == work
+    assert (work / "plan.json").is_file()
     remove_work(work)
     assert list(tmp_path.iterdir()) == []
 

@@ -22,13 +22,14 @@ def refusing_plainly(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except (BistilError, *_refusals_of_others()) as error:
+        except _refusals() as error:
             raise TeacherzooError(str(error)) from error
 
     return teacherzoo_refusing_plainly(run)
 
 
-def _refusals_of_others() -> tuple[type[Exception], ...]:
-    """Of the packages that have been imported; the others, which take their time to import, have refused nothing."""
+def _refusals() -> tuple[type[Exception], ...]:
+    """Ours, and those of packages that have been imported; the others, which take their time to import, have refused nothing."""
     kinds = {"vocabmerge.errors": "VocabularyError", "xeval.errors": "XevalError"}
-    return tuple(getattr(sys.modules[module], kind) for module, kind in kinds.items() if module in sys.modules)  # fmt: skip
+    others = [getattr(sys.modules[module], kind) for module, kind in kinds.items() if module in sys.modules]  # fmt: skip
+    return (BistilError, *others)

@@ -37,16 +37,17 @@ def work_folder(
     """
     refuse_what_exists(out, error)
     work = out.with_name(f".{out.name}.making")
+    if rank() == 0:
+        _lock(out, work, error)
+    wait_for_all()
     note, text = work / "plan.json", json.dumps(stated, indent=1, sort_keys=True, default=str)
     other = note.exists() and note.read_text(encoding="utf-8") != text
     # A run that was refused before it made anything stands in nobody's way.
     if other and {file.name for file in work.iterdir()} - _NOTES:
+        _unlock(work)
         raise error(
             f"{work} is left from a run with other arguments; remove it, or call it with those again."
         )
-    if rank() == 0:
-        _lock(out, work, error)
-    wait_for_all()
     if rank() == 0 and (other or not note.exists()):
         part = work / "plan.json.part"
         part.write_text(text, encoding="utf-8")
@@ -70,7 +71,9 @@ def _lock(out: Path, work: Path, error: type[BistilError]) -> None:
 
     folder = work.absolute()
     if folder in _LOCKS:
-        return
+        if (work / "lock").exists():
+            return
+        _unlock(work)  # somebody removed the folder
     work.mkdir(parents=True, exist_ok=True)
     lock = FileLock(work / "lock")
     try:
@@ -107,5 +110,9 @@ def alone_in(folder: Path, watch: Callable[[int, int, str], None]) -> Iterator[N
 def remove_work(work: Path) -> None:
     """Remove such a folder. On a network file system a file that is still open stays, hidden, until its process ends."""
     shutil.rmtree(work, ignore_errors=True)
+    _unlock(work)
+
+
+def _unlock(work: Path) -> None:
     if lock := _LOCKS.pop(work.absolute(), None):
         lock.release()
