@@ -131,6 +131,9 @@ def test_weights_beyond_what_one_file_holds_lie_beside_the_graphs(
     inputs["token_type_ids"] = np.zeros((1, 4), dtype=np.int64)
     found = torch.from_numpy(_answers(tmp_path / "out", "model.onnx", inputs))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert {file.name for file in (tmp_path / "out").glob("*.onnx*")} == {
+        "model.onnx", "model.onnx.data", "model.int8.onnx", "model.int8.onnx.data"
+    }  # fmt: skip
     assert told[0] == "opening the model"
     assert told[-1] == "exported"
 

@@ -93,7 +93,8 @@ def export(
     try:
         watch(0, 1, "exporting the graph")
         _write_float(graph, work / "model.onnx")
-        written = onnx.load(work / "model.onnx")
+        large = _is_large(graph)
+        written = onnx.load(work / "model.onnx", load_external_data=not large)
         watch(0, 1, "comparing the graph with torch")
         difference = _compare(graph, runtime, work / "model.onnx")
         if not difference <= TOLERANCE:
@@ -102,13 +103,18 @@ def export(
                 "written, for it would not answer as the model does."
             )
         watch(0, 1, "quantising the graph")
+        plain = _without_shapes(written)
+        if large:  # then it is read from beside its weights, which a copy in memory could not hold
+            onnx.save(plain, work / "plain.onnx")
+            plain = work / "plain.onnx"
         with _silence():
             quantization.quantize_dynamic(
-                _without_shapes(written),
+                plain,
                 work / "model.int8.onnx",
                 weight_type=quantization.QuantType.QInt8,
-                use_external_data_format=_is_large(graph),
+                use_external_data_format=large,
             )
+        (work / "plain.onnx").unlink(missing_ok=True)
         watch(0, 1, "comparing the quantised graph with torch")
         exported = Exported(
             folder=str(out),
