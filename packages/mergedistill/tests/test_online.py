@@ -115,6 +115,30 @@ def test_several_teachers_asked_in_each_step_say_what_was_recorded_of_them(
     _close(by_asking, by_record, 5e-2)
 
 
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl"])  # the whole vocabulary, top k
+def test_online_teachers_teach_in_mixed_precision_nearly_the_same(
+    recipe_of: Recipes, divergence: str
+) -> None:
+    def learned(**arguments: Any) -> dict[str, torch.Tensor]:
+        steps = {"optim": "sgd", "lr_scheduler_type": "constant", "logging_steps": 1}
+        recipe = recipe_of(
+            out="-".join(["run", *arguments]),
+            signals="signals",
+            distil={"block_length": 32, "online": True, "divergence": divergence},
+            train={"steps": 2, "tokens": 256, "learning_rate": 0.5, "warmup": 0}
+            | {"arguments": {**steps, **arguments}},
+        )
+        run(recipe, until="train")
+        weights: dict[str, torch.Tensor] = load_file(
+            stages(recipe)["train"].place / "model" / "model.safetensors"
+        )
+        return weights
+
+    exact = learned()
+    for name, weight in learned(bf16=True).items():
+        torch.testing.assert_close(weight, exact[name], rtol=0.1, atol=0.02)
+
+
 def test_a_faculty_asked_in_each_step_raises_a_student(recipe_of: Recipes, town: Path) -> None:
     teachers = [
         {"teacher": str(town / name), "languages": [language], "weight": 1}

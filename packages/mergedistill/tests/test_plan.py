@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import mergedistill.card as carding
 import mergedistill.plan as planning
 from mergedistill.cli import app
 from mergedistill.plan import plan
 from mergedistill.recipe import Recipe
 from mergedistill.run import run, status
-from mergedistill.stages import recording_folder
+from mergedistill.stages import recording_folder, settled_or_refuse
 from mergedistill.texts import corpus
 from teacherzoo import Signals
 
@@ -133,3 +134,19 @@ def test_the_card_names_text_and_licences_and_follows_them(
     assert f"| qav | `qav.txt` | CC0-1.0 | {documents:,} |" in card
     assert "| qag | `qag.txt` | not known: look it up |" in card
     assert [name for name, done in status(stated("CC-BY-4.0")).items() if not done] == ["card"]
+
+
+@pytest.mark.parametrize(
+    ("digest", "shown"),
+    [("hub:o/t@c0ffee", "`qag.txt` at `c0ffee`"), ("hub:o/t", "`qag.txt`, its commit not known")],
+)
+def test_the_card_names_the_commit_of_a_text_on_the_hub_or_says_that_it_is_not_known(
+    recipe_of: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, digest: str, shown: str
+) -> None:
+    recipe = recipe_of()
+    run(recipe, until="record")
+    monkeypatch.setattr(carding, "digest_of_text", lambda language, text: digest)
+
+    line = carding._read(recipe, "qag", settled_or_refuse(recipe)["qag"])
+
+    assert line.startswith(f"| qag | {shown} | not known: look it up | ")

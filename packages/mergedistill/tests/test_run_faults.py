@@ -75,6 +75,31 @@ def test_text_that_changed_in_place_is_read_again(
     assert _undone(recipe) == list(STAGES)
 
 
+def test_another_commit_on_the_hub_is_another_text_and_another_teacher(
+    recipe_of: Recipes, town: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from teacherzoo import inputs
+
+    recipe = recipe_of(
+        languages={"qav": str(town / "qav.txt"), "qag": "org/text"},
+        teachers=[
+            {"teacher": str(town / "wp"), "languages": ["qav"]},
+            {"teacher": "org/model", "languages": ["qag"]},
+        ],
+    )
+
+    def keys(**commits: str) -> dict[str, str]:
+        monkeypatch.setattr(
+            inputs, "_on_hub", lambda name, kind: f"hub:{name}@{commits.get(kind, 'first')}"
+        )
+        return {name: stage.key for name, stage in stages(recipe).items()}
+
+    first = keys()
+    for kind in ("dataset", "model"):
+        changed = keys(**{kind: "second"})
+        assert [name for name in STAGES if changed[name] != first[name]] == list(STAGES), kind
+
+
 def test_the_order_of_teachers_and_languages_is_part_of_what_is_made(
     recipe_of: Recipes,
 ) -> None:

@@ -200,10 +200,11 @@ def _read(recipe: Recipe, language: str, faculty: Faculty) -> str:
     its = manifest.corpora[language]
     masked = sum(shard.positions for shard in manifest.shards)
     digest = digest_of_text(language, text.corpus)
-    shown = _shown(text.corpus)
+    shown = f"`{_shown(text.corpus)}`"
     if digest.startswith("hub:"):
-        shown = digest.removeprefix("hub:") if "@" in digest else f"{shown}, its commit not known"
-    return f"| {language} | `{shown}` | {text.licence or _UNKNOWN} | {its.documents:,} | {its.bytes:,} | {masked:,} |"
+        commit = digest.partition("@")[2]
+        shown += f" at `{commit}`" if commit else ", its commit not known"
+    return f"| {language} | {shown} | {text.licence or _UNKNOWN} | {its.documents:,} | {its.bytes:,} | {masked:,} |"
 
 
 def _shown(source: str) -> str:
