@@ -113,7 +113,7 @@ def timed_stages(
         marks[stage] = now - before
         before = now
 
-    vocabulary = parse_vocabulary(json.loads(text), name="before")
+    vocabulary = parse_vocabulary(text, name="before")
     mark("read tokenizer")
     cut: Trim = trim_vocabulary(vocabulary, counts, top=kept)
     mark("choose and rewrite")
@@ -132,7 +132,7 @@ def timed_stages(
 
 
 def surgery(text: str, counts: dict[str, np.ndarray], kept: int) -> str:
-    vocabulary = parse_vocabulary(json.loads(text), name="before")
+    vocabulary = parse_vocabulary(text, name="before")
     return json.dumps(trim_vocabulary(vocabulary, counts, top=kept).tokenizer, ensure_ascii=False)
 
 
@@ -144,7 +144,7 @@ def skeletoken_surgery(
         from skeletoken import TokenizerModel
     except ImportError:
         return None
-    vocabulary = parse_vocabulary(json.loads(text), name="before")
+    vocabulary = parse_vocabulary(text, name="before")
     cut = trim_vocabulary(vocabulary, counts, top=kept)
     dropped = [str(vocabulary.pieces[old]) for old in np.flatnonzero(cut.new_ids < 0)]
 
@@ -158,7 +158,7 @@ def skeletoken_surgery(
 
 def membership_loop(text: str, counts: dict[str, np.ndarray], kept: int) -> float:
     """Seconds that `[piece for piece in vocabulary if piece in kept]` takes, kept a list; from every n-th piece."""
-    vocabulary = parse_vocabulary(json.loads(text), name="before")
+    vocabulary = parse_vocabulary(text, name="before")
     cut = trim_vocabulary(vocabulary, counts, top=kept)
     kept_list = [str(vocabulary.pieces[old]) for old in cut.kept]
     entries = list(json.loads(text)["model"]["vocab"])[::EVERY]

@@ -24,6 +24,7 @@ from vocabmerge.carry_pieces import matching_ids, spellings
 from vocabmerge.carry_source import Source
 from vocabmerge.count import count_pieces
 from vocabmerge.greedy import pieces_to_hide
+from vocabmerge.library_form import library_form
 from vocabmerge.targets import Targets, gather_targets, segment_words
 
 FOLDER = Path(__file__).parent / "real_tokenizers"
@@ -172,6 +173,7 @@ def test_a_trim_keeps_the_counted_text_and_twins_stay_twins(name):
     cut = trim_vocabulary(read, {"xx": counts(read, text)})
     assert len(cut.kept) < len(read)
     assert trim_vocabulary(twin, {"xx": counts(twin, text)}).after.digest == cut.after.digest
+    assert library_form(cut.tokenizer, name=name) == cut.tokenizer
     before, after = read.segmenter(), cut.after.segmenter()
     for line in text:
         assert after.encode(line).ids == cut.new_ids[before.encode(line).ids].tolist()

@@ -20,7 +20,7 @@ from vocabmerge.errors import VocabularyError
 from vocabmerge.maps import VocabularyMap
 from vocabmerge.rewrite import rewrite_tokenizer
 from vocabmerge.trim_map import map_after_trim
-from vocabmerge.vocabulary import Vocabulary, merge_pairs, parse_vocabulary
+from vocabmerge.vocabulary import Vocabulary, merge_pairs, vocabulary_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,7 +50,7 @@ class Trim:
     @cached_property
     def after(self) -> Vocabulary:
         """The result, read back."""
-        return parse_vocabulary(
+        return vocabulary_of(  # what is made of the library's form has it
             self.tokenizer, name=f"{self.before.name}-trimmed", config=self.before.config
         )
 
