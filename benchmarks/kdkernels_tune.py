@@ -17,8 +17,10 @@ from unittest import mock
 import torch
 from record import Recorder, parser, race, spread
 
-import kdkernels
 from kdkernels import tuning
+from kdkernels.products import empty_rows
+from kdkernels.targets import Targets
+from kdkernels.topk_kl.chunked import Blend
 
 BLOCKS = (4096, 8192, 16384, 32768)
 WARPS = (8, 16, 32)
@@ -28,20 +30,28 @@ N, V = 2048, 250_002
 
 def launch(
     kernel: str,
-    logits: torch.Tensor,
+    rows: torch.Tensor,
     teacher: torch.Tensor,
-    topk: tuple[torch.Tensor, torch.Tensor],
+    targets: Targets,
     options: dict[str, int],
 ) -> None:
-    """One launch with given options, on a copy of the logits that it may overwrite."""
-    scratch = logits.clone().requires_grad_() * 1
+    """One launch with given options and nothing beside it, over rows that it overwrites with what it takes for gradients."""
+    from kdkernels.kl import kernel as dense
+    from kdkernels.topk_kl import kernel as sparse
+
+    row_scale = torch.ones(len(rows), device=rows.device)
     table = {kernel: {"default": options}}
     with mock.patch.object(tuning, "_table", return_value=table):
         if kernel == "divergences":
-            kdkernels.kl(scratch, teacher, overwrite_logits=True, impl="triton")
+            dense.row_losses(
+                rows, teacher, row_scale=row_scale, temperature=1.0, divergence="forward_kl",
+                beta=0.5, gradient=rows,
+            )  # fmt: skip
         else:
-            logprobs, ids = topk
-            kdkernels.topk_kl(scratch, ids, logprobs, overwrite_logits=True, impl="triton")
+            sparse.row_losses(
+                rows, labels=targets.ids[:, 0], targets=targets, row_scale=row_scale,
+                blend=Blend(alpha=0.5), gradient=rows,
+            )  # fmt: skip
 
 
 def fits(run: Callable[[], None]) -> bool:
@@ -64,9 +74,12 @@ def main() -> None:
         print("kdkernels_tune: there is no CUDA device, so there is nothing to tune")
         return
     recorder = Recorder("kdkernels_tune", options)
-    logits = torch.randn(N, V, dtype=torch.bfloat16, device="cuda")
-    teacher = torch.randn(N, V, dtype=torch.bfloat16, device="cuda")
-    topk = torch.log_softmax(teacher.float(), 1).topk(8)
+    # As the linear losses lay their logits out.
+    rows, teacher = (
+        empty_rows(N, V, torch.bfloat16, torch.device("cuda")).normal_() for _ in range(2)
+    )
+    mass, ids = torch.log_softmax(teacher.float(), 1).topk(8)
+    targets = Targets(ids, mass, torch.log1p(-mass.exp().sum(1)))
     device = torch.cuda.get_device_name()
     best = {}
     for kernel in KERNELS:
@@ -78,12 +91,12 @@ def main() -> None:
             <= 64  # columns of a thread: fewer leave loads small, more spill
         }
         runs = {
-            name: functools.partial(launch, kernel, logits, teacher, topk, candidate)
+            name: functools.partial(launch, kernel, rows, teacher, targets, candidate)
             for name, candidate in candidates.items()
         }
         runs = {name: run for name, run in runs.items() if fits(run)}
         times = race(runs, repeats=5)
-        recorder.add(f"{kernel} and a copy", times, unit="s", shape={"N": N, "V": V})
+        recorder.add(kernel, times, unit="s", shape={"N": N, "V": V})
         medians = {name: spread(samples).median for name, samples in times.items()}
         best[kernel] = {device: candidates[min(medians, key=medians.__getitem__)]}
         if options.blocks:

@@ -140,7 +140,7 @@ def test_several_blocks_of_rows_and_of_keys_in_every_dtype(
 
 @pytest.mark.parametrize(
     ("dtype", "width"),
-    [(dtype, width) for dtype in TOLERANCE for width in BLOCKS[dtype.itemsize]],
+    [(dtype, width) for dtype in TOLERANCE for width in BLOCKS[dtype]],
     ids=str,
 )
 def test_every_width_that_auto_accepts_with_the_tables_blocks(

@@ -32,9 +32,7 @@ def walk(
     (q_s, k_s), (q_t, k_t) = _alike(q_s, k_s), _alike(q_t, k_t)
     batch, heads, length, width_s = q_s.shape
     width_t = q_t.shape[3]
-    rows, keys, warps, stages = blocks_for(
-        max(q_s.element_size(), q_t.element_size()), max(width_s, width_t)
-    )
+    rows, keys, warps, stages = blocks_for(q_s, q_t)
     device = q_s.device
     row_blocks, key_blocks = triton.cdiv(length, rows), triton.cdiv(length, keys)
     totals = torch.empty(batch * heads, row_blocks, dtype=torch.float32, device=device)

@@ -1,0 +1,236 @@
+"""What Triton's compiler makes of each kernel at the options that it is launched with; no GPU is needed.
+
+For compute capability 9.0 no register is spilled, and rows of V = 250,002 are read and written in whole vectors; shared
+memory is enough on every device from 8.0 on. What the kernels compute is tested elsewhere.
+"""
+
+import os
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from kdkernels.attention_maps.blocks import BLOCKS, blocks_for
+from kdkernels.products import empty_rows
+from kdkernels.tuning import launch_options
+
+triton = pytest.importorskip("triton")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing"
+    ),
+    # One release of triton announces another default of fused multiply-adds; both are right for us.
+    pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning"),
+]
+# Of a block, at most: 99 KiB on capability 8.6 and 8.9, 163 KiB on 8.0, 227 KiB on 9.0.
+SHARED_MEMORY = 99 * 2**10
+V = 250_002
+ALIGNED = empty_rows(1, V, torch.bfloat16, torch.device("meta")).stride(0)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Compiled(NamedTuple):
+    """Figures of a compiled kernel."""
+
+    stack: int  # bytes of a thread's stack: what was spilled
+    shared: int  # bytes of a block
+    accesses: Counter[str]  # loads and stores of global memory, by their widths
+
+
+def compiled(
+    kernel: object,
+    arguments: dict[str, object],
+    *,
+    constants: dict[str, object],
+    folder: Path,
+    capability: int = 90,
+    **options: int,
+) -> Compiled:
+    """Compile as a launch would: pointers and sizes that 16 divides are known to be so, and ones are constants.
+
+    Args:
+        kernel: a triton.JITFunction.
+        arguments: for each argument that is no constant a pointer's type such as "*bf16", a size, or "fp32".
+        constants: arguments that are part of the source.
+        folder: for the compiler's cache.
+        capability: 90 for 9.0.
+        options: num_warps and so on.
+    """
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = kernel.arg_names  # type: ignore[attr-defined]  # a triton.JITFunction
+    constants = constants | {name: 1 for name, value in arguments.items() if value == 1}
+    signature, attributes = {}, {}
+    for place, name in enumerate(names):
+        value = arguments.get(name)
+        signature[name] = value if isinstance(value, str) else "i32"
+        if name in constants:
+            signature[name] = "constexpr"
+        elif value != "fp32" and (isinstance(value, str) or value % 16 == 0):
+            attributes[(place,)] = [["tt.divisibility", 16]]
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs=attributes,
+    )
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    file = folder / "kernel.cubin"
+    file.write_bytes(made.asm["cubin"])
+    usage = subprocess.run(
+        [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(file)],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    (stack,) = re.findall(r"STACK:(\d+)", usage)
+    accesses = re.findall(r"\b(?:ld|st)\.global\S*?\.((?:v\d\.)?b\d+)\b", made.asm["ptx"])
+    return Compiled(int(stack), made.metadata.shared, Counter(accesses))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the compiler, so that it compiles."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def vocabulary_options(kernel: str) -> dict[str, int]:
+    """The table's, as for a launch over V columns."""
+    return launch_options(kernel, torch.device("cpu"), columns=V)
+
+
+def row_kernel(
+    dtype: str, stride: int, cache: Path, *, hard: bool, soft: bool, one: bool, divergence: int
+) -> Compiled:
+    from kdkernels.topk_kl.kernel import _row_kernel
+
+    options = vocabulary_options("row_losses")
+    pointers = dict.fromkeys(["log_mass", "log_rest", "row_scale", "hard_out", "soft_out"], "*fp32")
+    return compiled(
+        _row_kernel,
+        pointers
+        | {"logits": f"*{dtype}", "ids": "*i64", "labels": "*i64", "row_stride": stride, "V": V}
+        | {"K": 8, "alpha": "fp32", "T": "fp32", "beta": "fp32"},
+        constants={
+            "HARD": hard, "SOFT": soft, "ONE_TEMPERATURE": one, "GRADIENT": True,
+            "DIVERGENCE": divergence, "BLOCK_K": 8, "BLOCK_V": options.pop("BLOCK_V"),
+        },
+        folder=cache,
+        **options,
+    )  # fmt: skip
+
+
+def divergence_kernel(dtype: str, stride: int, cache: Path, *, divergence: int) -> Compiled:
+    from kdkernels.kl.kernel import _divergence_kernel
+
+    options = vocabulary_options("divergences")
+    return compiled(
+        _divergence_kernel,
+        dict.fromkeys(["student", "teacher", "gradient"], f"*{dtype}")
+        | dict.fromkeys(["student_stride", "teacher_stride", "gradient_stride"], stride)
+        | {"row_scale": "*fp32", "values": "*fp32", "V": V, "T": "fp32", "beta": "fp32"},
+        constants={
+            "GRADIENT": True,
+            "DIVERGENCE": divergence,
+            "BLOCK_V": options.pop("BLOCK_V"),
+        },
+        folder=cache,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("hard", "soft", "one_temperature", "divergence"),
+    [
+        (True, True, True, 0),
+        (True, True, False, 1),
+        (False, True, False, 2),
+        (True, False, True, 0),
+    ],
+)
+def test_row_kernel_takes_whole_vectors_of_250002_columns_and_spills_nothing(
+    cache: Path, dtype: str, hard: bool, soft: bool, one_temperature: bool, divergence: int
+) -> None:
+    figures = row_kernel(
+        dtype, ALIGNED, cache, hard=hard, soft=soft, one=one_temperature, divergence=divergence
+    )
+    assert figures.stack == 0
+    assert figures.shared <= SHARED_MEMORY
+    # 16 values a thread and block, read in two sweeps and written in one.
+    assert figures.accesses["v4.b32"] == 3 * 16 * DTYPES[dtype].itemsize // 16
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("divergence", [0, 1, 2])
+def test_divergence_kernel_takes_whole_vectors_of_250002_columns_and_spills_nothing(
+    cache: Path, dtype: str, divergence: int
+) -> None:
+    figures = divergence_kernel(dtype, ALIGNED, cache, divergence=divergence)
+    assert figures.stack == 0
+    assert figures.shared <= SHARED_MEMORY
+    # 8 values a thread and block, read in six sweeps and written in one.
+    assert figures.accesses["v4.b32"] == 7 * 8 * DTYPES[dtype].itemsize // 16
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_logits_of_the_callers_whose_rows_start_unaligned_spill_nothing(
+    cache: Path, dtype: str
+) -> None:
+    """As a linear layer makes them: the kernels take them value by value."""
+    options = {"hard": False, "soft": True, "one": False, "divergence": 2}
+    assert row_kernel(dtype, V, cache, **options).stack == 0
+    assert divergence_kernel(dtype, V, cache, divergence=0).stack == 0
+
+
+def attention_kernel(
+    name: str, dtype: str, width: int, cache: Path, *, divergence: str, capability: int
+) -> Compiled:
+    from kdkernels.attention_maps import kernel
+
+    rows, keys, warps, stages = blocks_for(torch.empty(1, width, dtype=DTYPES[dtype]))
+    function = getattr(kernel, name)
+    heads, length = 12, 500
+    strides = {"b": length * heads * width, "h": width, "s": heads * width, "d": 1}
+    sizes = {"heads": heads, "length": length, "width_s": width, "width_t": width, "reach": 128}
+    arguments: dict[str, object] = {"mask": "*u8", "mask_b": length, "mask_i": 1, "mask_j": 0}
+    for argument in function.arg_names:
+        if argument in ("q_s", "k_s", "q_t", "k_t"):
+            arguments[argument] = f"*{dtype}"
+        elif argument in ("per_row", "totals", "dq", "dk"):
+            arguments[argument] = "*fp32"
+        elif argument.startswith("scale"):
+            arguments[argument] = "fp32"
+        elif argument[:2] in ("qs", "ks", "qt", "kt") and argument[2] == "_":
+            arguments[argument] = strides[argument[3]]
+    constants: dict[str, object] = {
+        "MSE": divergence == "mse", "MASK_AXES": 1, "LOCAL": divergence == "mse",
+        "ROWS": rows, "KEYS": keys, "WIDTH_S": width, "WIDTH_T": width,
+    }  # fmt: skip
+    if name == "_by_rows":
+        arguments["counts"] = "*i64"
+        constants["GRADIENT"] = True
+    return compiled(
+        function, arguments | sizes, constants=constants, folder=cache, capability=capability,
+        num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+
+
+WIDTHS = [(dtype, width) for dtype in DTYPES for width in BLOCKS[DTYPES[dtype]]]
+
+
+@pytest.mark.parametrize("name", ["_by_rows", "_by_keys"])
+@pytest.mark.parametrize(("dtype", "width"), WIDTHS)
+def test_attention_kernels_fit_every_device_and_spill_nothing_at_the_widths_that_auto_accepts(
+    cache: Path, name: str, dtype: str, width: int
+) -> None:
+    figures = attention_kernel(name, dtype, width, cache, divergence="mse", capability=90)
+    assert figures.stack == 0
+    assert figures.shared <= SHARED_MEMORY
+    older = attention_kernel(name, dtype, width, cache, divergence="kl", capability=80)
+    assert older.shared <= SHARED_MEMORY
