@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -111,7 +113,7 @@ def device(kind: str) -> Iterator[None]:
 @contextlib.contextmanager
 def no_gpu() -> Iterator[None]:
     """Torch says that there is no CUDA, whatever the machine has: the CPU's results, to compare with."""
-    with mock.patch.object(torch.cuda, "is_available", return_value=False):
+    with mock.patch.object(torch.cuda, "is_available", return_value=False), _asked_anew():
         yield
 
 
@@ -177,9 +179,27 @@ def pretended_gpu(count: int = 1) -> Iterator[None]:
         # Inference tensors have no version counter, which wrapped views of parameters need.
         stack.enter_context(mock.patch.object(torch._C, "_InferenceMode", _no_grad))
         stack.enter_context(mock.patch.object(nn.Module, "_apply", _apply))
+        stack.enter_context(_asked_anew())
         stack.enter_context(_Functions())
         stack.enter_context(_Dispatch())
         yield
+
+
+@contextlib.contextmanager
+def _asked_anew() -> Iterator[None]:
+    """What transformers remembers of the device is forgotten on the way in and out."""
+    _forget()
+    try:
+        yield
+    finally:
+        _forget()
+
+
+def _forget() -> None:
+    remembered = sys.modules.get("transformers.utils.import_utils")
+    for name, function in vars(remembered).items() if remembered else ():
+        if re.search("cuda|bf16|fp16|tf32|accelerator", name) and hasattr(function, "cache_clear"):
+            function.cache_clear()
 
 
 def _always(answer: Any) -> Any:

@@ -182,3 +182,15 @@ def test_outside_nothing_is_pretended() -> None:
             assert not torch.cuda.is_available()
     assert (torch.cuda.is_available(), torch.cuda.device_count()) == (available, count)
     assert type(torch.zeros(2)) is torch.Tensor
+
+
+def test_transformers_remembers_nothing_of_a_gpu_that_came_or_went() -> None:
+    from transformers.utils import is_torch_bf16_gpu_available
+
+    before = is_torch_bf16_gpu_available()
+    with no_gpu():
+        assert not is_torch_bf16_gpu_available()
+        with pretended_gpu():
+            assert is_torch_bf16_gpu_available()
+        assert not is_torch_bf16_gpu_available()
+    assert is_torch_bf16_gpu_available() == before
