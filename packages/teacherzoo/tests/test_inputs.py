@@ -1,5 +1,6 @@
 """Digests of inputs: the same contents anywhere are the same, and whatever decides an outcome counts."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -175,3 +176,18 @@ def test_a_file_that_has_just_changed_is_not_remembered(
     inputs.keep_digests(tmp_path / "digests.json")
 
     assert not (tmp_path / "digests.json").exists()
+
+
+def test_digests_that_find_no_room_are_forgotten_and_nothing_else_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Path, text: str) -> None:
+        file.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(inputs, "_READ", {"/en.txt": (1, 0, "d" * 32)})
+    monkeypatch.setattr(Path, "write_text", full)
+
+    inputs.keep_digests(tmp_path / "digests.json")
+
+    assert list(tmp_path.iterdir()) == []

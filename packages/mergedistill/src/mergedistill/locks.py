@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mergedistill.errors import StageError
@@ -45,7 +45,8 @@ def alone_in(folder: Path) -> Iterator[None]:
             f"{folder} is in use by {_holder(folder)}; wait until that is done, or end it, and run the same command again."
         ) from held
     try:
-        _sign(folder)
+        with suppress(OSError):  # a full disk: the lock holds, and who has it is not told
+            _sign(folder)
         yield
     finally:
         (folder / _HOLDER).unlink(missing_ok=True)

@@ -131,8 +131,12 @@ def keep_digests(file: Path) -> None:
         _READ.setdefault(path, known)
     if any(kept.get(path) != known for path, known in new.items()) and file.parent.is_dir():
         part = file.with_name(f"{file.name}.{os.getpid()}.part")
-        part.write_text(json.dumps(kept | new, indent=1) + "\n")
-        part.replace(file)
+        try:
+            part.write_text(json.dumps(kept | new, indent=1) + "\n")
+            part.replace(file)
+        except OSError:  # a full disk, or a folder of others: then it is read again the next time
+            with contextlib.suppress(OSError):
+                part.unlink()
 
 
 _READ: dict[str, tuple[int, int, str]] = {}  # path to size, time of change and digest
