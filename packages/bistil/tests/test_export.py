@@ -122,7 +122,9 @@ def test_weights_beyond_what_one_file_holds_lie_beside_the_graphs(
 
     model = AutoModelForMaskedLM.from_pretrained(folder)
     for name, bytes_each in (("model.onnx", 4), ("model.int8.onnx", 1)):
-        weights = (tmp_path / "out" / f"{name}.data").stat().st_size
+        beside = (tmp_path / "out" / f"{name}.data").stat()
+        weights = beside.st_size
+        assert beside.st_mode & 0o444 == 0o444  # for whoever serves it
         assert weights > 0.9 * bytes_each * model.num_parameters()
         assert exported.bytes[name] == weights + (tmp_path / "out" / name).stat().st_size
     inputs = {"input_ids": np.array([[2, 7, 9, 3]]), "attention_mask": np.ones((1, 4), dtype=np.int64)}  # fmt: skip

@@ -132,6 +132,8 @@ def export(
         graph.tokenizer.save_pretrained(work)
         _describe(exported, str(model), graph, work)
         work.chmod(0o755)
+        for weights in work.glob("*.data"):  # made as temporary files are, for this user alone
+            weights.chmod(0o644)
         work.replace(out)
         watch(1, 1, "exported")
     finally:

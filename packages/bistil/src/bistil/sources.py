@@ -139,7 +139,7 @@ class Sources:
                     out.write(rows.tobytes())
         except (CorpusError, ExtractError):  # what is refused leaves nothing of its own behind
             for made in (unfinished, *self._made):
-                made.unlink()
+                made.unlink(missing_ok=True)
             if not any(self._folder.iterdir()):
                 self._folder.rmdir()
             raise
