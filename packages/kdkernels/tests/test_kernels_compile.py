@@ -144,14 +144,20 @@ def divergence_kernel(dtype: str, stride: int, cache: Path, *, divergence: int) 
     )
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("hard", "soft", "one_temperature", "divergence"),
+    ("dtype", "hard", "soft", "one_temperature", "divergence"),
     [
-        (True, True, True, 0),
-        (True, True, False, 1),
-        (False, True, False, 2),
-        (True, False, True, 0),
+        ("fp16", True, True, True, 0),
+        *[
+            (dtype, *case)
+            for dtype in ("fp32", "bf16")
+            for case in (
+                (True, True, True, 0),
+                (True, True, False, 1),
+                (False, True, False, 2),
+                (True, False, True, 0),
+            )
+        ],
     ],
 )
 def test_row_kernel_takes_whole_vectors_of_250002_columns_and_spills_nothing(
@@ -166,8 +172,10 @@ def test_row_kernel_takes_whole_vectors_of_250002_columns_and_spills_nothing(
     assert figures.accesses["v4.b32"] == 3 * 16 * DTYPES[dtype].itemsize // 16
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("divergence", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("dtype", "divergence"),
+    [("fp16", 2), *[(dtype, divergence) for dtype in ("fp32", "bf16") for divergence in (0, 1, 2)]],
+)
 def test_divergence_kernel_takes_whole_vectors_of_250002_columns_and_spills_nothing(
     cache: Path, dtype: str, divergence: int
 ) -> None:
@@ -232,5 +240,6 @@ def test_attention_kernels_fit_every_device_and_spill_nothing_at_the_widths_that
     figures = attention_kernel(name, dtype, width, cache, divergence="mse", capability=90)
     assert figures.stack == 0
     assert figures.shared <= SHARED_MEMORY
-    older = attention_kernel(name, dtype, width, cache, divergence="kl", capability=80)
-    assert older.shared <= SHARED_MEMORY
+    if width == max(BLOCKS[DTYPES[dtype]]):
+        older = attention_kernel(name, dtype, width, cache, divergence="kl", capability=80)
+        assert older.shared <= SHARED_MEMORY
