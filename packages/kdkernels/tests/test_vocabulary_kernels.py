@@ -50,8 +50,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize(("divergence", "tail"), MEANINGS)
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("temperature", "alpha"), [(1.0, 0.0), (1.0, 0.3), (2.0, 0.3), (2.0, 1.0)])
 def test_value_parts_and_gradients_are_the_oracles(
     divergence: str, tail: str, temperature: float, alpha: float
 ) -> None:
@@ -80,8 +79,9 @@ def test_value_parts_and_gradients_are_the_oracles(
 
 
 @pytest.mark.parametrize("shape", ODD_SHAPES)
-@pytest.mark.parametrize("dtype", list(TOLERANCE))
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "bias"), [(torch.float32, False), *((dtype, True) for dtype in TOLERANCE)]
+)
 def test_kernel_and_lean_torch_agree_on_odd_shapes(
     shape: DistilShape, dtype: torch.dtype, bias: bool
 ) -> None:
