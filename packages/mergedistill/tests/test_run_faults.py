@@ -225,7 +225,7 @@ _KILLED = (
     + """
 def kill_in(stage):
     def watch(done, total, what):
-        late = {"record": what.startswith("qav"), "train": what.startswith("training") and done == 3}
+        late = {"record": what.startswith("recording qav"), "train": what.startswith("training") and done == 3}
         if late.get(stage, True):
             os.kill(os.getpid(), signal.SIGKILL)
     earlier = STAGES[:STAGES.index(stage)]

@@ -22,6 +22,10 @@ def record_language(
 ) -> None:
     """Ask a teacher about a language's text, or lay out what it will be asked; interrupted, the same call goes on."""
     distil = recipe.distil
+
+    def told(done: int, total: int, what: str) -> None:
+        watch(done, total, f"recording {what}")
+
     if distil.online:
         record_text(
             find_teacher(each.teacher),
@@ -30,7 +34,7 @@ def record_language(
             masking=masking(recipe),
             draws=distil.draws,
             block_length=distil.block_length,
-            watch=watch,
+            watch=told,
         )
         return
     record(
@@ -45,7 +49,7 @@ def record_language(
         precision=recipe.record.precision,
         token_budget=recipe.record.tokens,
         offload=recipe.record.offload,
-        watch=watch,
+        watch=told,
     )
 
 
