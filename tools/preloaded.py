@@ -4,7 +4,7 @@ To import them takes seven seconds of processor time, to fork a process that has
 `preloaded_python()` starts such a process and gives the path of a program that behaves like `python -m MODULE …`,
 `python -c CODE …` and `python FILE …`: it hands its arguments, folder, environment, limits on file sizes and streams to
 the process, which forks, and ends as the fork ends. Whoever kills the program kills the fork with it: its streams close
-when it is dead.
+as it dies, when it runs no more.
 
 What is read when a library is imported (`HF_HUB_OFFLINE`) is as it was for the process that forks.
 Needs fork and Unix sockets.
@@ -96,6 +96,8 @@ def _ask(door: str, arguments: list[str]) -> None:
         "environment": dict(os.environ),
         "file_size": resource.getrlimit(resource.RLIMIT_FSIZE),
     }
+    handed_on = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, handed_on)  # until it is known to whom
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
         line.connect(door)
         descriptors = array.array("i", range(_STREAMS))
@@ -103,8 +105,9 @@ def _ask(door: str, arguments: list[str]) -> None:
         line.sendall(json.dumps(wish).encode() + b"\n")
         answers = line.makefile()
         fork = int(answers.readline())
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in handed_on:
             signal.signal(number, lambda received, _frame: os.kill(fork, received))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, handed_on)
         status = int(answers.readline() or -signal.SIGKILL)
     if status < 0:
         signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
