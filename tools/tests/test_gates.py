@@ -102,7 +102,11 @@ def test_who_is_killed_does_nothing_once_its_streams_are_closed(
 
 
 def test_an_interrupt_reaches_it(programs: Path) -> None:
-    code = "import time; print('ready', flush=True); time.sleep(60)"
+    # Whatever the shell that started this has told its children to ignore.
+    code = (
+        "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "print('ready', flush=True); time.sleep(60)"
+    )
     process = subprocess.Popen(
         [programs / "python", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
