@@ -31,17 +31,20 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 EXTRACTION = Extraction(
     steps=4, batch=4, length=16, learning_rate=1e-3, held_out_share=0.1, checkpoint_every=4
 )
+# Plain descent: Adam would blow rounding errors of gradients that are zero up to the size of a step, and they would be chosen.
+PLAIN = {"optim": "sgd"}
 LANGUAGE = LanguageTraining(
-    steps=3, batch=4, length=16, learning_rate=1e-3, held_out_share=0.1, evaluate_every=3, checkpoint_every=3,
-    bf16=False,
+    steps=3, batch=4, length=16, learning_rate=0.1, held_out_share=0.1, evaluate_every=3, checkpoint_every=3,
+    bf16=False, arguments=PLAIN,
 )  # fmt: skip
 # With the L1 term, whose hooks are there before the parameters move.
 SPARSITY = Sparsity(density=0.1, full_steps=2, l1=0.1)
 TASK = TaskTraining(
     protocol=Protocol(
-        steps=3, evaluate_every=3, batch_size=4, learning_rate=1e-3, max_length=24, weight_decay=0.01, precision="float32"
+        steps=3, evaluate_every=3, batch_size=4, learning_rate=0.1, max_length=24, weight_decay=0.01, precision="float32"
     ),
     sparsity=SPARSITY,
+    arguments=PLAIN,
 )  # fmt: skip
 
 
@@ -132,7 +135,7 @@ def _alike(kind: str, cpu: SparseFineTuning, gpu: SparseFineTuning) -> None:
     cpu_dense, gpu_dense = (
         {name: delta.dense() for name, delta in tuning.body.items()} for tuning in (cpu, gpu)
     )
-    assert _distance(cpu_dense, gpu_dense) <= (0.05 if kind == "pretended" else 0.3)
+    assert _distance(cpu_dense, gpu_dense) <= (1e-3 if kind == "pretended" else 0.3)
     same = sum(len(set(cpu.body[name].indices) & set(gpu.body[name].indices)) for name in cpu.body)
     assert same >= (0.99 if kind == "pretended" else 0.9) * cpu.count
 
