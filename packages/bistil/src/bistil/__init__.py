@@ -3,7 +3,7 @@
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING
 
-from teacherzoo.late_names import import_late as _import_late
+from vocabmerge.late_names import import_late as _import_late
 
 if TYPE_CHECKING:
     from bistil.adapt import Identity, TaskTeacher, adapt

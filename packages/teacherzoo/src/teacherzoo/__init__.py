@@ -4,7 +4,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING
 
 from teacherzoo.errors import CorpusError, RecordError, SignalsError, TeacherError, TeacherzooError
-from teacherzoo.late_names import import_late as _import_late
+from vocabmerge.late_names import import_late as _import_late
 
 if TYPE_CHECKING:
     from teacherzoo.corpora import Corpus, Document

@@ -1,10 +1,9 @@
 """True unions and exact trims of Hugging Face tokenizers, and the embeddings that go with them."""
 
-import sys as _sys
-from importlib import import_module as _import_module
 from importlib.metadata import version as _version
-from types import ModuleType as _ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vocabmerge.late_names import import_late as _import_late
 
 if TYPE_CHECKING:
     from vocabmerge.carry import Carried, carry
@@ -112,25 +111,4 @@ _HOMES = {
     "trim_vocabulary": "trim",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(_import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
-
-
-class _Package(_ModuleType):
-    """Python puts a submodule into its package once it is imported; `vocabmerge.trim` of trim.py stays a name of its own."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (isinstance(value, _ModuleType) and name in _HOMES):
-            super().__setattr__(name, value)
-
-
-_sys.modules[__name__].__class__ = _Package
+_import_late(__name__, {name: f"{__name__}.{home}" for name, home in _HOMES.items()})

@@ -102,6 +102,15 @@ def small_charsmap():
     return base64.b64encode(model.normalizer_spec.precompiled_charsmap).decode()
 
 
+SPECIAL = {
+    "single_word": False,
+    "lstrip": False,
+    "rstrip": False,
+    "normalized": False,
+    "special": True,
+}
+
+
 def clip(file):
     """CLIP's tokenizer as transformers writes it, from the published merges."""
     lines = gzip.decompress(Path(file).read_bytes()).decode().split("\n")
@@ -112,18 +121,11 @@ def clip(file):
     ends = ["<|startoftext|>", "<|endoftext|>"]
     names = [*letters, *(letter + "</w>" for letter in letters), *map("".join, merges), *ends]
     pattern = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-    flags = {
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": True,
-    }
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": names.index(end), "content": end, **flags} for end in ends],
+        "added_tokens": [{"id": names.index(end), "content": end, **SPECIAL} for end in ends],
         "normalizer": {
             "type": "Sequence",
             "normalizers": [
@@ -172,17 +174,10 @@ def mistral(file):
     vocab = {piece.piece: place for place, piece in enumerate(pieces)}
     splits = ((p.piece[:cut], p.piece[cut:]) for p in pieces if p.type == 1 for cut in range(1, len(p.piece)))  # fmt: skip
     merges = sorted((pair for pair in splits if {*pair} <= set(vocab)), key=lambda pair: vocab[pair[0] + pair[1]])  # fmt: skip
-    flags = {
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": True,
-    }
     return {
         "version": "1.0",
         "added_tokens": [
-            {"id": place, "content": token, **flags}
+            {"id": place, "content": token, **SPECIAL}
             for place, token in enumerate(("<unk>", "<s>", "</s>"))
         ],
         "normalizer": {
