@@ -293,7 +293,7 @@ def _test_alone(
         session.run("python", "-m", "pip", "check", silent=True)
         _furnish(room, packages[package].folder)
         with session.chdir(room):
-            if (packages[package].source / "cli.py").exists():
+            if any(packages[package].source.glob("cli*")):
                 session.run(package, "--version")
                 session.run(package, "--help", silent=True)
                 session.run("python", "-m", package, "--version", silent=True)

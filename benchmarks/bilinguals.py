@@ -14,8 +14,8 @@ from record import Recorder
 from scipy.stats import ttest_rel
 
 import xeval
-from bistil.compare_identity import Contents
-from bistil.compare_recipe import Comparison, System
+from bistil.compare.identity import Contents
+from bistil.compare.recipe import Comparison, System
 from xeval.report.pareto import Point, pareto_front
 from xeval.results import Result
 from xeval.summary import Estimate

@@ -30,10 +30,10 @@ from record import Recorder, parser
 from transformers.utils.logging import disable_progress_bar
 
 import xeval
-from bistil.compare import compare
-from bistil.compare_recipe import Comparison, System
+from bistil.compare.recipe import Comparison, System
+from bistil.compare.run import compare
 from teacherzoo import Corpus, raise_teacher
-from teacherzoo.nursery import Upbringing
+from teacherzoo.pretrain.pretrain import Upbringing
 
 SOURCE = "en"
 LANGUAGES = ("en", "de", "es", "fi", "hi", "tr", "zh", "sw", "ha", "yo", "wo", "te", "mr")

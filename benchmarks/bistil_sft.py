@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from record import Recorder, extra_memory, parser, race
 
-from bistil.selection import Selection, select
-from bistil.sparse import difference
-from bistil.sparse_file import SparseFineTuning, read_sparse, write_sparse
+from bistil.lottery.select import Selection, select
+from bistil.sparse.apply import difference
+from bistil.sparse.files import SparseFineTuning, read_sparse, write_sparse
 
 
 def shapes(layers: int, width: int, pieces: int) -> dict[str, tuple[int, ...]]:

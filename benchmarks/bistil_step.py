@@ -21,9 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import BertConfig, BertForMaskedLM
 
-from bistil.student import layer_map, student_of
-from bistil.teaching import as_student, ask_teacher
-from bistil.terms import Terms
+from bistil.losses.extraction import as_student, ask_teacher
+from bistil.losses.weights import Terms
+from bistil.student.layers import layer_map, student_of
 
 LAYERS = layer_map(12)
 VOCABULARY = 30_000

@@ -18,10 +18,10 @@ from bilinguals import add_options, extracting, record_scores, rows_of, tell, te
 from record import Recorder, parser
 from transformers.utils.logging import disable_progress_bar
 
-from bistil.compare import compare
-from bistil.compare_recipe import SYSTEMS, Comparison
+from bistil.compare.recipe import SYSTEMS, Comparison
+from bistil.compare.run import compare
 from teacherzoo import Corpus, raise_teacher
-from teacherzoo.nursery import Upbringing
+from teacherzoo.pretrain.pretrain import Upbringing
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 from toyworld import write_world

@@ -23,11 +23,11 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from kdkernels import linear_cross_entropy, linear_kl
-from mergedistill.recipe import Distil
-from mergedistill.schedule import ScheduledBatches, schedule
-from mergedistill.student import as_student
+from mergedistill.recipe.recipe import Distil
+from mergedistill.student.loss import as_student
+from mergedistill.training.schedule import ScheduledBatches, schedule
 from teacherzoo import Corpus, Signals, record, split_head
-from teacherzoo.shapes import Shape, build_masked_lm
+from teacherzoo.pretrain.shapes import Shape, build_masked_lm
 from vocabmerge import identity_map
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

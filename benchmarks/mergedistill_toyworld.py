@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 import xeval
-from mergedistill.held_out import held_out_texts
+from mergedistill.training.held_out import held_out_texts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 from toyworld import World, words

@@ -14,11 +14,11 @@ from typing import Any
 from record import Recorder
 
 import xeval
-from mergedistill.ablate import Outcome, Variant, ablate, grid, mean_and_interval
-from mergedistill.recipe import Recipe
+from mergedistill.recipe.recipe import Recipe
+from mergedistill.run.ablate import Outcome, Variant, ablate, grid, mean_and_interval
 from teacherzoo import Corpus, raise_teacher
-from teacherzoo.nursery import Upbringing
-from teacherzoo.nursery_training import bfloat16_pays
+from teacherzoo.pretrain.pretrain import Upbringing
+from teacherzoo.pretrain.trainer import bfloat16_pays
 
 PLAIN = "mlm only"
 

@@ -22,13 +22,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from transformers import BertConfig, BertForMaskedLM  # offline first
 
 from teacherzoo import Masking, Signals, TokenSpace
-from teacherzoo.blocks import Block
-from teacherzoo.heads import split_head
-from teacherzoo.inference import PlainEngine, Question, answers
-from teacherzoo.masking import corrupt, masked_positions
-from teacherzoo.signals_layout import CorpusRecord, Manifest, Terms
-from teacherzoo.signals_write import Row, shard_table, write_shard, write_whole
-from teacherzoo.teachers import Teacher
+from teacherzoo.encoders.heads import split_head
+from teacherzoo.encoders.inference import PlainEngine, Question, answers
+from teacherzoo.encoders.teachers import Teacher
+from teacherzoo.signals.layout import CorpusRecord, Manifest, Terms
+from teacherzoo.signals.write import Row, shard_table, write_shard, write_whole
+from teacherzoo.text.blocks import Block
+from teacherzoo.text.masking import corrupt, masked_positions
 
 K, TEMPERATURES = 8, (2.0, 4.0)
 PIECES, LAYERS = 250_000, 12

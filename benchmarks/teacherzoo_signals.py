@@ -25,16 +25,16 @@ from record import Recorder, parser, race
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from teacherzoo import Corpus, Masking, Signals, TokenSpace, Upbringing, record, stats, verify
-from teacherzoo.heads import SplitHead, split_head
-from teacherzoo.nursery_text import pack, train_tokenizer
-from teacherzoo.predictions import Predictions, predict
-from teacherzoo.shapes import build_masked_lm
-from teacherzoo.signals_codes import decode_logprobs, encode_logprobs
-from teacherzoo.signals_layout import CorpusRecord, Manifest, Terms
-from teacherzoo.signals_shard import read_shard
-from teacherzoo.signals_write import Row, shard_table, write_shard, write_whole
-from teacherzoo.stats import SignalStats
-from teacherzoo.verify import bucket_kl
+from teacherzoo.encoders.heads import SplitHead, split_head
+from teacherzoo.encoders.predictions import Predictions, predict
+from teacherzoo.pretrain.shapes import build_masked_lm
+from teacherzoo.pretrain.text import pack, train_tokenizer
+from teacherzoo.signals.codes import decode_logprobs, encode_logprobs
+from teacherzoo.signals.layout import CorpusRecord, Manifest, Terms
+from teacherzoo.signals.shard import read_shard
+from teacherzoo.signals.stats import SignalStats
+from teacherzoo.signals.verify import bucket_kl
+from teacherzoo.signals.write import Row, shard_table, write_shard, write_whole
 
 V, H, BLOCK, MASKED = 250_000, 64, 256, 38
 BARS = {8: 40.0, 32: 90.0}

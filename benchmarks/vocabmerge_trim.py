@@ -22,8 +22,8 @@ from record import Recorder, extra_memory, parser
 
 from vocabmerge.maps import VocabularyMap
 from vocabmerge.models import replace_tensors, select_rows, vocabulary_tensors
-from vocabmerge.trim import Trim, trim_vocabulary
-from vocabmerge.vocabulary import parse_vocabulary
+from vocabmerge.tokenizer_file.vocabulary import parse_vocabulary
+from vocabmerge.trim.trim import Trim, trim_vocabulary
 
 FULL = {"V": 250_002, "kept": 60_000, "H": 768, "layers": 2}
 QUICK = {"V": 50_002, "kept": 12_000, "H": 128, "layers": 2}

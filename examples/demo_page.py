@@ -139,7 +139,7 @@ def write_page(story: Story) -> Path:
 
 def _overlap(story: Story) -> bytes:
     from vocabmerge import overlap, read_vocabulary
-    from vocabmerge.report import heatmap
+    from vocabmerge.union.report import heatmap
 
     names = [*(f"teacher-{code}" for code in story.teachers), "multilingual"]
     vocabularies = [

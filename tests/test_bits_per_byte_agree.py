@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from toyworld import World
 
-from teacherzoo.bits_per_byte import bits_per_byte
-from teacherzoo.corpora import Corpus
-from teacherzoo.nursery import Upbringing, raise_teacher
-from teacherzoo.teachers import load_teacher
+from teacherzoo.encoders.teachers import load_teacher
+from teacherzoo.pretrain.pretrain import Upbringing, raise_teacher
+from teacherzoo.rank.bits_per_byte import bits_per_byte
+from teacherzoo.text.corpora import Corpus
 from xeval.protocol import Protocol
 from xeval.tasks import bpb
 

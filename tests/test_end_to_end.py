@@ -8,7 +8,7 @@ from toyworld import write_world
 import xeval
 from mergedistill import read_recipe, run
 from teacherzoo import Corpus
-from teacherzoo.nursery import Upbringing, raise_teacher
+from teacherzoo.pretrain.pretrain import Upbringing, raise_teacher
 
 LANGUAGES = ("qav", "qyr")  # two scripts
 

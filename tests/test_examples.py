@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mergedistill import read_recipe
-from teacherzoo.catalogue import catalogue_entry
+from teacherzoo.catalogue.catalogue import catalogue_entry
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 RECIPES = sorted(EXAMPLES.glob("*.yaml"))

@@ -98,7 +98,7 @@ def main() -> None:
     """Run the named READMEs; exit with the failures, if there are any."""
     os.environ |= ENVIRONMENT
     programs_of_ours = [
-        name for name, package in read_packages().items() if (package.source / "cli.py").exists()
+        name for name, package in read_packages().items() if any(package.source.glob("cli*"))
     ]
     with preloaded_python(commands=programs_of_ours) as programs, ThreadPoolExecutor(2) as pages:
         lists = pages.map(partial(run, programs=programs), map(Path, sys.argv[1:]))

@@ -22,7 +22,7 @@ def expected_wheel(package: Package) -> set[str]:
     }
     info = f"{_stem(package)}.dist-info"
     metadata = {f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "licenses/LICENSE")}
-    if (package.source / "cli.py").exists():
+    if any(package.source.glob("cli*")):
         metadata.add(f"{info}/entry_points.txt")
     return sources | metadata
 

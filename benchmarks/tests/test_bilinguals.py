@@ -23,8 +23,8 @@ from bilinguals import (
 )
 from record import Recorder
 
-from bistil.compare_identity import Contents
-from bistil.compare_recipe import Comparison, System
+from bistil.compare.identity import Contents
+from bistil.compare.recipe import Comparison, System
 from xeval.results import Result, append_results
 
 SYSTEMS: tuple[System, ...] = ("bistil", "full-teacher")

@@ -144,7 +144,7 @@ def lean(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: dict[st
 @pytest.fixture(scope="session")
 def student(tmp_path_factory: pytest.TempPathFactory, lean: Path) -> Path:
     """Layers 1 and 3 of the lean teacher."""
-    from bistil.student import student_of
+    from bistil.student.layers import student_of
 
     folder = tmp_path_factory.mktemp("student")
     student_of(AutoModelForMaskedLM.from_pretrained(lean), (1, 3)).save_pretrained(folder)

@@ -9,15 +9,15 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from bistil.adapt import TASK_FILE, TEACHER_FILE, Identity, TaskTeacher, adapt
-from bistil.body import body_digests, body_parameters
-from bistil.distilling import Distillation
+from bistil.encoders.body import body_digests, body_parameters
 from bistil.errors import AdaptError, ModelError, SparseError
-from bistil.lottery import Sparsity
-from bistil.sparse import apply
-from bistil.sparse_file import read_sparse, write_sparse
-from bistil.task_sft import compose, task_sft, wear_task
-from bistil.task_training import TaskTraining
+from bistil.losses.task import Distillation
+from bistil.lottery.lottery_ticket import Sparsity
+from bistil.sparse.apply import apply
+from bistil.sparse.files import read_sparse, write_sparse
+from bistil.tasks.adapt import TASK_FILE, TEACHER_FILE, Identity, TaskTeacher, adapt
+from bistil.tasks.teacher import compose, task_sft, wear_task
+from bistil.tasks.training import TaskTraining
 from xeval import LocalFolder, Protocol, XevalError, read_tuned, score, tune
 
 PROTOCOL = Protocol(

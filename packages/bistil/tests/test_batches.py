@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bistil.batches import Corruption, MaskedBatches, Schedule, corrupt
 from bistil.errors import ExtractError
+from bistil.text.batches import Corruption, MaskedBatches, Schedule, corrupt
 
 CORRUPTION = Corruption(rate=0.15, mask=4, special=(0, 1, 2, 3, 4), pieces=50, seed=3)
 

@@ -5,7 +5,7 @@ from types import ModuleType
 import pytest
 
 import bistil
-import bistil.extract  # puts the module into the package, where the function must stay
+import bistil.extract.run  # puts the module into the package, where the function must stay
 
 
 def test_version_is_the_one_in_the_metadata() -> None:
@@ -28,7 +28,7 @@ def test_every_public_name_is_there_and_no_module_hides_it() -> None:
         assert not isinstance(getattr(bistil, name), ModuleType), name
     from bistil import extract
 
-    assert extract.__module__ == "bistil.extract"
+    assert extract.__module__ == "bistil.extract.run"
     with pytest.raises(AttributeError, match="'bistil' has no attribute 'extracts'"):
         _ = bistil.extracts  # type: ignore[attr-defined]  # that is the test
 
@@ -37,7 +37,7 @@ ASKED = """
 import sys
 from typer.testing import CliRunner
 import bistil
-from bistil.cli import app
+from bistil.cli.app import app
 
 for words in ([], ["extract"], ["sft"], ["compose"], ["adapt"], ["compare"], ["measure"], ["export"]):
     done = CliRunner().invoke(app, [*words, "--help"])

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bistil.cli import app
-from bistil.cli_adapt import adapt_command
-from bistil.cli_sft import sft_command
-from bistil.distilling import Distillation
+from bistil.cli.adapt import adapt_command
+from bistil.cli.app import app
+from bistil.cli.sft import sft_command
 from bistil.errors import AdaptError
-from bistil.language_sft import SPARSITY, LanguageTraining
-from bistil.lottery import Sparsity
-from bistil.sparse_file import read_sparse
-from bistil.task_training import TaskTraining
+from bistil.losses.task import Distillation
+from bistil.lottery.language import SPARSITY, LanguageTraining
+from bistil.lottery.lottery_ticket import Sparsity
+from bistil.sparse.files import read_sparse
+from bistil.tasks.training import TaskTraining
 from xeval import LocalFolder, score
 
 SHORT = ["--steps", "2", "--full-steps", "2", "--batch", "4", "--evaluate-every", "2", "--length", "32", "--precision", "float32"]  # fmt: skip
@@ -151,7 +151,7 @@ def called(monkeypatch, tmp_path):
 
         monkeypatch.setattr(importlib.import_module(f"bistil.{module}"), name, caught)
 
-    for module, name in (("language_sft", "language_sft"), ("task_sft", "task_sft"), ("adapt", "adapt")):  # fmt: skip
+    for module, name in (("lottery.language", "language_sft"), ("tasks.teacher", "task_sft"), ("tasks.adapt", "adapt")):  # fmt: skip
         catch(module, name)
     return calls
 
@@ -228,7 +228,7 @@ def test_under_a_launcher_one_process_tells_what_was_made(monkeypatch, tmp_path,
         shutil.copy(sw, out)
         return made
 
-    monkeypatch.setattr(importlib.import_module("bistil.language_sft"), "language_sft", make)
+    monkeypatch.setattr(importlib.import_module("bistil.lottery.language"), "language_sft", make)
     words = ("sft", teacher, "--corpus", f"sw={texts['sw']}", "--json")
     assert json.loads(run(*words, "-o", tmp_path / "first").stdout)["language"] == "sw"
     monkeypatch.setenv("RANK", "1")
@@ -245,7 +245,7 @@ def test_help_and_what_is_refused_at_once_import_no_slow_library(tmp_path):
         ["adapt", "S", "-o", "x", "--task", "pos", "--no-teacher", "--gold", "1"], ["compare", "none.yaml"],
     ]  # fmt: skip
     program = (
-        "import sys; from typer.testing import CliRunner; from bistil.cli import app\n"
+        "import sys; from typer.testing import CliRunner; from bistil.cli.app import app\n"
         f"codes = [CliRunner().invoke(app, words).exit_code for words in {typed!r}]\n"
         "print(codes, [name for name in ('torch', 'transformers', 'pyarrow') if name in sys.modules])"
     )

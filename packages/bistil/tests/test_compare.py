@@ -6,10 +6,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from bistil.cli import app
-from bistil.compare import compare, results_of, summary
-from bistil.compare_identity import Contents
-from bistil.compare_recipe import SYSTEMS, read_comparison
+from bistil.cli.app import app
+from bistil.compare.identity import Contents
+from bistil.compare.recipe import SYSTEMS, read_comparison
+from bistil.compare.run import compare, results_of, summary
 from bistil.errors import AdaptError
 from xeval import compare as judge_compare
 from xeval import read_costs, read_results

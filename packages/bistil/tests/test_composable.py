@@ -15,11 +15,11 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertForTokenClassification
 
-from bistil.body import body_parameters, copies
-from bistil.composable import read_composable
+from bistil.encoders.body import body_parameters, copies
 from bistil.errors import SparseError
-from bistil.sparse import apply
-from bistil.sparse_file import read_sparse
+from bistil.sparse.apply import apply
+from bistil.sparse.composable_sft import read_composable
+from bistil.sparse.files import read_sparse
 
 CONFIG = BertConfig(
     vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24

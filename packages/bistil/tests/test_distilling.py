@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from bistil.body import copies
-from bistil.distilling import Distillation, Distilling, soft_cross_entropy
+from bistil.encoders.body import copies
 from bistil.errors import AdaptError, SparseError
-from bistil.task_data import TaskBatches, read_task
-from bistil.task_training import TaskTraining, untrained
-from bistil.trimmed import kept_ids
+from bistil.losses.task import Distillation, Distilling, soft_cross_entropy
+from bistil.sparse.reindex import kept_ids
+from bistil.tasks.data import TaskBatches, read_task
+from bistil.tasks.training import TaskTraining, untrained
 from xeval import LocalFolder, Protocol
 
 SHORT = TaskTraining(protocol=Protocol(steps=2, batch_size=6, max_length=40, precision="float32"))

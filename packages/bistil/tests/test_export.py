@@ -13,10 +13,10 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
 
-from bistil.cli import app
+from bistil.cli.app import app
 from bistil.errors import ExportError
-from bistil.export import export
-from bistil.export_scores import int8_scores
+from bistil.export.onnx import export
+from bistil.export.scores import int8_scores
 from xeval.protocol import Protocol
 from xeval.scoring import score
 from xeval.source import LocalFolder
@@ -114,7 +114,7 @@ def test_weights_beyond_what_one_file_holds_lie_beside_the_graphs(
     save_teacher: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a limit of 100 kB in place of the 2 GiB of protocol buffers."""
-    monkeypatch.setattr(import_module("bistil.export"), "_LARGEST_FILE", 100_000)
+    monkeypatch.setattr(import_module("bistil.export.onnx"), "_LARGEST_FILE", 100_000)
     folder = save_teacher(tmp_path / "model", "bert", layers=1, hidden_size=96)
     told: list[str] = []
 
@@ -230,7 +230,7 @@ def test_an_export_that_differs_is_refused_and_leaves_nothing(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # the package's attribute of this name is the function
-    monkeypatch.setattr(sys.modules["bistil.export"], "TOLERANCE", 1e-12)
+    monkeypatch.setattr(sys.modules["bistil.export.onnx"], "TOLERANCE", 1e-12)
 
     with pytest.raises(ExportError, match="differs from torch by"):
         export(teacher, tmp_path / "out")

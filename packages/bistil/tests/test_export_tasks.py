@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bistil.export import export
-from bistil.export_scores import int8_scores, read_about
+from bistil.export.onnx import export
+from bistil.export.scores import int8_scores, read_about
 from xeval.protocol import Protocol
 from xeval.source import LocalFolder
 from xeval.tasks import task_of

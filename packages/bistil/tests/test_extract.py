@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import vocabmerge
-from bistil import extract_training
 from bistil.errors import ExtractError
-from bistil.extract import extract
-from bistil.extraction import Extraction
-from bistil.languages import text_files
-from bistil.plan import Plan
-from bistil.sources import Sources, trim_teacher
-from bistil.teaching import ask_teacher
-from bistil.terms import STYLES, TERMS, Terms
+from bistil.extract import trainer as extract_training
+from bistil.extract.config import Extraction
+from bistil.extract.plan import Plan
+from bistil.extract.run import extract
+from bistil.losses.extraction import ask_teacher
+from bistil.losses.weights import STYLES, TERMS, Terms
+from bistil.text.blocks import Sources, trim_teacher
+from bistil.text.languages import text_files
 from teacherzoo import load_teacher
 
 SHORT = Extraction(
@@ -314,8 +314,8 @@ def no_cutting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         raise AssertionError("trimmed or cut again")
 
     def start() -> None:
-        monkeypatch.setattr("bistil.sources.trim", refuse)
-        monkeypatch.setattr("bistil.sources.stream_blocks", refuse)
+        monkeypatch.setattr("bistil.text.blocks.trim", refuse)
+        monkeypatch.setattr("bistil.text.blocks.stream_blocks", refuse)
 
     return start
 
@@ -372,7 +372,7 @@ def test_another_seed_takes_teacher_and_text_from_the_shelf(
         held.append(True)
         vocabmerge.trim(*arguments, **options)
 
-    monkeypatch.setattr("bistil.sources.trim", trim)
+    monkeypatch.setattr("bistil.text.blocks.trim", trim)
     alone = _extract(teacher, texts, tmp_path / "alone", extraction=two_steps)
     _extract(teacher, texts, tmp_path / "first", extraction=replace(two_steps, seed=1), shelf=shelf)
     no_cutting()

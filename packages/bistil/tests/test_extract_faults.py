@@ -11,12 +11,12 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from bistil.cli import app
-from bistil.cli_extract import _terms, extract_command
+from bistil.cli.app import app
+from bistil.cli.extract import _terms, extract_command
 from bistil.errors import BistilError, ExtractError, ModelError
-from bistil.extract import extract
-from bistil.extraction import Extraction
-from bistil.terms import Terms
+from bistil.extract.config import Extraction
+from bistil.extract.run import extract
+from bistil.losses.weights import Terms
 from teacherzoo import TeacherzooError
 from vocabmerge import VocabularyError
 

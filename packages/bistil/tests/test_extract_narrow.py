@@ -10,15 +10,15 @@ import pytest
 from transformers import AutoModelForMaskedLM
 from typer.testing import CliRunner
 
-from bistil.adapt import TaskTeacher, adapt
-from bistil.cli import app
-from bistil.distilling import Distillation
+from bistil.cli.app import app
 from bistil.errors import AdaptError, ModelError
-from bistil.extract import extract
-from bistil.extraction import Extraction
-from bistil.lottery import Sparsity
-from bistil.task_training import TaskTraining
-from bistil.terms import STYLES
+from bistil.extract.config import Extraction
+from bistil.extract.run import extract
+from bistil.losses.task import Distillation
+from bistil.losses.weights import STYLES
+from bistil.lottery.lottery_ticket import Sparsity
+from bistil.tasks.adapt import TaskTeacher, adapt
+from bistil.tasks.training import TaskTraining
 from xeval import LocalFolder, Protocol, score
 
 NARROW = Extraction(

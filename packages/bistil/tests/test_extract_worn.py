@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from bistil.body import body_digests, body_parameters
+from bistil.encoders.body import body_digests, body_parameters
 from bistil.errors import SparseError
-from bistil.extract import extract
-from bistil.extraction import Extraction
-from bistil.sources import open_tunings, trim_teacher
-from bistil.sparse import apply, worn
-from bistil.sparse_file import SparseFineTuning, SparseTensor, read_sparse, write_sparse
+from bistil.extract.config import Extraction
+from bistil.extract.run import extract
+from bistil.sparse.apply import apply, worn
+from bistil.sparse.files import SparseFineTuning, SparseTensor, read_sparse, write_sparse
+from bistil.text.blocks import open_tunings, trim_teacher
 from teacherzoo import load_teacher
 
 SHORT = Extraction(steps=4, batch=2, length=32, held_out_share=0.1)

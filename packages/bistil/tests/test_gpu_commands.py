@@ -12,18 +12,18 @@ import yaml
 from pretended_device import DEVICES, on_cpu_and_gpu
 from safetensors.torch import load_file
 
-from bistil.adapt import TaskTeacher, adapt
-from bistil.compare import compare
-from bistil.compare_recipe import read_comparison
-from bistil.extract import extract
-from bistil.extraction import Extraction
-from bistil.language_sft import LanguageTraining, language_sft
-from bistil.lottery import Sparsity
-from bistil.sparse_file import SparseFineTuning, SparseTensor, read_sparse, write_sparse
-from bistil.student import student_of
-from bistil.task_sft import task_sft
-from bistil.task_training import TaskTraining
-from bistil.terms import STYLES, Terms
+from bistil.compare.recipe import read_comparison
+from bistil.compare.run import compare
+from bistil.extract.config import Extraction
+from bistil.extract.run import extract
+from bistil.losses.weights import STYLES, Terms
+from bistil.lottery.language import LanguageTraining, language_sft
+from bistil.lottery.lottery_ticket import Sparsity
+from bistil.sparse.files import SparseFineTuning, SparseTensor, read_sparse, write_sparse
+from bistil.student.layers import student_of
+from bistil.tasks.adapt import TaskTeacher, adapt
+from bistil.tasks.teacher import task_sft
+from bistil.tasks.training import TaskTraining
 from xeval import LocalFolder, Protocol, read_results, score
 
 # Attention drops by its configuration. Steps are few, so that differences of rounding stay small.

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 from transformers import AutoModelForMaskedLM
 
-from bistil.adapt import TASK_FILE, TaskTeacher, adapt
 from bistil.errors import AdaptError
-from bistil.language_sft import LanguageTraining, language_sft
-from bistil.lottery import Sparsity
-from bistil.task_sft import task_sft
-from bistil.task_training import TaskTraining
+from bistil.lottery.language import LanguageTraining, language_sft
+from bistil.lottery.lottery_ticket import Sparsity
+from bistil.tasks.adapt import TASK_FILE, TaskTeacher, adapt
+from bistil.tasks.teacher import task_sft
+from bistil.tasks.training import TaskTraining
 from xeval import LocalFolder, Protocol
 
 LANGUAGE = LanguageTraining(steps=2, batch=4, length=16, evaluate_every=0, checkpoint_every=1, bf16=False)  # fmt: skip

@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from bistil.body import body_digests, body_parameters
+from bistil.encoders.body import body_digests, body_parameters
 from bistil.errors import AdaptError, BistilError
-from bistil.language_sft import LanguageTraining, language_sft
-from bistil.lottery import Sparsity
-from bistil.sparse import worn
-from bistil.sparse_file import read_sparse
+from bistil.lottery.language import LanguageTraining, language_sft
+from bistil.lottery.lottery_ticket import Sparsity
+from bistil.sparse.apply import worn
+from bistil.sparse.files import read_sparse
 from teacherzoo import TeacherzooError
 
 TRAINING = LanguageTraining(

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from bistil.errors import SparseError
-from bistil.fitting import Fitting
-from bistil.lottery import Sparsity, lottery_ticket
+from bistil.lottery.lottery_ticket import Sparsity, lottery_ticket
+from bistil.lottery.training_run import Fitting
 
 
 class Model(nn.Module):

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from bistil.errors import AdaptError, SparseError
-from bistil.fitting import Fitting, fit
-from bistil.gaps import encode_gaps
-from bistil.masking import Masks, penalise_distance
-from bistil.selection import Selection
-from bistil.sparse_trainer import BestKeeper, check_arguments, training_arguments
+from bistil.lottery.masks import Masks, penalise_distance
+from bistil.lottery.select import Selection
+from bistil.lottery.trainer import BestKeeper, check_arguments, training_arguments
+from bistil.lottery.training_run import Fitting, fit
+from bistil.sparse.gap_coding import encode_gaps
 
 
 class Sum(nn.Module):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from bistil.encoders.capture import Attention
 from bistil.errors import ModelError
-from bistil.matching import Matching, Tapped, matching_loss, tap
-from bistil.tapping import Attention
+from bistil.losses.attention_hidden import Matching, Tapped, matching_loss, tap
 
 FAMILIES = ("bert", "xlm-roberta", "distilbert", "modernbert", "deberta-v2")
 LAYERS = (1, 3)

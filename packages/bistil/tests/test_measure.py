@@ -8,10 +8,10 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel
 from typer.testing import CliRunner
 
-from bistil import energy
-from bistil.cli import app
-from bistil.energy import counters, joules_between
-from bistil.measure import measure
+from bistil.cli.app import app
+from bistil.export import energy
+from bistil.export.energy import counters, joules_between
+from bistil.export.measure import measure
 from xeval.encoder import open_encoder
 from xeval.parameters import split_parameters
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bistil.encoders.capture import encoder_of
+from bistil.encoders.widths import paths_of_layers, places_of, require_narrowable
 from bistil.errors import ModelError
-from bistil.matching import matching_loss, tap
-from bistil.narrowing import choose_hidden, cut_products, cut_sum, narrowed, projection_of
-from bistil.tapping import encoder_of
-from bistil.units import Moments, choose_units, told_by
-from bistil.widths import paths_of_layers, places_of, require_narrowable
+from bistil.losses.attention_hidden import matching_loss, tap
+from bistil.student.narrow import choose_hidden, cut_products, cut_sum, narrowed, projection_of
+from bistil.student.units import Moments, choose_units, told_by
 
 NARROW = ("bert", "xlm-roberta", "distilbert")
 FAMILIES = (*NARROW, "modernbert", "deberta-v2")

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from bistil.body import body_parameters
+from bistil.encoders.body import body_parameters
 from bistil.errors import AdaptError
-from bistil.fitting import Fitting
-from bistil.lottery import Sparsity, lottery_ticket
-from bistil.sparse import apply
-from bistil.sparse_file import read_sparse
+from bistil.lottery.lottery_ticket import Sparsity, lottery_ticket
+from bistil.lottery.training_run import Fitting
+from bistil.sparse.apply import apply
+from bistil.sparse.files import read_sparse
 
 CHILD = """
 import itertools, json, sys
@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 from torch import nn
 from safetensors.torch import save_file
-from bistil.fitting import Fitting
-from bistil.lottery import Sparsity, lottery_ticket
+from bistil.lottery.training_run import Fitting
+from bistil.lottery.lottery_ticket import Sparsity, lottery_ticket
 from teacherzoo.processes import rank, world_size
 
 class Model(nn.Module):
@@ -137,9 +137,9 @@ def test_what_deepspeed_cannot_do_to_single_entries_is_refused(tmp_path, changes
 PIPELINE = """
 import json, sys
 from pathlib import Path
-from bistil.adapt import TaskTeacher, adapt
-from bistil.lottery import Sparsity
-from bistil.task_training import TaskTraining
+from bistil.tasks.adapt import TaskTeacher, adapt
+from bistil.lottery.lottery_ticket import Sparsity
+from bistil.tasks.training import TaskTraining
 from xeval import LocalFolder, Protocol
 
 work, out, arguments = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])

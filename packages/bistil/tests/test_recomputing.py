@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from bistil.recomputing import recomputing
-from bistil.tapping import encoder_of
+from bistil.encoders.capture import encoder_of
+from bistil.encoders.recompute import recomputing
 
 FAMILIES = ("bert", "distilbert", "modernbert", "deberta-v2")
 IDS = torch.arange(5, 45).view(2, 20)

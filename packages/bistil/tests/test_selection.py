@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import bistil.selection
+import bistil.lottery.select
 from bistil.errors import SparseError
-from bistil.selection import select
+from bistil.lottery.select import select
 
 
 def by_sorting(before, after, count):
@@ -40,12 +40,12 @@ def agrees(starts, data, chunk):
     if not total:
         return
     count = data.draw(st.integers(1, total))
-    original = bistil.selection._CHUNK
-    bistil.selection._CHUNK = chunk
+    original = bistil.lottery.select._CHUNK
+    bistil.lottery.select._CHUNK = chunk
     try:
         selection = select(before, after, count=count)
     finally:
-        bistil.selection._CHUNK = original
+        bistil.lottery.select._CHUNK = original
     assert selection.count == count
     assert chosen_of(selection) == by_sorting(before, after, count)
 
@@ -98,5 +98,5 @@ def test_a_start_that_stayed_on_the_cpu_is_compared_with_tensors_on_another_devi
     """A Trainer moves the parameters, and the copies of their start stay behind; devices are checked without one."""
     with FakeTensorMode():
         before, after = torch.empty(5, dtype=torch.bfloat16), torch.empty(5, device="cuda")
-        moved = bistil.selection._moved(before, after)
+        moved = bistil.lottery.select._moved(before, after)
     assert (moved.device.type, moved.dtype) == ("cuda", torch.float32)

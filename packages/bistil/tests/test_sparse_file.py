@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
-from bistil.body import body_digests, body_parameters, copies, embedding_name
+from bistil.encoders.body import body_digests, body_parameters, copies, embedding_name
 from bistil.errors import SparseError
-from bistil.gaps import decode_gaps, encode_gaps
-from bistil.sparse import apply, check_base, combine, difference, reindex, worn
-from bistil.sparse_file import SparseFineTuning, SparseTensor, read_sparse, write_sparse
+from bistil.sparse.apply import apply, check_base, combine, difference, reindex, worn
+from bistil.sparse.files import SparseFineTuning, SparseTensor, read_sparse, write_sparse
+from bistil.sparse.gap_coding import decode_gaps, encode_gaps
 
 
 def tiny(seed=0, vocabulary=40):

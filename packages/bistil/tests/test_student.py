@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bistil.errors import ModelError
-from bistil.student import choose_layers, layer_map, require_equal_to_truncated, student_of
+from bistil.student.layers import choose_layers, layer_map, require_equal_to_truncated, student_of
 
 FAMILIES = ("bert", "xlm-roberta", "distilbert", "modernbert", "deberta-v2")
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bistil.errors import ModelError
-from bistil.student import student_of
-from bistil.teaching import as_student, ask_teacher, freeze_unreached
-from bistil.terms import PLAIN_NAMES, STYLES, TERMS, Terms
+from bistil.losses.extraction import as_student, ask_teacher, freeze_unreached
+from bistil.losses.weights import PLAIN_NAMES, STYLES, TERMS, Terms
+from bistil.student.layers import student_of
 
 LAYERS = (1, 3)
 PINNED = (0, 3)  # of ModernBERT, whose first layer is like no other

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bistil.cache import alone_in, remove_work, work_folder
 from bistil.errors import ExtractError
-from bistil.work import alone_in, remove_work, work_folder
 
 OTHER = """
 import pathlib, sys

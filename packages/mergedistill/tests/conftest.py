@@ -8,9 +8,9 @@ import pytest
 import yaml
 from toyworld import World
 
-from mergedistill.recipe import Recipe, read_recipe
+from mergedistill.recipe.recipe import Recipe, read_recipe
 from teacherzoo import Corpus
-from teacherzoo.nursery import Upbringing, raise_teacher
+from teacherzoo.pretrain.pretrain import Upbringing, raise_teacher
 
 LANGUAGES = ("qav", "qag")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mergedistill.cli import app
-from mergedistill.recipe import Recipe
-from mergedistill.run import run
+from mergedistill.cli.app import app
+from mergedistill.recipe.recipe import Recipe
+from mergedistill.run.run import run
 
 
 def test_a_run_tells_a_log_each_stage_and_each_evaluation_and_prints_the_student_s_folder(

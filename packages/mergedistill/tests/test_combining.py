@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mergedistill.combining import Voice, mince, mixture
-from mergedistill.meeting import meeting_places
-from teacherzoo.signals_shard import ShardArrays
+from mergedistill.targets.align import meeting_places
+from mergedistill.targets.combine import Voice, mince, mixture
+from teacherzoo.signals.shard import ShardArrays
 
 V = 20
 

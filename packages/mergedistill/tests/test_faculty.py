@@ -1,8 +1,8 @@
 import pytest
 
 from mergedistill.errors import StageError
-from mergedistill.faculty import Faculty, faculties, needs_ranking, teachers_in_use
-from mergedistill.recipe import Recipe
+from mergedistill.recipe.language_teachers import Faculty, faculties, needs_ranking, teachers_in_use
+from mergedistill.recipe.recipe import Recipe
 
 BITS = {"de": {"a": 1.5, "b": 1.0, "c": 5.0}, "fi": {"a": 2.0, "b": 3.0, "c": 2.5}}
 

@@ -10,9 +10,9 @@ import torch
 from pretended_device import DEVICES, on_cpu_and_gpu
 from safetensors.torch import load_file
 
-from mergedistill.recipe import Recipe
-from mergedistill.run import run
-from mergedistill.stages import stages
+from mergedistill.recipe.recipe import Recipe
+from mergedistill.recipe.stages import stages
+from mergedistill.run.run import run
 
 
 @pytest.mark.parametrize("kind", DEVICES)

@@ -10,9 +10,9 @@ import huggingface_hub
 import pytest
 from typer.testing import CliRunner
 
-from mergedistill.cli import app
+from mergedistill.cli.app import app
 from mergedistill.errors import StageError
-from mergedistill.hub import push
+from mergedistill.publish.hub import push
 
 
 class _Hub(BaseHTTPRequestHandler):

@@ -12,9 +12,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from mergedistill.recipe import Recipe, read_recipe
-from mergedistill.run import run
-from mergedistill.stages import stages
+from mergedistill.recipe.recipe import Recipe, read_recipe
+from mergedistill.recipe.stages import stages
+from mergedistill.run.run import run
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mergedistill.errors import StageError
-from mergedistill.locks import alone_in
-from mergedistill.recipe import Recipe
-from mergedistill.run import run
+from mergedistill.recipe.recipe import Recipe
+from mergedistill.run.locks import alone_in
+from mergedistill.run.run import run
 
 HELD = """
 import fcntl, sys

@@ -8,7 +8,7 @@ _ANSWERS = """
 import sys
 from typer.testing import CliRunner
 import mergedistill
-from mergedistill.cli import app
+from mergedistill.cli.app import app
 
 recipe = sys.argv[1]
 for arguments, code in (
@@ -26,7 +26,7 @@ for arguments, code in (
 print(*sorted({"torch", "transformers", "datasets", "deepspeed", "matplotlib"} & sys.modules.keys()))
 assert set(mergedistill.__all__) <= set(dir(mergedistill))
 from mergedistill import push, run
-import mergedistill.run
+import mergedistill.run.run
 assert mergedistill.run is run, "the function, though its module has that name too"
 """
 

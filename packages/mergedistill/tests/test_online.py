@@ -6,15 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mergedistill.online import OnlineSignals, matching_columns
-from mergedistill.online_faculty import open_online
-from mergedistill.recipe import Recipe
-from mergedistill.recordings import open_signals
-from mergedistill.run import run
-from mergedistill.schedule import tensors
-from mergedistill.stages import settled_or_refuse, stages
-from mergedistill.starts import new_student
-from mergedistill.student import as_student
+from mergedistill.recipe.recipe import Recipe
+from mergedistill.recipe.stages import settled_or_refuse, stages
+from mergedistill.run.run import run
+from mergedistill.student.initialise import new_student
+from mergedistill.student.loss import as_student
+from mergedistill.targets.online import OnlineSignals, matching_columns
+from mergedistill.targets.online_ensemble import open_online
+from mergedistill.targets.recorded import open_signals
+from mergedistill.training.schedule import tensors
 from vocabmerge import map_of_ids
 
 Recipes = Callable[..., Recipe]

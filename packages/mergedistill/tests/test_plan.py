@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import mergedistill.card as carding
-import mergedistill.plan as planning
-from mergedistill.cli import app
-from mergedistill.plan import plan
-from mergedistill.recipe import Recipe
-from mergedistill.run import run, status
-from mergedistill.stages import recording_folder, settled_or_refuse
-from mergedistill.texts import corpus
+from mergedistill.cli.app import app
+from mergedistill.publish import card as carding
+from mergedistill.recipe.corpora import corpus
+from mergedistill.recipe.recipe import Recipe
+from mergedistill.recipe.stages import recording_folder, settled_or_refuse
+from mergedistill.run import forecast as planning
+from mergedistill.run.forecast import plan
+from mergedistill.run.run import run, status
 from teacherzoo import Signals
 
 

@@ -4,9 +4,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from mergedistill.cli import app
+from mergedistill.cli.app import app
 from mergedistill.errors import RecipeError
-from mergedistill.recipe import read_recipe, without_places
+from mergedistill.recipe.recipe import read_recipe, without_places
 
 GOOD = {
     "out": "run",

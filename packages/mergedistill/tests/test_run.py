@@ -5,10 +5,10 @@ import pytest
 import yaml
 from toyworld import World
 
-from mergedistill.recipe import Recipe, read_recipe
-from mergedistill.run import run, status
+from mergedistill.recipe.recipe import Recipe, read_recipe
+from mergedistill.run.run import run, status
 from teacherzoo import Corpus
-from teacherzoo.nursery import Upbringing, raise_teacher
+from teacherzoo.pretrain.pretrain import Upbringing, raise_teacher
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ import torch
 import yaml
 
 from mergedistill.errors import StageError
-from mergedistill.recipe import Recipe, altered, read_recipe
-from mergedistill.run import run, status
-from mergedistill.stages import STAGES, stages
-from mergedistill.suspicions import suspicions
+from mergedistill.rank.corpus_warnings import suspicions
+from mergedistill.recipe.recipe import Recipe, altered, read_recipe
+from mergedistill.recipe.stages import STAGES, stages
+from mergedistill.run.run import run, status
 
 Recipes = Callable[..., Recipe]
-RUN = sys.modules["mergedistill.run"]  # the package's attribute of that name is the function
+RUN = sys.modules["mergedistill.run.run"]  # the package's attribute of that name is the function
 
 
 def _undone(recipe: Recipe) -> list[str]:
@@ -54,7 +54,7 @@ def test_a_teacher_that_changed_is_asked_again_and_others_are_not(
 def test_text_that_changed_in_place_is_read_again(
     town: Path, tmp_path: Path, recipe_of: Recipes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from teacherzoo import inputs
+    from teacherzoo import digests as inputs
 
     text = tmp_path / "qag.txt"
     shutil.copy(town / "qag.txt", text)
@@ -78,7 +78,7 @@ def test_text_that_changed_in_place_is_read_again(
 def test_another_commit_on_the_hub_is_another_text_and_another_teacher(
     recipe_of: Recipes, town: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from teacherzoo import inputs
+    from teacherzoo import digests as inputs
 
     recipe = recipe_of(
         languages={"qav": str(town / "qav.txt"), "qag": "org/text"},
@@ -213,7 +213,7 @@ import os, resource, signal, sys
 from pathlib import Path
 import torch
 from mergedistill import MergedistillError, read_recipe, run, status
-from mergedistill.stages import STAGES, stages
+from mergedistill.recipe.stages import STAGES, stages
 from mergedistill import card, training  # imported late by a run
 from teacherzoo import TeacherzooError
 torch.set_num_threads(1)

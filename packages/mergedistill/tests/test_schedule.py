@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mergedistill import schedule as scheduling
 from mergedistill.errors import StageError
-from mergedistill.schedule import schedule
+from mergedistill.training import schedule as scheduling
+from mergedistill.training.schedule import schedule
 
 
 class _Recording:

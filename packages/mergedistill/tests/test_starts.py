@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from mergedistill.errors import StageError
-from mergedistill.recipe import Recipe
-from mergedistill.run import run, status
-from mergedistill.stages import settled_or_refuse, stages
-from mergedistill.starts import new_student, taken_layers
-from teacherzoo.shapes import Architecture, Shape, build_masked_lm
+from mergedistill.recipe.recipe import Recipe
+from mergedistill.recipe.stages import settled_or_refuse, stages
+from mergedistill.run.run import run, status
+from mergedistill.student.initialise import new_student, taken_layers
+from teacherzoo.pretrain.shapes import Architecture, Shape, build_masked_lm
 from vocabmerge import VocabularyError, load_map
 
 Recipes = Callable[..., Recipe]

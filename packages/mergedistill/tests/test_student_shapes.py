@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mergedistill.errors import RecipeError
-from mergedistill.recipe import Recipe, read_recipe
-from teacherzoo.shapes import Architecture, Shape, build_masked_lm
+from mergedistill.recipe.recipe import Recipe, read_recipe
+from teacherzoo.pretrain.shapes import Architecture, Shape, build_masked_lm
 
 _PIECES = 24
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from mergedistill.cli import app
+from mergedistill.cli.app import app
 from mergedistill.errors import StageError
-from mergedistill.faculty import faculties
-from mergedistill.met_signals import MetSignals
-from mergedistill.recipe import Recipe
-from mergedistill.recordings import open_signals
-from mergedistill.run import run, status
-from mergedistill.stages import recording_folder, settled, settled_or_refuse, stages
-from mergedistill.suspicions import suspicions
+from mergedistill.rank.corpus_warnings import suspicions
+from mergedistill.recipe.language_teachers import faculties
+from mergedistill.recipe.recipe import Recipe
+from mergedistill.recipe.stages import recording_folder, settled, settled_or_refuse, stages
+from mergedistill.run.run import run, status
+from mergedistill.targets.combined import MetSignals
+from mergedistill.targets.recorded import open_signals
 from teacherzoo import Signals
 from vocabmerge import load_map
 

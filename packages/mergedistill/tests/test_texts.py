@@ -5,7 +5,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mergedistill.texts import TextOnDisk
+from mergedistill.recipe.corpora import TextOnDisk
 
 
 @settings(

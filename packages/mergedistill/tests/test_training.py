@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from mergedistill.errors import RecipeError
-from mergedistill.recipe import Recipe
-from mergedistill.recordings import open_signals
-from mergedistill.run import run, status
-from mergedistill.schedule import ScheduledBatches, schedule
-from mergedistill.stages import settled_or_refuse, stages
-from teacherzoo.shapes import build_masked_lm
+from mergedistill.recipe.recipe import Recipe
+from mergedistill.recipe.stages import settled_or_refuse, stages
+from mergedistill.run.run import run, status
+from mergedistill.targets.recorded import open_signals
+from mergedistill.training.schedule import ScheduledBatches, schedule
+from teacherzoo.pretrain.shapes import build_masked_lm
 
 SGD = {"optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": 1e9, "weight_decay": 0.0}
 

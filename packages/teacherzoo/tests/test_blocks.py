@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from teacherzoo.blocks import blocks_of
-from teacherzoo.corpora import Document, document_digest
-from teacherzoo.words import word_ends, words_of_tokens
+from teacherzoo.text.blocks import blocks_of
+from teacherzoo.text.corpora import Document, document_digest
+from teacherzoo.text.words import word_ends, words_of_tokens
 
 
 def document(text: str) -> Document:

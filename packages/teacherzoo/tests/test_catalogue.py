@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from teacherzoo.catalogue import catalogue_entry, find_teacher, read_catalogue
-from teacherzoo.corpora import Corpus
+from teacherzoo.catalogue.catalogue import catalogue_entry, find_teacher, read_catalogue
+from teacherzoo.encoders.teachers import teacher_folder
 from teacherzoo.errors import CorpusError, TeacherError
-from teacherzoo.teachers import teacher_folder
+from teacherzoo.text.corpora import Corpus
 
 GOOD = "- name: a\n  hub: o/a\n  languages: [en]\n"
 

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from teacherzoo import Signals
-from teacherzoo.cli import app
+from teacherzoo.cli.app import app
 
 
 def call(*arguments: str) -> Result:
@@ -109,7 +109,7 @@ def test_ctrl_c_says_how_to_go_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(import_module("teacherzoo.record"), "record", interrupted)
+    monkeypatch.setattr(import_module("teacherzoo.signals.record"), "record", interrupted)
     done = call("record", str(teacher), "--corpus", f"en={text}", "-o", str(tmp_path / "out"))
 
     assert done.exit_code == 130

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from teacherzoo import Corpus, CorpusError
-from teacherzoo.corpora import document_digest, is_held_out
+from teacherzoo.text.corpora import document_digest, is_held_out
 
 
 def texts(corpus: Corpus, **options: int) -> list[str]:

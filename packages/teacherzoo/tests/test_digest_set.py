@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as some
 
-from teacherzoo.digest_set import Digests
+from teacherzoo.text.digest_set import Digests
 
 # Few different bytes, so that what is stored often contains what is asked for, across the border of two digests.
 digests = some.binary(min_size=16, max_size=16).map(lambda raw: bytes(byte % 2 for byte in raw))

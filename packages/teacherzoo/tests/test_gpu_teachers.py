@@ -8,8 +8,8 @@ import torch
 from pretended_device import DEVICES, on_cpu_and_gpu, on_gpu
 
 from teacherzoo import Corpus, Signals, rank, record, verify
-from teacherzoo.nursery import Upbringing, raise_teacher
-from teacherzoo.rank import Rating
+from teacherzoo.pretrain.pretrain import Upbringing, raise_teacher
+from teacherzoo.rank.rank import Rating
 
 
 @pytest.mark.parametrize("kind", DEVICES)

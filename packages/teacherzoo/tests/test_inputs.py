@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from teacherzoo import inputs
-from teacherzoo.corpora import Corpus
-from teacherzoo.errors import CorpusError
-from teacherzoo.inputs import (
+from teacherzoo import digests as inputs
+from teacherzoo.digests import (
     TOKENIZER_FILES,
     _on_hub,
     digest_of_inputs,
     digest_of_model,
     digest_of_text,
 )
+from teacherzoo.errors import CorpusError
+from teacherzoo.text.corpora import Corpus
 
 
 def text_in(folder: Path, **files: str) -> Path:

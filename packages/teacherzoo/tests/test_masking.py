@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teacherzoo import Masking, RecordError, TokenSpace
-from teacherzoo.blocks import Block
-from teacherzoo.masking import corrupt, masked_positions
+from teacherzoo.text.blocks import Block
+from teacherzoo.text.masking import corrupt, masked_positions
 
 GOLDEN = 0x9E3779B97F4A7C15
 SPACE = TokenSpace(mask=4, pad=0, unknown=1, special=(0, 1, 2, 3, 4), size=100)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from toyworld import World
 
-from teacherzoo import nursery_training
-from teacherzoo.corpora import Corpus
 from teacherzoo.errors import RecordError, TeacherError, TeacherzooError
-from teacherzoo.nursery import TokenizerFamily, Upbringing, raise_teacher
-from teacherzoo.nursery_text import pack, train_tokenizer
+from teacherzoo.pretrain import trainer as nursery_training
+from teacherzoo.pretrain.pretrain import TokenizerFamily, Upbringing, raise_teacher
+from teacherzoo.pretrain.text import pack, train_tokenizer
+from teacherzoo.text.corpora import Corpus
 
 TINY = Upbringing(
     vocabulary=300, layers=1, width=16, heads=2, steps=12, batch=4, length=16, checkpoint_every=4
@@ -152,7 +152,7 @@ def test_held_out_documents_are_in_no_training_block(corpora: list[Corpus], tmp_
 def test_blocks_are_the_same_however_many_documents_are_read_at_a_time(
     together: int, corpora: list[Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("teacherzoo.nursery_text._TOGETHER", together)
+    monkeypatch.setattr("teacherzoo.pretrain.text._TOGETHER", together)
     tokenizer = train_tokenizer(
         corpora, TINY, tmp_path / "tokenizer.json", watch=lambda done, total, what: None
     )
@@ -169,7 +169,7 @@ def test_blocks_are_the_same_however_many_documents_are_read_at_a_time(
 
 
 def test_a_language_is_drawn_by_its_size_to_the_exponent() -> None:
-    from teacherzoo.nursery_training import _order
+    from teacherzoo.pretrain.trainer import _order
 
     plan = replace(TINY, steps=2000, sampling_exponent=0.5)
 

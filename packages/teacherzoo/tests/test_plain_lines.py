@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from teacherzoo import console
-from teacherzoo.plain_lines import PlainLines, progress_line
+from teacherzoo.cli import console
+from teacherzoo.cli.plain_lines import PlainLines, progress_line
 
 
 class Hours:

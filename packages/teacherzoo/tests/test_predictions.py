@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from teacherzoo import predictions
-from teacherzoo.predictions import Predictions, predict
+from teacherzoo.encoders import predictions
+from teacherzoo.encoders.predictions import Predictions, predict
 
 
 def by_the_book(

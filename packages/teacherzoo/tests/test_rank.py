@@ -8,13 +8,13 @@ import torch
 from toyworld import World
 from typer.testing import CliRunner
 
-from teacherzoo.bits_per_byte import bits_per_byte
-from teacherzoo.cli import app
-from teacherzoo.corpora import Corpus
+from teacherzoo.cli.app import app
+from teacherzoo.encoders.teachers import Teacher, load_teacher
 from teacherzoo.errors import CorpusError, RecordError
-from teacherzoo.nursery import Upbringing, raise_teacher
-from teacherzoo.rank import rank
-from teacherzoo.teachers import Teacher, load_teacher
+from teacherzoo.pretrain.pretrain import Upbringing, raise_teacher
+from teacherzoo.rank.bits_per_byte import bits_per_byte
+from teacherzoo.rank.rank import rank
+from teacherzoo.text.corpora import Corpus
 
 TINY = Upbringing(vocabulary=400, layers=1, width=32, steps=40, batch=16, length=32)
 TEXT = ["Anna sees the old house.", "The house is old, and Anna knows it well."]
@@ -96,8 +96,8 @@ def test_a_uniform_teacher_needs_the_logarithm_of_its_vocabulary(english: Teache
 
 
 def test_every_word_is_hidden_once_and_seen_otherwise(english: Teacher) -> None:
-    from teacherzoo.bits_per_byte import _blocks, _passes, _units
-    from teacherzoo.blocks import TokenFrame
+    from teacherzoo.rank.bits_per_byte import _blocks, _passes, _units
+    from teacherzoo.text.blocks import TokenFrame
 
     frame = TokenFrame.of(english.backend)
     mask = english.space.mask

@@ -18,8 +18,8 @@ from teacherzoo import (
     SignalsError,
     TeacherError,
     record,
-    signals_write,
 )
+from teacherzoo.signals import write as signals_write
 
 OPTIONS: dict[str, Any] = {"block_length": 32, "shard_bytes": 8000}
 
@@ -235,7 +235,7 @@ def test_a_shard_that_another_machine_records_again_is_the_recording_again(
     monkeypatch.setattr(signals_write, "_ZSTD_LEVEL", 1)
     if killed:  # between the shard and the manifest
         with monkeypatch.context() as patch:
-            patch.setattr(import_module("teacherzoo.record"), "finish_folder", interrupted)
+            patch.setattr(import_module("teacherzoo.signals.record"), "finish_folder", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 record(teacher, [Corpus("en", text)], folder, **OPTIONS)
 
@@ -442,7 +442,7 @@ def test_a_name_that_is_nowhere_is_one_sentence(text: Path, tmp_path: Path) -> N
 
 
 def test_a_long_reading_tells_how_far_it_is(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    survey = import_module("teacherzoo.survey")
+    survey = import_module("teacherzoo.signals.shard_plan")
     monkeypatch.setattr(survey, "_TOLD_EVERY", 100)
     told: list[tuple[int, int, str]] = []
 

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 
 from teacherzoo import Corpus, Masking, Signals, record
-from teacherzoo.record_text import record_text
+from teacherzoo.signals.record_text import record_text
 
 
 def test_the_weights_are_not_read(teacher: Path, text: Path, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from teacherzoo.signals_codes import decode_logprobs, encode_logprobs, round_float32
-from teacherzoo.verify import bucket_kl
+from teacherzoo.signals.codes import decode_logprobs, encode_logprobs, round_float32
+from teacherzoo.signals.verify import bucket_kl
 
 
 def topk_rows(count: int, k: int, *, spread: float, seed: int = 0) -> np.ndarray:

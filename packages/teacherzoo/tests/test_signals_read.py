@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from teacherzoo import Corpus, Masking, SignalBatch, Signals, SignalsError, TeacherzooError, record
-from teacherzoo.signals_read import _WINDOW
+from teacherzoo.signals.read import _WINDOW
 
 
 def same(left: SignalBatch, right: SignalBatch) -> bool:

@@ -27,7 +27,7 @@ def test_python_dash_m_prints_the_version() -> None:
 
 _LISTS_MODULES = """
 import contextlib, io, sys
-from teacherzoo.cli import app
+from teacherzoo.cli.app import app
 for arguments in (["--help"], ["record", "--help"], ["list"], ["rank", "t", "--corpus", "de=none.txt"]):
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         app(arguments)
@@ -42,9 +42,10 @@ def test_help_lists_and_refusals_wait_for_no_library() -> None:
 
 
 def test_a_function_keeps_its_name_where_a_module_has_the_same() -> None:
-    for name in ("rank", "record", "stats", "verify"):
-        import_module(f"teacherzoo.{name}")
-        assert isfunction(getattr(teacherzoo, name))
+    import_module(
+        "teacherzoo.rank.rank"
+    )  # puts the room into the package, where the function must stay
+    assert isfunction(teacherzoo.rank)
 
 
 def test_every_public_name_can_be_had_and_is_listed() -> None:

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainingArguments
 
-from teacherzoo.trainer_arguments import HONOURED, trainer_arguments
+from teacherzoo.training.arguments import HONOURED, trainer_arguments
 
 
 class RefusalError(Exception):

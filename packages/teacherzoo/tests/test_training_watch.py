@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from teacherzoo import training_watch
 from teacherzoo.errors import TeacherzooError
-from teacherzoo.training_watch import TrainingWatch, last_whole_checkpoint
+from teacherzoo.training import watch as training_watch
+from teacherzoo.training.watch import TrainingWatch, last_whole_checkpoint
 
 
 class Training:

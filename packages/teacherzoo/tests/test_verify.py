@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from teacherzoo import Signals, SignalsError, stats, verify
-from teacherzoo.verify import bucket_kl
+from teacherzoo.signals.verify import bucket_kl
 
 
 def test_what_was_recorded_is_what_the_teacher_says(recording: Path, teacher: Path) -> None:

@@ -3,9 +3,9 @@
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from teacherzoo.blocks import blocks_of
-from teacherzoo.corpora import Document, document_digest
-from teacherzoo.masking import Masking, TokenSpace, masked_positions
+from teacherzoo.text.blocks import blocks_of
+from teacherzoo.text.corpora import Document, document_digest
+from teacherzoo.text.masking import Masking, TokenSpace, masked_positions
 
 MASKING = Masking(policy="whole_word", rate=0.3, seed=4)
 SPACED = "der alte hund bellt und die neue katze sieht ihn an , so sagt man"

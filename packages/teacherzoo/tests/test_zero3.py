@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from teacherzoo import Corpus, RecordError, record, zero3
+from teacherzoo import Corpus, RecordError, record
+from teacherzoo.encoders import zero3
 
 
 def test_without_deepspeed_the_refusal_says_what_to_install(

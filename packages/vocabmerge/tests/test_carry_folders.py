@@ -10,10 +10,10 @@ import typer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from typer.testing import CliRunner
 
-from vocabmerge.carry_folder import carry_model, read_source
-from vocabmerge.cli_trim import add_trim_and_carry
+from vocabmerge.carry.folder import carry_model, read_source
+from vocabmerge.cli.trim import add_trim_and_carry
 from vocabmerge.errors import VocabularyError
-from vocabmerge.reading import read_vocabulary
+from vocabmerge.tokenizer_file.reading import read_vocabulary
 
 APP = typer.Typer()
 APP.callback()(lambda: None)

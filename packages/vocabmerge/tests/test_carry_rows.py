@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from vocabmerge import carry_cooccurrence, carry_mixture
-from vocabmerge.carry import carry
-from vocabmerge.carry_align import procrustes
-from vocabmerge.carry_cooccurrence import cooccurrence_embeddings
-from vocabmerge.carry_mixture import matching_pursuit, mean_mixture, similarity_mixture
-from vocabmerge.carry_pieces import matching_ids, spellings
-from vocabmerge.carry_source import COMPUTED, COPIED, RANDOM, Source
+from vocabmerge.carry import cooccurrence as carry_cooccurrence
+from vocabmerge.carry import mixture as carry_mixture
+from vocabmerge.carry.carry import carry
+from vocabmerge.carry.cooccurrence import cooccurrence_embeddings
+from vocabmerge.carry.mixture import matching_pursuit, mean_mixture, similarity_mixture
+from vocabmerge.carry.pieces import matching_ids, spellings
+from vocabmerge.carry.procrustes import procrustes
+from vocabmerge.carry.source import COMPUTED, COPIED, RANDOM, Source
 from vocabmerge.errors import VocabularyError
-from vocabmerge.vocabulary import parse_vocabulary
+from vocabmerge.tokenizer_file.vocabulary import parse_vocabulary
 
 WORDS = [f"w{chr(97 + a)}{chr(97 + b)}" for a in range(12) for b in range(10)]
 

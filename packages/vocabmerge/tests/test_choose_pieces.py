@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vocabmerge.choose import (
+from vocabmerge.errors import VocabularyError
+from vocabmerge.trim.choose import (
     choose_by_threshold,
     choose_fair,
     choose_top,
     close_over_merges,
     unigram_probabilities,
 )
-from vocabmerge.errors import VocabularyError
 
 NONE = np.zeros(6, dtype=bool)
 

@@ -9,8 +9,8 @@ import threading
 import pytest
 from typer.testing import CliRunner
 
-from vocabmerge.cli import app
-from vocabmerge.console import PlainLines
+from vocabmerge.cli.app import app
+from vocabmerge.cli.console import PlainLines
 
 
 class Log(io.StringIO):
@@ -107,7 +107,7 @@ def test_help_and_refusals_import_no_model_library(world):
     code = (
         "import json, sys\n"
         "from typer.testing import CliRunner\n"
-        "from vocabmerge.cli import app\n"
+        "from vocabmerge.cli.app import app\n"
         f"codes = [CliRunner().invoke(app, call).exit_code for call in {calls!r}]\n"
         "print(json.dumps([codes, [m for m in ('torch', 'transformers', 'matplotlib.pyplot') if m in sys.modules]]))\n"
     )

@@ -272,7 +272,7 @@ def test_a_policy_decides_the_unions_normalizer(trained, policy, out):
     ],
 )
 def test_unicode_forms_are_told_apart(trained, normalizer, form):
-    from vocabmerge.conflicts import behaviour
+    from vocabmerge.union.conflicts import behaviour
 
     other = {**trained("unigram").tokenizer, "normalizer": normalizer}
     assert behaviour(parse_vocabulary(other, name="T")).form == form
@@ -326,7 +326,7 @@ def test_a_saved_union_opens_in_transformers(tmp_path, union_of):
 def test_a_failed_save_leaves_nothing_behind(tmp_path, union_of, monkeypatch):
     _, union = union_of("wordpiece")
     monkeypatch.setattr(
-        "vocabmerge.merged_folder.report_page", lambda facts: (_ for _ in ()).throw(OSError("full"))
+        "vocabmerge.union.folder.report_page", lambda facts: (_ for _ in ()).throw(OSError("full"))
     )
     with pytest.raises(OSError, match="full"):
         save_merged(union, tmp_path / "union")

@@ -16,12 +16,12 @@ from vocabmerge import (
     read_vocabulary,
     tokenizer_digest,
 )
-from vocabmerge.canonical import BYTE_ALPHABET
+from vocabmerge.families.canonical import BYTE_ALPHABET
 
 
 def test_importing_needs_neither_torch_nor_transformers():
     code = (
-        "import sys, vocabmerge, vocabmerge.cli; "
+        "import sys, vocabmerge, vocabmerge.cli.app; "
         "print([m for m in ('torch', 'transformers', 'matplotlib.pyplot') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -59,7 +59,7 @@ def test_pieces_of_a_text_spell_it_by_their_canonical_bytes(trained, family, lin
     [("wordpiece", "ab", "##ab"), ("unigram", "▁ab", "ab"), ("bpe-byte", "Ġab", "ab")],
 )
 def test_one_meaning_has_one_key_in_every_family(trained, family, initial, internal):
-    from vocabmerge.canonical import key_reader
+    from vocabmerge.families.canonical import key_reader
 
     read = key_reader(trained(family).tokenizer, family)
     assert read(initial) == ("initial", b"ab")
@@ -67,7 +67,7 @@ def test_one_meaning_has_one_key_in_every_family(trained, family, initial, inter
 
 
 def test_bare_punctuation_is_isolated_only_in_wordpiece(trained):
-    from vocabmerge.canonical import key_reader
+    from vocabmerge.families.canonical import key_reader
 
     def key(family):
         return key_reader(trained(family).tokenizer, family)(",")

@@ -20,12 +20,12 @@ from vocabmerge import (
     tokenizer_digest,
     trim_vocabulary,
 )
-from vocabmerge.carry_pieces import matching_ids, spellings
-from vocabmerge.carry_source import Source
+from vocabmerge.carry.pieces import matching_ids, spellings
+from vocabmerge.carry.source import Source
 from vocabmerge.count import count_pieces
-from vocabmerge.greedy import pieces_to_hide
-from vocabmerge.library_form import library_form
-from vocabmerge.targets import Targets, gather_targets, segment_words
+from vocabmerge.tokenizer_file.library_form import library_form
+from vocabmerge.union.teacher_segmentations import Targets, gather_targets, segment_words
+from vocabmerge.union.wordpiece_hiding import pieces_to_hide
 
 FOLDER = Path(__file__).parent / "real_tokenizers"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.json"))
@@ -362,7 +362,7 @@ def test_a_word_without_pieces_blames_no_piece_of_another_word(monkeypatch, ours
     words = ["a", "\u0301", "b"]
     offsets, ids = ragged(theirs)
     target = Targets(words=words, weight=np.array([0.5, 0.3, 0.2]), offsets=offsets, ids=ids)
-    monkeypatch.setattr("vocabmerge.greedy.segment_words", lambda *_: ragged(ours))
+    monkeypatch.setattr("vocabmerge.union.wordpiece_hiding.segment_words", lambda *_: ragged(ours))
     hidden = pieces_to_hide(9, lambda _: None, {"xx": target})
     used = {piece for row in theirs for piece in row}
     wrong = {row[0] for row, other in zip(ours, theirs, strict=True) if row and row != other}

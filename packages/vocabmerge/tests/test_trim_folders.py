@@ -11,11 +11,11 @@ import typer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from typer.testing import CliRunner
 
-from vocabmerge.cli_trim import add_trim_and_carry
+from vocabmerge.cli.trim import add_trim_and_carry
 from vocabmerge.errors import VocabularyError
 from vocabmerge.maps import load_map
-from vocabmerge.reading import read_vocabulary
-from vocabmerge.trim_folder import trim
+from vocabmerge.tokenizer_file.reading import read_vocabulary
+from vocabmerge.trim.folder import trim
 
 APP = typer.Typer()
 APP.callback()(lambda: None)

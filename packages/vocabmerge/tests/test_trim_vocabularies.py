@@ -19,10 +19,10 @@ from tokenizers import (
 
 from vocabmerge.errors import VocabularyError
 from vocabmerge.maps import load_map
-from vocabmerge.rewrite import rewrite_tokenizer
-from vocabmerge.trim import trim_vocabulary
-from vocabmerge.trim_report import segmentation_change
-from vocabmerge.vocabulary import parse_vocabulary
+from vocabmerge.tokenizer_file.rewrite import rewrite_tokenizer
+from vocabmerge.tokenizer_file.vocabulary import parse_vocabulary
+from vocabmerge.trim.report import segmentation_change
+from vocabmerge.trim.trim import trim_vocabulary
 
 BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ROBERTA = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]

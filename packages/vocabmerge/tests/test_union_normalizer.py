@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vocabmerge import open_tokenizer, parse_vocabulary
-from vocabmerge.conflicts import behaviour, normalizer_notes, normalizing, union_normalizer
+from vocabmerge.union.conflicts import behaviour, normalizer_notes, normalizing, union_normalizer
 
 FOLDER = Path(__file__).parent / "real_tokenizers"
 QUOTES = {"type": "Replace", "pattern": {"String": "``"}, "content": '"'}

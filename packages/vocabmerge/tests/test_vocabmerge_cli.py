@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from vocabmerge import read_vocabulary
-from vocabmerge.cli import app
+from vocabmerge.cli.app import app
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def test_names_are_imported_when_somebody_asks() -> None:
         "import sys, vocabmerge\n"
         "from vocabmerge import VocabularyError\n"
         "print([m for m in ('numpy', 'tokenizers', 'rich') if m in sys.modules])\n"
-        "import vocabmerge.carry, vocabmerge.overlap, vocabmerge.trim\n"
+        "import vocabmerge.carry.carry, vocabmerge.union.overlap, vocabmerge.trim.trim\n"
         "print([type(getattr(vocabmerge, name)).__name__ for name in ('carry', 'overlap', 'trim')])\n"
         "print(sorted(set(vocabmerge.__all__) - set(dir(vocabmerge))))\n"
     )

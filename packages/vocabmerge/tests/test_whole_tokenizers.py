@@ -23,7 +23,7 @@ from vocabmerge import (
     sample_lines,
     trim_vocabulary,
 )
-from vocabmerge.carry_pieces import matching_ids, spellings
+from vocabmerge.carry.pieces import matching_ids, spellings
 from vocabmerge.count import count_pieces
 
 SHARED = Path(os.environ.get("DISTILLERY_SHARED", Path(__file__).resolve().parents[4] / "shared"))

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 from vocabmerge.late_names import import_late as _import_late
 
 if TYPE_CHECKING:
-    from bistil.adapt import Identity, TaskTeacher, adapt
-    from bistil.compare import compare
-    from bistil.compare_recipe import Comparison, read_comparison
-    from bistil.distilling import Distillation
+    from bistil.compare.recipe import Comparison, read_comparison
+    from bistil.compare.run import compare
+    from bistil.encoders.capture import Tapped, tap
     from bistil.errors import (
         AdaptError,
         BistilError,
@@ -18,23 +17,24 @@ if TYPE_CHECKING:
         ModelError,
         SparseError,
     )
-    from bistil.export import Exported, export
-    from bistil.export_scores import ScoreDrop, int8_scores
-    from bistil.extract import extract
-    from bistil.extraction import Extraction
-    from bistil.language_sft import LanguageTraining, language_sft
-    from bistil.lottery import Sparsity
-    from bistil.matching import Matching, matching_loss
-    from bistil.measure import Measured, measure
-    from bistil.plan import Plan
-    from bistil.selection import Selection, select
-    from bistil.sparse import apply, combine, reindex, worn
-    from bistil.sparse_file import SparseFineTuning, SparseTensor, read_sparse, write_sparse
-    from bistil.student import choose_layers, layer_map, student_of
-    from bistil.tapping import Tapped, tap
-    from bistil.task_sft import compose, task_sft, wear_task
-    from bistil.task_training import TaskTraining
-    from bistil.terms import Terms
+    from bistil.export.measure import Measured, measure
+    from bistil.export.onnx import Exported, export
+    from bistil.export.scores import ScoreDrop, int8_scores
+    from bistil.extract.config import Extraction
+    from bistil.extract.plan import Plan
+    from bistil.extract.run import extract
+    from bistil.losses.attention_hidden import Matching, matching_loss
+    from bistil.losses.task import Distillation
+    from bistil.losses.weights import Terms
+    from bistil.lottery.language import LanguageTraining, language_sft
+    from bistil.lottery.lottery_ticket import Sparsity
+    from bistil.lottery.select import Selection, select
+    from bistil.sparse.apply import apply, combine, reindex, worn
+    from bistil.sparse.files import SparseFineTuning, SparseTensor, read_sparse, write_sparse
+    from bistil.student.layers import choose_layers, layer_map, student_of
+    from bistil.tasks.adapt import Identity, TaskTeacher, adapt
+    from bistil.tasks.teacher import compose, task_sft, wear_task
+    from bistil.tasks.training import TaskTraining
 
 __all__ = [
     "AdaptError",
@@ -95,50 +95,50 @@ _import_late(
     {
         "AdaptError": "bistil.errors",
         "BistilError": "bistil.errors",
-        "Comparison": "bistil.compare_recipe",
-        "Distillation": "bistil.distilling",
+        "Comparison": "bistil.compare.recipe",
+        "Distillation": "bistil.losses.task",
         "ExportError": "bistil.errors",
-        "Exported": "bistil.export",
+        "Exported": "bistil.export.onnx",
         "ExtractError": "bistil.errors",
-        "Extraction": "bistil.extraction",
-        "Identity": "bistil.adapt",
-        "LanguageTraining": "bistil.language_sft",
-        "Matching": "bistil.matching",
-        "Measured": "bistil.measure",
+        "Extraction": "bistil.extract.config",
+        "Identity": "bistil.tasks.adapt",
+        "LanguageTraining": "bistil.lottery.language",
+        "Matching": "bistil.losses.attention_hidden",
+        "Measured": "bistil.export.measure",
         "ModelError": "bistil.errors",
-        "Plan": "bistil.plan",
-        "ScoreDrop": "bistil.export_scores",
-        "Selection": "bistil.selection",
+        "Plan": "bistil.extract.plan",
+        "ScoreDrop": "bistil.export.scores",
+        "Selection": "bistil.lottery.select",
         "SparseError": "bistil.errors",
-        "SparseFineTuning": "bistil.sparse_file",
-        "SparseTensor": "bistil.sparse_file",
-        "Sparsity": "bistil.lottery",
-        "Tapped": "bistil.tapping",
-        "TaskTeacher": "bistil.adapt",
-        "TaskTraining": "bistil.task_training",
-        "Terms": "bistil.terms",
-        "adapt": "bistil.adapt",
-        "apply": "bistil.sparse",
-        "choose_layers": "bistil.student",
-        "combine": "bistil.sparse",
-        "compare": "bistil.compare",
-        "compose": "bistil.task_sft",
-        "export": "bistil.export",
-        "extract": "bistil.extract",
-        "int8_scores": "bistil.export_scores",
-        "language_sft": "bistil.language_sft",
-        "layer_map": "bistil.student",
-        "matching_loss": "bistil.matching",
-        "measure": "bistil.measure",
-        "read_comparison": "bistil.compare_recipe",
-        "read_sparse": "bistil.sparse_file",
-        "reindex": "bistil.sparse",
-        "select": "bistil.selection",
-        "student_of": "bistil.student",
-        "tap": "bistil.tapping",
-        "task_sft": "bistil.task_sft",
-        "wear_task": "bistil.task_sft",
-        "worn": "bistil.sparse",
-        "write_sparse": "bistil.sparse_file",
+        "SparseFineTuning": "bistil.sparse.files",
+        "SparseTensor": "bistil.sparse.files",
+        "Sparsity": "bistil.lottery.lottery_ticket",
+        "Tapped": "bistil.encoders.capture",
+        "TaskTeacher": "bistil.tasks.adapt",
+        "TaskTraining": "bistil.tasks.training",
+        "Terms": "bistil.losses.weights",
+        "adapt": "bistil.tasks.adapt",
+        "apply": "bistil.sparse.apply",
+        "choose_layers": "bistil.student.layers",
+        "combine": "bistil.sparse.apply",
+        "compare": "bistil.compare.run",
+        "compose": "bistil.tasks.teacher",
+        "export": "bistil.export.onnx",
+        "extract": "bistil.extract.run",
+        "int8_scores": "bistil.export.scores",
+        "language_sft": "bistil.lottery.language",
+        "layer_map": "bistil.student.layers",
+        "matching_loss": "bistil.losses.attention_hidden",
+        "measure": "bistil.export.measure",
+        "read_comparison": "bistil.compare.recipe",
+        "read_sparse": "bistil.sparse.files",
+        "reindex": "bistil.sparse.apply",
+        "select": "bistil.lottery.select",
+        "student_of": "bistil.student.layers",
+        "tap": "bistil.encoders.capture",
+        "task_sft": "bistil.tasks.teacher",
+        "wear_task": "bistil.tasks.teacher",
+        "worn": "bistil.sparse.apply",
+        "write_sparse": "bistil.sparse.files",
     },
 )

@@ -1,5 +1,5 @@
 """Lets launchers start `python -m bistil`."""
 
-from bistil.cli import app
+from bistil.cli.app import app
 
 app(prog_name="bistil")

@@ -7,10 +7,10 @@ from mergedistill.errors import MergedistillError, RecipeError, StageError
 from vocabmerge.late_names import import_late as _import_late
 
 if TYPE_CHECKING:
-    from mergedistill.hub import push
-    from mergedistill.recipe import Recipe, read_recipe
-    from mergedistill.run import run, status
-    from mergedistill.suspicions import suspicions
+    from mergedistill.publish.hub import push
+    from mergedistill.rank.corpus_warnings import suspicions
+    from mergedistill.recipe.recipe import Recipe, read_recipe
+    from mergedistill.run.run import run, status
 
 __all__ = [
     "MergedistillError",
@@ -31,11 +31,11 @@ __version__ = _version("mergedistill")
 _import_late(
     __name__,
     {
-        "Recipe": "mergedistill.recipe",
-        "push": "mergedistill.hub",
-        "read_recipe": "mergedistill.recipe",
-        "run": "mergedistill.run",
-        "status": "mergedistill.run",
-        "suspicions": "mergedistill.suspicions",
+        "Recipe": "mergedistill.recipe.recipe",
+        "push": "mergedistill.publish.hub",
+        "read_recipe": "mergedistill.recipe.recipe",
+        "run": "mergedistill.run.run",
+        "status": "mergedistill.run.run",
+        "suspicions": "mergedistill.rank.corpus_warnings",
     },
 )

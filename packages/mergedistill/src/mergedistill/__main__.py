@@ -1,5 +1,5 @@
 """Lets launchers start `python -m mergedistill`."""
 
-from mergedistill.cli import app
+from mergedistill.cli.app import app
 
 app(prog_name="mergedistill")

@@ -7,16 +7,16 @@ from teacherzoo.errors import CorpusError, RecordError, SignalsError, TeacherErr
 from vocabmerge.late_names import import_late as _import_late
 
 if TYPE_CHECKING:
-    from teacherzoo.corpora import Corpus, Document
-    from teacherzoo.heads import SplitHead, split_head
-    from teacherzoo.masking import Masking, TokenSpace
-    from teacherzoo.nursery import Upbringing, Upbrought, raise_teacher
-    from teacherzoo.rank import Ranking, rank
-    from teacherzoo.record import record
-    from teacherzoo.signals_read import SignalBatch, Signals
-    from teacherzoo.stats import LanguageStats, SignalStats, stats
-    from teacherzoo.teachers import Teacher, load_teacher
-    from teacherzoo.verify import Verification, verify
+    from teacherzoo.encoders.heads import SplitHead, split_head
+    from teacherzoo.encoders.teachers import Teacher, load_teacher
+    from teacherzoo.pretrain.pretrain import Upbringing, Upbrought, raise_teacher
+    from teacherzoo.rank.rank import Ranking, rank
+    from teacherzoo.signals.read import SignalBatch, Signals
+    from teacherzoo.signals.record import record
+    from teacherzoo.signals.stats import LanguageStats, SignalStats, stats
+    from teacherzoo.signals.verify import Verification, verify
+    from teacherzoo.text.corpora import Corpus, Document
+    from teacherzoo.text.masking import Masking, TokenSpace
 
 __all__ = [
     "Corpus",
@@ -54,26 +54,26 @@ __version__ = _version("teacherzoo")
 _import_late(
     __name__,
     {
-        "Corpus": "teacherzoo.corpora",
-        "Document": "teacherzoo.corpora",
-        "LanguageStats": "teacherzoo.stats",
-        "Masking": "teacherzoo.masking",
-        "Ranking": "teacherzoo.rank",
-        "SignalBatch": "teacherzoo.signals_read",
-        "SignalStats": "teacherzoo.stats",
-        "Signals": "teacherzoo.signals_read",
-        "SplitHead": "teacherzoo.heads",
-        "Teacher": "teacherzoo.teachers",
-        "TokenSpace": "teacherzoo.masking",
-        "Upbringing": "teacherzoo.nursery",
-        "Upbrought": "teacherzoo.nursery",
-        "Verification": "teacherzoo.verify",
-        "load_teacher": "teacherzoo.teachers",
-        "raise_teacher": "teacherzoo.nursery",
-        "rank": "teacherzoo.rank",
-        "record": "teacherzoo.record",
-        "split_head": "teacherzoo.heads",
-        "stats": "teacherzoo.stats",
-        "verify": "teacherzoo.verify",
+        "Corpus": "teacherzoo.text.corpora",
+        "Document": "teacherzoo.text.corpora",
+        "LanguageStats": "teacherzoo.signals.stats",
+        "Masking": "teacherzoo.text.masking",
+        "Ranking": "teacherzoo.rank.rank",
+        "SignalBatch": "teacherzoo.signals.read",
+        "SignalStats": "teacherzoo.signals.stats",
+        "Signals": "teacherzoo.signals.read",
+        "SplitHead": "teacherzoo.encoders.heads",
+        "Teacher": "teacherzoo.encoders.teachers",
+        "TokenSpace": "teacherzoo.text.masking",
+        "Upbringing": "teacherzoo.pretrain.pretrain",
+        "Upbrought": "teacherzoo.pretrain.pretrain",
+        "Verification": "teacherzoo.signals.verify",
+        "load_teacher": "teacherzoo.encoders.teachers",
+        "raise_teacher": "teacherzoo.pretrain.pretrain",
+        "rank": "teacherzoo.rank.rank",
+        "record": "teacherzoo.signals.record",
+        "split_head": "teacherzoo.encoders.heads",
+        "stats": "teacherzoo.signals.stats",
+        "verify": "teacherzoo.signals.verify",
     },
 )

@@ -1,5 +1,5 @@
 """Lets launchers start `python -m teacherzoo`."""
 
-from teacherzoo.cli import app
+from teacherzoo.cli.app import app
 
 app(prog_name="teacherzoo")

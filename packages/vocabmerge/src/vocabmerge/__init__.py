@@ -6,31 +6,31 @@ from typing import TYPE_CHECKING
 from vocabmerge.late_names import import_late as _import_late
 
 if TYPE_CHECKING:
-    from vocabmerge.carry import Carried, carry
-    from vocabmerge.carry_folder import carry_model, read_source
-    from vocabmerge.carry_source import Source
-    from vocabmerge.choose import FairChoice, choose_fair
-    from vocabmerge.conflicts import find_conflicts
+    from vocabmerge.carry.carry import Carried, carry
+    from vocabmerge.carry.folder import carry_model, read_source
+    from vocabmerge.carry.source import Source
     from vocabmerge.corpora import read_corpus, sample_lines
     from vocabmerge.count import count_pieces
     from vocabmerge.errors import VocabularyError
-    from vocabmerge.fidelity import Fidelity, compare_segmentation
     from vocabmerge.maps import VocabularyMap, identity_map, load_map, map_of_ids, map_of_lists
-    from vocabmerge.merge import Merged, merge_vocabularies
-    from vocabmerge.merged_folder import save_merged
     from vocabmerge.models import select_rows
-    from vocabmerge.overlap import inspect, overlap
-    from vocabmerge.reading import read_vocabulary
-    from vocabmerge.rewrite import rewrite_tokenizer
-    from vocabmerge.trim import Trim, trim_vocabulary
-    from vocabmerge.trim_folder import trim
-    from vocabmerge.vocabulary import (
+    from vocabmerge.tokenizer_file.reading import read_vocabulary
+    from vocabmerge.tokenizer_file.rewrite import rewrite_tokenizer
+    from vocabmerge.tokenizer_file.vocabulary import (
         Piece,
         Vocabulary,
         open_tokenizer,
         parse_vocabulary,
         tokenizer_digest,
     )
+    from vocabmerge.trim.choose import FairChoice, choose_fair
+    from vocabmerge.trim.folder import trim
+    from vocabmerge.trim.trim import Trim, trim_vocabulary
+    from vocabmerge.union.conflicts import find_conflicts
+    from vocabmerge.union.fidelity import Fidelity, compare_segmentation
+    from vocabmerge.union.folder import save_merged
+    from vocabmerge.union.merge import Merged, merge_vocabularies
+    from vocabmerge.union.overlap import inspect, overlap
 
 __all__ = [
     "Carried",
@@ -74,41 +74,41 @@ __all__ = [
 __version__ = _version("vocabmerge")
 
 _HOMES = {
-    "Carried": "carry",
-    "FairChoice": "choose",
-    "Fidelity": "fidelity",
-    "Merged": "merge",
-    "Piece": "vocabulary",
-    "Source": "carry_source",
-    "Trim": "trim",
-    "Vocabulary": "vocabulary",
+    "Carried": "carry.carry",
+    "FairChoice": "trim.choose",
+    "Fidelity": "union.fidelity",
+    "Merged": "union.merge",
+    "Piece": "tokenizer_file.vocabulary",
+    "Source": "carry.source",
+    "Trim": "trim.trim",
+    "Vocabulary": "tokenizer_file.vocabulary",
     "VocabularyError": "errors",
     "VocabularyMap": "maps",
-    "carry": "carry",
-    "carry_model": "carry_folder",
-    "choose_fair": "choose",
-    "compare_segmentation": "fidelity",
+    "carry": "carry.carry",
+    "carry_model": "carry.folder",
+    "choose_fair": "trim.choose",
+    "compare_segmentation": "union.fidelity",
     "count_pieces": "count",
-    "find_conflicts": "conflicts",
+    "find_conflicts": "union.conflicts",
     "identity_map": "maps",
-    "inspect": "overlap",
+    "inspect": "union.overlap",
     "load_map": "maps",
     "map_of_ids": "maps",
     "map_of_lists": "maps",
-    "merge_vocabularies": "merge",
-    "open_tokenizer": "vocabulary",
-    "overlap": "overlap",
-    "parse_vocabulary": "vocabulary",
+    "merge_vocabularies": "union.merge",
+    "open_tokenizer": "tokenizer_file.vocabulary",
+    "overlap": "union.overlap",
+    "parse_vocabulary": "tokenizer_file.vocabulary",
     "read_corpus": "corpora",
-    "read_source": "carry_folder",
-    "read_vocabulary": "reading",
-    "rewrite_tokenizer": "rewrite",
+    "read_source": "carry.folder",
+    "read_vocabulary": "tokenizer_file.reading",
+    "rewrite_tokenizer": "tokenizer_file.rewrite",
     "sample_lines": "corpora",
-    "save_merged": "merged_folder",
+    "save_merged": "union.folder",
     "select_rows": "models",
-    "tokenizer_digest": "vocabulary",
-    "trim": "trim_folder",
-    "trim_vocabulary": "trim",
+    "tokenizer_digest": "tokenizer_file.vocabulary",
+    "trim": "trim.folder",
+    "trim_vocabulary": "trim.trim",
 }
 
 _import_late(__name__, {name: f"{__name__}.{home}" for name, home in _HOMES.items()})

@@ -1,5 +1,5 @@
 """Lets launchers start `python -m vocabmerge`."""
 
-from vocabmerge.cli import app
+from vocabmerge.cli.app import app
 
 app(prog_name="vocabmerge")

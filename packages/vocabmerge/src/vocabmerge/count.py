@@ -9,7 +9,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from vocabmerge.errors import VocabularyError
-from vocabmerge.vocabulary import Vocabulary
+from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 
 Watch = Callable[[int, int | None, str], None]
 _LINES_AT_ONCE = 2000

@@ -1,0 +1,1 @@
+"""The commands: what is typed becomes the arguments of one public function each."""

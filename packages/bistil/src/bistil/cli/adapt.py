@@ -1,0 +1,152 @@
+"""The command `adapt`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bistil.cache import refuse_what_exists
+from bistil.cli import options as o
+from bistil.cli.console import refusing_plainly
+from bistil.errors import AdaptError
+from teacherzoo.cli.console import progress
+from teacherzoo.processes import rank
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("adapt")(refusing_plainly(adapt_command))
+
+
+def adapt_command(
+    student: Annotated[str, typer.Argument(help="A folder that `extract` wrote.")],
+    task: Annotated[str, typer.Option(help="pos, dp, ner, nli, paraphrase, topic, qa or choice.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="What the student came from, or a folder that `xeval tune` wrote."),
+    ] = None,
+    task_sft: Annotated[
+        Path | None, typer.Option(help="The teacher's file for the task; made if not given.")
+    ] = None,
+    language_sft: Annotated[
+        list[Path] | None, typer.Option(help="The teacher's for the source language; repeat.")
+    ] = None,
+    no_teacher: Annotated[
+        bool, typer.Option("--no-teacher", help="Learn from the labels alone.")
+    ] = False,
+    source: Annotated[str, typer.Option(help="The task's language or data set.")] = "en",
+    data: o.Data = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="For each of the student's layers the teacher's, such as 1,3,5.",
+            show_default="what `extract` wrote, or the last of each block",
+        ),
+    ] = None,
+    attention: Annotated[
+        float | None, typer.Option(help="Weight of attention maps.", show_default="1.0")
+    ] = None,
+    hidden: Annotated[
+        float | None, typer.Option(help="Weight of hidden states.", show_default="1.0")
+    ] = None,
+    soft: Annotated[
+        float | None, typer.Option(help="Weight of the teacher's answers.", show_default="1.0")
+    ] = None,
+    gold: Annotated[
+        float | None, typer.Option(help="Weight of the labels.", show_default="0.0")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of the answers.", show_default="2.0")
+    ] = None,
+    times_t_squared: Annotated[bool, typer.Option(help="Answers weigh T² times as much.")] = False,
+    steps: Annotated[
+        int, typer.Option(help="Steps of the phase that trains the chosen entries.")
+    ] = 2000,
+    full_steps: o.FullSteps = None,
+    batch: Annotated[int, typer.Option(help="Examples in a step, over all processes.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate at its peak.")] = 5e-5,
+    warmup: Annotated[float, typer.Option(help="Share of the steps that lead up to it.")] = 0.0,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of the chosen entries.")] = 0.0,
+    evaluate_every: Annotated[
+        int, typer.Option(help="Steps between evaluations and checkpoints.")
+    ] = 200,
+    patience: Annotated[
+        int, typer.Option(help="Evaluations without improvement that end a phase.")
+    ] = 1000,
+    length: Annotated[int, typer.Option(help="Sub-words in a row.")] = 256,
+    pooling: o.Pooling = None,
+    precision: o.Precision = "auto",
+    labels: o.Labels = None,
+    density: Annotated[
+        float | None, typer.Option(help="Share of the body's entries to keep.", show_default="0.08")
+    ] = None,
+    count: o.Count = None,
+    l1: Annotated[float, typer.Option(help="L1 weight of the distance from the start.")] = 0.0,
+    norms: o.Norms = False,
+    full: o.Full = False,
+    values: o.Values = "bfloat16",
+    seed: o.Seed = 0,
+    trainer: o.Arguments = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Adapt a student to a task under a teacher that knows it. Run it again to go on where it stopped."""
+    if (teacher is None) != no_teacher:
+        raise AdaptError("Give --teacher MODEL, or --no-teacher to learn from the labels alone.")
+    if no_teacher and (task_sft or language_sft):
+        raise AdaptError("--task-sft and --language-sft are worn by a teacher; name it by --teacher.")  # fmt: skip
+    if no_teacher:
+        of_teachers = {
+            "--layers": layers, "--attention": attention, "--hidden": hidden, "--soft": soft, "--gold": gold,
+            "--temperature": temperature, "--times-t-squared": times_t_squared,
+        }  # fmt: skip
+        o.refuse(of_teachers, because="with --no-teacher, where the labels alone teach")
+    o.refuse_for_task(task, labels=labels, pooling=pooling)
+    refuse_what_exists(out, AdaptError)
+    correspondence, arguments = o.layers_of(layers), o.arguments_in(trainer)
+    # What needs no library that takes seconds to import was refused by now.
+    from bistil.losses.task import Distillation
+    from bistil.lottery.lottery_ticket import Sparsity
+    from bistil.tasks.adapt import TaskTeacher, adapt
+    from bistil.tasks.training import TaskTraining
+    from xeval import open_source
+
+    protocol = o.protocol_of(
+        labels=labels, steps=steps, batch_size=batch, learning_rate=learning_rate, warmup=warmup,
+        weight_decay=weight_decay, evaluate_every=evaluate_every, patience=patience, max_length=length, pooling=pooling,
+        precision=precision,
+    )  # fmt: skip
+    sparsity = o.sparsity_of(
+        Sparsity(), density=density, count=count, full_steps=full_steps, l1=l1, norms=norms, full=full, values=values
+    )  # fmt: skip
+    weights = o.given(
+        attention=attention, hidden=hidden, soft=soft, gold=gold, temperature=temperature
+    )
+    worn: dict[str, Any] = {"task_sft": task_sft, "language_sfts": language_sft or []}
+    with progress(quiet=quiet) as watch:
+        adapt(
+            student,
+            out,
+            task=task,
+            source=open_source(data or "data"),
+            language=source,
+            teacher=None if teacher is None else TaskTeacher(model=teacher, **worn),
+            training=TaskTraining(
+                protocol=protocol, sparsity=sparsity, seed=seed, arguments=arguments
+            ),
+            distillation=Distillation(**weights, times_t_squared=times_t_squared),
+            layers=correspondence,
+            watch=watch,
+        )
+    if rank() != 0:
+        return
+    record = json.loads((out / "run.json").read_text(encoding="utf-8"))["record"]
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), **record}))
+        return
+    [(metric, value)] = record["dev"].items()
+    typer.echo(f"{out}: {metric} {value:.2f} on the development set")

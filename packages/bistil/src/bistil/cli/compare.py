@@ -1,0 +1,52 @@
+"""The command `compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bistil.cli.console import refusing_plainly
+from bistil.cli.options import Json, Quiet
+from teacherzoo.cli.console import progress
+from teacherzoo.processes import rank
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("compare")(refusing_plainly(compare_command))
+
+
+def compare_command(
+    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare systems on targets, tasks and seeds. Run it again to go on where it stopped."""
+    from bistil.compare.recipe import read_comparison
+
+    stated = read_comparison(recipe)  # before anything that takes seconds to import
+    from bistil.compare.run import compare, results_of, summary
+
+    with progress(quiet=quiet) as watch:
+        results, notes = compare(stated, watch=watch)
+    if rank() != 0:
+        return
+    rows, others = results_of(stated)
+    means = summary(rows)
+    if as_json:
+        typer.echo(json.dumps({"results": str(results), "means": means, "notes": notes, "left_out": others}))  # fmt: skip
+        return
+    for note in notes:
+        typer.echo(note, err=True)
+    for task, systems in means.items():
+        for system, mean in sorted(systems.items(), key=lambda pair: -pair[1]):
+            typer.echo(f"{task:<12}{system:<18}{mean:6.2f}")
+    hint = "SYSTEM SYSTEM"
+    if others:
+        typer.echo(f"{others} other figures in {results} are left out: of other recipes or data, or not asked for by this one.")  # fmt: skip
+        digests = {row.model: row.model_digest[:8] for row in rows}
+        hint = " ".join(f"{system}@{digest}" for system, digest in digests.items())
+    typer.echo(f"{results}: for tests and intervals, `xeval compare {hint} {results}`")

@@ -1,0 +1,195 @@
+"""The command `extract`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bistil.cache import refuse_what_exists
+from bistil.cli.console import refusing_plainly
+from bistil.errors import ExtractError
+from teacherzoo.cli.console import progress
+from teacherzoo.processes import rank
+
+if TYPE_CHECKING:
+    from bistil.extract.plan import Plan
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No plan and no progress on stderr.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("extract")(refusing_plainly(extract_command))
+
+
+def extract_command(
+    model: Annotated[str, typer.Argument(help="The teacher: a folder or a Hub name.")],
+    source: Annotated[str, typer.Option(help="The language that tasks will be tuned on.")],
+    target: Annotated[list[str], typer.Option(help="A language to use them on; repeat.")],
+    corpus: Annotated[list[str], typer.Option(help="LANGUAGE=FILE or folder of text; repeat.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
+    reduction: Annotated[int, typer.Option(help="How many layers become one.")] = 2,
+    layers: Annotated[
+        str, typer.Option(help="last|bottom|even, or numbers such as 0,3,5.")
+    ] = "last",
+    width: Annotated[
+        int | None, typer.Option(help="Of the student's states; else as the teacher's.")
+    ] = None,
+    feed_forward: Annotated[
+        int | None, typer.Option(help="Units of its feed-forward layers; else as the teacher's.")
+    ] = None,
+    style: Annotated[
+        str, typer.Option(help="Terms of the loss: bistil|distilmbert|minilmv2|mlm.")
+    ] = "bistil",
+    term: Annotated[
+        list[str] | None, typer.Option(help="TERM=WEIGHT: another weight for a term; repeat.")
+    ] = None,
+    init: Annotated[str, typer.Option(help="First weights: teacher|random.")] = "teacher",
+    language_sft: Annotated[
+        list[str] | None, typer.Option(help="LANGUAGE=FILE that the teacher wears; repeat.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Keep pieces this probable; 1e-6 by default.")
+    ] = None,
+    top: Annotated[int | None, typer.Option(help="Or keep this many.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Or keep this many, fairly.")] = None,
+    keep_vocabulary: Annotated[bool, typer.Option(help="Or keep all.")] = False,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 200_000,
+    batch: Annotated[int, typer.Option(help="Blocks in a batch.")] = 8,
+    length: Annotated[int, typer.Option(help="Tokens in a block.")] = 256,
+    learning_rate: Annotated[float, typer.Option(help="At its peak.")] = 1e-4,
+    warmup: Annotated[float, typer.Option(help="Share of steps that lead up to it.")] = 0.0,
+    mask_rate: Annotated[float, typer.Option(help="Share of positions hidden.")] = 0.15,
+    held_out_share: Annotated[
+        float, typer.Option(help="Share of the text for the figures before and after.")
+    ] = 0.01,
+    precision: Annotated[str, typer.Option(help="float32|bfloat16.")] = "float32",
+    offload: Annotated[
+        str | None, typer.Option(help="Share the teacher by ZeRO-3: cpu, or a folder.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of order and masks.")] = 0,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 5000,
+    trainer: Annotated[
+        Path | None, typer.Option(help="JSON file of further Trainer arguments.")
+    ] = None,
+    licence: Annotated[
+        list[str] | None, typer.Option(help="LANGUAGE=LICENCE of its text, for the card; repeat.")
+    ] = None,
+    shelf: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps trimmed teacher and blocks for other runs."),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Extract a small model for a few languages out of a big one. Run it again to go on where it stopped."""
+    from bistil.extract.config import Extraction
+    from bistil.text.languages import languages_of, text_files
+
+    corpora, sfts = _pairs("--corpus", corpus), _pairs("--language-sft", language_sft or [])
+    licences = _pairs("--licence", licence or [], what="LICENCE")
+    extraction = Extraction(
+        reduction=reduction, layers=_layers(layers), width=width, feed_forward=feed_forward, terms=_terms(style, term or []),
+        init=init, threshold=threshold, top=top, budget=budget, keep_vocabulary=keep_vocabulary,  # type: ignore[arg-type]  # checked there
+        steps=steps, batch=batch, length=length, learning_rate=learning_rate, warmup=warmup,
+        mask_rate=mask_rate, held_out_share=held_out_share, precision=precision, offload=offload, seed=seed, checkpoint_every=checkpoint_every,  # type: ignore[arg-type]  # checked there
+        arguments=_json(trainer),
+    )  # fmt: skip
+    # What needs no library that takes seconds to import is refused at once.
+    for language in languages_of(source, target, corpora, sfts, licences):
+        text_files(language, corpora[language])
+    refuse_what_exists(out, ExtractError)
+    from bistil.extract.run import extract
+
+    with progress(quiet=quiet) as watch:
+        extract(
+            model,
+            corpora,
+            out,
+            source=source,
+            targets=target,
+            extraction=extraction,
+            language_sfts=sfts,
+            licences=licences,
+            shelf=shelf,
+            tell=(lambda plan: None) if quiet else _tell,
+            watch=watch,
+        )
+    if rank() != 0:
+        return
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), **run}))
+        return
+    typer.echo(
+        f"{out}: {sum_of(run['plan']['student_parameters']):,} parameters, {run['seconds']:.0f} s"
+    )
+
+
+def sum_of(parameters: dict[str, Any]) -> int:
+    """All parameters, of a plan as plain values."""
+    return sum(int(parameters[part]) for part in ("embeddings", "body", "head"))
+
+
+def _tell(plan: Plan) -> None:
+    for line in plan.lines() if rank() == 0 else ():
+        typer.echo(line, err=True)
+
+
+def _layers(text: str) -> Any:
+    if text and all(part.strip().isdigit() for part in text.split(",")):
+        return tuple(int(part) for part in text.split(","))
+    return text
+
+
+def _terms(style: str, changed: list[str]) -> Any:
+    from dataclasses import replace
+
+    from bistil.losses.weights import STYLES, TERMS
+
+    if style not in STYLES:
+        raise ExtractError(f"--style must be one of {', '.join(STYLES)}, got {style!r}.")
+    weights: dict[str, Any] = {}
+    for given in changed:
+        name, _, value = given.partition("=")
+        if name not in (*TERMS, "temperature", "relation_heads"):
+            raise ExtractError(
+                f"--term must be TERM=WEIGHT with a term of {', '.join(TERMS)} (or temperature=T, relation_heads=N), got {given!r}."
+            )
+        try:
+            weights[name] = int(value) if name == "relation_heads" else float(value)
+        except ValueError as error:
+            raise ExtractError(f"--term {given!r}: expected a number, got {value!r}.") from error
+    return replace(STYLES[style], **weights)
+
+
+def _pairs(option: str, given: list[str], *, what: str = "FILE") -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for pair in given:
+        language, _, value = pair.partition("=")
+        if not language or not value:
+            raise ExtractError(f"{option} must be LANGUAGE={what}, got {pair!r}.")
+        if language in pairs:
+            raise ExtractError(f"{option}: {language} is given twice; put its files in one folder.")
+        pairs[language] = value
+    return pairs
+
+
+def _json(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExtractError(
+            f"{file}: expected a JSON file of Trainer arguments ({error})."
+        ) from error
+    if not isinstance(found, dict):
+        raise ExtractError(
+            f"{file}: expected a JSON object of Trainer arguments, got {type(found).__name__}."
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Systems beside each other: a recipe's students, each made once, tuned and scored alike."""

@@ -1,0 +1,57 @@
+"""What a model costs, at one thread and at several: parameters by place, bytes, operations, time, energy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bistil.export.energy import joules_per_example
+from xeval.cost import Cost, cost
+
+Watch = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One model.
+
+    Attributes:
+        one: at one thread.
+        many: at as many as were asked for.
+        joules: of the processor for one example at `many`'s threads; None where the machine does not tell.
+    """
+
+    one: Cost
+    many: Cost
+    joules: float | None = None
+
+
+def measure(
+    model: str | Path,
+    *,
+    threads: int | None = None,
+    batch: int = 1,
+    length: int = 128,
+    repeats: int = 20,
+    watch: Watch = lambda done, total, what: None,
+) -> Measured:
+    """Measure a model folder as the judge does, at one thread and at `threads`.
+
+    Args:
+        model: a model folder.
+        threads: of torch; its own choice by default.
+        batch: examples per pass.
+        length: sub-words per example.
+        repeats: timed passes.
+        watch: told passes done.
+
+    Raises:
+        XevalError: for a folder that is no model, or a length beyond its limit.
+    """
+    one, many = (
+        cost(model, threads=count, batch=batch, length=length, repeats=repeats, watch=watch)
+        for count in (1, threads)
+    )
+    joules = joules_per_example(model, threads=threads, batch=batch, length=length)
+    return Measured(one=one, many=many, joules=joules)

@@ -1,0 +1,112 @@
+"""How a student is extracted: everything that is not a model, a text or a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from bistil.errors import ExtractError
+from bistil.losses.weights import Terms
+
+if TYPE_CHECKING:
+    from bistil.student.layers import Strategy
+
+Init = Literal["teacher", "random"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """How a student is extracted; the defaults are BiStil's (Ansell et al. 2023).
+
+    Args:
+        reduction: how many of the teacher's layers become one.
+        layers: "last" of each block, "bottom", "even", or their numbers.
+        width: of the student's hidden states, a multiple of its attention heads; as the teacher's unless given. Which units
+            it keeps is chosen on the text, see `bistil.student.narrow`.
+        feed_forward: units of its feed-forward layers; as the teacher's unless given.
+        init: the student's first weights: the teacher's, or random ones (a model from scratch).
+        terms: weights of the loss.
+        threshold: keep a piece whose probability reaches this in some language; 1e-6 unless another rule is given.
+        top: or: how many pieces to keep, by probability.
+        budget: or: how many pieces to keep, fairly to the worst-served language.
+        keep_vocabulary: or: keep it whole.
+        steps: optimiser steps.
+        batch: blocks in a batch, which is of one language.
+        length: tokens in a block; documents are packed, with a separator between them.
+        learning_rate: falls linearly to 0.
+        warmup: share of the steps on which it rises first.
+        mask_rate: share of the positions hidden from student and teacher alike; 0 leaves the text as it is.
+        held_out_share: of each corpus, by content, for the figures in the card.
+        precision: of the forward passes.
+        offload: shares the teacher's weights among the processes by DeepSpeed ZeRO-3 while it teaches, for teachers that
+            would not fit beside the student: "cpu", or a folder for their disk. To make the student it is opened whole once.
+        seed: of masks and order, and of random weights.
+        checkpoint_every: steps between checkpoints, from which an interrupted run resumes.
+        arguments: further arguments of `transformers.TrainingArguments`, such as `deepspeed`.
+
+    Raises:
+        ExtractError: for a value that makes no sense.
+    """
+
+    reduction: int = 2
+    layers: Strategy | tuple[int, ...] = "last"
+    width: int | None = None
+    feed_forward: int | None = None
+    init: Init = "teacher"
+    terms: Terms = field(default_factory=Terms)
+    threshold: float | None = None
+    top: int | None = None
+    budget: int | None = None
+    keep_vocabulary: bool = False
+    steps: int = 200_000
+    batch: int = 8
+    length: int = 256
+    learning_rate: float = 1e-4
+    warmup: float = 0.0
+    mask_rate: float = 0.15
+    held_out_share: float = 0.01
+    precision: Precision = "float32"
+    offload: str | None = None
+    seed: int = 0
+    checkpoint_every: int = 5000
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ExtractError(f"{name} must be at least 1, got {getattr(self, name)!r}.")
+        if self.length < 8:
+            raise ExtractError(f"length must be at least 8 tokens, got {self.length!r}.")
+        for name in ("mask_rate", "warmup", "held_out_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ExtractError(f"{name} must be in [0, 1), got {getattr(self, name)!r}.")
+        if self.mask_rate == 0 and (self.terms.mlm or self.terms.logits):
+            raise ExtractError(
+                "mask_rate 0 hides nothing, so the terms mlm and logits have no position; raise it."
+            )
+        for name, choices in (("init", get_args(Init)), ("precision", get_args(Precision))):
+            if getattr(self, name) not in choices:
+                raise ExtractError(
+                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}."
+                )
+        if self.offload is not None and (self.terms.logits or "deepspeed" in self.arguments):
+            raise ExtractError(
+                "offload shares the teacher's weights, which the term logits needs whole, and leaves the student to DDP; "
+                "leave the term and a DeepSpeed configuration out, or do without offload."
+            )
+        rules = [name for name in ("threshold", "top", "budget") if getattr(self, name) is not None]
+        if len(rules) + self.keep_vocabulary > 1:
+            raise ExtractError(
+                "Of threshold, top, budget and keep_vocabulary one can hold; leave the others out."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; widths only where they are not the teacher's."""
+        stated = {**asdict(self), "arguments": dict(self.arguments)}
+        return {
+            name: its
+            for name, its in stated.items()
+            if its is not None or name not in ("width", "feed_forward")
+        }

@@ -1,0 +1,84 @@
+"""What an extraction will do, known before anything is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bistil.encoders.capture import encoder_of, family_of
+from xeval.parameters import Parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """An extraction in figures.
+
+    Attributes:
+        teacher: as the user named it.
+        architecture: the class of teacher and student.
+        languages: the source first.
+        pieces: of the vocabulary, before and after the trim.
+        teacher_parameters: of the whole teacher, where they are.
+        student_parameters: of the student, where they are.
+        layers: for each of the student's layers the teacher's.
+        teacher_layers: how many there are.
+        units: the teacher's hidden units that the student's states stand for, in its order; None for all.
+        narrowed: what was made narrower, in words.
+        attention: how attention is compared.
+        terms: weights of the loss.
+        frozen: parameters that no term reaches and that stay as they are.
+        blocks: per language.
+        steps: optimiser steps.
+        tokens: positions read in all, over all processes.
+    """
+
+    teacher: str
+    architecture: str
+    languages: tuple[str, ...]
+    pieces: tuple[int, int]
+    teacher_parameters: Parameters
+    student_parameters: Parameters
+    layers: tuple[int, ...]
+    teacher_layers: int
+    units: tuple[int, ...] | None = None
+    narrowed: tuple[str, ...] = ()
+    attention: str
+    terms: Mapping[str, float]
+    frozen: int
+    blocks: Mapping[str, int]
+    steps: int
+    tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """As sentences a person reads before the machine starts to work."""
+        before, after = self.teacher_parameters, self.student_parameters
+        kept = 100 * after.total / before.total
+        return [
+            f"teacher     {self.teacher}, {self.architecture}",
+            f"languages   {', '.join(self.languages)}",
+            f"vocabulary  {self.pieces[1]:,} of {self.pieces[0]:,} pieces",
+            f"layers      {len(self.layers)} of {self.teacher_layers}: {', '.join(map(str, self.layers))}",
+            *(f"narrower    {words}" for words in self.narrowed),
+            f"parameters  {after.total:,} of {before.total:,} ({kept:.0f} %): embeddings {after.embeddings:,} of "
+            f"{before.embeddings:,}, layers {after.body:,} of {before.body:,}, head {after.head:,}",
+            f"attention   {self.attention}",
+            f"loss        {' + '.join(f'{weight:g} {name}' for name, weight in self.terms.items())}"
+            + (f"; {self.frozen:,} parameters that it does not reach stay as they are" if self.frozen else ""),
+            f"blocks      {', '.join(f'{language} {count:,}' for language, count in self.blocks.items())}",
+            f"training    {self.steps:,} steps, {self.tokens:,} positions",
+        ]  # fmt: skip
+
+
+def attention_route(model: Any, terms: Mapping[str, float]) -> str:
+    """How the attention of this architecture is compared, and why."""
+    if "attention" not in terms:
+        return "not compared"
+    kind = encoder_of(model).config.model_type
+    if family_of(model).maps:
+        return f"by eager maps held in memory: the scores of {kind} are more than products of queries and keys"
+    return "by queries and keys, tile by tile; no map is stored"

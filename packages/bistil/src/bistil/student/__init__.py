@@ -1,0 +1,1 @@
+"""The student before training: which layers it takes, and how narrow ones are made of wide ones."""

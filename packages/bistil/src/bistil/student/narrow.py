@@ -1,0 +1,209 @@
+"""A narrower student: it keeps some of the hidden and feed-forward units, and reads the others from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bistil.encoders.capture import tap
+from bistil.encoders.widths import inner_width, narrow_config, paths_of_layers, places_of
+from bistil.student.statistics import Heard, head_maps
+from bistil.student.units import Kept, Moments, choose_units, told_by
+
+Weights = dict[str, Tensor]
+
+
+def choose_hidden(
+    teacher: Any, layers: Sequence[int], blocks: Iterable[Tensor], *, width: int
+) -> Kept:
+    """The hidden units that a student of this width keeps: those that tell most of the teacher's compared states.
+
+    One choice holds for the embeddings' state and the states behind `layers`, so that what a layer adds to the sum of
+    those before it has one meaning everywhere. Each state's variance weighs the same.
+
+    Args:
+        teacher: a masked LM in evaluation mode.
+        layers: the student's map.
+        blocks: token ids [B, S] without padding.
+        width: how many units.
+    """
+    states = [0, *(number + 1 for number in layers)]
+    moments = {number: Moments(teacher.config.hidden_size) for number in states}
+    with torch.no_grad():
+        for block in blocks:
+            with tap(teacher, layers=layers) as tapped:
+                teacher(input_ids=block.to(teacher.device))
+            for number, its in moments.items():
+                its.add(tapped.hidden[number])
+    spreads = [its.covariance for its in moments.values()]
+    return choose_units(torch.stack([its / its.trace() for its in spreads]).mean(0), width)
+
+
+def projection_of(units: Sequence[int], width: int) -> Tensor:
+    """P [width, k] with h P = h[units]."""
+    return torch.eye(width)[:, list(units)]
+
+
+def narrowed(
+    model: Any,
+    blocks: Iterable[Tensor],
+    *,
+    units: Sequence[int] | None = None,
+    feed_forward: int | None = None,
+    seed: int | None = None,
+) -> Any:
+    """A narrower copy of `model` that does nearly what it does on text like `blocks`.
+
+    Its hidden state stands for h P, the chosen units of h. Embeddings and whatever writes into the state keep the chosen
+    entries. A linear map that read all units reads the chosen ones and, by least squares, what they tell of the others. A
+    norm's mean and deviation run over the chosen units alone, which is another function: projection and norm do not
+    commute. Its gain and offset are fitted anew, unit by unit. Heads stay as many: queries and keys are cut to the
+    singular directions that make most of a head's products, values to those that make most of what it adds to the state.
+    Feed-forward units are chosen by how much of what all add the chosen ones tell. Where nothing is left out the copy is
+    the same model, bit for bit.
+
+    Args:
+        model: a masked LM in evaluation mode that `require_narrowable` takes.
+        blocks: token ids [B, S] without padding.
+        units: hidden units that are kept, ascending; None for all.
+        feed_forward: how many feed-forward units of each layer; None for all.
+        seed: given, the weights are random instead, of this seed.
+    """
+    kept = None if units is None or len(units) == model.config.hidden_size else tuple(units)
+    inner = None if feed_forward == inner_width(model.config) else feed_forward
+    config = narrow_config(model.config, width=None if kept is None else len(kept), feed_forward=inner)  # fmt: skip
+    with torch.random.fork_rng(devices=[]):  # see `student_of`
+        torch.manual_seed(0 if seed is None else seed)
+        narrow = type(model)(config)
+    narrow.config._attn_implementation = model.config._attn_implementation
+    narrow.to(next(model.parameters())).eval()  # its device and dtype
+    if seed is None:
+        heard = Heard(model, kept, blocks, inner=inner is not None)
+        narrow.load_state_dict(_Narrowing(model, heard, kept, inner).weights())
+    return narrow
+
+
+class _Narrowing:
+    """The narrower weights of a model, from what was heard of it."""
+
+    def __init__(
+        self, model: Any, heard: Heard, units: tuple[int, ...] | None, inner: int | None
+    ) -> None:
+        self._model, self._heard, self._units, self._inner = model, heard, units, inner
+        self._state: slice | list[int] = slice(None) if units is None else list(units)
+
+    def weights(self) -> Weights:
+        """All of them, under their names."""
+        whole = self._model.config.hidden_size
+        found = {
+            name: its[..., self._state] if its.dim() > 1 and its.shape[-1] == whole else its
+            for name, its in self._model.state_dict().items()
+        }
+        if self._units is not None:
+            for name, fit in self._heard.norms.items():
+                found[f"{name}.weight"], found[f"{name}.bias"] = fit.fitted()
+            for name in head_maps(self._model):
+                weight, bias = self._reading(name, name)
+                found |= {f"{name}.weight": weight[self._state], f"{name}.bias": bias[self._state]}
+        for path in paths_of_layers(self._model):
+            if self._units is not None:
+                found |= self._attention(path)
+            found |= self._feed_forward(path)
+        return found
+
+    def _linear(self, name: str) -> tuple[Tensor, Tensor | None]:
+        linear: nn.Linear = self._model.get_submodule(name)
+        bias = None if linear.bias is None else linear.bias.detach().double().cpu()
+        return linear.weight.detach().double().cpu(), bias  # where the moments are
+
+    def _reading(self, name: str, heard: str) -> Any:
+        """A map that reads the kept units in place of all: weight [out, k] and bias."""
+        weight, bias = self._linear(name)
+        if self._units is None:
+            return weight, bias
+        told, rest = told_by(self._units, self._heard.inputs[heard], constant=True)
+        return weight @ told.T, bias + weight @ rest  # type: ignore[operator]  # every map of these families has one
+
+    def _attention(self, path: str) -> Weights:
+        """Per head of d units, its first e = d · k / D singular directions."""
+        attention = places_of(self._model).attention
+        assert attention is not None
+        query, key, value, out = (f"{path}.{place}" for place in attention)
+        read = {name: self._reading(name, query) for name in (query, key, value)}
+        made: dict[str, list[tuple[Tensor, Tensor]]] = {query: [], key: [], value: []}
+        outs = []
+        weight_out, bias_out = self._linear(out)
+        weight_out, bias_out = weight_out[self._state], bias_out[self._state]  # type: ignore[index]  # every map of these families has a bias
+        heads = len(self._heard.heads[query])
+        width, count = len(weight_out) // heads, self._model.config.hidden_size // heads
+        for head in range(heads):
+            rows = slice(head * count, (head + 1) * count)
+            queries, keys, context = (self._heard.heads[name][head] for name in (query, key, out))
+            turns = dict(zip((query, key), cut_products(queries, keys, width), strict=True))
+            turns[value], put = cut_sum(context, weight_out[:, rows].T, width)
+            # Of keys and values a mean is taken off: one moves all scores of a query alike, the other is added behind.
+            means = {query: torch.zeros(count).double(), key: keys.mean, value: context.mean}
+            for name, turn in turns.items():
+                weight, bias = read[name][0][rows], read[name][1][rows]
+                made[name].append((turn.T @ weight, turn.T @ (bias - means[name])))
+            bias_out = bias_out + weight_out[:, rows] @ context.mean
+            outs.append(put)
+        found = {f"{out}.weight": torch.cat(outs).T, f"{out}.bias": bias_out}
+        for name, parts in made.items():
+            found[f"{name}.weight"] = torch.cat([weight for weight, _ in parts])
+            found[f"{name}.bias"] = torch.cat([bias for _, bias in parts])
+        return found
+
+    def _feed_forward(self, path: str) -> Weights:
+        places = places_of(self._model)
+        up, down = f"{path}.{places.up}", f"{path}.{places.down}"
+        weight_up, bias_up = self._reading(up, up)
+        weight_down, bias_down = self._linear(down)
+        weight_down = weight_down[self._state]
+        bias_down = None if bias_down is None else bias_down[self._state]
+        if self._inner is not None:
+            moments, total = self._heard.inputs[down], weight_down.shape[1]
+            loud = weight_down.norm(dim=0)
+            kept = choose_units(moments.covariance * loud * loud[:, None], self._inner).numbers
+            told, rest = told_by(kept, moments, constant=bias_down is not None)
+            bias_down = None if bias_down is None else bias_down + weight_down @ rest
+            weight_down = weight_down @ told.T
+            rows = [*kept, *(total + one for one in kept)] if places.gated else list(kept)
+            weight_up, bias_up = weight_up[rows], None if bias_up is None else bias_up[rows]
+        found = {f"{up}.weight": weight_up, f"{down}.weight": weight_down}
+        biases = {f"{up}.bias": bias_up, f"{down}.bias": bias_down}
+        return found | {name: its for name, its in biases.items() if its is not None}
+
+
+def cut_products(queries: Moments, keys: Moments, width: int) -> tuple[Tensor, Tensor]:
+    """Maps [d, e] of a head's queries and keys, such that their products, scaled as heads of e units are, stay nearest.
+
+    With Q and K the rows heard, K without its mean, Q Kᵀ has the singular values of Lqᵀ Lk, where Lq Lqᵀ = Qᵀ Q and
+    Lk Lkᵀ = Kᵀ K; the first e of them are kept. A mean of the keys adds the same to all scores of a query, which the
+    softmax takes away.
+    """
+    left, right = _root(queries.second), _root(keys.covariance)
+    u, s, vt = torch.linalg.svd(left.T @ right)
+    # Scores are divided by √e in place of √d.
+    share = s[:width].sqrt() * (width / len(left)) ** 0.25
+    return (
+        torch.linalg.solve(left.T, u[:, :width]) * share,
+        torch.linalg.solve(right.T, vt[:width].T) * share,
+    )
+
+
+def cut_sum(context: Moments, out: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Maps [d, e] and [e, k] in place of a head's [d, k], such that what it adds, without its mean, stays nearest."""
+    root = _root(context.covariance)
+    u, s, vt = torch.linalg.svd(root.T @ out, full_matrices=False)
+    turn = torch.linalg.solve(root.T, u[:, :width] * s[:width].sqrt())
+    return turn, s[:width].sqrt()[:, None] * vt[:width]
+
+
+def _root(second: Tensor) -> Tensor:
+    """L with L Lᵀ = `second`, whose directions without variance are given a little."""
+    little = 1e-8 * float(second.diagonal().mean()) + 1e-30
+    return torch.linalg.cholesky(second + little * torch.eye(len(second)).to(second))

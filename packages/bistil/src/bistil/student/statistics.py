@@ -1,0 +1,135 @@
+"""What the linear maps and norms of a model read and give on text, summed up."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bistil.encoders.capture import encoder_of
+from bistil.encoders.widths import paths_of_layers, places_of
+from bistil.student.units import Moments
+
+
+class Heard:
+    """Sums over forward passes of a model, by the name of a module.
+
+    Args:
+        model: a masked LM in evaluation mode.
+        units: hidden units that will be kept; None where all are, and then only feed-forward layers are heard.
+        blocks: token ids [B, S] without padding, that it is run on.
+
+    Attributes:
+        inputs: of linear maps.
+        heads: per attention head: outputs of the maps to queries and keys, inputs of the map behind all heads.
+        norms: what the norms do.
+    """
+
+    def __init__(
+        self, model: Any, units: Sequence[int] | None, blocks: Iterable[Tensor], *, inner: bool
+    ) -> None:
+        self.inputs: dict[str, Moments] = {}
+        self.heads: dict[str, list[Moments]] = {}
+        self.norms: dict[str, NormFit] = {}
+        with ExitStack() as stack, torch.no_grad():
+
+            def keep(name: str, add: Callable[[Any, Any], None]) -> None:
+                module = model.get_submodule(name)
+                hook = module.register_forward_hook(
+                    lambda _module, given, made: add(given[0], made)
+                )
+                stack.callback(hook.remove)
+
+            for name in self._readers(model, units, inner=inner):
+                self.inputs[name] = Moments(model.get_submodule(name).in_features)
+                keep(name, functools.partial(_add_given, self.inputs[name]))
+            if units is not None:
+                self._keep_heads(model, keep)
+                self._keep_norms(model, units, keep)
+            for block in blocks:
+                model(input_ids=block.to(model.device))
+
+    def _readers(self, model: Any, units: Sequence[int] | None, *, inner: bool) -> Iterator[str]:
+        places = places_of(model)
+        for path in paths_of_layers(model):
+            if inner:
+                yield f"{path}.{places.down}"
+            if units is not None and places.attention is not None:
+                yield from (f"{path}.{places.attention[0]}", f"{path}.{places.up}")
+        if units is not None:
+            yield from head_maps(model)
+
+    def _keep_heads(self, model: Any, keep: Callable[..., None]) -> None:
+        attention, count = places_of(model).attention, model.config.num_attention_heads
+        assert attention is not None
+        query, key, _, out = attention
+        for path in paths_of_layers(model):
+            for place in (query, key, out):
+                width = model.config.hidden_size // count
+                its = self.heads[f"{path}.{place}"] = [Moments(width) for _ in range(count)]
+                add = functools.partial(_add_heads, its, of_inputs=place == out)
+                keep(f"{path}.{place}", add)
+
+    def _keep_norms(self, model: Any, units: Sequence[int], keep: Callable[..., None]) -> None:
+        for name, module in model.named_modules():
+            if isinstance(module, nn.LayerNorm):
+                self.norms[name] = NormFit(module, units)
+                keep(name, self.norms[name].add)
+
+
+class NormFit:
+    """Gain and offset with which a norm over the kept units comes nearest to what the whole norm gives there.
+
+    Args:
+        norm: over all units.
+        units: that are kept.
+    """
+
+    def __init__(self, norm: nn.LayerNorm, units: Sequence[int]) -> None:
+        self._eps, self._units, self._rows = norm.eps, list(units), 0
+        self._gain = norm.weight.detach()[self._units].double().cpu()
+        self._sums = torch.zeros(4, len(self._units), dtype=torch.float64)
+
+    def add(self, given: Tensor, made: Tensor) -> None:
+        """Rows [..., D] into and out of the whole norm."""
+        kept = given[..., self._units].float()
+        mine = F.layer_norm(kept, kept.shape[-1:], eps=self._eps).flatten(0, -2).double()
+        its = made[..., self._units].flatten(0, -2).double()
+        self._rows += len(mine)
+        sums = [mine.sum(0), its.sum(0), mine.square().sum(0), (mine * its).sum(0)]
+        self._sums += torch.stack(sums).cpu()
+
+    def fitted(self) -> tuple[Tensor, Tensor]:
+        """Gain and offset, [k] each, by least squares for each unit; the gain of a unit that never varies stays."""
+        mine, its, square, product = self._sums / max(1, self._rows)
+        variance = square - mine.square()
+        still = variance <= 1e-9 * square
+        slope = (product - mine * its) / variance.masked_fill(still, 1)
+        gain = torch.where(still, self._gain, slope)
+        return gain, its - gain * mine
+
+
+def _add_given(moments: Moments, given: Tensor, _made: Tensor) -> None:
+    moments.add(given)
+
+
+def _add_heads(heads: list[Moments], given: Tensor, made: Tensor, *, of_inputs: bool) -> None:
+    for moments, part in zip(
+        heads, (given if of_inputs else made).chunk(len(heads), -1), strict=True
+    ):
+        moments.add(part)
+
+
+def head_maps(model: Any) -> list[str]:
+    """Names of the linear maps from hidden states to hidden states behind the encoder, in a masked-LM head."""
+    inside, decoder = {*encoder_of(model).modules()}, model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module not in inside and module is not decoder
+    ]

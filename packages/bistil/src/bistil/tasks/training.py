@@ -1,0 +1,135 @@
+"""A model with a task's head, trained by lottery ticket: on gold labels, or on what a teacher answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bistil.lottery.lottery_ticket import Sparsity, Ticket, lottery_ticket
+from bistil.lottery.training_run import Fitting
+from bistil.tasks.data import TaskBatches, TaskData, dev_score, share_of
+from teacherzoo.processes import world_size
+from xeval import Protocol
+from xeval.pieces import Pieces
+from xeval.tuned import TaskModel, build
+
+Watch = Callable[[int, int, str], None]
+Wrap = Callable[[TaskModel, int], nn.Module]
+
+PROTOCOL = Protocol(batch_size=8, warmup=0.0, patience=1000, weight_decay=0.0)
+"""LT-SFT trains without weight decay, its rate falls from the first step on, and it takes all its steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskTraining:
+    """How a task is learnt.
+
+    Args:
+        protocol: steps of the last phase, rates, lengths and evaluations, as the judge names them.
+        sparsity: what is kept.
+        seed: of head, order and dropout.
+        checkpoint_every: steps between checkpoints; None for as many as between evaluations.
+        arguments: further arguments of `transformers.TrainingArguments`, such as `deepspeed`.
+    """
+
+    protocol: Protocol = PROTOCOL
+    sparsity: Sparsity = field(default_factory=Sparsity)
+    seed: int = 0
+    checkpoint_every: int | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "arguments": dict(self.arguments)}
+
+
+def plan_of(training: TaskTraining) -> Fitting:
+    """How the last phase goes.
+
+    Raises:
+        AdaptError: for Trainer arguments that the training cannot honour, and examples that cannot be shared evenly.
+    """
+    from bistil.lottery.trainer import check_arguments  # late, as the next: they import Trainer
+    from xeval.tuning import has_bf16
+
+    protocol = training.protocol
+    plan = Fitting(
+        steps=protocol.steps,
+        learning_rate=protocol.learning_rate,
+        warmup=protocol.warmup,
+        weight_decay=protocol.weight_decay,
+        evaluate_every=protocol.evaluate_every,
+        patience=protocol.patience,
+        checkpoint_every=training.checkpoint_every or protocol.evaluate_every,
+        bf16=protocol.precision == "auto" and has_bf16(),
+        seed=training.seed,
+        arguments=training.arguments,
+        per_step=protocol.batch_size,
+    )
+    check_arguments(plan)
+    share_of(protocol.batch_size, plan.passes)
+    return plan
+
+
+def untrained(
+    model: str | Path, data: TaskData, training: TaskTraining
+) -> tuple[TaskModel, Pieces]:
+    """A folder's encoder with a fresh head, the same for the same seed."""
+    from transformers import set_seed
+
+    set_seed(training.seed)
+    return build(str(model), data.task, data.labels, training.protocol)
+
+
+def train_task(
+    model: TaskModel,
+    pieces: Pieces,
+    data: TaskData,
+    training: TaskTraining,
+    work: Path,
+    *,
+    wrap: Wrap = lambda model, passes: model,
+    watch: Watch = lambda done, total, what: None,
+) -> tuple[Ticket, dict[str, Any]]:
+    """Train in place; see `lottery_ticket`.
+
+    Args:
+        model: with the head to train.
+        pieces: its tokenizer.
+        data: of the source language.
+        training: steps and what is kept.
+        work: for checkpoints.
+        wrap: (model, forward passes of a step over all processes) to what computes the loss.
+        watch: told (done, total, what).
+
+    Returns:
+        The differences, and notes for the record: steps, the development score of the model as it is left.
+    """
+    protocol, task, plan = training.protocol, data.task, plan_of(training)
+    encoded, split = task.encode(pieces, data.train, data.labels)
+    dev, _ = task.encode(pieces, data.dev, data.labels)
+
+    def batches(steps: int) -> TaskBatches:
+        return TaskBatches(
+            encoded, task, pieces.pad_id, steps=steps, examples=protocol.batch_size, passes=plan.passes, seed=training.seed
+        )  # fmt: skip
+
+    def score() -> float:
+        return dev_score(model, data, dev, pieces)
+
+    ticket = lottery_ticket(
+        wrap(model, plan.passes * world_size()), model, batches, plan, training.sparsity, work,
+        score=score, describe=lambda value: f"{task.metrics[0]} {value:.2f}", watch=watch,
+    )  # fmt: skip
+    record = {
+        **ticket.record,
+        "dev": {task.metrics[0]: score()},
+        "precision": "bfloat16" if plan.bf16 else "float32",
+        "sparsity": asdict(training.sparsity),
+        "notes": [*data.notes, *split],
+    }
+    return ticket, record

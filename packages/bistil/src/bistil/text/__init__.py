@@ -1,0 +1,1 @@
+"""Raw text of each language as blocks of token ids, and batches of them."""

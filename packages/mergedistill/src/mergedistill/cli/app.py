@@ -1,0 +1,204 @@
+"""The command line of mergedistill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mergedistill import __version__
+from mergedistill.cli.console import refusing_plainly
+from mergedistill.errors import RecipeError, StageError
+from teacherzoo.cli.console import progress
+from teacherzoo.processes import rank
+
+# What a command works with is imported in it: `--help` and refusals do not wait for torch.
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on standard error.")]
+RecipeFile = Annotated[Path, typer.Argument(help="A recipe in YAML.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mergedistill {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+    local_rank: Annotated[
+        int | None,
+        typer.Option("--local_rank", hidden=True, help="DeepSpeed's launcher says it here, too."),
+    ] = None,
+) -> None:
+    """Many masked-LM teachers, one multilingual student."""
+
+
+@app.command("run")
+@refusing_plainly
+def run_command(
+    recipe: RecipeFile,
+    until: Annotated[
+        str, typer.Option(help="The last stage: rank, vocabulary, record, train or card.")
+    ] = "card",
+    force: Annotated[
+        str | None, typer.Option(help="Run this stage even if nothing changed.")
+    ] = None,
+    push_to: Annotated[
+        str | None,
+        typer.Option("--push", metavar="OWNER/MODEL", help="Then upload the student to the Hub."),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="With --push: a model that all may see.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Follow a recipe: a second call does nothing, an interrupted one goes on, a changed one redoes what depends on it."""
+    from mergedistill.publish.hub import push, refuse_bad_name
+    from mergedistill.recipe.recipe import read_recipe
+    from mergedistill.recipe.stages import refuse_unknown_stage
+
+    followed = read_recipe(recipe)
+    for name in (until, force):
+        refuse_unknown_stage(name)
+    if public and push_to is None:
+        raise StageError("--public is for --push: it says who may see the model that is uploaded.")
+    if push_to is not None:
+        if until != "card":
+            raise StageError(f"--push uploads a finished student, and --until {until} makes none.")
+        refuse_bad_name(push_to)
+    from mergedistill.rank.corpus_warnings import suspicions
+    from mergedistill.run.run import run
+
+    with progress(quiet=quiet) as watch:
+        run(followed, until="rank", force=force if force == "rank" else None, watch=watch)
+    for sentence in suspicions(followed) if rank() == 0 else ():
+        typer.echo(f"Suspicious: {sentence}", err=True)
+    with progress(quiet=quiet) as watch:
+        student = run(followed, until=until, force=None if force == "rank" else force, watch=watch)
+    if rank() != 0:
+        return
+    if push_to is not None:
+        typer.echo(push(student, push_to, public=public))
+    typer.echo(f"{student}" if until == "card" else f"done until {until}")
+
+
+@app.command("plan")
+@refusing_plainly
+def plan_command(recipe: RecipeFile, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Foresee what a run will take: text, signals, memory, time. It runs the recipe in miniature and writes nothing."""
+    from mergedistill.recipe.recipe import read_recipe
+
+    read = read_recipe(recipe)
+    from mergedistill.run.forecast import plan
+
+    with progress(quiet=quiet) as watch:
+        found = plan(read, watch=watch)
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        typer.echo(json.dumps(asdict(found), ensure_ascii=False))
+        return
+    from mergedistill.cli.tables import plan_table
+
+    _print(plan_table(found))
+
+
+@app.command("status")
+@refusing_plainly
+def status_command(recipe: RecipeFile, as_json: Json = False) -> None:
+    """Say which stages of a recipe are done, and where the others would go on."""
+    from mergedistill.recipe.recipe import read_recipe
+
+    read = read_recipe(recipe)
+    if as_json:
+        import json
+
+        from mergedistill.run.run import status
+
+        typer.echo(json.dumps(status(read)))
+        return
+    from mergedistill.run.status import standing
+
+    for name, words in standing(read).items():
+        typer.echo(f"{name:<12}{words}")
+
+
+@app.command("card")
+@refusing_plainly
+def card_command(recipe: RecipeFile, quiet: Quiet = False) -> None:
+    """Write the student's folder and card anew from a finished training."""
+    from mergedistill.recipe.recipe import read_recipe
+
+    read = read_recipe(recipe)
+    from mergedistill.run.run import run, status
+
+    if not status(read)["train"]:
+        raise StageError(
+            f"{recipe}: the training is not finished, so there is nothing to write a card of; run the recipe."
+        )
+    with progress(quiet=quiet) as watch:
+        student = run(read, force="card", watch=watch)
+    if rank() == 0:
+        typer.echo(f"{student}")
+
+
+@app.command("ablate")
+@refusing_plainly
+def ablate_command(
+    recipe: RecipeFile,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="KEY=VALUE,VALUE…, such as distil.alpha=0,0.5,1; given again, every combination runs."
+        ),
+    ] = None,
+    with_baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines",
+            help="Also without teachers, without text, online, with each teacher alone, with teachers dealt at random.",
+        ),
+    ] = False,
+    seeds: Annotated[
+        str,
+        typer.Option(help="Seeds of the student, with commas between; the recipe's by default."),
+    ] = "",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train variants of a recipe on the same recordings and put their figures into one table; the same call goes on."""
+    from mergedistill.recipe.recipe import read_recipe
+    from mergedistill.run.ablate import ablate, as_records, baselines, grid, read_over, read_seeds
+
+    read = read_recipe(recipe)
+    variants = (baselines(read) if with_baselines else []) + (grid(read_over(over)) if over else [])
+    if not variants:
+        raise RecipeError("There is nothing to compare; give --over KEY=VALUES or --baselines.")
+    with progress(quiet=quiet) as watch:
+        outcomes = ablate(read, variants, seeds=read_seeds(seeds), watch=watch)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(as_records(outcomes), ensure_ascii=False))
+        return
+    from mergedistill.cli.tables import outcome_table
+
+    _print(outcome_table(outcomes, languages=[*read.languages]))
+
+
+def _print(shown: Any) -> None:
+    from rich.console import Console
+
+    if rank() == 0:
+        Console().print(shown)

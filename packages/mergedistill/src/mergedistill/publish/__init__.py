@@ -1,0 +1,1 @@
+"""What leaves with a student: its card, the curves of its training, the upload."""

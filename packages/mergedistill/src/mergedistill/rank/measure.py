@@ -1,0 +1,111 @@
+"""The rank stage: every candidate measured on held-out text of its languages, each measure kept for itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mergedistill.errors import StageError
+from mergedistill.recipe.corpora import corpus, held_out_corpus
+from mergedistill.recipe.language_teachers import needs_ranking
+from mergedistill.recipe.recipe import Recipe, Teaching
+from mergedistill.recipe.stages import Stage, rating_file
+from teacherzoo import Corpus, CorpusError
+from teacherzoo import rank as rank_teachers
+from teacherzoo.catalogue.catalogue import find_teacher
+
+Watch = Callable[[int, int, str], None]
+
+
+def rank_candidates(recipe: Recipe, stage: Stage, watch: Watch) -> None:
+    """Measure what has not been measured, and note it all.
+
+    Teachers kept outside of memory are not measured: that would take as long as recording them.
+
+    Raises:
+        StageError: where such teachers are to be chosen among.
+        TeacherzooError: for text and teachers that do not serve.
+    """
+    if recipe.record.offload is not None:
+        if needs_ranking(recipe):
+            raise StageError(
+                "record.offload: teachers larger than memory are not ranked; state a `weight` for each, "
+                "or one teacher for each language."
+            )
+        stage.finish({"ratings": {language: {} for language in recipe.languages}})
+        return
+    texts = {language: _measured_text(recipe, language) for language in recipe.languages}
+    for each in recipe.teachers:
+        its = [language for language in recipe.languages if each in recipe.candidates(language)]
+        missing = [one for one in its if not rating_file(recipe, each, one).is_file()]
+        if missing:
+            _measure(recipe, each, [texts[language] for language in missing], watch)
+    ratings = {
+        language: {
+            each.called: json.loads(rating_file(recipe, each, language).read_text())
+            for each in recipe.candidates(language)
+        }
+        for language in recipe.languages
+    }
+    stage.finish({"ratings": ratings})
+
+
+def _measured_text(recipe: Recipe, language: str) -> Corpus:
+    """Held-out text; where a corpus is too small to hold any out, the text there is."""
+    held_out = held_out_corpus(recipe, language)
+    try:
+        next(held_out.documents())
+    except CorpusError:
+        return corpus(recipe, language)
+    return held_out
+
+
+def _measure(recipe: Recipe, each: Teaching, corpora: Sequence[Corpus], watch: Watch) -> None:
+    ranking = rank_teachers(
+        [find_teacher(each.teacher)],
+        corpora,
+        documents=recipe.rank.documents,
+        max_length=recipe.distil.block_length,
+        watch=lambda done, total, what: watch(done, total, f"ranking {what}"),
+    )
+    parts = {one.language: one for one in corpora}
+    for rating in ranking.ratings:
+        measured = parts[rating.language]
+        _write(
+            rating_file(recipe, each, rating.language),
+            {
+                "bits_per_byte": rating.bits_per_byte,
+                "charged": rating.charged_bits_per_byte,
+                "pieces_per_word": rating.pieces_per_word,
+                "left_out": rating.left_out,
+                "words": rating.words,
+                "letters": letter_bits(measured, recipe.rank.documents),
+                "part": measured.part,
+            },
+        )
+
+
+def letter_bits(measured: Corpus, documents: int) -> float:
+    """Bits per byte of a text to someone who knows the frequencies of its letters and nothing else.
+
+    The entropy of its characters, white space apart, by the bytes they take in UTF-8.
+    """
+    counts: Counter[str] = Counter()
+    for number, document in enumerate(measured.documents()):
+        if number == documents:
+            break
+        counts.update("".join(document.text.split()))
+    total = counts.total()
+    bits = -sum(count * math.log2(count / total) for count in counts.values())
+    return bits / sum(len(letter.encode()) * count for letter, count in counts.items())
+
+
+def _write(file: Path, measures: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(measures, indent=1) + "\n")
+    part.replace(file)

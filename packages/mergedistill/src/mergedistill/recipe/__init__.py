@@ -1,0 +1,1 @@
+"""What the user asks for: languages, corpora, teachers, and the stages that follow from them."""

@@ -1,0 +1,417 @@
+"""The recipe: which languages, which teachers, what student; one YAML file, checked whole before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from mergedistill.errors import RecipeError
+from teacherzoo.pretrain.shapes import Architecture, Shape
+
+Combine = Literal["best", "mixture", "mince"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Text(_Part):
+    """A language's text: a file, a folder or a data set on the Hub; a bare name stands for `{corpus: name}`."""
+
+    corpus: str
+    config: str | None = None
+    """Of a data set on the Hub: which of its configurations."""
+    column: str = "text"
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Most documents."""
+    licence: str | None = None
+    """For the student's card."""
+
+
+def _bare_name(value: Any) -> Any:
+    return {"corpus": value} if isinstance(value, str) else value
+
+
+class Teaching(_Part):
+    """A teacher and the languages that it teaches, or under `assign: rank` those that it may be chosen for."""
+
+    teacher: str
+    """A catalogue name, a Hub name or a model folder."""
+    languages: tuple[str, ...] = ()
+    """Under `assign: rank` none stands for all."""
+    name: str | None = None
+    """How maps and signals call it; by default the last part of `teacher`."""
+    weight: Annotated[float, Field(gt=0)] | None = None
+    """Of its say among several teachers of a language; without it, ranking on held-out text decides."""
+
+    @property
+    def called(self) -> str:
+        """Its name in folders and reports."""
+        return self.name or self.teacher.rstrip("/").rpartition("/")[2]
+
+
+class Ranking(_Part):
+    """How teachers are measured on held-out text, and what their weights follow from."""
+
+    documents: Annotated[int, Field(ge=1)] = 200
+    """Most documents of each language."""
+    sharpness: Annotated[float, Field(ge=0)] = 4.0
+    """s, in bytes: a teacher's weight is in proportion to 2^(-s · its bits per byte), the likelihood it gives s bytes of text."""
+
+
+class VocabularyPolicy(_Part):
+    """How the teachers' vocabularies become one (see `vocabmerge merge`)."""
+
+    convention: Literal["bert", "roberta"] = "bert"
+    normalizer: Literal["keep", "fold", "first"] | None = None
+    """What to do where the teachers normalise text differently; without it, such a difference is refused."""
+    max_size: Annotated[int, Field(ge=16)] | None = None
+    pad_to: Annotated[int, Field(ge=1)] = 8
+    calibration_lines: Annotated[int, Field(ge=10)] = 50_000
+    """Lines of each language that calibrate a union of several tokenizer families and measure its fidelity."""
+
+
+class Student(_Part):
+    """The student: a stock architecture, from scratch or from its teachers' weights."""
+
+    start: Literal["scratch", "carried", "teacher"] = "scratch"
+    """`carried`: embeddings made from the teachers'; `teacher`: layers of one teacher too; shapes must agree."""
+    teacher: str | None = None
+    """Where `start` is not `scratch`: whose layers and whose space; by default the first teacher's."""
+    take: Literal["last", "even", "bottom"] = "even"
+    """Of a teacher's layers: the last of each of as many blocks, evenly spread from first to last, or the lowest."""
+    carry: Literal["copy", "mean", "subword", "focus", "omp", "procrustes"] = "procrustes"
+    """How embeddings are made from the teachers' (see `vocabmerge carry`)."""
+    architecture: Architecture = "modernbert"
+    layers: Annotated[int, Field(ge=1)] = 6
+    width: Annotated[int, Field(ge=1)] = 384
+    heads: Annotated[int, Field(ge=1)] | None = None
+    feed_forward: Annotated[int, Field(ge=1)] | None = None
+    positions: Annotated[int, Field(ge=8)] | None = None
+    """The longest row in tokens: 512 by default; with `start: teacher` it is the teacher's, and cannot be stated."""
+
+    @property
+    def longest_row(self) -> int:
+        """In tokens, of a student that is built anew."""
+        return 512 if self.positions is None else self.positions
+
+    @property
+    def shape(self) -> Shape:
+        """As teacherzoo builds it."""
+        stated = self.model_dump(exclude={"start", "teacher", "take", "carry", "positions"})
+        return Shape(**stated, positions=self.longest_row)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        _ = self.shape
+        if self.start == "teacher" and self.positions is not None:
+            raise ValueError(
+                f"positions: with `start: teacher` the student has its teacher's, got {self.positions}; leave it out"
+            )
+        return self
+
+
+class Distil(_Part):
+    """What the student learns from (see `kdkernels.linear_distil_loss` and `teacherzoo record`)."""
+
+    k: Annotated[int, Field(ge=1)] = 8
+    """Ids recorded at each masked position."""
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.7
+    """Weight of the teacher's distribution; the gold label has the rest. 0 is plain masked-LM training."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    tail: Literal["bucket", "renormalise", "drop"] = "bucket"
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    draws: Annotated[int, Field(ge=1)] = 1
+    """Masks drawn for every block."""
+    policy: Literal["bert", "whole_word"] = "bert"
+    rate: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    mask_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Of the masks; apart from the recipe's `seed`, so that students of several seeds share one recording."""
+    block_length: Annotated[int, Field(ge=8)] = 128
+    online: bool = False
+    """Ask the teachers in each step instead of recording them once; no signals are kept."""
+    max_lost: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Refuse where more than this share of a teacher's probability is on pieces that the student lacks."""
+
+
+class Recording(_Part):
+    """How teachers are asked (see `teacherzoo record`)."""
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    tokens: Annotated[int, Field(ge=8)] = 4096
+    """Tokens in a batch."""
+    offload: str | None = None
+    """For teachers larger than memory: `cpu`, or a folder on a fast disk (DeepSpeed ZeRO-3)."""
+
+
+class Train(_Part):
+    """How the student is trained; what is not named here goes into `arguments`."""
+
+    steps: Annotated[int, Field(ge=1)] = 10_000
+    tokens: Annotated[int, Field(ge=8)] = 8192
+    """Tokens in a step of one process, padding included: blocks of one language, so many as fit."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the steps in which the learning rate rises."""
+    sampling_exponent: Annotated[float, Field(ge=0, le=1)] = 0.7
+    """A language is drawn in proportion to its number of blocks to this power."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 1000
+    evaluate_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between evaluations on held-out text, per language, in bits per byte and masked accuracy; by default a tenth of all."""
+    arguments: dict[str, Any] = {}
+    """Any further field of `transformers.TrainingArguments`."""
+
+
+class Recipe(_Part):
+    """Everything that decides the student."""
+
+    languages: Annotated[
+        dict[str, Annotated[Text, BeforeValidator(_bare_name)]], Field(min_length=1)
+    ]
+    teachers: Annotated[tuple[Teaching, ...], Field(min_length=1)]
+    assign: Literal["stated", "rank"] = "stated"
+    """Who teaches what: as the teachers' `languages` say, or as ranking them on held-out text recommends."""
+    combine: Combine | dict[str, Combine] = "best"
+    """Where a language has several teachers: the best one alone, a mixture by weight, or in each block the one with the
+    lowest cross-entropy with the text; for all languages, or by language (`best` for those not named)."""
+    rank: Ranking = Ranking()
+    out: str
+    """The folder of the run; the student is in its `student/`."""
+    signals: str | None = None
+    """Where recordings are kept, by default in `out`; recipes that ask the same teachers the same may share it."""
+    held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Share of the documents kept from training, chosen by content."""
+    vocabulary: VocabularyPolicy = VocabularyPolicy()
+    student: Student = Student()
+    distil: Distil = Distil()
+    record: Recording = Recording()
+    train: Train = Train()
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    def candidates(self, language: str) -> tuple[Teaching, ...]:
+        """The teachers that may teach a language, as stated."""
+        return tuple(
+            each
+            for each in self.teachers
+            if language in each.languages or (self.assign == "rank" and not each.languages)
+        )
+
+    def combination(self, language: str) -> Combine:
+        """What is done where the language has several teachers."""
+        return self.combine if isinstance(self.combine, str) else self.combine.get(language, "best")
+
+    @model_validator(mode="after")
+    def _languages_and_teachers_match(self) -> Self:
+        names = [each.called for each in self.teachers]
+        for name in [*names, *self.languages]:
+            if not name or name in (".", "..") or set(name) & set("/\\\0"):
+                raise ValueError(
+                    f"{name!r} is to be the name of a folder, and cannot be; give another `name`"
+                )
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"two teachers are called {name!r}; give one of them another `name`"
+                )
+        for each in self.teachers:
+            self._check_teaching(each)
+        for language in self.languages:
+            candidates = self.candidates(language)
+            if not candidates:
+                raise ValueError(f"no teacher teaches {language!r}; add it to one, or leave it out")
+            stated = [each.called for each in candidates if each.weight is not None]
+            if self.assign == "stated" and 0 < len(stated) < len(candidates):
+                raise ValueError(
+                    f"of the teachers of {language!r} only {', '.join(stated)} has a weight; give one to each or to none"
+                )
+        for language in self.combine if isinstance(self.combine, dict) else ():
+            if language not in self.languages:
+                raise ValueError(
+                    f"combine: {language!r} is not among the languages{nearest(language, self.languages)}"
+                )
+        self._check_student()
+        return self
+
+    def _check_student(self) -> None:
+        names = [each.called for each in self.teachers]
+        wanted = self.student.teacher
+        if wanted is not None and wanted not in names:
+            raise ValueError(
+                f"student.teacher: no teacher is called {wanted!r}{nearest(wanted, names)}"
+            )
+        if self.student.start != "teacher" and self.distil.block_length > self.student.longest_row:
+            raise ValueError(
+                f"distil.block_length: the student reads at most {self.student.longest_row} tokens (student.positions), got "
+                f"blocks of {self.distil.block_length}; lower the one or raise the other"
+            )
+        if self.distil.online and self.record.offload is not None:
+            raise ValueError(
+                "distil.online keeps the teachers in memory and record.offload outside of it; leave one of the two out"
+            )
+
+    def _check_teaching(self, each: Teaching) -> None:
+        if each.weight is not None and self.assign == "rank":
+            raise ValueError(
+                f"the teacher {each.called!r} has a weight, but under `assign: rank` ranking weighs; leave one of the two out"
+            )
+        if not each.languages and self.assign == "stated":
+            raise ValueError(
+                f"the teacher {each.called!r} has no languages; list them, or let ranking decide with `assign: rank`"
+            )
+        for language in each.languages:
+            if language not in self.languages:
+                raise ValueError(
+                    f"{language!r} is taught but not among the languages"
+                    f"{nearest(language, self.languages)}; add its corpus"
+                )
+            if each.languages.count(language) > 1:
+                raise ValueError(f"{each.called!r} teaches {language!r} twice; once is enough")
+
+
+def read_recipe(file: Path) -> Recipe:
+    """Read and check a recipe; names of files in it count from the recipe's own folder.
+
+    Raises:
+        RecipeError: naming file and key, what was expected and what stands there, all faults at once.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{file}: the recipe cannot be read: {error}.") from error
+    try:
+        stated = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{file}: not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(stated, dict):
+        raise RecipeError(
+            f"{file}: expected keys such as `languages:` and `teachers:`, got {stated!r}."
+        )
+    try:
+        recipe = Recipe.model_validate(stated)
+    except ValidationError as error:
+        faults = "; ".join(_sentence(fault) for fault in error.errors())
+        raise RecipeError(f"{file}: {faults}.") from error
+    return _from_folder(recipe, file.parent)
+
+
+def altered(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values, checked again.
+
+    Args:
+        recipe: stays as it is.
+        changes: dotted key to value, such as `{"distil.alpha": 0.5}`.
+
+    Raises:
+        RecipeError: naming the key and what is wrong with it.
+    """
+    stated = recipe.model_dump()
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        part: Any = stated
+        for parent in parents:
+            part = part.get(parent) if isinstance(part, dict) else None
+        if not isinstance(part, dict):
+            raise RecipeError(f"{key}: a recipe has no such key{nearest(key, stated)}.")
+        part[last] = value
+    try:
+        return Recipe.model_validate(stated)
+    except ValidationError as error:
+        faults = "; ".join(_sentence(fault) for fault in error.errors())
+        raise RecipeError(f"{', '.join(changes)}: {faults}.") from error
+
+
+def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
+    def settled(name: str) -> str:
+        local = folder / name
+        return str(local) if local.exists() else name
+
+    offload, arguments = recipe.record.offload, recipe.train.arguments
+    if offload not in (None, "cpu"):
+        offload = str(folder / offload)
+    deepspeed = arguments.get("deepspeed")
+    if isinstance(deepspeed, str):  # a file; a mapping is the configuration itself
+        arguments = {**arguments, "deepspeed": settled(deepspeed)}
+    return recipe.model_copy(
+        update={
+            "out": str(folder / recipe.out),
+            "signals": None if recipe.signals is None else str(folder / recipe.signals),
+            "languages": {
+                code: text.model_copy(update={"corpus": settled(text.corpus)})
+                for code, text in recipe.languages.items()
+            },
+            "teachers": tuple(
+                each.model_copy(update={"teacher": settled(each.teacher)})
+                for each in recipe.teachers
+            ),
+            "record": recipe.record.model_copy(update={"offload": offload}),
+            "train": recipe.train.model_copy(update={"arguments": arguments}),
+        }
+    )
+
+
+def without_places(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain values for others to read: of what lies on this machine the name alone, not where."""
+    stated = recipe.model_dump()
+
+    def bare(name: str | None) -> str | None:
+        local = name is not None and (Path(name).is_absolute() or Path(name).exists())
+        return Path(name).name if name is not None and local else name
+
+    stated["out"] = Path(recipe.out).name
+    stated["signals"] = None if recipe.signals is None else Path(recipe.signals).name
+    for text in stated["languages"].values():
+        text["corpus"] = bare(text["corpus"])
+    for teaching in stated["teachers"]:
+        teaching["teacher"] = bare(teaching["teacher"])
+    stated["record"]["offload"] = bare(stated["record"]["offload"])
+    arguments = stated["train"]["arguments"]
+    for key, value in arguments.items():
+        if isinstance(value, str):
+            arguments[key] = bare(value)
+    return stated
+
+
+def _sentence(fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        parent, key = _part_at(fault["loc"][:-1]), str(fault["loc"][-1])
+        return f"unknown key {where!r}{nearest(key, parent.model_fields)}"
+    if fault["type"] == "missing":
+        return f"the key {where!r} is missing"
+    if fault["type"] in ("value_error", "assertion_error"):
+        message = str(fault["ctx"]["error"]).rstrip(".")
+        return f"{where}: {message}" if where else message
+    said = fault["msg"][0].lower() + fault["msg"][1:]
+    return f"{where}: {said}, got {fault['input']!r}"
+
+
+def _part_at(path: tuple[Any, ...]) -> type[BaseModel]:
+    """The model whose keys stand at a place of the recipe."""
+    if not path:
+        return Recipe
+    if path[0] == "languages":
+        return Text
+    if path[0] == "teachers":
+        return Teaching
+    found = Recipe.model_fields[path[0]].annotation
+    assert isinstance(found, type)
+    assert issubclass(found, BaseModel)
+    return found
+
+
+def nearest(name: str, known: Any) -> str:
+    """`, did you mean …?` where one of those known is like the name; else nothing."""
+    found = get_close_matches(name, list(known), n=1)
+    return f", did you mean {found[0]!r}?" if found else ""

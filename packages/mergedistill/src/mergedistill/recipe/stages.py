@@ -1,0 +1,254 @@
+"""A run's stages: each is a folder that names the digest of what it was made from, and is made again only if that changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mergedistill.errors import StageError
+from mergedistill.recipe.language_teachers import Faculty, faculties, needs_ranking, teachers_in_use
+from mergedistill.recipe.recipe import Recipe, Teaching
+from teacherzoo.digests import TOKENIZER_FILES, digest_of_model, digest_of_text, keep_digests
+
+STAGES = ("rank", "vocabulary", "record", "train", "card")
+_NOTE = "stage.json"
+_DIGESTS = "digests.json"  # of files, so that a corpus is not read again by every command
+
+
+def refuse_unknown_stage(name: str | None) -> None:
+    """None is nothing to refuse.
+
+    Raises:
+        StageError: naming those there are.
+    """
+    if name is not None and name not in STAGES:
+        raise StageError(f"there is no stage {name!r}: they are {', '.join(STAGES)}.")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run.
+
+    Attributes:
+        name: one of `STAGES`.
+        folder: what it makes.
+        key: digest of all that it depends on.
+    """
+
+    name: str
+    folder: Path
+    key: str
+
+    @property
+    def place(self) -> Path:
+        """Where it works: stages that several recipes share or that resume inside keep a folder for each key."""
+        keyed = self.name in ("rank", "record", "train")
+        return self.folder / self.key[:12] if keyed else self.folder
+
+    @property
+    def done(self) -> bool:
+        """Whether it is made, from these very inputs."""
+        note = self.place / _NOTE
+        return note.is_file() and json.loads(note.read_text())["key"] == self.key
+
+    def facts(self) -> dict[str, Any]:
+        """What was noted of it when it was done."""
+        noted: dict[str, Any] = json.loads((self.place / _NOTE).read_text())
+        return noted
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Say, last of all, that its place is whole."""
+        self.place.mkdir(parents=True, exist_ok=True)
+        self._note(self.place, facts)
+
+    def _note(self, folder: Path, facts: dict[str, Any]) -> None:
+        part = folder / f"{_NOTE}.part"
+        part.write_text(json.dumps({"stage": self.name, "key": self.key, **facts}, indent=1) + "\n")
+        part.replace(folder / _NOTE)
+
+    def make(self, build: Callable[[Path], dict[str, Any]]) -> None:
+        """Build the folder anew beside its place and put it there in one step."""
+        work = self.folder.with_name(f".{self.folder.name}.making")
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        facts = build(work)
+        self._note(work, facts)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        work.rename(self.folder)
+
+
+def stages(recipe: Recipe) -> dict[str, Stage]:
+    """The stages of a recipe, each keyed by its inputs: the parts of the recipe that bear on it, text and teachers.
+
+    Behind `rank` the keys follow from who teaches what. Where that is not yet known they are empty, and nothing is done.
+    """
+    out = Path(recipe.out)
+    keep_digests(out / _DIGESTS)
+    first = Stage("rank", out / "rank", _ranking_key(recipe))
+    places = {
+        "vocabulary": out / "vocabulary",
+        "record": signals_root(recipe),
+        "train": out / "training",
+        "card": out / "student",
+    }
+    found = settled(recipe, first)
+    keys = dict.fromkeys(places, "") if found is None else _keys(recipe, found)
+    keep_digests(out / _DIGESTS)
+    return {first.name: first} | {
+        name: Stage(name, folder, keys[name]) for name, folder in places.items()
+    }
+
+
+def inputs(recipe: Recipe, found: Mapping[str, Faculty]) -> dict[str, dict[str, str]]:
+    """Digests of texts and teachers; of what is on the Hub `hub:NAME@COMMIT`, without the commit where it is not known."""
+    return {
+        "texts": {
+            language: digest_of_text(language, text.corpus)
+            for language, text in recipe.languages.items()
+        },
+        "teachers": {
+            name: digest_of_model(each.teacher)
+            for name, (each, _) in teachers_in_use(recipe, found).items()
+        },
+    }
+
+
+def settled(recipe: Recipe, first: Stage | None = None) -> dict[str, Faculty] | None:
+    """Who teaches each language; None where ranking must come first."""
+    if not needs_ranking(recipe):
+        return faculties(recipe)
+    first = first or Stage("rank", Path(recipe.out) / "rank", _ranking_key(recipe))
+    if not first.done:
+        return None
+    ratings = {
+        language: {name: its["charged"] for name, its in of_language.items()}
+        for language, of_language in first.facts()["ratings"].items()
+    }
+    return faculties(recipe, ratings)
+
+
+def settled_or_refuse(recipe: Recipe) -> dict[str, Faculty]:
+    """Who teaches each language.
+
+    Raises:
+        StageError: where ranking must come first and has not been run.
+    """
+    found = settled(recipe)
+    if found is None:
+        raise StageError(
+            "who teaches what is not known before the ranking; run the recipe until rank."
+        )
+    return found
+
+
+def signals_root(recipe: Recipe) -> Path:
+    """Where what teachers said is kept: of this run, or shared among several."""
+    return Path(recipe.signals or Path(recipe.out) / "signals")
+
+
+def rating_file(recipe: Recipe, each: Teaching, language: str) -> Path:
+    """Where the measures of a teacher on a language are kept."""
+    key = _digest(
+        [
+            digest_of_model(each.teacher),
+            _text(recipe, language),
+            recipe.rank.documents,
+            recipe.distil.block_length,
+        ]
+    )
+    return signals_root(recipe) / each.called / f"{language}-{key[:12]}.rating.json"
+
+
+def recording_folder(recipe: Recipe, each: Teaching, language: str) -> Path:
+    """Where what a teacher said of a language is recorded, or with `distil.online` what it will be asked."""
+    return signals_root(recipe) / each.called / f"{language}-{_recording(recipe, each, language)}"
+
+
+def _recording(recipe: Recipe, each: Teaching, language: str) -> str:
+    asked = {"draws", "policy", "rate", "mask_seed", "block_length"}
+    if recipe.distil.online:
+        terms: Any = recipe.distil.model_dump(include=asked)
+    else:
+        # Where offloading keeps the weights changes no signal.
+        terms = [
+            recipe.distil.model_dump(include={"k", "temperature", *asked}),
+            recipe.record.model_dump(exclude={"offload"}),
+        ]
+    return _digest([digest_of_model(each.teacher), _text(recipe, language), terms])[:12]
+
+
+def _ranking_key(recipe: Recipe) -> str:
+    return _digest(
+        {
+            "files": [
+                str(rating_file(recipe, each, language).name)
+                for language in recipe.languages
+                for each in recipe.candidates(language)
+            ],
+            "offload": recipe.record.offload,
+        }
+    )
+
+
+def _keys(recipe: Recipe, found: Mapping[str, Faculty]) -> dict[str, str]:
+    used = teachers_in_use(recipe, found)
+    # Lists, for the order of languages and teachers decides what the first of them lends to all.
+    vocabulary = _digest(
+        {
+            "texts": [[language, _text(recipe, language)] for language in recipe.languages],
+            "tokenizers": [
+                [name, digest_of_model(each.teacher, TOKENIZER_FILES)]
+                for name, (each, _) in used.items()
+            ],
+            "leads": {language: faculty.lead for language, faculty in found.items()},
+            "policy": recipe.vocabulary.model_dump(),
+        }
+    )
+    record = _digest(
+        {
+            name: [_recording(recipe, each, language) for language in its]
+            for name, (each, its) in used.items()
+        }
+    )
+    train = _digest(
+        {
+            "vocabulary": vocabulary,
+            "record": record,
+            "faculties": {
+                language: [faculty.combine, [*faculty.weights.items()]]
+                for language, faculty in found.items()
+            },
+            "start": []
+            if recipe.student.start == "scratch"
+            else [[name, digest_of_model(each.teacher)] for name, (each, _) in used.items()],
+            **recipe.model_dump(include={"distil", "seed"}),
+            "student": recipe.student.model_dump() | {"positions": recipe.student.longest_row},
+            "train": recipe.train.model_dump(exclude={"checkpoint_every", "evaluate_every"}),
+        }
+    )
+    licences = {code: its.licence for code, its in recipe.languages.items() if its.licence}
+    return {
+        "vocabulary": vocabulary,
+        "record": record,
+        "train": train,
+        "card": _digest({"train": train} | ({"licences": licences} if licences else {})),
+    }
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _text(recipe: Recipe, language: str) -> dict[str, Any]:
+    text = recipe.languages[language]
+    return {
+        **text.model_dump(exclude={"corpus", "licence"}),
+        "digest": digest_of_text(language, text.corpus),
+        "held_out_share": recipe.held_out_share,
+    }

@@ -1,0 +1,1 @@
+"""The stages in their order, each made once: run, status, forecast, ablations."""

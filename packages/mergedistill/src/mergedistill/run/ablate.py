@@ -1,0 +1,273 @@
+"""One recipe, many variants of it: trained on the same recordings, scored on the same held-out text, put in one table."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+import shutil
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import yaml
+
+from mergedistill.errors import RecipeError
+from mergedistill.recipe.recipe import Recipe, altered
+from mergedistill.recipe.stages import stages
+from mergedistill.run.locks import alone_in
+from teacherzoo.processes import rank
+
+Watch = Callable[[int, int, str], None]
+# Quantiles of Student's t that 95 % of it lie between, for 1, 2, … degrees of freedom.
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A name, and what it changes: dotted keys of the recipe to values."""
+
+    name: str
+    changes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A variant's figures on held-out text.
+
+    Attributes:
+        variant: which.
+        seeds: it was trained with.
+        students: their folders.
+        bits_per_byte: per language, of each seed.
+        accuracy: per language, share of masked pieces put first, of each seed.
+    """
+
+    variant: Variant
+    seeds: tuple[int, ...]
+    students: tuple[Path, ...]
+    bits_per_byte: dict[str, list[float]] = field(default_factory=dict)
+    accuracy: dict[str, list[float]] = field(default_factory=dict)
+
+
+def ablate(
+    recipe: Recipe,
+    variants: Sequence[Variant],
+    *,
+    seeds: Sequence[int] = (),
+    watch: Watch = lambda done, total, what: None,
+) -> list[Outcome]:
+    """Run every variant with every seed, each in `out/ablations/VARIANT/seed-N`.
+
+    What variants have in common is done once: signals are recorded into one place, and a vocabulary is made once for all
+    that agree on it. Interrupted, the same call goes on; finished runs are not repeated.
+
+    Args:
+        recipe: what the variants change.
+        variants: see `grid` and `baselines`.
+        seeds: of the student's weights and batches; by default the recipe's own.
+        watch: told (done, total, what).
+
+    Returns:
+        One outcome for each variant, in order.
+
+    Raises:
+        RecipeError: for a key or value that the recipe does not take, before anything runs.
+        MergedistillError, TeacherzooError: as `run`.
+    """
+    from mergedistill.run.run import (
+        run,  # late: what is refused is refused without waiting for torch
+    )
+
+    seeds = tuple(seeds) or (recipe.seed,)
+    planned = [[_variant_recipe(recipe, variant, seed) for seed in seeds] for variant in variants]
+    done: list[Recipe] = [recipe]
+    outcomes = []
+    total = len(planned) * len(seeds)
+    for variant, recipes in zip(variants, planned, strict=True):
+        students = []
+        for each in recipes:
+            # No comma: behind one, progress has its figures.
+            name = variant.name.replace(", ", " ")
+            label = f"run {len(done)} of {total} ({name} seed {each.seed})"
+            _take_vocabulary(each, done)
+            students.append(run(each, watch=_told(watch, label)))
+            done.append(each)
+        outcomes.append(_outcome(variant, seeds, students))
+    return outcomes
+
+
+def grid(over: Mapping[str, Sequence[Any]]) -> list[Variant]:
+    """Every combination of the values of some keys."""
+    return [
+        Variant(
+            name=", ".join(
+                f"{key.rpartition('.')[2]}={value}" for key, value in zip(over, values, strict=True)
+            ),
+            changes=dict(zip(over, values, strict=True)),
+        )
+        for values in itertools.product(*over.values())
+    ]
+
+
+def baselines(recipe: Recipe) -> list[Variant]:
+    """The recipe itself and what it is to be compared with.
+
+    No teacher, no text, teachers asked in each step, one teacher alone, any teacher for any language; each where the
+    recipe allows it.
+    """
+    made = [
+        Variant(name="the recipe", changes={}),
+        Variant(name="mlm only", changes={"distil.alpha": 0.0}),
+        Variant(name="distillation only", changes={"distil.alpha": 1.0}),
+    ]
+    if not recipe.distil.online:
+        made.append(Variant(name="online teachers", changes={"distil.online": True}))
+    if len(recipe.teachers) > 1:
+        made += [
+            Variant(
+                name=f"only {each.called}",
+                changes={
+                    "assign": "stated",
+                    "teachers": [each.model_dump() | {"languages": [*recipe.languages]}],
+                },
+            )
+            for each in recipe.teachers
+        ]
+    taught = [language for each in recipe.teachers for language in each.languages]
+    if len(recipe.teachers) > 1 and recipe.assign == "stated" and len({*taught}) == len(taught):
+        made.append(
+            Variant(name="random teachers", changes={"teachers": _random_assignment(recipe)})
+        )
+    return made
+
+
+def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean, and half the width of its 95 % interval by Student's t; NaN for a single value.
+
+    Example:
+        >>> mean_and_interval([1.0, 2.0, 3.0])[0]
+        2.0
+    """
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, math.nan
+    freedom = len(values) - 1
+    # Beyond the table: the expansion of t around the normal quantile.
+    t = _T[freedom - 1] if freedom <= len(_T) else 1.95996 + 2.3724 / freedom + 2.8225 / freedom**2
+    return mean, t * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def as_records(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Outcomes as plain values, one record for each variant, language and measure."""
+    return [
+        {
+            "variant": outcome.variant.name,
+            "changes": dict(outcome.variant.changes),
+            "language": language,
+            "measure": measure,
+            "seeds": list(outcome.seeds),
+            "values": values,
+            "mean": mean_and_interval(values)[0],
+            "interval": None if len(values) < 2 else mean_and_interval(values)[1],
+        }
+        for outcome in outcomes
+        for measure in ("bits_per_byte", "accuracy")
+        for language, values in getattr(outcome, measure).items()
+    ]
+
+
+def read_over(given: Sequence[str]) -> dict[str, list[Any]]:
+    """What `--over` says: `distil.alpha=0,0.5` is a key and its values, each read as YAML.
+
+    Raises:
+        RecipeError: for what is not of that form.
+
+    Example:
+        >>> read_over(["distil.alpha=0,0.5", "distil.tail=drop"])
+        {'distil.alpha': [0, 0.5], 'distil.tail': ['drop']}
+    """
+    found: dict[str, list[Any]] = {}
+    for each in given:
+        key, separator, values = each.partition("=")
+        if not separator or not key or not values:
+            raise RecipeError(f"--over must be KEY=VALUE,VALUE…, got {each!r}.")
+        if key in found:
+            raise RecipeError(f"--over names {key!r} twice; put all its values into one.")
+        found[key] = [yaml.safe_load(value) for value in values.split(",")]
+    return found
+
+
+def read_seeds(given: str) -> tuple[int, ...]:
+    """What `--seeds` says.
+
+    Raises:
+        RecipeError: for what is no list of different numbers.
+    """
+    parts = [part.strip() for part in given.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+        raise RecipeError(f"--seeds must be different numbers such as 0,1,2, got {given!r}.")
+    return tuple(map(int, parts))
+
+
+def _variant_recipe(recipe: Recipe, variant: Variant, seed: int) -> Recipe:
+    folder = re.sub(r"[^A-Za-z0-9._=-]+", "_", variant.name)
+    places = {
+        "out": str(Path(recipe.out) / "ablations" / folder / f"seed-{seed}"),
+        "signals": recipe.signals or str(Path(recipe.out) / "signals"),
+    }
+    return altered(recipe, {**variant.changes, "seed": seed, **places})
+
+
+def _take_vocabulary(recipe: Recipe, others: Sequence[Recipe]) -> None:
+    """Copy the vocabulary of the first that agrees on it."""
+    wanted = stages(recipe)["vocabulary"]
+    if wanted.done or rank() != 0:
+        return
+    for other in others:
+        its = stages(other)["vocabulary"]
+        if its.key == wanted.key and its.done:
+            with alone_in(Path(recipe.out)):
+                part = wanted.folder.with_name(".vocabulary.taking")
+                shutil.rmtree(part, ignore_errors=True)
+                shutil.copytree(its.folder, part)
+                shutil.rmtree(wanted.folder, ignore_errors=True)
+                part.rename(wanted.folder)
+            return
+
+
+def _outcome(variant: Variant, seeds: Sequence[int], students: Sequence[Path]) -> Outcome:
+    found = Outcome(variant=variant, seeds=tuple(seeds), students=tuple(students))
+    for student in students:
+        scores = json.loads((student / "run.json").read_text(encoding="utf-8"))
+        for language, its in scores["held_out"].items():
+            found.bits_per_byte.setdefault(language, []).append(its["student"])
+            found.accuracy.setdefault(language, []).append(its["student_accuracy"])
+    return found
+
+
+def _random_assignment(recipe: Recipe) -> list[dict[str, Any]]:
+    """Languages dealt anew among the teachers, as many to each as before, and not all to whom they had."""
+    places = [each for each in recipe.teachers for _ in each.languages]
+    before = [language for each in recipe.teachers for language in each.languages]
+    random = Random(recipe.seed)
+    order = list(before)
+    while all(code in place.languages for code, place in zip(order, places, strict=True)):
+        random.shuffle(order)
+    return [
+        each.model_dump()
+        | {
+            "languages": [
+                language for place, language in zip(places, order, strict=True) if place is each
+            ]
+        }
+        for each in recipe.teachers
+    ]
+
+
+def _told(watch: Watch, label: str) -> Watch:
+    return lambda done, total, what: watch(done, total, f"{label}: {what}")

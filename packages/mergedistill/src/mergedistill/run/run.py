@@ -1,0 +1,303 @@
+"""A recipe followed: rank, vocabulary, record, train, card, each stage only where its inputs changed."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mergedistill.errors import StageError
+from mergedistill.rank.measure import rank_candidates
+from mergedistill.recipe.corpora import TextOnDisk, corpus
+from mergedistill.recipe.language_teachers import Faculty, teachers_in_use
+from mergedistill.recipe.recipe import Recipe, without_places
+from mergedistill.recipe.stages import (
+    STAGES,
+    Stage,
+    inputs,
+    rating_file,
+    recording_folder,
+    refuse_unknown_stage,
+    settled,
+    settled_or_refuse,
+    signals_root,
+    stages,
+)
+from mergedistill.run.disk import refusing_full_disks
+from mergedistill.run.locks import alone_in
+from mergedistill.student.initialise import new_student, refuse_misfits, refuse_unfit_teachers
+from mergedistill.targets.combined import MetSignals
+from mergedistill.targets.online import OnlineTeacher
+from mergedistill.targets.online_ensemble import OnlineFaculty, open_online
+from mergedistill.targets.recorded import open_signals, record_language
+from teacherzoo import Signals
+from teacherzoo.catalogue.catalogue import find_teacher
+from teacherzoo.encoders.teachers import teacher_folder
+from teacherzoo.processes import rank, wait_for_all
+from teacherzoo.signals.layout import MANIFEST
+from vocabmerge import Vocabulary, find_conflicts, read_vocabulary
+from vocabmerge.union.folder import save_merged
+from vocabmerge.union.merge import merge_vocabularies
+
+Watch = Callable[[int, int, str], None]
+_LOG = logging.getLogger("mergedistill")
+
+
+def run(
+    recipe: Recipe,
+    *,
+    until: str = STAGES[-1],
+    force: str | None = None,
+    watch: Watch = lambda done, total, what: None,
+) -> Path:
+    """Follow a recipe; a second call does nothing, an interrupted one goes on, a changed one redoes what depends on it.
+
+    Args:
+        recipe: what to do.
+        until: the last stage to run.
+        force: run this stage again even if nothing changed; `train` has the card follow.
+        watch: told (done, total, what).
+
+    Returns:
+        The student's folder, `out/student`.
+
+    Raises:
+        StageError: for an unknown stage, for teachers that do not meet or do not fit, for a full disk, and where another
+            process works in the same folder.
+        TeacherzooError, VocabularyError: for text, teachers and vocabularies that do not serve, or where training
+            diverges; they say why.
+    """
+    for name in (until, force):
+        refuse_unknown_stage(name)
+    with alone_in(Path(recipe.out)):
+        if force is not None and rank() == 0:
+            _forget(recipe, force)
+        wanted = STAGES[: STAGES.index(until) + 1]
+        wait_for_all()
+        plan = stages(recipe)
+        if rank() == 0 and not all(plan[name].done for name in wanted):
+            _refuse_early(recipe)
+        for name in wanted:
+            wait_for_all()
+            plan = stages(recipe)  # anew: what follows ranking depends on what came of it
+            if not plan[name].done:
+                # Recordings and ratings are shared among recipes.
+                shared = name in ("rank", "record")
+                held = alone_in(signals_root(recipe)) if shared else nullcontext()
+                with held, refusing_full_disks(name, plan[name].folder):
+                    _MAKERS[name](recipe, plan, watch)
+        wait_for_all()
+        return stages(recipe)["card"].folder
+
+
+def status(recipe: Recipe) -> dict[str, bool]:
+    """Which stages are done, from these very inputs."""
+    return {name: stage.done for name, stage in stages(recipe).items()}
+
+
+def _forget(recipe: Recipe, name: str) -> None:
+    shutil.rmtree(stages(recipe)[name].place, ignore_errors=True)
+    if name == "train":  # the student's folder is a copy of what was trained
+        shutil.rmtree(stages(recipe)["card"].place, ignore_errors=True)
+    found = settled(recipe)
+    for each, languages in teachers_in_use(recipe, found or {}).values():
+        for language in languages:
+            if name == "record":
+                shutil.rmtree(recording_folder(recipe, each, language), ignore_errors=True)
+    for language in recipe.languages if name == "rank" else ():
+        for each in recipe.candidates(language):
+            rating_file(recipe, each, language).unlink(missing_ok=True)
+
+
+def _refuse_early(recipe: Recipe) -> None:
+    """What would fail in a later stage, as far as it is known who teaches what."""
+    from mergedistill.training.trainer import refuse_bad_arguments
+
+    refuse_bad_arguments(recipe)
+    found = settled(recipe)
+    if found is not None:
+        refuse_misfits(recipe, found)
+        refuse_unfit_teachers(recipe, found)
+
+
+def _rank(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
+    if rank() == 0:
+        rank_candidates(recipe, plan["rank"], watch)
+
+
+def _make_vocabulary(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
+    if rank() != 0:
+        return
+    found = settled_or_refuse(recipe)
+    refuse_misfits(recipe, found)
+    refuse_unfit_teachers(recipe, found)
+    teachers = [
+        read_vocabulary(teacher_folder(find_teacher(each.teacher)), name=name)
+        for name, (each, _) in teachers_in_use(recipe, found).items()
+    ]
+    _refuse_conflicts(recipe, found, teachers)
+    limit = recipe.vocabulary.calibration_lines
+
+    def build(folder: Path) -> dict[str, Any]:
+        texts = folder / "texts"
+        texts.mkdir()
+        merged = merge_vocabularies(
+            teachers,
+            languages={language: faculty.lead for language, faculty in found.items()},
+            corpora={
+                language: TextOnDisk(_texts(recipe, language, limit), texts / language)
+                for language in recipe.languages
+            },
+            convention=recipe.vocabulary.convention,
+            normalizer=recipe.vocabulary.normalizer,
+            pad_to=recipe.vocabulary.pad_to,
+            max_size=recipe.vocabulary.max_size,
+            watch=lambda done, total, what: watch(done, total or 0, what),
+        )
+        shutil.rmtree(texts)
+        save_merged(merged, folder)
+        return {"size": len(merged.tokenizer["model"]["vocab"])}
+
+    plan["vocabulary"].make(build)
+
+
+def _texts(recipe: Recipe, language: str, most: int) -> Iterator[str]:
+    return (document.text for document in islice(corpus(recipe, language).documents(), most))
+
+
+def _refuse_conflicts(
+    recipe: Recipe, found: Mapping[str, Faculty], teachers: Sequence[Vocabulary]
+) -> None:
+    """Before any text is read: teachers who cannot meet."""
+    conflicts = find_conflicts(teachers)
+    if conflicts and recipe.vocabulary.normalizer is None:
+        raise StageError(
+            f"the teachers normalise text differently ({'; '.join(conflicts)}); set vocabulary.normalizer: keep (the union "
+            "keeps what some teacher keeps apart), fold (it drops what some teacher drops) or first (as the first teacher)."
+        )
+    digests = {teacher.name: teacher.digest for teacher in teachers}
+    for language, faculty in found.items():
+        if len({digests[name] for name in faculty.weights}) > 1 and recipe.distil.policy == "bert":
+            raise StageError(
+                f"{language}: its teachers {', '.join(faculty.weights)} cut text differently, and masks drawn piece by piece "
+                "do not meet; set distil.policy: whole_word."
+            )
+
+
+def _record(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
+    for each, languages in teachers_in_use(recipe, settled_or_refuse(recipe)).values():
+        for language in languages:
+            folder = recording_folder(recipe, each, language)
+            if not (folder / MANIFEST).is_file():
+                record_language(recipe, each, corpus(recipe, language), folder, watch)
+            wait_for_all()
+    if rank() == 0:
+        plan["record"].finish({})
+
+
+def _train(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
+    from transformers import AutoTokenizer
+
+    from mergedistill.student.loss import as_student
+    from mergedistill.training.trainer import train
+
+    place = plan["train"].place
+    vocabulary = plan["vocabulary"].folder
+    found = settled_or_refuse(recipe)
+    teachers: list[OnlineTeacher | OnlineFaculty] = []
+    if recipe.distil.online:
+        signals, teachers = open_online(recipe, found, vocabulary)
+    else:
+        signals = open_signals(recipe, found, vocabulary)
+    meetings = _meetings(signals) if rank() == 0 else {}
+    student = as_student(new_student(recipe, found, vocabulary), recipe.distil, teachers)
+    log = train(
+        student,
+        signals,
+        recipe,
+        place / "checkpoints",
+        tokenizers={
+            language: AutoTokenizer.from_pretrained(vocabulary / "languages" / language)
+            for language in recipe.languages
+        },
+        watch=watch,
+    )
+    if rank() == 0:
+        student.save_pretrained(place / "model")
+        (place / "log.json").write_text(json.dumps(log) + "\n")
+        plan["train"].finish({"parameters": student.num_parameters(), "meetings": meetings})
+        shutil.rmtree(place / "checkpoints", ignore_errors=True)
+    del student, teachers
+    gc.collect()  # Trainer's references go round in circles, and what is on a GPU is wanted by what follows
+
+
+def _meetings(signals: Mapping[str, Signals]) -> dict[str, Any]:
+    """Per language with several teachers and for each of them, how much of it is heard."""
+    found = {
+        language: {name: asdict(hearing) for name, hearing in its.hearings().items()}
+        for language, its in signals.items()
+        if isinstance(its, MetSignals)
+    }
+    for language, of_language in found.items():
+        for name, its in of_language.items():
+            _LOG.info(
+                "%s: %s is heard at %d of %d masked positions, in %d blocks",
+                language,
+                name,
+                its["heard"],
+                its["asked"],
+                its["blocks"],
+            )
+    return found
+
+
+def _write_student(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
+    if rank() != 0:
+        return
+    from mergedistill.publish.card import card, held_out_scores
+
+    place = plan["train"].place
+
+    def build(folder: Path) -> dict[str, Any]:
+        vocabulary = plan["vocabulary"].folder
+        for file in (place / "model").iterdir():
+            shutil.copy(file, folder)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(vocabulary / name, folder)
+        shutil.copytree(vocabulary / "languages", folder / "languages")
+        scores = held_out_scores(recipe, folder, kept=plan["record"].place, watch=watch)
+        log = json.loads((place / "log.json").read_text())
+        facts = json.loads((vocabulary / "report.json").read_text())
+        (folder / "README.md").write_text(
+            card(recipe, scores, log, facts, folder), encoding="utf-8"
+        )
+        run = {
+            "recipe": without_places(recipe),
+            "inputs": inputs(recipe, settled_or_refuse(recipe)),
+            "held_out": scores,
+            "ranking": plan["rank"].facts()["ratings"],
+            "teaching": {
+                language: asdict(faculty) for language, faculty in settled_or_refuse(recipe).items()
+            },
+            "meetings": plan["train"].facts()["meetings"],
+        }
+        (folder / "run.json").write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+        return {}
+
+    plan["card"].make(build)
+
+
+_MAKERS = {
+    "rank": _rank,
+    "vocabulary": _make_vocabulary,
+    "record": _record,
+    "train": _train,
+    "card": _write_student,
+}

@@ -1,0 +1,1 @@
+"""The student: how it begins and what it minimises."""

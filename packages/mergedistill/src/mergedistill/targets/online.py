@@ -1,0 +1,238 @@
+"""A teacher that runs beside the student and is asked in each step, instead of having been recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from kdkernels import linear_cross_entropy, linear_distil_loss, linear_kl
+from mergedistill.recipe.recipe import Distil, Recipe
+from teacherzoo import Signals, SplitHead, Teacher
+from teacherzoo.encoders.inference import PlainEngine
+from teacherzoo.encoders.predictions import Predictions, predict
+from vocabmerge import VocabularyMap
+
+Compared = tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]
+"""The loss, its detached hard and soft part, the counted rows."""
+
+
+class OnlineSignals(Signals):
+    """A text as it was laid out for recording: in the student's ids for the student, in the teacher's for the teacher.
+
+    Args:
+        folder: see `teacherzoo.signals.record_text`.
+        vocabulary: the map from the teacher's ids.
+        number: of the teacher among those who run.
+        max_lost: see `Signals`.
+    """
+
+    def __init__(
+        self, folder: Path, *, vocabulary: VocabularyMap, number: int, max_lost: float
+    ) -> None:
+        super().__init__(folder, vocabulary=vocabulary, max_lost=max_lost)
+        self._asked = Signals(folder)
+        self._number = number
+
+    def question(self, rows: list[int]) -> dict[str, Any]:
+        """The same blocks as `batch`, with masks in the same places, as the teacher reads them.
+
+        Returns:
+            `teacher`: its number; `input_ids` [B, S] and `attention_mask` [B, S]; `cells` [N]: the masked positions as
+            numbers of cells of [B, S]; `gold` [N]: what stands there, in the teacher's ids.
+        """
+        batch = self._asked.batch(rows)
+        return {
+            "teacher": self._number,
+            "input_ids": batch.input_ids,
+            "attention_mask": batch.attention_mask,
+            "cells": batch.rows * batch.input_ids.shape[1] + batch.positions,
+            "gold": batch.labels,
+        }
+
+
+class OnlineTeacher:
+    """A teacher in evaluation mode and without gradients, and what the student shall make of its answers.
+
+    Where each of its pieces has one of the student's, and no two the same, the student learns from its whole distribution
+    (`kdkernels.linear_kl`). Else, and for `reverse_kl`, which has no value against a teacher that lacks some of the
+    student's pieces, it learns from the top k through the map, exactly as from a recording.
+
+    It is no module: nobody saves, trains or shares it out with the student. When first asked it moves to where the question is.
+    """
+
+    def __init__(self, teacher: Teacher, vocabulary: VocabularyMap, recipe: Recipe) -> None:
+        self._teacher = teacher
+        self._precision = recipe.record.precision
+        self._distil = recipe.distil
+        self._single = torch.from_numpy(vocabulary.one_to_one())
+        self._columns = (
+            None
+            if recipe.distil.divergence == "reverse_kl"
+            else matching_columns(vocabulary, teacher.space.size)
+        )
+        self._engine: PlainEngine | None = None
+
+    def loss(
+        self,
+        states: torch.Tensor,
+        head: SplitHead,
+        labels: torch.Tensor,
+        question: Mapping[str, Any],
+        *,
+        divisor: torch.Tensor | int | None,
+    ) -> Compared:
+        """Ask, and compare.
+
+        Args:
+            states: [N, H] of the student, before its decoder.
+            head: of the student.
+            labels: [N] gold pieces in the student's ids, -100 where nothing is asked.
+            question: see `OnlineSignals.question`.
+            divisor: see `linear_distil_loss`.
+
+        Returns:
+            The loss, its detached hard and soft part, the counted rows.
+        """
+        if self._columns is None:
+            said = self.top(question)
+            return compare_top(
+                states, head, labels, said.ids, said.logprobs, at_temperature(said.log_partition, self._distil),
+                self._distil, divisor,
+            )  # fmt: skip
+        with self._asked(question) as (hidden, weight, bias):
+            return self._whole(states, head, labels, hidden, weight, bias, divisor)
+
+    def top(self, question: Mapping[str, Any]) -> Predictions:
+        """Its top k in the student's ids, -1 where the student has none, and the log-probabilities of what stands there.
+
+        Args:
+            question: see `OnlineSignals.question`.
+        """
+        with self._asked(question) as (hidden, weight, bias):
+            with torch.autocast(hidden.device.type, enabled=False):
+                said = predict(
+                    hidden,
+                    weight,
+                    bias,
+                    question["gold"].to(hidden.device)[:, None],
+                    k=self._distil.k,
+                    temperatures=temperatures(self._distil),
+                )
+            ids = self._single[said.ids]
+            return replace(said, ids=ids, logprobs=said.logprobs.masked_fill(ids < 0, -torch.inf))
+
+    @property
+    def unlisted(self) -> int:
+        """How many ids of its vocabulary are not among the k."""
+        return self._teacher.vocabulary_size - self._distil.k
+
+    @contextmanager
+    def _asked(
+        self, question: Mapping[str, Any]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+        """Hidden rows, and the decoder for them; without gradients."""
+        if self._engine is None:
+            device = question["input_ids"].device
+            self._engine = PlainEngine(self._teacher, precision=self._precision, device=device)
+            self._single = self._single.to(device)
+            if self._columns is not None:
+                self._columns = self._columns.to(device)
+        with torch.no_grad():
+            hidden = self._engine.hidden_rows(
+                question["input_ids"], question["attention_mask"], question["cells"]
+            )
+            with self._engine.decoder() as (weight, bias):
+                yield hidden, weight, bias
+
+    def _whole(
+        self,
+        states: torch.Tensor,
+        head: SplitHead,
+        labels: torch.Tensor,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        divisor: torch.Tensor | int | None,
+    ) -> Compared:
+        distil, columns = self._distil, self._columns
+        assert columns is not None
+        # The student's decoder may have been padded to more rows than its vocabulary has pieces.
+        mine = F.pad(columns, (0, len(head.weight) - len(columns)), value=-1)
+        with torch.enable_grad():
+            hard = linear_cross_entropy(states, head.weight, head.bias, labels, divisor=divisor)
+            soft = linear_kl(
+                states,
+                head.weight,
+                head.bias,
+                hidden,
+                weight,
+                bias,
+                temperature=distil.temperature,
+                divergence=distil.divergence,
+                column_map=mine,
+                teacher_vocab_size=self._teacher.space.size,
+                mask=labels != -100,
+                divisor=divisor,
+            )
+            loss = (1 - distil.alpha) * hard.loss + distil.alpha * soft.loss
+        return loss, hard.loss.detach(), soft.loss.detach(), hard.rows
+
+
+def temperatures(distil: Distil) -> tuple[float, ...]:
+    """At which partitions are wanted."""
+    return () if distil.temperature == 1.0 else (distil.temperature,)
+
+
+def at_temperature(log_partition: torch.Tensor, distil: Distil) -> torch.Tensor | None:
+    """[N] of the columns that were asked for by `temperatures`, None at T = 1."""
+    return log_partition[:, 0] if temperatures(distil) else None
+
+
+def compare_top(
+    states: torch.Tensor,
+    head: SplitHead,
+    labels: torch.Tensor,
+    ids: torch.Tensor,
+    logprobs: torch.Tensor,
+    log_partition: torch.Tensor | None,
+    distil: Distil,
+    divisor: torch.Tensor | int | None,
+) -> Compared:
+    """The loss against a top k, recorded or said just now; see `linear_distil_loss`."""
+    result = linear_distil_loss(
+        states,
+        head.weight,
+        head.bias,
+        labels,
+        ids,
+        logprobs,
+        alpha=distil.alpha,
+        temperature=distil.temperature,
+        tail=distil.tail,
+        divergence=distil.divergence,
+        log_partition=log_partition,
+        divisor=divisor,
+    )
+    return result.loss, result.hard, result.soft, result.rows
+
+
+def matching_columns(vocabulary: VocabularyMap, size: int) -> torch.Tensor | None:
+    """[V_s] the teacher's piece of each student piece, -1 where it has none; None unless every teacher piece has its own.
+
+    Args:
+        vocabulary: the map from the teacher's ids.
+        size: ids in use by the teacher.
+    """
+    single = vocabulary.one_to_one()
+    if len(single) < size or (single[:size] < 0).any() or len(np.unique(single[:size])) < size:
+        return None
+    columns = np.full(vocabulary.student_size, -1, dtype=np.int64)
+    columns[single[:size]] = np.arange(size)
+    return torch.from_numpy(columns)

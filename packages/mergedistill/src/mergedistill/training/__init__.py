@@ -1,0 +1,1 @@
+"""The student's training: the order of batches, the trainer, the held-out text."""

@@ -1,0 +1,1 @@
+"""Which teachers there are, with languages, licence and size."""

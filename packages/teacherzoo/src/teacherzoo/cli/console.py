@@ -1,0 +1,139 @@
+"""How the commands behave: refusals in one sentence, progress on standard error, silent libraries."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+
+import typer
+from safetensors import SafetensorError
+
+from teacherzoo.cli.disk import is_about_room
+from teacherzoo.cli.plain_lines import PlainLines
+from teacherzoo.errors import CorpusError, TeacherzooError
+from teacherzoo.processes import rank
+
+if TYPE_CHECKING:
+    from teacherzoo.text.corpora import Corpus
+
+Watch = Callable[[int, int, str], None]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell the progress.")]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def refusing_plainly(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn our errors into one sentence on standard error and exit status 2, and hush the libraries below."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        _hush()
+        try:
+            return command(*args, **kwargs)
+        except TeacherzooError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from error
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if not is_about_room(error):
+                raise
+            typer.echo(
+                "Nothing more can be written, for the disk is full or a quota is spent; what was done before is kept: make "
+                "room and run the same command again.",
+                err=True,
+            )
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            typer.echo("Interrupted; the same command goes on from what is done.", err=True)
+            raise typer.Exit(130) from error
+
+    return run
+
+
+def corpora_named(given: Sequence[str], **options: Any) -> list[Corpus]:
+    """The corpora of `--corpus LANGUAGE=SOURCE`, each with these options.
+
+    Raises:
+        CorpusError: for one that is not written so or not there, and for options that make no sense.
+    """
+    from teacherzoo.text.corpora import Corpus
+
+    corpora = []
+    for text in given:
+        language, separator, source = text.partition("=")
+        if not separator or not source:
+            raise CorpusError(f"--corpus must be LANGUAGE=SOURCE, got {text!r}.")
+        corpora.append(Corpus(language, source, **options))
+        corpora[-1].files()  # refuses what is not there before anything slow is imported
+    return corpora
+
+
+@contextlib.contextmanager
+def progress(*, quiet: bool = False) -> Iterator[Watch]:
+    """Progress on standard error, by the first process alone: a bar in a terminal, elsewhere plain lines.
+
+    Args:
+        quiet: say nothing.
+    """
+    from teacherzoo.training.arguments import leave_deepspeed_alone
+
+    leave_deepspeed_alone()
+    # DeepSpeed prints; standard output belongs to the result.
+    with contextlib.redirect_stdout(sys.stderr):
+        if quiet or rank() != 0:
+            yield lambda done, total, what: None
+        elif sys.stderr.isatty():
+            with _bar() as watch:
+                yield watch
+        else:
+            with PlainLines(sys.stderr) as watch:
+                yield watch
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Watch]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def watch(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        yield watch
+
+
+def _hush() -> None:
+    """Before or after they are imported: transformers' report on loaded weights and its bars, DeepSpeed's greetings."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    # It warns on standard output, too.
+    logging.getLogger("DeepSpeed").addFilter(_is_an_error)
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    if "transformers" in sys.modules:  # it has read them already
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+
+def _is_an_error(entry: logging.LogRecord) -> bool:
+    return entry.levelno >= logging.ERROR

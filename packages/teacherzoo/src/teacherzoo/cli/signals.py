@@ -1,0 +1,171 @@
+"""The commands about recorded signals: record, verify, stats."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from teacherzoo.catalogue.catalogue import local_folder
+from teacherzoo.cli.console import Quiet, corpora_named, progress, refusing_plainly
+from teacherzoo.processes import rank
+
+if TYPE_CHECKING:
+    from teacherzoo.signals.stats import SignalStats
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TeacherName = Annotated[str, typer.Argument(help="Model folder, catalogue name or Hub name.")]
+Folder = Annotated[Path, typer.Argument(help="Folder of recorded signals.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command("record")(refusing_plainly(record_command))
+    app.command("verify")(refusing_plainly(verify_command))
+    app.command("stats")(refusing_plainly(stats_command))
+
+
+def record_command(
+    teacher: TeacherName,
+    corpus: Annotated[
+        list[str],
+        typer.Option(help="LANGUAGE=FILE, folder or Hub data set; once for each language."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the signals.")],
+    k: Annotated[int, typer.Option(help="Ids kept per masked position.")] = 8,
+    temperature: Annotated[
+        list[float], typer.Option(help="Temperatures that the student may use.")
+    ] = [2.0, 4.0],  # noqa: B006  # typer reads the default, nobody changes it
+    policy: Annotated[str, typer.Option(help="bert or whole_word.")] = "bert",
+    rate: Annotated[float, typer.Option(help="Share of tokens masked.")] = 0.15,
+    seed: Annotated[int, typer.Option(help="Of the masks.")] = 0,
+    draws: Annotated[int, typer.Option(help="Masks per block.")] = 1,
+    block_length: Annotated[
+        int | None,
+        typer.Option(help="Most tokens in a block.", show_default="256, if it reads them"),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="float32, or bfloat16 for the encoder.")
+    ] = "float32",
+    token_budget: Annotated[int, typer.Option(help="Most tokens in a batch.")] = 4096,
+    shard_bytes: Annotated[int, typer.Option(help="Text in a shard.")] = 1 << 20,
+    column: Annotated[str, typer.Option(help="Text column of records.")] = "text",
+    part: Annotated[str, typer.Option(help="all, train or held_out documents.")] = "all",
+    held_out_share: Annotated[float, typer.Option(help="Share of held-out documents.")] = 0.01,
+    limit: Annotated[int | None, typer.Option(help="Most documents per language.")] = None,
+    offload: Annotated[
+        str | None,
+        typer.Option(
+            help="For large teachers: 'cpu', or a folder on a fast disk (DeepSpeed ZeRO-3)."
+        ),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Record what a teacher says at masked positions; the same command resumes."""
+    corpora = corpora_named(
+        corpus, column=column, part=part, held_out_share=held_out_share, limit=limit
+    )
+    local_folder(teacher)  # refuses what is not there before anything slow is imported
+    from teacherzoo.signals.record import record
+    from teacherzoo.text.masking import Masking
+
+    masking = Masking(policy=policy, rate=rate, seed=seed)  # type: ignore[arg-type]  # checked there
+    with progress(quiet=quiet) as watch:
+        manifest = record(
+            teacher,
+            corpora,
+            output,
+            k=k,
+            temperatures=temperature,
+            masking=masking,
+            draws=draws,
+            block_length=block_length,
+            precision=precision,  # type: ignore[arg-type]  # checked there
+            token_budget=token_budget,
+            shard_bytes=shard_bytes,
+            offload=offload,
+            watch=watch,
+        )
+    positions = sum(shard.positions for shard in manifest.shards)
+    size = sum(shard.bytes for shard in manifest.shards)
+    if rank() != 0:
+        return
+    if as_json:
+        typer.echo(json.dumps({"folder": str(output), "positions": positions, "bytes": size}))
+    else:
+        typer.echo(
+            f"{output}: {positions:,} masked positions of {', '.join(manifest.corpora)} in "
+            f"{len(manifest.shards)} shards, {size:,} bytes"
+        )
+
+
+def verify_command(
+    folder: Folder,
+    teacher: TeacherName,
+    rows: Annotated[int, typer.Option(help="Blocks to ask again.")] = 256,
+    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Ask the teacher again about a sample and print the worst divergence."""
+    from teacherzoo.signals.layout import read_manifest
+
+    read_manifest(folder)  # refuses before anything slow is imported
+    local_folder(teacher)
+    from teacherzoo.signals.verify import verify
+
+    with progress(quiet=quiet) as watch:
+        found = verify(folder, teacher, rows=rows, seed=seed, watch=watch)
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        typer.echo(
+            f"{found.positions:,} positions of {found.rows:,} blocks: KL mean {found.mean_kl:.2e}, "
+            f"worst {found.worst_kl:.2e} (document {found.worst_document}), "
+            f"log partitions within {found.worst_partition_error:.1e}"
+        )
+
+
+def stats_command(folder: Folder, as_json: Json = False) -> None:
+    """Print bytes per position by part, tail mass, and the teacher's accuracy and loss per language."""
+    from teacherzoo.signals.layout import read_manifest
+
+    read_manifest(folder)  # refuses before anything slow is imported
+    from teacherzoo.signals.stats import stats
+
+    found = stats(folder)
+    typer.echo(json.dumps(asdict(found)) if as_json else _stats_text(found), nl=as_json)
+
+
+def _stats_text(found: SignalStats) -> str:
+    from rich.console import Console
+    from rich.table import Table
+
+    languages = Table("language", "blocks", "tokens", "masked", "accuracy", "loss", "tail")
+    for language, one in found.languages.items():
+        languages.add_row(
+            language,
+            f"{one.rows:,}",
+            f"{one.tokens:,}",
+            f"{one.positions:,}",
+            f"{one.accuracy:.3f}",
+            f"{one.loss:.3f}",
+            f"{one.tail:.4f}",
+        )
+    parts = Table("bytes per masked position", "")
+    for part, size in found.bytes_per_position.items():
+        parts.add_row(part, f"{size:.2f}")
+    parts.add_row("together", f"{sum(found.bytes_per_position.values()):.2f}", style="bold")
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(languages)
+        console.print(parts)
+        console.print(
+            f"k = {found.k}; text {found.bytes_per_token:.2f} bytes per token, names "
+            f"{found.bytes_per_row:.1f} bytes per block; {found.bytes:,} bytes in all"
+        )
+    return captured.get()

@@ -1,0 +1,192 @@
+"""Asking the teacher: batches by token budget, the head on masked rows only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from teacherzoo.encoders.predictions import Predictions, predict
+from teacherzoo.encoders.teachers import Teacher
+from teacherzoo.errors import TeacherError
+from teacherzoo.processes import own_device
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is put to the teacher: a masked block.
+
+    Attributes:
+        input_ids: [S], with masks.
+        positions: [P], ascending, at least one.
+        wanted: [P, W], ids whose log-probabilities are asked for, the gold ones first.
+        name: for messages: language and document.
+    """
+
+    input_ids: NDArray[np.uint32]
+    positions: NDArray[np.int64]
+    wanted: NDArray[np.int64]
+    name: str
+
+
+class Engine(Protocol):
+    """How a teacher's forward pass runs: in this process, or shared among several."""
+
+    def hidden_rows(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cells: torch.Tensor
+    ) -> torch.Tensor:
+        """[N, H] after the head's transform, in float32, for the flat cells [N] of a batch [B, S]."""
+
+    def decoder(self) -> AbstractContextManager[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Weight [V, H] and bias [V] in float32, whole for as long as the context lasts."""
+
+    def finish(self) -> None:
+        """Called when this process has nothing left to ask; engines that share work go on helping the others."""
+
+
+class PlainEngine:
+    """The teacher in this process, which moves to the device.
+
+    Args:
+        teacher: who is asked.
+        precision: of the encoder.
+        device: by default `own_device()`.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        *,
+        precision: Precision = "float32",
+        device: torch.device | None = None,
+    ) -> None:
+        self._device = own_device() if device is None else device
+        teacher.model.to(self._device)
+        self._head = teacher.head
+        self._autocast = precision == "bfloat16"
+
+    def hidden_rows(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cells: torch.Tensor
+    ) -> torch.Tensor:
+        """See `Engine`."""
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast):
+            output = self._head.encoder(
+                input_ids=input_ids.to(self._device), attention_mask=attention_mask.to(self._device)
+            )
+            hidden = output.last_hidden_state.flatten(0, 1)[cells.to(self._device)]
+            return self._head.transform(hidden).float()
+
+    def decoder(self) -> AbstractContextManager[tuple[torch.Tensor, torch.Tensor | None]]:
+        """See `Engine`."""
+        # Parameters may have moved to the device; tied ones are the model's own.
+        return nullcontext((self._head.weight, self._head.bias))
+
+    def finish(self) -> None:
+        """See `Engine`; nothing is shared here."""
+
+
+@torch.no_grad()
+def answers(
+    engine: Engine,
+    questions: Sequence[Question],
+    *,
+    pad: int,
+    token_budget: int,
+    k: int,
+    temperatures: Sequence[float],
+    asked: Callable[[int], None] = lambda *_: None,
+) -> list[Predictions]:
+    """The teacher's predictions for each question, in their order.
+
+    Questions of like length share a batch, and a batch holds at most `token_budget` tokens, padding included. Which questions
+    meet depends on nothing but the questions, so the same list always gives the same bits at the same number of threads.
+
+    Args:
+        engine: runs the teacher.
+        questions: of any lengths.
+        pad: id that fills up.
+        token_budget: most tokens in a batch; a single longer question is a batch of its own.
+        k: ids to keep.
+        temperatures: for which partitions are wanted.
+        asked: told the number of tokens after each batch.
+
+    Raises:
+        TeacherError: where the teacher's logits are not finite, naming the document.
+    """
+    found: list[Predictions | None] = [None] * len(questions)
+    for batch in batches([len(question.input_ids) for question in questions], token_budget):
+        members = [questions[index] for index in batch]
+        predictions = _ask(engine, members, pad, k, temperatures)
+        counts = [len(question.positions) for question in members]
+        for index, one in zip(batch, _split(predictions, counts), strict=True):
+            if not bool(
+                torch.isfinite(one.wanted_logprobs).all() and torch.isfinite(one.logprobs).all()
+            ):
+                raise TeacherError(
+                    f"The teacher's logits are not finite (NaN or infinite) at {questions[index].name}; "
+                    "its weights are damaged, or the precision is too low."
+                )
+            found[index] = one
+        asked(sum(len(question.input_ids) for question in members))
+    return [one for one in found if one is not None]
+
+
+def batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    """Indices by length, longest first, cut where padding to the longest would pass the budget."""
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    batch: list[int] = []
+    for index in order:
+        if batch and lengths[batch[0]] * (len(batch) + 1) > token_budget:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _ask(
+    engine: Engine, members: list[Question], pad: int, k: int, temperatures: Sequence[float]
+) -> Predictions:
+    width = len(members[0].input_ids)
+    input_ids = torch.full((len(members), width), pad, dtype=torch.int64)
+    attention_mask = torch.zeros(len(members), width, dtype=torch.int64)
+    for row, question in enumerate(members):
+        length = len(question.input_ids)
+        input_ids[row, :length] = torch.from_numpy(question.input_ids.astype(np.int64))
+        attention_mask[row, :length] = 1
+    cells = np.concatenate([q.positions + row * width for row, q in enumerate(members)])
+    wanted = torch.from_numpy(np.concatenate([question.wanted for question in members]))
+    hidden = engine.hidden_rows(input_ids, attention_mask, torch.from_numpy(cells))
+    with engine.decoder() as (weight, bias):
+        predictions = predict(
+            hidden,
+            weight,
+            bias,
+            wanted.to(hidden.device),
+            k=k,
+            temperatures=temperatures,
+        )
+    return Predictions(
+        predictions.ids.cpu(),
+        predictions.logprobs.cpu(),
+        predictions.log_partition.cpu(),
+        predictions.wanted_logprobs.cpu(),
+    )
+
+
+def _split(predictions: Predictions, counts: list[int]) -> Iterator[Predictions]:
+    columns = (
+        predictions.ids.split(counts),
+        predictions.logprobs.split(counts),
+        predictions.log_partition.split(counts),
+        predictions.wanted_logprobs.split(counts),
+    )
+    for column in zip(*columns, strict=True):
+        yield Predictions(*column)

@@ -1,0 +1,1 @@
+"""Tiny teachers, trained from nothing for tests and demonstrations."""

@@ -1,0 +1,1 @@
+"""How good each teacher is at each language, in bits per byte."""

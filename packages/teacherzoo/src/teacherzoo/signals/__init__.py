@@ -1,0 +1,1 @@
+"""What a teacher said at masked positions: recorded, coded, read, verified."""

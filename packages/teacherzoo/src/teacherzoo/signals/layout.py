@@ -1,0 +1,234 @@
+"""What a folder of signals looks like: the columns of its Parquet shards, and what `signals.json` declares.
+
+One row is one block as one draw of masks showed it to the teacher. Lists that hold something per masked position run in
+the order of `positions`, lists that hold k things per position are flat.
+
+| column | type | meaning |
+|---|---|---|
+| `language` | string | tag of the corpus |
+| `document` | 16 bytes | BLAKE2b of the document's UTF-8 bytes |
+| `part` | int32 | which block of the document |
+| `draw` | int32 | which draw of masks |
+| `loss` | float32 | mean of -log p(gold token) over the masked positions |
+| `token_ids` | list of uint32 | the block in the teacher's ids, NOT masked; the masked input follows from seed and digest |
+| `positions` | list of uint32 | masked positions, ascending; the gold ids are `token_ids` there |
+| `words` | list of uint32 | the word of the document each masked position belongs to |
+| `topk_ids` | list of uint32 | k ids per position, ascending |
+| `topk_codes` | list of uint8 | k log-probabilities per position, one byte each |
+| `scale` | list of float32 | per position: log p(id) = offset - scale * code^1.5 |
+| `log_kept` | list of float32 | per position: log of the probability of the k ids together; fixes the offset, and the tail is 1 - exp |
+| `log_partition` | list of float32 | per position and declared temperature T: log of the sum over the vocabulary of p^(1/T) |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from teacherzoo.encoders.inference import Precision
+from teacherzoo.errors import SignalsError
+from teacherzoo.text.masking import Masking, TokenSpace
+
+FORMAT = "teacherzoo signals"
+VERSION = 1
+MANIFEST = "signals.json"
+PARTIAL = ".partial"
+METADATA_KEY = b"teacherzoo"
+
+
+def _each(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+def _several(name: str, kind: pa.DataType) -> pa.Field:
+    return _each(name, pa.list_(_each("element", kind)))
+
+
+# Nothing is ever null: said so, a shard is read a fifth faster.
+SCHEMA = pa.schema(
+    [
+        _each("language", pa.string()),
+        _each("document", pa.binary(16)),
+        _each("part", pa.int32()),
+        _each("draw", pa.int32()),
+        _each("loss", pa.float32()),
+        _several("token_ids", pa.uint32()),
+        _several("positions", pa.uint32()),
+        _several("words", pa.uint32()),
+        _several("topk_ids", pa.uint32()),
+        _several("topk_codes", pa.uint8()),
+        _several("scale", pa.float32()),
+        _several("log_kept", pa.float32()),
+        _several("log_partition", pa.float32()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What every shard of a recording has in common.
+
+    Attributes:
+        teacher: the name it was called by; not compared, for folders move.
+        weights: digest of the teacher's weights and configuration.
+        tokenizer: digest of its tokenizer.
+        vocabulary_size: ids the teacher distributes its probability over.
+        k: ids kept per position.
+        temperatures: for which log partitions are kept.
+        masking: policy, rate and seed.
+        space: the ids masking knows.
+        draws: masks drawn per block.
+        block_length: most tokens in a block.
+        precision: of the encoder: `float32` or `bfloat16`.
+        token_budget: most tokens in a batch; it decides which blocks meet in a batch, and so the last bits.
+        shard_bytes: text in a shard.
+    """
+
+    teacher: str
+    weights: str
+    tokenizer: str
+    vocabulary_size: int
+    k: int
+    temperatures: tuple[float, ...]
+    masking: Masking
+    space: TokenSpace
+    draws: int
+    block_length: int
+    precision: Precision
+    token_budget: int
+    shard_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self) | {
+            "temperatures": list(self.temperatures),
+            "masking": self.masking.to_json(),
+            "space": self.space.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Terms:
+        """The inverse of `to_json`."""
+        return cls(
+            **{
+                **values,
+                "temperatures": tuple(values["temperatures"]),
+                "masking": Masking(**values["masking"]),
+                "space": TokenSpace.from_json(values["space"]),
+            }
+        )
+
+    def refuse_others(self, asked: Terms, *, where: Path) -> None:
+        """Raise by name for the first term in which `asked` differs from what is recorded.
+
+        Raises:
+            SignalsError: naming it, with both values.
+        """
+        for field in fields(self):
+            was, now = getattr(self, field.name), getattr(asked, field.name)
+            if field.name != "teacher" and was != now:
+                raise SignalsError(
+                    f"{where} was recorded with {_TERM_NAMES.get(field.name, field.name)} {_shown(was)}, "
+                    f"and now {_shown(now)} is asked for; record into another folder."
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One Parquet file of a recording."""
+
+    file: str
+    language: str
+    rows: int
+    positions: int
+    bytes: int
+    checksum: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusRecord:
+    """What of a language was recorded."""
+
+    digest: str
+    documents: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What `signals.json` declares."""
+
+    terms: Terms
+    corpora: dict[str, CorpusRecord]
+    shards: tuple[Shard, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "terms": self.terms.to_json(),
+            "corpora": {language: asdict(corpus) for language, corpus in self.corpora.items()},
+            "shards": [asdict(shard) for shard in self.shards],
+        }
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `signals.json`.
+
+    Raises:
+        SignalsError: where it is missing, unreadable, or of another format or version.
+    """
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise SignalsError(f"{folder}: there is no such folder.")
+    if not path.is_file():
+        state = (
+            "unfinished: run the same recording again to finish it"
+            if any(folder.glob("*.parquet"))
+            else "no signals: record into it first"
+        )
+        raise SignalsError(f"{folder} has no {MANIFEST}, so it holds {state}.")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        check_version(values, path)
+        return Manifest(
+            terms=Terms.from_json(values["terms"]),
+            corpora={tag: CorpusRecord(**corpus) for tag, corpus in values["corpora"].items()},
+            shards=tuple(Shard(**shard) for shard in values["shards"]),
+        )
+    except (UnicodeDecodeError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise SignalsError(f"{path} is damaged ({error}); restore it or record again.") from error
+
+
+def check_version(values: Mapping[str, Any], path: Path) -> None:
+    """Raise unless `values` declares this format and version.
+
+    Raises:
+        SignalsError: naming what was found.
+    """
+    found = (values.get("format"), values.get("version"))
+    if found != (FORMAT, VERSION):
+        raise SignalsError(
+            f"{path}: expected {FORMAT!r} version {VERSION}, got {found[0]!r} version {found[1]!r}; "
+            "open it with the teacherzoo that wrote it."
+        )
+
+
+_TERM_NAMES = {
+    "weights": "teacher weights",
+    "tokenizer": "the tokenizer",
+    "masking": "the masking",
+    "space": "the special tokens",
+}
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Masking):
+        return str(value.to_json())
+    return repr(value)

@@ -1,0 +1,318 @@
+"""Record what a teacher says at the masked positions of a corpus, once, for every student to come."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from teacherzoo.encoders.inference import Engine, PlainEngine, Precision, Question, answers
+from teacherzoo.encoders.predictions import Predictions
+from teacherzoo.encoders.teachers import Teacher, load_teacher
+from teacherzoo.errors import RecordError
+from teacherzoo.processes import rank, wait_for_all, world_size
+from teacherzoo.signals.folder import finish_folder, refuse_other_recordings
+from teacherzoo.signals.layout import FORMAT, SCHEMA, VERSION, Manifest, Terms, read_manifest
+from teacherzoo.signals.shard_plan import CorpusPlan, ShardPlan, Watch, survey
+from teacherzoo.signals.write import Row, shard_table, write_shard, write_whole
+from teacherzoo.text.blocks import blocks_of
+from teacherzoo.text.corpora import Corpus, Document
+from teacherzoo.text.masking import Masking, corrupt, masked_positions
+
+
+def record(
+    teacher: str | Path,
+    corpora: Sequence[Corpus],
+    folder: str | Path,
+    *,
+    k: int = 8,
+    temperatures: Sequence[float] = (2.0, 4.0),
+    masking: Masking | None = None,
+    draws: int = 1,
+    block_length: int | None = None,
+    precision: Precision = "float32",
+    token_budget: int = 4096,
+    shard_bytes: int = 1 << 20,
+    offload: str | Path | None = None,
+    watch: Watch = lambda *_: None,
+) -> Manifest:
+    """Record a teacher's signals into a folder of Parquet shards.
+
+    The same call resumes after any interruption, at the shard, and ends in the same bytes. A call with further corpora adds their
+    languages. Under `torchrun` every process records whole shards, and at equal thread counts the bytes are those of one process.
+
+    Args:
+        teacher: a model folder, or a name in the catalogue or on the Hub.
+        corpora: one for each language.
+        folder: where the signals go.
+        k: ids kept per masked position.
+        temperatures: at which log Σ p^(1/T) over the whole vocabulary is kept, to 1 part in 8,192, so that the student may soften
+            its targets.
+        masking: policy, rate and seed.
+        draws: masks drawn for every block.
+        block_length: most teacher tokens in a block; None for 256, or what the teacher reads where that is less.
+        precision: of the encoder; `bfloat16` pays where the processor multiplies it. The head is always float32.
+        token_budget: most tokens in a batch.
+        shard_bytes: text in a shard: what a kill can cost.
+        offload: None for a teacher that fits in memory; `"cpu"` shares its weights out among the processes (DeepSpeed
+            ZeRO-3), a folder puts them on its disk. The signals are the same.
+        watch: told documents read; then bytes of text done, bytes in all, and the speed.
+
+    Returns:
+        The manifest, as `signals.json` has it.
+
+    Raises:
+        RecordError: for options that make no sense, and where the disk is full.
+        TeacherError: for a teacher that cannot be asked, or answers NaN.
+        CorpusError: for text that cannot be read.
+        SignalsError: where the folder holds signals of another teacher, corpus or k.
+    """
+    started = time.time()
+    folder = Path(folder)
+    masking = masking or Masking()
+    _check_options(k, temperatures, draws, token_budget, shard_bytes, precision)
+    opened, engine = _open(teacher, offload, precision)
+    block_length = min(256, opened.max_length) if block_length is None else block_length
+    _check_fit(opened, k, block_length)
+    terms = Terms(
+        teacher=opened.name,
+        weights=opened.weights_digest,
+        tokenizer=opened.tokenizer_digest,
+        vocabulary_size=opened.vocabulary_size,
+        k=k,
+        temperatures=tuple(float(t) for t in temperatures),
+        masking=masking,
+        space=opened.space,
+        draws=draws,
+        block_length=block_length,
+        precision=precision,
+        token_budget=token_budget,
+        shard_bytes=shard_bytes,
+    )
+    plans = survey(corpora, shard_bytes=shard_bytes, watch=watch)
+    folder.mkdir(parents=True, exist_ok=True)
+    return complete(Recording(opened.backend, engine, terms, folder, watch), plans, started)
+
+
+def complete(recording: Recording, plans: Sequence[CorpusPlan], started: float) -> Manifest:
+    """Record what is missing in a recording's folder, all processes together, and declare it whole."""
+    folder, terms = recording.folder, recording.terms
+    refuse_other_recordings(folder, terms, plans)
+    wait_for_all()  # what lies in the folder was looked at by all before anyone writes
+    recording.run(plans)
+    recording.engine.finish()
+    wait_for_all()
+    if rank() == 0:
+        finish_folder(folder, terms, plans)
+        _leave_run_file(folder, terms, started)
+    wait_for_all()
+    return read_manifest(folder)
+
+
+@dataclass
+class Recording:
+    """One process at work: who cuts the text, who is asked, and what is done so far, for the one who watches."""
+
+    backend: Any
+    engine: Engine
+    terms: Terms
+    folder: Path
+    watch: Watch
+    done: int = 0
+    total: int = 0
+    tokens: int = 0
+
+    def run(self, plans: Sequence[CorpusPlan]) -> None:
+        """Record this process's share of the shards that are missing."""
+        mine = self._mine(plans)
+        self.total = sum(shard.bytes for plan in plans for shard in plan.shards if shard in mine)
+        self._begun = time.monotonic()
+        for plan in plans:
+            for shard, documents in _documents_of(plan, mine):
+                self._record_shard(plan, shard, documents)
+
+    def ask(self, questions: Sequence[Question], asked: Callable[[int], None]) -> list[Predictions]:
+        """The teacher's predictions for a shard's blocks."""
+        return answers(
+            self.engine,
+            questions,
+            pad=self.terms.space.pad,
+            token_budget=self.terms.token_budget,
+            k=self.terms.k,
+            temperatures=self.terms.temperatures,
+            asked=asked,
+        )
+
+    def _mine(self, plans: Sequence[CorpusPlan]) -> set[ShardPlan]:
+        every = [shard for plan in plans for shard in plan.shards]
+        return {
+            shard
+            for number, shard in enumerate(every)
+            if number % world_size() == rank() and not (self.folder / shard.file).exists()
+        }
+
+    def _record_shard(
+        self, plan: CorpusPlan, shard: ShardPlan, documents: Sequence[Document]
+    ) -> None:
+        language = plan.corpus.language
+        rows = list(self._rows(documents))
+        if rows:
+            tokens = sum(len(row.token_ids) for row in rows)
+            said = self.ask(
+                _questions(rows, self.terms, language),
+                lambda count: self._report(language, count, shard.bytes / tokens),
+            )
+            table = shard_table(language, rows, said)
+        else:
+            table = SCHEMA.empty_table()
+        inside = {
+            "format": FORMAT,
+            "version": VERSION,
+            "terms": self.terms.to_json(),
+            "language": language,
+            "corpus": plan.digest,
+        }
+        write_shard(self.folder, shard.file, table, language=language, metadata=inside)
+        self.done += shard.bytes
+        self.watch(self.done, self.total, language)
+        self._part_done = 0.0
+
+    def _rows(self, documents: Sequence[Document]) -> Iterator[Row]:
+        length = self.terms.block_length
+        for block in blocks_of(documents, self.backend, length=length):
+            for draw in range(self.terms.draws):
+                positions = masked_positions(
+                    block, self.terms.masking, space=self.terms.space, draw=draw
+                )
+                if len(positions):
+                    yield Row(
+                        block.document,
+                        block.part,
+                        draw,
+                        block.token_ids,
+                        positions,
+                        block.words[positions],
+                    )
+
+    _part_done: float = 0.0
+    _begun: float = 0.0
+
+    def _report(self, language: str, tokens: int, bytes_per_token: float) -> None:
+        self.tokens += tokens
+        self._part_done += tokens * bytes_per_token
+        speed = self.tokens / max(time.monotonic() - self._begun, 1e-9)
+        self.watch(
+            min(self.done + int(self._part_done), self.total),
+            self.total,
+            f"{language}, {speed:,.0f} tokens/s",
+        )
+
+
+def _documents_of(
+    plan: CorpusPlan, mine: set[ShardPlan]
+) -> Iterator[tuple[ShardPlan, list[Document]]]:
+    """The wanted shards of a corpus with their documents; reading ends behind the last one."""
+    wanted = [shard for shard in plan.shards if shard in mine]
+    if not wanted:
+        return
+    at = wanted[0].start
+    with closing(plan.corpus.documents(start=at)) as documents:
+        for shard in wanted:
+            for _ in islice(documents, shard.start - at):
+                pass
+            at = shard.start + shard.documents
+            yield shard, list(islice(documents, shard.documents))
+
+
+def _questions(rows: Sequence[Row], terms: Terms, language: str) -> list[Question]:
+    counts = np.array([len(row.positions) for row in rows])
+    gold = np.concatenate([row.token_ids[row.positions] for row in rows])
+    masked = corrupt(
+        gold,
+        np.concatenate([row.positions for row in rows]),
+        documents=b"".join(row.document for row in rows),
+        parts=np.array([row.part for row in rows]),
+        draws=np.array([row.draw for row in rows]),
+        counts=counts,
+        masking=terms.masking,
+        space=terms.space,
+    )
+    ends = np.cumsum(counts)
+    questions = []
+    for row, start, stop in zip(rows, ends - counts, ends, strict=True):
+        input_ids = row.token_ids.copy()
+        input_ids[row.positions] = masked[start:stop]
+        name = f"{language}, document {row.document.hex()}"
+        wanted = gold[start:stop, None].astype(np.int64)
+        questions.append(Question(input_ids, row.positions, wanted, name))
+    return questions
+
+
+def _open(
+    teacher: str | Path, offload: str | Path | None, precision: Precision
+) -> tuple[Teacher, Engine]:
+    if offload is not None:
+        from teacherzoo.encoders.zero3 import load_sharded_teacher
+
+        return load_sharded_teacher(teacher, offload=offload, precision=precision)
+    opened = load_teacher(teacher)
+    return opened, PlainEngine(opened, precision=precision)
+
+
+def _check_options(
+    k: int,
+    temperatures: Sequence[float],
+    draws: int,
+    token_budget: int,
+    shard_bytes: int,
+    precision: str,
+) -> None:
+    for name, value in (
+        ("k", k),
+        ("draws", draws),
+        ("token_budget", token_budget),
+        ("shard_bytes", shard_bytes),
+    ):
+        if value < 1:
+            raise RecordError(f"{name} must be at least 1, got {value!r}.")
+    for temperature in temperatures:
+        if not temperature > 0:
+            raise RecordError(f"A temperature must be above 0, got {temperature!r}.")
+    if len(set(temperatures)) < len(temperatures):
+        raise RecordError(f"A temperature is given twice: {list(temperatures)}.")
+    if precision not in ("float32", "bfloat16"):
+        raise RecordError(f"precision must be 'float32' or 'bfloat16', got {precision!r}.")
+
+
+def _check_fit(teacher: Teacher, k: int, block_length: int) -> None:
+    if k > teacher.vocabulary_size:
+        raise RecordError(
+            f"k must be at most the teacher's {teacher.vocabulary_size:,} ids, got {k:,}."
+        )
+    if block_length > teacher.max_length:
+        raise RecordError(
+            f"{teacher.name} reads at most {teacher.max_length} tokens, but block_length is {block_length}; lower it."
+        )
+    if block_length < 8:
+        raise RecordError(f"block_length must be at least 8, got {block_length}.")
+
+
+def _leave_run_file(folder: Path, terms: Terms, started: float) -> None:
+    """How this came about: unlike the rest of the folder, not the same bytes each time."""
+    run = {
+        "seconds": round(time.time() - started, 3),
+        "processes": world_size(),
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in ("teacherzoo", "torch", "transformers")},
+        "terms": terms.to_json(),
+    }
+    write_whole(folder / "run.json", (json.dumps(run, indent=1) + "\n").encode())

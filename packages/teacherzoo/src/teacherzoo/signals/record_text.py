@@ -1,0 +1,107 @@
+"""The text itself as a teacher: blocks and masks laid out as a recording has them, with nothing asked of anyone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+
+from teacherzoo.encoders.inference import Question
+from teacherzoo.encoders.predictions import Predictions
+from teacherzoo.encoders.teachers import read_text_side
+from teacherzoo.signals.layout import Manifest, Terms
+from teacherzoo.signals.record import Recording, complete
+from teacherzoo.signals.shard_plan import Watch, survey
+from teacherzoo.text.corpora import Corpus
+from teacherzoo.text.masking import Masking
+
+
+def record_text(
+    teacher: str | Path,
+    corpora: Sequence[Corpus],
+    folder: str | Path,
+    *,
+    masking: Masking | None = None,
+    draws: int = 1,
+    block_length: int = 256,
+    shard_bytes: int = 1 << 20,
+    watch: Watch = lambda *_: None,
+) -> Manifest:
+    """Lay a corpus out as `record` does, block by block and mask by mask, but let the text speak for itself.
+
+    What is read back are the same batches in the same order as from a recording of `teacher` with these masks; its one
+    prediction at each masked position is the piece that stands there, with probability 1. This serves a student whose
+    teacher runs beside it, or who has none.
+
+    Args:
+        teacher: whose tokenizer cuts the text; its weights are not asked.
+        corpora: one for each language.
+        folder: where it goes; see `record` for how it resumes.
+        masking: policy, rate and seed.
+        draws: masks drawn for every block.
+        block_length: most tokens in a block.
+        shard_bytes: text in a shard.
+        watch: told bytes of text done, bytes in all, and the language.
+
+    Returns:
+        The manifest, as `signals.json` has it.
+
+    Raises:
+        RecordError: where the disk is full.
+        TeacherError: for a teacher that cannot be read.
+        CorpusError: for text that cannot be read.
+        SignalsError: where the folder holds other signals.
+    """
+    started = time.time()
+    folder = Path(folder)
+    cut = read_text_side(teacher)
+    terms = Terms(
+        teacher=cut.name,
+        weights="the text itself",
+        tokenizer=cut.tokenizer_digest,
+        vocabulary_size=cut.vocabulary_size,
+        k=1,
+        temperatures=(),
+        masking=masking or Masking(),
+        space=cut.space,
+        draws=draws,
+        block_length=block_length,
+        precision="float32",
+        token_budget=1,
+        shard_bytes=shard_bytes,
+    )
+    plans = survey(corpora, shard_bytes=shard_bytes, watch=watch)
+    folder.mkdir(parents=True, exist_ok=True)
+    return complete(_Text(cut.backend, _Nobody(), terms, folder, watch), plans, started)
+
+
+class _Nobody:
+    """The engine of a recording that asks no teacher."""
+
+    def hidden_rows(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cells: torch.Tensor
+    ) -> torch.Tensor:
+        """Never called."""
+        raise AssertionError("the text speaks for itself")
+
+    def decoder(self) -> AbstractContextManager[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Never called."""
+        raise AssertionError("the text speaks for itself")
+
+    def finish(self) -> None:
+        """See `Engine`."""
+
+
+class _Text(Recording):
+    def ask(self, questions: Sequence[Question], asked: Callable[[int], None]) -> list[Predictions]:
+        """What stands there, for certain."""
+        said = []
+        for question in questions:
+            gold = torch.from_numpy(question.wanted[:, :1])
+            certain = torch.zeros(gold.shape)
+            said.append(Predictions(gold, certain, certain[:, :0], certain))
+            asked(len(question.input_ids))
+        return said

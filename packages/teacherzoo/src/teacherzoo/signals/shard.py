@@ -1,0 +1,153 @@
+"""A shard in memory: Parquet bytes decoded to arrays, in the teacher's ids or through a vocabulary map in a student's."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from teacherzoo.errors import SignalsError
+from teacherzoo.signals.codes import decode_logprobs
+from teacherzoo.signals.layout import Shard, Terms
+from teacherzoo.text.masking import corrupt
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardArrays:
+    """R rows with T tokens and P masked positions in all, K ids each.
+
+    Attributes:
+        language: of all rows.
+        documents: [R, 16] bytes.
+        parts: [R].
+        draws: [R].
+        loss: [R], the teacher's.
+        token_starts: [R + 1], where each row's tokens begin.
+        position_starts: [R + 1], where each row's masked positions begin.
+        token_ids: [T], the text.
+        input_ids: [T], the text masked.
+        positions: [P], in their rows.
+        words: [P], in their documents.
+        labels: [P], gold ids; -100 where the student has no single id for one.
+        topk_ids: [P, K] ascending in the teacher's ids; -1 where the student has no single id for one.
+        topk_logprobs: [P, K]; minus infinity there.
+        tail: [P], probability outside the K ids, that of lost ids included.
+        lost: [P], probability of the lost ids alone.
+        log_partition: [P, number of temperatures].
+    """
+
+    language: str
+    documents: NDArray[np.uint8]
+    parts: NDArray[np.int64]
+    draws: NDArray[np.int64]
+    loss: NDArray[np.float32]
+    token_starts: NDArray[np.int64]
+    position_starts: NDArray[np.int64]
+    token_ids: NDArray[np.int64]
+    input_ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    words: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    topk_ids: NDArray[np.int64]
+    topk_logprobs: NDArray[np.float32]
+    tail: NDArray[np.float32]
+    lost: NDArray[np.float32]
+    log_partition: NDArray[np.float32]
+
+
+def read_shard(folder: Path, shard: Shard, terms: Terms) -> ShardArrays:
+    """Read, verify and decode one shard, in the teacher's ids.
+
+    Raises:
+        SignalsError: where the file is missing, or not the bytes that were recorded.
+    """
+    return decode_table(pq.read_table(io.BytesIO(read_verified(folder, shard))), shard, terms)
+
+
+def read_verified(folder: Path, shard: Shard) -> bytes:
+    """The bytes of a shard, checked against the manifest.
+
+    Raises:
+        SignalsError: where the file is missing, truncated or changed.
+    """
+    path = folder / shard.file
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SignalsError(
+            f"{path} cannot be read ({error.strerror}); record again to restore it."
+        ) from error
+    if len(content) != shard.bytes:
+        raise SignalsError(
+            f"{path} has {len(content):,} bytes where {shard.bytes:,} were recorded; delete it and record again."
+        )
+    checksum = hashlib.blake2b(content, digest_size=16).hexdigest()
+    if checksum != shard.checksum:
+        raise SignalsError(
+            f"{path} has checksum {checksum} where {shard.checksum} was recorded; delete it and record again."
+        )
+    return content
+
+
+def decode_table(table: pa.Table, shard: Shard, terms: Terms) -> ShardArrays:
+    """The columns of a shard as arrays."""
+    column = {name: table[name].combine_chunks() for name in table.column_names}
+    token_ids, token_starts = _list(column["token_ids"], np.int64)
+    positions, position_starts = _list(column["positions"], np.int64)
+    document = column["document"]
+    first = 16 * document.offset
+    documents = np.frombuffer(document.buffers()[1], dtype=np.uint8)[first:][: 16 * len(document)]
+    documents = documents.reshape(-1, 16)
+    parts = column["part"].to_numpy(zero_copy_only=False).astype(np.int64)
+    draws = column["draw"].to_numpy(zero_copy_only=False).astype(np.int64)
+    counts = np.diff(position_starts)
+    cells = positions + np.repeat(token_starts[:-1], counts)
+    gold = token_ids[cells]
+    input_ids = token_ids.copy()
+    input_ids[cells] = corrupt(
+        gold.astype(np.uint32),
+        positions,
+        documents=documents.tobytes(),
+        parts=parts,
+        draws=draws,
+        counts=counts,
+        masking=terms.masking,
+        space=terms.space,
+    )
+    log_kept = _list(column["log_kept"], np.float32)[0]
+    codes = _list(column["topk_codes"], np.uint8)[0].reshape(-1, terms.k)
+    scale = _list(column["scale"], np.float32)[0]
+    return ShardArrays(
+        language=shard.language,
+        documents=documents,
+        parts=parts,
+        draws=draws,
+        loss=column["loss"].to_numpy(zero_copy_only=False),
+        token_starts=token_starts,
+        position_starts=position_starts,
+        token_ids=token_ids,
+        input_ids=input_ids,
+        positions=positions,
+        words=_list(column["words"], np.int64)[0],
+        labels=gold,
+        topk_ids=_list(column["topk_ids"], np.int64)[0].reshape(-1, terms.k),
+        topk_logprobs=decode_logprobs(codes, scale, log_kept),
+        tail=-np.expm1(log_kept),
+        lost=np.zeros(len(log_kept), dtype=np.float32),
+        log_partition=_list(column["log_partition"], np.float32)[0].reshape(
+            len(log_kept), len(terms.temperatures)
+        ),
+    )
+
+
+def _list(column: Any, kind: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    starts = column.offsets.to_numpy().astype(np.int64)
+    values = column.values.to_numpy(zero_copy_only=False)
+    return values.astype(kind, copy=False)[starts[0] : starts[-1]], starts - starts[0]

@@ -1,0 +1,82 @@
+"""One reading of the corpora before the teacher is asked: are they sound, how much is there, where does each shard begin."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from teacherzoo.errors import CorpusError
+from teacherzoo.text.corpora import DIGEST_BYTES, Corpus
+
+Watch = Callable[[int, int, str], None]
+_TOLD_EVERY = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """Some consecutive documents of a corpus that will be one Parquet file."""
+
+    file: str
+    start: int
+    documents: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusPlan:
+    """A corpus, named by its content, and its shards."""
+
+    corpus: Corpus
+    digest: str
+    documents: int
+    bytes: int
+    shards: tuple[ShardPlan, ...]
+
+
+def survey(
+    corpora: Sequence[Corpus], *, shard_bytes: int, watch: Watch = lambda *_: None
+) -> list[CorpusPlan]:
+    """Read every corpus once and cut it into shards of about `shard_bytes` of text.
+
+    Shards depend on the text alone, so any process can take any of them, and a resumed run finds the same ones.
+
+    Args:
+        corpora: one for each language.
+        shard_bytes: text in a shard.
+        watch: told every so many documents how many were read.
+
+    Raises:
+        CorpusError: for text that cannot be read, for an empty corpus, or a language given twice.
+    """
+    languages = [corpus.language for corpus in corpora]
+    for language in languages:
+        if languages.count(language) > 1:
+            raise CorpusError(
+                f"{language}: given twice; put its files into one folder and name that."
+            )
+    return [_survey_one(corpus, shard_bytes, watch) for corpus in corpora]
+
+
+def _survey_one(corpus: Corpus, shard_bytes: int, watch: Watch) -> CorpusPlan:
+    content = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    shards: list[ShardPlan] = []
+    start = documents = size = total = 0
+
+    def close() -> None:
+        name = f"{corpus.language}-{len(shards):05d}.parquet"
+        shards.append(ShardPlan(name, start, documents - start, size))
+
+    for document in corpus.documents():
+        content.update(document.digest)
+        documents += 1
+        if documents % _TOLD_EVERY == 0:
+            watch(documents, 0, f"reading {corpus.language}")
+        size += len(document.text.encode("utf-8", "surrogatepass"))
+        if size >= shard_bytes:
+            close()
+            total += size
+            start, size = documents, 0
+    if documents > start:
+        close()
+    return CorpusPlan(corpus, content.hexdigest(), documents, total + size, tuple(shards))

@@ -1,0 +1,160 @@
+"""Ask the teacher again: how far recorded signals are from what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from teacherzoo.encoders.inference import PlainEngine, Question, answers
+from teacherzoo.encoders.predictions import Predictions
+from teacherzoo.encoders.teachers import load_teacher
+from teacherzoo.errors import SignalsError
+from teacherzoo.signals.read import SignalBatch, Signals
+from teacherzoo.signals.shard_plan import Watch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """The distance of recorded distributions from the teacher's, over a sample.
+
+    The divergence is KL(teacher ‖ recorded) over the k recorded ids and the tail as one more outcome, in nats.
+
+    Attributes:
+        rows: blocks asked again.
+        positions: masked positions in them.
+        mean_kl: over the positions.
+        worst_kl: the largest at one position.
+        worst_document: digest of the document it is in, as hexadecimal digits.
+        worst_partition_error: the largest difference of a log partition.
+    """
+
+    rows: int
+    positions: int
+    mean_kl: float
+    worst_kl: float
+    worst_document: str
+    worst_partition_error: float
+
+
+def verify(
+    folder: str | Path,
+    teacher: str | Path,
+    *,
+    rows: int = 256,
+    seed: int = 0,
+    watch: Watch = lambda *_: None,
+) -> Verification:
+    """Ask the teacher again about a sample of recorded blocks.
+
+    Args:
+        folder: recorded signals.
+        teacher: the teacher that was recorded, by folder or name.
+        rows: sample size; all rows where there are fewer.
+        seed: of the sample.
+        watch: told blocks asked, blocks in all, and what is done.
+
+    Raises:
+        SignalsError: where the teacher is another than was recorded; where the signals are damaged.
+        TeacherError: for a teacher that cannot be asked.
+    """
+    signals = Signals(folder, held=1)
+    opened = load_teacher(teacher)
+    for what, was, now in (
+        ("teacher weights", signals.terms.weights, opened.weights_digest),
+        ("the tokenizer", signals.terms.tokenizer, opened.tokenizer_digest),
+    ):
+        if was != now:
+            raise SignalsError(
+                f"{folder} was recorded with {what} {was!r}, but {teacher} has {now!r}; name the teacher that was recorded."
+            )
+    sample = np.random.Generator(np.random.Philox(seed)).permutation(len(signals))[:rows]
+    engine = PlainEngine(opened, precision=signals.terms.precision)
+    asked = []
+    done = 0
+    for number, shard in enumerate(signals.manifest.shards):  # one in memory at a time
+        start = signals.first_row(number)
+        here = sorted(sample[(sample >= start) & (sample < start + shard.rows)].tolist())
+        if here:
+            batch = signals.batch(here)
+            said = answers(
+                engine,
+                _questions(batch),
+                pad=signals.terms.space.pad,
+                token_budget=signals.terms.token_budget,
+                k=1,
+                temperatures=signals.terms.temperatures,
+            )
+            asked.append(_compare(batch, said))
+            done += len(here)
+        watch(done, len(sample), "asking again")
+    return _together(asked)
+
+
+def _questions(batch: SignalBatch) -> list[Question]:
+    questions = []
+    for row, length in enumerate(batch.attention_mask.sum(dim=1).tolist()):
+        here = batch.rows == row
+        questions.append(
+            Question(
+                batch.input_ids[row, :length].numpy().astype(np.uint32),
+                batch.positions[here].numpy(),
+                batch.topk_ids[here].numpy(),
+                f"{batch.languages[row]}, document {batch.documents[row].hex()}",
+            )
+        )
+    return questions
+
+
+def _compare(batch: SignalBatch, said: list[Predictions]) -> Verification:
+    exact = torch.cat([one.wanted_logprobs for one in said]).double()
+    divergence = bucket_kl(exact, batch.topk_logprobs.double(), batch.tail.double())
+    worst = int(divergence.argmax())
+    partition = torch.cat([one.log_partition for one in said])
+    recorded = (
+        torch.stack(list(batch.log_partition.values()), dim=1) if batch.log_partition else partition
+    )
+    errors = (partition - recorded).abs()
+    return Verification(
+        rows=len(batch.languages),
+        positions=len(divergence),
+        mean_kl=float(divergence.mean()),
+        worst_kl=float(divergence[worst]),
+        worst_document=batch.documents[int(batch.rows[worst])].hex(),
+        worst_partition_error=float(errors.max()) if errors.numel() else 0.0,
+    )
+
+
+def _together(asked: Sequence[Verification]) -> Verification:
+    worst = max(asked, key=lambda one: one.worst_kl)
+    positions = sum(one.positions for one in asked)
+    return Verification(
+        rows=sum(one.rows for one in asked),
+        positions=positions,
+        mean_kl=sum(one.mean_kl * one.positions for one in asked) / positions,
+        worst_kl=worst.worst_kl,
+        worst_document=worst.worst_document,
+        worst_partition_error=max(one.worst_partition_error for one in asked),
+    )
+
+
+def bucket_kl(
+    exact: torch.Tensor, recorded: torch.Tensor, recorded_tail: torch.Tensor
+) -> torch.Tensor:
+    """KL(exact ‖ recorded) over K ids and one bucket for all others.
+
+    Args:
+        exact: [N, K] log-probabilities.
+        recorded: [N, K] log-probabilities of the same ids.
+        recorded_tail: [N] probability of all others.
+
+    Returns:
+        [N], at least 0 up to rounding.
+    """
+    p = exact.exp()
+    tail = (1 - p.sum(dim=1)).clamp(min=0)
+    inside = (p * (exact - recorded)).sum(dim=1)
+    return inside + torch.xlogy(tail, tail) - torch.xlogy(tail, recorded_tail.clamp(min=1e-12))

@@ -1,0 +1,1 @@
+"""Corpora, documents, blocks of tokens and their masks."""

@@ -1,0 +1,289 @@
+"""Text by language: read through `datasets`, one line or record a document, repeats dropped, split by content."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import lzma
+import re
+import zlib
+from collections.abc import Generator, Iterator
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from teacherzoo.catalogue.catalogue import is_local_path
+from teacherzoo.errors import CorpusError
+from teacherzoo.text.digest_set import Digests
+
+Part = Literal["all", "train", "held_out"]
+
+_FORMATS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
+_COMPRESSIONS = (".gz", ".xz")
+DIGEST_BYTES = 16
+# What a file that is cut off, or damaged inside, makes its reader raise.
+_DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document, its text as it stands in the source.
+
+    Attributes:
+        text: never changed: no normalisation, no stripping.
+        digest: BLAKE2b of the UTF-8 bytes, 16 bytes: the document's name everywhere downstream.
+    """
+
+    text: str
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class Corpus:
+    r"""Documents of one language.
+
+    Args:
+        language: the tag that the documents carry downstream.
+        source: a local file or folder (`.txt`, `.jsonl`, `.parquet`, the first two also `.gz` or `.xz`; a folder is
+            read file by file, sorted by name), several files in the order in which they are read, or the name of a data
+            set on the Hub, which is streamed.
+        column: the text column of `.jsonl`, `.parquet` and Hub data.
+        config: the Hub data set's configuration.
+        split: the Hub data set's split.
+        part: the documents to keep: all, those for training, or those held out.
+        held_out_share: the share of documents held out, chosen by content: a document is on the same side in every
+            corpus it occurs in, and adding text never moves it.
+        limit: keep at most so many documents.
+
+    Raises:
+        CorpusError: on options that make no sense; reading raises it for undecodable bytes, broken records, a
+            missing column, and a corpus without a document.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "en.txt"
+        >>> _ = path.write_text("one line\none line\nanother line\n")
+        >>> [document.text for document in Corpus("en", path).documents()]
+        ['one line', 'another line']
+    """
+
+    language: str
+    source: str | Path | tuple[Path, ...]
+    _: KW_ONLY
+    column: str = "text"
+    config: str | None = None
+    split: str = "train"
+    part: Part = "all"
+    held_out_share: float = 0.01
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.language):
+            raise CorpusError(
+                f"{self._name()}: a language tag is made of letters, digits, '-' and '_', got {self.language!r}."
+            )
+        if self.part not in ("all", "train", "held_out"):
+            raise CorpusError(
+                f"{self.language}: part must be 'all', 'train' or 'held_out', got {self.part!r}."
+            )
+        if not 0 <= self.held_out_share < 1:
+            raise CorpusError(
+                f"{self.language}: held_out_share must be in [0, 1), got {self.held_out_share!r}."
+            )
+        if self.limit is not None and self.limit < 1:
+            raise CorpusError(f"{self.language}: limit must be at least 1, got {self.limit!r}.")
+
+    def documents(self, *, start: int = 0) -> Generator[Document, None, None]:
+        """The documents in source order, blank ones and repeats dropped, of the wanted part.
+
+        Args:
+            start: skip so many documents of this very sequence: where a reader stopped, it resumes exactly.
+
+        Raises:
+            CorpusError: see the class.
+        """
+        kept = 0
+        seen = Digests()
+        for text in self._texts():
+            if not text or text.isspace():
+                continue
+            digest = document_digest(text)
+            if not seen.add(digest):
+                continue
+            if not self._wanted(digest):
+                continue
+            if kept >= start:
+                yield Document(text, digest)
+            kept += 1
+            if kept == self.limit:
+                return
+        if kept == 0:
+            raise CorpusError(
+                f"{self.language}: {self._name()} holds no document"
+                + (f" in its part {self.part!r}" if self.part != "all" else "")
+                + "; give a file with at least one line that is not blank."
+            )
+
+    def _wanted(self, digest: bytes) -> bool:
+        if self.part == "all":
+            return True
+        held_out = is_held_out(digest, share=self.held_out_share)
+        return held_out == (self.part == "held_out")
+
+    def _texts(self) -> Iterator[str]:
+        files = self.files()
+        if files is None:
+            yield from self._hub_texts()
+        for file in files or ():
+            try:
+                yield from _texts_of(_stream(_format(file), file), self.column, str(file))
+            except CorpusError:
+                raise
+            except (*_DAMAGE, ValueError) as error:
+                raise CorpusError(_fault(file, error)) from error
+
+    def files(self) -> list[Path] | None:
+        """The local files to read, in order; None for a data set on the Hub.
+
+        Raises:
+            CorpusError: where there is no such file, or nothing to read in a folder.
+        """
+        if isinstance(self.source, tuple):
+            for file in self.source:
+                if not file.is_file():
+                    raise CorpusError(f"{self.language}: there is no file {file}.")
+            return list(self.source)
+        path = Path(self.source)
+        if path.is_dir():
+            files = sorted(child for child in path.iterdir() if text_format(child))
+            if not files:
+                raise CorpusError(
+                    f"{self.language}: the folder {path} holds no .txt, .jsonl or .parquet file."
+                )
+            return files
+        if path.exists():
+            _format(path)  # refuses what no corpus reads
+            return [path]
+        if isinstance(self.source, Path) or text_format(path) or is_local_path(self.source):
+            raise CorpusError(f"{self.language}: there is no file {self.source}.")
+        return None
+
+    def _name(self) -> str:
+        """The source, for messages."""
+        if not isinstance(self.source, tuple):
+            return str(self.source)
+        more = len(self.source) - 1
+        return f"{self.source[0]}" + (f" (and {more} more)" if more else "")
+
+    def _hub_texts(self) -> Iterator[str]:
+        import datasets
+
+        name = str(self.source)
+        try:
+            rows = datasets.load_dataset(name, self.config, split=self.split, streaming=True)
+            yield from _texts_of(rows, self.column, name)
+        except CorpusError:
+            raise
+        except (ValueError, OSError, RuntimeError) as error:  # the Hub's many faults are these
+            raise CorpusError(
+                f"{self.language}: {name!r} is no local file, and as a data set on the Hub it cannot be "
+                f"read: {_one_line(error)}"
+            ) from error
+
+
+def document_digest(text: str) -> bytes:
+    """The 16-byte name of a document: BLAKE2b of its UTF-8 bytes.
+
+    Example:
+        >>> document_digest("hello").hex()
+        '46fb7408d4f285228f4af516ea25851b'
+    """
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
+
+
+def is_held_out(digest: bytes, *, share: float) -> bool:
+    """Whether a document is held out: its digest, read as a number in [0, 1), lies below `share`."""
+    return int.from_bytes(digest[:8], "big") < share * 2.0**64
+
+
+def _stream(kind: str, file: Path) -> Any:
+    import datasets
+
+    return datasets.load_dataset(kind, data_files=str(file), split="train", streaming=True)
+
+
+def _texts_of(rows: Any, column: str, where: str) -> Iterator[str]:
+    for number, row in enumerate(rows, start=1):
+        text = row.get(column)
+        if text is None and column not in row:
+            raise CorpusError(
+                f"{where}, record {number}: no column {column!r}, only {sorted(row)}; name the text column."
+            )
+        if not isinstance(text, str):
+            raise CorpusError(
+                f"{where}, record {number}: {column!r} must be text, got {type(text).__name__}."
+            )
+        yield text
+
+
+def text_format(file: Path) -> str | None:
+    """`"text"`, `"json"` or `"parquet"` by a file's name, compressed or not; None for what no corpus reads."""
+    suffixes = file.suffixes
+    if suffixes and suffixes[-1] in _COMPRESSIONS:
+        kind = _FORMATS.get(suffixes[-2]) if len(suffixes) > 1 else None
+        return kind if kind != "parquet" else None
+    return _FORMATS.get(file.suffix)
+
+
+def _format(file: Path) -> str:
+    kind = text_format(file)
+    if kind is None:
+        raise CorpusError(
+            f"{file}: expected a name ending in .txt, .jsonl (also with .gz or .xz) or .parquet, "
+            f"got {''.join(file.suffixes)!r}."
+        )
+    return kind
+
+
+def _fault(file: Path, error: Exception) -> str:
+    """One sentence for what a reader of `file` stumbled over, with the line where it is."""
+    if _format(file) == "parquet":
+        return f"{file}: not a readable Parquet file ({_one_line(error)})."
+    try:
+        with _open_binary(file) as lines:
+            for number, line in enumerate(lines, start=1):
+                fault = _line_fault(line, _format(file))
+                if fault:
+                    return f"{file}, line {number}: {fault}."
+    except _DAMAGE as broken:
+        return f"{file}: the compressed file is damaged ({_one_line(broken)}); fetch it again."
+    return f"{file}: {_one_line(error)}"
+
+
+def _line_fault(line: bytes, kind: str) -> str | None:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return f"byte {error.start + 1} (0x{line[error.start]:02x}) is not UTF-8; convert the file to UTF-8"
+    if kind == "json" and text.strip():
+        try:
+            json.loads(text)
+        except ValueError as error:
+            return f"not a JSON record ({_one_line(error)})"
+    return None
+
+
+def _open_binary(file: Path) -> IO[bytes]:
+    import gzip
+
+    if file.suffix == ".gz":
+        return io.BufferedReader(gzip.open(file))
+    if file.suffix == ".xz":
+        return io.BufferedReader(lzma.open(file))
+    return file.open("rb")
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,1 @@
+"""One set-up of Trainer for every training of the packages above."""

@@ -1,0 +1,1 @@
+"""Embedding rows of new pieces, made of the rows of other vocabularies."""

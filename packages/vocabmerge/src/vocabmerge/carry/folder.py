@@ -1,0 +1,197 @@
+"""Gives a model a new vocabulary: its body, a new tokenizer, and rows carried from it and from others."""
+
+import importlib.metadata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from vocabmerge.carry.carry import Carried, Method, carry
+from vocabmerge.carry.cooccurrence import cooccurrence_embeddings
+from vocabmerge.carry.source import Source
+from vocabmerge.corpora import read_corpus, refuse_missing
+from vocabmerge.count import Watch, batches, silent
+from vocabmerge.errors import VocabularyError
+from vocabmerge.model_files import save_model, stored_names
+from vocabmerge.tokenizer_file.reading import read_vocabulary
+from vocabmerge.tokenizer_file.vocabulary import SPECIAL_ROLES, Vocabulary
+from vocabmerge.trim.write import new_folder, refuse_taken, write_json, write_tokenizer
+
+
+def carry_model(
+    tokenizer: str | Path,
+    models: Sequence[str | Path],
+    out: str | Path,
+    *,
+    method: Method = "subword",
+    corpora: Mapping[str, Sequence[str | Path]] | None = None,
+    k: int = 64,
+    seed: int = 0,
+    pad_to: int = 1,
+    watch: Watch = silent,
+) -> dict[str, Any]:
+    """Write the first model with the new tokenizer's vocabulary, its rows made from all models; see `carry`.
+
+    Args:
+        tokenizer: the new vocabulary.
+        models: model folders; the first gives the body and the space, others add rows.
+        out: the folder to make; must not exist, or be empty.
+        method: see `carry`.
+        corpora: per language, text files; `focus` learns from them which pieces are alike.
+        k: for `omp`.
+        seed: of random rows.
+        pad_to: the number of rows is rounded up to a multiple of this.
+        watch: told what is going on.
+
+    Returns:
+        The report, also in `report.json`: pieces copied, computed and left to chance, anchors per model, the
+        settings whose token the new vocabulary lacks, and the tensors of the old vocabulary's length that no part of
+        the model's class holds, which are left out.
+
+    Raises:
+        VocabularyError: any input that cannot be worked with.
+    """
+    out = Path(out)
+    if pad_to < 1:
+        raise VocabularyError(f"expected to pad to a multiple of 1 or more, got {pad_to!r}")
+    if not models:
+        raise VocabularyError("expected at least one model to carry from, got none")
+    if method == "focus" and not corpora:
+        raise VocabularyError(
+            "focus learns from text which pieces are alike, got no corpus; add one"
+        )
+    refuse_taken(out)
+    refuse_missing(corpora or {})
+    new = read_vocabulary(tokenizer)
+    with new_folder(out) as folder:
+        model, first = _open(Path(models[0]))
+        tensors_before = dict(model.state_dict(keep_vars=True))
+        sources = [first]
+        for number, path in enumerate(models[1:], start=1):
+            watch(number, len(models), "models read")
+            sources.append(_open(Path(path))[1])
+        auxiliary = None
+        if method == "focus" and corpora:
+            lines = chain.from_iterable(
+                read_corpus(file) for files in corpora.values() for file in files
+            )
+            auxiliary = cooccurrence_embeddings(_segmented(new, lines, watch), len(new))
+        made = carry(new, sources, method=method, auxiliary=auxiliary, k=k, seed=seed)
+        lost = _put_into(model, first.vocabulary, new, made, pad_to)
+        left_out = save_model(model, folder, source=Path(models[0]), before=tensors_before)
+        write_tokenizer(folder, _fit_to(new, model), with_model=False)
+        report = {
+            "format": "vocabmerge-carry/1",
+            **made.report,
+            "settings_without_token": lost,
+            "tensors_left_out": left_out,
+            "versions": {
+                name: importlib.metadata.version(name)
+                for name in ("vocabmerge", "tokenizers", "torch", "transformers")
+            },
+        }
+        write_json(folder / "report.json", report)
+    return report
+
+
+def read_source(folder: str | Path) -> Source:
+    """Read the vocabulary and the vocabulary's tables of a model folder."""
+    return _open(Path(folder))[1]
+
+
+def _open(folder: Path) -> tuple[Any, Source]:
+    from vocabmerge.models import open_model, vocabulary_tensors
+
+    vocabulary = read_vocabulary(folder)
+    model = open_model(folder)
+    found = vocabulary_tensors(model)
+    own = model.state_dict(keep_vars=True)
+    stored = {id(own[name]) for name in stored_names(folder, model)}
+    tables = [table for table in found if table is not found.embedding and id(table) in stored]
+    return model, Source(  # a head that is not in the files was made up
+        vocabulary=vocabulary,
+        embedding=found.embedding.detach(),
+        head=next((table.detach() for table in tables if table.dim() == 2), None),
+        bias=next((table.detach() for table in tables if table.dim() == 1), None),
+    )
+
+
+def _segmented(new: Vocabulary, lines: Iterator[str], watch: Watch) -> Iterator[list[int]]:
+    segmenter = new.segmenter()
+    done = 0
+    for batch in batches(lines):
+        for encoding in segmenter.encode_batch_fast(batch, add_special_tokens=False):
+            yield encoding.ids
+        done += len(batch)
+        watch(done, None, "lines segmented")
+
+
+def _put_into(
+    model: Any, old: Vocabulary, new: Vocabulary, made: Carried, pad_to: int
+) -> dict[str, Any]:
+    """Give the model its new tables and ids, in place; returns the settings that name no new token."""
+    from vocabmerge.models import (
+        move_padding,
+        padded_rows,
+        replace_tensors,
+        set_token_ids,
+        token_ids,
+        vocabulary_tensors,
+    )
+
+    found = vocabulary_tensors(model)
+    rows = -(-len(new) // pad_to) * pad_to
+    # Tables that the files lack are none of the source's, and are not written: their values are of no account.
+    tables = {id(table): table.new_zeros(len(new), *table.shape[1:]) for table in found}
+    tables[id(found.embedding)] = made.embedding
+    if found.head is not None and made.head is not None:
+        tables[id(found.head)] = made.head
+    for bias in found.biases:
+        if made.bias is not None:
+            tables[id(bias)] = made.bias
+    old_pad = model.get_input_embeddings().padding_idx
+    moved, lost = _settings_in(new, old, token_ids(model))
+    biased = bool(found.biases)
+    padded = {key: padded_rows(table, rows, biased=biased) for key, table in tables.items()}
+    replace_tensors(model, found, padded)
+    set_token_ids(model, moved)
+    if old_pad is not None:
+        move_padding(model, old_pad, new.special_id("pad"))
+    return lost
+
+
+def _settings_in(
+    new: Vocabulary, old: Vocabulary, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The `…_token_id` settings in new ids, None where the new vocabulary has no such token, and those by old id."""
+    moved: dict[str, Any] = {}
+    lost: dict[str, Any] = {}
+    for name, value in settings.items():
+        ids = value if isinstance(value, list) else [value]
+        found = [_same_token(new, old, number) for number in ids]
+        kept = [number for number in found if number is not None]
+        if len(kept) < len(ids):
+            lost[name] = value
+        moved[name] = kept if isinstance(value, list) and kept else (kept[0] if kept else None)
+    return moved, lost
+
+
+def _same_token(new: Vocabulary, old: Vocabulary, number: int) -> int | None:
+    if not 0 <= number < len(old) or old.pieces[number] is None:
+        return None
+    text = str(old.pieces[number])
+    for role in SPECIAL_ROLES:
+        if old.specials.get(role) == text and new.special_id(role) is not None:
+            return new.special_id(role)
+    return new.ids.get(text)
+
+
+def _fit_to(new: Vocabulary, model: Any) -> Vocabulary:
+    """The tokenizer with the inputs that the model takes, unless it names its own class."""
+    if "tokenizer_class" in new.config:
+        return new
+    inputs = ["input_ids", "attention_mask"]
+    if getattr(model.config, "type_vocab_size", 0) > 1:
+        inputs.insert(1, "token_type_ids")
+    return replace(new, config={**new.config, "model_input_names": inputs})

@@ -1,0 +1,1 @@
+"""The commands, their progress and their refusals."""

@@ -1,0 +1,103 @@
+"""Finds the tokenizer in a folder or file; transformers is asked, late, only where there is no `tokenizer.json`."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from vocabmerge.errors import VocabularyError
+from vocabmerge.tokenizer_file.library_form import library_form
+from vocabmerge.tokenizer_file.vocabulary import (
+    Vocabulary,
+    parse_vocabulary,
+    read_json,
+    read_text,
+    vocabulary_of,
+)
+
+_ADVICE = (
+    "convert it where its slow tokenizer works, with "
+    "AutoTokenizer.from_pretrained(folder).save_pretrained(folder), and pass a folder with tokenizer.json"
+)
+
+
+def read_vocabulary(path: str | Path, *, name: str | None = None) -> Vocabulary:
+    """Read a tokenizer from a model folder, a `tokenizer.json`, a `vocab.txt` or a sentencepiece model.
+
+    Args:
+        path: the folder or file.
+        name: how messages and reports call it; by default the folder's name.
+
+    Returns:
+        Its vocabulary.
+
+    Raises:
+        VocabularyError: nothing readable there, or a slow tokenizer that has no fast form.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise VocabularyError(f"{path}: no such file or folder; nothing is downloaded here")
+    folder = path if path.is_dir() else path.parent
+    name = name or (path.name if path.is_dir() else folder.resolve().name)
+    config_file = folder / "tokenizer_config.json"
+    config = read_json(config_file) if config_file.is_file() else {}
+    specials_file = folder / "special_tokens_map.json"
+    if specials_file.is_file():
+        config = {**read_json(specials_file), **config}
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if file.suffix == ".json" and file.is_file():
+        form = library_form(read_text(file), name=str(file))
+        return vocabulary_of(form, name=name, config=config)
+    tokenizer, config = _convert(path, folder, config)
+    return parse_vocabulary(tokenizer, name=name, config=config)
+
+
+def _convert(path: Path, folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Let transformers make the fast form of a tokenizer that has only its older files."""
+    sources = (
+        [path] if path.is_file() else sorted([*folder.glob("vocab.*"), *folder.glob("*.model")])
+    )
+    if not sources:
+        raise VocabularyError(
+            f"{path}: no tokenizer.json, vocab.txt or sentencepiece model in it; {_ADVICE}"
+        )
+    if not config and not (folder / "config.json").is_file():
+        if sources[0].name != "vocab.txt":
+            raise VocabularyError(
+                f"{sources[0]}: its tokenizer class is unknown; put the tokenizer_config.json with "
+                "tokenizer_class beside it"
+            )
+        cased = any(line[:1].isupper() for line in sources[0].read_text("utf-8").splitlines())
+        config = {"tokenizer_class": "BertTokenizer", "do_lower_case": not cased}
+    try:
+        from transformers import AutoTokenizer  # 3 s and torch: only here
+    except ImportError as error:
+        raise VocabularyError(
+            f"{path}: reading {sources[0].name} needs transformers; pip install 'vocabmerge[models]', or pass tokenizer.json"
+        ) from error
+    with tempfile.TemporaryDirectory() as temporary:
+        for file in folder.iterdir() if path.is_dir() else (*folder.glob("*config.json"), path):
+            if file.is_file() and file.suffix in (".json", ".txt", ".model"):
+                shutil.copy(file, temporary)
+        if config:
+            Path(temporary, "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+        try:
+            made = AutoTokenizer.from_pretrained(temporary, local_files_only=True)
+        except (ValueError, OSError, ImportError, TypeError, AttributeError, KeyError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise VocabularyError(
+                f"{path}: transformers makes no fast tokenizer of it ({reason}); {_ADVICE}"
+            ) from error
+    if not getattr(made, "is_fast", False):
+        raise VocabularyError(
+            f"{path}: {type(made).__name__} is slow-only and has no tokenizer.json to work on; {_ADVICE}"
+        )
+    return made.backend_tokenizer.to_str(), {
+        **config,
+        **{
+            key: str(token)
+            for key, token in made.special_tokens_map.items()
+            if isinstance(token, str)
+        },
+    }

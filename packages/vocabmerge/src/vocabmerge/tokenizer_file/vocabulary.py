@@ -1,0 +1,347 @@
+"""Reads a tokenizer into its pieces, in id order, with what each one means."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from vocabmerge.errors import VocabularyError
+from vocabmerge.families.canonical import Family, Key, byte_value, family_of, key_reader
+from vocabmerge.tokenizer_file.library_form import library_form
+
+Role = Literal["normal", "special", "byte", "character", "added", "placeholder", "hole"]
+SPECIAL_ROLES = ("unk", "cls", "sep", "mask", "pad", "bos", "eos")
+_KNOWN_SPECIALS = {
+    "unk": ("[UNK]", "<unk>", "<UNK>"),
+    "cls": ("[CLS]", "<s>", "<cls>"),
+    "sep": ("[SEP]", "</s>", "<sep>"),
+    "mask": ("[MASK]", "<mask>"),
+    "pad": ("[PAD]", "<pad>"),
+    "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>"),
+    "eos": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>"),
+}
+_PLACEHOLDER = re.compile(r"\[unused\d+\]|<unused\d+>|madeupword\d+|\[hole \d+\]|\[row \d+\]")
+_DECISIVE = ("model", "normalizer", "pre_tokenizer", "added_tokens", "post_processor")
+
+
+class Piece(NamedTuple):
+    """One piece of a vocabulary."""
+
+    id: int
+    text: str
+    key: Key
+    role: Role
+    score: float  # log-probability of a Unigram piece, NaN in other families
+    rank: int  # rank of the first merge that makes a BPE piece, -1 where none does
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Vocabulary:
+    """The pieces of one tokenizer in id order; `V` is the largest id plus one, and holes in the ids are legal.
+
+    Args:
+        name: how messages and reports call it.
+        tokenizer: the `tokenizer.json` in the library's form, see `library_form`; not to be written to.
+        config: the parsed `tokenizer_config.json`, empty where there is none.
+        family: the kind of model and of word marker.
+        pieces: raw strings [V], None in a hole.
+        keys: canonical keys [V], None in a hole.
+        roles: what each piece is [V].
+        scores: float64 [V], Unigram log-probabilities, NaN elsewhere.
+        ranks: int32 [V], first merge that makes the piece, -1 elsewhere.
+        specials: the token of each special role that the tokenizer has.
+    """
+
+    name: str
+    tokenizer: Mapping[str, Any] = field(repr=False)
+    config: Mapping[str, Any] = field(repr=False)
+    family: Family
+    pieces: Sequence[str | None] = field(repr=False)
+    keys: Sequence[Key | None] = field(repr=False)
+    roles: Sequence[Role] = field(repr=False)
+    scores: NDArray[np.float64] = field(repr=False)
+    ranks: NDArray[np.int32] = field(repr=False)
+    specials: Mapping[str, str]
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __getitem__(self, piece_id: int) -> Piece:
+        text, key = self.pieces[piece_id], self.keys[piece_id]
+        if text is None or key is None:
+            raise VocabularyError(f"{self.name}: id {piece_id} is a hole, no piece has it")
+        return Piece(
+            piece_id,
+            text,
+            key,
+            self.roles[piece_id],
+            float(self.scores[piece_id]),
+            int(self.ranks[piece_id]),
+        )
+
+    @cached_property
+    def ids(self) -> Mapping[str, int]:
+        """The id of each raw string."""
+        return {piece: number for number, piece in enumerate(self.pieces) if piece is not None}
+
+    @cached_property
+    def digest(self) -> str:
+        """`tokenizer_digest` of this tokenizer."""
+        return _digest(self.tokenizer)
+
+    def having(self, *roles: Role) -> NDArray[np.int64]:
+        """The ids of all pieces that have one of the roles, ascending."""
+        return np.array([i for i, role in enumerate(self.roles) if role in roles], dtype=np.int64)
+
+    def special_id(self, role: str) -> int | None:
+        """The id of the special token with this role (`unk`, `cls`, `sep`, `mask`, `pad`, `bos`, `eos`)."""
+        token = self.specials.get(role)
+        return None if token is None else self.ids.get(token)
+
+    def segmenter(self) -> tokenizers.Tokenizer:
+        """A fresh `tokenizers.Tokenizer`, without padding or truncation."""
+        return open_tokenizer(self.tokenizer, name=self.name)
+
+
+def parse_vocabulary(
+    tokenizer: Mapping[str, Any] | str, *, name: str, config: Mapping[str, Any] | None = None
+) -> Vocabulary:
+    """Read the pieces off a `tokenizer.json`.
+
+    Args:
+        tokenizer: the parsed file, or its text.
+        name: how messages and reports call it.
+        config: the parsed `tokenizer_config.json`, which names the special tokens' roles.
+
+    Returns:
+        The vocabulary.
+
+    Raises:
+        VocabularyError: the JSON is no tokenizer, or of a family that is not read here.
+
+    Example:
+        >>> tokenizer = {"added_tokens": [], "model": {"type": "WordPiece", "vocab": {"a": 0, "##b": 1},
+        ...     "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}}
+        >>> parse_vocabulary(tokenizer, name="tiny")[1].key
+        ('internal', b'b')
+    """
+    return vocabulary_of(library_form(tokenizer, name=name), name=name, config=config)
+
+
+def vocabulary_of(
+    tokenizer: Mapping[str, Any], *, name: str, config: Mapping[str, Any] | None = None
+) -> Vocabulary:
+    """Read the pieces off a tokenizer in the library's form; see `parse_vocabulary`."""
+    model = tokenizer["model"]
+    family = family_of(tokenizer)
+    if family is None:
+        raise VocabularyError(
+            f"{name}: expected a WordPiece, Unigram or BPE model, got {model['type']!r}"
+        )
+    pieces = _pieces_in_order(tokenizer)
+    read_key = key_reader(tokenizer, family)
+    added = {token["content"]: token for token in tokenizer.get("added_tokens") or ()}
+    specials = _special_tokens(tokenizer, pieces, config or {})
+    keys: list[Key | None] = []
+    roles: list[Role] = []
+    special_texts = set(specials.values())
+    for piece in pieces:
+        if piece is None:
+            keys.append(None)
+            roles.append("hole")
+            continue
+        token = added.get(piece)
+        if token is not None or piece in special_texts:
+            key: Key = ("isolated", piece.encode("utf-8", "surrogatepass"))
+            special = piece in special_texts or (token is not None and token.get("special"))
+            role: Role = "special" if special else "added"
+        else:
+            key = read_key(piece)
+            role = _role(piece, key, family, model)
+        keys.append(key)
+        roles.append(role)
+    return Vocabulary(
+        name=name,
+        tokenizer=tokenizer,
+        config=config or {},
+        family=family,
+        pieces=pieces,
+        keys=keys,
+        roles=roles,
+        scores=_scores(model, len(pieces)),
+        ranks=_ranks(model, pieces),
+        specials=specials,
+    )
+
+
+def tokenizer_digest(tokenizer: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of everything in a parsed `tokenizer.json` that decides segmentation and ids.
+
+    Key order, decoder, padding and truncation do not count, nor what the library itself takes for the same: a missing
+    `model.type`, defaults that are spelled out or left out, older spellings.
+
+    Example:
+        >>> one = {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "decoder": None}
+        >>> two = {"decoder": {"type": "Fuse"}, "model": {"vocab": {"a": 0}, "merges": [], "dropout": None}}
+        >>> tokenizer_digest(one) == tokenizer_digest(two)
+        True
+    """
+    return _digest(library_form(tokenizer, name="the tokenizer"))
+
+
+def _digest(form: Mapping[str, Any]) -> str:
+    decisive = {part: _without_defaults(form.get(part)) for part in _DECISIVE}
+    if isinstance(form["model"]["vocab"], list):
+        # Nine digits: the library reads and writes scores with an error in the last place.
+        decisive["model"]["vocab"] = [
+            [piece, f"{score:.9g}"] for piece, score in form["model"]["vocab"]
+        ]
+    text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def open_tokenizer(tokenizer: Mapping[str, Any], *, name: str) -> tokenizers.Tokenizer:
+    """Build the `tokenizers.Tokenizer` of a parsed `tokenizer.json`, without padding or truncation."""
+    try:
+        return tokenizers.Tokenizer.from_str(
+            json.dumps({**tokenizer, "padding": None, "truncation": None})
+        )
+    except Exception as error:  # the library raises bare Exception
+        raise VocabularyError(f"{name}: the tokenizers library cannot open it: {error}") from error
+
+
+def merge_pairs(model: Mapping[str, Any]) -> list[list[str]]:
+    """The merges of a BPE model as pairs, whichever way the file spells them."""
+    return [
+        merge.split(" ") if isinstance(merge, str) else list(merge) for merge in model["merges"]
+    ]
+
+
+def _pieces_in_order(tokenizer: Mapping[str, Any]) -> list[str | None]:
+    vocab = tokenizer["model"]["vocab"]
+    if isinstance(vocab, Mapping):
+        numbered = dict(vocab)
+    else:
+        numbered = {entry[0]: number for number, entry in enumerate(vocab)}
+        # A repeated string has only its last id by name, but its position stays taken.
+    for token in tokenizer.get("added_tokens") or ():
+        numbered[token["content"]] = token["id"]
+    pieces: list[str | None] = [None] * (max(numbered.values(), default=-1) + 1)
+    if not isinstance(vocab, Mapping):
+        pieces[: len(vocab)] = [entry[0] for entry in vocab]
+    for piece, number in numbered.items():
+        pieces[number] = piece
+    return pieces
+
+
+def _special_tokens(
+    tokenizer: Mapping[str, Any], pieces: Sequence[str | None], config: Mapping[str, Any]
+) -> dict[str, str]:
+    present = {piece for piece in pieces if piece is not None}
+    special = {
+        token["content"] for token in tokenizer.get("added_tokens") or () if token.get("special")
+    }
+    model = tokenizer["model"]
+    found: dict[str, str] = {}
+    unknown = model.get("unk_token")
+    if unknown is None and model.get("unk_id") is not None:
+        unknown = pieces[model["unk_id"]]
+    if unknown in present:
+        found["unk"] = str(unknown)
+    for role in SPECIAL_ROLES:
+        named = config.get(f"{role}_token")
+        named = named.get("content") if isinstance(named, Mapping) else named
+        if named in present:
+            found.setdefault(role, str(named))
+            continue
+        known = [token for token in _KNOWN_SPECIALS[role] if token in special]
+        if known:
+            found.setdefault(role, known[0])
+    return found
+
+
+def _role(piece: str, key: Key, family: Family, model: Mapping[str, Any]) -> Role:
+    ending = model.get("end_of_word_suffix") or ""
+    if family == "bpe-byte":
+        if len(piece.removesuffix(ending)) == 1:
+            return "byte"
+    elif model.get("byte_fallback") and byte_value(piece) is not None:
+        return "byte"
+    if _PLACEHOLDER.fullmatch(piece):
+        return "placeholder"
+    text = key[1].removesuffix(
+        ending.encode()
+    )  # a character at the end of a word is one all the same
+    if len(text) <= 4:
+        try:
+            return "character" if len(text.decode("utf-8")) <= 1 else "normal"
+        except UnicodeDecodeError:
+            return "normal"
+    return "normal"
+
+
+def _scores(model: Mapping[str, Any], size: int) -> NDArray[np.float64]:
+    scores = np.full(size, np.nan)
+    if not isinstance(model["vocab"], Mapping):
+        scores[: len(model["vocab"])] = [entry[1] for entry in model["vocab"]]
+    return scores
+
+
+def _ranks(model: Mapping[str, Any], pieces: Sequence[str | None]) -> NDArray[np.int32]:
+    ranks = np.full(len(pieces), -1, dtype=np.int32)
+    if "merges" not in model:
+        return ranks
+    prefix = model.get("continuing_subword_prefix") or ""
+    numbers = {piece: number for number, piece in enumerate(pieces) if piece is not None}
+    for rank, (left, right) in enumerate(merge_pairs(model)):
+        number = numbers.get(left + right.removeprefix(prefix))
+        if number is not None and ranks[number] < 0:
+            ranks[number] = rank
+    return ranks
+
+
+def _without_defaults(value: Any) -> Any:
+    """Without null and false, which in the library's form never mean anything else than being left out.
+
+    So a field that a later version of the library adds, off by default, leaves digests alone.
+    """
+    if isinstance(value, Mapping):
+        return {
+            key: _without_defaults(inner)
+            for key, inner in value.items()
+            if inner is not None and inner is not False
+        }
+    return [_without_defaults(inner) for inner in value] if isinstance(value, list) else value
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, or what is wrong with it."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise VocabularyError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise VocabularyError(
+            f"{path}: expected JSON, cannot read it ({error}); fetch or save the tokenizer again"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a JSON file, or say what is wrong with it."""
+    try:
+        parsed = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise VocabularyError(
+            f"{path}: expected JSON, cannot read it ({error}); fetch or save the tokenizer again"
+        ) from error
+    if not isinstance(parsed, dict):
+        raise VocabularyError(f"{path}: expected a JSON object, got {type(parsed).__name__}")
+    return parsed

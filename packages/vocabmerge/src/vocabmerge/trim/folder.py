@@ -1,0 +1,188 @@
+"""Trims a folder: tokenizer, and the model if one is in it, into a new folder that plain transformers opens."""
+
+import importlib.metadata
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from vocabmerge.corpora import read_corpus, refuse_missing
+from vocabmerge.count import Watch, count_pieces, silent
+from vocabmerge.errors import VocabularyError
+from vocabmerge.model_files import has_weights, save_model, stored_tensors
+from vocabmerge.tokenizer_file.reading import read_vocabulary
+from vocabmerge.tokenizer_file.vocabulary import Vocabulary
+from vocabmerge.trim.report import segmentation_change
+from vocabmerge.trim.trim import Trim, trim_vocabulary
+from vocabmerge.trim.write import new_folder, refuse_taken, write_json, write_tokenizer
+
+_COMPANIONS = (
+    *("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "chat_template.jinja"),
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+)
+_MODULE = "[0-9]_*"  # what sentence-transformers does behind the model, a folder each
+
+Corpora = Mapping[str, Sequence[str | Path]]
+
+
+def trim(
+    source: str | Path,
+    corpora: Corpora,
+    out: str | Path,
+    *,
+    threshold: float | None = None,
+    top: int | None = None,
+    budget: int | None = None,
+    pad_to: int = 1,
+    watch: Watch = silent,
+) -> dict[str, Any]:
+    """Cut a model or a tokenizer down to what some languages need, and write it to a new folder.
+
+    The folder holds the tokenizer, the model if the source has one, `maps/<name>.safetensors` (old id → new ids) and
+    `report.json`. It appears whole or not at all.
+
+    Args:
+        source: a model folder or a tokenizer; see `read_vocabulary`.
+        corpora: per language, the text files that say what it needs.
+        out: the folder to make; must not exist, or be empty.
+        threshold: BiStil's rule, the default with 1e-6.
+        top: or: how many pieces to keep.
+        budget: or: how many pieces to keep, fairly to the worst-served language.
+        pad_to: the model's rows are rounded up to a multiple of this.
+        watch: told what is going on.
+
+    Returns:
+        The report.
+
+    Raises:
+        VocabularyError: any input that cannot be worked with, or a model with fewer rows than the tokenizer has ids.
+    """
+    source, out = Path(source), Path(out)
+    if pad_to < 1:
+        raise VocabularyError(f"expected to pad to a multiple of 1 or more, got {pad_to!r}")
+    if not corpora:
+        raise VocabularyError("expected a corpus of at least one language, got none")
+    refuse_taken(out)
+    refuse_missing(corpora)
+    vocabulary = read_vocabulary(source)
+    model = _model_in(source, vocabulary)
+    with new_folder(out) as folder:
+        counts = {
+            language: count_pieces(
+                vocabulary, _lines(files), watch=watch, what=f"lines of {language} counted"
+            )
+            for language, files in corpora.items()
+        }
+        cut = trim_vocabulary(
+            vocabulary,
+            counts,
+            threshold=threshold,
+            top=top,
+            budget=budget,
+            protect=_named_ids(model),
+        )
+        report = _report(cut, corpora, watch)
+        write_tokenizer(folder, cut.after, with_model=model is not None)
+        cut.map.save(folder / "maps" / f"{vocabulary.name}.safetensors")
+        report["map"] = cut.map.counts
+        report["model"] = None if model is None else _trim_model(model, cut, source, folder, pad_to)
+        for name in _companions(source):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((source / name).read_bytes())
+        write_json(folder / "report.json", report)
+    return report
+
+
+def _companions(source: Path) -> list[Path]:
+    """The files of a model folder that a trim leaves as they are, by their names in it."""
+    if not source.is_dir():
+        return []
+    found = [source / name for name in _COMPANIONS if (source / name).is_file()]
+    if source / "modules.json" in found:
+        found += [file for file in sorted(source.glob(f"{_MODULE}/*")) if file.is_file()]
+    return [file.relative_to(source) for file in found]
+
+
+def _lines(files: Sequence[str | Path]) -> Iterator[str]:
+    return chain.from_iterable(read_corpus(file) for file in files)
+
+
+def _model_in(source: Path, vocabulary: Vocabulary) -> Any:
+    """The model of a folder that has weights, checked against the tokenizer; None where it has none."""
+    if not has_weights(source):
+        return None
+    from vocabmerge.models import open_model, vocabulary_tensors
+
+    model = open_model(source)
+    rows = vocabulary_tensors(model).rows
+    if rows < len(vocabulary):
+        raise VocabularyError(
+            f"{source}: the tokenizer has {len(vocabulary)} ids and the embedding {rows} rows; rows beyond the "
+            "vocabulary are legal, missing ones are not: resize the model's embedding, or take the tokenizer that "
+            "it was trained with"
+        )
+    return model
+
+
+def _named_ids(model: Any) -> list[int]:
+    """Every id that the model's settings name."""
+    if model is None:
+        return []
+    from vocabmerge.models import token_ids
+
+    values = token_ids(model).values()
+    return [
+        number for value in values for number in (value if isinstance(value, list) else [value])
+    ]
+
+
+def _trim_model(model: Any, cut: Trim, source: Path, folder: Path, pad_to: int) -> dict[str, Any]:
+    import torch
+
+    from vocabmerge.models import padded_rows, select_rows, vocabulary_tensors
+
+    def size(of: Path) -> dict[str, int]:
+        tensors = [tensor for _, tensor in stored_tensors(of)]
+        return {
+            "rows": vocabulary_tensors(model).rows,
+            "parameters": sum(tensor.numel() for tensor in tensors),
+            "bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        }
+
+    kept = torch.from_numpy(cut.kept)
+    size_before, tensors_before = size(source), dict(model.state_dict(keep_vars=True))
+    select_rows(model, cut.kept.tolist(), pad_to=pad_to)
+    rows = vocabulary_tensors(model).rows
+    save_model(
+        model,
+        folder,
+        source=source,
+        before=tensors_before,
+        cut=lambda table: padded_rows(table, rows, biased=True, ids=kept),
+    )
+    return {"architecture": type(model).__name__, "before": size_before, "after": size(folder)}
+
+
+def _report(cut: Trim, corpora: Corpora, watch: Watch) -> dict[str, Any]:
+    languages = {}
+    for number, (language, files) in enumerate(corpora.items()):
+        watch(number, len(corpora), "languages compared")
+        change = segmentation_change(cut.before, cut.after, cut.new_ids, _lines(files))
+        languages[language] = {**change.as_record(), "coverage": cut.coverage[language]}
+    return {
+        "format": "vocabmerge-trim/1",
+        "source": cut.before.name,
+        "rule": cut.rule,
+        "pieces": {
+            "before": len(cut.before),
+            "after": len(cut.kept),
+            "always": cut.always,
+            "ancestors": cut.ancestors,
+        },
+        "languages": languages,
+        "fair_bound": cut.bound,
+        "digests": {"before": cut.before.digest, "after": cut.after.digest},
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("vocabmerge", "tokenizers", "numpy")
+        },
+    }

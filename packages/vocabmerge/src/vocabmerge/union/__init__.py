@@ -1,0 +1,1 @@
+"""Several vocabularies become one, each language segmented as its teacher did."""

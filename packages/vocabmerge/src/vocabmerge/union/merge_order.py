@@ -1,0 +1,96 @@
+"""Orders the merges of a BPE union so that each language's words come out as its teacher has them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from vocabmerge.count import Watch, silent
+from vocabmerge.union.teacher_segmentations import Targets, rows_differ, segment_words
+
+_ROUNDS = 8
+_STEP = 1.0
+_DECAY = 0.85
+_HEAD = 20.0  # ranks below this are alike: the first merges of all teachers are each other's
+
+Opener = Callable[[NDArray[np.int64]], tokenizers.Tokenizer]
+
+
+def order_merges(
+    merges: NDArray[np.int64],
+    ranks: NDArray[np.int64],
+    of_language: Mapping[str, NDArray[np.int64]],
+    open_with: Opener,
+    targets: Mapping[str, Targets],
+    *,
+    watch: Watch = silent,
+) -> NDArray[np.int64]:
+    """An averaged perceptron on the logarithm of a merge's rank.
+
+    In the words that come out wrong, merges that the teacher applies and the union does not move forward, the others
+    back, by step · (T - U) / (T + U), where T and U are the weights of their applications by teacher and union.
+
+    Args:
+        merges: rows (left, right, result) of each merge of the union [M, 3].
+        ranks: the lowest rank that any teacher gives each [M].
+        of_language: language → the merges of its teacher, in the teacher's order.
+        open_with: opens the union tokenizer with the merges in a given order.
+        targets: the words of each language.
+        watch: told the rounds done.
+
+    Returns:
+        The order: numbers of merges, first to last [M].
+    """
+    size = int(max((target.ids.max(initial=0) for target in targets.values()), default=0)) + 1
+    size = max(size, int(merges.max(initial=0)) + 1)
+    late = np.log(ranks + _HEAD)
+    order = np.argsort(late, kind="stable")
+    mean, step = np.zeros_like(late), _STEP
+    for turn in range(_ROUNDS):
+        union = open_with(order)
+        wanted, got = np.zeros(len(merges)), np.zeros(len(merges))
+        making = _one_merge_per_piece(merges, order)
+        for code, target in targets.items():
+            offsets, ids = segment_words(union, target.words)
+            wrong = rows_differ(offsets, ids, target.offsets, target.ids)
+            weight = np.where(wrong, target.weight, 0.0)
+            theirs = np.bincount(
+                target.ids, np.repeat(weight, np.diff(target.offsets)), minlength=size
+            )
+            ours = np.bincount(ids, np.repeat(weight, np.diff(offsets)), minlength=size)
+            wanted += _applications(merges, of_language[code], theirs)
+            got += _applications(merges, making, ours)
+        total = wanted + got
+        if not wanted.any() and turn == 0:
+            return order
+        move = np.divide(wanted - got, total, out=np.zeros_like(total), where=total > 0)
+        late = late - step * move
+        mean += late
+        step *= _DECAY
+        order = np.argsort(late, kind="stable")
+        watch(turn + 1, _ROUNDS, "rounds of calibration")
+    return np.argsort(mean, kind="stable")
+
+
+def _one_merge_per_piece(merges: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of the merges that make one piece, the first in order; the whole in order."""
+    _, first = np.unique(merges[order, 2], return_index=True)
+    return order[np.sort(first)]
+
+
+def _applications(
+    merges: NDArray[np.int64], chosen: NDArray[np.int64], uses: NDArray[Any]
+) -> NDArray[np.float64]:
+    """How often each merge is applied on the way to pieces used so often; longer pieces first."""
+    need: list[float] = uses.astype(np.float64).tolist()
+    applied = np.zeros(len(merges))
+    table: Sequence[Sequence[int]] = merges[chosen].tolist()
+    for number, (left, right, result) in zip(chosen[::-1].tolist(), reversed(table), strict=True):
+        amount = need[result]
+        if amount:
+            applied[number] += amount
+            need[left] += amount
+            need[right] += amount
+    return applied
