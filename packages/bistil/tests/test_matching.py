@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bistil.encoders.capture import Attention
 from bistil.errors import ModelError
-from bistil.losses.attention_hidden import Matching, Tapped, matching_loss, tap
+from bistil.losses.attention_hidden import Activations, Matching, capture_activations, matching_loss
 
 FAMILIES = ("bert", "xlm-roberta", "distilbert", "modernbert", "deberta-v2")
 LAYERS = (1, 3)
@@ -39,7 +39,7 @@ def _batch(*, padded: bool) -> dict[str, Tensor]:
 
 
 def _heard(student: Any, teacher: Any, batch: dict[str, Tensor]) -> Matching:
-    with tap(student) as mine, tap(teacher, layers=LAYERS) as its:
+    with capture_activations(student) as mine, capture_activations(teacher, layers=LAYERS) as its:
         student(**batch)
         with torch.no_grad():
             teacher(**batch)
@@ -125,9 +125,9 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(
     teacher = make_masked_lm(family)
     batch = _batch(padded=False)
 
-    with tap(teacher) as mine:
+    with capture_activations(teacher) as mine:
         teacher(**batch)
-    with tap(teacher) as its, torch.no_grad():
+    with capture_activations(teacher) as its, torch.no_grad():
         teacher(**batch)
     found = matching_loss(mine, its, layers=range(4), attention_mask=None)
 
@@ -148,9 +148,9 @@ def test_listening_leaves_the_model_as_it_was(make_masked_lm: Callable[..., Any]
     assert torch.equal(model(**_batch(padded=True)).logits, before)
 
 
-def _interrupted(model: Any) -> Tapped:
+def _interrupted(model: Any) -> Activations:
     try:
-        with tap(model) as tapped:
+        with capture_activations(model) as tapped:
             model(**_batch(padded=True))
             raise KeyError
     except KeyError:
@@ -161,7 +161,7 @@ def test_only_the_layers_asked_for_are_kept(make_masked_lm: Callable[..., Any]) 
     for family in ("bert", "deberta-v2"):
         model = make_masked_lm(family)
 
-        with tap(model, layers=[2]) as tapped:
+        with capture_activations(model, layers=[2]) as tapped:
             model(**_batch(padded=False))
 
         assert sorted(tapped.attention) == [2], family
@@ -181,7 +181,7 @@ def test_an_encoder_is_found_inside_a_task_model(make_masked_lm: Callable[..., A
     model = make_masked_lm("xlm-roberta")
     tagger = Tagger(model.base_model)
 
-    with tap(tagger) as tapped:
+    with capture_activations(tagger) as tapped:
         tagger(**_batch(padded=False))
 
     assert torch.equal(tapped.last, tapped.hidden[4])
@@ -192,7 +192,11 @@ def test_a_projection_stands_between_widths(make_masked_lm: Callable[..., Any]) 
     teacher = make_masked_lm("bert")
     batch = _batch(padded=True)
     projection = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
-    with tap(student) as mine, tap(teacher, layers=LAYERS) as its, torch.no_grad():
+    with (
+        capture_activations(student) as mine,
+        capture_activations(teacher, layers=LAYERS) as its,
+        torch.no_grad(),
+    ):
         student(**batch)
         teacher(**batch)
 
@@ -211,7 +215,7 @@ def test_a_projection_stands_between_widths(make_masked_lm: Callable[..., Any]) 
 
 def test_of_two_compared_states_backward_keeps_one_tensor() -> None:
     mine, its = (
-        Tapped(
+        Activations(
             hidden={number: torch.randn(2, 5, 24) for number in range(2)},
             attention={0: Attention(torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 8))},
         )
@@ -241,7 +245,11 @@ def test_different_head_counts_are_refused(make_masked_lm: Callable[..., Any]) -
     for family in ("bert", "deberta-v2"):
         student = make_masked_lm(family, layers=2, num_attention_heads=2)
         teacher = make_masked_lm(family)
-        with tap(student) as mine, tap(teacher) as its, torch.no_grad():
+        with (
+            capture_activations(student) as mine,
+            capture_activations(teacher) as its,
+            torch.no_grad(),
+        ):
             student(**_batch(padded=False))
             teacher(**_batch(padded=False))
 
@@ -258,6 +266,6 @@ def test_an_architecture_we_cannot_listen_to_is_named() -> None:
 
     with (
         pytest.raises(ModelError, match="attention of a 'albert' model cannot be reached"),
-        tap(model),
+        capture_activations(model),
     ):
         pass

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from bistil.encoders.capture import encoder_of
 from bistil.encoders.widths import paths_of_layers, places_of, require_narrowable
 from bistil.errors import ModelError
-from bistil.losses.attention_hidden import matching_loss, tap
+from bistil.losses.attention_hidden import capture_activations, matching_loss
 from bistil.student.narrow import choose_hidden, cut_products, cut_sum, narrowed, projection_of
-from bistil.student.units import Moments, choose_units, told_by
+from bistil.student.units import Moments, least_squares_reconstruction, pivoted_cholesky_selection
 
 NARROW = ("bert", "xlm-roberta", "distilbert")
 FAMILIES = (*NARROW, "modernbert", "deberta-v2")
@@ -91,7 +91,11 @@ def test_a_narrow_student_starts_far_nearer_to_its_teacher_than_a_random_one(
     units = choose_hidden(teacher, layers, _blocks(), width=24).numbers
 
     def distance(student: Any) -> float:
-        with torch.no_grad(), tap(student) as mine, tap(teacher) as its:
+        with (
+            torch.no_grad(),
+            capture_activations(student) as mine,
+            capture_activations(teacher) as its,
+        ):
             student(input_ids=ids)
             teacher(input_ids=ids)
         matching = matching_loss(
@@ -149,8 +153,8 @@ def test_units_are_chosen_from_which_all_others_can_be_told() -> None:
     for part in rows.split(100):
         moments.add(part)
 
-    kept = choose_units(moments.covariance, 3)
-    told, constants = told_by(kept.numbers, moments, constant=True)
+    kept = pivoted_cholesky_selection(moments.covariance, 3)
+    told, constants = least_squares_reconstruction(kept.numbers, moments, constant=True)
 
     assert kept.explained == pytest.approx(1)
     assert list(kept.numbers) == sorted(kept.numbers)
@@ -162,7 +166,7 @@ def test_more_units_explain_more_and_all_of_them_everything() -> None:
     torch.manual_seed(0)
     mixed = torch.randn(8, 8, dtype=torch.float64)
 
-    shares = [choose_units(mixed @ mixed.T, count).explained for count in range(1, 9)]
+    shares = [pivoted_cholesky_selection(mixed @ mixed.T, count).explained for count in range(1, 9)]
 
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)

@@ -8,7 +8,7 @@ from vocabmerge.late_names import import_late as _import_late
 if TYPE_CHECKING:
     from bistil.compare.recipe import Comparison, read_comparison
     from bistil.compare.run import compare
-    from bistil.encoders.capture import Tapped, tap
+    from bistil.encoders.capture import Activations, capture_activations
     from bistil.errors import (
         AdaptError,
         BistilError,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bistil.tasks.training import TaskTraining
 
 __all__ = [
+    "Activations",
     "AdaptError",
     "BistilError",
     "Comparison",
@@ -57,13 +58,13 @@ __all__ = [
     "SparseFineTuning",
     "SparseTensor",
     "Sparsity",
-    "Tapped",
     "TaskTeacher",
     "TaskTraining",
     "Terms",
     "__version__",
     "adapt",
     "apply",
+    "capture_activations",
     "choose_layers",
     "combine",
     "compare",
@@ -80,7 +81,6 @@ __all__ = [
     "reindex",
     "select",
     "student_of",
-    "tap",
     "task_sft",
     "wear_task",
     "worn",
@@ -113,7 +113,7 @@ _import_late(
         "SparseFineTuning": "bistil.sparse.files",
         "SparseTensor": "bistil.sparse.files",
         "Sparsity": "bistil.lottery.lottery_ticket",
-        "Tapped": "bistil.encoders.capture",
+        "Activations": "bistil.encoders.capture",
         "TaskTeacher": "bistil.tasks.adapt",
         "TaskTraining": "bistil.tasks.training",
         "Terms": "bistil.losses.weights",
@@ -135,7 +135,7 @@ _import_late(
         "reindex": "bistil.sparse.apply",
         "select": "bistil.lottery.select",
         "student_of": "bistil.student.layers",
-        "tap": "bistil.encoders.capture",
+        "capture_activations": "bistil.encoders.capture",
         "task_sft": "bistil.tasks.teacher",
         "wear_task": "bistil.tasks.teacher",
         "worn": "bistil.sparse.apply",

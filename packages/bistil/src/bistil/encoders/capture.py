@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bistil.errors import ModelError
 
-_NAME = "bistil_tapped"  # of the attention function that transformers calls in our stead
+_NAME = "bistil_capture"  # of the attention function that transformers calls in our stead
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Attention:
 
 
 @dataclass
-class Tapped:
+class Activations:
     """One forward pass.
 
     Attributes:
@@ -61,7 +61,7 @@ class Family:
         layers: path of the list of layers below the base model.
         attention: path of the attention below a layer.
         maps: whether only eager maps tell what it attends to.
-        pre_norm: see `Tapped`.
+        pre_norm: see `Activations`.
     """
 
     layers: str
@@ -118,9 +118,9 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
 
 
 @contextlib.contextmanager
-def tap(
+def capture_activations(
     model: nn.Module, *, layers: Collection[int] | None = None, values: bool = False
-) -> Iterator[Tapped]:
+) -> Iterator[Activations]:
     """Listen to the next forward pass of `model`, which runs on SDPA attention meanwhile.
 
     No attention map is made, but for DeBERTa-v2 and v3, whose eager ones are kept. What was set before is set again at
@@ -138,7 +138,7 @@ def tap(
         ModelError: for an architecture whose attention we cannot reach.
     """
     family, encoder = family_of(model), encoder_of(model)
-    tapped = Tapped(pre_norm=family.pre_norm)
+    tapped = Activations(pre_norm=family.pre_norm)
     wanted = range(len(layers_of(model))) if layers is None else layers
     config, before = encoder.config, encoder.config._attn_implementation
     with contextlib.ExitStack() as stack:
@@ -157,7 +157,7 @@ def tap(
 def _listen_to_queries(
     encoder: Any,
     family: Family,
-    tapped: Tapped,
+    tapped: Activations,
     wanted: Collection[int],
     stack: contextlib.ExitStack,
     *,
@@ -174,16 +174,18 @@ def _listen_to_queries(
         stack.callback(delattr, attention, "_tap")
 
 
-def _keep_last(tapped: Tapped, _module: nn.Module, _inputs: Any, output: Any) -> None:
+def _keep_last(tapped: Activations, _module: nn.Module, _inputs: Any, output: Any) -> None:
     tapped.last = output[0]
 
 
-def _keep_state(tapped: Tapped, number: int, _module: nn.Module, _inputs: Any, output: Any) -> None:
+def _keep_state(
+    tapped: Activations, number: int, _module: nn.Module, _inputs: Any, output: Any
+) -> None:
     tapped.hidden[number] = output[0] if isinstance(output, tuple) else output
 
 
 def _keep_queries(
-    tapped: Tapped,
+    tapped: Activations,
     number: int,
     queries: Tensor,
     keys: Tensor,
@@ -236,7 +238,7 @@ def _register() -> None:
 def _listen_to_maps(
     encoder: Any,
     family: Family,
-    tapped: Tapped,
+    tapped: Activations,
     wanted: Collection[int],
     stack: contextlib.ExitStack,
 ) -> None:
@@ -261,12 +263,14 @@ def _ask_for_maps(_module: nn.Module, inputs: Any, named: Any) -> Any:
     }
 
 
-def _keep_maps(tapped: Tapped, number: int, _module: nn.Module, _inputs: Any, output: Any) -> None:
+def _keep_maps(
+    tapped: Activations, number: int, _module: nn.Module, _inputs: Any, output: Any
+) -> None:
     tapped.attention[number] = Attention(maps=output[1])
 
 
 def _keep_states(
-    tapped: Tapped, wanted: Collection[int], _module: nn.Module, _inputs: Any, output: Any
+    tapped: Activations, wanted: Collection[int], _module: nn.Module, _inputs: Any, output: Any
 ) -> None:
     states = output[1] if isinstance(output, tuple) else output.hidden_states
     tapped.hidden.update({number: states[number] for number in wanted})

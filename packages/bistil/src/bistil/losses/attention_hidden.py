@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bistil.encoders.capture import Attention, Tapped, tap
+from bistil.encoders.capture import Activations, Attention, capture_activations
 from bistil.errors import ModelError
 from kdkernels import attention_mse
 
-__all__ = ["Matching", "Tapped", "matching_loss", "tap"]
+__all__ = ["Activations", "Matching", "capture_activations", "matching_loss"]
 
 
 class Matching(NamedTuple):
@@ -29,8 +29,8 @@ class Matching(NamedTuple):
 
 
 def matching_loss(
-    student: Tapped,
-    teacher: Tapped,
+    student: Activations,
+    teacher: Activations,
     *,
     layers: Sequence[int],
     attention_mask: Tensor | None,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bistil.encoders.capture import Tapped, layers_of, tap
+from bistil.encoders.capture import Activations, capture_activations, layers_of
 from bistil.encoders.recompute import recomputing
 from bistil.errors import ModelError
 from bistil.losses.attention_hidden import matching_loss
@@ -33,7 +33,7 @@ class Taught:
         bias: [V] of the decoder.
     """
 
-    tapped: Tapped
+    tapped: Activations
     rows: Tensor | None = None
     weight: Tensor | None = None
     bias: Tensor | None = None
@@ -60,7 +60,7 @@ def ask_teacher(
     head = split_head(teacher)
     depth = len(layers_of(teacher))
     wanted = _listened(terms, layers, last=depth - 1)
-    with tap(teacher, layers=wanted, values=bool(terms.relations)) as tapped:
+    with capture_activations(teacher, layers=wanted, values=bool(terms.relations)) as tapped:
         if engine is not None:
             ids = batch["input_ids"]
             engine.hidden_rows(ids, torch.ones_like(ids), torch.zeros(1, dtype=torch.int64))
@@ -175,7 +175,10 @@ def _learn(model: Any, plan: _LessonPlan, batch: dict[str, Tensor], taught: Taug
     terms, mine = plan.terms, len(plan.layers) - 1
     own = _listened(terms, range(mine + 1), last=mine)
     head = split_head(model)
-    with recomputing(model), tap(model, layers=own, values=bool(terms.relations)) as tapped:
+    with (
+        recomputing(model),
+        capture_activations(model, layers=own, values=bool(terms.relations)) as tapped,
+    ):
         last = head.encoder(input_ids=batch["input_ids"]).last_hidden_state
     found: dict[str, Tensor] = {}
     if terms.attention or terms.hidden:
@@ -235,7 +238,9 @@ def _at_masks(
     return found
 
 
-def _relations(student: Tapped, teacher: Tapped, mine: int, its: int, heads: int) -> Tensor:
+def _relations(
+    student: Activations, teacher: Activations, mine: int, its: int, heads: int
+) -> Tensor:
     losses = []
     for part in ("queries", "keys", "values"):
         vectors_s: Tensor | None = getattr(student.attention[mine], part)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bistil.errors import AdaptError
-from bistil.losses.attention_hidden import matching_loss, tap
+from bistil.losses.attention_hidden import capture_activations, matching_loss
 from xeval.batches import IGNORED
 from xeval.tuned import TaskModel
 
@@ -95,7 +95,7 @@ class Distilling(nn.Module):
         inputs = {name: batch[name] for name in _INPUTS if name in batch}
         matched = weights.attention or weights.hidden
         listened = None if matched else ()
-        with tap(self.student, layers=listened) as mine:
+        with capture_activations(self.student, layers=listened) as mine:
             outputs = self.student.head(self.student.encoder(**inputs).last_hidden_state, batch)
         theirs, answers = self._ask(inputs, batch, listened)
         loss = outputs[next(iter(outputs))].new_zeros(())
@@ -119,7 +119,7 @@ class Distilling(nn.Module):
         teacher = self._teacher[0].to(self.teacher_ids.device)
         own = {**inputs, "input_ids": self.teacher_ids[inputs["input_ids"]]}
         layers = self._layers if listened is None else listened
-        with tap(teacher, layers=layers) as theirs:
+        with capture_activations(teacher, layers=layers) as theirs:
             answers = teacher.head(teacher.encoder(**own).last_hidden_state, batch)
         return theirs, answers
 

@@ -8,10 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bistil.encoders.capture import tap
+from bistil.encoders.capture import capture_activations
 from bistil.encoders.widths import inner_width, narrow_config, paths_of_layers, places_of
-from bistil.student.statistics import Heard, head_maps
-from bistil.student.units import Kept, Moments, choose_units, told_by
+from bistil.student.statistics import ActivationStatistics, head_maps
+from bistil.student.units import (
+    Kept,
+    Moments,
+    least_squares_reconstruction,
+    pivoted_cholesky_selection,
+)
 
 Weights = dict[str, Tensor]
 
@@ -34,12 +39,14 @@ def choose_hidden(
     moments = {number: Moments(teacher.config.hidden_size) for number in states}
     with torch.no_grad():
         for block in blocks:
-            with tap(teacher, layers=layers) as tapped:
+            with capture_activations(teacher, layers=layers) as tapped:
                 teacher(input_ids=block.to(teacher.device))
             for number, its in moments.items():
                 its.add(tapped.hidden[number])
     spreads = [its.covariance for its in moments.values()]
-    return choose_units(torch.stack([its / its.trace() for its in spreads]).mean(0), width)
+    return pivoted_cholesky_selection(
+        torch.stack([its / its.trace() for its in spreads]).mean(0), width
+    )
 
 
 def projection_of(units: Sequence[int], width: int) -> Tensor:
@@ -81,7 +88,7 @@ def narrowed(
     narrow.config._attn_implementation = model.config._attn_implementation
     narrow.to(next(model.parameters())).eval()  # its device and dtype
     if seed is None:
-        heard = Heard(model, kept, blocks, inner=inner is not None)
+        heard = ActivationStatistics(model, kept, blocks, inner=inner is not None)
         narrow.load_state_dict(_Narrowing(model, heard, kept, inner).weights())
     return narrow
 
@@ -90,7 +97,11 @@ class _Narrowing:
     """The narrower weights of a model, from what was heard of it."""
 
     def __init__(
-        self, model: Any, heard: Heard, units: tuple[int, ...] | None, inner: int | None
+        self,
+        model: Any,
+        heard: ActivationStatistics,
+        units: tuple[int, ...] | None,
+        inner: int | None,
     ) -> None:
         self._model, self._heard, self._units, self._inner = model, heard, units, inner
         self._state: slice | list[int] = slice(None) if units is None else list(units)
@@ -124,7 +135,9 @@ class _Narrowing:
         weight, bias = self._linear(name)
         if self._units is None:
             return weight, bias
-        told, rest = told_by(self._units, self._heard.inputs[heard], constant=True)
+        told, rest = least_squares_reconstruction(
+            self._units, self._heard.inputs[heard], constant=True
+        )
         return weight @ told.T, bias + weight @ rest  # type: ignore[operator]  # every map of these families has one
 
     def _attention(self, path: str) -> Weights:
@@ -167,8 +180,10 @@ class _Narrowing:
         if self._inner is not None:
             moments, total = self._heard.inputs[down], weight_down.shape[1]
             loud = weight_down.norm(dim=0)
-            kept = choose_units(moments.covariance * loud * loud[:, None], self._inner).numbers
-            told, rest = told_by(kept, moments, constant=bias_down is not None)
+            kept = pivoted_cholesky_selection(
+                moments.covariance * loud * loud[:, None], self._inner
+            ).numbers
+            told, rest = least_squares_reconstruction(kept, moments, constant=bias_down is not None)
             bias_down = None if bias_down is None else bias_down + weight_down @ rest
             weight_down = weight_down @ told.T
             rows = [*kept, *(total + one for one in kept)] if places.gated else list(kept)

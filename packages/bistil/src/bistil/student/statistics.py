@@ -16,7 +16,7 @@ from bistil.encoders.widths import paths_of_layers, places_of
 from bistil.student.units import Moments
 
 
-class Heard:
+class ActivationStatistics:
     """Sums over forward passes of a model, by the name of a module.
 
     Args:

@@ -56,7 +56,7 @@ class Kept:
     explained: float
 
 
-def choose_units(covariance: Tensor, count: int) -> Kept:
+def pivoted_cholesky_selection(covariance: Tensor, count: int) -> Kept:
     """Units chosen one by one, each the one that has most variance left that those before it do not explain.
 
     This is a Cholesky decomposition with pivots, stopped early. Where nothing is left to explain, the first of the others
@@ -67,7 +67,7 @@ def choose_units(covariance: Tensor, count: int) -> Kept:
         count: how many to keep.
 
     Example:
-        >>> choose_units(torch.tensor([[4.0, 4.0, 0.0], [4.0, 4.0, 0.0], [0.0, 0.0, 1.0]]), 2)
+        >>> pivoted_cholesky_selection(torch.tensor([[4.0, 4.0, 0.0], [4.0, 4.0, 0.0], [0.0, 0.0, 1.0]]), 2)
         Kept(numbers=(0, 2), explained=1.0)
     """
     left = covariance.diagonal().clone()
@@ -86,7 +86,9 @@ def choose_units(covariance: Tensor, count: int) -> Kept:
     return Kept(tuple(numbers), 1 - float(left.sum()) / total if total else 1.0)
 
 
-def told_by(kept: tuple[int, ...], moments: Moments, *, constant: bool) -> tuple[Tensor, Tensor]:
+def least_squares_reconstruction(
+    kept: tuple[int, ...], moments: Moments, *, constant: bool
+) -> tuple[Tensor, Tensor]:
     """R [k, D] and c [D] with x ≈ x[kept] R + c, by least squares; the kept units themselves are told exactly.
 
     Args:
