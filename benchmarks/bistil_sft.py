@@ -20,7 +20,8 @@ from record import Recorder, extra_memory, parser, race
 
 from bistil.lottery.select import Selection, select
 from bistil.sparse.apply import difference
-from bistil.sparse.files import SparseFineTuning, read_sparse, write_sparse
+from bistil.sparse.difference import SparseFineTuning
+from bistil.sparse.files import read_sparse, write_sparse
 
 
 def shapes(layers: int, width: int, pieces: int) -> dict[str, tuple[int, ...]]:

@@ -19,15 +19,17 @@ from bistil.extract import trainer as extract_training
 from bistil.extract.config import Extraction
 from bistil.extract.plan import Plan
 from bistil.extract.run import extract
+from bistil.extract.teacher import trim_teacher
 from bistil.losses.extraction import ask_teacher
 from bistil.losses.weights import STYLES, TERMS, Terms
-from bistil.text.blocks import Sources, trim_teacher
+from bistil.text.blocks import TextBlocks
 from bistil.text.languages import text_files
 from teacherzoo import load_teacher
 
 SHORT = Extraction(
     steps=12, batch=4, length=32, learning_rate=1e-3, held_out_share=0.1, checkpoint_every=5
 )
+BLOCKS = {name: getattr(SHORT, name) for name in ("length", "batch", "held_out_share", "mask_rate", "seed")}  # fmt: skip
 EVERY = Terms(attention=1, hidden=1, mlm=1, logits=1, relations=1, cosine=1)
 
 
@@ -271,7 +273,7 @@ def test_short_files_share_blocks(teacher: Path, texts: dict[str, Path], tmp_pat
     (tmp_path / "all.txt").write_text("".join(file.read_text() for file in poems))
     loaded = load_teacher(teacher)
     blocks = {
-        name: Sources({"sw": files}, loaded, SHORT, tmp_path / f"blocks-{name}").blocks["sw"]
+        name: TextBlocks({"sw": files}, loaded, tmp_path / f"blocks-{name}", **BLOCKS).blocks["sw"]
         for name, files in (("poems", poems), ("all", [tmp_path / "all.txt"]))
     }
 
@@ -314,7 +316,7 @@ def no_cutting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         raise AssertionError("trimmed or cut again")
 
     def start() -> None:
-        monkeypatch.setattr("bistil.text.blocks.trim", refuse)
+        monkeypatch.setitem(trim_teacher.__globals__, "trim", refuse)
         monkeypatch.setattr("bistil.text.blocks.stream_blocks", refuse)
 
     return start
@@ -345,11 +347,11 @@ def test_what_killed_runs_left_on_a_shelf_goes_and_what_others_made_stays(
 
     trim_teacher(teacher, files, place / "teacher", SHORT, watch=silent)
     lean = load_teacher(place / "teacher")
-    made = Sources({"en": [texts["en"]]}, lean, SHORT, place / "text").blocks["en"]
+    made = TextBlocks({"en": [texts["en"]]}, lean, place / "text", **BLOCKS).blocks["en"]
     short = tmp_path / "short.txt"
     short.write_text("mn\n")
     with pytest.raises(ExtractError, match="sw: its corpus does not fill one block"):
-        _ = Sources({"en": files["en"], "sw": [short]}, lean, SHORT, place / "text").blocks
+        _ = TextBlocks({"en": files["en"], "sw": [short]}, lean, place / "text", **BLOCKS).blocks
 
     assert {file.name for file in place.iterdir()} == {"teacher", "text"}
     assert [file.name for file in (place / "text").iterdir()] == ["en-train.blocks"]
@@ -372,7 +374,7 @@ def test_another_seed_takes_teacher_and_text_from_the_shelf(
         held.append(True)
         vocabmerge.trim(*arguments, **options)
 
-    monkeypatch.setattr("bistil.text.blocks.trim", trim)
+    monkeypatch.setitem(trim_teacher.__globals__, "trim", trim)
     alone = _extract(teacher, texts, tmp_path / "alone", extraction=two_steps)
     _extract(teacher, texts, tmp_path / "first", extraction=replace(two_steps, seed=1), shelf=shelf)
     no_cutting()

@@ -14,9 +14,10 @@ from bistil.encoders.body import body_digests, body_parameters
 from bistil.errors import SparseError
 from bistil.extract.config import Extraction
 from bistil.extract.run import extract
+from bistil.extract.teacher import open_tunings, trim_teacher
 from bistil.sparse.apply import apply, worn
-from bistil.sparse.files import SparseFineTuning, SparseTensor, read_sparse, write_sparse
-from bistil.text.blocks import open_tunings, trim_teacher
+from bistil.sparse.difference import SparseFineTuning, SparseTensor
+from bistil.sparse.files import read_sparse, write_sparse
 from teacherzoo import load_teacher
 
 SHORT = Extraction(steps=4, batch=2, length=32, held_out_share=0.1)

@@ -19,7 +19,8 @@ from bistil.extract.run import extract
 from bistil.losses.weights import STYLES, Terms
 from bistil.lottery.language import LanguageTraining, language_sft
 from bistil.lottery.lottery_ticket import Sparsity
-from bistil.sparse.files import SparseFineTuning, SparseTensor, read_sparse, write_sparse
+from bistil.sparse.difference import SparseFineTuning, SparseTensor
+from bistil.sparse.files import read_sparse, write_sparse
 from bistil.student.layers import student_of
 from bistil.tasks.adapt import TaskTeacher, adapt
 from bistil.tasks.teacher import task_sft

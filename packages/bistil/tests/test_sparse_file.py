@@ -15,7 +15,8 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 from bistil.encoders.body import body_digests, body_parameters, copies, embedding_name
 from bistil.errors import SparseError
 from bistil.sparse.apply import apply, check_base, combine, difference, reindex, worn
-from bistil.sparse.files import SparseFineTuning, SparseTensor, read_sparse, write_sparse
+from bistil.sparse.difference import SparseFineTuning, SparseTensor
+from bistil.sparse.files import read_sparse, write_sparse
 from bistil.sparse.gap_coding import decode_gaps, encode_gaps
 
 

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from bistil.lottery.lottery_ticket import Sparsity
     from bistil.lottery.select import Selection, select
     from bistil.sparse.apply import apply, combine, reindex, worn
-    from bistil.sparse.files import SparseFineTuning, SparseTensor, read_sparse, write_sparse
+    from bistil.sparse.difference import SparseFineTuning, SparseTensor
+    from bistil.sparse.files import read_sparse, write_sparse
     from bistil.student.layers import choose_layers, layer_map, student_of
     from bistil.tasks.adapt import Identity, TaskTeacher, adapt
     from bistil.tasks.teacher import compose, task_sft, wear_task
@@ -110,8 +111,8 @@ _import_late(
         "ScoreDrop": "bistil.export.scores",
         "Selection": "bistil.lottery.select",
         "SparseError": "bistil.errors",
-        "SparseFineTuning": "bistil.sparse.files",
-        "SparseTensor": "bistil.sparse.files",
+        "SparseFineTuning": "bistil.sparse.difference",
+        "SparseTensor": "bistil.sparse.difference",
         "Sparsity": "bistil.lottery.lottery_ticket",
         "Activations": "bistil.encoders.capture",
         "TaskTeacher": "bistil.tasks.adapt",

@@ -17,7 +17,7 @@ from teacherzoo.cli.console import progress
 from teacherzoo.processes import rank
 
 if TYPE_CHECKING:
-    from bistil.sparse.files import SparseFineTuning
+    from bistil.sparse.difference import SparseFineTuning
 
 
 def register(app: typer.Typer) -> None:

@@ -21,12 +21,13 @@ from bistil.extract.card import Account, write_folder
 from bistil.extract.config import Extraction
 from bistil.extract.plan import Plan, attention_route
 from bistil.extract.student import shaped_student
+from bistil.extract.teacher import open_tunings, trim_teacher
 from bistil.losses.extraction import as_student, freeze_unreached
 from bistil.sparse.apply import worn
 from bistil.sparse.composable_sft import sparse_path
 from bistil.student.layers import choose_layers
 from bistil.text.batches import MaskedBatches, Schedule
-from bistil.text.blocks import Sources, open_tunings, trim_teacher
+from bistil.text.blocks import TextBlocks
 from bistil.text.languages import languages_of, text_files
 from teacherzoo import Teacher, load_teacher
 from teacherzoo.digests import digest_of_inputs
@@ -178,8 +179,18 @@ def _prepare(
         trim_teacher(folder, files, lean, extraction, watch=watch)
     wait_for_all()
     teacher = load_teacher(lean)
-    sources = Sources(files, teacher, extraction, place / "text", watch=watch)
-    shaped = shaped_student(teacher.model, layers, extraction, sources)
+    text_blocks = TextBlocks(
+        files,
+        teacher,
+        place / "text",
+        length=extraction.length,
+        batch=extraction.batch,
+        held_out_share=extraction.held_out_share,
+        mask_rate=extraction.mask_rate,
+        seed=extraction.seed,
+        watch=watch,
+    )
+    shaped = shaped_student(teacher.model, layers, extraction, text_blocks)
     student = shaped.student.to(arguments.device)
     tunings = open_tunings(sfts, whole=folder, trimmed=None if lean is folder else teacher)
     depth = len(layers_of(teacher.model))
@@ -189,8 +200,8 @@ def _prepare(
         return worn(teacher.model, *tunings.get(language, ()), check=False)
 
     asking = Asking(teacher.model, extraction.terms, layers, dressing=dressing, engine=engine)
-    batches = _batches(sources, extraction, arguments)
-    positions = sources.corruption.positions(extraction.length)
+    batches = _batches(text_blocks, extraction, arguments)
+    positions = text_blocks.corruption.positions(extraction.length)
     as_student(
         student,
         extraction.terms,
@@ -214,7 +225,7 @@ def _prepare(
         attention=attention_route(student, extraction.terms.weights),
         terms=extraction.terms.weights,
         frozen=_freeze(student, asking, batches, next(iter(files))),
-        blocks={language: len(its) for language, its in sources.blocks.items()},
+        blocks={language: len(its) for language, its in text_blocks.blocks.items()},
         steps=extraction.steps,
         tokens=len(batches) * extraction.batch * extraction.length,
     )
@@ -223,7 +234,7 @@ def _prepare(
         student=student,
         asking=asking,
         batches=batches,
-        held_out=sources.held_out(),
+        held_out=text_blocks.held_out(),
         arguments=arguments,
         plan=plan,
     )
@@ -253,12 +264,12 @@ def _shared(teacher: Teacher, extraction: Extraction) -> tuple[Teacher, ShardedE
 
 
 def _batches(
-    sources: Sources, extraction: Extraction, arguments: TrainingArguments
+    text_blocks: TextBlocks, extraction: Extraction, arguments: TrainingArguments
 ) -> MaskedBatches:
     count = extraction.steps * arguments.gradient_accumulation_steps * arguments.world_size
-    sizes = {language: len(its) for language, its in sources.blocks.items()}
+    sizes = {language: len(its) for language, its in text_blocks.blocks.items()}
     slots = Schedule(sizes, batches=count, size=extraction.batch, seed=extraction.seed)
-    return MaskedBatches(slots, sources.blocks, sources.corruption)
+    return MaskedBatches(slots, text_blocks.blocks, text_blocks.corruption)
 
 
 def _freeze(student: Any, asking: Asking, batches: MaskedBatches, language: str) -> int:

@@ -15,7 +15,7 @@ from bistil.encoders.widths import inner_width
 from bistil.extract.config import Extraction
 from bistil.student.layers import student_of
 from bistil.student.narrow import choose_hidden, narrowed, projection_of
-from bistil.text.blocks import Sources
+from bistil.text.blocks import TextBlocks
 
 _SAMPLE = 8192  # positions of text, shared evenly by the languages, on which units are chosen
 _ROWS = 8
@@ -39,7 +39,7 @@ class Shaped:
 
 
 def shaped_student(
-    teacher: Any, layers: Sequence[int], extraction: Extraction, sources: Sources
+    teacher: Any, layers: Sequence[int], extraction: Extraction, text_blocks: TextBlocks
 ) -> Shaped:
     """The teacher's layers `layers`, verified bit for bit, then made as narrow as `extraction` says.
 
@@ -47,7 +47,7 @@ def shaped_student(
         teacher: a masked LM in evaluation mode.
         layers: see `choose_layers`.
         extraction: widths, first weights, seed.
-        sources: text, of which a sample decides what is kept.
+        text_blocks: of which a sample decides what is kept.
     """
     seed = extraction.seed if extraction.init == "random" else None
     student = student_of(teacher, layers, seed=seed)
@@ -56,7 +56,7 @@ def shaped_student(
     feed_forward = None if extraction.feed_forward == inner else extraction.feed_forward
     if width is None and feed_forward is None:
         return Shaped(student=student)
-    sample = _sample(sources.blocks)
+    sample = _sample(text_blocks.blocks)
     units, words = None, []
     if width is not None:
         kept = choose_hidden(teacher, layers, sample, width=width)

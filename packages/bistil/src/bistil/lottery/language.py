@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from bistil.cache import refuse_what_exists, remove_work, work_folder
 from bistil.encoders.body import body_digests
 from bistil.errors import AdaptError
-from bistil.extract.config import Extraction
 from bistil.lottery.lottery_ticket import Sparsity, Ticket, lottery_ticket
 from bistil.lottery.training_run import Fitting
-from bistil.sparse.files import SparseFineTuning, write_sparse
-from bistil.tasks.data import share_of
-from bistil.text.batches import MaskedBatches, Schedule
-from bistil.text.blocks import Sources
+from bistil.sparse.difference import SparseFineTuning
+from bistil.sparse.files import write_sparse
+from bistil.text.batches import MaskedBatches, Schedule, examples_per_pass
+from bistil.text.blocks import TextBlocks
 from bistil.text.languages import text_files
 from kdkernels import linear_cross_entropy
 from teacherzoo import load_teacher, split_head
@@ -106,20 +105,23 @@ def language_sft(
     work = work_folder(out, stated)
     teacher = load_teacher(model)
     base = body_digests(teacher.model)
-    extraction = Extraction(
-        batch=training.batch,
+    text_blocks = TextBlocks(
+        {language: files},
+        teacher,
+        work / "text",
         length=training.length,
-        mask_rate=training.mask_rate,
+        batch=training.batch,
         held_out_share=training.held_out_share,
+        mask_rate=training.mask_rate,
         seed=training.seed,
+        watch=watch,
     )
-    sources = Sources({language: files}, teacher, extraction, work / "text", watch=watch)
     learner = _Learner(teacher.model)
-    held_out = sources.held_out().get(language) if training.held_out_share else None
+    held_out = text_blocks.held_out().get(language) if training.held_out_share else None
     ticket = lottery_ticket(
         learner,
         teacher.model,
-        lambda steps: _batches(sources, language, training, plan, steps),
+        lambda steps: _batches(text_blocks, language, training, plan, steps),
         plan,
         sparsity,
         work,
@@ -148,13 +150,13 @@ def _settled(training: LanguageTraining) -> LanguageTraining:
 
 
 def _batches(
-    sources: Sources, language: str, training: LanguageTraining, plan: Fitting, steps: int
+    text_blocks: TextBlocks, language: str, training: LanguageTraining, plan: Fitting, steps: int
 ) -> MaskedBatches:
-    sizes = {language: len(sources.blocks[language])}
-    share = share_of(training.batch, plan.passes)
+    sizes = {language: len(text_blocks.blocks[language])}
+    share = examples_per_pass(training.batch, plan.passes)
     count = steps * training.batch // share
     slots = Schedule(sizes, batches=count, size=share, seed=training.seed)
-    return MaskedBatches(slots, sources.blocks, sources.corruption)
+    return MaskedBatches(slots, text_blocks.blocks, text_blocks.corruption)
 
 
 def _plan(training: LanguageTraining) -> Fitting:
@@ -166,7 +168,7 @@ def _plan(training: LanguageTraining) -> Fitting:
     tokens = training.batch * training.length
     plan = Fitting(**{name: getattr(training, name) for name in names}, per_step=tokens, unit="tokens")  # fmt: skip
     check_arguments(plan)
-    share_of(training.batch, plan.passes, what="blocks")
+    examples_per_pass(training.batch, plan.passes, unit="blocks")
     return plan
 
 

@@ -18,7 +18,7 @@ from bistil.lottery.masks import Masks, penalise_distance
 from bistil.lottery.select import Selection, read_selection, select, write_selection
 from bistil.lottery.training_run import Fitted, Fitting, Watch, fit
 from bistil.sparse.apply import apply, difference
-from bistil.sparse.files import SparseFineTuning, SparseTensor
+from bistil.sparse.difference import SparseFineTuning, SparseTensor
 from teacherzoo.processes import rank, wait_for_all
 
 Batches = Callable[[int], torch.utils.data.Dataset[dict[str, Tensor]]]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bistil.encoders.body import body_digests, body_parameters
 from bistil.errors import SparseError
-from bistil.sparse.files import SparseFineTuning, SparseTensor
+from bistil.sparse.difference import SparseFineTuning, SparseTensor
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bistil.errors import SparseError
-from bistil.sparse.files import SparseFineTuning, SparseTensor
+from bistil.sparse.difference import SparseFineTuning, SparseTensor
 
 _FILE = "pytorch_diff.bin"
 _PARTS = {"diffs", "abs", "body"}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bistil.errors import SparseError
 from bistil.sparse.apply import reindex
-from bistil.sparse.files import SparseFineTuning
+from bistil.sparse.difference import SparseFineTuning
 from teacherzoo.encoders.teachers import teacher_folder
 from vocabmerge import read_vocabulary
 

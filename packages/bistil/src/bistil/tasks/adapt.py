@@ -20,7 +20,8 @@ from bistil.errors import AdaptError
 from bistil.losses.attention_hidden import require_same_heads
 from bistil.losses.task import TASKS, Distillation, Distilling
 from bistil.lottery.lottery_ticket import NUMBERS
-from bistil.sparse.files import SparseFineTuning, read_sparse, write_sparse
+from bistil.sparse.difference import SparseFineTuning
+from bistil.sparse.files import read_sparse, write_sparse
 from bistil.sparse.reindex import kept_ids
 from bistil.student.layers import layer_map
 from bistil.student.narrow import projection_of

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bistil.errors import AdaptError
-from teacherzoo.processes import world_size
+from bistil.text.batches import examples_per_pass
 from xeval import DataSet, Protocol, TunedTask, task_of
 from xeval.pieces import Encoded, Pieces
 from xeval.source import Source, choose_source
@@ -101,7 +101,7 @@ class TaskBatches(torch.utils.data.Dataset[dict[str, Tensor]]):
         passes: int,
         seed: int,
     ) -> None:
-        part = share_of(examples, passes)
+        part = examples_per_pass(examples, passes)
         self._encoded, self._task, self._pad_id = encoded, task, pad_id
         order = _order([one.length for one in encoded], examples, seed)
         self._items = [
@@ -113,20 +113,6 @@ class TaskBatches(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return self._task.collate([self._encoded[i] for i in self._items[index]], self._pad_id)
-
-
-def share_of(examples: int, passes: int, *, what: str = "examples") -> int:
-    """How many of a step's examples one forward pass of one process takes.
-
-    Raises:
-        AdaptError: where they cannot be shared evenly.
-    """
-    shares = passes * world_size()
-    if examples < 1 or examples % shares:
-        raise AdaptError(
-            f"{examples} {what} per step cannot be shared by {shares} forward passes; choose a multiple of {shares}."
-        )
-    return examples // shares
 
 
 def _order(lengths: Sequence[int], examples: int, seed: int) -> Iterator[list[int]]:

@@ -13,7 +13,8 @@ from bistil.encoders.body import body_digests
 from bistil.errors import AdaptError, SparseError
 from bistil.lottery.lottery_ticket import NUMBERS
 from bistil.sparse.apply import apply
-from bistil.sparse.files import SparseFineTuning, read_sparse, write_sparse
+from bistil.sparse.difference import SparseFineTuning
+from bistil.sparse.files import read_sparse, write_sparse
 from bistil.tasks.data import read_task
 from bistil.tasks.training import TaskTraining, plan_of, train_task, untrained
 from teacherzoo.digests import digest_of_files, digest_of_model

@@ -11,7 +11,8 @@ from torch import nn
 
 from bistil.lottery.lottery_ticket import Sparsity, Ticket, lottery_ticket
 from bistil.lottery.training_run import Fitting
-from bistil.tasks.data import TaskBatches, TaskData, dev_score, share_of
+from bistil.tasks.data import TaskBatches, TaskData, dev_score
+from bistil.text.batches import examples_per_pass
 from teacherzoo.processes import world_size
 from xeval import Protocol
 from xeval.pieces import Pieces
@@ -71,7 +72,7 @@ def plan_of(training: TaskTraining) -> Fitting:
         per_step=protocol.batch_size,
     )
     check_arguments(plan)
-    share_of(protocol.batch_size, plan.passes)
+    examples_per_pass(protocol.batch_size, plan.passes)
     return plan
 
 

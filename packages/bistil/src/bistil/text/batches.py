@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bistil.errors import ExtractError
+from bistil.errors import AdaptError, ExtractError
+from teacherzoo.processes import world_size
 
 _ORDER = 2**63  # the stream that orders batches; the others are numbered by batch
 
@@ -109,6 +110,20 @@ class _Stream:
             self._order = self._random.permutation(self._count)
             self._drawn += 1
         return self._order
+
+
+def examples_per_pass(examples: int, passes: int, *, unit: str = "examples") -> int:
+    """How many of a step's examples one forward pass of one process takes.
+
+    Raises:
+        AdaptError: where they cannot be shared evenly.
+    """
+    shares = passes * world_size()
+    if examples < 1 or examples % shares:
+        raise AdaptError(
+            f"{examples} {unit} per step cannot be shared by {shares} forward passes; choose a multiple of {shares}."
+        )
+    return examples // shares
 
 
 def too_short(language: str) -> ExtractError:

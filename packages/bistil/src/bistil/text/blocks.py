@@ -1,8 +1,7 @@
-"""What goes into an extraction: text in blocks, a teacher with a trimmed vocabulary, and what it wears."""
+"""Raw text of each language as blocks of token ids, cut once and read from disk."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,47 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bistil.errors import ExtractError
-from bistil.extract.config import Extraction
-from bistil.sparse.apply import check_base
-from bistil.sparse.files import SparseFineTuning, read_sparse
-from bistil.sparse.reindex import carry_over, kept_ids
 from bistil.text.batches import Corruption, MaskedBatches, Schedule, too_short
-from teacherzoo import Corpus, CorpusError, Teacher, load_teacher
+from teacherzoo import Corpus, CorpusError, Teacher
 from teacherzoo.encoders.teachers import read_tokenizer
 from teacherzoo.pretrain.text import stream_blocks
 from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.text.corpora import Part
-from vocabmerge import trim
 
 Watch = Callable[[int, int, str], None]
 _HELD_OUT_BATCHES = 8
 
 
-def trim_teacher(
-    folder: Path,
-    files: Mapping[str, Sequence[Path]],
-    out: Path,
-    extraction: Extraction,
-    *,
-    watch: Watch,
-) -> None:
-    """Write the teacher with the pieces that the languages need; nothing to do where an earlier run left it."""
-    if (out / "config.json").exists():
-        return
-    for left in (out, *out.parent.glob(f".{out.name}.partial-*")):  # of runs that were killed
-        shutil.rmtree(left, ignore_errors=True)
-    trim(
-        folder,
-        files,
-        out,
-        threshold=extraction.threshold,
-        top=extraction.top,
-        budget=extraction.budget,
-        watch=lambda done, total, what: watch(done, total or 0, what),
-    )
-
-
-class Sources:
+class TextBlocks:
     """Text as teacher and student read it.
 
     The first process cuts it into blocks and writes them; every process reads them from disk as batches ask for them, so that
@@ -60,8 +30,12 @@ class Sources:
     Args:
         files: per language, the source first.
         teacher: whose vocabulary it is.
-        extraction: lengths, shares, seed.
         folder: for the blocks.
+        length: S, tokens in a block.
+        batch: blocks in a batch of held-out text.
+        held_out_share: of each corpus, by content.
+        mask_rate: share of the positions that are corrupted.
+        seed: of the corruption.
         watch: told (done, total, what).
 
     Raises:
@@ -73,17 +47,21 @@ class Sources:
         self,
         files: Mapping[str, Sequence[Path]],
         teacher: Teacher,
-        extraction: Extraction,
         folder: Path,
         *,
+        length: int,
+        batch: int,
+        held_out_share: float,
+        mask_rate: float,
+        seed: int,
         watch: Watch = lambda done, total, what: None,
     ) -> None:
-        if extraction.length > teacher.max_length:
+        if length > teacher.max_length:
             raise ExtractError(
-                f"length {extraction.length} is beyond the teacher's limit of {teacher.max_length} tokens; choose a smaller one."
+                f"length {length} is beyond the teacher's limit of {teacher.max_length} tokens; choose a smaller one."
             )
         self._files = files
-        self._extraction = extraction
+        self._length, self._batch, self._held_out_share = length, batch, held_out_share
         self._folder = folder
         self._made: list[Path] = []
         self._watch = watch
@@ -96,11 +74,11 @@ class Sources:
                 "documents end with; set cls_token and sep_token."
             )
         self.corruption = Corruption(
-            rate=extraction.mask_rate,
+            rate=mask_rate,
             mask=teacher.space.mask,
             special=teacher.space.special,
             pieces=teacher.space.size,
-            seed=extraction.seed,
+            seed=seed,
         )
 
     @cached_property
@@ -113,7 +91,7 @@ class Sources:
         found = {}
         for language in self._files:
             blocks = {language: self._blocks(language, "held_out")}
-            size = self._extraction.batch
+            size = self._batch
             batches = min(_HELD_OUT_BATCHES, len(blocks[language]) // size)
             if batches:
                 slots = Schedule({language: batches * size}, batches=batches, size=size, seed=0)
@@ -125,7 +103,7 @@ class Sources:
         if rank() == 0 and not file.exists():
             self._write(file, language, part)
         wait_for_all()
-        shape = (file.stat().st_size // (4 * self._extraction.length), self._extraction.length)
+        shape = (file.stat().st_size // (4 * self._length), self._length)
         if not shape[0]:  # no file of nothing can be mapped
             return np.empty(shape, dtype=np.int32)
         return np.memmap(file, dtype=np.int32, mode="r", shape=shape)
@@ -148,10 +126,10 @@ class Sources:
 
     def _cut(self, language: str, part: Part) -> Iterator[NDArray[np.int32]]:
         files = tuple(self._files[language])
-        corpus = Corpus(language, files, held_out_share=self._extraction.held_out_share)
+        corpus = Corpus(language, files, held_out_share=self._held_out_share)
         done = 0
         try:
-            for rows in stream_blocks(corpus, self._tokenizer, self._extraction.length, part=part):
+            for rows in stream_blocks(corpus, self._tokenizer, self._length, part=part):
                 yield rows
                 done += len(rows)
                 self._watch(done, 0, f"cutting {language}")
@@ -160,31 +138,3 @@ class Sources:
                 raise
         if part == "train" and not done:
             raise too_short(language)
-
-
-def open_tunings(
-    files: Mapping[str, str | Path], *, whole: Path, trimmed: Teacher | None
-) -> dict[str, list[SparseFineTuning]]:
-    """Per language what the teacher wears, checked against the whole teacher and carried to its trimmed vocabulary.
-
-    Args:
-        files: language to a sparse fine-tuning.
-        whole: the teacher's folder.
-        trimmed: the teacher after the trim; None where it was left whole.
-
-    Raises:
-        SparseError: for one of another base model.
-    """
-    if not files:
-        return {}
-    model = load_teacher(whole).model
-    tunings = {language: read_sparse(Path(file)) for language, file in files.items()}
-    for tuning in tunings.values():
-        check_base(model, tuning)
-    if trimmed is not None:
-        kept = kept_ids(trimmed.folder, whole)
-        tunings = {
-            language: carry_over(tuning, trimmed.model, kept)
-            for language, tuning in tunings.items()
-        }
-    return {language: [tuning] for language, tuning in tunings.items()}
