@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mergedistill.targets.align import meeting_places
-from mergedistill.targets.combine import Voice, mince, mixture
+from mergedistill.targets.align import align_positions
+from mergedistill.targets.combine import AlignedTeacher, mince, mixture
 from teacherzoo.signals.shard import ShardArrays
 
 V = 20
@@ -57,9 +57,11 @@ def _shard(
 
 def _voice(
     arrays: ShardArrays, places: NDArray[np.int64] | None = None, weight: float = 1.0
-) -> Voice:
+) -> AlignedTeacher:
     here = np.arange(len(arrays.labels)) if places is None else places
-    return Voice(arrays=arrays, places=here, weight=weight, unlisted=V - arrays.topk_ids.shape[1])
+    return AlignedTeacher(
+        arrays=arrays, positions=here, weight=weight, unlisted=V - arrays.topk_ids.shape[1]
+    )
 
 
 def _dense(arrays: ShardArrays, row: int, temperature: float = 1.0) -> NDArray[np.float64]:
@@ -73,35 +75,35 @@ def _dense(arrays: ShardArrays, row: int, temperature: float = 1.0) -> NDArray[n
 
 
 def test_teachers_meet_at_words_that_they_spell_alike() -> None:
-    lead = _shard([[0, 2, 2], [5, 7]], [[3, 4, 5], [6, 7]], documents=[1, 2])
+    primary = _shard([[0, 2, 2], [5, 7]], [[3, 4, 5], [6, 7]], documents=[1, 2])
     # Word 2 in other pieces, word 5 of document 2 not masked, word 7 with another piece; document 1 comes last.
     other = _shard([[7], [0, 2]], [[8], [3, 4]], documents=[2, 1])
 
-    places = meeting_places(lead, other)
+    places = align_positions(primary, other)
 
     assert places.tolist() == [1, -1, -1, -1, -1]
 
 
 def test_words_in_several_pieces_meet_piece_by_piece() -> None:
-    lead = _shard([[1, 1, 4]], [[3, 9, 5]])
+    primary = _shard([[1, 1, 4]], [[3, 9, 5]])
     other = _shard(
         [[1], [1], [4]], [[3], [9], [5]], documents=[0, 0, 0]
     )  # cut in two by a block's end
 
-    assert meeting_places(lead, other).tolist() == [0, 1, 2]
+    assert align_positions(primary, other).tolist() == [0, 1, 2]
 
 
 def test_a_piece_that_the_student_lacks_is_no_meeting() -> None:
-    lead = _shard([[1, 2]], [[-100, 5]])
+    primary = _shard([[1, 2]], [[-100, 5]])
 
-    assert meeting_places(lead, _shard([[1, 2]], [[-100, 5]])).tolist() == [-1, 1]
+    assert align_positions(primary, _shard([[1, 2]], [[-100, 5]])).tolist() == [-1, 1]
 
 
 def test_draws_of_masks_do_not_mix() -> None:
-    lead = _shard([[1], [1]], [[3], [3]], documents=[7, 7], draws=[0, 1])
+    primary = _shard([[1], [1]], [[3], [3]], documents=[7, 7], draws=[0, 1])
     other = _shard([[1], [1]], [[3], [3]], documents=[7, 7], draws=[1, 0])
 
-    assert meeting_places(lead, other).tolist() == [1, 0]
+    assert align_positions(primary, other).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
@@ -125,7 +127,7 @@ def test_what_one_teacher_does_not_list_stays_in_the_tail() -> None:
     np.testing.assert_allclose(met.tail, (first.tail + second.tail) / 2, rtol=1e-5)
 
 
-def test_where_a_teacher_abstains_the_others_have_its_weight() -> None:
+def test_where_a_prediction_is_missing_the_others_have_its_weight() -> None:
     first, second = _shard([[0, 1]], [[3, 4]]), _shard([[0]], [[3]], seed=1)
 
     met = mixture([_voice(first), _voice(second, np.array([0, -1]))], temperature=1.0)

@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 from mergedistill.cli.app import app
 from mergedistill.errors import StageError
 from mergedistill.rank.corpus_warnings import suspicions
-from mergedistill.recipe.language_teachers import faculties
+from mergedistill.recipe.language_teachers import choose_teachers
 from mergedistill.recipe.recipe import Recipe
 from mergedistill.recipe.stages import recording_folder, settled, settled_or_refuse, stages
 from mergedistill.run.run import run, status
-from mergedistill.targets.combined import MetSignals
+from mergedistill.targets.combined import CombinedSignals
 from mergedistill.targets.recorded import open_signals
 from teacherzoo import Signals
 from vocabmerge import load_map
@@ -40,7 +40,7 @@ def test_ranking_is_taken_as_the_assignment_and_kept(town: Path, recipe_of: Reci
     run(recipe, until="rank")
 
     found = settled_or_refuse(recipe)
-    assert {language: its.lead for language, its in found.items()} == {
+    assert {language: its.primary for language, its in found.items()} == {
         "qav": "wp",
         "qag": "foreign",
     }
@@ -55,7 +55,7 @@ def test_ranking_is_taken_as_the_assignment_and_kept(town: Path, recipe_of: Reci
     assert not status(more)["rank"]
     run(more, until="rank")
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
-    assert settled_or_refuse(more)["qav"].lead == "wp"  # noise made the other one worse
+    assert settled_or_refuse(more)["qav"].primary == "wp"  # noise made the other one worse
 
 
 def test_a_mixture_across_tokenizers_becomes_a_student(town: Path, recipe_of: Recipes) -> None:
@@ -71,9 +71,9 @@ def test_a_mixture_across_tokenizers_becomes_a_student(town: Path, recipe_of: Re
     told = json.loads((student / "run.json").read_text())
     weights = told["teaching"]["qav"]["weights"]
     assert weights == {name: pytest.approx(1 / 3) for name in ("wp", "uni", "wp-other")}
-    lead = next(iter(weights))
+    primary = next(iter(weights))
     heard = told["meetings"]["qav"]
-    assert heard[lead]["heard"] == heard[lead]["asked"] > 0
+    assert heard[primary]["heard"] == heard[primary]["asked"] > 0
     assert all(0 < its["heard"] <= its["asked"] for its in heard.values())
     assert "qag" not in told["meetings"]
     card = (student / "README.md").read_text()
@@ -84,7 +84,7 @@ def test_a_mixture_across_tokenizers_becomes_a_student(town: Path, recipe_of: Re
 def test_teachers_with_one_tokenizer_meet_at_every_position(town: Path, recipe_of: Recipes) -> None:
     recipe = recipe_of(teachers=_several(town, "wp", "wp-other", weights=(3, 1)), combine="mixture")
     run(recipe, until="record")
-    found = faculties(recipe)
+    found = choose_teachers(recipe)
     vocabulary = stages(recipe)["vocabulary"].folder
     met = open_signals(recipe, found, vocabulary)["qav"]
     alone = {
@@ -95,9 +95,9 @@ def test_teachers_with_one_tokenizer_meet_at_every_position(town: Path, recipe_o
         for each in recipe.candidates("qav")
     }
 
-    assert isinstance(met, MetSignals)
-    hearings = met.hearings()
-    assert hearings["wp"].heard == hearings["wp"].asked == hearings["wp-other"].heard
+    assert isinstance(met, CombinedSignals)
+    usage = met.usage()
+    assert usage["wp"].heard == usage["wp"].asked == usage["wp-other"].heard
     both, first, second = (each.batch([0, 5]) for each in (met, alone["wp"], alone["wp-other"]))
     np.testing.assert_array_equal(both.input_ids, first.input_ids)
     np.testing.assert_array_equal(both.topk_ids[:, :8], first.topk_ids)
@@ -112,8 +112,8 @@ def test_mince_takes_each_block_from_the_teacher_that_reads_it_best(
 ) -> None:
     recipe = recipe_of(teachers=_several(town, "wp", "wp-other", weights=(3, 1)), combine="mince")
     run(recipe, until="record")
-    met = open_signals(recipe, faculties(recipe), stages(recipe)["vocabulary"].folder)["qav"]
-    assert isinstance(met, MetSignals)
+    met = open_signals(recipe, choose_teachers(recipe), stages(recipe)["vocabulary"].folder)["qav"]
+    assert isinstance(met, CombinedSignals)
     losses = np.stack(
         [
             Signals(recording_folder(recipe, each, "qav")).batch(range(len(met))).teacher_loss
@@ -121,7 +121,7 @@ def test_mince_takes_each_block_from_the_teacher_that_reads_it_best(
         ]
     )
 
-    chosen = [its.blocks for its in met.hearings().values()]
+    chosen = [its.blocks for its in met.usage().values()]
 
     assert chosen == np.bincount(losses.argmin(axis=0), minlength=2).tolist()
     assert min(chosen) > 0

@@ -13,7 +13,7 @@ from huggingface_hub.repocard import metadata_load
 
 from mergedistill.publish.curves import draw_curves
 from mergedistill.rank.corpus_warnings import suspicions
-from mergedistill.recipe.language_teachers import Faculty, teachers_in_use
+from mergedistill.recipe.language_teachers import TeacherEnsemble, teachers_in_use
 from mergedistill.recipe.recipe import Recipe
 from mergedistill.recipe.stages import recording_folder, settled_or_refuse, stages
 from mergedistill.training.held_out import held_out_texts, score, score_languages
@@ -74,16 +74,18 @@ def _teachers_scores(
     file: Path,
     watch: Callable[[int, int, str], None],
 ) -> dict[str, dict[str, float]]:
-    """Of each language's lead teacher; those that do not fit into memory are not measured."""
+    """Of each language's primary teacher; those that do not fit into memory are not measured."""
     kept: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.is_file() else {}
     found = settled_or_refuse(recipe)
-    wanted = {language: f"{found[language].lead} on {language}" for language in texts}
+    wanted = {language: f"{found[language].primary} on {language}" for language in texts}
     used = teachers_in_use(recipe, found) if recipe.record.offload is None else {}
     for number, (name, (each, languages)) in enumerate(used.items()):
         missing = [
             language
             for language in languages
-            if language in texts and found[language].lead == name and wanted[language] not in kept
+            if language in texts
+            and found[language].primary == name
+            and wanted[language] not in kept
         ]
         if not missing:
             continue
@@ -192,11 +194,11 @@ def card(
     )
 
 
-def _read(recipe: Recipe, language: str, faculty: Faculty) -> str:
-    """A language's text, as its lead teacher was asked about it."""
+def _read(recipe: Recipe, language: str, ensemble: TeacherEnsemble) -> str:
+    """A language's text, as its primary teacher was asked about it."""
     text = recipe.languages[language]
-    lead = next(each for each in recipe.teachers if each.called == faculty.lead)
-    manifest = read_manifest(recording_folder(recipe, lead, language))
+    primary = next(each for each in recipe.teachers if each.called == ensemble.primary)
+    manifest = read_manifest(recording_folder(recipe, primary, language))
     its = manifest.corpora[language]
     masked = sum(shard.positions for shard in manifest.shards)
     digest = digest_of_text(language, text.corpus)
@@ -237,16 +239,16 @@ def _heard(recipe: Recipe) -> list[str]:
         + ", ".join(
             f"{name} {its['heard'] / max(1, its['asked']):.1%}" for name, its in of_language.items()
         )
-        + ". Where a teacher cuts a word into other pieces than the language's first teacher it abstains.\n"
+        + ". Where a teacher cuts a word into other pieces than the language's first teacher its prediction is left out.\n"
         for language, of_language in meetings.items()
     ]
 
 
-def _taught(name: str, language: str, faculty: Faculty) -> str:
-    if len(faculty.weights) == 1:
+def _taught(name: str, language: str, ensemble: TeacherEnsemble) -> str:
+    if len(ensemble.weights) == 1:
         return language
-    role = "leads" if name == faculty.lead else "joins"
-    return f"{language} ({role}, {faculty.combine}, weight {faculty.weights[name]:.2f})"
+    role = "leads" if name == ensemble.primary else "joins"
+    return f"{language} ({role}, {ensemble.combine}, weight {ensemble.weights[name]:.2f})"
 
 
 def _figure(scores: Mapping[str, Mapping[str, float]], language: str, who: str) -> str:

@@ -15,7 +15,7 @@ _LEAST = 0.01  # of the weights by rank: who has less is not asked
 
 
 @dataclass(frozen=True, kw_only=True)
-class Faculty:
+class TeacherEnsemble:
     """The teachers of a language.
 
     Attributes:
@@ -27,12 +27,12 @@ class Faculty:
     weights: dict[str, float]
 
     @property
-    def lead(self) -> str:
+    def primary(self) -> str:
         """The teacher whose tokenizer cuts the language's text, and who is heard where others have nothing to say."""
         return next(iter(self.weights))
 
 
-def faculties(recipe: Recipe, ratings: Ratings | None = None) -> dict[str, Faculty]:
+def choose_teachers(recipe: Recipe, ratings: Ratings | None = None) -> dict[str, TeacherEnsemble]:
     """Settle who teaches.
 
     Weights by rank are w ∝ 2^(-s · b), with b the teacher's bits per byte and s `rank.sharpness`: the odds of the
@@ -44,12 +44,12 @@ def faculties(recipe: Recipe, ratings: Ratings | None = None) -> dict[str, Facul
         ratings: what ranking found; needed where `needs_ranking` says so.
 
     Returns:
-        The faculty of each language.
+        The ensemble of each language.
 
     Raises:
         StageError: where the ratings are needed and lack a teacher.
     """
-    return {language: _faculty(recipe, language, ratings or {}) for language in recipe.languages}
+    return {language: _ensemble(recipe, language, ratings or {}) for language in recipe.languages}
 
 
 def needs_ranking(recipe: Recipe) -> bool:
@@ -61,24 +61,24 @@ def needs_ranking(recipe: Recipe) -> bool:
 
 
 def teachers_in_use(
-    recipe: Recipe, found: Mapping[str, Faculty]
+    recipe: Recipe, found: Mapping[str, TeacherEnsemble]
 ) -> dict[str, tuple[Teaching, list[str]]]:
     """Name to teacher and the languages it teaches, in the recipe's order; those who teach nothing are absent."""
     used = {
         each.called: (
             each,
-            [language for language, faculty in found.items() if each.called in faculty.weights],
+            [language for language, ensemble in found.items() if each.called in ensemble.weights],
         )
         for each in recipe.teachers
     }
     return {name: (each, its) for name, (each, its) in used.items() if its}
 
 
-def _faculty(recipe: Recipe, language: str, ratings: Ratings) -> Faculty:
+def _ensemble(recipe: Recipe, language: str, ratings: Ratings) -> TeacherEnsemble:
     candidates = recipe.candidates(language)
     combine = recipe.combination(language)
     if len(candidates) == 1:
-        return Faculty(combine=combine, weights={candidates[0].called: 1.0})
+        return TeacherEnsemble(combine=combine, weights={candidates[0].called: 1.0})
     if _stated(recipe, candidates):
         weights = {each.called: each.weight or 0.0 for each in candidates}
     else:
@@ -86,9 +86,9 @@ def _faculty(recipe: Recipe, language: str, ratings: Ratings) -> Faculty:
     # Python's sort is stable: of equals the first stated leads.
     ordered = dict(sorted(weights.items(), key=lambda item: -item[1]))
     if combine == "best":
-        return Faculty(combine=combine, weights={next(iter(ordered)): 1.0})
+        return TeacherEnsemble(combine=combine, weights={next(iter(ordered)): 1.0})
     total = sum(ordered.values())
-    return Faculty(
+    return TeacherEnsemble(
         combine=combine, weights={name: weight / total for name, weight in ordered.items()}
     )
 

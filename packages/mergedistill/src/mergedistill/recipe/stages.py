@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mergedistill.errors import StageError
-from mergedistill.recipe.language_teachers import Faculty, faculties, needs_ranking, teachers_in_use
+from mergedistill.recipe.language_teachers import (
+    TeacherEnsemble,
+    choose_teachers,
+    needs_ranking,
+    teachers_in_use,
+)
 from mergedistill.recipe.recipe import Recipe, Teaching
 from teacherzoo.digests import TOKENIZER_FILES, digest_of_model, digest_of_text, keep_digests
 
@@ -104,7 +109,7 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
     }
 
 
-def inputs(recipe: Recipe, found: Mapping[str, Faculty]) -> dict[str, dict[str, str]]:
+def inputs(recipe: Recipe, found: Mapping[str, TeacherEnsemble]) -> dict[str, dict[str, str]]:
     """Digests of texts and teachers; of what is on the Hub `hub:NAME@COMMIT`, without the commit where it is not known."""
     return {
         "texts": {
@@ -118,10 +123,10 @@ def inputs(recipe: Recipe, found: Mapping[str, Faculty]) -> dict[str, dict[str, 
     }
 
 
-def settled(recipe: Recipe, first: Stage | None = None) -> dict[str, Faculty] | None:
+def settled(recipe: Recipe, first: Stage | None = None) -> dict[str, TeacherEnsemble] | None:
     """Who teaches each language; None where ranking must come first."""
     if not needs_ranking(recipe):
-        return faculties(recipe)
+        return choose_teachers(recipe)
     first = first or Stage("rank", Path(recipe.out) / "rank", _ranking_key(recipe))
     if not first.done:
         return None
@@ -129,10 +134,10 @@ def settled(recipe: Recipe, first: Stage | None = None) -> dict[str, Faculty] | 
         language: {name: its["charged"] for name, its in of_language.items()}
         for language, of_language in first.facts()["ratings"].items()
     }
-    return faculties(recipe, ratings)
+    return choose_teachers(recipe, ratings)
 
 
-def settled_or_refuse(recipe: Recipe) -> dict[str, Faculty]:
+def settled_or_refuse(recipe: Recipe) -> dict[str, TeacherEnsemble]:
     """Who teaches each language.
 
     Raises:
@@ -195,7 +200,7 @@ def _ranking_key(recipe: Recipe) -> str:
     )
 
 
-def _keys(recipe: Recipe, found: Mapping[str, Faculty]) -> dict[str, str]:
+def _keys(recipe: Recipe, found: Mapping[str, TeacherEnsemble]) -> dict[str, str]:
     used = teachers_in_use(recipe, found)
     # Lists, for the order of languages and teachers decides what the first of them lends to all.
     vocabulary = _digest(
@@ -205,7 +210,7 @@ def _keys(recipe: Recipe, found: Mapping[str, Faculty]) -> dict[str, str]:
                 [name, digest_of_model(each.teacher, TOKENIZER_FILES)]
                 for name, (each, _) in used.items()
             ],
-            "leads": {language: faculty.lead for language, faculty in found.items()},
+            "primary": {language: ensemble.primary for language, ensemble in found.items()},
             "policy": recipe.vocabulary.model_dump(),
         }
     )
@@ -219,9 +224,9 @@ def _keys(recipe: Recipe, found: Mapping[str, Faculty]) -> dict[str, str]:
         {
             "vocabulary": vocabulary,
             "record": record,
-            "faculties": {
-                language: [faculty.combine, [*faculty.weights.items()]]
-                for language, faculty in found.items()
+            "ensembles": {
+                language: [ensemble.combine, [*ensemble.weights.items()]]
+                for language, ensemble in found.items()
             },
             "start": []
             if recipe.student.start == "scratch"

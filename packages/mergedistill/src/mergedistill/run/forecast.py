@@ -20,7 +20,7 @@ from typing import Any
 from mergedistill.publish.card import MEASURED
 from mergedistill.rank.corpus_warnings import suspicions
 from mergedistill.recipe.corpora import corpus
-from mergedistill.recipe.language_teachers import Faculty, teachers_in_use
+from mergedistill.recipe.language_teachers import TeacherEnsemble, teachers_in_use
 from mergedistill.recipe.recipe import Recipe, Teaching, altered
 from mergedistill.recipe.stages import STAGES, recording_folder, settled_or_refuse, stages
 from mergedistill.run.run import run
@@ -47,7 +47,7 @@ class LanguagePlan:
         teachers: who will be asked; where ranking must decide first, whom the miniature chose.
         documents: for training.
         bytes: of their text.
-        tokens: in the lead teacher's pieces, special ones included, once for each draw of masks.
+        tokens: in the primary teacher's pieces, special ones included, once for each draw of masks.
         blocks: likewise.
         positions: masked ones, likewise.
         signal_bytes: on disk, of all its teachers.
@@ -227,23 +227,25 @@ def _language_plan(recipe: Recipe, small: Recipe, language: str, count: _Count) 
         else:
             signals = Signals(recording_folder(small, each, language))
             size += round(scale * sum(column_sizes(signals).values()))
-    lead = Signals(recording_folder(small, used[found[language].lead][0], language), held=1)
-    tokens = sum(len(lead.shard(number).token_ids) for number in range(len(lead.manifest.shards)))
+    primary = Signals(recording_folder(small, used[found[language].primary][0], language), held=1)
+    tokens = sum(
+        len(primary.shard(number).token_ids) for number in range(len(primary.manifest.shards))
+    )
     return LanguagePlan(
         language=language,
         teachers=tuple(found[language].weights),
         documents=count.documents,
         bytes=count.bytes,
         tokens=round(scale * tokens),
-        blocks=round(scale * len(lead)),
-        positions=round(scale * sum(shard.positions for shard in lead.manifest.shards)),
+        blocks=round(scale * len(primary)),
+        positions=round(scale * sum(shard.positions for shard in primary.manifest.shards)),
         signal_bytes=size,
         recorded=len(there) == len(found[language].weights),
         rounds=0.0,
     )
 
 
-def _there(recipe: Recipe, language: str, found: Mapping[str, Faculty]) -> dict[str, Path]:
+def _there(recipe: Recipe, language: str, found: Mapping[str, TeacherEnsemble]) -> dict[str, Path]:
     """What has been recorded for the run itself."""
     named = {each.called: each for each in recipe.teachers}
     folders = {

@@ -16,7 +16,7 @@ from typing import Any
 from mergedistill.errors import StageError
 from mergedistill.rank.measure import rank_candidates
 from mergedistill.recipe.corpora import TextOnDisk, corpus
-from mergedistill.recipe.language_teachers import Faculty, teachers_in_use
+from mergedistill.recipe.language_teachers import TeacherEnsemble, teachers_in_use
 from mergedistill.recipe.recipe import Recipe, without_places
 from mergedistill.recipe.stages import (
     STAGES,
@@ -33,9 +33,9 @@ from mergedistill.recipe.stages import (
 from mergedistill.run.disk import refusing_full_disks
 from mergedistill.run.locks import alone_in
 from mergedistill.student.initialise import new_student, refuse_misfits, refuse_unfit_teachers
-from mergedistill.targets.combined import MetSignals
+from mergedistill.targets.combined import CombinedSignals
 from mergedistill.targets.online import OnlineTeacher
-from mergedistill.targets.online_ensemble import OnlineFaculty, open_online
+from mergedistill.targets.online_ensemble import OnlineEnsemble, open_online
 from mergedistill.targets.recorded import open_signals, record_language
 from teacherzoo import Signals
 from teacherzoo.catalogue.catalogue import find_teacher
@@ -150,7 +150,7 @@ def _make_vocabulary(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> No
         texts.mkdir()
         merged = merge_vocabularies(
             teachers,
-            languages={language: faculty.lead for language, faculty in found.items()},
+            languages={language: ensemble.primary for language, ensemble in found.items()},
             corpora={
                 language: TextOnDisk(_texts(recipe, language, limit), texts / language)
                 for language in recipe.languages
@@ -173,7 +173,7 @@ def _texts(recipe: Recipe, language: str, most: int) -> Iterator[str]:
 
 
 def _refuse_conflicts(
-    recipe: Recipe, found: Mapping[str, Faculty], teachers: Sequence[Vocabulary]
+    recipe: Recipe, found: Mapping[str, TeacherEnsemble], teachers: Sequence[Vocabulary]
 ) -> None:
     """Before any text is read: teachers who cannot meet."""
     conflicts = find_conflicts(teachers)
@@ -183,10 +183,10 @@ def _refuse_conflicts(
             "keeps what some teacher keeps apart), fold (it drops what some teacher drops) or first (as the first teacher)."
         )
     digests = {teacher.name: teacher.digest for teacher in teachers}
-    for language, faculty in found.items():
-        if len({digests[name] for name in faculty.weights}) > 1 and recipe.distil.policy == "bert":
+    for language, ensemble in found.items():
+        if len({digests[name] for name in ensemble.weights}) > 1 and recipe.distil.policy == "bert":
             raise StageError(
-                f"{language}: its teachers {', '.join(faculty.weights)} cut text differently, and masks drawn piece by piece "
+                f"{language}: its teachers {', '.join(ensemble.weights)} cut text differently, and masks drawn piece by piece "
                 "do not meet; set distil.policy: whole_word."
             )
 
@@ -211,7 +211,7 @@ def _train(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
     place = plan["train"].place
     vocabulary = plan["vocabulary"].folder
     found = settled_or_refuse(recipe)
-    teachers: list[OnlineTeacher | OnlineFaculty] = []
+    teachers: list[OnlineTeacher | OnlineEnsemble] = []
     if recipe.distil.online:
         signals, teachers = open_online(recipe, found, vocabulary)
     else:
@@ -241,9 +241,9 @@ def _train(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
 def _meetings(signals: Mapping[str, Signals]) -> dict[str, Any]:
     """Per language with several teachers and for each of them, how much of it is heard."""
     found = {
-        language: {name: asdict(hearing) for name, hearing in its.hearings().items()}
+        language: {name: asdict(hearing) for name, hearing in its.usage().items()}
         for language, its in signals.items()
-        if isinstance(its, MetSignals)
+        if isinstance(its, CombinedSignals)
     }
     for language, of_language in found.items():
         for name, its in of_language.items():
@@ -284,7 +284,8 @@ def _write_student(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None
             "held_out": scores,
             "ranking": plan["rank"].facts()["ratings"],
             "teaching": {
-                language: asdict(faculty) for language, faculty in settled_or_refuse(recipe).items()
+                language: asdict(ensemble)
+                for language, ensemble in settled_or_refuse(recipe).items()
             },
             "meetings": plan["train"].facts()["meetings"],
         }

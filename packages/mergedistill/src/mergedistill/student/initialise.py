@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mergedistill.errors import StageError
 from mergedistill.recipe.corpora import corpus
-from mergedistill.recipe.language_teachers import Faculty, teachers_in_use
+from mergedistill.recipe.language_teachers import TeacherEnsemble, teachers_in_use
 from mergedistill.recipe.recipe import Recipe
 from teacherzoo import Teacher, load_teacher
 from teacherzoo.catalogue.catalogue import find_teacher
@@ -30,7 +30,7 @@ from vocabmerge.models import move_padding, replace_tensors, set_token_ids, voca
 _CUT_AT_ONCE = 512  # documents: enough for the tokenizer's threads, little enough to hold
 
 
-def new_student(recipe: Recipe, found: Mapping[str, Faculty], vocabulary: Path) -> Any:
+def new_student(recipe: Recipe, found: Mapping[str, TeacherEnsemble], vocabulary: Path) -> Any:
     """A stock masked LM over the merged vocabulary, as `student.start` says.
 
     Args:
@@ -61,7 +61,7 @@ def new_student(recipe: Recipe, found: Mapping[str, Faculty], vocabulary: Path) 
     return _with_rows(student, _carried(recipe, teachers, vocabulary), tokenizer)
 
 
-def refuse_unfit_teachers(recipe: Recipe, found: Mapping[str, Faculty]) -> None:
+def refuse_unfit_teachers(recipe: Recipe, found: Mapping[str, TeacherEnsemble]) -> None:
     """Before anything is spent: blocks longer than a teacher reads, and more pieces asked for than it has.
 
     Raises:
@@ -89,7 +89,7 @@ def _longest_row(config: Any) -> int:
     return int(getattr(config, "max_position_embeddings", 10**9) - offset)
 
 
-def refuse_misfits(recipe: Recipe, found: Mapping[str, Faculty]) -> None:
+def refuse_misfits(recipe: Recipe, found: Mapping[str, TeacherEnsemble]) -> None:
     """Before anything is spent: a teacher that the student cannot begin from.
 
     Raises:

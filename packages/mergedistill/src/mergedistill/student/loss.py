@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from mergedistill.recipe.recipe import Distil
 from mergedistill.targets.online import OnlineTeacher, compare_top
-from mergedistill.targets.online_ensemble import OnlineFaculty
+from mergedistill.targets.online_ensemble import OnlineEnsemble
 from teacherzoo import SplitHead, split_head
 
 _LOGITS_BYTES = 64 << 20  # of logits held at once while hits are counted
@@ -37,7 +37,7 @@ class DistilOutput:
 
 
 def as_student(
-    model: Any, distil: Distil, teachers: Sequence[OnlineTeacher | OnlineFaculty] = ()
+    model: Any, distil: Distil, teachers: Sequence[OnlineTeacher | OnlineEnsemble] = ()
 ) -> Any:
     """Teach a stock masked LM to compute the distillation loss in its own forward pass, in place.
 
@@ -102,7 +102,7 @@ class _Distilled:
         states = head.transform(head.encoder(**inputs).last_hidden_state[rows, positions])
         distil: Distil = self._distil  # type: ignore[attr-defined]  # set there too
         if question is not None:
-            online: OnlineTeacher | OnlineFaculty = self._teachers[question["teacher"]]  # type: ignore[attr-defined]  # set there too
+            online: OnlineTeacher | OnlineEnsemble = self._teachers[question["teacher"]]  # type: ignore[attr-defined]  # set there too
             loss, hard, soft, count = online.loss(
                 states, head, labels, question, divisor=num_items_in_batch
             )

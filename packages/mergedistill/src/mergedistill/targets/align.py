@@ -1,9 +1,9 @@
-"""Where two teachers of a language speak of the same thing: positions of one recording found in another.
+"""Masked positions of one teacher's recording aligned with those of another, whose tokenizer may differ.
 
 Both recordings are of the same documents under the same masks, drawn by content, but each teacher cuts text its own way.
-A student reads one segmentation, its lead teacher's. Another teacher is heard at a masked position if it spells that word
-with the same student pieces, all of them masked: these pieces then cover the same bytes in both, one by one. Else it
-abstains there. Teachers with one tokenizer agree everywhere.
+A student reads one segmentation, its primary teacher's. Another teacher has a prediction for a masked position if it spells
+that word with the same student pieces, all of them masked: these pieces then cover the same bytes in both, one by one. Else
+its prediction is missing there. Teachers with one tokenizer are aligned everywhere.
 """
 
 from __future__ import annotations
@@ -14,36 +14,36 @@ from numpy.typing import NDArray
 from teacherzoo.signals.shard import ShardArrays
 
 
-def meeting_places(lead: ShardArrays, other: ShardArrays) -> NDArray[np.int64]:
+def align_positions(primary: ShardArrays, other: ShardArrays) -> NDArray[np.int64]:
     """For each masked position of one shard the same one in another's, in the student's ids both.
 
     Args:
-        lead: P positions.
+        primary: P positions.
         other: of the same documents, by another teacher.
 
     Returns:
-        [P], numbers of positions in `other`; -1 where the other teacher abstains.
+        [P], numbers of positions in `other`; -1 where the other teacher has no prediction.
     """
-    mine, theirs = _words([lead, other])
-    here, there = _Groups.of(mine), _Groups.of(theirs)
-    at = np.searchsorted(there.words, here.words)
-    found = at < len(there.words)
-    found[found] = there.words[at[found]] == here.words[found]
-    found[found] = there.sizes[at[found]] == here.sizes[found]
+    words_of_primary, words_of_other = _words([primary, other])
+    here, there = _WordGroups.of(words_of_primary), _WordGroups.of(words_of_other)
+    match = np.searchsorted(there.words, here.words)
+    matched = match < len(there.words)
+    matched[matched] = there.words[match[matched]] == here.words[matched]
+    matched[matched] = there.sizes[match[matched]] == here.sizes[matched]
     group = np.repeat(np.arange(len(here.words)), here.sizes)
-    inside = np.arange(len(mine)) - here.starts[group]
-    asked = np.flatnonzero(found[group])
-    place = there.order[there.starts[at[group[asked]]] + inside[asked]]
-    gold = lead.labels[here.order[asked]]
-    alike = (gold >= 0) & (other.labels[place] == gold)
-    differing = np.bincount(group[asked[~alike]], minlength=len(here.words)) > 0
-    spoken = ~differing[group[asked]]
-    places = np.full(len(mine), -1, dtype=np.int64)
-    places[here.order[asked[spoken]]] = place[spoken]
-    return places
+    offset = np.arange(len(words_of_primary)) - here.starts[group]
+    candidate = np.flatnonzero(matched[group])
+    position = there.order[there.starts[match[group[candidate]]] + offset[candidate]]
+    gold = primary.labels[here.order[candidate]]
+    same_piece = (gold >= 0) & (other.labels[position] == gold)
+    differing = np.bincount(group[candidate[~same_piece]], minlength=len(here.words)) > 0
+    same_word = ~differing[group[candidate]]
+    positions = np.full(len(words_of_primary), -1, dtype=np.int64)
+    positions[here.order[candidate[same_word]]] = position[same_word]
+    return positions
 
 
-class _Groups:
+class _WordGroups:
     """Positions by word: `order[starts[g] : starts[g] + sizes[g]]` are those of word g, in the order of the text."""
 
     def __init__(
@@ -56,7 +56,7 @@ class _Groups:
         self.words, self.starts, self.sizes, self.order = words, starts, sizes, order
 
     @classmethod
-    def of(cls, word_of_position: NDArray[np.int64]) -> _Groups:
+    def of(cls, word_of_position: NDArray[np.int64]) -> _WordGroups:
         words, starts, sizes = np.unique(
             np.sort(word_of_position), return_index=True, return_counts=True
         )

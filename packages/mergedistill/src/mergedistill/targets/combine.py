@@ -1,4 +1,4 @@
-"""Several teachers at the positions of one text become one: a mixture of what they say, or in each block the best of them."""
+"""Several teachers' distributions at the positions of one text become one: a mixture, or in each block the best of them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from teacherzoo.signals.shard import ShardArrays
 
 
 @dataclass(frozen=True, kw_only=True)
-class Together:
-    """What is heard at P masked positions, in the student's ids; the columns are those of `ShardArrays`."""
+class CombinedTargets:
+    """The distribution that the student learns at P masked positions, in its own ids; the columns are those of `ShardArrays`."""
 
     topk_ids: NDArray[np.int64]
     topk_logprobs: NDArray[np.float32]
@@ -23,8 +23,8 @@ class Together:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said(Together):
-    """What one teacher said of R blocks, just now; the further columns, too, are those of `ShardArrays`."""
+class TeacherTargets(CombinedTargets):
+    """One teacher's predictions for R blocks, computed in this step; the further columns, too, are those of `ShardArrays`."""
 
     loss: NDArray[np.float32]
     position_starts: NDArray[np.int64]
@@ -32,128 +32,130 @@ class Said(Together):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Voice:
-    """A teacher at the P masked positions of the lead.
+class AlignedTeacher:
+    """A teacher at the P masked positions of the primary.
 
     Attributes:
-        arrays: what it said of blocks of its own, recorded or just now.
-        places: [P], its number of each position; -1 where it abstains. The lead never does.
-        weight: of its say.
+        arrays: its predictions for its own blocks, recorded or computed in this step.
+        positions: [P], the row of `arrays` for each position; -1 where its prediction is missing, which for the primary is nowhere.
+        weight: in the mixture.
         unlisted: how many ids of its vocabulary are not among the k of a position.
     """
 
-    arrays: ShardArrays | Said
-    places: NDArray[np.int64]
+    arrays: ShardArrays | TeacherTargets
+    positions: NDArray[np.int64]
     weight: float
     unlisted: int
 
     @property
-    def speaks(self) -> NDArray[np.bool_]:
+    def has_prediction(self) -> NDArray[np.bool_]:
         """[P]."""
-        return self.places >= 0
+        return self.positions >= 0
 
 
-def mixture(voices: Sequence[Voice], *, temperature: float) -> Together:
-    """At each position p = Σ_t w_t p_t / Σ_t w_t, over the teachers t that speak at a position.
+def mixture(teachers: Sequence[AlignedTeacher], *, temperature: float) -> CombinedTargets:
+    """At each position p = Σ_t w_t p_t / Σ_t w_t, over the teachers t that have a prediction there.
 
     Each p_t is taken at the temperature, p_t^(1/T) / Σ p_t^(1/T). An id that one teacher lists and another does not
-    gets nothing from the other, whose share of it stays in the tail. An id that several list stands several times, and
-    counts as the sum. The log-probabilities are T · log p and the log partitions 0, for a loss divides by T again.
+    gets nothing from the latter, whose share of it stays in the tail. An id that several list stands several times, and
+    counts as the sum. The log-probabilities are T · log p and the log partitions 0, since a loss divides by T again.
 
     Args:
-        voices: the lead first.
+        teachers: the primary first.
         temperature: T.
     """
-    lead = voices[0].arrays
-    share = np.stack([voice.weight * voice.speaks for voice in voices]).astype(np.float64)
+    primary = teachers[0].arrays
+    share = np.stack([teacher.weight * teacher.has_prediction for teacher in teachers]).astype(
+        np.float64
+    )
     share /= share.sum(axis=0)
     ids, logprobs = [], []
-    tail = np.zeros(len(lead.tail))
-    lost = np.zeros(len(lead.tail))
-    for voice, its in zip(voices, share, strict=True):
-        arrays, at = voice.arrays, np.maximum(voice.places, 0)
+    tail = np.zeros(len(primary.tail))
+    lost = np.zeros(len(primary.tail))
+    for teacher, weight in zip(teachers, share, strict=True):
+        arrays, row = teacher.arrays, np.maximum(teacher.positions, 0)
         with np.errstate(divide="ignore"):
-            log_share = np.log(its)
-        said = arrays.topk_logprobs[at] / temperature + log_share[:, None]
+            log_weight = np.log(weight)
+        scaled = arrays.topk_logprobs[row] / temperature + log_weight[:, None]
         if temperature != 1.0:
-            said -= arrays.log_partition[at, :1]
-        ids.append(np.where(voice.speaks[:, None], arrays.topk_ids[at], -1))
-        logprobs.append(temperature * said)
-        tail += its * arrays.tail[at]
-        lost += its * arrays.lost[at]
-    return Together(
+            scaled -= arrays.log_partition[row, :1]
+        ids.append(np.where(teacher.has_prediction[:, None], arrays.topk_ids[row], -1))
+        logprobs.append(temperature * scaled)
+        tail += weight * arrays.tail[row]
+        lost += weight * arrays.lost[row]
+    return CombinedTargets(
         topk_ids=np.concatenate(ids, axis=1),
         topk_logprobs=np.concatenate(logprobs, axis=1).astype(np.float32),
         tail=tail.astype(np.float32),
         lost=lost.astype(np.float32),
-        log_partition=np.zeros_like(lead.log_partition),
+        log_partition=np.zeros_like(primary.log_partition),
     )
 
 
 def mince(
-    voices: Sequence[Voice], *, same_text: bool
-) -> tuple[Together, NDArray[np.int64], NDArray[np.int64]]:
-    """Each block as the teacher with the lowest cross-entropy with it says it (FuseLLM's MinCE).
+    teachers: Sequence[AlignedTeacher], *, same_text: bool
+) -> tuple[CombinedTargets, NDArray[np.int64], NDArray[np.int64]]:
+    """MinCE (FuseLLM, Wan et al. 2024): each block from the teacher whose cross-entropy with its text is lowest.
 
-    Teachers with one tokenizer compare by what they recorded, the mean of -log p(gold) over the block. Others compare
-    over the positions at which all speak; a gold id that a teacher does not list costs what its tail, spread evenly over
+    Teachers with one tokenizer compare by the recorded mean of -log p(gold) over the block. Others compare
+    over the positions at which all have a prediction; a gold id that a teacher does not list costs what its tail, spread evenly over
     the ids that it did not list, gives it. Equals go to the one named first, and so do blocks without such a position.
-    Where the chosen one abstains, the lead is heard.
+    Where the chosen one has no prediction, the primary's is taken.
 
     Args:
-        voices: the lead first.
+        teachers: the primary first.
         same_text: whether all have one tokenizer.
 
     Returns:
-        What is heard, the chosen voice of each row [R], and the one that is heard at each position [P].
+        The targets, the number of the teacher chosen for each block [R], and of the one used at each position [P].
     """
-    lead = voices[0].arrays
+    primary = teachers[0].arrays
     if same_text:
-        costs = np.stack([voice.arrays.loss for voice in voices]).astype(np.float64)
+        costs = np.stack([teacher.arrays.loss for teacher in teachers]).astype(np.float64)
     else:
-        costs = _costs(voices)
+        costs = _block_cross_entropy(teachers)
     chosen = costs.argmin(axis=0)
-    wanted = np.repeat(chosen, np.diff(lead.position_starts))
-    speaks = np.stack([voice.speaks for voice in voices])
-    heard = np.where(speaks[wanted, np.arange(len(wanted))], wanted, 0)
-    picked = {name: getattr(lead, name).copy() for name in _SAID}
-    for number, voice in enumerate(voices[1:], start=1):
-        here = np.flatnonzero(heard == number)
-        for name in _SAID:
-            picked[name][here] = getattr(voice.arrays, name)[voice.places[here]]
-    return Together(**picked), chosen, heard
+    chosen_at = np.repeat(chosen, np.diff(primary.position_starts))
+    has_prediction = np.stack([teacher.has_prediction for teacher in teachers])
+    used = np.where(has_prediction[chosen_at, np.arange(len(chosen_at))], chosen_at, 0)
+    columns = {name: getattr(primary, name).copy() for name in _COLUMNS}
+    for number, teacher in enumerate(teachers[1:], start=1):
+        positions = np.flatnonzero(used == number)
+        for name in _COLUMNS:
+            columns[name][positions] = getattr(teacher.arrays, name)[teacher.positions[positions]]
+    return CombinedTargets(**columns), chosen, used
 
 
-_SAID = ("topk_ids", "topk_logprobs", "tail", "lost", "log_partition")
+_COLUMNS = ("topk_ids", "topk_logprobs", "tail", "lost", "log_partition")
 
 
-def _costs(voices: Sequence[Voice]) -> NDArray[np.float64]:
-    """[voices, R] summed cross-entropy with the text at positions where all speak."""
-    lead = voices[0].arrays
-    counts = np.diff(lead.position_starts)
+def _block_cross_entropy(teachers: Sequence[AlignedTeacher]) -> NDArray[np.float64]:
+    """[teachers, R] summed cross-entropy with the text at positions where all have a prediction."""
+    primary = teachers[0].arrays
+    counts = np.diff(primary.position_starts)
     row = np.repeat(np.arange(len(counts)), counts)
-    common = np.flatnonzero(np.logical_and.reduce([voice.speaks for voice in voices]))
+    common = np.flatnonzero(np.logical_and.reduce([teacher.has_prediction for teacher in teachers]))
     return np.stack(
         [
             np.bincount(
                 row[common],
-                weights=_surprise(voice, common, lead.labels[common]),
+                weights=_cross_entropy(teacher, common, primary.labels[common]),
                 minlength=len(counts),
             )
-            for voice in voices
+            for teacher in teachers
         ]
     )
 
 
-def _surprise(
-    voice: Voice, positions: NDArray[np.int64], gold: NDArray[np.int64]
+def _cross_entropy(
+    teacher: AlignedTeacher, positions: NDArray[np.int64], gold: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    at = voice.places[positions]
-    arrays = voice.arrays
-    listed = arrays.topk_ids[at] == gold[:, None]
-    probability = (np.exp(arrays.topk_logprobs[at].astype(np.float64)) * listed).sum(axis=1)
-    spread = arrays.tail[at].astype(np.float64) / max(1, voice.unlisted)
+    row = teacher.positions[positions]
+    arrays = teacher.arrays
+    listed = arrays.topk_ids[row] == gold[:, None]
+    probability = (np.exp(arrays.topk_logprobs[row].astype(np.float64)) * listed).sum(axis=1)
+    unlisted = arrays.tail[row].astype(np.float64) / max(1, teacher.unlisted)
     cost: NDArray[np.float64] = -np.log(
-        np.maximum(np.where(listed.any(axis=1), probability, spread), 1e-30)
+        np.maximum(np.where(listed.any(axis=1), probability, unlisted), 1e-30)
     )
     return cost

@@ -1,4 +1,4 @@
-"""Recorded signals of several teachers of a language, read as one recording."""
+"""Recorded signals of several teachers of a language, combined into one distribution per position as they are read."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergedistill.errors import StageError
-from mergedistill.recipe.language_teachers import Faculty
-from mergedistill.targets.align import meeting_places
-from mergedistill.targets.combine import Voice, mince, mixture
+from mergedistill.recipe.language_teachers import TeacherEnsemble
+from mergedistill.targets.align import align_positions
+from mergedistill.targets.combine import AlignedTeacher, mince, mixture
 from teacherzoo import Signals
 from teacherzoo.signals.shard import ShardArrays
 from vocabmerge import VocabularyMap
 
-_HELD = 8  # shards kept in memory, as one reader of signals does
+_SHARDS_IN_MEMORY = 8  # shards kept in memory, as one reader of signals does
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hearing:
-    """How much of a teacher was heard, in a shard or in all of them.
+class TeacherUsage:
+    """How much of a teacher is used, in a shard or in all of them.
 
     Attributes:
         asked: masked positions that count.
-        heard: of these, where it did not abstain.
-        lost: probability, summed over the positions heard, on ids that the student lacks.
+        heard: of these, those where its prediction was used.
+        lost: probability, summed over the positions used, on ids that the student lacks.
         blocks: in how many blocks it was chosen; under a mixture, all.
     """
 
@@ -37,8 +37,8 @@ class Hearing:
     lost: float
     blocks: int
 
-    def __add__(self, other: Hearing) -> Hearing:
-        return Hearing(
+    def __add__(self, other: TeacherUsage) -> TeacherUsage:
+        return TeacherUsage(
             asked=self.asked + other.asked,
             heard=self.heard + other.heard,
             lost=self.lost + other.lost,
@@ -46,13 +46,13 @@ class Hearing:
         )
 
 
-class MetSignals(Signals):
-    """Signals in the student's ids: blocks, masks and labels of the lead teacher, distributions of all.
+class CombinedSignals(Signals):
+    """Signals in the student's ids: blocks, masks and labels of the primary teacher, distributions of all.
 
     Args:
-        recordings: name to its recording of this one language, the lead's first.
+        recordings: name to its recording of this one language, the primary's first.
         maps: name to the map from the teacher's ids.
-        faculty: how they are heard.
+        ensemble: how they are combined.
         temperature: of the loss that will be taken.
         max_lost: of any teacher's probability, see `Signals`.
 
@@ -64,90 +64,94 @@ class MetSignals(Signals):
         self,
         recordings: Mapping[str, Any],
         maps: Mapping[str, VocabularyMap],
-        faculty: Faculty,
+        ensemble: TeacherEnsemble,
         *,
         temperature: float,
         max_lost: float,
     ) -> None:
-        lead, *others = recordings
-        super().__init__(recordings[lead], vocabulary=maps[lead], max_lost=max_lost, held=1)
-        self._faculty = faculty
+        primary, *others = recordings
+        super().__init__(recordings[primary], vocabulary=maps[primary], max_lost=max_lost, held=1)
+        self._ensemble = ensemble
         self._temperature = temperature
         self._others = {
             name: Signals(recordings[name], vocabulary=maps[name], max_lost=max_lost)
             for name in others
         }
-        self._lead = lead
+        self._lead = primary
         for other in self._others.values():
-            refuse_other_masks(self, other)
+            refuse_differing_masks(self, other)
         self._same_text = all(
             other.terms.tokenizer == self.terms.tokenizer for other in self._others.values()
         )
-        self._heard: OrderedDict[int, tuple[ShardArrays, dict[str, Hearing]]] = OrderedDict()
+        self._shards: OrderedDict[int, tuple[ShardArrays, dict[str, TeacherUsage]]] = OrderedDict()
 
     def shard(self, number: int) -> ShardArrays:
-        """All of a shard as the teachers together say it; the latest are kept."""
+        """All of a shard with the combined distributions; the latest are kept."""
         return self._combined(number)[0]
 
-    def hearings(self) -> dict[str, Hearing]:
-        """How much of each teacher is heard, over all shards."""
-        found: dict[str, Hearing] = {}
+    def usage(self) -> dict[str, TeacherUsage]:
+        """How much of each teacher is used, over all shards."""
+        total: dict[str, TeacherUsage] = {}
         for number in range(len(self.manifest.shards)):
-            for name, its in self._combined(number)[1].items():
-                found[name] = found[name] + its if name in found else its
-        return found
+            for name, usage in self._combined(number)[1].items():
+                total[name] = total[name] + usage if name in total else usage
+        return total
 
-    def _combined(self, number: int) -> tuple[ShardArrays, dict[str, Hearing]]:
-        if number not in self._heard:
-            self._heard[number] = self._combine(number)
-            if len(self._heard) > _HELD:
-                self._heard.popitem(last=False)
-        self._heard.move_to_end(number)
-        return self._heard[number]
+    def _combined(self, number: int) -> tuple[ShardArrays, dict[str, TeacherUsage]]:
+        if number not in self._shards:
+            self._shards[number] = self._combine(number)
+            if len(self._shards) > _SHARDS_IN_MEMORY:
+                self._shards.popitem(last=False)
+        self._shards.move_to_end(number)
+        return self._shards[number]
 
-    def _combine(self, number: int) -> tuple[ShardArrays, dict[str, Hearing]]:
-        lead = super().shard(number)
-        voices = {self._lead: self._voice(self, lead, np.arange(len(lead.labels)), self._lead)}
+    def _combine(self, number: int) -> tuple[ShardArrays, dict[str, TeacherUsage]]:
+        primary = super().shard(number)
+        teachers = {
+            self._lead: self._aligned(self, primary, np.arange(len(primary.labels)), self._lead)
+        }
         file = self.manifest.shards[number].file
         for name, other in self._others.items():
             arrays = other.shard(shard_number(other, file))
-            voices[name] = self._voice(other, arrays, meeting_places(lead, arrays), name)
-        counting = lead.labels >= 0
-        if self._faculty.combine == "mixture":
-            met = mixture(list(voices.values()), temperature=self._temperature)
-            return replace(lead, **vars(met)), {
-                name: _hearing(voice, voice.speaks & counting, counting, len(lead.loss))
-                for name, voice in voices.items()
+            teachers[name] = self._aligned(other, arrays, align_positions(primary, arrays), name)
+        counting = primary.labels >= 0
+        if self._ensemble.combine == "mixture":
+            targets = mixture(list(teachers.values()), temperature=self._temperature)
+            return replace(primary, **vars(targets)), {
+                name: _usage_of(
+                    teacher, teacher.has_prediction & counting, counting, len(primary.loss)
+                )
+                for name, teacher in teachers.items()
             }
-        met, chosen, heard = mince(list(voices.values()), same_text=self._same_text)
-        return replace(lead, **vars(met)), {
-            name: _hearing(
-                voice, (heard == order) & counting, counting, int((chosen == order).sum())
+        targets, chosen, used = mince(list(teachers.values()), same_text=self._same_text)
+        return replace(primary, **vars(targets)), {
+            name: _usage_of(
+                teacher, (used == order) & counting, counting, int((chosen == order).sum())
             )
-            for order, (name, voice) in enumerate(voices.items())
+            for order, (name, teacher) in enumerate(teachers.items())
         }
 
-    def _voice(
-        self, signals: Signals, arrays: ShardArrays, places: NDArray[np.int64], name: str
-    ) -> Voice:
-        return Voice(
+    def _aligned(
+        self, signals: Signals, arrays: ShardArrays, positions: NDArray[np.int64], name: str
+    ) -> AlignedTeacher:
+        return AlignedTeacher(
             arrays=arrays,
-            places=places,
-            weight=self._faculty.weights[name],
+            positions=positions,
+            weight=self._ensemble.weights[name],
             unlisted=signals.terms.vocabulary_size - signals.terms.k,
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_heard": OrderedDict()}
+        return super().__getstate__() | {"_shards": OrderedDict()}
 
 
-def _hearing(
-    voice: Voice, heard: NDArray[np.bool_], counting: NDArray[np.bool_], blocks: int
-) -> Hearing:
-    return Hearing(
+def _usage_of(
+    teacher: AlignedTeacher, used: NDArray[np.bool_], counting: NDArray[np.bool_], blocks: int
+) -> TeacherUsage:
+    return TeacherUsage(
         asked=int(counting.sum()),
-        heard=int(heard.sum()),
-        lost=float(voice.arrays.lost[voice.places[heard]].sum()),
+        heard=int(used.sum()),
+        lost=float(teacher.arrays.lost[teacher.positions[used]].sum()),
         blocks=blocks,
     )
 
@@ -159,31 +163,34 @@ def shard_number(signals: Signals, file: str) -> int:
     )
 
 
-def refuse_other_masks(lead: Signals, other: Signals) -> None:
-    """Recordings whose positions do not meet.
+def refuse_differing_masks(primary: Signals, other: Signals) -> None:
+    """Recordings whose masked positions cannot be aligned.
 
     Raises:
         StageError: naming both, and what differs.
     """
-    (language,) = lead.languages
-    mine, theirs = lead.terms, other.terms
-    if lead.manifest.corpora != other.manifest.corpora:
+    (language,) = primary.languages
+    settings, other_settings = primary.terms, other.terms
+    if primary.manifest.corpora != other.manifest.corpora:
         raise StageError(
-            f"{language}: {other.folder} is of another text than {lead.folder}; record both again."
+            f"{language}: {other.folder} is of another text than {primary.folder}; record both again."
         )
-    for what in ("masking", "draws", "temperatures", "shard_bytes"):
-        if getattr(mine, what) != getattr(theirs, what):
+    for setting in ("masking", "draws", "temperatures", "shard_bytes"):
+        if getattr(settings, setting) != getattr(other_settings, setting):
             raise StageError(
-                f"{language}: {other.folder} was recorded with {what} {getattr(theirs, what)}, {lead.folder} with "
-                f"{getattr(mine, what)}; record both again."
+                f"{language}: {other.folder} was recorded with {setting} {getattr(other_settings, setting)}, {primary.folder} with "
+                f"{getattr(settings, setting)}; record both again."
             )
-    if mine.tokenizer != theirs.tokenizer and mine.masking.policy != "whole_word":
+    if settings.tokenizer != other_settings.tokenizer and settings.masking.policy != "whole_word":
         raise StageError(
-            f"{language}: {mine.teacher} and {theirs.teacher} cut text differently, and masks drawn piece by piece do not "
+            f"{language}: {settings.teacher} and {other_settings.teacher} cut text differently, and masks drawn piece by piece do not "
             "meet; set distil.policy: whole_word."
         )
-    if mine.tokenizer == theirs.tokenizer and mine.block_length != theirs.block_length:
+    if (
+        settings.tokenizer == other_settings.tokenizer
+        and settings.block_length != other_settings.block_length
+    ):
         raise StageError(
-            f"{language}: {other.folder} has blocks of {theirs.block_length} tokens, {lead.folder} of "
-            f"{mine.block_length}; record both again."
+            f"{language}: {other.folder} has blocks of {other_settings.block_length} tokens, {primary.folder} of "
+            f"{settings.block_length}; record both again."
         )

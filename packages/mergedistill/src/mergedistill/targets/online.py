@@ -1,4 +1,4 @@
-"""A teacher that runs beside the student and is asked in each step, instead of having been recorded."""
+"""A teacher that runs beside the student in each step, instead of having been recorded."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Compared = tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]
 
 
 class OnlineSignals(Signals):
-    """A text as it was laid out for recording: in the student's ids for the student, in the teacher's for the teacher.
+    """Blocks without recorded predictions: in the student's ids for the student, in the teacher's for the teacher.
 
     Args:
         folder: see `teacherzoo.signals.record_text`.
         vocabulary: the map from the teacher's ids.
-        number: of the teacher among those who run.
+        number: of the teacher among those that run.
         max_lost: see `Signals`.
     """
 
@@ -37,17 +37,17 @@ class OnlineSignals(Signals):
         self, folder: Path, *, vocabulary: VocabularyMap, number: int, max_lost: float
     ) -> None:
         super().__init__(folder, vocabulary=vocabulary, max_lost=max_lost)
-        self._asked = Signals(folder)
+        self._in_teacher_ids = Signals(folder)
         self._number = number
 
     def question(self, rows: list[int]) -> dict[str, Any]:
-        """The same blocks as `batch`, with masks in the same places, as the teacher reads them.
+        """The same blocks as `batch`, with the same masks, in the teacher's ids.
 
         Returns:
             `teacher`: its number; `input_ids` [B, S] and `attention_mask` [B, S]; `cells` [N]: the masked positions as
-            numbers of cells of [B, S]; `gold` [N]: what stands there, in the teacher's ids.
+            numbers of cells of [B, S]; `gold` [N]: the true pieces there, in the teacher's ids.
         """
-        batch = self._asked.batch(rows)
+        batch = self._in_teacher_ids.batch(rows)
         return {
             "teacher": self._number,
             "input_ids": batch.input_ids,
@@ -58,20 +58,20 @@ class OnlineSignals(Signals):
 
 
 class OnlineTeacher:
-    """A teacher in evaluation mode and without gradients, and what the student shall make of its answers.
+    """A teacher in evaluation mode and without gradients, and the student's loss against its predictions.
 
     Where each of its pieces has one of the student's, and no two the same, the student learns from its whole distribution
     (`kdkernels.linear_kl`). Else, and for `reverse_kl`, which has no value against a teacher that lacks some of the
     student's pieces, it learns from the top k through the map, exactly as from a recording.
 
-    It is no module: nobody saves, trains or shares it out with the student. When first asked it moves to where the question is.
+    It is no module: it is not saved, trained or sharded with the student. At its first batch it moves to the batch's device.
     """
 
     def __init__(self, teacher: Teacher, vocabulary: VocabularyMap, recipe: Recipe) -> None:
         self._teacher = teacher
         self._precision = recipe.record.precision
         self._distil = recipe.distil
-        self._single = torch.from_numpy(vocabulary.one_to_one())
+        self._student_ids = torch.from_numpy(vocabulary.one_to_one())
         self._columns = (
             None
             if recipe.distil.divergence == "reverse_kl"
@@ -88,12 +88,12 @@ class OnlineTeacher:
         *,
         divisor: torch.Tensor | int | None,
     ) -> Compared:
-        """Ask, and compare.
+        """Run the teacher, and compare the student with it.
 
         Args:
             states: [N, H] of the student, before its decoder.
             head: of the student.
-            labels: [N] gold pieces in the student's ids, -100 where nothing is asked.
+            labels: [N] gold pieces in the student's ids, -100 where nothing is predicted.
             question: see `OnlineSignals.question`.
             divisor: see `linear_distil_loss`.
 
@@ -101,23 +101,23 @@ class OnlineTeacher:
             The loss, its detached hard and soft part, the counted rows.
         """
         if self._columns is None:
-            said = self.top(question)
+            predictions = self.top(question)
             return compare_top(
-                states, head, labels, said.ids, said.logprobs, at_temperature(said.log_partition, self._distil),
+                states, head, labels, predictions.ids, predictions.logprobs, at_temperature(predictions.log_partition, self._distil),
                 self._distil, divisor,
             )  # fmt: skip
-        with self._asked(question) as (hidden, weight, bias):
-            return self._whole(states, head, labels, hidden, weight, bias, divisor)
+        with self._run(question) as (hidden, weight, bias):
+            return self._full_distribution(states, head, labels, hidden, weight, bias, divisor)
 
     def top(self, question: Mapping[str, Any]) -> Predictions:
-        """Its top k in the student's ids, -1 where the student has none, and the log-probabilities of what stands there.
+        """Its top k in the student's ids, -1 where the student has none, and the log-probabilities of the true pieces.
 
         Args:
             question: see `OnlineSignals.question`.
         """
-        with self._asked(question) as (hidden, weight, bias):
+        with self._run(question) as (hidden, weight, bias):
             with torch.autocast(hidden.device.type, enabled=False):
-                said = predict(
+                predictions = predict(
                     hidden,
                     weight,
                     bias,
@@ -125,8 +125,10 @@ class OnlineTeacher:
                     k=self._distil.k,
                     temperatures=temperatures(self._distil),
                 )
-            ids = self._single[said.ids]
-            return replace(said, ids=ids, logprobs=said.logprobs.masked_fill(ids < 0, -torch.inf))
+            ids = self._student_ids[predictions.ids]
+            return replace(
+                predictions, ids=ids, logprobs=predictions.logprobs.masked_fill(ids < 0, -torch.inf)
+            )
 
     @property
     def unlisted(self) -> int:
@@ -134,14 +136,14 @@ class OnlineTeacher:
         return self._teacher.vocabulary_size - self._distil.k
 
     @contextmanager
-    def _asked(
+    def _run(
         self, question: Mapping[str, Any]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
         """Hidden rows, and the decoder for them; without gradients."""
         if self._engine is None:
             device = question["input_ids"].device
             self._engine = PlainEngine(self._teacher, precision=self._precision, device=device)
-            self._single = self._single.to(device)
+            self._student_ids = self._student_ids.to(device)
             if self._columns is not None:
                 self._columns = self._columns.to(device)
         with torch.no_grad():
@@ -151,7 +153,7 @@ class OnlineTeacher:
             with self._engine.decoder() as (weight, bias):
                 yield hidden, weight, bias
 
-    def _whole(
+    def _full_distribution(
         self,
         states: torch.Tensor,
         head: SplitHead,
@@ -164,7 +166,7 @@ class OnlineTeacher:
         distil, columns = self._distil, self._columns
         assert columns is not None
         # The student's decoder may have been padded to more rows than its vocabulary has pieces.
-        mine = F.pad(columns, (0, len(head.weight) - len(columns)), value=-1)
+        padded_columns = F.pad(columns, (0, len(head.weight) - len(columns)), value=-1)
         with torch.enable_grad():
             hard = linear_cross_entropy(states, head.weight, head.bias, labels, divisor=divisor)
             soft = linear_kl(
@@ -176,7 +178,7 @@ class OnlineTeacher:
                 bias,
                 temperature=distil.temperature,
                 divergence=distil.divergence,
-                column_map=mine,
+                column_map=padded_columns,
                 teacher_vocab_size=self._teacher.space.size,
                 mask=labels != -100,
                 divisor=divisor,
@@ -205,7 +207,7 @@ def compare_top(
     distil: Distil,
     divisor: torch.Tensor | int | None,
 ) -> Compared:
-    """The loss against a top k, recorded or said just now; see `linear_distil_loss`."""
+    """The loss against a top k, recorded or computed in this step; see `linear_distil_loss`."""
     result = linear_distil_loss(
         states,
         head.weight,
@@ -230,9 +232,13 @@ def matching_columns(vocabulary: VocabularyMap, size: int) -> torch.Tensor | Non
         vocabulary: the map from the teacher's ids.
         size: ids in use by the teacher.
     """
-    single = vocabulary.one_to_one()
-    if len(single) < size or (single[:size] < 0).any() or len(np.unique(single[:size])) < size:
+    student_ids = vocabulary.one_to_one()
+    if (
+        len(student_ids) < size
+        or (student_ids[:size] < 0).any()
+        or len(np.unique(student_ids[:size])) < size
+    ):
         return None
     columns = np.full(vocabulary.student_size, -1, dtype=np.int64)
-    columns[single[:size]] = np.arange(size)
+    columns[student_ids[:size]] = np.arange(size)
     return torch.from_numpy(columns)

@@ -1,14 +1,14 @@
-"""What the teachers of each language said: recorded by language and teacher, read back in the student's ids."""
+"""The teachers' predictions of each language: recorded by language and teacher, read back in the student's ids."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from mergedistill.recipe.language_teachers import Faculty, teachers_in_use
+from mergedistill.recipe.language_teachers import TeacherEnsemble, teachers_in_use
 from mergedistill.recipe.recipe import Recipe, Teaching
 from mergedistill.recipe.stages import recording_folder
-from mergedistill.targets.combined import MetSignals
+from mergedistill.targets.combined import CombinedSignals
 from teacherzoo import Corpus, Masking, Signals, record
 from teacherzoo.catalogue.catalogue import find_teacher
 from teacherzoo.signals.record_text import record_text
@@ -18,27 +18,27 @@ Watch = Callable[[int, int, str], None]
 
 
 def record_language(
-    recipe: Recipe, each: Teaching, text: Corpus, folder: Path, watch: Watch
+    recipe: Recipe, teaching: Teaching, text: Corpus, folder: Path, watch: Watch
 ) -> None:
-    """Ask a teacher about a language's text, or lay out what it will be asked; interrupted, the same call goes on."""
+    """Record a teacher's predictions on a language's text, or its inputs for an online run; interrupted, the same call goes on."""
     distil = recipe.distil
 
-    def told(done: int, total: int, what: str) -> None:
+    def report(done: int, total: int, what: str) -> None:
         watch(done, total, f"recording {what}")
 
     if distil.online:
         record_text(
-            find_teacher(each.teacher),
+            find_teacher(teaching.teacher),
             [text],
             folder,
             masking=masking(recipe),
             draws=distil.draws,
             block_length=distil.block_length,
-            watch=told,
+            watch=report,
         )
         return
     record(
-        find_teacher(each.teacher),
+        find_teacher(teaching.teacher),
         [text],
         folder,
         k=distil.k,
@@ -49,7 +49,7 @@ def record_language(
         precision=recipe.record.precision,
         token_budget=recipe.record.tokens,
         offload=recipe.record.offload,
-        watch=told,
+        watch=report,
     )
 
 
@@ -72,37 +72,37 @@ def masking(recipe: Recipe) -> Masking:
 
 
 def open_signals(
-    recipe: Recipe, found: Mapping[str, Faculty], vocabulary: Path
+    recipe: Recipe, ensembles: Mapping[str, TeacherEnsemble], vocabulary: Path
 ) -> dict[str, Signals]:
-    """Language to what its teachers said, in the student's ids.
+    """Language to its teachers' signals, in the student's ids.
 
     Args:
         recipe: of the run.
-        found: who teaches what.
+        ensembles: who teaches what.
         vocabulary: the folder of the merged vocabulary.
 
     Raises:
         SignalsError: for recordings that are damaged or not there.
-        StageError: for recordings that do not meet.
+        StageError: for recordings whose positions cannot be aligned.
     """
-    used = teachers_in_use(recipe, found)
+    used = teachers_in_use(recipe, ensembles)
     maps = {name: load_map(vocabulary / "maps" / f"{name}.safetensors") for name in used}
     opened: dict[str, Signals] = {}
-    for language, faculty in sorted(found.items()):
+    for language, ensemble in sorted(ensembles.items()):
         folders = {
-            name: recording_folder(recipe, used[name][0], language) for name in faculty.weights
+            name: recording_folder(recipe, used[name][0], language) for name in ensemble.weights
         }
         if len(folders) == 1:
             opened[language] = Signals(
-                folders[faculty.lead],
-                vocabulary=maps[faculty.lead],
+                folders[ensemble.primary],
+                vocabulary=maps[ensemble.primary],
                 max_lost=recipe.distil.max_lost,
             )
         else:
-            opened[language] = MetSignals(
+            opened[language] = CombinedSignals(
                 folders,
                 maps,
-                faculty,
+                ensemble,
                 temperature=recipe.distil.temperature,
                 max_lost=recipe.distil.max_lost,
             )

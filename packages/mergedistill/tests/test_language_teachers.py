@@ -1,7 +1,12 @@
 import pytest
 
 from mergedistill.errors import StageError
-from mergedistill.recipe.language_teachers import Faculty, faculties, needs_ranking, teachers_in_use
+from mergedistill.recipe.language_teachers import (
+    TeacherEnsemble,
+    choose_teachers,
+    needs_ranking,
+    teachers_in_use,
+)
 from mergedistill.recipe.recipe import Recipe
 
 BITS = {"de": {"a": 1.5, "b": 1.0, "c": 5.0}, "fi": {"a": 2.0, "b": 3.0, "c": 2.5}}
@@ -20,7 +25,7 @@ def _recipe(**changes: object) -> Recipe:
 
 
 def test_ranking_assigns_to_each_language_the_teacher_with_the_fewest_bits() -> None:
-    found = faculties(_recipe(), BITS)
+    found = choose_teachers(_recipe(), BITS)
 
     assert {language: its.weights for language, its in found.items()} == {
         "de": {"b": 1.0},
@@ -33,13 +38,13 @@ def test_ranking_assigns_to_each_language_the_teacher_with_the_fewest_bits() -> 
 def test_weights_by_rank_are_the_odds_after_s_bytes() -> None:
     recipe = _recipe(combine={"de": "mixture"}, rank={"sharpness": 2.0})
 
-    found = faculties(recipe, BITS)
+    found = choose_teachers(recipe, BITS)
 
     # a and b differ by half a bit per byte, over 2 bytes: one to two; c would have less than 1 %.
-    assert found["de"] == Faculty(
+    assert found["de"] == TeacherEnsemble(
         combine="mixture", weights=pytest.approx({"b": 2 / 3, "a": 1 / 3})
     )  # type: ignore[arg-type]  # compares as one
-    assert found["de"].lead == "b"
+    assert found["de"].primary == "b"
     assert found["fi"].weights == {"a": 1.0}
 
 
@@ -55,7 +60,7 @@ def test_stated_weights_need_no_ranking() -> None:
     )
 
     assert not needs_ranking(recipe)
-    assert faculties(recipe)["de"].weights == {"b": 0.75, "a": 0.25}
+    assert choose_teachers(recipe)["de"].weights == {"b": 0.75, "a": 0.25}
 
 
 def test_a_choice_without_weights_waits_for_the_ranking() -> None:
@@ -69,5 +74,5 @@ def test_a_choice_without_weights_waits_for_the_ranking() -> None:
 
     assert needs_ranking(recipe)
     with pytest.raises(StageError, match=r"de: a has not been ranked"):
-        faculties(recipe)
-    assert faculties(recipe, BITS)["de"].weights == {"b": 1.0}
+        choose_teachers(recipe)
+    assert choose_teachers(recipe, BITS)["de"].weights == {"b": 1.0}
