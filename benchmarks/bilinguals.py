@@ -17,8 +17,8 @@ import xeval
 from bistil.compare.identity import Contents
 from bistil.compare.recipe import Comparison, System
 from xeval.report.pareto import Point, pareto_front
-from xeval.results import Result
-from xeval.summary import Estimate
+from xeval.statistics.results import Result
+from xeval.statistics.summary import Estimate
 
 BAR = {"bistil": 0.97}  # of the full teacher
 OURS, OTHERS = "#00508f", "#9aa5b1"

@@ -28,9 +28,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from xeval.cost import cost
-from xeval.flops import count_flops
-from xeval.parameters import split_parameters
+from xeval.cost.flops import count_flops
+from xeval.cost.measure import cost
+from xeval.cost.parameters import split_parameters
 
 H, F, S = 768, 3072, 128
 

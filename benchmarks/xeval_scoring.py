@@ -19,15 +19,21 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-import xeval.scoring
-from xeval.batches import by_length
-from xeval.folder import DataSet
+from xeval.data.folder import DataSet
+from xeval.data.source import LocalFolder
+from xeval.data.treebank import UPOS, read_treebank
+from xeval.evaluate import score as evaluate_score
+from xeval.finetune.checkpoint import (
+    FineTunedModel,
+    TaskModel,
+    build,
+    read_finetuned,
+    write_finetuned,
+)
 from xeval.protocol import Protocol
-from xeval.source import LocalFolder
-from xeval.task import TunedTask, silent
+from xeval.task_templates.batches import by_length
+from xeval.task_templates.task import FineTunedTask, silent
 from xeval.tasks import task_of
-from xeval.treebank import UPOS, read_treebank
-from xeval.tuned import TaskModel, TunedModel, build, read_tuned, write_tuned
 
 TOKENS = 4096
 LANGUAGES = 20
@@ -70,9 +76,9 @@ def tuned_model(folder: Path, text: list[str], layers: int, width: int) -> Path:
     tokenizer.save_pretrained(folder / "base")
     task, protocol = pos(), Protocol()
     model, pieces = build(str(folder / "base"), task, UPOS, protocol)
-    write_tuned(
+    write_finetuned(
         folder / "tuned",
-        TunedModel(
+        FineTunedModel(
             model=model, pieces=pieces, task="pos", labels=UPOS, protocol=protocol, source="ud/aa_made",
             source_language="aa", seed=0, base="base", base_digest="0" * 16, notes={},
         ),
@@ -80,13 +86,13 @@ def tuned_model(folder: Path, text: list[str], layers: int, width: int) -> Path:
     return folder / "tuned"
 
 
-def pos() -> TunedTask:
+def pos() -> FineTunedTask:
     task = task_of("pos")
-    assert isinstance(task, TunedTask)
+    assert isinstance(task, FineTunedTask)
     return task
 
 
-def contenders(tuned: TunedModel, examples: list[Any]) -> dict[str, Callable[[], object]]:
+def contenders(tuned: FineTunedModel, examples: list[Any]) -> dict[str, Callable[[], object]]:
     task = pos()
     encoded, _ = task.encode(tuned.pieces, examples, tuned.labels)
     bucketed = [
@@ -109,7 +115,7 @@ def contenders(tuned: TunedModel, examples: list[Any]) -> dict[str, Callable[[],
     def scoring() -> object:
         # A tokenizer that has met no word yet, as at the first language.
         tuned.pieces._known.clear()
-        return xeval.scoring.score_examples(tuned, task, examples, there, silent)
+        return evaluate_score.score_examples(tuned, task, examples, there, silent)
 
     return {
         "bare forward": lambda: bare(bucketed),
@@ -151,7 +157,7 @@ def main() -> None:
         test.parent.mkdir(parents=True)
         test.write_text(treebank(sentences, draw))
         examples = pos().read(test, cache)
-        times = race(contenders(read_tuned(tuned_folder), examples), repeats=3 if quick else 5)
+        times = race(contenders(read_finetuned(tuned_folder), examples), repeats=3 if quick else 5)
         recorder.add(
             "scoring a test set", times, unit="s", floor="bare forward", bar={"scoring": 1 / 0.9},
             shape={"sentences": sentences, "layers": layers, "width": width, "tokens a batch": TOKENS},
@@ -163,12 +169,12 @@ def main() -> None:
             path.write_text(treebank(20, draw))
         opened: list[Path] = []
 
-        def counted(at: Path) -> TunedModel:
+        def counted(at: Path) -> FineTunedModel:
             opened.append(at)
-            return read_tuned(at)
+            return read_finetuned(at)
 
-        xeval.scoring.read_tuned = counted  # type: ignore[assignment]  # counts the openings
-        xeval.scoring.score(
+        evaluate_score.read_finetuned = counted  # type: ignore[assignment]  # counts the openings
+        evaluate_score.score(
             tuned_folder, folder / "results.jsonl", source=LocalFolder(folder / "data", cache)
         )
         recorder.add(

@@ -25,7 +25,7 @@ from record import Recorder
 
 from bistil.compare.identity import Contents
 from bistil.compare.recipe import Comparison, System
-from xeval.results import Result, append_results
+from xeval.statistics.results import Result, append_results
 
 SYSTEMS: tuple[System, ...] = ("bistil", "full-teacher")
 

@@ -18,7 +18,7 @@ from bistil.sparse.files import read_sparse, write_sparse
 from bistil.tasks.adapt import TASK_FILE, TEACHER_FILE, Identity, TaskTeacher, adapt
 from bistil.tasks.teacher import compose, task_sft, wear_task
 from bistil.tasks.training import TaskTraining
-from xeval import LocalFolder, Protocol, XevalError, read_tuned, score, tune
+from xeval import LocalFolder, Protocol, XevalError, read_finetuned, score, tune
 
 PROTOCOL = Protocol(
     steps=6, evaluate_every=3, batch_size=6, learning_rate=3e-3, max_length=40, precision="float32", weight_decay=0.0
@@ -40,7 +40,7 @@ def adapted(out, student, teacher, tasks, **options):
 
 
 def weights_of(folder):
-    return {n: t.clone() for n, t in body_parameters(read_tuned(folder).model).items()}
+    return {n: t.clone() for n, t in body_parameters(read_finetuned(folder).model).items()}
 
 
 def test_a_task_sft_changes_its_share_of_the_body_and_has_the_head(pos_sft, teacher):
@@ -74,7 +74,7 @@ def test_an_adapted_folder_is_student_plus_file(tmp_path, pos_sft, teacher, stud
     apply(plain, tuning)
     found = weights_of(out)
     assert all(torch.equal(its, found[name]) for name, its in body_parameters(plain).items())
-    head = read_tuned(out).model.head.state_dict()
+    head = read_finetuned(out).model.head.state_dict()
     assert all(torch.equal(its, head[name]) for name, its in tuning.head.items())
     figures = score(out, tmp_path / "r.jsonl", source=LocalFolder(tasks))
     assert {figure.language for figure in figures} == {"en", "sw"}
@@ -86,7 +86,7 @@ def test_an_adapted_folder_is_student_plus_file(tmp_path, pos_sft, teacher, stud
 def test_a_teacher_that_is_not_given_is_made_and_kept(tmp_path, teacher, student, tasks):
     out = adapted(tmp_path / "out", student, TaskTeacher(model=teacher), tasks, task="dp")
     assert read_sparse(out / TEACHER_FILE).about["task"] == "dp"
-    assert read_tuned(out).task == "dp"
+    assert read_finetuned(out).task == "dp"
 
 
 def test_the_judges_own_tuned_folder_can_teach(tmp_path, teacher, student, tasks):
@@ -113,7 +113,7 @@ def test_in_bfloat16_a_student_learns_as_in_float32(tmp_path, monkeypatch, stude
     short = replace(TRAINING, protocol=replace(PROTOCOL, steps=3, precision="auto"))
     weights = {}
     for bf16 in (False, True):
-        monkeypatch.setattr("xeval.tuning.has_bf16", lambda bf16=bf16: bf16)
+        monkeypatch.setattr("xeval.finetune.tune.has_bf16", lambda bf16=bf16: bf16)
         out = adapted(tmp_path / str(bf16), student, learner, tasks, task=task, training=short)
         weights[bf16] = weights_of(out)
     assert json.loads((out / "run.json").read_text())["record"]["precision"] == "bfloat16"

@@ -17,11 +17,11 @@ from bistil.cli.app import app
 from bistil.errors import ExportError
 from bistil.export.onnx import export
 from bistil.export.scores import int8_scores
+from xeval.data.source import LocalFolder
+from xeval.evaluate.score import score
+from xeval.finetune.checkpoint import read_finetuned
+from xeval.finetune.tune import tune
 from xeval.protocol import Protocol
-from xeval.scoring import score
-from xeval.source import LocalFolder
-from xeval.tuned import read_tuned
-from xeval.tuning import tune
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -90,7 +90,7 @@ def served(tuned: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactor
 def test_a_graph_gives_for_each_sub_word_what_the_judges_head_gives(
     served: Path, tuned: Callable[[str], Path]
 ) -> None:
-    opened = read_tuned(tuned("pos")).model
+    opened = read_finetuned(tuned("pos")).model
     batch = AutoTokenizer.from_pretrained(served)(
         ["ad be cf", "a", "hh gg ff ee dd cc bb aa . . ."], padding=True, return_tensors="pt"
     )
@@ -104,7 +104,7 @@ def test_a_graph_gives_for_each_sub_word_what_the_judges_head_gives(
     torch.testing.assert_close(found[real], expected[real], atol=1e-4, rtol=0)
     about = json.loads((served / "export.json").read_text())
     assert about["outputs"] == {"logits": ["batch", "tokens", "labels"]}
-    assert about["labels"] == list(read_tuned(tuned("pos")).labels)
+    assert about["labels"] == list(read_finetuned(tuned("pos")).labels)
     assert about["float32_difference"] <= 1e-4
     assert about["opset"] >= 18
     assert about["bytes"]["model.int8.onnx"] < about["bytes"]["model.onnx"]

@@ -11,11 +11,11 @@ import pytest
 
 from bistil.export.onnx import export
 from bistil.export.scores import int8_scores, read_about
+from xeval.data.source import LocalFolder
+from xeval.finetune.checkpoint import predict, read_finetuned
+from xeval.finetune.tune import tune
 from xeval.protocol import Protocol
-from xeval.source import LocalFolder
 from xeval.tasks import task_of
-from xeval.tuned import predict, read_tuned
-from xeval.tuning import tune
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -79,7 +79,7 @@ def _program_prints(folder: Path, old: str, new: str) -> list[str]:
 
 def _judged(tuned: Path, task: str, examples: list[Any]) -> list[Any]:
     """What torch answers, by the judge's own decoding."""
-    its, opened = task_of(task), read_tuned(tuned)
+    its, opened = task_of(task), read_finetuned(tuned)
     encoded, _ = its.encode(opened.pieces, examples, opened.labels)
     return predict(opened.model, its, encoded, labels=opened.labels, pad_id=opened.pieces.pad_id)
 

@@ -12,8 +12,8 @@ from bistil.cli.app import app
 from bistil.export import energy
 from bistil.export.energy import counters, joules_between
 from bistil.export.measure import measure
+from xeval.cost.parameters import split_parameters
 from xeval.encoder import open_encoder
-from xeval.parameters import split_parameters
 
 
 @pytest.mark.parametrize(

@@ -237,9 +237,9 @@ def tuned_pos(
     models: Callable[[str], Path], data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A tagger, tuned on xx for sixty steps."""
+    from xeval.data.source import LocalFolder
+    from xeval.finetune.tune import tune
     from xeval.protocol import Protocol
-    from xeval.source import LocalFolder
-    from xeval.tuning import tune
 
     top = tmp_path_factory.mktemp("tuned")
     tune(

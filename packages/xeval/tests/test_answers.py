@@ -1,6 +1,6 @@
 import pytest
 
-from xeval.answers import SQUAD, answer_f1, answer_tokens, exact_match
+from xeval.task_templates.answers import SQUAD, answer_f1, answer_tokens, exact_match
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xeval.items import Items
 from xeval.report import write_report
-from xeval.results import Result, append_results, read_results
+from xeval.statistics.items import Items
+from xeval.statistics.results import Result, append_results, read_results
 
 pytestmark = pytest.mark.browser
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from xeval.data.source import LocalFolder
 from xeval.errors import XevalError
-from xeval.items import Items
+from xeval.evaluate.score import score
+from xeval.finetune.record import read_record
+from xeval.finetune.tune import tune
 from xeval.protocol import Protocol
-from xeval.results import Result, append_results, read_results
-from xeval.scoring import score
-from xeval.source import LocalFolder
-from xeval.tuned_record import read_record
-from xeval.tuning import tune
+from xeval.statistics.items import Items
+from xeval.statistics.results import Result, append_results, read_results
 
 BRIEF = Protocol(learning_rate=3e-3, batch_size=4, steps=1, evaluate_every=1, max_length=32)
 Models = Callable[[str], Path]

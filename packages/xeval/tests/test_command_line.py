@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from xeval.cli import app
+from xeval.cli.app import app
 
 Models = Callable[[str], Path]
 
@@ -67,7 +67,7 @@ def test_what_the_user_can_mend_is_one_sentence_and_status_two(
 
 COMMAND = """
 import sys
-from xeval.cli import app
+from xeval.cli.app import app
 try:
     app()
 finally:
@@ -108,7 +108,7 @@ def test_misuse_exits_with_status_two() -> None:
 REFUSALS = """
 import sys
 from typer.testing import CliRunner
-from xeval.cli import app
+from xeval.cli.app import app
 for words in (
     "--help", "tune --help", "--version", "tune m --task nosuch -o t", "tune m --task bpb -o t",
     "tune m --task pos -o t --steps 0", "tune m --task pos -o t", "tune m --task pos -o t --data DATA --source qq",

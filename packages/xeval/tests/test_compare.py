@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xeval.compare import Comparison, TaskComparison, _judge_mean, _Pair, compare, judge
 from xeval.errors import XevalError
-from xeval.items import Items
-from xeval.labels import place_labels
-from xeval.paired import (
+from xeval.statistics.compare import Comparison, TaskComparison, _judge_mean, _Pair, compare, judge
+from xeval.statistics.display_names import place_labels
+from xeval.statistics.items import Items
+from xeval.statistics.metrics import value_of
+from xeval.statistics.results import Result, append_results, read_results
+from xeval.statistics.significance import (
     bootstrap_differences,
     holm,
     permutation_differences,
@@ -21,8 +23,6 @@ from xeval.paired import (
     seed_noise,
     two_sided_p,
 )
-from xeval.results import Result, append_results, read_results
-from xeval.scores import value_of
 
 Rows = np.ndarray[Any, Any]
 

@@ -22,11 +22,11 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from xeval.cost import cost
+from xeval.cost.flops import count_flops
+from xeval.cost.measure import cost
+from xeval.cost.parameters import bytes_on_disk, parameters_of, split_parameters
 from xeval.errors import XevalError
-from xeval.flops import count_flops
-from xeval.parameters import bytes_on_disk, parameters_of, split_parameters
-from xeval.results import COST_COLUMNS
+from xeval.statistics.results import COST_COLUMNS
 
 
 def on_meta(kind: Any, config: Any) -> Any:

@@ -3,10 +3,10 @@ import random
 import numpy as np
 import pytest
 
-from xeval.entities import entity_counts, is_iob2, spans_of
 from xeval.errors import XevalError
 from xeval.protocol import Protocol
-from xeval.scores import value_of
+from xeval.statistics.metrics import value_of
+from xeval.task_templates.entities import entity_counts, is_iob2, spans_of
 from xeval.tasks import task_of
 from xeval.tasks.ner import TASK
 
@@ -67,7 +67,7 @@ def test_a_type_that_the_source_lacks_is_refused_with_its_line(tmp_path) -> None
 
     class NoPieces:
         def encode_words(self, sentences):
-            from xeval.pieces import Encoded
+            from xeval.task_templates.word_tokenization import Encoded
 
             return [Encoded(rows=[[1]]) for _ in sentences]
 

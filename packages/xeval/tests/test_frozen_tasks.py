@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from xeval.data.source import LocalFolder
 from xeval.encoder import open_encoder, open_tokenizer
 from xeval.errors import XevalError
-from xeval.masked import open_masked
-from xeval.pieces import Pieces
+from xeval.evaluate.runner import run
+from xeval.evaluate.score import score
 from xeval.protocol import Protocol
-from xeval.results import read_results
-from xeval.running import run
-from xeval.scoring import score
-from xeval.source import LocalFolder
+from xeval.statistics.results import read_results
+from xeval.task_templates.masked import open_masked
+from xeval.task_templates.word_tokenization import Pieces
 from xeval.tasks import task_of
 from xeval.tasks.bpb import evenly, mask_passes, split_blocks
 from xeval.tasks.retrieval import near

@@ -7,18 +7,18 @@ import pytest
 import torch
 from pretended_device import DEVICES, on_cpu_and_gpu, on_gpu
 
+from xeval.data.source import LocalFolder
+from xeval.evaluate.score import score
+from xeval.finetune.checkpoint import read_finetuned
+from xeval.finetune.tune import tune
 from xeval.protocol import Protocol
-from xeval.scoring import score
-from xeval.source import LocalFolder
-from xeval.task import FrozenTask
+from xeval.task_templates.task import ZeroShotTask
 from xeval.tasks import TASKS
-from xeval.tuned import read_tuned
-from xeval.tuning import tune
 
 BRIEF = Protocol(
     learning_rate=1e-3, batch_size=8, steps=4, evaluate_every=4, max_length=32, precision="float32"
 )
-TUNED = [name for name, task in TASKS.items() if not isinstance(task, FrozenTask)]
+TUNED = [name for name, task in TASKS.items() if not isinstance(task, ZeroShotTask)]
 
 
 def _tuned_and_scored(
@@ -36,7 +36,7 @@ def _tuned_and_scored(
         record = tune(
             models("modern"), path / "tuned", task=task, source=source, language="xx", protocol=protocol
         )  # fmt: skip
-        opened = read_tuned(path / "tuned")
+        opened = read_finetuned(path / "tuned")
         assert on_gpu(opened.model) == torch.cuda.is_available()
         results = score(path / "tuned", path / "r.jsonl", source=source, languages=["xx", "yy"])
         figures = {f"{r.language} {r.metric}": r.value for r in results if r.value is not None}

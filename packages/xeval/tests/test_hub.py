@@ -7,12 +7,12 @@ import datasets
 import huggingface_hub
 import pytest
 
+from xeval.data.folder import DataSet
+from xeval.data.hub import STANDARD, HubSet
+from xeval.data.source import open_source
 from xeval.errors import XevalError
-from xeval.folder import DataSet
-from xeval.hub import STANDARD, HubSet
-from xeval.shapes.tagging import Tagged
-from xeval.shapes.texts import Labelled
-from xeval.source import open_source
+from xeval.task_templates.text_labels import Labelled
+from xeval.task_templates.word_labels import Tagged
 from xeval.tasks import TASKS, task_of
 from xeval.tasks.choice import Choice
 from xeval.tasks.dp import Parsed

@@ -6,11 +6,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from xeval.batches import IGNORED, by_length, pad_labels, pad_rows, place_words
 from xeval.encoder import open_tokenizer
 from xeval.errors import XevalError
-from xeval.heads import ChoiceHead, word_states
-from xeval.pieces import Encoded, Pieces
+from xeval.task_templates.batches import IGNORED, by_length, pad_labels, pad_rows, place_words
+from xeval.task_templates.heads import ChoiceHead, word_states
+from xeval.task_templates.word_tokenization import Encoded, Pieces
 from xeval.tasks import task_of
 from xeval.tasks.qa import Question
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from xeval.console import _PlainLines, plain_lines, progress, progress_line
+from xeval.cli.console import _PlainLines, plain_lines, progress, progress_line
+from xeval.data.source import LocalFolder
 from xeval.errors import XevalError
+from xeval.evaluate.score import score
+from xeval.finetune.callbacks import LossMeter, NotFiniteError
+from xeval.finetune.tune import _Attempt, tune
 from xeval.protocol import Protocol
-from xeval.scoring import score
-from xeval.source import LocalFolder
-from xeval.tuning import _Attempt, tune
-from xeval.tuning_watch import LossMeter, NotFiniteError
 
 Models = Callable[[str], Path]
 BRIEF = Protocol(learning_rate=3e-3, batch_size=8, steps=4, evaluate_every=2, max_length=32)

@@ -5,30 +5,29 @@ from pathlib import Path
 
 import pytest
 
-import xeval.scoring
-import xeval.tuned
+from xeval.data.folder import DataSet
+from xeval.data.source import LocalFolder
 from xeval.encoder import model_digest, open_encoder
 from xeval.errors import XevalError
-from xeval.folder import DataSet
+from xeval.evaluate import score as evaluate_score
+from xeval.evaluate.runner import run
+from xeval.evaluate.score import score, score_examples
+from xeval.finetune.checkpoint import predict, read_finetuned
+from xeval.finetune.record import read_record
+from xeval.finetune.tune import tune
 from xeval.protocol import Protocol
-from xeval.results import read_results
-from xeval.running import run
-from xeval.scoring import score, score_examples
-from xeval.shapes.tagging import Tagged
-from xeval.source import LocalFolder
-from xeval.task import TunedTask, silent
+from xeval.statistics.results import read_results
+from xeval.task_templates.task import FineTunedTask, silent
+from xeval.task_templates.word_labels import Tagged
 from xeval.tasks import task_of
-from xeval.tuned import predict, read_tuned
-from xeval.tuned_record import read_record
-from xeval.tuning import tune
 
 BRIEF = Protocol(learning_rate=3e-3, batch_size=8, steps=6, evaluate_every=3, max_length=32)
 Models = Callable[[str], Path]
 
 
-def task(name: str) -> TunedTask:
+def task(name: str) -> FineTunedTask:
     found = task_of(name)
-    assert isinstance(found, TunedTask)
+    assert isinstance(found, FineTunedTask)
     return found
 
 
@@ -63,7 +62,7 @@ def test_scoring_again_adds_nothing_and_opens_no_model(
     file = tmp_path / "r.jsonl"
     first = score(tuned_pos, file, source=LocalFolder(data))
     before = file.read_bytes()
-    monkeypatch.setattr(xeval.scoring, "read_tuned", None)
+    monkeypatch.setattr(evaluate_score, "read_finetuned", None)
 
     assert [r.value for r in score(tuned_pos, file, source=LocalFolder(data))] == [
         r.value for r in first
@@ -76,7 +75,9 @@ def test_one_model_is_opened_once_for_all_languages(
 ) -> None:
     opened = []
     monkeypatch.setattr(
-        xeval.scoring, "read_tuned", lambda folder: opened.append(folder) or read_tuned(folder)
+        evaluate_score,
+        "read_finetuned",
+        lambda folder: opened.append(folder) or read_finetuned(folder),
     )
 
     score(tuned_pos, tmp_path / "r.jsonl", source=LocalFolder(data))
@@ -85,7 +86,7 @@ def test_one_model_is_opened_once_for_all_languages(
 
 
 def test_predictions_do_not_depend_on_batches_or_padding(tuned_pos: Path, data: Path) -> None:
-    tuned = read_tuned(tuned_pos)
+    tuned = read_finetuned(tuned_pos)
     pos = task("pos")
     examples = pos.read(data / "ud/xx_made/test.conllu.xz", None)
     encoded, _ = pos.encode(tuned.pieces, examples, tuned.labels)
@@ -105,7 +106,7 @@ def test_predictions_do_not_depend_on_batches_or_padding(tuned_pos: Path, data: 
 def test_a_sentence_longer_than_the_limit_is_split_scored_whole_and_counted(
     tuned_pos: Path,
 ) -> None:
-    tuned = read_tuned(tuned_pos)
+    tuned = read_finetuned(tuned_pos)
     long = Tagged(("das", "hund", "sieht") * 30, ("DET", "NOUN", "VERB") * 30)
     short = Tagged(("das",), ("DET",))
     there = DataSet(name="ud/xx_made", language="xx", splits=("test",))

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from xeval.cli import app
+from xeval.cli.app import app
 from xeval.errors import XevalError
-from xeval.items import Items
 from xeval.report import markdown, page, write_plots, write_report
 from xeval.report.colour import MODEL_COLOURS, cividis, ink_on, ink_on_hex, luminance
 from xeval.report.figures import letter, scaled
 from xeval.report.markup import Markup, tag
 from xeval.report.pareto import Point, pareto_front
-from xeval.results import Result, append_results, read_results
-from xeval.summary import Estimate, summarise
+from xeval.statistics.items import Items
+from xeval.statistics.results import Result, append_results, read_results
+from xeval.statistics.summary import Estimate, summarise
 
 COST = {
     "parameters": 66_554_112,

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xeval.comparable import check_one_protocol
 from xeval.errors import XevalError
-from xeval.items import Items, bootstrap_rows, test_set_digest
-from xeval.results import (
+from xeval.statistics.comparable import check_one_protocol
+from xeval.statistics.items import Items, bootstrap_rows, test_set_digest
+from xeval.statistics.results import (
     Result,
     append_result,
     append_results,
@@ -175,7 +175,7 @@ def test_whatever_is_cut_off_appending_again_restores_the_file(
 WRITER = """
 import sys, time
 from pathlib import Path
-from xeval.results import Result, append_result
+from xeval.statistics.results import Result, append_result
 while not Path(sys.argv[4]).exists():
     time.sleep(0.001)
 file, start, stop = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

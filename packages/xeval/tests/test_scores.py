@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xeval.errors import XevalError
-from xeval.scores import SCORES, value_of
+from xeval.statistics.metrics import SCORES, value_of
 
 
 @given(

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from xeval.items import Items
-from xeval.shapes.tagging import Tagged
-from xeval.shapes.texts import Labelled
-from xeval.task import TunedTask
+from xeval.statistics.items import Items
+from xeval.task_templates.task import FineTunedTask
+from xeval.task_templates.text_labels import Labelled
+from xeval.task_templates.word_labels import Tagged
 from xeval.tasks import TASKS, task_of
 from xeval.tasks.choice import Choice
 from xeval.tasks.dp import Parsed
@@ -42,13 +42,15 @@ GOLD: dict[str, Callable[[Any], Any]] = {
 
 def values(name: str, predictions: list[Any]) -> dict[str, float]:
     task = task_of(name)
-    assert isinstance(task, TunedTask)
+    assert isinstance(task, FineTunedTask)
     made: list[Items] = task.items(EXAMPLES[name], predictions, task.labels(EXAMPLES[name]), "en")
     return {items.metric: items.value() for items in made}
 
 
 def test_every_tuned_task_is_judged_here() -> None:
-    assert set(EXAMPLES) == {name for name, task in TASKS.items() if isinstance(task, TunedTask)}
+    assert set(EXAMPLES) == {
+        name for name, task in TASKS.items() if isinstance(task, FineTunedTask)
+    }
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -91,7 +93,7 @@ def test_accuracy_and_macro_f1_are_those_of_sklearn() -> None:
     gold = [draw.choice("abcd") for _ in range(200)]
     guess = [draw.choice("abcd") if draw.random() < 0.5 else label for label in gold]
     task = task_of("topic")
-    assert isinstance(task, TunedTask)
+    assert isinstance(task, FineTunedTask)
 
     accuracy, macro = task.items(
         [Labelled(text="t", label=label) for label in gold], guess, ("a", "b", "c", "d"), "en"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-import xeval.treebank
+from xeval.data import treebank
+from xeval.data.folder import find_data_sets
+from xeval.data.treebank import read_treebank
 from xeval.errors import XevalError
-from xeval.folder import find_data_sets
 from xeval.tasks import task_of
-from xeval.treebank import read_treebank
 
 WORD = "{0}\t{1}\t_\t{2}\t_\t_\t{3}\t{4}\t_\t_"
 # A multiword token, an empty node, a subtyped relation, comments, two sentences.
@@ -52,7 +52,7 @@ def test_the_second_reading_parses_nothing_and_is_the_same(
 ) -> None:
     path = file(tmp_path, GOOD)
     first = read_treebank(path)
-    monkeypatch.setattr(xeval.treebank, "parse_treebank", None)
+    monkeypatch.setattr(treebank, "parse_treebank", None)
 
     assert read_treebank(path) == first
     assert [p.suffix for p in cache.rglob("*") if p.is_file()] == [".json"]

@@ -6,8 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xeval.errors import XevalError
-from xeval.scores import value_of
-from xeval.trees import CONTENT, FUNCTIONAL, RELATIONS, best_tree, check_tree, tree_counts
+from xeval.statistics.metrics import value_of
+from xeval.task_templates.trees import (
+    CONTENT,
+    FUNCTIONAL,
+    RELATIONS,
+    best_tree,
+    check_tree,
+    tree_counts,
+)
 
 
 def is_tree(heads: tuple[int, ...]) -> bool:

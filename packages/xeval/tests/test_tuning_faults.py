@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import xeval.tuning
+from xeval.data.source import LocalFolder
 from xeval.errors import XevalError
-from xeval.heads import WordHead
-from xeval.pieces import Encoded
+from xeval.finetune import tune as finetune_tune
+from xeval.finetune.tune import _LikeLengths, tune
 from xeval.protocol import Protocol
-from xeval.source import LocalFolder
-from xeval.tuning import _LikeLengths, tune
+from xeval.task_templates.heads import WordHead
+from xeval.task_templates.word_tokenization import Encoded
 
 BRIEF = Protocol(
     learning_rate=1e-3, batch_size=8, steps=4, evaluate_every=2, max_length=32, precision="float32"
@@ -58,7 +58,7 @@ def limited_memory(monkeypatch: pytest.MonkeyPatch, examples: int, error: BaseEx
 def test_a_loss_that_is_nan_in_bfloat16_is_tried_again_in_float32(
     tuner: Tuner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(xeval.tuning, "has_bf16", lambda: True)
+    monkeypatch.setattr(finetune_tune, "has_bf16", lambda: True)
     broken_loss(monkeypatch, when=lambda: torch.is_autocast_enabled("cpu"))
 
     notes = tuner("t", precision="auto")
@@ -72,7 +72,7 @@ def test_a_loss_that_is_nan_in_bfloat16_is_tried_again_in_float32(
 def test_tuning_is_bfloat16_where_the_machine_has_it_and_scoring_float32(
     tuner: Tuner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(xeval.tuning, "has_bf16", lambda: True)
+    monkeypatch.setattr(finetune_tune, "has_bf16", lambda: True)
     seen: set[tuple[bool, bool]] = set()
     healthy = WordHead.forward
 

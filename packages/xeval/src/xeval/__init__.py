@@ -3,31 +3,32 @@
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
-from xeval.compare import Comparison, TaskComparison, compare
-from xeval.cost import Cost, append_cost, cost, read_costs, with_costs
+from xeval.cost.measure import Cost, append_cost, cost, read_costs, with_costs
+from xeval.data.folder import DataSet
+from xeval.data.source import LocalFolder, open_source
 from xeval.errors import XevalError
-from xeval.folder import DataSet
-from xeval.items import Items, read_items
 from xeval.protocol import Protocol
 from xeval.report import markdown, page, write_plots, write_report
-from xeval.results import Result, append_result, append_results, read_results
-from xeval.source import LocalFolder, open_source
-from xeval.summary import Estimate, Summary, Table, summarise
-from xeval.task import FrozenTask, TunedTask
+from xeval.statistics.compare import Comparison, TaskComparison, compare
+from xeval.statistics.items import Items, read_items
+from xeval.statistics.results import Result, append_result, append_results, read_results
+from xeval.statistics.summary import Estimate, Summary, Table, summarise
+from xeval.task_templates.task import FineTunedTask, ZeroShotTask
 from xeval.tasks import task_of
 
 if TYPE_CHECKING:
-    from xeval.running import run
-    from xeval.scoring import score
-    from xeval.tuned import TunedModel, read_tuned
-    from xeval.tuning import tune
+    from xeval.evaluate.runner import run
+    from xeval.evaluate.score import score
+    from xeval.finetune.checkpoint import FineTunedModel, read_finetuned
+    from xeval.finetune.tune import tune
 
 __all__ = [
     "Comparison",
     "Cost",
     "DataSet",
     "Estimate",
-    "FrozenTask",
+    "FineTunedModel",
+    "FineTunedTask",
     "Items",
     "LocalFolder",
     "Protocol",
@@ -35,9 +36,8 @@ __all__ = [
     "Summary",
     "Table",
     "TaskComparison",
-    "TunedModel",
-    "TunedTask",
     "XevalError",
+    "ZeroShotTask",
     "__version__",
     "append_cost",
     "append_result",
@@ -48,9 +48,9 @@ __all__ = [
     "open_source",
     "page",
     "read_costs",
+    "read_finetuned",
     "read_items",
     "read_results",
-    "read_tuned",
     "run",
     "score",
     "summarise",
@@ -65,11 +65,11 @@ __version__ = _version("distillery-xeval")
 
 # These need torch, and are fetched when asked for.
 _LATE = {
-    "TunedModel": "xeval.tuned",
-    "read_tuned": "xeval.tuned",
-    "run": "xeval.running",
-    "score": "xeval.scoring",
-    "tune": "xeval.tuning",
+    "FineTunedModel": "xeval.finetune.checkpoint",
+    "read_finetuned": "xeval.finetune.checkpoint",
+    "run": "xeval.evaluate.runner",
+    "score": "xeval.evaluate.score",
+    "tune": "xeval.finetune.tune",
 }
 
 

@@ -1,5 +1,5 @@
 """Lets launchers start `python -m xeval`."""
 
-from xeval.cli import app
+from xeval.cli.app import app
 
 app(prog_name="xeval")

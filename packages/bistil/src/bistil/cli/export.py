@@ -74,7 +74,7 @@ def export_command(
         exported = export(model, out, watch=watch)
         if data is not None:
             from bistil.export.scores import int8_scores
-            from xeval.source import LocalFolder
+            from xeval.data.source import LocalFolder
 
             chosen = [name.strip() for name in languages.split(",") if name.strip()]
             drops = int8_scores(model, out, source=LocalFolder(data), languages=chosen, watch=watch)

@@ -17,16 +17,16 @@ from bistil.text.languages import text_files
 from teacherzoo.digests import digest_of_inputs
 from xeval import (
     DataSet,
+    FineTunedTask,
     Protocol,
     Result,
-    TunedTask,
     XevalError,
     open_source,
     read_results,
     task_of,
 )
-from xeval.items import digest_of_examples
-from xeval.source import choose_source, choose_targets
+from xeval.data.source import choose_source, choose_targets
+from xeval.statistics.items import digest_of_examples
 
 # Parts of a recipe that no student depends on.
 _OF_TASKS = ("tune", "tune_by_task", "sources")
@@ -151,9 +151,9 @@ class Wanted:
         return self._test[name, dataset]
 
 
-def _tuned(name: str) -> TunedTask:
+def _tuned(name: str) -> FineTunedTask:
     task = task_of(name)
-    if not isinstance(task, TunedTask):
+    if not isinstance(task, FineTunedTask):
         raise AdaptError(f"The task {name!r} asks a model as it is, so there is nothing to adapt; choose a task with a head.")  # fmt: skip
     return task
 

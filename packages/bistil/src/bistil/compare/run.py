@@ -21,7 +21,7 @@ from bistil.tasks.teacher import task_sft, wear_task
 from bistil.tasks.training import TaskTraining
 from teacherzoo.processes import rank, wait_for_all
 from xeval import DataSet, Protocol, append_cost, cost, open_source, read_costs, read_results, score
-from xeval.tuned import write_tuned
+from xeval.finetune.checkpoint import write_finetuned
 
 __all__ = ["compare", "results_of", "summary"]
 
@@ -125,7 +125,7 @@ class _Bench:
         )  # fmt: skip
         with tempfile.TemporaryDirectory(dir=self._out, prefix=".worn-") as place:
             if rank() == 0:
-                write_tuned(Path(place) / "worn", worn)
+                write_finetuned(Path(place) / "worn", worn)
             self._score(Path(place) / "worn", sets, watch)
 
     def _score(self, folder: Path, sets: Sequence[DataSet], watch: Watch) -> None:

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xeval.batches import IGNORED
-from xeval.biaffine import BiaffineHead
-from xeval.heads import ChoiceHead, SpanHead, TextHead, WordHead, word_states
+from xeval.task_templates.batches import IGNORED
+from xeval.task_templates.biaffine import BiaffineHead
+from xeval.task_templates.heads import ChoiceHead, SpanHead, TextHead, WordHead, word_states
 
 Named = dict[str, Tensor]
 

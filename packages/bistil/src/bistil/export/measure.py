@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bistil.export.energy import joules_per_example
-from xeval.cost import Cost, cost
+from xeval.cost.measure import Cost, cost
 
 Watch = Callable[[int, int, str], None]
 

@@ -22,7 +22,7 @@ from bistil.errors import ExportError
 from bistil.export.heads import Part, part_of
 from bistil.export.readme import readme
 from xeval.encoder import longest_row, open_tokenizer, quiet
-from xeval.tuned import read_tuned
+from xeval.finetune.checkpoint import read_finetuned
 
 Watch = Callable[[int, int, str], None]
 TOLERANCE = 1e-4  # of logits in float32: beyond it an export is refused
@@ -210,7 +210,7 @@ def open_graph(model: str) -> Graph:
 
 
 def _tuned_graph(folder: Path) -> Graph:
-    tuned = read_tuned(folder)
+    tuned = read_finetuned(folder)
     part = part_of(tuned.model.head)
     if part is None:
         raise ExportError(f"{folder}: it was tuned for {tuned.task!r}, whose head cannot be exported.")  # fmt: skip

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from bistil.errors import ExportError
 from bistil.export.heads import Part, part_of
-from xeval.scoring import score_examples
-from xeval.source import Source, choose_targets
-from xeval.task import TunedTask, Watch, silent
+from xeval.data.source import Source, choose_targets
+from xeval.evaluate.score import score_examples
+from xeval.finetune.checkpoint import TaskModel, read_finetuned
+from xeval.task_templates.task import FineTunedTask, Watch, silent
 from xeval.tasks import task_of
-from xeval.tuned import TaskModel, read_tuned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +68,9 @@ def int8_scores(
         raise ExportError(
             f"{exported}: it was not exported from a model tuned by xeval, so no task says how to score it."
         )
-    opened = read_tuned(Path(tuned))
+    opened = read_finetuned(Path(tuned))
     task = task_of(opened.task)
-    assert isinstance(task, TunedTask)
+    assert isinstance(task, FineTunedTask)
     graph = replace(opened, model=_as_task_model(exported, opened.model.head))
     chosen, _ = choose_targets(source.data_sets(task), languages)
     found = []

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bistil.encoders.capture import encoder_of, family_of
-from xeval.parameters import Parameters
+from xeval.cost.parameters import Parameters
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ from teacherzoo.digests import digest_of_inputs
 from teacherzoo.encoders.teachers import read_config, teacher_folder
 from teacherzoo.processes import rank, wait_for_all
 from vocabmerge import read_vocabulary
-from xeval.parameters import parameters_of, split_parameters
+from xeval.cost.parameters import parameters_of, split_parameters
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments

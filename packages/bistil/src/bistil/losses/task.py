@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from bistil.errors import AdaptError
 from bistil.losses.attention_hidden import capture_activations, matching_loss
-from xeval.batches import IGNORED
-from xeval.tuned import TaskModel
+from xeval.finetune.checkpoint import TaskModel
+from xeval.task_templates.batches import IGNORED
 
 TASKS = ("pos", "dp", "ner", "nli", "paraphrase", "topic", "qa", "choice")
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")

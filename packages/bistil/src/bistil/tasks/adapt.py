@@ -31,10 +31,10 @@ from bistil.tasks.training import TaskTraining, plan_of, train_task, untrained
 from teacherzoo.digests import digest_of_files, digest_of_model
 from teacherzoo.encoders.teachers import teacher_folder
 from teacherzoo.processes import rank, wait_for_all
-from xeval import TunedModel, read_tuned
+from xeval import FineTunedModel, read_finetuned
+from xeval.data.source import Source
 from xeval.encoder import model_digest
-from xeval.source import Source
-from xeval.tuned import TaskModel, write_tuned
+from xeval.finetune.checkpoint import TaskModel, write_finetuned
 
 Watch = Callable[[int, int, str], None]
 TASK_FILE = "task.sft.safetensors"
@@ -149,7 +149,7 @@ def adapt(
     ticket, record = train_task(learner, pieces, data, training, work, wrap=wrap, watch=watch)
     record["distillation"] = None if teacher is None else asdict(distillation)
     name = Path(student).name if Path(student).is_dir() else str(student)
-    tuned = TunedModel(
+    tuned = FineTunedModel(
         model=learner,
         pieces=pieces,
         task=task,
@@ -185,12 +185,12 @@ def _open_teacher(
     training: TaskTraining,
     made: Path,
     watch: Watch,
-) -> TunedModel:
+) -> FineTunedModel:
     """The teacher with its head, made where there is none yet; its labels are checked."""
     if teacher.tuned:
         if teacher.task_sft is not None or teacher.language_sfts:
             raise AdaptError(f"{teacher.model}: it is tuned already, so no sparse fine-tuning fits it; leave them out, or give its base model.")  # fmt: skip
-        opened = read_tuned(Path(teacher.model))
+        opened = read_finetuned(Path(teacher.model))
     else:
         file = made if teacher.task_sft is None else Path(teacher.task_sft)
         if teacher.task_sft is None and not made.is_file():
@@ -266,7 +266,7 @@ def _shell(model: str | Path) -> Any:
 
 
 def _distilling(
-    opened: TunedModel, met: _Met, distillation: Distillation
+    opened: FineTunedModel, met: _Met, distillation: Distillation
 ) -> Callable[[TaskModel, int], nn.Module]:
     def wrap(model: TaskModel, passes: int) -> nn.Module:
         return Distilling(
@@ -318,7 +318,7 @@ def _plan_of(student: str | Path) -> dict[str, Any]:
     return plan
 
 
-def _about(tuned: TunedModel) -> dict[str, Any]:
+def _about(tuned: FineTunedModel) -> dict[str, Any]:
     return {
         "kind": "task",
         "task": tuned.task,
@@ -335,7 +335,7 @@ def _about(tuned: TunedModel) -> dict[str, Any]:
 
 
 def _write(
-    tuned: TunedModel,
+    tuned: FineTunedModel,
     tuning: SparseFineTuning,
     training: TaskTraining,
     made: Path,
@@ -344,7 +344,7 @@ def _write(
     student: str | Path,
 ) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    write_tuned(folder, tuned)
+    write_finetuned(folder, tuned)
     write_sparse(tuning, folder / TASK_FILE, values=NUMBERS[training.sparsity.values])
     if made.is_file():
         shutil.copy(made, folder / TEACHER_FILE)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from bistil.errors import AdaptError
 from bistil.text.batches import examples_per_pass
-from xeval import DataSet, Protocol, TunedTask, task_of
-from xeval.pieces import Encoded, Pieces
-from xeval.source import Source, choose_source
-from xeval.tuned import TaskModel, predict
+from xeval import DataSet, FineTunedTask, Protocol, task_of
+from xeval.data.source import Source, choose_source
+from xeval.finetune.checkpoint import TaskModel, predict
+from xeval.task_templates.word_tokenization import Encoded, Pieces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class TaskData:
         digest: of both, as the judge takes it.
     """
 
-    task: TunedTask
+    task: FineTunedTask
     data_set: DataSet
     train: Sequence[Any]
     dev: Sequence[Any]
@@ -48,7 +48,7 @@ def read_task(task: str, source: Source, language: str, protocol: Protocol) -> T
         XevalError: for data that is absent or broken; it says where.
     """
     chosen = task_of(task)
-    if not isinstance(chosen, TunedTask):
+    if not isinstance(chosen, FineTunedTask):
         raise AdaptError(f"The task {task!r} asks a model as it is, so there is nothing to adapt; choose a task with a head.")  # fmt: skip
     data_set = choose_source(source.data_sets(chosen), language)
     train, notes = chosen.view(source.read(chosen, data_set, "train"), protocol)
@@ -64,9 +64,9 @@ def read_task(task: str, source: Source, language: str, protocol: Protocol) -> T
     )
 
 
-def digest_of_training(source: Source, task: TunedTask, data_set: DataSet) -> str:
+def digest_of_training(source: Source, task: FineTunedTask, data_set: DataSet) -> str:
     """A digest of the contents of training and development data, as the judge takes it."""
-    from xeval.tuning import digest_of_training as of_training  # late: it imports Trainer
+    from xeval.finetune.tune import digest_of_training as of_training  # late: it imports Trainer
 
     return of_training(source, task, data_set)
 
@@ -93,7 +93,7 @@ class TaskBatches(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __init__(
         self,
         encoded: Sequence[Encoded],
-        task: TunedTask,
+        task: FineTunedTask,
         pad_id: int,
         *,
         steps: int,

@@ -19,10 +19,10 @@ from bistil.tasks.data import read_task
 from bistil.tasks.training import TaskTraining, plan_of, train_task, untrained
 from teacherzoo.digests import digest_of_files, digest_of_model
 from teacherzoo.processes import rank, wait_for_all
-from xeval import Protocol, TunedModel, TunedTask, task_of
+from xeval import FineTunedModel, FineTunedTask, Protocol, task_of
+from xeval.data.source import Source
 from xeval.encoder import model_digest
-from xeval.source import Source
-from xeval.tuned import build, write_tuned
+from xeval.finetune.checkpoint import build, write_finetuned
 
 Watch = Callable[[int, int, str], None]
 
@@ -113,7 +113,7 @@ def wear_task(
     language_sfts: Sequence[SparseFineTuning] = (),
     name: str | None = None,
     digest: str | None = None,
-) -> TunedModel:
+) -> FineTunedModel:
     """The big model with a task's sparse fine-tuning and any languages', as the judge takes it.
 
     Args:
@@ -130,11 +130,11 @@ def wear_task(
     if about.get("kind") != "task" or not tuning.head:
         raise SparseError(f"{tuning.name}: it has no task's head (it is of kind {about.get('kind')!r}); give a file that `bistil sft --task` wrote.")  # fmt: skip
     task, protocol = task_of(about["task"]), Protocol(**about["protocol"])
-    assert isinstance(task, TunedTask)
+    assert isinstance(task, FineTunedTask)
     worn, pieces = build(str(model), task, tuple(about["labels"]), protocol)
     apply(worn, *language_sfts, tuning)
     worn.head.load_state_dict(dict(tuning.head))
-    return TunedModel(
+    return FineTunedModel(
         model=worn.eval(),
         pieces=pieces,
         task=task.name,
@@ -186,7 +186,7 @@ def compose(
         tuned = wear_task(model, task, language_sfts=rest)
         wears = [task.name, *(tuning.name for tuning in adding if tuning is not task)]
         notes = {**tuned.notes, "wears": wears, "subtracted": [tuning.name for tuning in taking]}
-        write_tuned(out, replace(tuned, notes=notes))
+        write_finetuned(out, replace(tuned, notes=notes))
         return out
     return _write_masked_lm(model, rest, out)
 

@@ -15,8 +15,8 @@ from bistil.tasks.data import TaskBatches, TaskData, dev_score
 from bistil.text.batches import examples_per_pass
 from teacherzoo.processes import world_size
 from xeval import Protocol
-from xeval.pieces import Pieces
-from xeval.tuned import TaskModel, build
+from xeval.finetune.checkpoint import TaskModel, build
+from xeval.task_templates.word_tokenization import Pieces
 
 Watch = Callable[[int, int, str], None]
 Wrap = Callable[[TaskModel, int], nn.Module]
@@ -55,7 +55,7 @@ def plan_of(training: TaskTraining) -> Fitting:
         AdaptError: for Trainer arguments that the training cannot honour, and examples that cannot be shared evenly.
     """
     from bistil.lottery.trainer import check_arguments  # late, as the next: they import Trainer
-    from xeval.tuning import has_bf16
+    from xeval.finetune.tune import has_bf16
 
     protocol = training.protocol
     plan = Fitting(

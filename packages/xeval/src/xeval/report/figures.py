@@ -1,7 +1,7 @@
 """Numbers as people read them."""
 
-from xeval.scores import Score
-from xeval.summary import Estimate
+from xeval.statistics.metrics import Score
+from xeval.statistics.summary import Estimate
 
 NOTHING = "–"
 

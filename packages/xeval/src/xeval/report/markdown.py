@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from xeval.report.figures import NOTHING, figure, interval, scaled
-from xeval.results import Result
-from xeval.summary import Estimate, Summary, Table, summarise
+from xeval.statistics.results import Result
+from xeval.statistics.summary import Estimate, Summary, Table, summarise
 
 
 def markdown(results: Iterable[Result], *, title: str = "xeval report") -> str:

@@ -11,8 +11,8 @@ from xeval.report.figures import figure, interval, letter, megabytes, millisecon
 from xeval.report.markup import Markup, tag
 from xeval.report.pareto import Point, pareto
 from xeval.report.tables import Badges, heatmap, model_name, models_table, overview
-from xeval.results import Result
-from xeval.summary import Summary, Table, summarise
+from xeval.statistics.results import Result
+from xeval.statistics.summary import Summary, Table, summarise
 
 _CONDITIONS = ("batch", "length", "threads", "device", "dtype")
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from xeval.report.colour import ink_on_hex
 from xeval.report.figures import figure
 from xeval.report.markup import Markup, tag
-from xeval.scores import Score
-from xeval.summary import Estimate
+from xeval.statistics.metrics import Score
+from xeval.statistics.summary import Estimate
 
 _WIDTH, _HEIGHT = 420, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 14, 46

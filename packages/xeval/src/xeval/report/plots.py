@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from xeval.report.colour import MODEL_COLOURS, cividis, hex_of, ink_on
 from xeval.report.figures import figure, scaled
 from xeval.report.page import time_conditions
-from xeval.results import Result
-from xeval.summary import Summary, Table, summarise
+from xeval.statistics.results import Result
+from xeval.statistics.summary import Summary, Table, summarise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,8 +13,8 @@ from xeval.report.figures import (
     scaled,
 )
 from xeval.report.markup import Markup, tag
-from xeval.scores import Score
-from xeval.summary import Estimate, ModelScore, Summary, Table
+from xeval.statistics.metrics import Score
+from xeval.statistics.summary import Estimate, ModelScore, Summary, Table
 
 Badges = Mapping[str, tuple[str, str]]
 """For each model, its letter and its colour."""

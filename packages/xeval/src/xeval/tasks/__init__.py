@@ -1,10 +1,10 @@
 """The tasks, one file each. To add one: its file, and its line here."""
 
 from xeval.errors import XevalError
-from xeval.task import FrozenTask, TunedTask
+from xeval.task_templates.task import FineTunedTask, ZeroShotTask
 from xeval.tasks import bpb, choice, dp, ner, nli, paraphrase, pos, qa, retrieval, topic
 
-TASKS: dict[str, TunedTask | FrozenTask] = {
+TASKS: dict[str, FineTunedTask | ZeroShotTask] = {
     task.name: task
     for task in (
         pos.TASK,
@@ -21,7 +21,7 @@ TASKS: dict[str, TunedTask | FrozenTask] = {
 }
 
 
-def task_of(name: str) -> TunedTask | FrozenTask:
+def task_of(name: str) -> FineTunedTask | ZeroShotTask:
     """The task of that name.
 
     Raises:
@@ -36,14 +36,14 @@ def task_of(name: str) -> TunedTask | FrozenTask:
     return TASKS[name]
 
 
-def task_to_tune(name: str) -> TunedTask:
+def task_to_tune(name: str) -> FineTunedTask:
     """The task of that name, which has a head.
 
     Raises:
         XevalError: it has none, or there is no such task.
     """
     task = task_of(name)
-    if not isinstance(task, TunedTask):
+    if not isinstance(task, FineTunedTask):
         raise XevalError(
             f"task {name!r} asks a model as it is and needs no tuning; run `xeval score`"
         )

@@ -39,17 +39,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xeval.batches import by_length, pad_rows
+from xeval.data.folder import read_text
 from xeval.encoder import longest_row
 from xeval.errors import XevalError
-from xeval.folder import read_text
-from xeval.items import Items, digest_of_examples
-from xeval.pieces import Encoded, Pieces
 from xeval.protocol import Protocol
-from xeval.task import FrozenTask, Watch
+from xeval.statistics.items import Items, digest_of_examples
+from xeval.task_templates.batches import by_length, pad_rows
+from xeval.task_templates.task import Watch, ZeroShotTask
+from xeval.task_templates.word_tokenization import Encoded, Pieces
 
 if TYPE_CHECKING:
-    from xeval.masked import MaskedModel
+    from xeval.task_templates.masked import MaskedModel
 
 _TOKENS = 4096
 
@@ -77,7 +77,7 @@ def _read(path: Path, _cache: Path | None) -> list[str]:
 
 
 def _open(model: str, protocol: Protocol) -> tuple[MaskedModel, Pieces]:
-    from xeval.masked import open_masked
+    from xeval.task_templates.masked import open_masked
 
     masked, tokenizer = open_masked(model)
     limit = min(protocol.max_length, longest_row(masked.model))
@@ -229,7 +229,7 @@ def mask_passes(block: Block, pieces: Pieces, mask_id: int, rate: float) -> Iter
         yield Encoded(rows=[row + pieces.after], labels=gold)
 
 
-TASK = FrozenTask(
+TASK = ZeroShotTask(
     name="bpb",
     title="bits per byte",
     folder="corpora",

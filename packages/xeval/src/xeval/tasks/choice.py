@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xeval.batches import IGNORED, pad_rows
+from xeval.data.folder import read_text
 from xeval.errors import XevalError
-from xeval.folder import read_text
-from xeval.items import Items, digest_of_examples
-from xeval.pieces import Encoded, Pieces
 from xeval.protocol import Protocol
-from xeval.task import TunedTask
+from xeval.statistics.items import Items, digest_of_examples
+from xeval.task_templates.batches import IGNORED, pad_rows
+from xeval.task_templates.task import FineTunedTask
+from xeval.task_templates.word_tokenization import Encoded, Pieces
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -113,7 +113,7 @@ def _collate(encoded: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
 
 
 def _head(width: int, _classes: int, protocol: Protocol) -> nn.Module:
-    from xeval.heads import ChoiceHead
+    from xeval.task_templates.heads import ChoiceHead
 
     return ChoiceHead(width, pooling=protocol.pooling)
 
@@ -136,7 +136,7 @@ def _items(
     return [Items(metric="accuracy", rows=np.array(rows, dtype=int), test_digest=digest)]
 
 
-TASK = TunedTask(
+TASK = FineTunedTask(
     name="choice",
     title="multiple-choice reading",
     folder="choice",

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xeval.batches import pad_labels, pad_rows, place_words
+from xeval.data.treebank import read_treebank
 from xeval.errors import XevalError
-from xeval.items import Items, digest_of_examples
-from xeval.pieces import Encoded, Pieces
 from xeval.protocol import Protocol
-from xeval.shapes.tagging import split_note
-from xeval.task import TunedTask, number_of
-from xeval.treebank import read_treebank
-from xeval.trees import RELATIONS, best_tree, check_tree, tree_counts
+from xeval.statistics.items import Items, digest_of_examples
+from xeval.task_templates.batches import pad_labels, pad_rows, place_words
+from xeval.task_templates.task import FineTunedTask, number_of
+from xeval.task_templates.trees import RELATIONS, best_tree, check_tree, tree_counts
+from xeval.task_templates.word_labels import split_note
+from xeval.task_templates.word_tokenization import Encoded, Pieces
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -78,7 +78,7 @@ def _collate(encoded: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
 
 
 def _head(width: int, classes: int, protocol: Protocol) -> nn.Module:
-    from xeval.biaffine import BiaffineHead
+    from xeval.task_templates.biaffine import BiaffineHead
 
     return BiaffineHead(width, classes, pooling=protocol.pooling)
 
@@ -129,7 +129,7 @@ def _items(
     ]
 
 
-TASK = TunedTask(
+TASK = FineTunedTask(
     name="dp",
     title="dependency parsing",
     folder="ud",

@@ -11,13 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
-from xeval.entities import entity_counts, is_iob2
+from xeval.data.folder import read_text
 from xeval.errors import XevalError
-from xeval.folder import read_text
-from xeval.items import Items, digest_of_examples
 from xeval.protocol import Protocol
-from xeval.shapes.tagging import Tagged, collate_tagged, decode_tagged, encode_tagged, word_head
-from xeval.task import TunedTask
+from xeval.statistics.items import Items, digest_of_examples
+from xeval.task_templates.entities import entity_counts, is_iob2
+from xeval.task_templates.task import FineTunedTask
+from xeval.task_templates.word_labels import (
+    Tagged,
+    collate_tagged,
+    decode_tagged,
+    encode_tagged,
+    word_head,
+)
 
 # CoNLL-2003 puts it between documents, with columns of its own; it is no token.
 _BORDER = "-DOCSTART-"
@@ -103,7 +109,7 @@ def _items(
     return [Items(metric="f1", rows=np.array(rows), test_digest=digest)]
 
 
-TASK = TunedTask(
+TASK = FineTunedTask(
     name="ner",
     title="named entities",
     folder="ner",

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from xeval.shapes.texts import (
+from xeval.task_templates.task import FineTunedTask
+from xeval.task_templates.text_labels import (
     Labelled,
     collate_labelled,
     decode_labelled,
@@ -12,7 +13,6 @@ from xeval.shapes.texts import (
     read_columns,
     text_head,
 )
-from xeval.task import TunedTask
 
 
 def _read(path: Path, _cache: Path | None) -> list[Labelled]:
@@ -23,7 +23,7 @@ def _read(path: Path, _cache: Path | None) -> list[Labelled]:
     ]
 
 
-TASK = TunedTask(
+TASK = FineTunedTask(
     name="paraphrase",
     title="paraphrase",
     folder="paraphrase",

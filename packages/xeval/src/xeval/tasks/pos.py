@@ -5,11 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
+from xeval.data.treebank import UPOS, read_treebank
 from xeval.errors import XevalError
-from xeval.items import Items, digest_of_examples
-from xeval.shapes.tagging import Tagged, collate_tagged, decode_tagged, encode_tagged, word_head
-from xeval.task import TunedTask
-from xeval.treebank import UPOS, read_treebank
+from xeval.statistics.items import Items, digest_of_examples
+from xeval.task_templates.task import FineTunedTask
+from xeval.task_templates.word_labels import (
+    Tagged,
+    collate_tagged,
+    decode_tagged,
+    encode_tagged,
+    word_head,
+)
 
 
 def _read(path: Path, cache: Path | None) -> list[Tagged]:
@@ -43,7 +49,7 @@ def _items(
     return [Items(metric="accuracy", rows=np.array(rows), test_digest=digest)]
 
 
-TASK = TunedTask(
+TASK = FineTunedTask(
     name="pos",
     title="part-of-speech tagging",
     folder="ud",

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xeval.answers import SQUAD, answer_f1, exact_match
-from xeval.batches import IGNORED, pad_rows
+from xeval.data.folder import read_text
 from xeval.errors import XevalError
-from xeval.folder import read_text
-from xeval.items import Items, digest_of_examples
-from xeval.pieces import Encoded, Pieces
 from xeval.protocol import Protocol
-from xeval.task import TunedTask
+from xeval.statistics.items import Items, digest_of_examples
+from xeval.task_templates.answers import SQUAD, answer_f1, exact_match
+from xeval.task_templates.batches import IGNORED, pad_rows
+from xeval.task_templates.task import FineTunedTask
+from xeval.task_templates.word_tokenization import Encoded, Pieces
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -167,7 +167,7 @@ def _collate(encoded: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
 
 
 def _head(width: int, _classes: int, _protocol: Protocol) -> nn.Module:
-    from xeval.heads import SpanHead
+    from xeval.task_templates.heads import SpanHead
 
     return SpanHead(width)
 
@@ -224,7 +224,7 @@ def _items(
     return made
 
 
-TASK = TunedTask(
+TASK = FineTunedTask(
     name="qa",
     title="question answering",
     folder="xquad",

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xeval.batches import by_length, pad_rows
 from xeval.encoder import longest_row, open_encoder, open_tokenizer
 from xeval.errors import XevalError
-from xeval.items import Items, digest_of_examples
-from xeval.pieces import Pieces
 from xeval.protocol import Protocol
-from xeval.shapes.texts import read_columns
-from xeval.task import FrozenTask, Watch
+from xeval.statistics.items import Items, digest_of_examples
+from xeval.task_templates.batches import by_length, pad_rows
+from xeval.task_templates.task import Watch, ZeroShotTask
+from xeval.task_templates.text_labels import read_columns
+from xeval.task_templates.word_tokenization import Pieces
 
 _TOKENS = 4096
 
@@ -125,7 +125,7 @@ def mean_states(
     return made, cut
 
 
-TASK = FrozenTask(
+TASK = ZeroShotTask(
     name="retrieval",
     title="sentence retrieval",
     folder="tatoeba",

@@ -1,0 +1,1 @@
+"""The commands of xeval: what is asked, what is said, and how progress looks."""

@@ -1,0 +1,237 @@
+"""The commands that judge what was measured: compare, cost, report."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from xeval.cli.console import Quiet, one_sentence, progress
+from xeval.statistics.display_names import choose
+from xeval.statistics.results import Result, read_results
+
+Files = Annotated[list[Path], typer.Argument(help="Results files, JSON Lines.")]
+Protocols = Annotated[
+    list[str] | None, typer.Option("--protocol", help="Only results of this protocol digest.")
+]
+Source = Annotated[str | None, typer.Option(help="Only results of models tuned on this language.")]
+Tasks = Annotated[list[str] | None, typer.Option("--task", help="Only this task.")]
+Metrics = Annotated[list[str] | None, typer.Option("--metric", help="Only this metric.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for command in (compare, cost, report):
+        app.command()(command)
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="A model, as the results name it.")],
+    b: Annotated[str, typer.Argument(help="Another.")],
+    results: Files,
+    task: Tasks = None,
+    metric: Metrics = None,
+    protocol: Protocols = None,
+    source: Source = None,
+    level: Annotated[
+        float, typer.Option(min=0.001, max=0.5, help="Accepted rate of false 'better'.")
+    ] = 0.05,
+    resamples: Annotated[int, typer.Option(min=100, help="Of bootstrap and permutation.")] = 10_000,
+    as_json: Json = False,
+) -> None:
+    """Is A better than B? Paired tests per language, corrected for their number, with a verdict in words."""
+    with one_sentence():
+        from xeval.statistics.compare import compare as compare_models
+
+        chosen = _chosen(results, task, metric, protocol, source)
+        found = compare_models(chosen, a, b, level=level, resamples=resamples)
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found], ensure_ascii=False))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    console = _console()
+    for one in found:
+        # Text, not strings: a name in square brackets is no markup.
+        table = Table(title=Text(f"{one.task}, {one.metric}"), title_justify="left")
+        for head in (
+            "language",
+            "items",
+            a,
+            b,
+            "difference",
+            "95 % interval",
+            "could show",
+            "p",
+            "verdict",
+        ):
+            table.add_column(
+                Text(head), justify="left" if head in ("language", "verdict") else "right"
+            )
+        for row in [*one.languages, *([one.mean] if one.mean else [])]:
+            if row is one.mean:
+                table.add_section()
+            cells = (
+                row.place, str(row.n), f"{row.score_a:.2f}", f"{row.score_b:.2f}", f"{row.difference:+.2f}",
+                f"{row.low:+.2f} to {row.high:+.2f}", "–" if row.detectable is None else f"{row.detectable:.2f}",
+                f"{row.p_holm:.4f}", row.verdict.partition(";")[0],
+            )  # fmt: skip
+            table.add_row(*map(Text, cells))
+        console.print(table)
+        for line in one.left_out:
+            console.print(Text(f"not compared: {line}"))
+    console.print(Text(_explained(found, level)))
+
+
+def _explained(found: Sequence[Any], level: float) -> str:
+    rows = [row for one in found for row in one.languages]
+    several = any(max(row.seeds_a, row.seeds_b) > 1 for row in rows)
+    one_sided = any(
+        min(row.seeds_a, row.seeds_b) == 1 < max(row.seeds_a, row.seeds_b) for row in rows
+    )
+    about = (
+        "the larger of two: exchanging the models item by item, and a bootstrap over items with the spread between seeds"
+        if several
+        else "from exchanging the models item by item; with one seed each, verdicts are about these two tuned models alone"
+    )
+    if one_sided:
+        about += ", a model with one seed being taken to vary as the other does"
+    return (
+        f"p: {about}; corrected over the languages of a task by Holm's method, the mean being a test of its own. "
+        f"'better': p below {level:g}. could show: the true difference that would be found four times in five."
+    )
+
+
+def cost(
+    model: Annotated[str, typer.Argument(help="A model folder.")],
+    threads: Annotated[int | None, typer.Option(min=1, help="Of torch.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Examples per pass.")] = 1,
+    length: Annotated[int, typer.Option(min=1, help="Sub-words per example.")] = 128,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    repeats: Annotated[int, typer.Option(min=3, help="Timed passes.")] = 20,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Append to this file, for report --costs.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """What a model costs: parameters, bytes, operations and time per example."""
+    with one_sentence(), progress(quiet=quiet) as watch:
+        from xeval.cost.measure import append_cost
+        from xeval.cost.measure import cost as measure
+
+        priced = measure(
+            model, threads=threads, batch=batch, length=length, device=device, dtype=dtype,
+            repeats=repeats, watch=watch,
+        )  # fmt: skip
+        if out is not None:
+            append_cost(out, priced)
+    if as_json:
+        typer.echo(json.dumps({**asdict(priced), **priced.columns()}, ensure_ascii=False))
+        return
+    split = priced.parameters
+    typer.echo(
+        f"{model}: {split.architecture}\n"
+        f"  parameters   {split.total:>15,}\n"
+        f"    embeddings {split.embeddings:>15,}   ({split.vocabulary:,} of them one row per piece)\n"
+        f"    layers     {split.body:>15,}\n"
+        f"    head       {split.head:>15,}\n"
+        f"  weights      {priced.bytes:>15,} bytes on disk\n"
+        f"  operations   {priced.flops:>15,} per example of {length} sub-words (a multiply-add is two)\n"
+        f"  latency      {priced.latency_ms:>15.2f} ms ({priced.latency_low_ms:.2f} to {priced.latency_high_ms:.2f}, "
+        f"20th to 80th percentile of {repeats} passes)\n"
+        f"  throughput   {priced.throughput:>15.1f} examples/s\n"
+        f"  measured: encoder without head, batch {batch}, {priced.threads} threads, {priced.device}, {dtype}"
+    )
+
+
+def report(
+    results: Files,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="The HTML page; report.html if nothing else is asked for."
+        ),
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    plots: Annotated[Path | None, typer.Option(help="A folder for PNG and SVG pictures.")] = None,
+    costs: Annotated[
+        Path | None, typer.Option(help="A file written by `xeval cost --out`.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Heading.")] = "xeval report",
+    task: Tasks = None,
+    metric: Metrics = None,
+    protocol: Protocols = None,
+    source: Source = None,
+    as_json: Json = False,
+) -> None:
+    """Tables, heatmaps and plots from results, in one page that needs nothing else."""
+    with one_sentence():
+        from xeval import report as pages
+        from xeval.cost.measure import read_costs, with_costs
+
+        chosen = _chosen(results, task, metric, protocol, source)
+        if costs is not None:
+            chosen = with_costs(chosen, read_costs(costs))
+        written = []
+        if out is not None or not (markdown or plots or as_json):
+            out = out or Path("report.html")
+            pages.write_report(chosen, out, title=title)
+            written.append(out)
+        if plots is not None:
+            written += pages.write_plots(chosen, plots)
+        if markdown:
+            typer.echo(pages.markdown(chosen, title=title), nl=False)
+        if as_json:
+            typer.echo(json.dumps(_as_rows(chosen), ensure_ascii=False))
+    for path in written:
+        typer.echo(f"wrote {path}", err=markdown or as_json)
+
+
+def _as_rows(results: Sequence[Result]) -> dict[str, Any]:
+    from xeval.statistics.summary import summarise
+
+    summary = summarise(results)
+    return {
+        "means": [
+            {"task": t.task, "metric": t.metric, "languages": t.common, **asdict(row)}
+            for t in summary.tables
+            for row in t.rows
+        ],
+        "scores": [
+            {"task": t.task, "metric": t.metric, "model": model, "place": place, **asdict(cell)}
+            for t in summary.tables
+            for (model, place), cell in t.cells.items()
+        ],
+        "costs": summary.costs,
+        "missing": summary.missing,
+    }
+
+
+def _chosen(
+    files: Sequence[Path],
+    tasks: Sequence[str] | None,
+    metrics: Sequence[str] | None,
+    protocols: Sequence[str] | None,
+    source: str | None,
+) -> list[Result]:
+    return choose(
+        read_results(*files),
+        tasks=tasks or (),
+        metrics=metrics or (),
+        protocols=protocols or (),
+        source=source,
+    )
+
+
+def _console() -> Any:
+    """A console that does not fold tables in a file to the width of no terminal."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)

@@ -1,0 +1,260 @@
+"""What a model costs: parameters, bytes, operations, time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xeval.cost.flops import count_flops
+from xeval.cost.parameters import Parameters, bytes_on_disk, parameters_of
+from xeval.errors import XevalError
+from xeval.statistics.results import COST_COLUMNS, SCHEMA, Result
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Watch = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """The price of one model, under stated conditions.
+
+    Args:
+        model: the folder.
+        model_digest: of its contents, as it stands in results.
+        parameters: and where they are.
+        bytes: of the weights on disk.
+        flops: operations of the encoder for one example of `length`; a multiply-add is two.
+        latency_ms: median time of one forward pass of the encoder over `batch` examples.
+        latency_low_ms: 20th percentile.
+        latency_high_ms: 80th percentile.
+        repeats: passes timed.
+        threads: of torch.
+        batch: examples per pass.
+        length: sub-words per example, special ones included; no padding.
+        device: where it ran, with its name.
+        dtype: of the weights while running.
+    """
+
+    model: str
+    model_digest: str
+    parameters: Parameters
+    bytes: int
+    flops: int
+    latency_ms: float
+    latency_low_ms: float
+    latency_high_ms: float
+    repeats: int
+    threads: int
+    batch: int
+    length: int
+    device: str
+    dtype: str
+
+    @property
+    def throughput(self) -> float:
+        """Examples per second at this batch size."""
+        return 1000 * self.batch / self.latency_ms
+
+    def columns(self) -> dict[str, Any]:
+        """The cost columns of a `Result`."""
+        return {
+            "parameters": self.parameters.total,
+            "embedding_parameters": self.parameters.embeddings,
+            "bytes": self.bytes,
+            "flops": self.flops,
+            "latency_ms": self.latency_ms,
+            "throughput": self.throughput,
+            "threads": self.threads,
+            "batch": self.batch,
+            "length": self.length,
+            "device": self.device,
+            "dtype": self.dtype,
+        }
+
+
+def cost(
+    model: str | Path,
+    *,
+    threads: int | None = None,
+    batch: int = 1,
+    length: int = 128,
+    device: str = "cpu",
+    dtype: str = "float32",
+    repeats: int = 20,
+    watch: Watch | None = None,
+) -> Cost:
+    """Measure a model folder.
+
+    Parameters are those of the class that the folder names. Operations and time are those of the encoder alone,
+    without pooler or head, as the judge runs it: heads differ by task and are small beside it, but for the
+    language-model head, which no task runs.
+
+    Args:
+        model: a model folder.
+        threads: of torch; its own choice by default.
+        batch: examples per pass.
+        length: sub-words per example.
+        device: "cpu" or "cuda".
+        dtype: "float32", "bfloat16" or "float16".
+        repeats: timed passes.
+        watch: told passes done.
+
+    Raises:
+        XevalError: for a folder that is no model, or a length beyond the model's limit.
+    """
+    import torch
+
+    from xeval.encoder import longest_row, model_digest, open_encoder
+
+    if min(batch, length, repeats, threads or 1) < 1:
+        raise XevalError(
+            f"batch, length, repeats and threads must be at least 1, got {batch}, {length}, {repeats}, {threads}"
+        )
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise XevalError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise XevalError("device 'cuda': torch sees no such device here; use --device cpu")
+    folder = Path(model)
+    found, size = parameters_of(folder), bytes_on_disk(folder)
+    encoder = open_encoder(str(folder)).to(device=device, dtype=getattr(torch, dtype)).eval()
+    if length > longest_row(encoder):
+        raise XevalError(
+            f"{folder}: length {length} is beyond the model's limit of {longest_row(encoder)}; choose a smaller --length"
+        )
+    with _threads(threads):
+        times = _time_passes(encoder, batch=batch, length=length, repeats=repeats, watch=watch)
+        used = torch.get_num_threads()
+    ordered = sorted(times)
+    return Cost(
+        model=str(model),
+        model_digest=model_digest(str(model)),
+        parameters=found,
+        bytes=size,
+        flops=count_flops(encoder, length=length),
+        latency_ms=1000 * statistics.median(ordered),
+        latency_low_ms=1000 * ordered[round(0.2 * (repeats - 1))],
+        latency_high_ms=1000 * ordered[round(0.8 * (repeats - 1))],
+        repeats=repeats,
+        threads=used,
+        batch=batch,
+        length=length,
+        device=_device_name(device),
+        dtype=dtype,
+    )
+
+
+def append_cost(path: Path | str, priced: Cost) -> None:
+    """Append a cost to a JSON Lines file, from which `read_costs` takes it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = {"schema": SCHEMA, "model": priced.model, "model_digest": priced.model_digest}
+    line = json.dumps({**head, **priced.columns()}, ensure_ascii=False, allow_nan=False)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def read_costs(path: Path | str) -> dict[str, dict[str, Any]]:
+    """Cost columns by digest of the model; the last line of a model counts.
+
+    Raises:
+        XevalError: naming file and line, for what is no cost of this version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise XevalError(
+            f"{path}: no such file of costs; `xeval cost MODEL --out {path}` writes one"
+        )
+    costs: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            schema, digest = record["schema"], record["model_digest"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise XevalError(
+                f"{path}:{number}: not a line that `xeval cost --out` writes; remove the line"
+            ) from error
+        if schema != SCHEMA:
+            raise XevalError(
+                f"{path}:{number}: expected a cost of schema {SCHEMA}, got {schema!r}; measure again"
+            )
+        costs[digest] = {column: record[column] for column in COST_COLUMNS if column in record}
+    return costs
+
+
+def with_costs(results: Iterable[Result], costs: Mapping[str, Mapping[str, Any]]) -> list[Result]:
+    """Results with the costs of their models, matched by digest.
+
+    Raises:
+        XevalError: when no model of the results has a cost.
+    """
+    results = list(results)
+    if not any(r.model_digest in costs for r in results):
+        raise XevalError(
+            "no model of the results is among the costs (they are matched by digest); measure the folder "
+            "that was tuned, not one that tuning wrote"
+        )
+    return [replace(r, cost=costs.get(r.model_digest, r.cost)) for r in results]
+
+
+def _time_passes(
+    encoder: nn.Module, *, batch: int, length: int, repeats: int, watch: Watch | None
+) -> list[float]:
+    """Seconds of each pass, after two that are not counted."""
+    import torch
+
+    owner: Any = encoder
+    device = next(encoder.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(
+        owner.get_input_embeddings().num_embeddings, (batch, length), generator=generator
+    ).to(device)
+    mask = torch.ones_like(ids)
+    times = []
+    with torch.inference_mode():
+        for turn in range(-2, repeats):
+            start = time.perf_counter()
+            encoder(input_ids=ids, attention_mask=mask)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if turn >= 0:
+                times.append(time.perf_counter() - start)
+                if watch is not None:
+                    watch(turn + 1, repeats, "timing")
+    return times
+
+
+@contextlib.contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _device_name(device: str) -> str:
+    """The kind of device, and in brackets its own name."""
+    import platform
+
+    import torch
+
+    if device == "cuda":
+        return f"cuda ({torch.cuda.get_device_name()})"
+    name = platform.machine()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    return f"cpu ({name})"

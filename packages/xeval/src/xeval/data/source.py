@@ -1,0 +1,124 @@
+"""Where data sets come from, and which of them are meant."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from xeval.data.folder import DataSet, find_data_sets, read_text
+from xeval.errors import XevalError
+from xeval.task_templates.task import Readable
+
+
+class Source(Protocol):
+    """A local folder, or a set on the Hub."""
+
+    def data_sets(self, task: Readable) -> list[DataSet]:
+        """The data sets of a task."""
+
+    def read(self, task: Readable, data_set: DataSet, split: str) -> list[Any]:
+        """The examples of a split."""
+
+    def digest(self, task: Readable, data_set: DataSet, split: str) -> str:
+        """A digest of the contents of a split, as cheap as there is: another one where they changed."""
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A folder laid out as `ud/<treebank>/<split>.conllu.xz`, `ner/<language>/<split>.txt.xz` and so on.
+
+    Args:
+        root: the folder.
+        cache: where parsed treebanks are kept; the user's cache folder when None.
+    """
+
+    root: Path
+    cache: Path | None = None
+
+    def data_sets(self, task: Readable) -> list[DataSet]:
+        """The data sets of a task."""
+        return find_data_sets(self.root, task.folder, task.suffix)
+
+    def read(self, task: Readable, data_set: DataSet, split: str) -> list[Any]:
+        """The examples of a split."""
+        return task.read(_file(data_set, split), self.cache)
+
+    def digest(self, task: Readable, data_set: DataSet, split: str) -> str:
+        """The digest of the text, however it is packed."""
+        text, _ = read_text(_file(data_set, split))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def open_source(where: Path | str, *, cache: Path | None = None) -> Source:
+    """A local folder, or `hub:<name>` for a standard set of the Hub."""
+    if str(where).startswith("hub:"):
+        from xeval.data.hub import HubSet
+
+        return HubSet(str(where).removeprefix("hub:"))
+    return LocalFolder(Path(where), cache)
+
+
+def _file(data_set: DataSet, split: str) -> Path:
+    if split not in data_set.files:
+        raise XevalError(
+            f"{data_set.name}: has no {split} split, only {', '.join(data_set.splits) or 'an empty folder'}"
+        )
+    return data_set.files[split]
+
+
+def choose_source(sets: Sequence[DataSet], wanted: str) -> DataSet:
+    """The one data set with train and dev splits that `wanted` means: a language, or a data set's own name.
+
+    Raises:
+        XevalError: when there is none, or a language has several.
+    """
+    meant = [one for one in sets if wanted in (one.short, one.name)] or [
+        one for one in sets if one.language == wanted
+    ]
+    if not meant:
+        raise XevalError(
+            f"source {wanted!r}: there is no such data set; there are {', '.join(one.short for one in sets)}"
+        )
+    fit = [one for one in meant if {"train", "dev"} <= set(one.splits)]
+    if not fit:
+        found = "; ".join(f"{one.name} has {', '.join(one.splits) or 'none'}" for one in meant)
+        raise XevalError(
+            f"source {wanted!r}: expected a data set with the splits train and dev, but {found}"
+        )
+    if len(fit) > 1:
+        raise XevalError(
+            f"source {wanted!r}: {' and '.join(one.short for one in fit)} have train and dev splits; name one of them"
+        )
+    return fit[0]
+
+
+def choose_targets(
+    sets: Sequence[DataSet], wanted: Sequence[str]
+) -> tuple[list[DataSet], list[DataSet]]:
+    """The data sets that `wanted` names: languages, data sets' own names, or "all".
+
+    Returns:
+        Those with a test split; and, for "all", those without one.
+
+    Raises:
+        XevalError: when a name fits none, or what it fits has no test split.
+    """
+    if list(wanted) == ["all"]:
+        return [s for s in sets if "test" in s.splits], [s for s in sets if "test" not in s.splits]
+    chosen: dict[str, DataSet] = {}
+    for name in wanted:
+        meant = [one for one in sets if name in (one.short, one.name)] or [
+            one for one in sets if one.language == name
+        ]
+        if not meant:
+            raise XevalError(
+                f"language {name!r}: there is no such data set; there are {', '.join(one.short for one in sets)}"
+            )
+        fit = [one for one in meant if "test" in one.splits]
+        if not fit:
+            raise XevalError(
+                f"language {name!r}: {meant[0].name} has no test split, only {', '.join(meant[0].splits) or 'an empty folder'}"
+            )
+        chosen.update((one.name, one) for one in fit)
+    return list(chosen.values()), []

@@ -1,0 +1,84 @@
+"""The whole protocol: tune on the source with several seeds, score every language, resume where it stopped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from xeval.data.source import Source, choose_source
+from xeval.encoder import model_digest
+from xeval.evaluate.score import score
+from xeval.finetune.tune import tune
+from xeval.protocol import Protocol
+from xeval.statistics.results import Result, digest_of
+from xeval.task_templates.task import FineTunedTask, Watch, silent
+from xeval.tasks import task_of
+
+
+def run(
+    models: Sequence[str | Path],
+    results: Path,
+    *,
+    tasks: Sequence[str],
+    source: Source,
+    language: str = "en",
+    languages: Sequence[str] = ("all",),
+    protocol: Protocol | None = None,
+    seeds: int = 1,
+    bootstraps: int = 0,
+    work: Path | None = None,
+    watch: Watch = silent,
+) -> list[Result]:
+    """Tune and score every model on every task.
+
+    What is there is not done again: a tuned folder of the same model, task, source, protocol and seed, and every
+    figure that the results file has.
+
+    Args:
+        models: model folders or Hub names.
+        results: a JSON Lines file.
+        tasks: names.
+        source: where the data lies.
+        language: the source language, or a data set's own name.
+        languages: as for `score`.
+        protocol: settings of all tasks.
+        seeds: tunings per model and task, with the seeds 0, 1, …
+        bootstraps: as for `score`.
+        work: where tuned models are kept; "tuned" beside the results when None.
+        watch: told what is done.
+
+    Returns:
+        The figures on the whole test sets.
+
+    Raises:
+        XevalError: as `tune` and `score`.
+
+    Example:
+        >>> source = LocalFolder(Path("data"))  # doctest: +SKIP
+        >>> figures = run(["small", "smaller"], Path("results.jsonl"), tasks=["pos", "bpb"], source=source)  # doctest: +SKIP
+    """
+    protocol, work = protocol or Protocol(), work or results.parent / "tuned"
+    reached: list[Result] = []
+    for task in map(task_of, tasks):
+        for model in map(str, models):
+            if not isinstance(task, FineTunedTask):
+                reached += score(
+                    model, results, source=source, languages=languages, task=task.name,
+                    protocol=protocol, bootstraps=bootstraps, watch=watch,
+                )  # fmt: skip
+                continue
+            short = choose_source(source.data_sets(task), language).short
+            settings = digest_of(protocol.settings(task.name, tuned=True))
+            place = f"{re.sub('[^A-Za-z0-9._-]+', '_', Path(model).name)}-{model_digest(model)[:8]}"
+            for seed in range(seeds):
+                folder = work / place / f"{task.name}-{short}-{settings[:8]}-seed{seed}"
+                tune(
+                    model, folder, task=task.name, source=source, language=language,
+                    protocol=protocol, seed=seed, watch=watch,
+                )  # fmt: skip
+                reached += score(
+                    folder, results, source=source, languages=languages,
+                    bootstraps=bootstraps, watch=watch,
+                )  # fmt: skip
+    return reached

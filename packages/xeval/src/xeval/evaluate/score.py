@@ -1,0 +1,239 @@
+"""Scoring a model on the test sets of many languages, with bootstraps, into a results file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from xeval.data.folder import DataSet
+from xeval.data.source import Source, choose_targets
+from xeval.finetune.checkpoint import FineTunedModel, predict, read_finetuned
+from xeval.finetune.record import digest_of_base, task_to_score
+from xeval.protocol import Protocol
+from xeval.statistics.items import Items, digest_of_examples
+from xeval.statistics.results import Result, append_results, read_results
+from xeval.task_templates.task import FineTunedTask, Watch, ZeroShotTask, silent
+
+
+def score(
+    model: str | Path,
+    results: Path,
+    *,
+    source: Source,
+    languages: Sequence[str] = ("all",),
+    task: str | None = None,
+    protocol: Protocol | None = None,
+    bootstraps: int = 0,
+    watch: Watch = silent,
+) -> list[Result]:
+    """Score a model on the test split of every language asked for, and append each figure once.
+
+    The model is opened once for all languages, and not at all when every figure is already there. A test set whose items
+    have changed since, or a model that was tuned on other data than the figures say, is scored anew.
+
+    Args:
+        model: a folder written by `tune`; for a task that needs no tuning, any model folder.
+        results: a JSON Lines file.
+        source: where the data lies.
+        languages: languages or data sets' own names, or ("all",); then what has no test split is recorded as skipped.
+        task: for a model that was not tuned: a task that needs no tuning.
+        protocol: for such a task: its settings.
+        bootstraps: further figures, each on the test items drawn anew with replacement.
+        watch: told the items done.
+
+    Returns:
+        The figures on the whole test sets, those of before included.
+
+    Raises:
+        XevalError: naming what cannot be scored and why.
+
+    Example:
+        >>> source = LocalFolder(Path("data"))  # doctest: +SKIP
+        >>> [r.value for r in score("tuned", Path("results.jsonl"), source=source, languages=["de"])]  # doctest: +SKIP
+        [28.87]
+    """
+    judge = _judge(str(model), task, protocol or Protocol(), source, watch)
+    chosen, absent = choose_targets(source.data_sets(judge.task), languages)
+    reached: list[Result] = []
+    known = {r.key: r for r in read_results(results)} if results.is_file() else {}
+    for number, data_set in enumerate(chosen, start=1):
+        watch(number - 1, len(chosen), f"reading {data_set.name}")
+        examples, notes = judge.read(data_set)
+        digest = digest_of_examples(examples)
+        blank = list(judge.blanks(data_set, bootstraps))
+        there = [known.get(r.key) for r in blank]
+        if all(r is not None and r.is_of(judge.train_digest, digest) for r in there):
+            reached += [r for r in there if r is not None and r.bootstrap is None]
+            continue
+        _tell(notes, data_set, watch)
+        made = judge.measure(data_set, examples, digest, bootstraps)
+        append_results(results, made)
+        figures = [r for r, _ in made if r.bootstrap is None]
+        reached += figures
+        said = ", ".join(f"{r.metric} {r.value:.2f}" for r in figures)
+        watch(number, len(chosen), f"evaluated {judge.task.name} {data_set.short}: {said}")
+    skipped = [
+        (
+            judge.result(
+                data_set, metric, value=None, n=0,
+                skipped=f"{data_set.name} has no test split",
+            ),
+            None,
+        )
+        for data_set in absent
+        for metric in judge.task.metrics
+    ]  # fmt: skip
+    append_results(results, skipped)
+    return [*reached, *(r for r, _ in skipped)]
+
+
+class _Judge:
+    """A model on a task: the constant parts of its results, and the model once it is needed."""
+
+    def __init__(
+        self,
+        *,
+        task: FineTunedTask | ZeroShotTask,
+        protocol: Protocol,
+        constants: dict[str, Any],
+        source: Source,
+        measure: Callable[[DataSet, Sequence[Any]], list[Items]],
+    ) -> None:
+        self.task = task
+        self._source = source
+        self._as_given = protocol
+        self._protocol = protocol.settings(task.name, tuned=isinstance(task, FineTunedTask))
+        self._constants = constants
+        self._measure = measure
+
+    @property
+    def train_digest(self) -> str | None:
+        """Of the data the model was tuned on."""
+        return self._constants.get("train_digest")
+
+    def read(self, data_set: DataSet) -> tuple[list[Any], list[str]]:
+        """The test items as the protocol sees them, and notes."""
+        return self.task.view(self._source.read(self.task, data_set, "test"), self._as_given)
+
+    def result(self, data_set: DataSet, metric: str, **rest: Any) -> Result:
+        constants = {"source_language": data_set.language, **self._constants}
+        return Result(
+            task=self.task.name,
+            dataset=data_set.name,
+            split="test",
+            language=data_set.language,
+            protocol=self._protocol,
+            metric=metric,
+            **constants,
+            **rest,
+        )
+
+    def blanks(self, data_set: DataSet, bootstraps: int) -> Iterator[Result]:
+        """The records that a data set will give, without their figures."""
+        for metric in self.task.metrics:
+            for draw in (None, *range(bootstraps)):
+                yield self.result(
+                    data_set, metric, value=None, n=0, skipped="not yet", bootstrap=draw
+                )
+
+    def measure(
+        self, data_set: DataSet, examples: Sequence[Any], digest: str, bootstraps: int
+    ) -> list[tuple[Result, Items]]:
+        made = []
+        for measured in self._measure(data_set, examples):
+            # By one digest for all tasks, those of others included, the next call knows the test set again.
+            items = replace(measured, test_digest=digest)
+            for draw in (None, *range(bootstraps)):
+                value = items.value() if draw is None else items.bootstrap_value(draw)
+                made.append(
+                    (
+                        self.result(
+                            data_set, items.metric, value=value, n=len(items.rows), bootstrap=draw
+                        ),
+                        items,
+                    )
+                )
+        return made
+
+
+def _judge(
+    model: str, task: str | None, protocol: Protocol, source: Source, watch: Watch
+) -> _Judge:
+    chosen, record = task_to_score(model, task)
+    if isinstance(chosen, FineTunedTask):
+        assert record is not None  # a task with a head has one
+        return _tuned_judge(Path(model), chosen, record, source, watch)
+    return _frozen_judge(model, chosen, protocol, source, watch)
+
+
+def _tuned_judge(
+    folder: Path, task: FineTunedTask, record: dict[str, Any], source: Source, watch: Watch
+) -> _Judge:
+    opened: list[FineTunedModel] = []
+
+    def measure(data_set: DataSet, examples: Sequence[Any]) -> list[Items]:
+        if not opened:
+            opened.append(read_finetuned(folder))
+        items, notes = score_examples(opened[0], task, examples, data_set, watch)
+        _tell(notes, data_set, watch)
+        return items
+
+    constants = {
+        "model": record["base"],
+        "model_digest": record["base_digest"],
+        "source_language": record["source_language"],
+        "seed": record["seed"],
+        "train_digest": record.get("train_digest"),
+    }
+    return _Judge(
+        task=task, protocol=Protocol(**record["protocol"]), constants=constants,
+        source=source, measure=measure,
+    )  # fmt: skip
+
+
+def score_examples(
+    tuned: FineTunedModel,
+    task: FineTunedTask,
+    examples: Sequence[Any],
+    data_set: DataSet,
+    watch: Watch,
+) -> tuple[list[Items], list[str]]:
+    """Per-item statistics of a tuned model on examples, and notes."""
+    encoded, notes = task.encode(tuned.pieces, examples, tuned.labels)
+    guesses = predict(
+        tuned.model,
+        task,
+        encoded,
+        labels=tuned.labels,
+        pad_id=tuned.pieces.pad_id,
+        watch=watch,
+        what=f"{task.name} {data_set.short}",
+    )
+    return task.items(examples, guesses, tuned.labels, data_set.language), notes
+
+
+def _frozen_judge(
+    model: str, task: ZeroShotTask, protocol: Protocol, source: Source, watch: Watch
+) -> _Judge:
+    opened: list[Any] = []
+
+    def measure(data_set: DataSet, examples: Sequence[Any]) -> list[Items]:
+        if not opened:
+            opened.append(task.open(model, protocol))
+        items, notes = task.measure(opened[0], examples, protocol, watch)
+        _tell(notes, data_set, watch)
+        return items
+
+    constants = {
+        "model": Path(model).name if Path(model).is_dir() else model,
+        "model_digest": digest_of_base(model),
+        "seed": 0,
+    }
+    return _Judge(task=task, protocol=protocol, constants=constants, source=source, measure=measure)
+
+
+def _tell(notes: Sequence[str], data_set: DataSet, watch: Watch) -> None:
+    for note in notes:
+        watch(0, 0, f"{data_set.short}: {note}")

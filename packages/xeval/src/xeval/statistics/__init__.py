@@ -1,0 +1,1 @@
+"""Metrics from per-item sums, results on disk, and what differences between models are worth."""

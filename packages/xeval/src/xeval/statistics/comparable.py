@@ -1,0 +1,60 @@
+"""Which figures may not stand beside each other: of different protocols, or on different test items."""
+
+from collections.abc import Iterable
+
+from xeval.errors import XevalError
+from xeval.statistics.results import Result
+
+
+def check_one_protocol(results: Iterable[Result]) -> None:
+    """Refuse figures of one task that were obtained in different ways.
+
+    A source language counts where it is not the language of the test: a figure on English of a model tuned on English
+    goes with any other.
+
+    Raises:
+        XevalError: naming the task, two models and the settings that differ, and the option that chooses.
+    """
+    first: dict[tuple[str, str], Result] = {}
+    transferred: dict[tuple[str, str], Result] = {}
+    for result in results:
+        group = (result.task, result.split)
+        other = first.setdefault(group, result)
+        if other.protocol_digest != result.protocol_digest:
+            differ = [
+                f"{key}: {other.protocol.get(key)!r} and {result.protocol.get(key)!r}"
+                for key in dict.fromkeys([*other.protocol, *result.protocol])
+                if other.protocol.get(key) != result.protocol.get(key)
+            ]
+            raise XevalError(
+                f"task {result.task!r} has results of two protocols, of {other.model!r} and {result.model!r} "
+                f"({'; '.join(differ)}); they cannot stand in one table: choose "
+                f"--protocol {other.protocol_digest} or --protocol {result.protocol_digest}"
+            )
+        if result.source_language != result.language:
+            other = transferred.setdefault(group, result)
+            if other.source_language != result.source_language:
+                raise XevalError(
+                    f"task {result.task!r} has results of two source languages, {other.source_language!r} of "
+                    f"{other.model!r} and {result.source_language!r} of {result.model!r}; they cannot stand in one "
+                    f"table: choose --source {other.source_language} or --source {result.source_language}"
+                )
+
+
+def check_same_items(results: Iterable[Result]) -> None:
+    """Refuse figures of one test set that stand on different items.
+
+    Raises:
+        XevalError: naming two models and the digests of their items.
+    """
+    first: dict[tuple[str, str, str, str], Result] = {}
+    for result in results:
+        if result.test_digest is None:
+            continue
+        key = (result.task, result.split, result.dataset, result.language)
+        other = first.setdefault(key, result)
+        if other.test_digest != result.test_digest:
+            raise XevalError(
+                f"{result.task}, {result.language} ({result.dataset}): {other.model!r} and {result.model!r} were scored "
+                f"on different test items ({other.test_digest} and {result.test_digest}); score both on the same data"
+            )

@@ -1,0 +1,326 @@
+"""Is model A better than model B? Per language, on the same items, with a verdict in words."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xeval.statistics.comparable import check_one_protocol, check_same_items
+from xeval.statistics.display_names import of_model, place_labels
+from xeval.statistics.metrics import Values, score_of, value_of
+from xeval.statistics.results import Result
+from xeval.statistics.significance import (
+    bootstrap_differences,
+    bootstrap_p,
+    holm,
+    permutation_differences,
+    permutation_p,
+    seed_noise,
+    two_sided_p,
+)
+
+POWER = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two models on one test set, or on the average of several.
+
+    Args:
+        place: the language (and data set), or "mean of N".
+        n: items; the sum over languages for a mean.
+        score_a: mean over the seeds of A.
+        score_b: mean over the seeds of B.
+        difference: A minus B.
+        low: lower end of the 95 % interval of the difference.
+        high: its upper end.
+        p_items: of the hypothesis that these tuned models are equally good on every item.
+        p: of the hypothesis that the two are equally good, seeds counted where there are several.
+        p_holm: the same, corrected for the number of languages; of a mean, p itself.
+        detectable: the true difference that would be found four times in five at the corrected level; None where
+            the two models agree on every item and the set cannot tell.
+        seeds_a: seeds of A.
+        seeds_b: seeds of B.
+        verdict: in words.
+    """
+
+    place: str
+    n: int
+    score_a: float
+    score_b: float
+    difference: float
+    low: float
+    high: float
+    p_items: float
+    p: float
+    p_holm: float
+    detectable: float | None
+    seeds_a: int
+    seeds_b: int
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskComparison:
+    """Two models on one task by one metric: every language both have, their mean, and what could not be compared."""
+
+    task: str
+    metric: str
+    a: str
+    b: str
+    languages: tuple[Comparison, ...]
+    mean: Comparison | None
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The evidence on one test set."""
+
+    place: str
+    a: dict[int, NDArray[np.float64]]
+    b: dict[int, NDArray[np.float64]]
+
+
+def compare(
+    results: Iterable[Result],
+    a: str,
+    b: str,
+    *,
+    level: float = 0.05,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> list[TaskComparison]:
+    """Compare two models on every task, metric and language that both have results of.
+
+    On each test set two questions are asked. *These* tuned models: a paired permutation test over items. *Models
+    tuned like these*: a paired bootstrap over items, to which the uncertainty of the mean over seeds is added
+    (s/√k · t with k − 1 degrees of freedom, for each model: seeds are nested in models). A model with one seed is taken
+    to vary as the other does; with one seed each only the first can be answered. The larger p counts; it is corrected over
+    the languages of a task by Holm's method, and
+    "better" needs a corrected p below `level`. The mean over languages is one test of its own.
+
+    Args:
+        results: of both models, with per-item statistics.
+        a: label of one model.
+        b: label of the other.
+        level: the accepted rate of false "better" in a whole family of languages.
+        resamples: of bootstrap and permutation.
+        seed: of the draws.
+
+    Returns:
+        One comparison per task and metric.
+
+    Raises:
+        XevalError: for an unknown model, results of different protocols, results without item statistics, or
+            different test items.
+    """
+    results = [r for r in results if r.bootstrap is None]
+    of_a, of_b = of_model(results, a), of_model(results, b)
+    check_one_protocol([*of_a, *of_b])
+    check_same_items([*of_a, *of_b])
+    groups = dict.fromkeys((r.task, r.metric) for r in [*of_a, *of_b])
+    return [
+        _compare_task(
+            [r for r in of_a if (r.task, r.metric) == group],
+            [r for r in of_b if (r.task, r.metric) == group],
+            names=(a, b),
+            level=level,
+            resamples=resamples,
+            seed=seed,
+        )
+        for group in groups
+    ]
+
+
+def _compare_task(
+    of_a: Sequence[Result],
+    of_b: Sequence[Result],
+    *,
+    names: tuple[str, str],
+    level: float,
+    resamples: int,
+    seed: int,
+) -> TaskComparison:
+    example = [*of_a, *of_b][0]
+    metric = example.metric
+    pairs, left_out = _pair_up(of_a, of_b, names)
+    compared = [
+        judge(
+            metric,
+            pair.a,
+            pair.b,
+            place=pair.place,
+            level=level / len(pairs),
+            resamples=resamples,
+            seed=seed,
+        )
+        for pair in pairs
+    ]
+    languages = [
+        _with_verdict(replace(one, p_holm=p), metric, names, level)
+        for one, p in zip(compared, holm([one.p for one in compared]), strict=True)
+    ]
+    mean = _judge_mean(metric, pairs, level=level, resamples=resamples, seed=seed)
+    return TaskComparison(
+        task=example.task,
+        metric=metric,
+        a=names[0],
+        b=names[1],
+        languages=tuple(languages),
+        mean=mean and _with_verdict(mean, metric, names, level),
+        left_out=tuple(left_out),
+    )
+
+
+def _pair_up(
+    of_a: Sequence[Result], of_b: Sequence[Result], names: tuple[str, str]
+) -> tuple[list[_Pair], list[str]]:
+    """Test sets that both have figures for, and the others in words."""
+    labels = place_labels([*of_a, *of_b])
+    seeds: dict[tuple[str, str], tuple[dict[int, Result], dict[int, Result]]] = defaultdict(
+        lambda: ({}, {})
+    )
+    for which, of_model_ in enumerate((of_a, of_b)):
+        for result in of_model_:
+            by_model = seeds[result.language, result.dataset]
+            if result.value is not None:
+                by_model[which][result.seed] = result
+    pairs, left_out = [], []
+    for place, (by_a, by_b) in sorted(seeds.items()):
+        if by_a and by_b:
+            pairs.append(_Pair(labels[place], _rows(by_a), _rows(by_b)))
+        else:
+            lacking = [name for name, has in zip(names, (by_a, by_b), strict=True) if not has]
+            left_out.append(f"{labels[place]}: no result of {' and '.join(lacking)}")
+    return pairs, left_out
+
+
+def _rows(by_seed: dict[int, Result]) -> dict[int, NDArray[np.float64]]:
+    return {seed: result.load_items().rows.astype(float) for seed, result in by_seed.items()}
+
+
+def judge(
+    metric: str,
+    of_a: Mapping[int, NDArray[np.float64]],
+    of_b: Mapping[int, NDArray[np.float64]],
+    *,
+    place: str,
+    level: float = 0.05,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two models on one test set; the statistics of `compare`, before the correction over languages.
+
+    Args:
+        metric: a key of `xeval.statistics.metrics.SCORES`.
+        of_a: rows `[n, S]` of model A by seed.
+        of_b: rows `[n, S]` of model B by seed.
+        place: what the test set is called.
+        level: at which `detectable` holds.
+        resamples: of bootstrap and permutation.
+        seed: of the draws.
+    """
+    a, b = list(of_a.values()), list(of_b.values())
+    values_a, values_b = ([_value(metric, rows) for rows in rows_of] for rows_of in (a, b))
+    return _summarise(
+        place=place,
+        n=len(a[0]),
+        values_a=values_a,
+        values_b=values_b,
+        items=bootstrap_differences(metric, a, b, resamples=resamples, seed=seed),
+        p_items=permutation_p(metric, a, b, resamples=resamples, seed=seed),
+        level=level,
+        seed=seed,
+    )
+
+
+def _judge_mean(
+    metric: str, pairs: Sequence[_Pair], *, level: float, resamples: int, seed: int
+) -> Comparison | None:
+    """The unweighted mean over languages; its seeds are those that were scored on every language."""
+    if len(pairs) < 2:
+        return None
+    seeds_a, seeds_b = (
+        sorted(set.intersection(*(set(getattr(pair, side)) for pair in pairs))) for side in "ab"
+    )
+    if not seeds_a or not seeds_b:
+        return None
+    items, observed, exchanged = np.zeros(resamples), 0.0, np.zeros(resamples)
+    for pair in pairs:
+        a, b = [pair.a[s] for s in seeds_a], [pair.b[s] for s in seeds_b]
+        items += bootstrap_differences(metric, a, b, resamples=resamples, seed=seed)
+        here, there = permutation_differences(metric, a, b, resamples=resamples, seed=seed)
+        observed += here
+        exchanged += there
+    return _summarise(
+        place=f"mean of {len(pairs)}",
+        n=sum(len(next(iter(pair.a.values()))) for pair in pairs),
+        values_a=[float(np.mean([_value(metric, p.a[s]) for p in pairs])) for s in seeds_a],
+        values_b=[float(np.mean([_value(metric, p.b[s]) for p in pairs])) for s in seeds_b],
+        items=items / len(pairs),
+        p_items=two_sided_p(observed, exchanged, exhaustive=False),
+        level=level,
+        seed=seed,
+    )
+
+
+def _summarise(
+    *,
+    place: str,
+    n: int,
+    values_a: list[float],
+    values_b: list[float],
+    items: Values,
+    p_items: float,
+    level: float,
+    seed: int,
+) -> Comparison:
+    draws = len(items)
+    spread = (
+        items
+        + seed_noise(values_a, resamples=draws, seed=2 * seed, other=values_b)
+        - seed_noise(values_b, resamples=draws, seed=2 * seed + 1, other=values_a)
+    )
+    several = max(len(values_a), len(values_b)) > 1
+    p = max(p_items, bootstrap_p(spread)) if several else p_items
+    low, high = np.quantile(spread, [0.025, 0.975])
+    reach = np.quantile(spread, [level / 2, 1 - POWER, POWER, 1 - level / 2])
+    return Comparison(
+        place=place,
+        n=n,
+        score_a=float(np.mean(values_a)),
+        score_b=float(np.mean(values_b)),
+        difference=float(np.mean(values_a) - np.mean(values_b)),
+        low=float(low),
+        high=float(high),
+        p_items=p_items,
+        p=p,
+        p_holm=p,
+        detectable=float(reach[3] - reach[0] + reach[2] - reach[1]) / 2 or None,
+        seeds_a=len(values_a),
+        seeds_b=len(values_b),
+        verdict="",
+    )
+
+
+def _with_verdict(one: Comparison, metric: str, names: tuple[str, str], level: float) -> Comparison:
+    score = score_of(metric)
+    unit = "points" if score.unit == "%" else score.unit
+    if one.p_holm < level and one.difference != 0:
+        a_leads = (one.difference > 0) == score.higher_is_better
+        verdict = f"{names[0] if a_leads else names[1]} better by {abs(one.difference):.2f} {unit}"
+    elif one.detectable is None:
+        same = "no difference: the same score on every item"
+        verdict = same if one.difference == 0 else "no difference shown"
+    else:
+        verdict = (
+            f"no difference shown; one of {one.detectable:.2f} {unit} would have been, 4 times in 5"
+        )
+    return replace(one, verdict=verdict)
+
+
+def _value(metric: str, rows: NDArray[np.float64]) -> float:
+    return float(value_of(metric, rows.sum(axis=0)))

@@ -1,0 +1,166 @@
+"""What a difference between two models on the same items is worth: bootstrap, permutation, Holm.
+
+Notation: model A was tuned with k_A seeds, B with k_B; each seed gives every item i of n a row of statistics. Seeds are
+nested in models (seed 1 of A has nothing in common with seed 1 of B); items are crossed with both, hence the pairing.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xeval.statistics.metrics import Values, value_of
+
+_CHUNK = 1 << 22  # numbers drawn at a time: 32 MiB
+
+Sample = Sequence[NDArray[np.float64]]
+"""The rows `[n, S]` of one model, one array per seed."""
+
+
+def bootstrap_scores(
+    metric: str, samples: Sequence[Sample], *, resamples: int, seed: int
+) -> list[Values]:
+    """Mean scores of several models over resampled items, the same items for all of them.
+
+    The draws depend on (seed, n) alone. Test sets of equal size are therefore resampled together, which is what
+    translations of one another (SIB-200, XQuAD) need when they are averaged, and does no harm to unrelated sets.
+
+    Args:
+        metric: a key of `xeval.statistics.metrics.SCORES`.
+        samples: rows of each model per seed, all of the same n items.
+        resamples: how many.
+        seed: of the draws.
+
+    Returns:
+        For each model, `[resamples]`.
+    """
+    n = len(samples[0][0])
+    random = np.random.default_rng([seed, n, 0])
+    parts: list[list[Values]] = [[] for _ in samples]
+    for count in _chunks(resamples, n):
+        drawn = random.integers(n, size=(count, n)) + n * np.arange(count)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n).astype(float)
+        for part, sample in zip(parts, samples, strict=True):
+            part.append(np.mean([value_of(metric, weights @ rows) for rows in sample], axis=0))
+    return [np.concatenate(part) for part in parts]
+
+
+def bootstrap_differences(
+    metric: str, a: Sample, b: Sample, *, resamples: int, seed: int
+) -> Values:
+    """Differences of mean score, A minus B, over resampled items: `[resamples]`."""
+    of_a, of_b = bootstrap_scores(metric, [a, b], resamples=resamples, seed=seed)
+    return of_a - of_b
+
+
+def seed_noise(
+    values: Sequence[float], *, resamples: int, seed: int, other: Sequence[float] = ()
+) -> Values:
+    """Draws of the error of a mean over k seeds: s/√k · t(k−1).
+
+    One seed tells nothing about others: its s and degrees of freedom are then those of `other`, the values of the model
+    it is compared with. Where that has no more than one either, there are none to tell, and the draws are zeros.
+    """
+    k, known = len(values), values if len(values) > 1 else other
+    if len(known) < 2:
+        return np.zeros(resamples)
+    random = np.random.default_rng([seed, k, 1])
+    spread = float(np.std(known, ddof=1)) / k**0.5
+    return spread * random.standard_t(len(known) - 1, size=resamples)
+
+
+def permutation_differences(
+    metric: str, a: Sample, b: Sample, *, resamples: int, seed: int, exhaustive: bool = False
+) -> tuple[float, Values]:
+    """Differences when the names A and B are exchanged on a random half of the items.
+
+    Under the hypothesis that the two are equally good on every item, exchanging changes nothing. Rows are averaged
+    over seeds first, so the statistic is the score of the average sums.
+
+    Args:
+        metric: a key of `xeval.statistics.metrics.SCORES`.
+        a: rows of model A per seed.
+        b: rows of model B per seed.
+        resamples: how many exchanges.
+        seed: of the draws, which depend on it and n alone, as in `bootstrap_differences`.
+        exhaustive: go through all 2^m exchanges of the m items on which the models differ, instead of drawing.
+
+    Returns:
+        The observed difference, and `[resamples]` or `[2^m]` differences under exchange.
+    """
+    mean_a, mean_b = np.mean(a, axis=0), np.mean(b, axis=0)
+    total_a, total_b = mean_a.sum(axis=0), mean_b.sum(axis=0)
+    gap = mean_a - mean_b
+    differ = np.flatnonzero(gap.any(axis=1))
+    draws = (
+        _every_exchange(len(differ))
+        if exhaustive
+        else _random_exchanges(len(gap), differ, resamples, seed)
+    )
+    parts = []
+    for exchanged in draws:
+        moved = exchanged @ gap[differ]
+        parts.append(value_of(metric, total_a - moved) - value_of(metric, total_b + moved))
+    return float(value_of(metric, total_a) - value_of(metric, total_b)), np.concatenate(parts)
+
+
+def permutation_p(metric: str, a: Sample, b: Sample, *, resamples: int, seed: int) -> float:
+    """The p of the paired permutation test: exact where all exchanges are no more than `resamples`, else estimated."""
+    differ = int((np.mean(a, axis=0) != np.mean(b, axis=0)).any(axis=1).sum())
+    exhaustive = 2 ** min(differ, 62) <= resamples
+    observed, exchanged = permutation_differences(
+        metric, a, b, resamples=resamples, seed=seed, exhaustive=exhaustive
+    )
+    return two_sided_p(observed, exchanged, exhaustive=exhaustive)
+
+
+def two_sided_p(observed: float, exchanged: Values, *, exhaustive: bool) -> float:
+    """The share of exchanges whose difference is at least as large; an estimate counts the observation itself too."""
+    extreme = int((np.abs(exchanged) >= abs(observed) - 1e-9).sum())
+    if exhaustive:
+        return extreme / len(exchanged)
+    return (1 + extreme) / (1 + len(exchanged))
+
+
+def bootstrap_p(differences: Values) -> float:
+    """Twice the smaller share of resampled differences on one side of zero."""
+    below = int((differences <= 0).sum())
+    above = int((differences >= 0).sum())
+    return min(1.0, 2 * (1 + min(below, above)) / (1 + len(differences)))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment: the smallest of m is multiplied by m, the next by m − 1, never decreasing.
+
+    Example:
+        >>> [round(q, 3) for q in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
+    """
+    adjusted = [0.0] * len(p)
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def _every_exchange(m: int) -> Iterator[Values]:
+    yield (np.arange(2**m)[:, None] >> np.arange(m) & 1).astype(float)
+
+
+def _random_exchanges(
+    n: int, differ: NDArray[np.intp], resamples: int, seed: int
+) -> Iterator[Values]:
+    """One coin per item of the set, also for items on which the models agree: coins depend on (seed, n) alone."""
+    random = np.random.default_rng([seed, n, 2])
+    for count in _chunks(resamples, n):
+        coins = np.unpackbits(
+            random.integers(256, size=(count, -(-n // 8)), dtype=np.uint8), axis=1, count=n
+        )
+        yield coins[:, differ].astype(float)
+
+
+def _chunks(resamples: int, n: int) -> Iterator[int]:
+    size = max(1, _CHUNK // n)
+    for start in range(0, resamples, size):
+        yield min(size, resamples - start)
