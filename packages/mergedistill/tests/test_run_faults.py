@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from mergedistill.errors import StageError
-from mergedistill.rank.corpus_warnings import suspicions
+from mergedistill.rank.corpus_warnings import corpus_warnings
 from mergedistill.recipe.recipe import Recipe, altered, read_recipe
 from mergedistill.recipe.stages import STAGES, stages
 from mergedistill.run.run import run, status
@@ -156,7 +156,7 @@ def test_ten_sentences_of_a_language_become_a_student(
     student = run(recipe)
 
     assert (student / "languages" / "qag" / "tokenizer.json").is_file()
-    assert suspicions(recipe) == []
+    assert corpus_warnings(recipe) == []
 
 
 def test_teachers_that_normalise_differently_are_named_with_the_key_to_set(

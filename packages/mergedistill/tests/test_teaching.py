@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from mergedistill.cli.app import app
 from mergedistill.errors import StageError
-from mergedistill.rank.corpus_warnings import suspicions
+from mergedistill.rank.corpus_warnings import corpus_warnings
 from mergedistill.recipe.language_teachers import choose_teachers
 from mergedistill.recipe.recipe import Recipe
 from mergedistill.recipe.stages import recording_folder, settled, settled_or_refuse, stages
@@ -176,12 +176,12 @@ def test_a_corpus_in_another_language_is_suspicious(
     sound = recipe_of(languages=texts)
     swapped = recipe_of(out="swapped", languages={"qav": texts["qag"], "qag": texts["qav"]})
     swapped_file = tmp_path / "recipe.yaml"
-    assert suspicions(sound) == []  # nothing is measured yet
+    assert corpus_warnings(sound) == []  # nothing is measured yet
     for recipe in (sound, swapped):
         run(recipe, until="rank")
 
-    assert suspicions(sound) == []
-    said = suspicions(swapped)
+    assert corpus_warnings(sound) == []
+    said = corpus_warnings(swapped)
     assert any(sentence.startswith("qav: its teacher wp ") for sentence in said)
     assert any(sentence.startswith("qag: its teacher foreign ") for sentence in said)
     shown = CliRunner().invoke(app, ["run", str(swapped_file), "--until", "rank"])

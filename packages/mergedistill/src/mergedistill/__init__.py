@@ -8,7 +8,7 @@ from vocabmerge.late_names import import_late as _import_late
 
 if TYPE_CHECKING:
     from mergedistill.publish.hub import push
-    from mergedistill.rank.corpus_warnings import suspicions
+    from mergedistill.rank.corpus_warnings import corpus_warnings
     from mergedistill.recipe.recipe import Recipe, read_recipe
     from mergedistill.run.run import run, status
 
@@ -18,11 +18,11 @@ __all__ = [
     "RecipeError",
     "StageError",
     "__version__",
+    "corpus_warnings",
     "push",
     "read_recipe",
     "run",
     "status",
-    "suspicions",
 ]
 
 __version__ = _version("mergedistill")
@@ -36,6 +36,6 @@ _import_late(
         "read_recipe": "mergedistill.recipe.recipe",
         "run": "mergedistill.run.run",
         "status": "mergedistill.run.run",
-        "suspicions": "mergedistill.rank.corpus_warnings",
+        "corpus_warnings": "mergedistill.rank.corpus_warnings",
     },
 )

@@ -76,12 +76,12 @@ def run_command(
         if until != "card":
             raise StageError(f"--push uploads a finished student, and --until {until} makes none.")
         refuse_bad_name(push_to)
-    from mergedistill.rank.corpus_warnings import suspicions
+    from mergedistill.rank.corpus_warnings import corpus_warnings
     from mergedistill.run.run import run
 
     with progress(quiet=quiet) as watch:
         run(followed, until="rank", force=force if force == "rank" else None, watch=watch)
-    for sentence in suspicions(followed) if rank() == 0 else ():
+    for sentence in corpus_warnings(followed) if rank() == 0 else ():
         typer.echo(f"Suspicious: {sentence}", err=True)
     with progress(quiet=quiet) as watch:
         student = run(followed, until=until, force=None if force == "rank" else force, watch=watch)
@@ -102,16 +102,16 @@ def plan_command(recipe: RecipeFile, as_json: Json = False, quiet: Quiet = False
     from mergedistill.run.forecast import plan
 
     with progress(quiet=quiet) as watch:
-        found = plan(read, watch=watch)
+        forecast = plan(read, watch=watch)
     if as_json:
         import json
         from dataclasses import asdict
 
-        typer.echo(json.dumps(asdict(found), ensure_ascii=False))
+        typer.echo(json.dumps(asdict(forecast), ensure_ascii=False))
         return
     from mergedistill.cli.tables import plan_table
 
-    _print(plan_table(found))
+    _print(plan_table(forecast))
 
 
 @app.command("status")

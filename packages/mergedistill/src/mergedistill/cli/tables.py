@@ -19,17 +19,17 @@ def plan_table(plan: Plan) -> Group:
     languages = _table(
         "language", "teachers", "documents", "text", "tokens", "blocks", "masked", "signals", "rounds"
     )  # fmt: skip
-    for its in plan.languages:
+    for language in plan.languages:
         languages.add_row(
-            its.language,
-            ", ".join(its.teachers),
-            f"{its.documents:,}",
-            _size(its.bytes),
-            f"{its.tokens:,}",
-            f"{its.blocks:,}",
-            f"{its.positions:,}",
-            f"{_size(its.signal_bytes)}{' (there)' if its.recorded else ''}",
-            f"{its.rounds:.1f}",
+            language.language,
+            ", ".join(language.teachers),
+            f"{language.documents:,}",
+            _size(language.bytes),
+            f"{language.tokens:,}",
+            f"{language.blocks:,}",
+            f"{language.positions:,}",
+            f"{_size(language.signal_bytes)}{' (there)' if language.recorded else ''}",
+            f"{language.rounds:.1f}",
         )
     stages = _table("stage", "", "time", "memory")
     for name, done in plan.done.items():
@@ -47,7 +47,7 @@ def plan_table(plan: Plan) -> Group:
         "checkpoints while it trains."
     )
     told = "Measured on a miniature of the run on this machine, in one process, and scaled up."
-    warned = [Text(f"Suspicious: {sentence}", style="bold") for sentence in plan.suspicions]
+    warned = [Text(f"Suspicious: {sentence}", style="bold") for sentence in plan.corpus_warnings]
     return Group(languages, stages, Text(student), Text(told), *warned)
 
 
@@ -73,7 +73,7 @@ def outcome_table(outcomes: Sequence[Outcome], *, languages: Sequence[str]) -> G
 
 def means_over_languages(figures: dict[str, list[float]]) -> list[float]:
     """For each seed, the mean over languages."""
-    return [sum(its) / len(its) for its in zip(*figures.values(), strict=True)]
+    return [sum(row) / len(row) for row in zip(*figures.values(), strict=True)]
 
 
 def _figure(values: Sequence[float], scale: float) -> str:

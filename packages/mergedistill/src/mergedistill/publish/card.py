@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub.repocard import metadata_load
 
 from mergedistill.publish.curves import draw_curves
-from mergedistill.rank.corpus_warnings import suspicions
+from mergedistill.rank.corpus_warnings import corpus_warnings
 from mergedistill.recipe.language_teachers import TeacherEnsemble, teachers_in_use
 from mergedistill.recipe.recipe import Recipe
 from mergedistill.recipe.stages import recording_folder, settled_or_refuse, stages
@@ -189,7 +189,7 @@ def card(
             "cut by another tokenizer, is outside of what it was trained on. The licences of the teachers and of the text "
             "bind those who use it.",
             "",
-            *(f"Suspicious: {sentence}\n" for sentence in suspicions(recipe)),
+            *(f"Suspicious: {sentence}\n" for sentence in corpus_warnings(recipe)),
         ]
     )
 

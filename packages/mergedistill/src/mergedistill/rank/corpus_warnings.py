@@ -1,4 +1,4 @@
-"""What is suspicious about text and teachers: said before anything dear is spent, and refused by nobody."""
+"""Warnings about texts and teachers that do not fit each other, before anything is spent on them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _UNKNOWN = 0.05  # share of words: a teacher's own language has next to none
 _LETTERS = 1.25  # times the bits of single letters: hidden words cost more than words in a row
 
 
-def suspicions(recipe: Recipe) -> list[str]:
+def corpus_warnings(recipe: Recipe) -> list[str]:
     """Signs that a corpus is not in the language that its teachers know, one sentence each.
 
     They follow from the measures of the `rank` stage, so there are none before it. A corpus is suspicious where its
@@ -23,28 +23,28 @@ def suspicions(recipe: Recipe) -> list[str]:
         Sentences; empty where nothing is suspicious.
     """
     first = stages(recipe)["rank"]
-    found = settled(recipe, first)
-    if not first.done or found is None:
+    ensembles = settled(recipe, first)
+    if not first.done or ensembles is None:
         return []
     return [
         sentence
         for language, of_language in first.facts()["ratings"].items()
-        for name, its in of_language.items()
-        if name in found[language].weights
-        for sentence in _about(language, name, its)
+        for name, measures in of_language.items()
+        if name in ensembles[language].weights
+        for sentence in _warnings(language, name, measures)
     ]
 
 
-def _about(language: str, name: str, its: dict[str, float]) -> list[str]:
-    found = []
-    if its["left_out"] > _UNKNOWN:
-        found.append(
-            f"{language}: its teacher {name} cannot spell {its['left_out']:.0%} of the words; "
+def _warnings(language: str, name: str, measures: dict[str, float]) -> list[str]:
+    warnings = []
+    if measures["left_out"] > _UNKNOWN:
+        warnings.append(
+            f"{language}: its teacher {name} cannot spell {measures['left_out']:.0%} of the words; "
             "is the corpus in that language and script?"
         )
-    if its["charged"] > _LETTERS * its["letters"]:
-        found.append(
-            f"{language}: its teacher {name} needs {its['charged']:.2f} bits per byte, where the frequencies of single letters give "
-            f"{its['letters']:.2f}; is the corpus in that language?"
+    if measures["charged"] > _LETTERS * measures["letters"]:
+        warnings.append(
+            f"{language}: its teacher {name} needs {measures['charged']:.2f} bits per byte, where the frequencies of single letters give "
+            f"{measures['letters']:.2f}; is the corpus in that language?"
         )
-    return found
+    return warnings

@@ -22,7 +22,7 @@ Watch = Callable[[int, int, str], None]
 
 
 def rank_candidates(recipe: Recipe, stage: Stage, watch: Watch) -> None:
-    """Measure what has not been measured, and note it all.
+    """Measure the teachers that have not been measured yet, and write the ratings of all.
 
     Teachers kept outside of memory are not measured: that would take as long as recording them.
 
@@ -39,15 +39,19 @@ def rank_candidates(recipe: Recipe, stage: Stage, watch: Watch) -> None:
         stage.finish({"ratings": {language: {} for language in recipe.languages}})
         return
     texts = {language: _measured_text(recipe, language) for language in recipe.languages}
-    for each in recipe.teachers:
-        its = [language for language in recipe.languages if each in recipe.candidates(language)]
-        missing = [one for one in its if not rating_file(recipe, each, one).is_file()]
-        if missing:
-            _measure(recipe, each, [texts[language] for language in missing], watch)
+    for teacher in recipe.teachers:
+        unrated = [
+            language
+            for language in recipe.languages
+            if teacher in recipe.candidates(language)
+            and not rating_file(recipe, teacher, language).is_file()
+        ]
+        if unrated:
+            _measure(recipe, teacher, [texts[language] for language in unrated], watch)
     ratings = {
         language: {
-            each.called: json.loads(rating_file(recipe, each, language).read_text())
-            for each in recipe.candidates(language)
+            teacher.called: json.loads(rating_file(recipe, teacher, language).read_text())
+            for teacher in recipe.candidates(language)
         }
         for language in recipe.languages
     }
@@ -64,35 +68,35 @@ def _measured_text(recipe: Recipe, language: str) -> Corpus:
     return held_out
 
 
-def _measure(recipe: Recipe, each: Teaching, corpora: Sequence[Corpus], watch: Watch) -> None:
+def _measure(recipe: Recipe, teacher: Teaching, corpora: Sequence[Corpus], watch: Watch) -> None:
     ranking = rank_teachers(
-        [find_teacher(each.teacher)],
+        [find_teacher(teacher.teacher)],
         corpora,
         documents=recipe.rank.documents,
         max_length=recipe.distil.block_length,
         watch=lambda done, total, what: watch(done, total, f"ranking {what}"),
     )
-    parts = {one.language: one for one in corpora}
+    parts = {corpus.language: corpus for corpus in corpora}
     for rating in ranking.ratings:
         measured = parts[rating.language]
         _write(
-            rating_file(recipe, each, rating.language),
+            rating_file(recipe, teacher, rating.language),
             {
                 "bits_per_byte": rating.bits_per_byte,
                 "charged": rating.charged_bits_per_byte,
                 "pieces_per_word": rating.pieces_per_word,
                 "left_out": rating.left_out,
                 "words": rating.words,
-                "letters": letter_bits(measured, recipe.rank.documents),
+                "letters": letter_entropy(measured, recipe.rank.documents),
                 "part": measured.part,
             },
         )
 
 
-def letter_bits(measured: Corpus, documents: int) -> float:
-    """Bits per byte of a text to someone who knows the frequencies of its letters and nothing else.
+def letter_entropy(measured: Corpus, documents: int) -> float:
+    """Bits per byte of a text under the frequencies of its own letters: -Σ n_c log2(n_c / n) / Σ n_c b_c.
 
-    The entropy of its characters, white space apart, by the bytes they take in UTF-8.
+    n_c counts character c, white space apart, and b_c is its length in UTF-8.
     """
     counts: Counter[str] = Counter()
     for number, document in enumerate(measured.documents()):

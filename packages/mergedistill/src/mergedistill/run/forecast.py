@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 from mergedistill.publish.card import MEASURED
-from mergedistill.rank.corpus_warnings import suspicions
+from mergedistill.rank.corpus_warnings import corpus_warnings
 from mergedistill.recipe.corpora import corpus
 from mergedistill.recipe.language_teachers import TeacherEnsemble, teachers_in_use
 from mergedistill.recipe.recipe import Recipe, Teaching, altered
@@ -81,7 +81,7 @@ class Plan:
         memory: stage to the process's largest memory in bytes, on the GPU where there is one; None where the machine
             does not tell.
         seconds: stage to how long it will take; 0 where it is done.
-        suspicions: about text and teachers, from a few held-out documents.
+        corpus_warnings: about text and teachers, from a few held-out documents.
     """
 
     done: Mapping[str, bool]
@@ -92,7 +92,7 @@ class Plan:
     student_bytes: int
     memory: Mapping[str, int | None]
     seconds: Mapping[str, float]
-    suspicions: tuple[str, ...]
+    corpus_warnings: tuple[str, ...]
 
 
 def plan(recipe: Recipe, *, watch: Watch = lambda done, total, what: None) -> Plan:
@@ -121,14 +121,14 @@ def plan(recipe: Recipe, *, watch: Watch = lambda done, total, what: None) -> Pl
             _language_plan(recipe, small, language, counts[language]) for language in counts
         )
         model = _model_sizes(small)
-        suspected = tuple(suspicions(small))
+        suspected = tuple(corpus_warnings(small))
     return Plan(
         done=done,
         languages=_with_rounds(recipe, languages),
         **model,
         memory={name: seen.memory.get(name) for name in ("record", "train")},
         seconds=_seconds(recipe, small, done, languages, counts, seen),
-        suspicions=suspected,
+        corpus_warnings=suspected,
     )
 
 
