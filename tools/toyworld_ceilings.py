@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 from toyworld_lexicon import NAMES, TOPIC_PRIOR
+from toyworld_oracle import Oracle
+from toyworld_realizer import words
 from toyworld_tasks import NLI_NOISE, PARAPHRASE_NOISE, TWO_ANSWERS
-from toyworld_tongue import words
-
-if TYPE_CHECKING:
-    from toyworld import World
-    from toyworld_bayes import Oracle
 
 TASKS = ("pos", "uas", "las", "ner", "ner_f1", "topic", "nli", "paraphrase", "qa", "retrieval")
 
@@ -32,10 +29,8 @@ class Ceiling(NamedTuple):
     )  # the best answer from the word alone, without the sentence; None where it has no meaning
 
 
-def ceiling(
-    world: World, task: str, language: str, *, count: int = 1000, split: str = "test"
-) -> Ceiling:
-    """The ceiling of a task in a language.
+def ceiling(task: str, oracle: Oracle, sentences: Iterable[str]) -> Ceiling:
+    """The ceiling of a task in the language of an oracle, over a sample of its sentences.
 
     - `pos`, `ner` (token accuracy), `topic`: E max P(label | sentence), attained by the best reader.
     - `uas`, `las`: E max P(head | sentence) word by word; an upper bound, as the best heads need not form a tree.
@@ -44,10 +39,9 @@ def ceiling(
     - `retrieval`: 1, since no sentence occurs twice on either side.
 
     Raises:
-        ValueError: an unknown task or language.
+        ValueError: an unknown task.
     """
     if task in ("nli", "paraphrase", "qa", "retrieval"):
-        world.tongue(language)
         known = {
             "nli": Ceiling(1 - NLI_NOISE, 0.0, 1 / 3, None),
             "paraphrase": Ceiling(1 - PARAPHRASE_NOISE, 0.0, 1 / 2, None),
@@ -57,8 +51,7 @@ def ceiling(
         return known[task]
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
-    oracle = world.oracle(language)
-    sample = [words(sentence) for sentence in world.sentences(language, count, split=split)]
+    sample = [words(sentence) for sentence in sentences]
     if task == "ner_f1":
         return Ceiling(*_best_f1(oracle, sample), 0.0, None)
     if task == "topic":
@@ -66,7 +59,7 @@ def ceiling(
             *_mean([[oracle.topics(row).max()] for row in sample]), float(TOPIC_PRIOR.max()), None
         )
     score = _mean([[_surest(p, task) for p in _posterior(oracle, task)(row)] for row in sample])
-    return Ceiling(*score, *_blind(oracle, task))
+    return Ceiling(*score, *_without_context(oracle, task))
 
 
 def _posterior(oracle: Oracle, task: str) -> Callable[[list[str]], list[dict]]:
@@ -103,7 +96,7 @@ def _best_f1(oracle: Oracle, sample: list[list[str]]) -> tuple[float, float]:
     return best(rows), abs(best(rows[::2]) - best(rows[1::2])) / 2
 
 
-def _blind(oracle: Oracle, task: str) -> tuple[float, float | None]:
+def _without_context(oracle: Oracle, task: str) -> tuple[float, float | None]:
     """The best constant answer, and the best answer per word; the tag of a name by its kind alone."""
     if task in ("uas", "las"):
         return _constant_arc(oracle, task), None
@@ -114,20 +107,20 @@ def _blind(oracle: Oracle, task: str) -> tuple[float, float | None]:
             for tag, p in tags.items():
                 totals[tag] = totals.get(tag, 0.0) + p
         return max(totals.values()), sum(max(tags.values()) for tags in table.values())
-    world = oracle.tongue.world
+    grammar = oracle.realizer.grammar
     outside = sum(
-        prior * sum(world.trees[c][n].kind not in NAMES for n in placed.nodes)
-        for c, (prior, placed) in enumerate(zip(world.prior, oracle.tongue.placed, strict=True))
+        prior * sum(grammar.trees[c][n].kind not in NAMES for n in placed.nodes)
+        for c, (prior, placed) in enumerate(zip(grammar.prior, oracle.realizer.placed, strict=True))
     )
-    return float(outside / (world.prior * oracle.tongue.lengths).sum()), None
+    return float(outside / (grammar.prior * oracle.realizer.lengths).sum()), None
 
 
 def _constant_arc(oracle: Oracle, task: str) -> float:
     """The best rule of the kind "the head stands d words away, by relation r"."""
-    world, seen = oracle.tongue.world, {}
-    for c, (prior, placed) in enumerate(zip(world.prior, oracle.tongue.placed, strict=True)):
+    grammar, seen = oracle.realizer.grammar, {}
+    for c, (prior, placed) in enumerate(zip(grammar.prior, oracle.realizer.placed, strict=True)):
         for p, (n, head) in enumerate(zip(placed.nodes, placed.heads, strict=True)):
-            relation = world.trees[c][n].relation
+            relation = grammar.trees[c][n].relation
             key = (head - p if head >= 0 else None, relation if task == "las" else "")
             seen[key] = seen.get(key, 0.0) + prior
-    return float(max(seen.values()) / (world.prior * oracle.tongue.lengths).sum())
+    return float(max(seen.values()) / (grammar.prior * oracle.realizer.lengths).sum())

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from toyworld_lexicon import LANGUAGES, OPEN_KINDS, TOPICS, descent
-from toyworld_tongue import Sayings, words
-
-if TYPE_CHECKING:
-    from toyworld import World
+from toyworld_realizer import words
+from toyworld_world import World
 
 _FIGURES = ("pos", "las", "ner_f1", "topic", "nli", "paraphrase", "qa")
 
@@ -28,7 +25,7 @@ def describe(
     """
     languages = languages or world.languages
     yield (
-        f"seed {world.seed}: {world.meanings.total} meanings, {len(world.trees)} constructions, "
+        f"seed {world.seed}: {world.meanings.total} meanings, {len(world.grammar.trees)} constructions, "
         f"{len(TOPICS)} topics, {len(world.languages)} languages"
     )
     yield ""
@@ -70,26 +67,23 @@ def _profile(world: World, code: str, sentences: int) -> list[str]:
     language = LANGUAGES[code]
     rows = [words(sentence)[:-1] for sentence in world.sentences(code, sentences)]
     tokens = [word for row in rows for word in row]
-    kin = [(cognates(world, code, other), other) for other in world.languages if other != code]
-    related = (
-        " ".join(
-            f"{other} {100 * share:.0f}%" for share, other in sorted(kin, reverse=True) if share > 0
-        )
-        or "none"
+    shares = [(cognates(world, code, kin), kin) for kin in world.languages if kin != code]
+    related = " ".join(
+        f"{kin} {100 * share:.0f}%" for share, kin in sorted(shares, reverse=True) if share > 0
     )
     size = sum(len(word.encode()) for word in tokens) / len(tokens)
     return [
-        code, language.name, language.script, language.order, language.morphology, related,
+        code, language.name, language.script, language.order, language.morphology, related or "none",
         str(len(tokens)), str(len(set(tokens))), f"{len(tokens) / len(rows):.1f}", f"{size:.1f}",
     ]  # fmt: skip
 
 
 def cognates(world: World, first: str, second: str) -> float:
     """The share of meanings (names apart) whose words in both languages descend from one."""
-    one, two = LANGUAGES[first], LANGUAGES[second]
-    if one.family != two.family:
+    languages = LANGUAGES[first], LANGUAGES[second]
+    if languages[0].family != languages[1].family:
         return 0.0
-    inherited = [descent(language, world.meanings, world.seed) for language in (one, two)]
+    inherited = [descent(language, world.meanings, world.seed) for language in languages]
     kinds = [kind for kind, row in OPEN_KINDS.items() if row[0] != "PROPN"]
     return float(
         np.mean(np.concatenate([inherited[0][kind] & inherited[1][kind] for kind in kinds]))
@@ -98,16 +92,18 @@ def cognates(world: World, first: str, second: str) -> float:
 
 def _example(world: World, code: str) -> list[str]:
     """A sentence that means the same in every language, with what each word means."""
-    tongue = world.tongue(code)
-    for sayings in world._stream("topics", 100, 0, "train"):
-        long = np.flatnonzero(tongue.world.kinds[sayings.constructions].__ge__(0).sum(1) >= 9)[0]
-        one = Sayings(*(part[long : long + 1] for part in sayings))
-    tree, placed = world.trees[one.constructions[0]], tongue.placed[one.constructions[0]]
+    realizer = world.realizer(code)
+    for propositions in world.stream("topics", 100, 0, "train"):
+        long = np.flatnonzero((world.grammar.kind_at[propositions.constructions] >= 0).sum(1) >= 9)[
+            0
+        ]
+        construction, meanings = propositions.constructions[long], propositions.meanings[long]
+    tree, placed = world.grammar.trees[construction], realizer.placed[construction]
     forms, glosses = [], []
     for n in placed.nodes:
-        node, meaning = tree[n], int(one.meanings[0][n])
-        shown = [f.split(".")[-1] for f in node.features if f in tongue.language.affixes]
-        forms.append(tongue.form(node, meaning))
+        node, meaning = tree[n], int(meanings[n])
+        shown = [f.split(".")[-1] for f in node.features if f in realizer.language.affixes]
+        forms.append(realizer.form(node, meaning))
         glosses.append(
             ".".join([f"{node.kind}{meaning}" if node.kind in OPEN_KINDS else node.kind, *shown])
         )
@@ -124,7 +120,7 @@ def _limits(world: World, code: str, judged: int) -> list[str]:
     cells = [code, f"{floor.bits_per_word:.2f} ± {floor.error:.2f}", f"{floor.bits_per_byte:.3f}"]
     for task in _FIGURES:
         best = world.ceiling(task, code, count=judged)
-        blind = "; ".join(f"{100 * x:.1f}" for x in (best.floor, best.lexical) if x is not None)
+        baselines = "; ".join(f"{100 * x:.1f}" for x in (best.floor, best.lexical) if x is not None)
         error = f" ± {100 * best.error:.1f}" if best.error else ""
-        cells.append(f"{100 * best.score:.1f}{error} ({blind})")
+        cells.append(f"{100 * best.score:.1f}{error} ({baselines})")
     return cells

@@ -9,14 +9,11 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from toyworld_lexicon import LANGUAGES
+from toyworld_realizer import Token
 from toyworld_tasks import Question
-from toyworld_tongue import Token
-
-if TYPE_CHECKING:
-    from toyworld import World
+from toyworld_world import World
 
 ROWS = {"train": 1000, "dev": 200, "test": 400}
 

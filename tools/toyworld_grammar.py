@@ -1,4 +1,4 @@
-"""The deep grammar all languages share, and the order in which each says it.
+"""The deep grammar all languages share: a finite inventory of constructions.
 
 A construction is a dependency tree without words: every node names a kind of meaning, its relation to its
 head, and the features an inflecting language may show. The world owns a finite inventory of constructions,
@@ -10,54 +10,16 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import accumulate
-from typing import NamedTuple
 
 import numpy as np
-from toyworld_lexicon import LANGUAGES, NAMES, UPOS, Language, generator
+from toyworld_lexicon import KINDS, UPOS, generator
+from toyworld_word_order import LONGEST, Node, Tree, fits, polar
 
-SHORTEST, LONGEST = 4, 20  # words of a sentence in every language, final mark apart
 MOST_WAYS = 100  # constructions of one frame
 
-# Children of a head before it (negative) and after it (positive), nearest first. A key is a kind or a relation;
-# the kind wins.
-SVO = {
-    "cc": -45, "mark": -40, "ask": -38, "front": -36, "nsubj": -30, "cop": -25, "aux": -24, "neg": -22,
-    "case": -15, "det": -12, "nummod": -11, "amod": -10, "compound": -9, "flat": 1, "nmod": 3, "acl:relcl": 5,
-    "iobj": 11, "obj": 12, "obl": 13, "advmod": 14, "ccomp": 16, "advcl": 18, "conj": 20, "punct": 30,
-}  # fmt: skip
-ORDERS = {
-    "SVO": SVO,
-    "SVO, adjective last": SVO | {"amod": 2.5, "compound": 2.4},
-    "SVO, modifiers last": SVO | {"amod": 2.2, "compound": 2.1, "nummod": 2.4, "det": 2.6, "advmod": 12.5},
-    "SOV": SVO | {
-        "advcl": -36, "ccomp": -29, "obl": -28, "iobj": -27.5, "obj": -27, "advmod": -26, "neg": 5, "aux": 6, "cop": 5.5,
-        "case": 2, "nmod": -14, "acl:relcl": -16, "mark": 22, "ask": 23,
-    },
-    "VSO": SVO | {"nsubj": 10, "amod": 2.5, "compound": 2.4, "cop": -25},
-}  # fmt: skip
 
-
-class Node(NamedTuple):
-    """A word to be: the kind of its meaning, its relation to its head, what may show in its form."""
-
-    kind: str
-    relation: str
-    head: int  # -1 at the root
-    features: tuple[str, ...] = ()
-
-
-Tree = tuple[Node, ...]
-
-
-class Placed(NamedTuple):
-    """A tree said in one language: which node stands where."""
-
-    nodes: tuple[int, ...]  # position -> node of the tree
-    heads: tuple[int, ...]  # position -> position of the head, -1 at the root
-
-
-def inventory(seed: int, frames: int, longest: int = LONGEST) -> tuple[list[Tree], np.ndarray]:
-    """The world's constructions and their probabilities.
+class Grammar:
+    """The world's constructions, their probabilities, and tables over their nodes.
 
     Args:
         seed: of the world.
@@ -65,14 +27,29 @@ def inventory(seed: int, frames: int, longest: int = LONGEST) -> tuple[list[Tree
             kinds of names, attachments and modifiers are free in each, and every way to choose them is a construction.
         longest: words of the longest sentence, final mark apart.
     """
+
+    def __init__(self, seed: int, frames: int, longest: int = LONGEST) -> None:
+        self.trees, self.prior = _inventory(seed, frames, longest)
+        self.categories = _categories(self.trees)
+        number = {category: i for i, category in enumerate(self.categories)}
+        # [constructions, nodes] -> number of the node's category, and of its kind; -1 where there is no node
+        self.category_at = np.full((len(self.trees), max(map(len, self.trees))), -1)
+        for row, tree in zip(self.category_at, self.trees, strict=True):
+            row[: len(tree)] = [number[node.kind, node.features] for node in tree]
+        kinds = np.array([*(KINDS.index(kind) for kind, _ in self.categories), -1])
+        self.kind_at = kinds[self.category_at]
+
+
+def _inventory(seed: int, frames: int, longest: int) -> tuple[list[Tree], np.ndarray]:
+    """The constructions of `frames` random frames, and their probabilities."""
     rng = generator(seed, "grammar")
     weights: Counter[Tree] = Counter()
-    found = 0
-    while found < frames:
+    used = 0
+    while used < frames:
         variants = Counter({tree: p for tree, p in _variants(rng).items() if fits(tree, longest)})
         for tree, p in variants.items():
-            weights[tree] += p / variants.total() / (found + 3)
-        found += bool(variants)
+            weights[tree] += p / variants.total() / (used + 3)
+        used += bool(variants)
     trees = sorted(weights)
     weight = np.array([weights[tree] for tree in trees])
     return trees, weight / weight.sum()
@@ -84,8 +61,8 @@ def _variants(rng: np.random.Generator) -> Counter[Tree]:
     path: list[list[int]] = []
     variants: Counter[Tree] = Counter()
     while True:
-        sapling = _Sapling(rng, settled, path)
-        variants[sapling.grow()] += sapling.weight
+        builder = _TreeBuilder(rng, settled, path)
+        variants[builder.build()] += builder.weight
         while path and path[-1][0] + 1 == path[-1][1]:
             path.pop()
         if not path:
@@ -93,58 +70,21 @@ def _variants(rng: np.random.Generator) -> Counter[Tree]:
         path[-1][0] += 1
 
 
-def fits(tree: Tree, longest: int = LONGEST) -> bool:
-    """Whether a tree makes a sentence of allowed length in every language."""
-    sizes = [sum(said) - 1 for said in zip(*(_SAID[node.kind] for node in tree), strict=True)]
-    return min(sizes) >= SHORTEST and max(sizes) <= longest
+def _categories(trees: list[Tree]) -> list[tuple[str, tuple[str, ...]]]:
+    """Every (kind, features) a sentence can need: those of the constructions, verbs also with the other polarity."""
+    categories = {(node.kind, node.features) for tree in trees for node in tree}
+    return sorted(
+        categories
+        | {
+            (kind, polar(features, negated))
+            for kind, features in categories
+            for negated in (False, True)
+            if UPOS[kind] in ("VERB", "AUX")
+        }
+    )
 
 
-_SAID = {kind: [kind not in tongue.silent for tongue in LANGUAGES.values()] for kind in UPOS}
-
-
-def place(tree: Tree, language: Language, *, fronted: bool = False) -> Placed:
-    """The order of a tree's words in a language; `fronted` moves adverbs and obliques to the front."""
-    ranks = ORDERS[language.order]
-    children: dict[int, list[int]] = {}
-    for i, node in enumerate(tree):
-        if node.kind not in language.silent:
-            children.setdefault(node.head, []).append(i)
-
-    def rank(i: int) -> float:
-        node = tree[i]
-        if fronted and node.relation in ("obl", "advmod") and node.kind != "neg":
-            return ranks["front"]
-        return ranks[node.kind] if node.kind in ranks else ranks[node.relation]
-
-    def spell(i: int) -> list[int]:
-        order = sorted(children.get(i, []), key=rank)
-        before = [n for child in order if rank(child) < 0 for n in spell(child)]
-        after = [n for child in order if rank(child) > 0 for n in spell(child)]
-        return [*before, i, *after]
-
-    nodes = spell(children[-1][0])
-    position = {node: p for p, node in enumerate(nodes)}
-    return Placed(tuple(nodes), tuple(position.get(tree[n].head, -1) for n in nodes))
-
-
-def iob2(tree: Tree, placed: Placed) -> list[str]:
-    """The IOB2 tag of every position: a name is its head and the flat words behind it."""
-    tags = []
-    for n in placed.nodes:
-        label = NAMES.get(tree[n].kind)
-        inside = tree[n].relation == "flat"
-        first = NAMES[tree[tree[n].head].kind] if inside else label
-        tags.append(f"{'I' if inside else 'B'}-{first}" if label else "O")
-    return tags
-
-
-def polar(features: tuple[str, ...], negated: bool) -> tuple[str, ...]:
-    """The features of a verb said or denied: the sign of denial stands behind the tense, which comes first."""
-    rest = tuple(f for f in features if f != "verb.neg")
-    return (*rest[:1], "verb.neg", *rest[1:]) if negated else rest
-
-
-class _Sapling:
+class _TreeBuilder:
     """A tree while it grows: `settled` choices are the frame's, `vary` goes through all ways, one path a time."""
 
     def __init__(
@@ -187,7 +127,7 @@ class _Sapling:
         self.nodes.append((kind, relation, head, list(features)))
         return len(self.nodes) - 1
 
-    def grow(self) -> Tree:
+    def build(self) -> Tree:
         """A main clause, perhaps with a second one under or beside it."""
         question = self.chance("question", 0.12)
         root = self.clause("root", "root", -1, question=question)

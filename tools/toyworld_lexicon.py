@@ -103,7 +103,7 @@ class Meanings:
             self.offset[kind] = total
             total += size
         self.total = total
-        self.kin = self._kin(rng)
+        self.lexical_relations = self._lexical_relations(rng)
 
     @staticmethod
     def _size(kind: str, share: float) -> tuple[int, float]:
@@ -116,7 +116,7 @@ class Meanings:
         """How many meanings a kind has."""
         return self.probability[kind].shape[1]
 
-    def _kin(self, rng: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:
+    def _lexical_relations(self, rng: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:
         """Per kind, arrays to the synonym, antonym, hypernym and hyponym of a meaning, -1 if none.
 
         Meanings come in fours (a, b, c, d): a and b mean the same, c the contrary of a, d embraces a.

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from toyworld_grammar import Node, Tree, place
-from toyworld_lexicon import SPLITS, UPOS, generator
-from toyworld_sayings import (
-    Saying,
+from toyworld_edits import (
+    Proposition,
     belongs,
     denied,
     deny,
@@ -25,11 +23,10 @@ from toyworld_sayings import (
     swap,
     without,
 )
-from toyworld_tongue import text
-
-if TYPE_CHECKING:
-    from toyworld import World
-    from toyworld_tongue import Tongue
+from toyworld_lexicon import SPLITS, UPOS, generator
+from toyworld_realizer import Realizer, text
+from toyworld_sampler import Sampler
+from toyworld_word_order import Node, Tree, place
 
 NLI_NOISE = 0.06  # share of pairs whose label an annotator got wrong: nothing can learn which
 PARAPHRASE_NOISE = 0.04
@@ -59,34 +56,36 @@ class Question(NamedTuple):
 
 
 def nli(
-    world: World, language: str, count: int, split: str, start: int
+    sampler: Sampler, language: str, count: int, split: str, start: int
 ) -> list[tuple[str, str, str]]:
     """Premise, hypothesis and label."""
-    say = _speaker(world, language)
-    rows = _rows(world, _entailments, split, start, count)
+    say = _sentence_writer(sampler, language)
+    rows = _rows(sampler, _nli_rows, split, start, count)
     return [(say(premise), say(hypothesis), label) for premise, hypothesis, label in rows]
 
 
 def paraphrases(
-    world: World, language: str, count: int, split: str, start: int
+    sampler: Sampler, language: str, count: int, split: str, start: int
 ) -> list[tuple[str, str, int]]:
     """Sentence, sentence and whether they mean the same."""
-    say = _speaker(world, language)
-    rows = _rows(world, _rewordings, split, start, count)
+    say = _sentence_writer(sampler, language)
+    rows = _rows(sampler, _paraphrase_rows, split, start, count)
     return [
         (say(first), say(second, fronted=fronted), label) for first, second, fronted, label in rows
     ]
 
 
-def questions(world: World, language: str, count: int, split: str, start: int) -> list[Question]:
+def questions(
+    sampler: Sampler, language: str, count: int, split: str, start: int
+) -> list[Question]:
     """Questions with their paragraphs."""
-    tongue, say = world.tongue(language), _speaker(world, language)
+    realizer, say = sampler.realizer(language), _sentence_writer(sampler, language)
     rows = []
-    for i, (sayings, answering, phrase, question) in enumerate(
-        _rows(world, _askings, split, start, count), start
+    for i, (propositions, answering, phrase, question) in enumerate(
+        _rows(sampler, _question_rows, split, start, count), start
     ):
-        said = [say(saying) for saying in sayings]
-        first, last = _span(tongue, sayings[answering], phrase)
+        said = [say(proposition) for proposition in propositions]
+        first, last = _span(realizer, propositions[answering], phrase)
         before = sum(len(sentence) + 1 for sentence in said[:answering])
         answer = said[answering][first:last]
         rows.append(Question(f"{split}-{i}", " ".join(said), say(question), answer, before + first))
@@ -94,37 +93,39 @@ def questions(world: World, language: str, count: int, split: str, start: int) -
 
 
 def _rows(
-    world: World, source: Callable[..., Iterator], split: str, start: int, count: int
+    sampler: Sampler, source: Callable[..., Iterator], split: str, start: int, count: int
 ) -> list:
     """Rows of an endless task; what was thought of for one language is kept for the next."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    known, more = world.thoughts.setdefault((source.__name__, split), ([], source(world, split)))
+    known, more = sampler.task_rows.setdefault(
+        (source.__name__, split), ([], source(sampler, split))
+    )
     known.extend(islice(more, max(0, start + count - len(known))))
     return known[start : start + count]
 
 
-def _speaker(world: World, language: str) -> Callable[..., str]:
-    tongue = world.tongue(language)
+def _sentence_writer(sampler: Sampler, language: str) -> Callable[..., str]:
+    realizer = sampler.realizer(language)
 
-    def say(saying: Saying, *, fronted: bool = False) -> str:
-        nodes = place(saying.tree, tongue.language, fronted=fronted).nodes
-        return text(tongue.form(saying.tree[n], saying.meanings[n]) for n in nodes)
+    def say(proposition: Proposition, *, fronted: bool = False) -> str:
+        nodes = place(proposition.tree, realizer.language, fronted=fronted).nodes
+        return text(realizer.form(proposition.tree[n], proposition.meanings[n]) for n in nodes)
 
     return say
 
 
-def _simple(world: World, split: str, purpose: str) -> Iterator[tuple[Saying, int]]:
+def _simple(sampler: Sampler, split: str, purpose: str) -> Iterator[tuple[Proposition, int]]:
     """Plain statements of one clause, with their topic, without end."""
-    among = np.array([_is_simple(tree) for tree in world.trees])
-    rng = generator(world.seed, purpose, split, "statements")
+    among = np.array([_is_simple(tree) for tree in sampler.grammar.trees])
+    rng = generator(sampler.seed, purpose, split, "statements")
     while True:
-        drawn = world.draw(rng, 1024, among)
+        drawn = sampler.draw(rng, 1024, among)
         for c, topic, meanings in zip(
-            *(part[world.splits(drawn) == split] for part in drawn), strict=True
+            *(part[sampler.split_of(drawn) == split] for part in drawn), strict=True
         ):
-            tree = world.trees[c]
-            yield Saying(tree, tuple(meanings[: len(tree)].tolist())), int(topic)
+            tree = sampler.grammar.trees[c]
+            yield Proposition(tree, tuple(meanings[: len(tree)].tolist())), int(topic)
 
 
 def _is_simple(tree: Tree) -> bool:
@@ -132,9 +133,9 @@ def _is_simple(tree: Tree) -> bool:
     return tree[-1].kind == "stop" and not relations.intersection(_SUBORDINATE)
 
 
-def _entailments(world: World, split: str) -> Iterator[tuple[Saying, Saying, str]]:
-    rng = generator(world.seed, "nli", split)
-    statements = _simple(world, split, "nli")
+def _nli_rows(sampler: Sampler, split: str) -> Iterator[tuple[Proposition, Proposition, str]]:
+    rng = generator(sampler.seed, "nli", split)
+    statements = _simple(sampler, split, "nli")
     while True:
         label = LABELS[int(rng.random() * 3)]
         against = bool(rng.random() < 0.5)
@@ -150,29 +151,33 @@ def _entailments(world: World, split: str) -> Iterator[tuple[Saying, Saying, str
             if step == "add":
                 hypothesis, premise = premise, drop(premise, rng)
             else:
-                hypothesis = _step(world, premise, step, rng)
+                hypothesis = _step(sampler, premise, step, rng)
             if (
                 premise
                 and hypothesis
-                and belongs(world, premise, split)
-                and belongs(world, hypothesis, split)
+                and belongs(sampler, premise, split)
+                and belongs(sampler, hypothesis, split)
             ):
                 yield premise, hypothesis, shown
                 break
 
 
-def _step(world: World, premise: Saying, step: str, rng: np.random.Generator) -> Saying | None:
+def _step(
+    sampler: Sampler, premise: Proposition, step: str, rng: np.random.Generator
+) -> Proposition | None:
     *also, kin = step.split(" ")
     if step == "drop":
         return drop(premise, rng)
     if also or kin == "deny":
         premise = deny(premise, not denied(premise))
-    return premise if kin == "deny" else replace(world, premise, kin, rng, scope=True)
+    return premise if kin == "deny" else replace(sampler, premise, kin, rng, scope=True)
 
 
-def _rewordings(world: World, split: str) -> Iterator[tuple[Saying, Saying, bool, int]]:
-    rng = generator(world.seed, "paraphrase", split)
-    statements = _simple(world, split, "paraphrase")
+def _paraphrase_rows(
+    sampler: Sampler, split: str
+) -> Iterator[tuple[Proposition, Proposition, bool, int]]:
+    rng = generator(sampler.seed, "paraphrase", split)
+    statements = _simple(sampler, split, "paraphrase")
     while True:
         label = int(rng.random() < 0.5)
         steps = ("synonym",) if label else ("antonym", "hypernym", "hyponym", "deny", "swap")
@@ -181,22 +186,22 @@ def _rewordings(world: World, split: str) -> Iterator[tuple[Saying, Saying, bool
         twice = bool(rng.random() < 0.5)  # a synonym besides
         shown = label if rng.random() >= PARAPHRASE_NOISE else 1 - label
         for first, _ in statements:
-            second: Saying | None
+            second: Proposition | None
             if step == "swap":
-                second = swap(world, first)
+                second = swap(sampler, first)
             else:
                 second = (
-                    _step(world, first, step, rng)
+                    _step(sampler, first, step, rng)
                     if step == "deny"
-                    else replace(world, first, step, rng)
+                    else replace(sampler, first, step, rng)
                 )
             if second and twice:
-                second = replace(world, second, "synonym", rng)
+                second = replace(sampler, second, "synonym", rng)
             if (
                 second
                 and second != first
-                and belongs(world, second, split)
-                and belongs(world, first, split)
+                and belongs(sampler, second, split)
+                and belongs(sampler, first, split)
             ):
                 yield first, second, fronted, shown
                 break
@@ -209,19 +214,21 @@ _ASKED = {
 }
 
 
-def _askings(world: World, split: str) -> Iterator[tuple[list[Saying], int, int, Saying]]:
+def _question_rows(
+    sampler: Sampler, split: str
+) -> Iterator[tuple[list[Proposition], int, int, Proposition]]:
     """(sentences, which of them answers, the node that answers, the question)."""
-    rng = generator(world.seed, "questions", split)
-    statements = _simple(world, split, "questions")
+    rng = generator(sampler.seed, "questions", split)
+    statements = _simple(sampler, split, "questions")
     while True:
         relation = tuple(_ASKED)[int(rng.random() * 3)]
         twice = bool(rng.random() < TWO_ANSWERS)
         at = int(rng.random() * 4)
         for answering, topic in statements:
             asked = _ask(answering, relation)
-            if asked is None or not belongs(world, asked[1], split):
+            if asked is None or not belongs(sampler, asked[1], split):
                 continue
-            rival = _rival(world, answering, asked[0], split, rng) if twice else None
+            rival = _rival(sampler, answering, asked[0], split, rng) if twice else None
             if twice and rival is None:
                 continue
             if rival and rng.random() < 0.5:
@@ -229,29 +236,29 @@ def _askings(world: World, split: str) -> Iterator[tuple[list[Saying], int, int,
                     rival,
                     answering,
                 )  # nothing but chance tells which of two answers is gold
-            others = ([rival] if rival else []) + _others(
-                world, statements, answering, topic, 2 if rival else 3
+            distractors = ([rival] if rival else []) + _distractors(
+                sampler, statements, answering, topic, 2 if rival else 3
             )
             order = np.argsort(rng.random(3))
-            sentences = [others[i] for i in order]
+            sentences = [distractors[i] for i in order]
             sentences.insert(at, answering)
             yield sentences, at, asked[0], asked[1]
             break
 
 
-def _ask(saying: Saying, relation: str) -> tuple[int, Saying] | None:
+def _ask(proposition: Proposition, relation: str) -> tuple[int, Proposition] | None:
     """The phrase asked for, and the question: the statement with a question word instead, its adverbs left out."""
-    tree, top = saying.tree, root(saying.tree)
+    tree, top = proposition.tree, root(proposition.tree)
     word, role, kinds = _ASKED[relation]
-    found = [
+    phrases = [
         i
         for i, n in enumerate(tree)
         if n.relation == relation and n.head == top and n.kind in kinds
     ]
-    if UPOS[tree[top].kind] != "VERB" or len(found) != 1 or denied(saying):
+    if UPOS[tree[top].kind] != "VERB" or len(phrases) != 1 or denied(proposition):
         return None
     if relation == "obl" and "noun.loc" not in {
-        f for i in subtree(tree, found[0]) for f in tree[i].features
+        f for i in subtree(tree, phrases[0]) for f in tree[i].features
     }:
         return None
     nodes = list(tree)
@@ -259,57 +266,68 @@ def _ask(saying: Saying, relation: str) -> tuple[int, Saying] | None:
     if relation == "nsubj":
         features = [f for f in nodes[top].features if f in ("verb.Past", "verb.Pres", "verb.Fut")]
         nodes[top] = nodes[top]._replace(features=(*features, "verb.Sing", "verb.person.Sing"))
-    gone = subtree(tree, found[0]) | {i for i, n in enumerate(tree) if n.kind == "adv"}
-    asked = without(Saying(tuple(nodes), (*saying.meanings[:-1], 0)), gone)
-    return found[0], Saying((*asked.tree, Node(word, role, root(asked.tree))), (*asked.meanings, 0))
+    gone = subtree(tree, phrases[0]) | {i for i, n in enumerate(tree) if n.kind == "adv"}
+    asked = without(Proposition(tuple(nodes), (*proposition.meanings[:-1], 0)), gone)
+    return phrases[0], Proposition(
+        (*asked.tree, Node(word, role, root(asked.tree))), (*asked.meanings, 0)
+    )
 
 
 def _rival(
-    world: World, saying: Saying, phrase: int, split: str, rng: np.random.Generator
-) -> Saying | None:
+    sampler: Sampler, proposition: Proposition, phrase: int, split: str, rng: np.random.Generator
+) -> Proposition | None:
     """The same statement with another answer."""
-    kind, old = saying.tree[phrase].kind, saying.meanings[phrase]
+    kind, old = proposition.tree[phrase].kind, proposition.meanings[phrase]
     for _ in range(20):
-        new = int(rng.random() * world.meanings.count(kind))
-        rival = Saying(
-            saying.tree, (*saying.meanings[:phrase], new, *saying.meanings[phrase + 1 :])
+        new = int(rng.random() * sampler.meanings.count(kind))
+        rival = Proposition(
+            proposition.tree,
+            (*proposition.meanings[:phrase], new, *proposition.meanings[phrase + 1 :]),
         )
-        if new != old and world.division.spelled_alone(kind, new) and belongs(world, rival, split):
+        if (
+            new != old
+            and sampler.splits.spelled_alone(kind, new)
+            and belongs(sampler, rival, split)
+        ):
             return rival
     return None
 
 
-def _others(
-    world: World, statements: Iterator[tuple[Saying, int]], saying: Saying, topic: int, count: int
-) -> list[Saying]:
+def _distractors(
+    sampler: Sampler,
+    statements: Iterator[tuple[Proposition, int]],
+    proposition: Proposition,
+    topic: int,
+    count: int,
+) -> list[Proposition]:
     """Statements of the same topic with other predicates."""
-    taken = {_predicate(world, saying)}
-    others: list[Saying] = []
-    for other, its in statements:
-        if its == topic and _predicate(world, other) not in taken:
-            taken.add(_predicate(world, other))
-            others.append(other)
-        if len(others) == count:
+    taken = {_predicate(sampler, proposition)}
+    distractors: list[Proposition] = []
+    for statement, topic_of_statement in statements:
+        if topic_of_statement == topic and _predicate(sampler, statement) not in taken:
+            taken.add(_predicate(sampler, statement))
+            distractors.append(statement)
+        if len(distractors) == count:
             break
-    return others
+    return distractors
 
 
-def _predicate(world: World, saying: Saying) -> int:
-    top = root(saying.tree)
+def _predicate(sampler: Sampler, proposition: Proposition) -> int:
+    top = root(proposition.tree)
     return int(
-        world.division.spelled_alike[
-            world.meanings.offset[saying.tree[top].kind] + saying.meanings[top]
+        sampler.splits.spelled_alike[
+            sampler.meanings.offset[proposition.tree[top].kind] + proposition.meanings[top]
         ]
     )
 
 
-def _span(tongue: Tongue, saying: Saying, phrase: int) -> tuple[int, int]:
+def _span(realizer: Realizer, proposition: Proposition, phrase: int) -> tuple[int, int]:
     """Where a phrase stands in the sentence, adposition apart."""
-    inside = subtree(saying.tree, phrase) - {
-        i for i, n in enumerate(saying.tree) if n.relation == "case" and n.head == phrase
+    inside = subtree(proposition.tree, phrase) - {
+        i for i, n in enumerate(proposition.tree) if n.relation == "case" and n.head == phrase
     }
-    nodes = place(saying.tree, tongue.language).nodes
-    forms = [tongue.form(saying.tree[n], saying.meanings[n]) for n in nodes]
+    nodes = place(proposition.tree, realizer.language).nodes
+    forms = [realizer.form(proposition.tree[n], proposition.meanings[n]) for n in nodes]
     at = [p for p, n in enumerate(nodes) if n in inside]
     assert at == list(range(at[0], at[-1] + 1)), "a phrase is contiguous"
     first = sum(len(form) + 1 for form in forms[: at[0]])

@@ -12,7 +12,7 @@ import pytest
 import toyworld
 from toyworld import SPLITS, World, words
 from toyworld_describe import cognates
-from toyworld_lexicon import KINDS, LANGUAGES
+from toyworld_lexicon import KINDS, LANGUAGES, generator
 
 TOOLS = Path(toyworld.__file__).parent
 CODES = tuple(LANGUAGES)
@@ -38,8 +38,8 @@ print(hashlib.sha256(repr(said).encode()).hexdigest())
 
 
 def test_other_seeds_say_other_things():
-    one, other = (World(seed, share=0.2, frames=40).sentences("qav", 20) for seed in (0, 1))
-    assert set(one).isdisjoint(other)
+    first, second = (World(seed, share=0.2, frames=40).sentences("qav", 20) for seed in (0, 1))
+    assert set(first).isdisjoint(second)
 
 
 def test_sentence_i_does_not_depend_on_where_one_starts(world):
@@ -67,21 +67,21 @@ def test_no_sentence_stands_in_two_splits(world):
             )
             for split in SPLITS
         }
-        for one, other in (("train", "dev"), ("train", "test"), ("dev", "test")):
-            assert not tasks[one] & tasks[other]
+        for first, second in (("train", "dev"), ("train", "test"), ("dev", "test")):
+            assert not tasks[first] & tasks[second]
 
 
 def test_splits_of_a_meaning_agree_in_all_languages(world):
-    drawn = world.draw(toyworld.generator(7), 1500)
-    split_of = world.splits(drawn)
+    drawn = world.draw(generator(7), 1500)
+    split_of = world.split_of(drawn)
     for code in CODES:
         seen: dict[str, str] = {}
-        for sentence, split in zip(world.tongue(code).say(drawn), split_of, strict=True):
+        for sentence, split in zip(world.realizer(code).say(drawn), split_of, strict=True):
             assert seen.setdefault(sentence, split) == split
 
 
 def test_splits_have_their_shares(world):
-    counts = Counter(world.splits(world.draw(toyworld.generator(8), 20_000)))
+    counts = Counter(world.split_of(world.draw(generator(8), 20_000)))
     for split, (low, high) in SPLITS.items():
         assert abs(counts[split] / 20_000 - (high - low) / 100) < 0.02
 
@@ -177,8 +177,8 @@ def test_similar_languages_share_more_words(world):
         for code in CODES
     }
 
-    def shared(one: str, other: str) -> float:
-        return len(types[one] & types[other]) / len(types[one])
+    def shared(first: str, second: str) -> float:
+        return len(types[first] & types[second]) / len(types[first])
 
     assert shared("qav", "qev") > 3 * shared("qav", "qag")
     assert shared("qag", "qam") > 3 * shared("qag", "qso")
@@ -204,15 +204,15 @@ def test_word_orders_differ(world):
 
 
 def test_agglutination_stacks_affixes(world):
-    affixes = max(len(key[1]) for key in world.tongue("qag").shapes)
+    affixes = max(len(key[1]) for key in world.realizer("qag").inflections)
     assert affixes >= 3
-    assert max(len(key[1]) for key in world.tongue("qso").shapes) == 0
+    assert max(len(key[1]) for key in world.realizer("qso").inflections) == 0
 
 
 def test_parallel_sentences_mean_the_same_and_never_repeat(world):
     rows = world.parallel("qev", 500)
     assert len(rows) == 500
-    assert len({one for one, _ in rows}) == len({other for _, other in rows}) == 500
+    assert len({text for text, _ in rows}) == len({text for _, text in rows}) == 500
     assert world.parallel("qav", 50) == [(text, text) for text, _ in world.parallel("qav", 50)]
 
 
@@ -236,12 +236,12 @@ def test_words_spelled_alike_count_alike(world):
     beside = [KINDS.index("say")] * 30, range(30)
     compared = 0
     for code in CODES:
-        for alike in world.tongue(code).homographs():
+        for alike in world.realizer(code).homographs():
             splits = []
             for kind, meaning in map(sense, alike):
                 kinds = np.stack([np.full(30, kind), beside[0]], axis=1)
                 meanings = np.stack([np.full(30, meaning), beside[1]], axis=1)
-                splits.append(world.division.split_of(kinds, meanings).tolist())
+                splits.append(world.splits.split_of(kinds, meanings).tolist())
             assert all(split == splits[0] for split in splits)
             compared += 1
     assert compared > 1000

@@ -54,7 +54,7 @@ def test_the_pair_settles_the_label_but_for_the_stated_noise(world):
     seen: dict[tuple, Counter] = {}
     for premise, hypothesis, label in world.nli("qso", 2500):
         one, other = Counter(words(premise)), Counter(words(hypothesis))
-        denied = tuple(bag[world.tongue("qso").stems["neg"][0]] > 0 for bag in (one, other))
+        denied = tuple(bag[world.realizer("qso").stems["neg"][0]] > 0 for bag in (one, other))
         change = frozenset((one - other).items()), frozenset((other - one).items()), denied
         seen.setdefault(change, Counter())[label] += 1
     repeated = [labels for labels in seen.values() if labels.total() >= 3]
@@ -67,7 +67,7 @@ def test_the_pair_settles_the_label_but_for_the_stated_noise(world):
 
 def test_hypotheses_alone_tell_little(world):
     """No word of the hypothesis gives the label away: denial is as frequent under every label."""
-    neg = world.tongue("qav").stems["neg"][0]
+    neg = world.realizer("qav").stems["neg"][0]
     rows = world.nli("qav", 1200)
     rates = [
         sum(neg in words(hypothesis) for _, hypothesis, label in rows if label == name)
@@ -94,7 +94,7 @@ def test_as_many_questions_have_two_answers_as_stated(world):
             words(sentence + ".") for sentence in row.context.removesuffix(".").split(". ")
         ]
         asked = set(words(row.question)[:-1]) - {
-            world.tongue("qso").stems[w][0] for w in ("who", "what", "where")
+            world.realizer("qso").stems[w][0] for w in ("who", "what", "where")
         }
         double += sum(asked <= set(sentence) for sentence in sentences) == 2
     assert abs(double / len(rows) - TWO_ANSWERS) < 0.03
@@ -102,7 +102,7 @@ def test_as_many_questions_have_two_answers_as_stated(world):
 
 def test_paraphrase_noise_is_what_it_says(world):
     """Sentences that differ in one place, by two synonyms, are paraphrases but for the noise."""
-    stems, kin = world.tongue("qso").stems, world.meanings.kin
+    stems, kin = world.realizer("qso").stems, world.meanings.lexical_relations
     synonyms = {
         frozenset((stems[kind][m], stems[kind][other]))
         for kind, rows in kin.items() for m, other in enumerate(rows["synonym"]) if other >= 0

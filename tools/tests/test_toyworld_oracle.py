@@ -6,10 +6,10 @@ from itertools import product
 import numpy as np
 import pytest
 from toyworld import PIVOT, World, words
-from toyworld_bayes import spans
 from toyworld_ceilings import TASKS
-from toyworld_grammar import iob2, place
 from toyworld_lexicon import LANGUAGES, TOPIC_PRIOR, TOPICS, UPOS
+from toyworld_oracle import spans
+from toyworld_word_order import iob2, place
 
 TINY = ("qav", "qag", "qso")
 
@@ -18,11 +18,11 @@ class Book:
     """Every sentence of a language with its probability, and all that it may mean: no algebra, only a list."""
 
     def __init__(self, world: World, code: str) -> None:
-        tongue = world.tongue(code)
+        realizer = world.realizer(code)
         self.meant: dict[tuple[str, ...], list[tuple[np.ndarray, list, list, list]]] = defaultdict(
             list
         )
-        for tree, prior in zip(world.trees, world.prior, strict=True):
+        for tree, prior in zip(world.grammar.trees, world.grammar.prior, strict=True):
             placed = place(tree, LANGUAGES[code])
             tags = [UPOS[tree[n].kind] for n in placed.nodes]
             arcs = [
@@ -33,7 +33,7 @@ class Book:
                 p = prior * TOPIC_PRIOR
                 for node, meaning in zip(tree, meanings, strict=True):
                     p = p * world.meanings.probability[node.kind][:, meaning]
-                said = tuple(tongue.form(tree[n], meanings[n]) for n in placed.nodes)
+                said = tuple(realizer.form(tree[n], meanings[n]) for n in placed.nodes)
                 self.meant[said].append((p, tags, arcs, names))
         self.probability = {said: sum(row[0] for row in rows) for said, rows in self.meant.items()}
 
@@ -136,13 +136,13 @@ def test_surprisal_knows_a_given_topic(tiny, books):
 
 
 def test_predictions_sum_to_one_and_agree_with_surprisal(tiny, books):
-    tongue = tiny.tongue("qag")
+    realizer = tiny.realizer("qag")
     for said, hidden in cases(books["qag"], 5):
         at = min(hidden)
         p = tiny.oracle("qag").predict(said, hidden, at)
         assert p.sum() == pytest.approx(1)
         bits = tiny.oracle("qag").surprisal(said, hidden)[0]
-        assert -np.log2(p[tongue.number[said[at]]]) == pytest.approx(bits)
+        assert -np.log2(p[realizer.number[said[at]]]) == pytest.approx(bits)
 
 
 @pytest.mark.parametrize("code", TINY)
@@ -155,7 +155,7 @@ def test_posteriors_are_those_of_enumeration(tiny, books, code):
         np.testing.assert_allclose(
             oracle.topics(said), books[code].probability[said] / total, atol=1e-12
         )
-        for found, column in (
+        for posterior, column in (
             (oracle.tags(said), 1),
             (oracle.arcs(said), 2),
             (oracle.names(said), 3),
@@ -164,7 +164,7 @@ def test_posteriors_are_those_of_enumeration(tiny, books, code):
                 expected: dict = defaultdict(float)
                 for row in rows:
                     expected[row[column][i]] += row[0].sum() / total
-                assert found[i] == pytest.approx(dict(expected))
+                assert posterior[i] == pytest.approx(dict(expected))
         expected = defaultdict(float)
         for row in rows:
             for span in spans(row[3]):
@@ -183,7 +183,7 @@ def test_sampled_entropy_meets_the_exact_one(tiny, books):
         for said, p in book.probability.items()
     )
     drawn = tiny.draw(np.random.Generator(np.random.PCG64(3)), 1500)
-    sampled = oracle.entropy((words(text), [1]) for text in tiny.tongue("qav").say(drawn))
+    sampled = oracle.entropy((words(text), [1]) for text in tiny.realizer("qav").say(drawn))
     assert sampled.words == 1500
     assert abs(sampled.bits_per_word - exact) < 4 * sampled.error
 

@@ -12,15 +12,11 @@ the one before the division into splits, which is a hash that nothing can learn.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-from toyworld_grammar import iob2
 from toyworld_lexicon import TOPIC_PRIOR, UPOS
-
-if TYPE_CHECKING:
-    from toyworld_tongue import Tongue
+from toyworld_realizer import Realizer
 
 _K = TypeVar("_K", bound=Hashable)
 Reveal = Callable[[str], Hashable]
@@ -50,32 +46,32 @@ class Oracle:
     """The best possible reader of one language.
 
     Args:
-        tongue: the language's words and constructions.
+        realizer: the language's words and constructions.
     """
 
-    def __init__(self, tongue: Tongue) -> None:
-        self.tongue = tongue
-        kinds = [kind for kind, _ in tongue.shapes]
-        meanings = tongue.world.meanings
+    def __init__(self, realizer: Realizer) -> None:
+        self.realizer = realizer
+        kinds = [kind for kind, _ in realizer.inflections]
+        meanings = realizer.meanings
         sizes = [meanings.count(kind) for kind in kinds]
         self._shape = np.repeat(np.arange(len(kinds)), sizes)  # of every (shape, meaning)
-        self._word = np.concatenate(tongue.forms)
+        self._word = np.concatenate(realizer.forms)
         self._probability = np.concatenate(
             [meanings.probability[kind].T for kind in kinds]
         )  # [.., topics]
         self._order = np.argsort(self._word, kind="stable")
-        self._first = np.searchsorted(self._word[self._order], np.arange(len(tongue.words) + 1))
+        self._first = np.searchsorted(self._word[self._order], np.arange(len(realizer.words) + 1))
         self._tag = np.array([UPOS[kind] for kind in kinds])
         self._revealed: dict[tuple[Reveal, Hashable], np.ndarray] = {}
         self._labels: dict[Reveal, list[Hashable]] = {}
 
     def emission(self, word: str) -> np.ndarray:
         """P(word | shape, topic) [shapes, topics]."""
-        if word not in self.tongue.number:
+        if word not in self.realizer.number:
             raise ValueError(
-                f"{word!r} is no word of {self.tongue.language.code}: give sentences of this world"
+                f"{word!r} is no word of {self.realizer.language.code}: give sentences of this world"
             )
-        number = self.tongue.number[word]
+        number = self.realizer.number[word]
         return self._emissions(self._order[self._first[number] : self._first[number + 1]])
 
     def _emissions(self, senses: np.ndarray) -> np.ndarray:
@@ -87,7 +83,7 @@ class Oracle:
         """P(what is seen of the word | shape, topic)."""
         key = reveal, reveal(word)
         if key not in self._revealed:
-            labels = self._labels.setdefault(reveal, [reveal(w) for w in self.tongue.words])
+            labels = self._labels.setdefault(reveal, [reveal(w) for w in self.realizer.words])
             alike = np.array([label == key[1] for label in labels])
             self._revealed[key] = self._emissions(np.flatnonzero(alike[self._word]))
         return self._revealed[key]
@@ -111,19 +107,19 @@ class Oracle:
         Raises:
             ValueError: no construction gives these words.
         """
-        rows = np.flatnonzero(self.tongue.lengths == len(words))
+        rows = np.flatnonzero(self.realizer.lengths == len(words))
         prior = TOPIC_PRIOR if topic is None else np.eye(len(TOPIC_PRIOR))[topic]
-        joint = self.tongue.world.prior[rows, None] * prior
+        joint = self.realizer.grammar.prior[rows, None] * prior
         for i, word in enumerate(words):
             if i in hidden and not reveal:
                 continue
             given = self._seen(word, reveal) if i in hidden and reveal else self.emission(word)
-            joint = joint * given[self.tongue.shaped[rows, i]]
+            joint = joint * given[self.realizer.inflection_at[rows, i]]
             possible = joint.any(1)
             rows, joint = rows[possible], joint[possible]
         if not len(rows):
             raise ValueError(
-                f"{' '.join(words)!r} is no sentence of {self.tongue.language.code}: no construction gives it"
+                f"{' '.join(words)!r} is no sentence of {self.realizer.language.code}: no construction gives it"
             )
         return Reading(rows, joint / joint.sum())
 
@@ -139,7 +135,7 @@ class Oracle:
         reading = self.read(words, hidden, reveal=reveal, topic=topic)
         bits = []
         for i in sorted(hidden):
-            shapes = self.tongue.shaped[reading.constructions, i]
+            shapes = self.realizer.inflection_at[reading.constructions, i]
             given = self.emission(words[i])[shapes]
             if reveal:  # the weights know what was seen of this word: P(word | shape, topic, seen)
                 given = given / self._seen(words[i], reveal)[shapes].clip(1e-300)
@@ -152,9 +148,9 @@ class Oracle:
         """P(word at a masked position | visible words) over all words of the language [words]."""
         reading = self.read(words, hidden, topic=topic)
         table = np.zeros((len(self._tag), len(TOPIC_PRIOR)))
-        np.add.at(table, self.tongue.shaped[reading.constructions, at], reading.weights)
+        np.add.at(table, self.realizer.inflection_at[reading.constructions, at], reading.weights)
         given = (table[self._shape] * self._probability).sum(1)
-        return np.bincount(self._word, weights=given, minlength=len(self.tongue.words))
+        return np.bincount(self._word, weights=given, minlength=len(self.realizer.words))
 
     def entropy(
         self,
@@ -179,7 +175,7 @@ class Oracle:
         return self._marginals(
             words,
             lambda c: [
-                UPOS[self.tongue.world.trees[c][n].kind] for n in self.tongue.placed[c].nodes
+                UPOS[self.realizer.grammar.trees[c][n].kind] for n in self.realizer.placed[c].nodes
             ],
         )
 
@@ -187,7 +183,7 @@ class Oracle:
         """P(head, relation | sentence) of every word; the head counts from 1, 0 is the root."""
 
         def arcs(c: int) -> list[tuple[int, str]]:
-            placed, tree = self.tongue.placed[c], self.tongue.world.trees[c]
+            placed, tree = self.realizer.placed[c], self.realizer.grammar.trees[c]
             return [
                 (h + 1, tree[n].relation) for n, h in zip(placed.nodes, placed.heads, strict=True)
             ]
@@ -196,27 +192,20 @@ class Oracle:
 
     def names(self, words: Sequence[str]) -> list[dict[str, float]]:
         """P(IOB2 tag | sentence) of every word."""
-        return self._marginals(words, lambda c: self._iob2[c])
+        return self._marginals(words, lambda c: self.realizer.names[c])
 
     def spans(self, words: Sequence[str]) -> dict[tuple[int, int, str], float]:
         """P(name | sentence) of every span [first, last) with its label that can be a name."""
         result: dict[tuple[int, int, str], float] = {}
         reading = self.read(words)
         for c, weight in zip(reading.constructions, reading.weights.sum(1), strict=True):
-            for span in spans(self._iob2[c]):
+            for span in spans(self.realizer.names[c]):
                 result[span] = result.get(span, 0.0) + float(weight)
         return result
 
     def topics(self, words: Sequence[str]) -> np.ndarray:
         """P(topic | sentence) [topics]."""
         return self.read(words).weights.sum(0)
-
-    @cached_property
-    def _iob2(self) -> list[list[str]]:
-        return [
-            iob2(tree, placed)
-            for tree, placed in zip(self.tongue.world.trees, self.tongue.placed, strict=True)
-        ]
 
     def _marginals(
         self, words: Sequence[str], label: Callable[[int], list[_K]]
@@ -231,22 +220,24 @@ class Oracle:
     def word_tags(self) -> dict[str, dict[str, float]]:
         """P(word, universal tag) of a word drawn from running text."""
         used = np.zeros(len(self._tag))
-        for prior, row in zip(self.tongue.world.prior, self.tongue.shaped, strict=True):
+        for prior, row in zip(
+            self.realizer.grammar.prior, self.realizer.inflection_at, strict=True
+        ):
             np.add.at(used, row[row >= 0], prior)
         joint = used[self._shape] * (self._probability @ TOPIC_PRIOR) / used.sum()
         table: dict[str, dict[str, float]] = {}
         for word, shape, p in zip(self._word, self._shape, joint, strict=True):
-            tags = table.setdefault(self.tongue.words[word], {})
+            tags = table.setdefault(self.realizer.words[word], {})
             tags[self._tag[shape]] = tags.get(self._tag[shape], 0.0) + float(p)
         return table
 
 
 def spans(tags: Sequence[str]) -> list[tuple[int, int, str]]:
     """The names [first, last) with their labels that IOB2 tags mark."""
-    found: list[tuple[int, int, str]] = []
+    names: list[tuple[int, int, str]] = []
     for i, tag in enumerate(tags):
         if tag.startswith("B-"):
-            found.append((i, i + 1, tag[2:]))
+            names.append((i, i + 1, tag[2:]))
         elif tag.startswith("I-"):
-            found[-1] = (found[-1][0], i + 1, found[-1][2])
-    return found
+            names[-1] = (names[-1][0], i + 1, names[-1][2])
+    return names

@@ -1,17 +1,15 @@
-"""How one language says what the world means: its words, and its order for each construction."""
+"""Surface realization: how one language says what the world means, with its words and its order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from toyworld_grammar import Node, Placed, Tree, iob2, place
-from toyworld_lexicon import UPOS, Language, stems
-
-if TYPE_CHECKING:
-    from toyworld import World
+from toyworld_grammar import Grammar
+from toyworld_lexicon import UPOS, Language, Meanings, stems
+from toyworld_word_order import Node, Placed, Tree, iob2, place
 
 
 class Token(NamedTuple):
@@ -26,7 +24,7 @@ class Token(NamedTuple):
     deprel: str
 
 
-class Sayings(NamedTuple):
+class Propositions(NamedTuple):
     """Some sentences before they are said: constructions [n], topics [n], a meaning per node [n, nodes]."""
 
     constructions: np.ndarray
@@ -34,20 +32,19 @@ class Sayings(NamedTuple):
     meanings: np.ndarray
 
 
-class Tongue:
+class Realizer:
     """A language's words, and how it says each construction."""
 
-    def __init__(self, world: World, language: Language) -> None:
-        self.world, self.language = world, language
-        self.stems = stems(language, world.meanings, world.seed)
+    def __init__(self, language: Language, seed: int, meanings: Meanings, grammar: Grammar) -> None:
+        self.language, self.meanings, self.grammar = language, meanings, grammar
+        self.stems = stems(language, meanings, seed)
         self.words: list[str] = []
         self.number: dict[str, int] = {}
-        self.shapes: dict[
-            tuple[str, tuple[str, ...]], int
-        ] = {}  # (kind, affixes) -> row of `forms`
-        self.forms: list[np.ndarray] = []  # per shape: meaning -> number of the word
-        self._shape_of = np.array(
-            [*(self.shape(kind, features) for kind, features in world.shown), -1]
+        # (kind, affixes) -> row of `forms`, which has the number of the word for every meaning
+        self.inflections: dict[tuple[str, tuple[str, ...]], int] = {}
+        self.forms: list[np.ndarray] = []
+        self._inflection_of = np.array(
+            [*(self.inflection(kind, features) for kind, features in grammar.categories), -1]
         )
 
     @cached_property
@@ -55,7 +52,7 @@ class Tongue:
         """The order of every construction's words; it does not depend on features."""
         orders: dict[tuple[tuple[str, str, int], ...], Placed] = {}
         placed = []
-        for tree in self.world.trees:
+        for tree in self.grammar.trees:
             bare = tuple(node[:3] for node in tree)
             if bare not in orders:
                 orders[bare] = place(tree, self.language)
@@ -76,22 +73,22 @@ class Tongue:
         return table
 
     @cached_property
-    def shaped(self) -> np.ndarray:
-        """[constructions, positions] -> shape, -1 after the end."""
-        signs = np.take_along_axis(self.world.signs, self.nodes.clip(0), axis=1)
-        return np.where(self.nodes < 0, -1, self._shape_of[signs])
+    def inflection_at(self) -> np.ndarray:
+        """[constructions, positions] -> inflection, -1 after the end."""
+        categories = np.take_along_axis(self.grammar.category_at, self.nodes.clip(0), axis=1)
+        return np.where(self.nodes < 0, -1, self._inflection_of[categories])
 
-    def shape(self, kind: str, features: tuple[str, ...]) -> int:
+    def inflection(self, kind: str, features: tuple[str, ...]) -> int:
         """The number of the (kind, affixes) that a node of this kind and these features takes here."""
         key = kind, tuple(self.language.affixes[f] for f in features if f in self.language.affixes)
-        if key not in self.shapes:
-            self.shapes[key] = len(self.forms)
+        if key not in self.inflections:
+            self.inflections[key] = len(self.forms)
             self.forms.append(
                 np.array(
                     [self._word(self.language.inflect(stem, key[1])) for stem in self.stems[kind]]
                 )
             )
-        return self.shapes[key]
+        return self.inflections[key]
 
     def _word(self, form: str) -> int:
         if form not in self.number:
@@ -102,34 +99,37 @@ class Tongue:
     def homographs(self) -> list[set[int]]:
         """Sets of meanings (numbered through all kinds) that share a form."""
         senses: list[set[int]] = [set() for _ in self.words]
-        for (kind, _), forms in zip(self.shapes, self.forms, strict=True):
+        for (kind, _), forms in zip(self.inflections, self.forms, strict=True):
             for meaning, word in enumerate(forms):
-                senses[word].add(self.world.meanings.offset[kind] + meaning)
+                senses[word].add(self.meanings.offset[kind] + meaning)
         return [alike for alike in senses if len(alike) > 1]
 
-    def numbers(self, sayings: Sayings) -> np.ndarray:
+    def numbers(self, propositions: Propositions) -> np.ndarray:
         """Numbers of the words [n, width], -1 after the end."""
         first = np.concatenate([[0], np.cumsum([len(forms) for forms in self.forms])])
-        nodes, shapes = self.nodes[sayings.constructions], self.shaped[sayings.constructions]
-        meanings = np.take_along_axis(sayings.meanings, nodes.clip(0), axis=1)
+        nodes, inflections = (
+            self.nodes[propositions.constructions],
+            self.inflection_at[propositions.constructions],
+        )
+        meanings = np.take_along_axis(propositions.meanings, nodes.clip(0), axis=1)
         return np.where(
             nodes < 0,
             -1,
-            np.concatenate(self.forms)[(first[shapes] + meanings).clip(0, first[-1] - 1)],
+            np.concatenate(self.forms)[(first[inflections] + meanings).clip(0, first[-1] - 1)],
         )
 
-    def say(self, sayings: Sayings) -> list[str]:
+    def say(self, propositions: Propositions) -> list[str]:
         """The sentences as text."""
         words = [*self.words, ""]
-        lengths = self.lengths[sayings.constructions].tolist()
-        rows = self.numbers(sayings).tolist()
+        lengths = self.lengths[propositions.constructions].tolist()
+        rows = self.numbers(propositions).tolist()
         return [text(words[w] for w in row[:n]) for row, n in zip(rows, lengths, strict=True)]
 
-    def parse(self, sayings: Sayings) -> list[list[Token]]:
+    def trees_of(self, propositions: Propositions) -> list[list[Token]]:
         """The sentences as trees."""
         return [
-            self.tokens(self.world.trees[c], self.placed[c], meanings)
-            for c, meanings in zip(sayings.constructions, sayings.meanings, strict=True)
+            self.tokens(self.grammar.trees[c], self.placed[c], meanings)
+            for c, meanings in zip(propositions.constructions, propositions.meanings, strict=True)
         ]
 
     def tokens(self, tree: Tree, placed: Placed, meanings: np.ndarray) -> list[Token]:
@@ -161,12 +161,12 @@ class Tongue:
 
     def form(self, node: Node, meaning: int) -> str:
         """The word for a node."""
-        return self.words[self.forms[self.shape(node.kind, node.features)][meaning]]
+        return self.words[self.forms[self.inflection(node.kind, node.features)][meaning]]
 
-    def tag(self, sayings: Sayings) -> list[list[tuple[str, str]]]:
+    def iob2_of(self, propositions: Propositions) -> list[list[tuple[str, str]]]:
         """The sentences as (word, IOB2 tag)."""
         rows = []
-        for c, numbers in zip(sayings.constructions, self.numbers(sayings), strict=True):
+        for c, numbers in zip(propositions.constructions, self.numbers(propositions), strict=True):
             rows.append(
                 [(self.words[w], tag) for w, tag in zip(numbers, self.names[c], strict=False)]
             )
@@ -176,7 +176,7 @@ class Tongue:
     def names(self) -> list[list[str]]:
         """IOB2 tags of every construction."""
         return [
-            iob2(tree, placed) for tree, placed in zip(self.world.trees, self.placed, strict=True)
+            iob2(tree, placed) for tree, placed in zip(self.grammar.trees, self.placed, strict=True)
         ]
 
 
