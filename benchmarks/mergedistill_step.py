@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from kdkernels import linear_cross_entropy, linear_kl
 from mergedistill.recipe.recipe import Distil
-from mergedistill.student.loss import as_student
+from mergedistill.student.loss import DistillationLoss
 from mergedistill.training.schedule import ScheduledBatches, schedule
 from teacherzoo import Corpus, Signals, record, split_head
 from teacherzoo.pretrain.shapes import Shape, build_masked_lm
@@ -34,6 +34,7 @@ SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LANGUAGE = "xx"
 ALPHA = 0.7
+LossOf = Callable[[DistillationLoss, dict[str, torch.Tensor]], torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,16 +95,16 @@ class Step:
     ) -> None:
         shape = Shape(layers=size.layers, width=size.width)
         model = build_masked_lm(shape, tokenizer, seed=0)
-        self.student = as_student(model, Distil(alpha=ALPHA)).train().to(DEVICE)
-        self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=1e-4, fused=True)
+        self.loss = DistillationLoss(model, Distil(alpha=ALPHA)).train().to(DEVICE)
+        self.optimizer = torch.optim.AdamW(self.loss.parameters(), lr=1e-4, fused=True)
         self.batches = batches
         self.number = 0
 
-    def __call__(self, loss_of: Callable[[object, dict[str, torch.Tensor]], torch.Tensor]) -> None:
+    def __call__(self, loss_of: LossOf) -> None:
         batch = on_device(self.batches[self.number % len(self.batches)])
         self.number += 1
-        loss_of(self.student, batch).backward()
-        torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        loss_of(self.loss, batch).backward()
+        torch.nn.utils.clip_grad_norm_(self.loss.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -115,22 +116,22 @@ def on_device(batch: dict[str, object]) -> dict[str, object]:
     }
 
 
-def text_alone(student: object, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    head, hidden = _masked_states(student, batch)
+def text_alone(loss: DistillationLoss, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    head, hidden = _masked_states(loss.student, batch)
     return linear_cross_entropy(hidden, head.weight, head.bias, batch["labels"]).loss
 
 
-def with_signals(student: object, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def with_signals(loss: DistillationLoss, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     for logged in ("language", "tail"):
         batch.pop(logged, None)
-    return student(**batch).loss
+    return loss(**batch).loss
 
 
-def asked_at_masks(teacher: torch.nn.Module) -> Callable[..., torch.Tensor]:
-    def loss_of(student: object, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def asked_at_masks(teacher: torch.nn.Module) -> LossOf:
+    def loss_of(loss: DistillationLoss, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         with torch.no_grad():
             its, said = _masked_states(teacher, batch)
-        head, hidden = _masked_states(student, batch)
+        head, hidden = _masked_states(loss.student, batch)
         hard = linear_cross_entropy(hidden, head.weight, head.bias, batch["labels"]).loss
         soft = linear_kl(hidden, head.weight, head.bias, said, its.weight, its.bias).loss
         return (1 - ALPHA) * hard + ALPHA * soft
@@ -138,12 +139,12 @@ def asked_at_masks(teacher: torch.nn.Module) -> Callable[..., torch.Tensor]:
     return loss_of
 
 
-def asked_everywhere(teacher: torch.nn.Module) -> Callable[..., torch.Tensor]:
-    def loss_of(student: object, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def asked_everywhere(teacher: torch.nn.Module) -> LossOf:
+    def loss_of(loss: DistillationLoss, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         with torch.no_grad():
             said = teacher(**inputs).logits
-        logits = student(**inputs).logits
+        logits = loss.student(**inputs).logits
         at = (batch["rows"], batch["positions"])
         hard = F.cross_entropy(logits[at], batch["labels"])
         soft = F.kl_div(

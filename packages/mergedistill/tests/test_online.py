@@ -10,7 +10,7 @@ from mergedistill.recipe.recipe import Recipe
 from mergedistill.recipe.stages import settled_or_refuse, stages
 from mergedistill.run.run import run
 from mergedistill.student.initialise import new_student
-from mergedistill.student.loss import as_student
+from mergedistill.student.loss import DistillationLoss
 from mergedistill.targets.online import OnlineSignals, matching_columns
 from mergedistill.targets.online_ensemble import open_online
 from mergedistill.targets.recorded import open_signals
@@ -32,12 +32,13 @@ def _losses(
     else:
         signals, teachers = open_signals(recipe, found, vocabulary), []
     its = signals[language]  # the pieces of qag have other numbers in the union
-    student = as_student(new_student(recipe, found, vocabulary), recipe.distil, teachers).eval()
+    student = new_student(recipe, found, vocabulary)
+    loss = DistillationLoss(student, recipe.distil, teachers).eval()
     batch: dict[str, Any] = dict(tensors(its.batch(rows), recipe.distil))
     if isinstance(its, OnlineSignals):
         batch["question"] = its.question(rows)
     batch.pop("tail", None)  # for the log alone
-    output = student(**batch)
+    output = loss(**batch)
     output.loss.backward()
     gradients = {name: its.grad for name, its in student.named_parameters() if its.grad is not None}
     parts = {"loss": output.loss.item(), "hard": output.hard.item(), "soft": output.soft.item()}

@@ -205,7 +205,7 @@ def _record(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
 def _train(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
     from transformers import AutoTokenizer
 
-    from mergedistill.student.loss import as_student
+    from mergedistill.student.loss import DistillationLoss
     from mergedistill.training.trainer import train
 
     place = plan["train"].place
@@ -217,9 +217,9 @@ def _train(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
     else:
         signals = open_signals(recipe, found, vocabulary)
     meetings = _meetings(signals) if rank() == 0 else {}
-    student = as_student(new_student(recipe, found, vocabulary), recipe.distil, teachers)
+    student = new_student(recipe, found, vocabulary)
     log = train(
-        student,
+        DistillationLoss(student, recipe.distil, teachers),
         signals,
         recipe,
         place / "checkpoints",

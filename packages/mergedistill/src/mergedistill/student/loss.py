@@ -1,4 +1,4 @@
-"""The student: a stock masked LM whose forward pass, given signals, returns the distillation loss."""
+"""The loss of a student: a module around a stock masked LM whose forward pass, given signals, returns the distillation loss."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mergedistill.recipe.recipe import Distil
 from mergedistill.targets.online import OnlineTeacher, compare_top
 from mergedistill.targets.online_ensemble import OnlineEnsemble
 from teacherzoo import SplitHead, split_head
+from teacherzoo.training.loss_module import LossModule
 
 _LOGITS_BYTES = 64 << 20  # of logits held at once while hits are counted
 
@@ -36,81 +37,63 @@ class DistilOutput:
     hits: torch.Tensor | None = None
 
 
-def as_student(
-    model: Any, distil: Distil, teachers: Sequence[OnlineTeacher | OnlineEnsemble] = ()
-) -> Any:
-    """Teach a stock masked LM to compute the distillation loss in its own forward pass, in place.
-
-    The model stays what it is: the same parameters, the same name in its config, the same folder when saved. Called
-    without signals it answers as before. Because the loss is inside the forward pass, whatever wraps the model (DDP,
-    DeepSpeed ZeRO-1 and 2) sees one ordinary call.
+class DistillationLoss(LossModule):
+    """The distillation loss at the masked positions of a batch, around a stock masked LM.
 
     Args:
-        model: a stock `…ForMaskedLM`.
+        student: a stock `…ForMaskedLM`.
         distil: alpha, temperature, tail, divergence.
-        teachers: who are asked in each step, where that is wanted; they are no part of the model.
-
-    Returns:
-        `model`.
+        teachers: who are asked in each step, where that is wanted; they are no part of the module.
     """
-    stock = type(model)
-    model.__class__ = type(stock.__name__, (_Distilled, stock), {"__module__": stock.__module__})
-    model._distil = distil
-    model._teachers = tuple(teachers)
-    return model
 
+    accepts_loss_kwargs = True
 
-class _Distilled:
-    """Goes before a stock class in the order of resolution."""
-
-    accepts_loss_kwargs = (
-        True  # the loss is divided by `num_items_in_batch`, so Trainer must not divide again
-    )
+    def __init__(
+        self, student: Any, distil: Distil, teachers: Sequence[OnlineTeacher | OnlineEnsemble] = ()
+    ) -> None:
+        super().__init__(student)
+        self._distil = distil
+        self._teachers = tuple(teachers)
 
     def forward(
         self,
-        *args: Any,
-        rows: torch.Tensor | None = None,
-        positions: torch.Tensor | None = None,
+        *,
+        rows: torch.Tensor,
+        positions: torch.Tensor,
+        labels: torch.Tensor,
         topk_ids: torch.Tensor | None = None,
         topk_logprobs: torch.Tensor | None = None,
         log_partition: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         count_hits: bool = False,
         question: Mapping[str, Any] | None = None,
         **inputs: Any,
-    ) -> Any:
-        """The stock forward pass, or, with signals, the loss at N masked positions of a batch [B, S].
+    ) -> DistilOutput:
+        """The loss at N masked positions of a batch [B, S].
 
         Args:
-            args: as the stock model takes them.
             rows: [N] which block.
             positions: [N] where in it.
+            labels: [N] gold pieces, -100 where nothing is asked.
             topk_ids: [N, K] the teacher's pieces, -1 where the student has none.
             topk_logprobs: [N, K].
             log_partition: [N] log Σ p^(1/T), or None at T = 1.
-            labels: [N] gold pieces, -100 where nothing is asked; without signals, as the stock model takes them.
             num_items_in_batch: divides the sums: counted positions over all accumulated batches and processes.
             count_hits: whether to count where the gold piece comes first, which takes one more product with the vocabulary.
             question: which teacher is asked now, and what, in place of `topk_ids` and `topk_logprobs`; see `OnlineSignals`.
             inputs: `input_ids`, `attention_mask`.
         """
-        if labels is None or (topk_ids is None and question is None):
-            return super().forward(*args, labels=labels, **inputs)  # type: ignore[misc]  # of the stock class
-        head = split_head(self)  # type: ignore[arg-type]  # a stock model, by `as_student`
+        head = split_head(self.student)
         states = head.transform(head.encoder(**inputs).last_hidden_state[rows, positions])
-        distil: Distil = self._distil  # type: ignore[attr-defined]  # set there too
         if question is not None:
-            online: OnlineTeacher | OnlineEnsemble = self._teachers[question["teacher"]]  # type: ignore[attr-defined]  # set there too
-            loss, hard, soft, count = online.loss(
+            loss, hard, soft, count = self._teachers[question["teacher"]].loss(
                 states, head, labels, question, divisor=num_items_in_batch
             )
         else:
             assert topk_ids is not None
             assert topk_logprobs is not None
             loss, hard, soft, count = compare_top(
-                states, head, labels, topk_ids, topk_logprobs, log_partition, distil, num_items_in_batch
+                states, head, labels, topk_ids, topk_logprobs, log_partition, self._distil, num_items_in_batch
             )  # fmt: skip
         hits = _hits(states, head, labels) if count_hits else None
         return DistilOutput(loss, hard, soft, count, hits)

@@ -11,16 +11,17 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from mergedistill.errors import RecipeError
 from mergedistill.recipe.recipe import Recipe
-from mergedistill.student.loss import DistilOutput
+from mergedistill.student.loss import DistillationLoss, DistilOutput
 from mergedistill.training.held_out import Score, held_out_texts, score_languages
 from mergedistill.training.schedule import ScheduledBatches, schedule
 from teacherzoo import Masking, Signals, TeacherError, TeacherzooError
 from teacherzoo.training.arguments import refuse_unfit_arguments, trainer_arguments
-from teacherzoo.training.watch import TrainingWatch, last_whole_checkpoint
+from teacherzoo.training.trainer import PreparedBatchTrainer
+from teacherzoo.training.watch import TrainingWatch
 
 Watch = Callable[[int, int, str], None]
 _WHERE = "train.arguments"
@@ -30,7 +31,7 @@ _SUMS = ("rows", "hard", "divergence", "tail", "asked", "hits")
 
 
 def train(
-    student: Any,
+    model: DistillationLoss,
     signals: Mapping[str, Signals],
     recipe: Recipe,
     folder: Path,
@@ -38,10 +39,10 @@ def train(
     tokenizers: Mapping[str, Any],
     watch: Watch,
 ) -> list[dict[str, float]]:
-    """Train `student` in place, resuming from the last whole checkpoint in `folder`.
+    """Train the student of `model` in place, resuming from the last whole checkpoint in `folder`.
 
     Args:
-        student: see `as_student`.
+        model: the loss around the student.
         signals: language to its recording.
         recipe: of the run.
         folder: for checkpoints.
@@ -71,10 +72,9 @@ def train(
     trainer = DistilTrainer(
         languages=list(signals),
         held_out=HeldOut(recipe, tokenizers, held_out_texts(recipe, EVALUATED)),
-        model=student,
+        model=model,
         args=arguments,
         train_dataset=ScheduledBatches(slots, signals, recipe.distil),
-        data_collator=_only,
         callbacks=[
             TrainingWatch(
                 watch,
@@ -86,13 +86,12 @@ def train(
             )
         ],
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
+    trainer.resume()
     return trainer.state.log_history
 
 
-class DistilTrainer(Trainer):
-    """Logs what each language learns beside their common loss; takes batches in their order."""
+class DistilTrainer(PreparedBatchTrainer):
+    """Logs what each language learns beside their common loss."""
 
     def __init__(self, *, languages: list[str], held_out: HeldOut, **arguments: Any) -> None:
         super().__init__(**arguments, eval_dataset=held_out)
@@ -154,9 +153,7 @@ class DistilTrainer(Trainer):
         """Bits per byte and masked accuracy on each language's held-out text, languages shared out among the processes."""
         process, processes = self.args.process_index, self.args.world_size
         try:
-            mine = self._held_out.scores(
-                self.accelerator.unwrap_model(self.model), process, processes
-            )
+            mine = self._held_out.scores(self.model.student, process, processes)
         except TeacherError as error:  # of the student, which is asked as teachers are
             raise TeacherzooError(
                 f"The student's predictions are no longer finite at step {self.state.global_step}; "
@@ -177,9 +174,6 @@ class DistilTrainer(Trainer):
             self.args, self.state, self.control, metrics
         )
         return metrics
-
-    def _get_train_sampler(self, *_: Any) -> Any:
-        return torch.utils.data.SequentialSampler(self.train_dataset)
 
 
 @dataclass(frozen=True)
@@ -278,8 +272,3 @@ def _arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         error=RecipeError,
         overridable=_OVERRIDABLE,
     )
-
-
-def _only(items: list[dict[str, Any]]) -> dict[str, Any]:
-    (item,) = items
-    return item
