@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from teacherzoo.atomic_write import written_whole
 from teacherzoo.catalogue.catalogue import find_teacher, local_folder
 from teacherzoo.errors import CorpusError
 from teacherzoo.text.corpora import Corpus, text_format
@@ -113,6 +113,16 @@ def digest_of_files(files: Iterable[Path]) -> str:
     return _digest(parts)
 
 
+def digest_of_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a Trainer with the digest of each file that they name, such as a DeepSpeed configuration's, for its path."""
+    return {
+        name: {"file": digest_of_files([Path(value)])}
+        if isinstance(value, str) and Path(value).is_file()
+        else value
+        for name, value in arguments.items()
+    }
+
+
 def keep_digests(file: Path) -> None:
     """Remember in `file` what this process has read, and know from now on what others remembered there.
 
@@ -130,13 +140,9 @@ def keep_digests(file: Path) -> None:
     for path, known in kept.items():
         _READ.setdefault(path, known)
     if any(kept.get(path) != known for path, known in new.items()) and file.parent.is_dir():
-        part = file.with_name(f"{file.name}.{os.getpid()}.part")
-        try:
+        with contextlib.suppress(OSError), written_whole(file) as part:
+            # A full disk, or a folder of others: then it is read again the next time.
             part.write_text(json.dumps(kept | new, indent=1) + "\n")
-            part.replace(file)
-        except OSError:  # a full disk, or a folder of others: then it is read again the next time
-            with contextlib.suppress(OSError):
-                part.unlink()
 
 
 _READ: dict[str, tuple[int, int, str]] = {}  # path to size, time of change and digest

@@ -19,3 +19,7 @@ class SignalsError(TeacherzooError):
 
 class RecordError(TeacherzooError):
     """A recording that cannot start or go on: bad options, a full disk, a missing engine."""
+
+
+class CacheError(TeacherzooError):
+    """A place where another run works, or that cannot be a folder."""

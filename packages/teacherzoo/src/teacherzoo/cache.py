@@ -1,0 +1,253 @@
+"""What is dear to make is made once: known by what it is made of, made by one run at a time, there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from teacherzoo.atomic_write import remove, written_whole
+from teacherzoo.digests import keep_digests
+from teacherzoo.errors import CacheError
+from teacherzoo.processes import rank, wait_for_all
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+Watch = Callable[[int, int, str], None]
+MADE = "made"
+"""In a work folder, what becomes the outcome."""
+DIGESTS = "digests.json"
+"""In a work folder or a cache, digests of the files that were read (see `keep_digests`)."""
+_INPUTS, _LOCK, _HOLDER = "made_of.json", ".lock", ".held-by.json"
+_NOTES = {_INPUTS, _LOCK, _HOLDER, DIGESTS}
+
+
+def made_once(
+    place: Path,
+    inputs: Mapping[str, Any],
+    make: Callable[[Path], object],
+    *,
+    together: bool = False,
+    refuse: type[Exception] | None = None,
+    watch: Watch = lambda done, total, what: None,
+) -> Path:
+    """`place`, made now unless it is there already, made of these very inputs.
+
+    It is made in a work folder beside it and renamed when it is whole. What a killed run left there is found again by the
+    next one of the same inputs, which goes on. Two runs never work there at once.
+
+    In a cache, whoever comes second waits, and what is there of other inputs is made anew. For a name that a user chose,
+    both are refused, and so is what exists already: nobody's work is written over.
+
+    Args:
+        place: the outcome: in a cache a folder, by a user's name a folder or a file.
+        inputs: all that decides it, as plain values: digests of contents (see `teacherzoo.digests`), never paths, so that what
+            moved is the same and what changed is not.
+        make: given the work folder, it leaves the outcome there as `MADE`, and whatever else it needs to go on.
+        together: whether all processes of a launcher make it together; else the first one does, and the others wait.
+        refuse: what to raise where a user chose the name; None in a cache.
+        watch: told (done, total, what) of waiting.
+
+    Returns:
+        `place`.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> def count(work: Path) -> None:
+        ...     (work / MADE).mkdir()
+        ...     print("counting")
+        >>> _ = made_once(folder / "counts", {"text": "58de56"}, count)
+        counting
+        >>> made_once(folder / "counts", {"text": "58de56"}, count).name
+        'counts'
+    """
+    work = work_dir(place)
+    if refuse is not None:
+        refuse_what_exists(place, refuse)
+    with contextlib.ExitStack() as held:
+        if not is_made(place, inputs):
+            held.enter_context(alone_in(work, name=place, refuse=refuse, watch=watch))
+        wait_for_all()
+        made = is_made(place, inputs)
+        appeared = refuse is not None and place.exists()  # the run before has just finished
+        if not (made or appeared):
+            _refuse_other_work(work, inputs, refuse)
+        wait_for_all()
+        if made or appeared:
+            if rank() == 0:
+                remove(work)
+            if refuse is not None:
+                refuse_what_exists(place, refuse)
+            return place
+        if rank() == 0:
+            _begin(work, inputs)
+        wait_for_all()
+        if together or rank() == 0:
+            make(work)
+        wait_for_all()
+        if rank() == 0:
+            _finish(work, place, inputs, noted=refuse is None)
+        wait_for_all()
+    return place
+
+
+def work_dir(place: Path) -> Path:
+    """Where `made_once` works on an outcome: `.NAME.making` beside it."""
+    return place.with_name(f".{place.name}.making")
+
+
+def is_made(folder: Path, inputs: Mapping[str, Any]) -> bool:
+    """Whether a cache has a folder, made of these very inputs."""
+    try:
+        noted = json.loads((folder / _INPUTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(noted == {"inputs": digest_of_values(inputs)})
+
+
+def digest_of_values(inputs: Any) -> str:
+    """Of plain values, as long as one of bytes; the order of keys does not count, that of lists does.
+
+    Example:
+        >>> digest_of_values({"a": 1, "b": [2, 3]}) == digest_of_values({"b": [2, 3], "a": 1})
+        True
+    """
+    return hashlib.blake2b(_as_text(inputs).encode(), digest_size=16).hexdigest()
+
+
+def refuse_what_exists(place: Path, refuse: type[Exception]) -> None:
+    """Refuse to write over something.
+
+    Raises:
+        Exception: the given one, where `place` exists.
+    """
+    if place.exists():
+        raise refuse(f"{place} exists already; remove it, or choose another name.")
+
+
+@contextlib.contextmanager
+def alone_in(
+    folder: Path,
+    *,
+    name: Path | None = None,
+    refuse: type[Exception] | None = CacheError,
+    watch: Watch = lambda done, total, what: None,
+) -> Iterator[None]:
+    """Inside, no other run works in `folder`; a killed one leaves it free. Under a launcher the first process holds it for all.
+
+    Args:
+        folder: made if it is not there.
+        name: what messages call it; the folder itself by default.
+        refuse: what to raise where another run is inside; None to wait for it.
+        watch: told (done, total, what) of waiting.
+
+    Raises:
+        CacheError: or the given one, where another run is inside, naming it, or where there can be no such folder.
+    """
+    if rank() != 0:
+        yield
+        return
+    lock = _locked(folder, name or folder, refuse, watch)
+    try:
+        # On a full disk the lock holds, and who has it is not told.
+        with contextlib.suppress(OSError):
+            _sign(folder)
+        yield
+    finally:
+        (folder / _HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def _refuse_other_work(
+    work: Path, inputs: Mapping[str, Any], refuse: type[Exception] | None
+) -> None:
+    """A run that was refused before it made anything stands in nobody's way."""
+    if refuse is not None and not _is_of(work, inputs) and _has_work(work):
+        raise refuse(
+            f"{work} is left from a run with other arguments; remove it, or call it with those again."
+        )
+
+
+def _begin(work: Path, inputs: Mapping[str, Any]) -> None:
+    if not _is_of(work, inputs):
+        for left in work.iterdir():
+            if left.name not in _NOTES:
+                remove(left)
+        with written_whole(work / _INPUTS) as part:
+            part.write_text(_as_text(inputs), encoding="utf-8")
+    remove(work / MADE)
+    keep_digests(work / DIGESTS)
+
+
+def _finish(work: Path, place: Path, inputs: Mapping[str, Any], *, noted: bool) -> None:
+    if noted:
+        note = json.dumps({"inputs": digest_of_values(inputs)})
+        (work / MADE / _INPUTS).write_text(note + "\n", encoding="utf-8")
+        remove(place)
+    (work / MADE).replace(place)
+    remove(work)
+
+
+def _is_of(work: Path, inputs: Mapping[str, Any]) -> bool:
+    note = work / _INPUTS
+    return note.is_file() and note.read_text(encoding="utf-8") == _as_text(inputs)
+
+
+def _has_work(work: Path) -> bool:
+    return any(file.name not in _NOTES for file in work.iterdir())
+
+
+def _as_text(inputs: Any) -> str:
+    return json.dumps(inputs, indent=1, sort_keys=True, default=str)
+
+
+def _locked(folder: Path, name: Path, refuse: type[Exception] | None, watch: Watch) -> BaseFileLock:
+    from filelock import FileLock, Timeout
+
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise (refuse or CacheError)(
+                f"{name} is to be a folder to work in, and cannot be ({error.strerror}); choose another."
+            ) from error
+        lock = FileLock(folder / _LOCK)
+        try:
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as held:
+                if refuse is not None:
+                    raise refuse(
+                        f"{name} is in use by {_holder(folder)}; wait until that is done, or end it, and run the same command again."
+                    ) from held
+                watch(0, 0, f"waiting for {_holder(folder)}, which makes {name}")
+                lock.acquire()
+        except FileNotFoundError:  # the other run is done and took the folder away
+            continue
+        return lock
+
+
+def _sign(folder: Path) -> None:
+    holder = {
+        "process": os.getpid(),
+        "machine": socket.gethostname(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+    with written_whole(folder / _HOLDER) as part:
+        part.write_text(json.dumps(holder) + "\n")
+
+
+def _holder(folder: Path) -> str:
+    try:
+        holder = json.loads((folder / _HOLDER).read_text())
+    except (OSError, ValueError):  # it has just begun, or is just ending
+        return "another process"
+    return f"process {holder['process']} on {holder['machine']} since {holder['since']}"
