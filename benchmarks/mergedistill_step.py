@@ -83,7 +83,7 @@ def recorded(size: Size, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Si
     manifest = record(
         folder / "small", [corpus], folder / "signals", temperatures=(), block_length=size.length
     )
-    mapped = identity_map(size.pieces, digest=manifest.terms.tokenizer)
+    mapped = identity_map(size.pieces, digest=manifest.settings.tokenizer)
     return Signals(folder / "signals", vocabulary=mapped)
 
 

@@ -25,7 +25,7 @@ from teacherzoo import Masking, Signals, TokenSpace
 from teacherzoo.encoders.heads import split_head
 from teacherzoo.encoders.inference import PlainEngine, Question, answers
 from teacherzoo.encoders.teachers import Teacher
-from teacherzoo.signals.layout import CorpusRecord, Manifest, Terms
+from teacherzoo.signals.layout import CorpusRecord, Manifest, RecordingSettings
 from teacherzoo.signals.write import Row, shard_table, write_shard, write_whole
 from teacherzoo.text.blocks import Block
 from teacherzoo.text.masking import corrupt, masked_positions
@@ -175,13 +175,13 @@ def reading_beside_training(
         language="en",
         metadata={},
     )
-    terms = Terms(
+    settings = RecordingSettings(
         teacher="made", weights="", tokenizer="", vocabulary_size=teacher.space.size, k=K, temperatures=TEMPERATURES,
         masking=Masking(), space=teacher.space, draws=1, block_length=256, precision="float32", token_budget=1,
         shard_bytes=1,
     )  # fmt: skip
     corpus = CorpusRecord(digest="", documents=1, bytes=1)
-    manifest = Manifest(terms=terms, corpora={"en": corpus}, shards=(shard,))
+    manifest = Manifest(settings=settings, corpora={"en": corpus}, shards=(shard,))
     write_whole(folder / "signals.json", json.dumps(manifest.to_json()).encode())
     small = BertConfig(
         vocab_size=8000,

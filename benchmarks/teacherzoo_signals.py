@@ -30,7 +30,7 @@ from teacherzoo.encoders.predictions import Predictions, predict
 from teacherzoo.pretrain.shapes import build_masked_lm
 from teacherzoo.pretrain.text import pack, train_tokenizer
 from teacherzoo.signals.codes import decode_logprobs, encode_logprobs
-from teacherzoo.signals.layout import CorpusRecord, Manifest, Terms
+from teacherzoo.signals.layout import CorpusRecord, Manifest, RecordingSettings
 from teacherzoo.signals.shard import read_shard
 from teacherzoo.signals.stats import SignalStats
 from teacherzoo.signals.verify import bucket_kl
@@ -86,7 +86,7 @@ def write(folder: Path, said: Predictions, k: int) -> Signals:
         )
         parts.append(Predictions(*(getattr(said, n)[start:stop] for n in vars(said))))
     space = TokenSpace(mask=4, pad=0, unknown=1, special=(0, 1, 2, 3, 4), size=V)
-    terms = Terms(
+    settings = RecordingSettings(
         teacher="made", weights="", tokenizer="", vocabulary_size=V, k=k, temperatures=(2.0, 4.0), masking=Masking(),
         space=space, draws=1, block_length=BLOCK, precision="float32", token_budget=4096, shard_bytes=1,
     )  # fmt: skip
@@ -99,7 +99,7 @@ def write(folder: Path, said: Predictions, k: int) -> Signals:
         for at in range(0, len(rows), each)
     )  # fmt: skip
     corpus = CorpusRecord(digest="", documents=len(rows), bytes=1)
-    manifest = Manifest(terms=terms, corpora={"en": corpus}, shards=shards)
+    manifest = Manifest(settings=settings, corpora={"en": corpus}, shards=shards)
     write_whole(folder / "signals.json", json.dumps(manifest.to_json()).encode())
     return Signals(folder)
 
@@ -167,7 +167,7 @@ def real_rows(recorder: Recorder, arguments: argparse.Namespace) -> None:
                 for name in ("loss", "accuracy", "tail")
             }
             shape = {
-                "V": manifest.terms.vocabulary_size,
+                "V": manifest.settings.vocabulary_size,
                 "positions": count,
                 "languages": len(corpora),
                 **{f"teacher's {name}": round(value, 4) for name, value in mean.items()},
@@ -207,12 +207,12 @@ def report(
 
     def decode() -> None:
         for shard in signals.manifest.shards:
-            read_shard(signals.folder, shard, signals.terms)
+            read_shard(signals.folder, shard, signals.settings)
 
     times = race({"ours": decode}, repeats=5)["ours"]
     recorder.add(
         f"{what}: positions decoded in a second", {"ours": [count / 1e6 / time for time in times]},
-        unit="M/s", bar={"ours": 1.0} if signals.terms.k == 8 else None, at_least=True, shape=shape,
+        unit="M/s", bar={"ours": 1.0} if signals.settings.k == 8 else None, at_least=True, shape=shape,
     )  # fmt: skip
 
 

@@ -118,7 +118,7 @@ def test_bfloat16_is_recorded_as_such_and_is_near(
 
     full, half = Signals(tmp_path / "full"), Signals(tmp_path / "half")
 
-    assert half.terms.precision == "bfloat16"
+    assert half.settings.precision == "bfloat16"
     difference = full.batch(range(20)).tail - half.batch(range(20)).tail
     assert 0 < difference.abs().mean() < 0.05
 
@@ -142,7 +142,7 @@ def test_each_policy_records(teacher: Path, text: Path, tmp_path: Path, policy: 
         masking=Masking(policy=policy, rate=0.3),
     )
 
-    assert Signals(tmp_path).terms.masking.policy == policy
+    assert Signals(tmp_path).settings.masking.policy == policy
 
 
 @pytest.mark.parametrize(
@@ -429,7 +429,7 @@ def test_a_name_in_the_catalogue_is_asked_for_on_the_hub(
 
     manifest = record("xlm-r-base", [Corpus("en", text, limit=5)], tmp_path, **OPTIONS)
 
-    assert manifest.terms.teacher == "xlm-r-base"
+    assert manifest.settings.teacher == "xlm-r-base"
 
 
 def test_a_name_that_is_nowhere_is_one_sentence(text: Path, tmp_path: Path) -> None:
@@ -446,6 +446,8 @@ def test_a_long_reading_tells_how_far_it_is(text: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(survey, "_TOLD_EVERY", 100)
     told: list[tuple[int, int, str]] = []
 
-    survey.survey([Corpus("en", text)], shard_bytes=8000, watch=lambda *report: told.append(report))
+    survey.plan_shards(
+        [Corpus("en", text)], shard_bytes=8000, watch=lambda *report: told.append(report)
+    )
 
     assert told[:2] == [(100, 0, "reading en"), (200, 0, "reading en")]

@@ -10,7 +10,7 @@ from vocabmerge import VocabularyMap, identity_map, map_of_lists
 
 def lists(signals: Signals) -> list[list[int]]:
     """The identity, as lists to be changed."""
-    return [[index] for index in range(signals.terms.space.size)]
+    return [[index] for index in range(signals.settings.space.size)]
 
 
 def mapped(
@@ -25,12 +25,12 @@ def frequent(signals: Signals) -> int:
     batch = signals.batch(range(100))
     shared = set(batch.topk_ids.flatten().tolist()) & set(batch.labels.tolist())
     counts = np.bincount(batch.token_ids.flatten().numpy())
-    return max(shared - set(signals.terms.space.special), key=lambda index: counts[index])
+    return max(shared - set(signals.settings.space.special), key=lambda index: counts[index])
 
 
 def test_the_identity_map_changes_nothing(recording: Path) -> None:
     plain = Signals(recording)
-    size = plain.terms.space.size
+    size = plain.settings.space.size
     same = Signals(recording, vocabulary=map_of_lists(lists(plain), student_size=size))
 
     one, other = plain.batch(range(30)), same.batch(range(30))
@@ -86,7 +86,7 @@ def test_a_missing_gold_id_has_no_label_and_shows_as_unknown(recording: Path) ->
     one, other = plain.batch(range(100)), mapped(recording, ids).batch(range(100))
 
     assert torch.equal(other.labels == -100, one.labels == gone)
-    unknown = plain.terms.space.unknown
+    unknown = plain.settings.space.unknown
     assert torch.equal(
         other.token_ids == unknown, (one.token_ids == gone) | (one.token_ids == unknown)
     )
@@ -101,7 +101,7 @@ def test_where_a_masked_token_needs_several_ids_the_text_shows_the_mask(recordin
 
     shown = other.token_ids[other.rows, other.positions]
 
-    expected = torch.where(one.labels == long, plain.terms.space.mask, one.labels)
+    expected = torch.where(one.labels == long, plain.settings.space.mask, one.labels)
     assert (one.labels == long).any()
     assert torch.equal(shown, expected)
 
@@ -121,7 +121,7 @@ def test_a_token_spelled_with_several_ids_moves_what_follows(recording: Path) ->
         for place, token in enumerate(before.input_ids[0].tolist()):
             if place in masked:
                 places.append(len(expected))
-                expected.append(plain.terms.space.mask if token == long else token)
+                expected.append(plain.settings.space.mask if token == long else token)
             else:
                 expected.extend(ids[token])
         assert after.input_ids[0].tolist() == expected
@@ -186,7 +186,7 @@ def test_a_map_without_the_mask_token_is_refused(recording: Path) -> None:
 
 
 def test_a_map_of_another_tokenizer_is_refused(recording: Path) -> None:
-    size = Signals(recording).terms.space.size
+    size = Signals(recording).settings.space.size
     other = VocabularyMap(
         offsets=np.arange(size + 1), ids=np.arange(size), student_size=size, teacher_digest="0" * 64
     )
@@ -208,7 +208,7 @@ def test_the_digest_is_the_one_that_maps_carry(recording: Path, teacher: Path) -
     vocabulary = read_vocabulary(teacher)
     carried = identity_map(len(vocabulary.pieces), digest=vocabulary.digest)
 
-    assert carried.teacher_digest == Signals(recording).terms.tokenizer
+    assert carried.teacher_digest == Signals(recording).settings.tokenizer
     Signals(recording, vocabulary=carried).batch([0])
 
 

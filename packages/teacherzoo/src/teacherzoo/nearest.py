@@ -13,5 +13,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
         >>> nearest("xlmr-base", ["xlm-r-base", "rembert"])
         ", did you mean 'xlm-r-base'?"
     """
-    found = get_close_matches(name, list(known), n=1)
-    return f", did you mean {found[0]!r}?" if found else ""
+    matches = get_close_matches(name, list(known), n=1)
+    return f", did you mean {matches[0]!r}?" if matches else ""

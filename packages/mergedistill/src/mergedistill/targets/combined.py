@@ -81,7 +81,7 @@ class CombinedSignals(Signals):
         for other in self._others.values():
             refuse_differing_masks(self, other)
         self._same_text = all(
-            other.terms.tokenizer == self.terms.tokenizer for other in self._others.values()
+            other.settings.tokenizer == self.settings.tokenizer for other in self._others.values()
         )
         self._shards: OrderedDict[int, tuple[ShardArrays, dict[str, TeacherUsage]]] = OrderedDict()
 
@@ -138,7 +138,7 @@ class CombinedSignals(Signals):
             arrays=arrays,
             positions=positions,
             weight=self._ensemble.weights[name],
-            unlisted=signals.terms.vocabulary_size - signals.terms.k,
+            unlisted=signals.settings.vocabulary_size - signals.settings.k,
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def refuse_differing_masks(primary: Signals, other: Signals) -> None:
         StageError: naming both, and what differs.
     """
     (language,) = primary.languages
-    settings, other_settings = primary.terms, other.terms
+    settings, other_settings = primary.settings, other.settings
     if primary.manifest.corpora != other.manifest.corpora:
         raise StageError(
             f"{language}: {other.folder} is of another text than {primary.folder}; record both again."

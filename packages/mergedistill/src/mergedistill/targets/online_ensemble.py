@@ -50,7 +50,7 @@ class JointSignals(OnlineSignals):
         for other in self._readers[1:]:
             refuse_differing_masks(self, other)
         self.same_text = all(
-            other.terms.tokenizer == self.terms.tokenizer for other in self._readers
+            other.settings.tokenizer == self.settings.tokenizer for other in self._readers
         )
         self._alignments: OrderedDict[tuple[int, int], NDArray[np.int64]] = OrderedDict()
 
@@ -76,7 +76,7 @@ class JointSignals(OnlineSignals):
         """Of one teacher; with the primary's tokenizer its blocks are the primary's, and all of them are inputs."""
         reader = self._readers[number]
         aligned = [self._aligned(number, row) for row in rows]
-        if reader.terms.tokenizer == self.terms.tokenizer:
+        if reader.settings.tokenizer == self.settings.tokenizer:
             inputs = rows
         else:
             inputs = (

@@ -82,7 +82,7 @@ def find_teacher(name: str) -> str:
         >>> find_teacher("xlm-r-base"), find_teacher("./my-teacher")
         ('FacebookAI/xlm-roberta-base', './my-teacher')
     """
-    entry = next((each for each in read_catalogue() if name in (each.name, each.hub)), None)
+    entry = next((entry for entry in read_catalogue() if name in (entry.name, entry.hub)), None)
     if entry is None:
         return name
     if entry.head == "discriminator":

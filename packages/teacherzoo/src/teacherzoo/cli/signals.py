@@ -119,14 +119,14 @@ def verify_command(
     from teacherzoo.signals.verify import verify
 
     with progress(quiet=quiet) as watch:
-        found = verify(folder, teacher, rows=rows, seed=seed, watch=watch)
+        verification = verify(folder, teacher, rows=rows, seed=seed, watch=watch)
     if as_json:
-        typer.echo(json.dumps(asdict(found)))
+        typer.echo(json.dumps(asdict(verification)))
     else:
         typer.echo(
-            f"{found.positions:,} positions of {found.rows:,} blocks: KL mean {found.mean_kl:.2e}, "
-            f"worst {found.worst_kl:.2e} (document {found.worst_document}), "
-            f"log partitions within {found.worst_partition_error:.1e}"
+            f"{verification.positions:,} positions of {verification.rows:,} blocks: KL mean {verification.mean_kl:.2e}, "
+            f"worst {verification.worst_kl:.2e} (document {verification.worst_document}), "
+            f"log partitions within {verification.worst_partition_error:.1e}"
         )
 
 
@@ -137,35 +137,37 @@ def stats_command(folder: Folder, as_json: Json = False) -> None:
     read_manifest(folder)  # refuses before anything slow is imported
     from teacherzoo.signals.stats import stats
 
-    found = stats(folder)
-    typer.echo(json.dumps(asdict(found)) if as_json else _stats_text(found), nl=as_json)
+    signal_stats = stats(folder)
+    typer.echo(
+        json.dumps(asdict(signal_stats)) if as_json else _stats_text(signal_stats), nl=as_json
+    )
 
 
-def _stats_text(found: SignalStats) -> str:
+def _stats_text(signal_stats: SignalStats) -> str:
     from rich.console import Console
     from rich.table import Table
 
     languages = Table("language", "blocks", "tokens", "masked", "accuracy", "loss", "tail")
-    for language, one in found.languages.items():
+    for language, language_stats in signal_stats.languages.items():
         languages.add_row(
             language,
-            f"{one.rows:,}",
-            f"{one.tokens:,}",
-            f"{one.positions:,}",
-            f"{one.accuracy:.3f}",
-            f"{one.loss:.3f}",
-            f"{one.tail:.4f}",
+            f"{language_stats.rows:,}",
+            f"{language_stats.tokens:,}",
+            f"{language_stats.positions:,}",
+            f"{language_stats.accuracy:.3f}",
+            f"{language_stats.loss:.3f}",
+            f"{language_stats.tail:.4f}",
         )
     parts = Table("bytes per masked position", "")
-    for part, size in found.bytes_per_position.items():
+    for part, size in signal_stats.bytes_per_position.items():
         parts.add_row(part, f"{size:.2f}")
-    parts.add_row("together", f"{sum(found.bytes_per_position.values()):.2f}", style="bold")
+    parts.add_row("together", f"{sum(signal_stats.bytes_per_position.values()):.2f}", style="bold")
     console = Console(width=100)
     with console.capture() as captured:
         console.print(languages)
         console.print(parts)
         console.print(
-            f"k = {found.k}; text {found.bytes_per_token:.2f} bytes per token, names "
-            f"{found.bytes_per_row:.1f} bytes per block; {found.bytes:,} bytes in all"
+            f"k = {signal_stats.k}; text {signal_stats.bytes_per_token:.2f} bytes per token, names "
+            f"{signal_stats.bytes_per_row:.1f} bytes per block; {signal_stats.bytes:,} bytes in all"
         )
     return captured.get()

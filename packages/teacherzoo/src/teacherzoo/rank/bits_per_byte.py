@@ -143,7 +143,7 @@ def bits_per_byte(
         words=words,
         left_out_words=left_out_words,
         pieces=pieces,
-        tokens_read=sum(len(each.input_ids) for each in passes),
+        tokens_read=sum(len(masked.input_ids) for masked in passes),
     )
 
 
@@ -165,10 +165,10 @@ def _units(teacher: Teacher, documents: Iterable[str], room: int) -> Iterator[li
             members[unit_of_word[word]].append(piece)
         made = []
         for number, group in groupby(range(len(words)), key=unit_of_word.__getitem__):
-            held = [words[index] for index in group]
-            its = members[number]
-            known = bool(its) and teacher.space.unknown not in its and len(its) <= room
-            made.append(_Unit(tuple(held), tuple(its), known and len(held) == 1))
+            unit_words = [words[index] for index in group]
+            pieces = members[number]
+            known = bool(pieces) and teacher.space.unknown not in pieces and len(pieces) <= room
+            made.append(_Unit(tuple(unit_words), tuple(pieces), known and len(unit_words) == 1))
         yield made
 
 
@@ -250,10 +250,10 @@ def _bits(
     device = next(teacher.model.parameters()).device
     total = 0.0
     done = 0
-    for batch in batches([len(each.input_ids) for each in passes], _TOKENS):
+    for batch in batches([len(masked.input_ids) for masked in passes], _TOKENS):
         members = [passes[index] for index in batch]
         hidden = _hidden(teacher, members, device)
-        gold = torch.tensor([piece for each in members for piece in each.gold], device=device)
+        gold = torch.tensor([piece for masked in members for piece in masked.gold], device=device)
         for rows, wanted in zip(hidden.split(_ROWS), gold.split(_ROWS), strict=True):
             logits = F.linear(rows, teacher.head.weight, teacher.head.bias).float()
             total += float(F.cross_entropy(logits, wanted, reduction="sum"))
@@ -263,14 +263,16 @@ def _bits(
 
 
 def _hidden(teacher: Teacher, members: Sequence[_Pass], device: Any) -> torch.Tensor:
-    width = max(len(each.input_ids) for each in members)
+    width = max(len(masked.input_ids) for masked in members)
     input_ids = torch.full((len(members), width), teacher.space.pad)
     attention = torch.zeros_like(input_ids)
-    for row, each in enumerate(members):
-        input_ids[row, : len(each.input_ids)] = torch.tensor(each.input_ids)
-        attention[row, : len(each.input_ids)] = 1
+    for row, masked in enumerate(members):
+        input_ids[row, : len(masked.input_ids)] = torch.tensor(masked.input_ids)
+        attention[row, : len(masked.input_ids)] = 1
     output = teacher.head.encoder(
         input_ids=input_ids.to(device), attention_mask=attention.to(device)
     ).last_hidden_state.flatten(0, 1)
-    cells = [row * width + place for row, each in enumerate(members) for place in each.positions]
+    cells = [
+        row * width + place for row, masked in enumerate(members) for place in masked.positions
+    ]
     return teacher.head.transform(output[torch.tensor(cells, device=device)])

@@ -67,7 +67,9 @@ class Ranking:
         chosen: dict[str, list[str]] = {}
         for language, teacher in self.assignment.items():
             chosen.setdefault(teacher, []).append(language)
-        return [{"teacher": teacher, "languages": its} for teacher, its in chosen.items()]
+        return [
+            {"teacher": teacher, "languages": languages} for teacher, languages in chosen.items()
+        ]
 
 
 def rank(

@@ -18,8 +18,8 @@ from teacherzoo.signals.layout import (
     PARTIAL,
     CorpusRecord,
     Manifest,
+    RecordingSettings,
     Shard,
-    Terms,
     check_version,
     read_manifest,
 )
@@ -27,8 +27,10 @@ from teacherzoo.signals.shard_plan import CorpusPlan
 from teacherzoo.signals.write import write_whole
 
 
-def refuse_other_recordings(folder: Path, terms: Terms, plans: Sequence[CorpusPlan]) -> None:
-    """Raise unless everything in `folder` was recorded under the same terms, each language from the same text.
+def refuse_other_recordings(
+    folder: Path, settings: RecordingSettings, plans: Sequence[CorpusPlan]
+) -> None:
+    """Raise unless everything in `folder` was recorded under the same settings, each language from the same text.
 
     Raises:
         SignalsError: naming what differs, or a damaged shard.
@@ -36,16 +38,16 @@ def refuse_other_recordings(folder: Path, terms: Terms, plans: Sequence[CorpusPl
     digests = {plan.corpus.language: plan.digest for plan in plans}
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder)
-        manifest.terms.refuse_others(terms, where=folder)
+        manifest.settings.refuse_others(settings, where=folder)
         for language, corpus in manifest.corpora.items():
             _refuse_other_text(folder, language, corpus.digest, digests)
     for path in sorted(folder.glob("*.parquet")):
         inside = read_shard_metadata(path)
-        Terms.from_json(inside["terms"]).refuse_others(terms, where=path)
+        RecordingSettings.from_json(inside["terms"]).refuse_others(settings, where=path)
         _refuse_other_text(path, inside["language"], inside["corpus"], digests)
 
 
-def finish_folder(folder: Path, terms: Terms, plans: Sequence[CorpusPlan]) -> None:
+def finish_folder(folder: Path, settings: RecordingSettings, plans: Sequence[CorpusPlan]) -> None:
     """Write `signals.json`, the last file of a recording, from shards that are all there and whole.
 
     Raises:
@@ -73,7 +75,7 @@ def finish_folder(folder: Path, terms: Terms, plans: Sequence[CorpusPlan]) -> No
         corpora[language] = CorpusRecord(
             digest=plan.digest, documents=plan.documents, bytes=plan.bytes
         )
-    manifest = Manifest(terms=terms, corpora=corpora, shards=tuple(shards))
+    manifest = Manifest(settings=settings, corpora=corpora, shards=tuple(shards))
     content = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     write_whole(folder / MANIFEST, content.encode())
     for leftover in folder.glob(f"*{PARTIAL}"):
@@ -87,14 +89,14 @@ def read_shard_metadata(path: Path) -> dict[str, Any]:
         SignalsError: where it is no shard of signals, or damaged.
     """
     try:
-        found = (pq.read_schema(path).metadata or {}).get(METADATA_KEY)
+        metadata = (pq.read_schema(path).metadata or {}).get(METADATA_KEY)
     except (OSError, pa.ArrowException) as error:
         raise SignalsError(
             f"{path} is damaged and no Parquet file any more; delete it and record again."
         ) from error
-    if found is None:
+    if metadata is None:
         raise SignalsError(f"{path} is a Parquet file but no signals; move it elsewhere.")
-    inside: dict[str, Any] = json.loads(found)
+    inside: dict[str, Any] = json.loads(metadata)
     check_version(inside, path)
     return inside
 

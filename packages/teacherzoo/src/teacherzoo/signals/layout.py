@@ -41,36 +41,36 @@ PARTIAL = ".partial"
 METADATA_KEY = b"teacherzoo"
 
 
-def _each(name: str, kind: pa.DataType) -> pa.Field:
+def _field(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind, nullable=False)
 
 
-def _several(name: str, kind: pa.DataType) -> pa.Field:
-    return _each(name, pa.list_(_each("element", kind)))
+def _list_field(name: str, kind: pa.DataType) -> pa.Field:
+    return _field(name, pa.list_(_field("element", kind)))
 
 
 # Nothing is ever null: said so, a shard is read a fifth faster.
 SCHEMA = pa.schema(
     [
-        _each("language", pa.string()),
-        _each("document", pa.binary(16)),
-        _each("part", pa.int32()),
-        _each("draw", pa.int32()),
-        _each("loss", pa.float32()),
-        _several("token_ids", pa.uint32()),
-        _several("positions", pa.uint32()),
-        _several("words", pa.uint32()),
-        _several("topk_ids", pa.uint32()),
-        _several("topk_codes", pa.uint8()),
-        _several("scale", pa.float32()),
-        _several("log_kept", pa.float32()),
-        _several("log_partition", pa.float32()),
+        _field("language", pa.string()),
+        _field("document", pa.binary(16)),
+        _field("part", pa.int32()),
+        _field("draw", pa.int32()),
+        _field("loss", pa.float32()),
+        _list_field("token_ids", pa.uint32()),
+        _list_field("positions", pa.uint32()),
+        _list_field("words", pa.uint32()),
+        _list_field("topk_ids", pa.uint32()),
+        _list_field("topk_codes", pa.uint8()),
+        _list_field("scale", pa.float32()),
+        _list_field("log_kept", pa.float32()),
+        _list_field("log_partition", pa.float32()),
     ]
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
+class RecordingSettings:
     """What every shard of a recording has in common.
 
     Attributes:
@@ -112,7 +112,7 @@ class Terms:
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Terms:
+    def from_json(cls, values: Mapping[str, Any]) -> RecordingSettings:
         """The inverse of `to_json`."""
         return cls(
             **{
@@ -123,17 +123,17 @@ class Terms:
             }
         )
 
-    def refuse_others(self, asked: Terms, *, where: Path) -> None:
-        """Raise by name for the first term in which `asked` differs from what is recorded.
+    def refuse_others(self, wanted: RecordingSettings, *, where: Path) -> None:
+        """Raise by name for the first setting in which `wanted` differs from what is recorded.
 
         Raises:
             SignalsError: naming it, with both values.
         """
         for field in fields(self):
-            was, now = getattr(self, field.name), getattr(asked, field.name)
-            if field.name != "teacher" and was != now:
+            recorded, now = getattr(self, field.name), getattr(wanted, field.name)
+            if field.name != "teacher" and recorded != now:
                 raise SignalsError(
-                    f"{where} was recorded with {_TERM_NAMES.get(field.name, field.name)} {_shown(was)}, "
+                    f"{where} was recorded with {_SETTING_NAMES.get(field.name, field.name)} {_shown(recorded)}, "
                     f"and now {_shown(now)} is asked for; record into another folder."
                 )
 
@@ -163,7 +163,7 @@ class CorpusRecord:
 class Manifest:
     """What `signals.json` declares."""
 
-    terms: Terms
+    settings: RecordingSettings
     corpora: dict[str, CorpusRecord]
     shards: tuple[Shard, ...]
 
@@ -172,7 +172,7 @@ class Manifest:
         return {
             "format": FORMAT,
             "version": VERSION,
-            "terms": self.terms.to_json(),
+            "terms": self.settings.to_json(),
             "corpora": {language: asdict(corpus) for language, corpus in self.corpora.items()},
             "shards": [asdict(shard) for shard in self.shards],
         }
@@ -198,7 +198,7 @@ def read_manifest(folder: Path) -> Manifest:
         values = json.loads(path.read_text(encoding="utf-8"))
         check_version(values, path)
         return Manifest(
-            terms=Terms.from_json(values["terms"]),
+            settings=RecordingSettings.from_json(values["terms"]),
             corpora={tag: CorpusRecord(**corpus) for tag, corpus in values["corpora"].items()},
             shards=tuple(Shard(**shard) for shard in values["shards"]),
         )
@@ -212,15 +212,15 @@ def check_version(values: Mapping[str, Any], path: Path) -> None:
     Raises:
         SignalsError: naming what was found.
     """
-    found = (values.get("format"), values.get("version"))
-    if found != (FORMAT, VERSION):
+    declared = (values.get("format"), values.get("version"))
+    if declared != (FORMAT, VERSION):
         raise SignalsError(
-            f"{path}: expected {FORMAT!r} version {VERSION}, got {found[0]!r} version {found[1]!r}; "
+            f"{path}: expected {FORMAT!r} version {VERSION}, got {declared[0]!r} version {declared[1]!r}; "
             "open it with the teacherzoo that wrote it."
         )
 
 
-_TERM_NAMES = {
+_SETTING_NAMES = {
     "weights": "teacher weights",
     "tokenizer": "the tokenizer",
     "masking": "the masking",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teacherzoo.errors import SignalsError
-from teacherzoo.signals.layout import Terms
+from teacherzoo.signals.layout import RecordingSettings
 from teacherzoo.signals.shard import ShardArrays
 from vocabmerge import VocabularyMap
 
@@ -25,32 +25,34 @@ class StudentIds:
 
     Args:
         vocabulary: the map from the teacher's ids.
-        terms: of the recording.
+        settings: of the recording.
         max_lost: fail where more than this share of a shard's probability is lost.
 
     Raises:
         SignalsError: where the map is of another tokenizer, or lacks the mask token.
     """
 
-    def __init__(self, vocabulary: VocabularyMap, terms: Terms, *, max_lost: float) -> None:
-        if vocabulary.teacher_digest and vocabulary.teacher_digest != terms.tokenizer:
+    def __init__(
+        self, vocabulary: VocabularyMap, settings: RecordingSettings, *, max_lost: float
+    ) -> None:
+        if vocabulary.teacher_digest and vocabulary.teacher_digest != settings.tokenizer:
             raise SignalsError(
                 f"The vocabulary map is of a tokenizer with digest {vocabulary.teacher_digest[:12]}, the signals were recorded "
-                f"with {terms.tokenizer[:12]}; make the map from the teacher {terms.teacher}."
+                f"with {settings.tokenizer[:12]}; make the map from the teacher {settings.teacher}."
             )
-        if len(vocabulary) < terms.space.size:
+        if len(vocabulary) < settings.space.size:
             raise SignalsError(
-                f"The vocabulary map covers {len(vocabulary):,} teacher ids, but the signals use {terms.space.size:,}; "
-                f"make the map from the teacher {terms.teacher}."
+                f"The vocabulary map covers {len(vocabulary):,} teacher ids, but the signals use {settings.space.size:,}; "
+                f"make the map from the teacher {settings.teacher}."
             )
         self._offsets = vocabulary.offsets
         self._ids = vocabulary.ids.astype(np.int64)
         self._single = vocabulary.one_to_one()
         self._max_lost = max_lost
-        self._temperatures = np.array(terms.temperatures)
-        self._mask = self._special(terms.space.mask, "mask")
-        self.pad = max(0, int(self._single[terms.space.pad]))
-        unknown = terms.space.unknown
+        self._temperatures = np.array(settings.temperatures)
+        self._mask = self._special(settings.space.mask, "mask")
+        self.pad = max(0, int(self._single[settings.space.pad]))
+        unknown = settings.space.unknown
         self._unknown = -1 if unknown is None else int(self._single[unknown])
         single = self._single[self._single >= 0]
         self._meet = len(np.unique(single)) < len(single)
@@ -92,13 +94,13 @@ class StudentIds:
         )
 
     def _special(self, index: int, role: str) -> int:
-        found = int(self._single[index])
-        if found < 0:
+        student_id = int(self._single[index])
+        if student_id < 0:
             raise SignalsError(
                 f"The vocabulary map has no single student id for the teacher's {role} token (id {index}); "
                 "merge the vocabularies with their special tokens."
             )
-        return found
+        return student_id
 
     def _spell(
         self,

@@ -91,13 +91,13 @@ class Signals(torch.utils.data.Dataset[SignalBatch]):
     ) -> None:
         self.folder = Path(folder)
         self.manifest: Manifest = read_manifest(self.folder)
-        self.terms = self.manifest.terms
+        self.settings = self.manifest.settings
         self.languages: tuple[str, ...] = tuple(self.manifest.corpora)
         _check_files(self.folder, self.manifest)
         self._student = (
-            None if vocabulary is None else StudentIds(vocabulary, self.terms, max_lost=max_lost)
+            None if vocabulary is None else StudentIds(vocabulary, self.settings, max_lost=max_lost)
         )
-        self._pad = self._student.pad if self._student else self.terms.space.pad
+        self._pad = self._student.pad if self._student else self.settings.space.pad
         self._starts = np.cumsum([0, *(shard.rows for shard in self.manifest.shards)])
         self._held = held
         self._arrays: OrderedDict[int, ShardArrays] = OrderedDict()
@@ -150,15 +150,15 @@ class Signals(torch.utils.data.Dataset[SignalBatch]):
             [rows] int64.
         """
         wanted = [self.rows(language) for language in languages or self.languages]
-        every = np.sort(np.concatenate(wanted))
+        rows_wanted = np.sort(np.concatenate(wanted))
         if seed is None:
-            return every
-        shard_of = np.searchsorted(self._starts, every, side="right") - 1
+            return rows_wanted
+        shard_of = np.searchsorted(self._starts, rows_wanted, side="right") - 1
         generator = np.random.Generator(np.random.Philox(seed))
         place = generator.permutation(len(self._starts))[shard_of]
         # Rank the shards among those wanted, so that windows are full.
         window = np.unique(place, return_inverse=True)[1] // _WINDOW
-        return every[np.lexsort((generator.random(len(every)), window))]
+        return rows_wanted[np.lexsort((generator.random(len(rows_wanted)), window))]
 
     def stream(
         self,
@@ -193,7 +193,7 @@ class Signals(torch.utils.data.Dataset[SignalBatch]):
         places = [self._place(int(index)) for index in indices]
         shards = [self.shard(shard) for shard, _ in places]
         rows = [row for _, row in places]
-        return _gather(shards, rows, self._pad, self.terms.temperatures)
+        return _gather(shards, rows, self._pad, self.settings.temperatures)
 
     def shard(self, number: int) -> ShardArrays:
         """All of a shard, decoded; the latest are kept.
@@ -202,7 +202,7 @@ class Signals(torch.utils.data.Dataset[SignalBatch]):
             SignalsError: where its bytes have changed.
         """
         if number not in self._arrays:
-            arrays = read_shard(self.folder, self.manifest.shards[number], self.terms)
+            arrays = read_shard(self.folder, self.manifest.shards[number], self.settings)
             self._arrays[number] = self._student.translate(arrays) if self._student else arrays
             if len(self._arrays) > self._held:
                 self._arrays.popitem(last=False)
@@ -233,18 +233,18 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
-    there = {path.name: path.stat().st_size for path in folder.glob("*.parquet")}
+    sizes = {path.name: path.stat().st_size for path in folder.glob("*.parquet")}
     for shard in manifest.shards:
-        if shard.file not in there:
+        if shard.file not in sizes:
             raise SignalsError(
                 f"{folder / shard.file} is missing; run the same recording again to restore it."
             )
-        if there[shard.file] != shard.bytes:
+        if sizes[shard.file] != shard.bytes:
             raise SignalsError(
-                f"{folder / shard.file} has {there[shard.file]:,} bytes where {shard.bytes:,} were recorded; "
+                f"{folder / shard.file} has {sizes[shard.file]:,} bytes where {shard.bytes:,} were recorded; "
                 "delete it and record again."
             )
-    extra = sorted(there.keys() - {shard.file for shard in manifest.shards})
+    extra = sorted(sizes.keys() - {shard.file for shard in manifest.shards})
     if extra:
         raise SignalsError(
             f"{folder / extra[0]} is not listed in signals.json; finish the recording it belongs to, or move it elsewhere."

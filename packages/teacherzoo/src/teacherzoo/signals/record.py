@@ -1,4 +1,4 @@
-"""Record what a teacher says at the masked positions of a corpus, once, for every student to come."""
+"""Record a teacher's top-k predictions at the masked positions of a corpus, once, for all students."""
 
 from __future__ import annotations
 
@@ -21,8 +21,15 @@ from teacherzoo.encoders.teachers import Teacher, load_teacher
 from teacherzoo.errors import RecordError
 from teacherzoo.processes import rank, wait_for_all, world_size
 from teacherzoo.signals.folder import finish_folder, refuse_other_recordings
-from teacherzoo.signals.layout import FORMAT, SCHEMA, VERSION, Manifest, Terms, read_manifest
-from teacherzoo.signals.shard_plan import CorpusPlan, ShardPlan, Watch, survey
+from teacherzoo.signals.layout import (
+    FORMAT,
+    SCHEMA,
+    VERSION,
+    Manifest,
+    RecordingSettings,
+    read_manifest,
+)
+from teacherzoo.signals.shard_plan import CorpusPlan, ShardPlan, Watch, plan_shards
 from teacherzoo.signals.write import Row, shard_table, write_shard, write_whole
 from teacherzoo.text.blocks import blocks_of
 from teacherzoo.text.corpora import Corpus, Document
@@ -83,7 +90,7 @@ def record(
     opened, engine = _open(teacher, offload, precision)
     block_length = min(256, opened.max_length) if block_length is None else block_length
     _check_fit(opened, k, block_length)
-    terms = Terms(
+    settings = RecordingSettings(
         teacher=opened.name,
         weights=opened.weights_digest,
         tokenizer=opened.tokenizer_digest,
@@ -98,33 +105,33 @@ def record(
         token_budget=token_budget,
         shard_bytes=shard_bytes,
     )
-    plans = survey(corpora, shard_bytes=shard_bytes, watch=watch)
+    plans = plan_shards(corpora, shard_bytes=shard_bytes, watch=watch)
     folder.mkdir(parents=True, exist_ok=True)
-    return complete(Recording(opened.backend, engine, terms, folder, watch), plans, started)
+    return complete(Recording(opened.backend, engine, settings, folder, watch), plans, started)
 
 
 def complete(recording: Recording, plans: Sequence[CorpusPlan], started: float) -> Manifest:
     """Record what is missing in a recording's folder, all processes together, and declare it whole."""
-    folder, terms = recording.folder, recording.terms
-    refuse_other_recordings(folder, terms, plans)
+    folder, settings = recording.folder, recording.settings
+    refuse_other_recordings(folder, settings, plans)
     wait_for_all()  # what lies in the folder was looked at by all before anyone writes
     recording.run(plans)
     recording.engine.finish()
     wait_for_all()
     if rank() == 0:
-        finish_folder(folder, terms, plans)
-        _leave_run_file(folder, terms, started)
+        finish_folder(folder, settings, plans)
+        _leave_run_file(folder, settings, started)
     wait_for_all()
     return read_manifest(folder)
 
 
 @dataclass
 class Recording:
-    """One process at work: who cuts the text, who is asked, and what is done so far, for the one who watches."""
+    """One process at work: the tokenizer and the engine of the teacher, and the progress so far."""
 
     backend: Any
     engine: Engine
-    terms: Terms
+    settings: RecordingSettings
     folder: Path
     watch: Watch
     done: int = 0
@@ -133,30 +140,32 @@ class Recording:
 
     def run(self, plans: Sequence[CorpusPlan]) -> None:
         """Record this process's share of the shards that are missing."""
-        mine = self._mine(plans)
-        self.total = sum(shard.bytes for plan in plans for shard in plan.shards if shard in mine)
+        share = self._share(plans)
+        self.total = sum(shard.bytes for plan in plans for shard in plan.shards if shard in share)
         self._begun = time.monotonic()
         for plan in plans:
-            for shard, documents in _documents_of(plan, mine):
+            for shard, documents in _documents_of(plan, share):
                 self._record_shard(plan, shard, documents)
 
-    def ask(self, questions: Sequence[Question], asked: Callable[[int], None]) -> list[Predictions]:
+    def ask(
+        self, questions: Sequence[Question], report: Callable[[int], None]
+    ) -> list[Predictions]:
         """The teacher's predictions for a shard's blocks."""
         return answers(
             self.engine,
             questions,
-            pad=self.terms.space.pad,
-            token_budget=self.terms.token_budget,
-            k=self.terms.k,
-            temperatures=self.terms.temperatures,
-            asked=asked,
+            pad=self.settings.space.pad,
+            token_budget=self.settings.token_budget,
+            k=self.settings.k,
+            temperatures=self.settings.temperatures,
+            asked=report,
         )
 
-    def _mine(self, plans: Sequence[CorpusPlan]) -> set[ShardPlan]:
-        every = [shard for plan in plans for shard in plan.shards]
+    def _share(self, plans: Sequence[CorpusPlan]) -> set[ShardPlan]:
+        shards = [shard for plan in plans for shard in plan.shards]
         return {
             shard
-            for number, shard in enumerate(every)
+            for number, shard in enumerate(shards)
             if number % world_size() == rank() and not (self.folder / shard.file).exists()
         }
 
@@ -167,31 +176,31 @@ class Recording:
         rows = list(self._rows(documents))
         if rows:
             tokens = sum(len(row.token_ids) for row in rows)
-            said = self.ask(
-                _questions(rows, self.terms, language),
+            predictions = self.ask(
+                _questions(rows, self.settings, language),
                 lambda count: self._report(language, count, shard.bytes / tokens),
             )
-            table = shard_table(language, rows, said)
+            table = shard_table(language, rows, predictions)
         else:
             table = SCHEMA.empty_table()
-        inside = {
+        metadata = {
             "format": FORMAT,
             "version": VERSION,
-            "terms": self.terms.to_json(),
+            "terms": self.settings.to_json(),
             "language": language,
             "corpus": plan.digest,
         }
-        write_shard(self.folder, shard.file, table, language=language, metadata=inside)
+        write_shard(self.folder, shard.file, table, language=language, metadata=metadata)
         self.done += shard.bytes
         self.watch(self.done, self.total, language)
         self._part_done = 0.0
 
     def _rows(self, documents: Sequence[Document]) -> Iterator[Row]:
-        length = self.terms.block_length
+        length = self.settings.block_length
         for block in blocks_of(documents, self.backend, length=length):
-            for draw in range(self.terms.draws):
+            for draw in range(self.settings.draws):
                 positions = masked_positions(
-                    block, self.terms.masking, space=self.terms.space, draw=draw
+                    block, self.settings.masking, space=self.settings.space, draw=draw
                 )
                 if len(positions):
                     yield Row(
@@ -218,22 +227,22 @@ class Recording:
 
 
 def _documents_of(
-    plan: CorpusPlan, mine: set[ShardPlan]
+    plan: CorpusPlan, share: set[ShardPlan]
 ) -> Iterator[tuple[ShardPlan, list[Document]]]:
     """The wanted shards of a corpus with their documents; reading ends behind the last one."""
-    wanted = [shard for shard in plan.shards if shard in mine]
-    if not wanted:
+    shards = [shard for shard in plan.shards if shard in share]
+    if not shards:
         return
-    at = wanted[0].start
-    with closing(plan.corpus.documents(start=at)) as documents:
-        for shard in wanted:
-            for _ in islice(documents, shard.start - at):
+    position = shards[0].start
+    with closing(plan.corpus.documents(start=position)) as documents:
+        for shard in shards:
+            for _ in islice(documents, shard.start - position):
                 pass
-            at = shard.start + shard.documents
+            position = shard.start + shard.documents
             yield shard, list(islice(documents, shard.documents))
 
 
-def _questions(rows: Sequence[Row], terms: Terms, language: str) -> list[Question]:
+def _questions(rows: Sequence[Row], settings: RecordingSettings, language: str) -> list[Question]:
     counts = np.array([len(row.positions) for row in rows])
     gold = np.concatenate([row.token_ids[row.positions] for row in rows])
     masked = corrupt(
@@ -243,8 +252,8 @@ def _questions(rows: Sequence[Row], terms: Terms, language: str) -> list[Questio
         parts=np.array([row.part for row in rows]),
         draws=np.array([row.draw for row in rows]),
         counts=counts,
-        masking=terms.masking,
-        space=terms.space,
+        masking=settings.masking,
+        space=settings.space,
     )
     ends = np.cumsum(counts)
     questions = []
@@ -306,13 +315,13 @@ def _check_fit(teacher: Teacher, k: int, block_length: int) -> None:
         raise RecordError(f"block_length must be at least 8, got {block_length}.")
 
 
-def _leave_run_file(folder: Path, terms: Terms, started: float) -> None:
+def _leave_run_file(folder: Path, settings: RecordingSettings, started: float) -> None:
     """How this came about: unlike the rest of the folder, not the same bytes each time."""
     run = {
         "seconds": round(time.time() - started, 3),
         "processes": world_size(),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("teacherzoo", "torch", "transformers")},
-        "terms": terms.to_json(),
+        "terms": settings.to_json(),
     }
     write_whole(folder / "run.json", (json.dumps(run, indent=1) + "\n").encode())

@@ -1,4 +1,4 @@
-"""The text itself as a teacher: blocks and masks laid out as a recording has them, with nothing asked of anyone."""
+"""Blocks and masks of a text as a recording has them, without a teacher: the true pieces are its predictions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from teacherzoo.encoders.inference import Question
 from teacherzoo.encoders.predictions import Predictions
 from teacherzoo.encoders.teachers import read_text_side
-from teacherzoo.signals.layout import Manifest, Terms
+from teacherzoo.signals.layout import Manifest, RecordingSettings
 from teacherzoo.signals.record import Recording, complete
-from teacherzoo.signals.shard_plan import Watch, survey
+from teacherzoo.signals.shard_plan import Watch, plan_shards
 from teacherzoo.text.corpora import Corpus
 from teacherzoo.text.masking import Masking
 
@@ -57,28 +57,30 @@ def record_text(
     """
     started = time.time()
     folder = Path(folder)
-    cut = read_text_side(teacher)
-    terms = Terms(
-        teacher=cut.name,
+    tokenized = read_text_side(teacher)
+    settings = RecordingSettings(
+        teacher=tokenized.name,
         weights="the text itself",
-        tokenizer=cut.tokenizer_digest,
-        vocabulary_size=cut.vocabulary_size,
+        tokenizer=tokenized.tokenizer_digest,
+        vocabulary_size=tokenized.vocabulary_size,
         k=1,
         temperatures=(),
         masking=masking or Masking(),
-        space=cut.space,
+        space=tokenized.space,
         draws=draws,
         block_length=block_length,
         precision="float32",
         token_budget=1,
         shard_bytes=shard_bytes,
     )
-    plans = survey(corpora, shard_bytes=shard_bytes, watch=watch)
+    plans = plan_shards(corpora, shard_bytes=shard_bytes, watch=watch)
     folder.mkdir(parents=True, exist_ok=True)
-    return complete(_Text(cut.backend, _Nobody(), terms, folder, watch), plans, started)
+    return complete(
+        _TextRecording(tokenized.backend, _NoTeacher(), settings, folder, watch), plans, started
+    )
 
 
-class _Nobody:
+class _NoTeacher:
     """The engine of a recording that asks no teacher."""
 
     def hidden_rows(
@@ -95,13 +97,15 @@ class _Nobody:
         """See `Engine`."""
 
 
-class _Text(Recording):
-    def ask(self, questions: Sequence[Question], asked: Callable[[int], None]) -> list[Predictions]:
+class _TextRecording(Recording):
+    def ask(
+        self, questions: Sequence[Question], report: Callable[[int], None]
+    ) -> list[Predictions]:
         """What stands there, for certain."""
-        said = []
+        predictions = []
         for question in questions:
             gold = torch.from_numpy(question.wanted[:, :1])
             certain = torch.zeros(gold.shape)
-            said.append(Predictions(gold, certain, certain[:, :0], certain))
-            asked(len(question.input_ids))
-        return said
+            predictions.append(Predictions(gold, certain, certain[:, :0], certain))
+            report(len(question.input_ids))
+        return predictions

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from teacherzoo.errors import SignalsError
 from teacherzoo.signals.codes import decode_logprobs
-from teacherzoo.signals.layout import Shard, Terms
+from teacherzoo.signals.layout import RecordingSettings, Shard
 from teacherzoo.text.masking import corrupt
 
 
@@ -62,13 +62,13 @@ class ShardArrays:
     log_partition: NDArray[np.float32]
 
 
-def read_shard(folder: Path, shard: Shard, terms: Terms) -> ShardArrays:
+def read_shard(folder: Path, shard: Shard, settings: RecordingSettings) -> ShardArrays:
     """Read, verify and decode one shard, in the teacher's ids.
 
     Raises:
         SignalsError: where the file is missing, or not the bytes that were recorded.
     """
-    return decode_table(pq.read_table(io.BytesIO(read_verified(folder, shard))), shard, terms)
+    return decode_table(pq.read_table(io.BytesIO(read_verified(folder, shard))), shard, settings)
 
 
 def read_verified(folder: Path, shard: Shard) -> bytes:
@@ -96,7 +96,7 @@ def read_verified(folder: Path, shard: Shard) -> bytes:
     return content
 
 
-def decode_table(table: pa.Table, shard: Shard, terms: Terms) -> ShardArrays:
+def decode_table(table: pa.Table, shard: Shard, settings: RecordingSettings) -> ShardArrays:
     """The columns of a shard as arrays."""
     column = {name: table[name].combine_chunks() for name in table.column_names}
     token_ids, token_starts = _list(column["token_ids"], np.int64)
@@ -118,11 +118,11 @@ def decode_table(table: pa.Table, shard: Shard, terms: Terms) -> ShardArrays:
         parts=parts,
         draws=draws,
         counts=counts,
-        masking=terms.masking,
-        space=terms.space,
+        masking=settings.masking,
+        space=settings.space,
     )
     log_kept = _list(column["log_kept"], np.float32)[0]
-    codes = _list(column["topk_codes"], np.uint8)[0].reshape(-1, terms.k)
+    codes = _list(column["topk_codes"], np.uint8)[0].reshape(-1, settings.k)
     scale = _list(column["scale"], np.float32)[0]
     return ShardArrays(
         language=shard.language,
@@ -137,12 +137,12 @@ def decode_table(table: pa.Table, shard: Shard, terms: Terms) -> ShardArrays:
         positions=positions,
         words=_list(column["words"], np.int64)[0],
         labels=gold,
-        topk_ids=_list(column["topk_ids"], np.int64)[0].reshape(-1, terms.k),
+        topk_ids=_list(column["topk_ids"], np.int64)[0].reshape(-1, settings.k),
         topk_logprobs=decode_logprobs(codes, scale, log_kept),
         tail=-np.expm1(log_kept),
         lost=np.zeros(len(log_kept), dtype=np.float32),
         log_partition=_list(column["log_partition"], np.float32)[0].reshape(
-            len(log_kept), len(terms.temperatures)
+            len(log_kept), len(settings.temperatures)
         ),
     )
 

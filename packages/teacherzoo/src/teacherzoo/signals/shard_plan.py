@@ -34,7 +34,7 @@ class CorpusPlan:
     shards: tuple[ShardPlan, ...]
 
 
-def survey(
+def plan_shards(
     corpora: Sequence[Corpus], *, shard_bytes: int, watch: Watch = lambda *_: None
 ) -> list[CorpusPlan]:
     """Read every corpus once and cut it into shards of about `shard_bytes` of text.
@@ -55,10 +55,10 @@ def survey(
             raise CorpusError(
                 f"{language}: given twice; put its files into one folder and name that."
             )
-    return [_survey_one(corpus, shard_bytes, watch) for corpus in corpora]
+    return [_plan_corpus(corpus, shard_bytes, watch) for corpus in corpora]
 
 
-def _survey_one(corpus: Corpus, shard_bytes: int, watch: Watch) -> CorpusPlan:
+def _plan_corpus(corpus: Corpus, shard_bytes: int, watch: Watch) -> CorpusPlan:
     content = hashlib.blake2b(digest_size=DIGEST_BYTES)
     shards: list[ShardPlan] = []
     start = documents = size = total = 0

@@ -74,12 +74,12 @@ def stats(folder: str | Path) -> SignalStats:
     signals = Signals(folder, held=1)
     sizes = column_sizes(signals)
     languages = {language: _language(signals, language) for language in signals.languages}
-    positions = sum(one.positions for one in languages.values())
-    tokens = sum(one.tokens for one in languages.values())
+    positions = sum(stats.positions for stats in languages.values())
+    tokens = sum(stats.tokens for stats in languages.values())
     named = {column for columns in _PARTS.values() for column in columns} | {"token_ids"}
     return SignalStats(
-        teacher=signals.terms.teacher,
-        k=signals.terms.k,
+        teacher=signals.settings.teacher,
+        k=signals.settings.k,
         languages=languages,
         bytes_per_position={
             part: sum(sizes[column] for column in columns) / positions

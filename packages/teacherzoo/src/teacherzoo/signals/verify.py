@@ -63,35 +63,35 @@ def verify(
     """
     signals = Signals(folder, held=1)
     opened = load_teacher(teacher)
-    for what, was, now in (
-        ("teacher weights", signals.terms.weights, opened.weights_digest),
-        ("the tokenizer", signals.terms.tokenizer, opened.tokenizer_digest),
+    for subject, recorded, current in (
+        ("teacher weights", signals.settings.weights, opened.weights_digest),
+        ("the tokenizer", signals.settings.tokenizer, opened.tokenizer_digest),
     ):
-        if was != now:
+        if recorded != current:
             raise SignalsError(
-                f"{folder} was recorded with {what} {was!r}, but {teacher} has {now!r}; name the teacher that was recorded."
+                f"{folder} was recorded with {subject} {recorded!r}, but {teacher} has {current!r}; name the teacher that was recorded."
             )
     sample = np.random.Generator(np.random.Philox(seed)).permutation(len(signals))[:rows]
-    engine = PlainEngine(opened, precision=signals.terms.precision)
-    asked = []
+    engine = PlainEngine(opened, precision=signals.settings.precision)
+    checks = []
     done = 0
     for number, shard in enumerate(signals.manifest.shards):  # one in memory at a time
         start = signals.first_row(number)
-        here = sorted(sample[(sample >= start) & (sample < start + shard.rows)].tolist())
-        if here:
-            batch = signals.batch(here)
-            said = answers(
+        rows_here = sorted(sample[(sample >= start) & (sample < start + shard.rows)].tolist())
+        if rows_here:
+            batch = signals.batch(rows_here)
+            predictions = answers(
                 engine,
                 _questions(batch),
-                pad=signals.terms.space.pad,
-                token_budget=signals.terms.token_budget,
+                pad=signals.settings.space.pad,
+                token_budget=signals.settings.token_budget,
                 k=1,
-                temperatures=signals.terms.temperatures,
+                temperatures=signals.settings.temperatures,
             )
-            asked.append(_compare(batch, said))
-            done += len(here)
+            checks.append(_compare(batch, predictions))
+            done += len(rows_here)
         watch(done, len(sample), "asking again")
-    return _together(asked)
+    return _together(checks)
 
 
 def _questions(batch: SignalBatch) -> list[Question]:
@@ -109,11 +109,11 @@ def _questions(batch: SignalBatch) -> list[Question]:
     return questions
 
 
-def _compare(batch: SignalBatch, said: list[Predictions]) -> Verification:
-    exact = torch.cat([one.wanted_logprobs for one in said]).double()
+def _compare(batch: SignalBatch, predictions: list[Predictions]) -> Verification:
+    exact = torch.cat([prediction.wanted_logprobs for prediction in predictions]).double()
     divergence = bucket_kl(exact, batch.topk_logprobs.double(), batch.tail.double())
     worst = int(divergence.argmax())
-    partition = torch.cat([one.log_partition for one in said])
+    partition = torch.cat([prediction.log_partition for prediction in predictions])
     recorded = (
         torch.stack(list(batch.log_partition.values()), dim=1) if batch.log_partition else partition
     )
@@ -128,16 +128,17 @@ def _compare(batch: SignalBatch, said: list[Predictions]) -> Verification:
     )
 
 
-def _together(asked: Sequence[Verification]) -> Verification:
-    worst = max(asked, key=lambda one: one.worst_kl)
-    positions = sum(one.positions for one in asked)
+def _together(checks: Sequence[Verification]) -> Verification:
+    worst = max(checks, key=lambda shard_check: shard_check.worst_kl)
+    positions = sum(shard_check.positions for shard_check in checks)
     return Verification(
-        rows=sum(one.rows for one in asked),
+        rows=sum(shard_check.rows for shard_check in checks),
         positions=positions,
-        mean_kl=sum(one.mean_kl * one.positions for one in asked) / positions,
+        mean_kl=sum(shard_check.mean_kl * shard_check.positions for shard_check in checks)
+        / positions,
         worst_kl=worst.worst_kl,
         worst_document=worst.worst_document,
-        worst_partition_error=max(one.worst_partition_error for one in asked),
+        worst_partition_error=max(shard_check.worst_partition_error for shard_check in checks),
     )
 
 

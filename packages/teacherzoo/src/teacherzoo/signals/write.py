@@ -39,12 +39,16 @@ class Row:
     words: NDArray[np.int32]
 
 
-def shard_table(language: str, rows: Sequence[Row], said: Sequence[Predictions]) -> pa.Table:
+def shard_table(language: str, rows: Sequence[Row], predictions: Sequence[Predictions]) -> pa.Table:
     """Rows and the teacher's predictions as columns of `SCHEMA`."""
     counts = [len(row.positions) for row in rows]
-    ids = _joined([one.ids.numpy() for one in said]).astype(np.uint32)
-    codes, scale, log_kept = encode_logprobs(_joined([one.logprobs.numpy() for one in said]))
-    partition = round_float32(_joined([one.log_partition.numpy() for one in said]))
+    ids = _joined([prediction.ids.numpy() for prediction in predictions]).astype(np.uint32)
+    codes, scale, log_kept = encode_logprobs(
+        _joined([prediction.logprobs.numpy() for prediction in predictions])
+    )
+    partition = round_float32(
+        _joined([prediction.log_partition.numpy() for prediction in predictions])
+    )
     k, temperatures = ids.shape[1], partition.shape[1]
     columns = {
         "language": pa.array([language] * len(rows), pa.string()),
@@ -52,7 +56,11 @@ def shard_table(language: str, rows: Sequence[Row], said: Sequence[Predictions])
         "part": pa.array([row.part for row in rows], pa.int32()),
         "draw": pa.array([row.draw for row in rows], pa.int32()),
         "loss": pa.array(
-            [-float(one.wanted_logprobs[:, 0].double().mean()) for one in said], pa.float32()
+            [
+                -float(prediction.wanted_logprobs[:, 0].double().mean())
+                for prediction in predictions
+            ],
+            pa.float32(),
         ),
         "token_ids": _lists([row.token_ids for row in rows], pa.uint32()),
         "positions": _lists([row.positions for row in rows], pa.uint32()),
