@@ -52,8 +52,10 @@ def record(
     offload: str | Path | None = None,
     watch: Watch = lambda *_: None,
 ) -> Manifest:
-    """Record a teacher's signals into a folder of Parquet shards.
+    """Record a teacher's top-k predictions at masked positions into a folder of Parquet shards.
 
+    At each masked position of a block it keeps the k likeliest ids, their log-probabilities and the log of their sum, which fixes
+    the tail: all that the student's loss needs (MergeDistill, Khanuja, Johnson and Talukdar 2021, section 3.1, which keeps k = 8).
     The same call resumes after any interruption, at the shard, and ends in the same bytes. A call with further corpora adds their
     languages. Under `torchrun` every process records whole shards, and at equal thread counts the bytes are those of one process.
 
@@ -82,6 +84,13 @@ def record(
         TeacherError: for a teacher that cannot be asked, or answers NaN.
         CorpusError: for text that cannot be read.
         SignalsError: where the folder holds signals of another teacher, corpus or k.
+
+    Example:
+        With a masked LM in the folder `teacher`, and text in `en.txt`:
+
+        >>> manifest = record("teacher", [Corpus("en", "en.txt")], "signals", k=4, block_length=32)
+        >>> manifest.settings.k, [shard.file for shard in manifest.shards]
+        (4, ['en-00000.parquet'])
     """
     started = time.time()
     folder = Path(folder)

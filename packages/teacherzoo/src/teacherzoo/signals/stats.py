@@ -66,10 +66,19 @@ class SignalStats:
 
 
 def stats(folder: str | Path) -> SignalStats:
-    """Weigh a recording and read the teacher's marks off it.
+    """The size of a recording by part, and the teacher's accuracy and loss in each language.
+
+    Args:
+        folder: recorded signals.
 
     Raises:
         SignalsError: where the signals are unfinished or damaged.
+
+    Example:
+        With recorded `signals`:
+
+        >>> sorted(stats("signals").languages)
+        ['en']
     """
     signals = Signals(folder, held=1)
     sizes = column_sizes(signals)

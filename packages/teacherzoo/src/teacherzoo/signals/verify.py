@@ -48,7 +48,10 @@ def verify(
     seed: int = 0,
     watch: Watch = lambda *_: None,
 ) -> Verification:
-    """Ask the teacher again about a sample of recorded blocks.
+    """Ask the teacher again about a sample of recorded blocks, and measure what the recording lost.
+
+    At each masked position that is KL(p ‖ q), with p the teacher's exact probabilities of the recorded ids and of the rest
+    together, and q what is decoded from the folder.
 
     Args:
         folder: recorded signals.
@@ -60,6 +63,12 @@ def verify(
     Raises:
         SignalsError: where the teacher is another than was recorded; where the signals are damaged.
         TeacherError: for a teacher that cannot be asked.
+
+    Example:
+        With the masked LM `teacher`, and `signals` that it recorded:
+
+        >>> verify("signals", "teacher", rows=4).mean_kl < 1e-4
+        True
     """
     signals = Signals(folder, held=1)
     opened = load_teacher(teacher)
