@@ -55,7 +55,7 @@ def record(
     """Record a teacher's top-k predictions at masked positions into a folder of Parquet shards.
 
     At each masked position of a block it keeps the k likeliest ids, their log-probabilities and the log of their sum, which fixes
-    the tail: all that the student's loss needs (MergeDistill, Khanuja, Johnson and Talukdar 2021, section 3.1, which keeps k = 8).
+    the tail: all that the student's loss needs (MergeDistill, Khanuja, Johnson and Talukdar 2021, stores the top k alike).
     The same call resumes after any interruption, at the shard, and ends in the same bytes. A call with further corpora adds their
     languages. Under `torchrun` every process records whole shards, and at equal thread counts the bytes are those of one process.
 
