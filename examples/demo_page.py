@@ -8,10 +8,9 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from demo import Story
+from demo_experiment import Experiment
 
 _TITLES = {
     "multilingual": "multilingual teacher",
@@ -21,34 +20,34 @@ _TITLES = {
 }
 
 
-def write_table(story: Story) -> str:
+def write_table(experiment: Experiment) -> str:
     """Markdown, also in `table.md`: a row for each model, what it got right in each language and what it costs."""
-    tagging, masked, costs = _judged(story)
+    tagging, masked, costs = _judged(experiment)
     heads = [
         "model",
-        *(f"tags, {code}" for code in story.languages),
-        *(f"bits, {code}" for code in story.teachers),
+        *(f"tags, {code}" for code in experiment.languages),
+        *(f"bits, {code}" for code in experiment.teachers),
         "parameters, body + embeddings",
         "ms",
     ]
     rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
-    for name, folder in story.models().items():
+    for name, folder in experiment.models().items():
         cost = costs[folder.name]
         rows.append(
             [
                 _TITLES.get(name, name.replace("-", " ")),
-                *(_cell(tagging, name, code, digits=1) for code in story.languages),
-                *(_cell(masked, name, code, digits=2) for code in story.teachers),
+                *(_cell(tagging, name, code, digits=1) for code in experiment.languages),
+                *(_cell(masked, name, code, digits=2) for code in experiment.teachers),
                 f"{_thousands(cost['parameters'] - cost['embedding_parameters'])} + {_thousands(cost['embedding_parameters'])}",
                 f"{cost['latency_ms']:.1f}",
             ]
         )
-    if story.made_up:
-        floors = json.loads(story.floors.read_text())
-        bits = [f"{floors[code]:.2f}" for code in story.teachers]
-        rows.append(["the world itself", *["—"] * len(story.languages), *bits, "—", "—"])
+    if experiment.made_up:
+        floors = json.loads(experiment.floors.read_text())
+        bits = [f"{floors[code]:.2f}" for code in experiment.teachers]
+        rows.append(["the world itself", *["—"] * len(experiment.languages), *bits, "—", "—"])
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows) + f"\n\n{LEGEND} {_where()}\n"
-    (story.out / "table.md").write_text(table, encoding="utf-8")
+    (experiment.out / "table.md").write_text(table, encoding="utf-8")
     return table
 
 
@@ -66,19 +65,19 @@ LEGEND = (
 )
 
 
-def _judged(story: Story) -> tuple[Any, Any, dict[str, Mapping[str, Any]]]:
+def _judged(experiment: Experiment) -> tuple[Any, Any, dict[str, Mapping[str, Any]]]:
     import xeval
 
-    results = xeval.read_results(story.results)
+    results = xeval.read_results(experiment.results)
     tables = {(table.task, table.metric): table for table in xeval.summarise(results).tables}
-    priced = [json.loads(line) for line in story.costs.read_text().splitlines()]
-    costs = {Path(each["model"]).name: each for each in priced}
+    costs_by_line = [json.loads(line) for line in experiment.costs.read_text().splitlines()]
+    costs = {Path(line["model"]).name: line for line in costs_by_line}
     return tables["pos", "accuracy"], tables["bpb", "bits_per_byte"], costs
 
 
 def _cell(table: Any, model: str, language: str, *, digits: int) -> str:
     """A score and half its interval; by the first data set, where a language has several."""
-    place = next(place for place, its in table.places.items() if its == language)
+    place = next(place for place, code in table.places.items() if code == language)
     estimate = table.cells.get((model, place))
     if estimate is None:
         return "—"
@@ -94,26 +93,28 @@ def _thousands(count: int) -> str:
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def write_page(story: Story) -> Path:
-    """`report.html`, self-contained: what the teachers' vocabularies share, how the students learnt, who won at what price."""
+def write_page(experiment: Experiment) -> Path:
+    """`report.html`, self-contained: what the teachers' vocabularies share, how the students learnt, who won at what measure_costs."""
     import xeval
 
-    results = xeval.with_costs(xeval.read_results(story.results), xeval.read_costs(story.costs))
-    plots = story.out / "plots"
+    results = xeval.with_costs(
+        xeval.read_results(experiment.results), xeval.read_costs(experiment.costs)
+    )
+    plots = experiment.out / "plots"
     xeval.write_plots(results, plots)
-    (story.out / "judge.html").write_text(
+    (experiment.out / "judge.html").write_text(
         xeval.page(results, title="Judge's report"), encoding="utf-8"
     )
-    vocabularies = _overlap(story)
-    curves = _curves(story)
-    source, target = story.pair
+    vocabularies = _overlap(experiment)
+    curves = _curves(experiment)
+    source, target = experiment.pair
     body = "\n".join(
         [
             "<h1>Three teachers become one; one becomes small</h1>",
-            f"<p>Teachers of {_words(story.teachers)} were merged into one student. A multilingual teacher of "
-            f"{_words(story.languages)} gave a bilingual student of {_words(story.pair)} with half its layers. All learnt "
+            f"<p>Teachers of {_words(experiment.teachers)} were merged into one student. A multilingual teacher of "
+            f"{_words(experiment.languages)} gave a bilingual student of {_words(experiment.pair)} with half its layers. All learnt "
             f"to tag words in {source} alone and were judged in every language. {LEGEND} {_where()}</p>",
-            _html_table((story.out / "table.md").read_text(encoding="utf-8")),
+            _html_table((experiment.out / "table.md").read_text(encoding="utf-8")),
             "<h2>What the vocabularies share</h2>",
             "<p>Pieces in common; the colour is their share of the row's vocabulary. Pieces are compared by what they stand for, "
             "so that tokenizers of different families meet.</p>",
@@ -121,7 +122,7 @@ def write_page(story: Story) -> Path:
             "<h2>How the students learnt</h2>",
             "<p>Bits per byte on held-out text, lower is better. Both students see the same text for the same number of "
             "steps; one of them also sees what the teachers said."
-            + (" The dotted line is what no model can beat." if story.made_up else "")
+            + (" The dotted line is what no model can beat." if experiment.made_up else "")
             + "</p>",
             _figure(curves, "bits per byte while training, for each language"),
             "<h2>Languages and models</h2>",
@@ -132,33 +133,33 @@ def write_page(story: Story) -> Path:
             f"to {target} is what the bilingual student was made for.</p>",
         ]
     )
-    file = story.out / "report.html"
+    file = experiment.out / "report.html"
     file.write_text(_PAGE.format(body=body), encoding="utf-8")
     return file
 
 
-def _overlap(story: Story) -> bytes:
+def _overlap(experiment: Experiment) -> bytes:
     from vocabmerge import overlap, read_vocabulary
     from vocabmerge.union.report import heatmap
 
-    names = [*(f"teacher-{code}" for code in story.teachers), "multilingual"]
+    names = [*(f"teacher-{code}" for code in experiment.teachers), "multilingual"]
     vocabularies = [
-        read_vocabulary(story.out / name / "tokenizer.json", name=name) for name in names
+        read_vocabulary(experiment.out / name / "tokenizer.json", name=name) for name in names
     ]
-    found = overlap([*vocabularies, read_vocabulary(story.out / "merged", name="merged")])
-    return heatmap(found["shared"], found["names"])
+    shared = overlap([*vocabularies, read_vocabulary(experiment.out / "merged", name="merged")])
+    return heatmap(shared["shared"], shared["names"])
 
 
-def _curves(story: Story) -> bytes:
+def _curves(experiment: Experiment) -> bytes:
     from matplotlib.figure import Figure
 
-    floors = json.loads(story.floors.read_text()) if story.made_up else {}
-    picture = Figure(figsize=(3.2 * len(story.teachers), 3), layout="constrained")
-    for place, code in enumerate(story.teachers, start=1):
-        axes = picture.add_subplot(1, len(story.teachers), place)
+    floors = json.loads(experiment.floors.read_text()) if experiment.made_up else {}
+    picture = Figure(figsize=(3.2 * len(experiment.teachers), 3), layout="constrained")
+    for place, code in enumerate(experiment.teachers, start=1):
+        axes = picture.add_subplot(1, len(experiment.teachers), place)
         for name, colour in (("plain", "#888888"), ("merged", "#0072b2")):
             log = json.loads(
-                next((story.out / f"{name}-run" / "training").glob("*/log.json")).read_text()
+                next((experiment.out / f"{name}-run" / "training").glob("*/log.json")).read_text()
             )
             key = f"eval_bits_per_byte_{code}"
             points = [(entry["step"], entry[key]) for entry in log if key in entry]

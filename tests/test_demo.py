@@ -20,28 +20,28 @@ def table(markdown: str) -> dict[str, list[str]]:
 def test_the_table_in_the_readme_is_the_demos_own(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "examples" / "demo.py"), "--out", str(tmp_path / "demo")]
     subprocess.run(command, check=True, cwd=tmp_path)
-    told = (tmp_path / "demo" / "table.md").read_text(encoding="utf-8")
+    written = (tmp_path / "demo" / "table.md").read_text(encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = readme.split("<!-- demo -->")[1].split("<!-- /demo -->")[0]
-    here, there = table(told), table(shown)
+    made, there = table(written), table(shown)
 
     page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
     assert page.count("<img") == 4
     assert "http" not in page
-    assert here.keys() == there.keys()
-    assert here["model"] == there["model"]
-    if told.rpartition("Made on")[2].strip() != shown.rpartition("Made on")[2].strip():
+    assert made.keys() == tmade.keys()
+    assert made["model"] == tmade["model"]
+    if written.rpartition("Made on")[2].strip() != shown.rpartition("Made on")[2].strip():
         pytest.skip("figures hold for the machine and the torch that they were made with")
     compared = 0
-    for model, cells in here.items():
-        for mine, its in zip(cells, there[model], strict=True):
-            one, other = CELL.fullmatch(mine), CELL.fullmatch(its)
-            assert bool(one) == bool(other), (model, mine, its)
-            if one and other:
-                apart = abs(float(one[1]) - float(other[1]))
-                assert apart <= float(one[2]) + float(other[2]), (model, mine, its)
+    for model, cells in made.items():
+        for cell, cell_shown in zip(cells, there[model], strict=True):
+            new, old = CELL.fullmatch(cell), CELL.fullmatch(cell_shown)
+            assert bool(new) == bool(old), (model, cell, cell_shown)
+            if new and old:
+                apart = abs(float(new[1]) - float(old[1]))
+                assert apart <= float(new[2]) + float(old[2]), (model, cell, cell_shown)
                 compared += 1
-    assert compared >= 4 * (len(here) - 2)  # every model on four languages
+    assert compared >= 4 * (len(made) - 2)  # every model on four languages
 
 
 def test_a_folder_without_text_is_refused(tmp_path: Path) -> None:

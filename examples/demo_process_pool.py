@@ -22,7 +22,7 @@ def _begin_worker(reports: Any) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     torch.set_num_threads(1)
-    disable_progress_bar()  # the troupe has bars of its own
+    disable_progress_bar()  # the pool has bars of its own
     logging.getLogger("DeepSpeed").disabled = True  # it warns of machines without a GPU
 
 
@@ -30,7 +30,7 @@ def _work(name: str, job: Callable[..., Any], arguments: tuple[Any, ...]) -> Any
     return job(*arguments, lambda done, total, what: _reports.put((name, done, total, what)))
 
 
-class Troupe:
+class ProcessPool:
     """A process for each core, and a bar for each job."""
 
     def __init__(self, console: Console) -> None:
@@ -44,7 +44,7 @@ class Troupe:
             initargs=(self._reports,),
         )
 
-    def perform(self, jobs: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+    def run(self, jobs: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
         """Do all jobs, a function and its arguments each; returns what they return."""
         with Progress(
             TextColumn("  {task.fields[name]:<28}"), BarColumn(24), TimeElapsedColumn(),
@@ -55,21 +55,21 @@ class Troupe:
                 self._pool.submit(_work, name, job, arguments): name
                 for name, (job, *arguments) in jobs.items()
             }
-            found, open_ = {}, set(futures)
+            results, open_ = {}, set(futures)
             while open_:
                 done, open_ = wait(open_, timeout=0.2, return_when=FIRST_COMPLETED)
                 self._show(bars, lines)
                 for future in done:
                     name = futures[future]
-                    found[name] = future.result()
+                    results[name] = future.result()
                     bars.update(lines[name], total=1, completed=1, description="done")
-        return found
+        return results
 
     def _show(self, bars: Progress, lines: Mapping[str, TaskID]) -> None:
         while not self._reports.empty():
             name, done, total, what = self._reports.get()
             bars.update(lines[name], completed=done, total=total or None, description=what)
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """End the processes."""
         self._pool.shutdown()
