@@ -21,7 +21,6 @@ from transformers.utils import logging
 
 from xeval.data.folder import DataSet
 from xeval.data.source import LocalFolder
-from xeval.data.treebank import UPOS, read_treebank
 from xeval.evaluate import score as evaluate_score
 from xeval.finetune.checkpoint import (
     FineTunedModel,
@@ -30,9 +29,11 @@ from xeval.finetune.checkpoint import (
     read_finetuned,
     write_finetuned,
 )
+from xeval.progress import silent
 from xeval.protocol import Protocol
 from xeval.task_templates.batches import by_length
-from xeval.task_templates.task import FineTunedTask, silent
+from xeval.task_templates.task import FineTunedTask
+from xeval.task_templates.treebank import UPOS, read_treebank
 from xeval.tasks import task_of
 
 TOKENS = 4096

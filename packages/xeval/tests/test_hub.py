@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 
 from xeval.data.folder import DataSet
-from xeval.data.hub import STANDARD, HubSet
+from xeval.data.hub import HubSource, hub_sets
 from xeval.data.source import open_source
 from xeval.errors import XevalError
 from xeval.task_templates.text_labels import Labelled
@@ -112,7 +112,7 @@ def test_rows_of_the_hub_become_examples(
     monkeypatch.setattr(
         datasets, "get_dataset_config_names", lambda *_, **__: [configuration, "all-languages"]
     )
-    source = HubSet(name)
+    source = HubSource(name)
 
     (data_set,) = source.data_sets(task_of(task))
 
@@ -146,9 +146,8 @@ def test_a_set_whose_card_names_configurations_is_read_by_the_real_library(
         for name, splits in (("sw", ("validation", "test")), ("en", ("test",)))
     )
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configurations}---\n")
-    local = replace(STANDARD["wikiann"], repository=str(tmp_path))
-    monkeypatch.setitem(STANDARD, "wikiann", local)
-    source, ner = HubSet("wikiann"), task_of("ner")
+    local = replace(hub_sets()["wikiann"]["ner"], repository=str(tmp_path))
+    source, ner = HubSource("wikiann"), replace(task_of("ner"), hub=(local,))
 
     english, swahili = source.data_sets(ner)
 
@@ -179,7 +178,7 @@ def test_a_set_of_converted_files_is_read_by_its_folders_at_one_commit(
     load = datasets.load_dataset
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", of_the_hub)
     monkeypatch.setattr(datasets, "load_dataset", local)
-    source, ner = HubSet("masakhaner2"), task_of("ner")
+    source, ner = HubSource("masakhaner2"), task_of("ner")
 
     hausa, swahili = source.data_sets(ner)
 
@@ -195,7 +194,7 @@ def test_a_commit_of_the_hub_is_the_digest_of_its_sets(monkeypatch: pytest.Monke
     )
     data_set = DataSet(name="wikiann/sw", language="sw", splits=("train",))
     first, same, moved = (
-        HubSet("wikiann").digest(task_of("ner"), data_set, "train") for _ in range(3)
+        HubSource("wikiann").digest(task_of("ner"), data_set, "train") for _ in range(3)
     )
 
     assert first == same != moved
@@ -213,7 +212,7 @@ def test_tydiqa_keeps_the_rows_of_the_language(monkeypatch: pytest.MonkeyPatch) 
         "load_dataset",
         lambda *_, **__: datasets.Dataset.from_dict(rows).to_iterable_dataset(),
     )
-    source = HubSet("tydiqa")
+    source = HubSource("tydiqa")
     (finnish,) = (d for d in source.data_sets(task_of("qa")) if d.language == "fi")
 
     assert [q.context for q in source.read(task_of("qa"), finnish, "test")] == ["a"]
@@ -227,16 +226,52 @@ def test_offline_says_what_to_download_and_where_to_put_it() -> None:
         open_source("hub:wikiann").data_sets(task_of("ner"))
 
 
-@pytest.mark.parametrize("name", sorted(STANDARD))
-def test_every_standard_set_serves_known_tasks(name: str) -> None:
-    assert set(STANDARD[name].tasks) <= set(TASKS)
+@pytest.mark.parametrize("name", sorted(hub_sets()))
+def test_a_set_that_several_tasks_name_is_one_set_with_readers_of_its_own(name: str) -> None:
+    first, *rest = hub_sets()[name].values()
+
+    assert [replace(hub_set, example=first.example) for hub_set in rest] == [first] * len(rest)
+    assert set(hub_sets()[name]) <= set(TASKS)
+
+
+def test_a_task_of_ones_own_brings_its_sets_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    custom = replace(hub_sets()["sib200"]["topic"], name="custom", repository="me/custom")
+    monkeypatch.setitem(
+        TASKS, "headlines", replace(task_of("topic"), name="headlines", hub=(custom,))
+    )
+
+    with pytest.raises(XevalError, match=r"https://huggingface.co/datasets/me/custom "):
+        open_source("hub:custom").data_sets(task_of("headlines"))
+    with pytest.raises(XevalError, match=r"hub:custom: is a set for headlines, not for 'topic'"):
+        HubSource("custom").data_sets(task_of("topic"))
+
+
+def test_a_set_pinned_to_a_commit_is_read_at_that_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load(*_: str, revision: str, **__: Any) -> Any:
+        asked.append(revision)
+        return datasets.Dataset.from_dict({"text": ["t"], "category": ["c"]}).to_iterable_dataset()
+
+    def names(*_: str, revision: str) -> list[str]:
+        asked.append(revision)
+        return ["deu_Latn"]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "get_dataset_config_names", names)
+    pinned = replace(hub_sets()["sib200"]["topic"], revision="c0ffee")
+    topic = replace(task_of("topic"), hub=(pinned,))
+    (german,) = HubSource("sib200").data_sets(topic)
+
+    assert HubSource("sib200").read(topic, german, "test") == [Labelled(text="t", label="c")]
+    assert asked == ["c0ffee", "c0ffee"]
 
 
 def test_unknown_sets_wrong_tasks_and_missing_splits_are_named() -> None:
     with pytest.raises(XevalError, match=r"hub:nosuch: no such standard set; there are .*xnli"):
         open_source("hub:nosuch")
     with pytest.raises(XevalError, match=r"hub:squad: is a set for qa, not for 'pos'"):
-        HubSet("squad").data_sets(task_of("pos"))
-    (english,) = HubSet("squad").data_sets(task_of("qa"))
+        HubSource("squad").data_sets(task_of("pos"))
+    (english,) = HubSource("squad").data_sets(task_of("qa"))
     with pytest.raises(XevalError, match="has no test split, only train, dev"):
-        HubSet("squad").read(task_of("qa"), english, "test")
+        HubSource("squad").read(task_of("qa"), english, "test")

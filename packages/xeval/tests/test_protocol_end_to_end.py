@@ -15,9 +15,10 @@ from xeval.evaluate.score import score, score_examples
 from xeval.finetune.checkpoint import predict, read_finetuned
 from xeval.finetune.record import read_record
 from xeval.finetune.tune import tune
+from xeval.progress import silent
 from xeval.protocol import Protocol
 from xeval.statistics.results import read_results
-from xeval.task_templates.task import FineTunedTask, silent
+from xeval.task_templates.task import FineTunedTask
 from xeval.task_templates.word_labels import Tagged
 from xeval.tasks import task_of
 

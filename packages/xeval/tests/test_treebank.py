@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from xeval.data import treebank
 from xeval.data.folder import find_data_sets
-from xeval.data.treebank import read_treebank
 from xeval.errors import XevalError
+from xeval.task_templates import treebank
+from xeval.task_templates.treebank import read_treebank
 from xeval.tasks import task_of
 
 WORD = "{0}\t{1}\t_\t{2}\t_\t_\t{3}\t{4}\t_\t_"

@@ -1,22 +1,16 @@
 """How a figure is obtained: every setting that changes it."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from xeval.errors import XevalError
 
-_TUNED_ONLY = (
+_EVERY_TASK = ("max_length",)
+_FINE_TUNING = (
     *("learning_rate", "batch_size", "steps", "evaluate_every", "patience", "warmup"),
     *("weight_decay", "pooling", "precision"),
 )
-_OWNED = {
-    "labels": "ner",
-    "layer": "retrieval",
-    "csls": "retrieval",
-    "mask_rate": "bpb",
-    "lines": "bpb",
-}
 _CHOICES = {
     "pooling": ("first", "mean"),
     "precision": ("auto", "float32"),
@@ -84,15 +78,12 @@ class Protocol:
                     f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
                 )
 
-    def settings(self, task: str, *, tuned: bool) -> dict[str, Any]:
-        """The settings that bear on a task, as they stand in a result."""
-        return {
-            setting.name: getattr(self, setting.name)
-            for setting in fields(self)
-            if (tuned or setting.name not in _TUNED_ONLY) and _OWNED.get(setting.name, task) == task
-        }
+    def settings(self, own: Sequence[str] = (), *, finetuned: bool) -> dict[str, Any]:
+        """The settings that bear on a task.
 
-
-def protocol_of(settings: Mapping[str, Any]) -> Protocol:
-    """The protocol that wrote these settings."""
-    return Protocol(**settings)
+        Args:
+            own: those that no other task has.
+            finetuned: whether it has a head that is fine-tuned.
+        """
+        bearing = {*_EVERY_TASK, *own, *(_FINE_TUNING if finetuned else ())}
+        return {s.name: getattr(self, s.name) for s in fields(self) if s.name in bearing}

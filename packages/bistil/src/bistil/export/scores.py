@@ -17,7 +17,8 @@ from bistil.export.heads import Part, part_of
 from xeval.data.source import Source, choose_targets
 from xeval.evaluate.score import score_examples
 from xeval.finetune.checkpoint import TaskModel, read_finetuned
-from xeval.task_templates.task import FineTunedTask, Watch, silent
+from xeval.progress import Watch, silent
+from xeval.task_templates.task import FineTunedTask
 from xeval.tasks import task_of
 
 

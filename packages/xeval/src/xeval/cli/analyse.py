@@ -8,18 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from xeval.cli.console import Quiet, one_sentence, progress
+from xeval.cli import options as o
+from xeval.cli.console import one_sentence, progress
 from xeval.statistics.display_names import choose
 from xeval.statistics.results import Result, read_results
-
-Files = Annotated[list[Path], typer.Argument(help="Results files, JSON Lines.")]
-Protocols = Annotated[
-    list[str] | None, typer.Option("--protocol", help="Only results of this protocol digest.")
-]
-Source = Annotated[str | None, typer.Option(help="Only results of models tuned on this language.")]
-Tasks = Annotated[list[str] | None, typer.Option("--task", help="Only this task.")]
-Metrics = Annotated[list[str] | None, typer.Option("--metric", help="Only this metric.")]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -31,16 +23,16 @@ def register(app: typer.Typer) -> None:
 def compare(
     a: Annotated[str, typer.Argument(help="A model, as the results name it.")],
     b: Annotated[str, typer.Argument(help="Another.")],
-    results: Files,
-    task: Tasks = None,
-    metric: Metrics = None,
-    protocol: Protocols = None,
-    source: Source = None,
+    results: o.Files,
+    task: o.Tasks = None,
+    metric: o.Metrics = None,
+    protocol: o.Protocols = None,
+    source: o.Source = None,
     level: Annotated[
         float, typer.Option(min=0.001, max=0.5, help="Accepted rate of false 'better'.")
     ] = 0.05,
     resamples: Annotated[int, typer.Option(min=100, help="Of bootstrap and permutation.")] = 10_000,
-    as_json: Json = False,
+    as_json: o.Json = False,
 ) -> None:
     """Is A better than B? Paired tests per language, corrected for their number, with a verdict in words."""
     with one_sentence():
@@ -117,8 +109,8 @@ def cost(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Append to this file, for report --costs.")
     ] = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    quiet: o.Quiet = False,
+    as_json: o.Json = False,
 ) -> None:
     """What a model costs: parameters, bytes, operations and time per example."""
     with one_sentence(), progress(quiet=quiet) as watch:
@@ -151,7 +143,7 @@ def cost(
 
 
 def report(
-    results: Files,
+    results: o.Files,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -164,11 +156,11 @@ def report(
         Path | None, typer.Option(help="A file written by `xeval cost --out`.")
     ] = None,
     title: Annotated[str, typer.Option(help="Heading.")] = "xeval report",
-    task: Tasks = None,
-    metric: Metrics = None,
-    protocol: Protocols = None,
-    source: Source = None,
-    as_json: Json = False,
+    task: o.Tasks = None,
+    metric: o.Metrics = None,
+    protocol: o.Protocols = None,
+    source: o.Source = None,
+    as_json: o.Json = False,
 ) -> None:
     """Tables, heatmaps and plots from results, in one page that needs nothing else."""
     with one_sentence():

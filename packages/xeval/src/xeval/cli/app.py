@@ -1,14 +1,15 @@
 """The command line of xeval."""
 
 import json
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from xeval import __version__
 from xeval.cli import analyse
-from xeval.cli.console import Quiet, one_sentence, progress
+from xeval.cli import options as o
+from xeval.cli.console import one_sentence, progress
 from xeval.protocol import Protocol
 from xeval.statistics.results import Result
 from xeval.task_templates.task import FineTunedTask
@@ -16,42 +17,10 @@ from xeval.tasks import task_of, task_to_tune
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-Data = Annotated[
-    str, typer.Option(help="A data folder, or hub:NAME for a standard set of the Hub.")
-]
-Languages = Annotated[
-    str, typer.Option(help="Languages or data sets, separated by commas; or all.")
-]
-Bootstraps = Annotated[int, typer.Option(min=0, help="Further figures on resampled test items.")]
-Results = Annotated[Path, typer.Option(help="The JSON Lines file to append to.")]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
-Cache = Annotated[
-    Path | None, typer.Option(help="Where parsed treebanks are kept; else $XEVAL_CACHE.")
-]
-Rate = Annotated[float, typer.Option(help="Peak learning rate.")]
-Batch = Annotated[int, typer.Option(help="Examples per optimizer step.")]
-Steps = Annotated[int, typer.Option(help="Optimizer steps at most.")]
-Every = Annotated[int, typer.Option(help="Steps between evaluations on the dev set.")]
-Patience = Annotated[int, typer.Option(help="Evaluations without gain before stopping.")]
-Length = Annotated[int, typer.Option(help="Sub-words per window.")]
-Pooling = Annotated[
-    str, typer.Option(help="Words by their first sub-word, or the mean: first|mean.")
-]
-Precision = Annotated[str, typer.Option(help="Of tuning: auto|float32.")]
-Labels = Annotated[str, typer.Option(help="NER types: common (PER, LOC, ORG) | own.")]
-Layer = Annotated[
-    int | None, typer.Option(help="Retrieval: hidden layer; the middle one if absent.")
-]
-Csls = Annotated[int, typer.Option(help="Retrieval: CSLS neighbours; 0 is cosine.")]
-MaskRate = Annotated[float, typer.Option(help="Bits per byte: share of words per pass.")]
-Lines = Annotated[int, typer.Option(help="Bits per byte: lines per language; 0 is all.")]
-
-_DEFAULT = Protocol()
-
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"xeval {__version__}")
+        typer.echo(f"xeval {version_of('distillery-xeval')}")
         raise typer.Exit()
 
 
@@ -70,23 +39,23 @@ def main(
 @app.command()
 def tune(
     model: Annotated[str, typer.Argument(help="A model folder or Hub name.")],
-    task: Annotated[str, typer.Option(help="pos, dp, ner, nli, paraphrase, topic, choice or qa.")],
+    task: Annotated[str, typer.Option(help=f"{o.listed(finetuned=True)}.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
-    data: Data = "data",
-    source: Annotated[str, typer.Option(help="Source language or data set.")] = "en",
+    data: o.Data = "data",
+    source: o.SourceLanguage = "en",
     seed: Annotated[int, typer.Option(min=0, help="Of head, order and dropout.")] = 0,
-    learning_rate: Rate = _DEFAULT.learning_rate,
-    batch_size: Batch = _DEFAULT.batch_size,
-    steps: Steps = _DEFAULT.steps,
-    evaluate_every: Every = _DEFAULT.evaluate_every,
-    patience: Patience = _DEFAULT.patience,
-    max_length: Length = _DEFAULT.max_length,
-    pooling: Pooling = _DEFAULT.pooling,
-    precision: Precision = _DEFAULT.precision,
-    labels: Labels = _DEFAULT.labels,
-    cache: Cache = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    learning_rate: o.Rate = o.DEFAULT.learning_rate,
+    batch_size: o.Batch = o.DEFAULT.batch_size,
+    steps: o.Steps = o.DEFAULT.steps,
+    evaluate_every: o.Every = o.DEFAULT.evaluate_every,
+    patience: o.Patience = o.DEFAULT.patience,
+    max_length: o.Length = o.DEFAULT.max_length,
+    pooling: o.Pooling = o.DEFAULT.pooling,
+    precision: o.Precision = o.DEFAULT.precision,
+    labels: o.Labels = o.DEFAULT.labels,
+    cache: o.Cache = None,
+    quiet: o.Quiet = False,
+    as_json: o.Json = False,
 ) -> None:
     """Tune a model on the source language, with early stopping on its dev set."""
     with one_sentence(), progress(quiet=quiet) as watch:
@@ -120,23 +89,25 @@ def tune(
 @app.command()
 def score(
     model: Annotated[
-        str, typer.Argument(help="A tuned folder; or any, with --task bpb|retrieval.")
+        str,
+        typer.Argument(help=f"A tuned folder; or any, with --task {o.listed(finetuned=False)}."),
     ],
-    data: Data = "data",
-    languages: Languages = "all",
-    results: Results = Path("results.jsonl"),
+    data: o.Data = "data",
+    languages: o.Languages = "all",
+    results: o.Results = Path("results.jsonl"),
     task: Annotated[
-        str | None, typer.Option(help="For a model that was not tuned: bpb or retrieval.")
+        str | None,
+        typer.Option(help=f"For a model that was not tuned: {o.listed(finetuned=False)}."),
     ] = None,
-    bootstraps: Bootstraps = 0,
-    max_length: Length = _DEFAULT.max_length,
-    layer: Layer = None,
-    csls: Csls = 0,
-    mask_rate: MaskRate = _DEFAULT.mask_rate,
-    lines: Lines = _DEFAULT.lines,
-    cache: Cache = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    bootstraps: o.Bootstraps = 0,
+    max_length: o.Length = o.DEFAULT.max_length,
+    layer: o.Layer = None,
+    csls: o.Csls = 0,
+    mask_rate: o.MaskRate = o.DEFAULT.mask_rate,
+    lines: o.Lines = o.DEFAULT.lines,
+    cache: o.Cache = None,
+    quiet: o.Quiet = False,
+    as_json: o.Json = False,
 ) -> None:
     """Score a model on the test sets of many languages; a tuned one by the protocol of its tuning."""
     with one_sentence(), progress(quiet=quiet) as watch:
@@ -162,31 +133,31 @@ def score(
 def run(
     models: Annotated[list[str], typer.Argument(help="Model folders or Hub names.")],
     tasks: Annotated[str, typer.Option(help="Tasks, separated by commas.")],
-    data: Data = "data",
-    source: Annotated[str, typer.Option(help="Source language or data set.")] = "en",
-    languages: Languages = "all",
-    results: Results = Path("results.jsonl"),
+    data: o.Data = "data",
+    source: o.SourceLanguage = "en",
+    languages: o.Languages = "all",
+    results: o.Results = Path("results.jsonl"),
     work: Annotated[
         Path | None, typer.Option(help="Where tuned models are kept; else beside the results.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Tunings per model and task.")] = 1,
-    bootstraps: Bootstraps = 0,
-    learning_rate: Rate = _DEFAULT.learning_rate,
-    batch_size: Batch = _DEFAULT.batch_size,
-    steps: Steps = _DEFAULT.steps,
-    evaluate_every: Every = _DEFAULT.evaluate_every,
-    patience: Patience = _DEFAULT.patience,
-    max_length: Length = _DEFAULT.max_length,
-    pooling: Pooling = _DEFAULT.pooling,
-    precision: Precision = _DEFAULT.precision,
-    labels: Labels = _DEFAULT.labels,
-    layer: Layer = None,
-    csls: Csls = 0,
-    mask_rate: MaskRate = _DEFAULT.mask_rate,
-    lines: Lines = _DEFAULT.lines,
-    cache: Cache = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    bootstraps: o.Bootstraps = 0,
+    learning_rate: o.Rate = o.DEFAULT.learning_rate,
+    batch_size: o.Batch = o.DEFAULT.batch_size,
+    steps: o.Steps = o.DEFAULT.steps,
+    evaluate_every: o.Every = o.DEFAULT.evaluate_every,
+    patience: o.Patience = o.DEFAULT.patience,
+    max_length: o.Length = o.DEFAULT.max_length,
+    pooling: o.Pooling = o.DEFAULT.pooling,
+    precision: o.Precision = o.DEFAULT.precision,
+    labels: o.Labels = o.DEFAULT.labels,
+    layer: o.Layer = None,
+    csls: o.Csls = 0,
+    mask_rate: o.MaskRate = o.DEFAULT.mask_rate,
+    lines: o.Lines = o.DEFAULT.lines,
+    cache: o.Cache = None,
+    quiet: o.Quiet = False,
+    as_json: o.Json = False,
 ) -> None:
     """Tune and score: models × tasks × seeds × languages. Run it again to go on where it stopped."""
     with one_sentence(), progress(quiet=quiet) as watch:

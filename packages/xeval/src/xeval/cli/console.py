@@ -8,14 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, TextIO
+from typing import Any, TextIO
 
 import typer
 
 from xeval.errors import XevalError
-from xeval.task_templates.task import Watch
-
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
+from xeval.progress import Watch
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import contextlib
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from xeval.cost.flops import count_flops
 from xeval.cost.parameters import Parameters, bytes_on_disk, parameters_of
 from xeval.errors import XevalError
+from xeval.progress import Watch, silent
 from xeval.statistics.results import COST_COLUMNS, SCHEMA, Result
 
 if TYPE_CHECKING:
     from torch import nn
-
-Watch = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +88,7 @@ def cost(
     device: str = "cpu",
     dtype: str = "float32",
     repeats: int = 20,
-    watch: Watch | None = None,
+    watch: Watch = silent,
 ) -> Cost:
     """Measure a model folder.
 
@@ -205,7 +204,7 @@ def with_costs(results: Iterable[Result], costs: Mapping[str, Mapping[str, Any]]
 
 
 def _time_passes(
-    encoder: nn.Module, *, batch: int, length: int, repeats: int, watch: Watch | None
+    encoder: nn.Module, *, batch: int, length: int, repeats: int, watch: Watch
 ) -> list[float]:
     """Seconds of each pass, after two that are not counted."""
     import torch
@@ -226,8 +225,7 @@ def _time_passes(
                 torch.cuda.synchronize()
             if turn >= 0:
                 times.append(time.perf_counter() - start)
-                if watch is not None:
-                    watch(turn + 1, repeats, "timing")
+                watch(turn + 1, repeats, "timing")
     return times
 
 

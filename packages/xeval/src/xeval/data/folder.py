@@ -1,21 +1,12 @@
-"""Data sets in a local folder: which there are, and their text."""
+"""Data sets in a local folder: which there are."""
 
-import gzip
-import hashlib
-import lzma
-import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from xeval.errors import XevalError
+from xeval.task_templates.files import UNPACKERS
 
 SPLITS = ("train", "dev", "test")
-_OPENERS: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes,
-    ".xz": lzma.decompress,
-    ".gz": gzip.decompress,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +46,7 @@ def find_data_sets(root: Path, folder: str, suffix: str) -> list[DataSet]:
             f"{top}: no such folder; the task reads {folder}/<name>/<split>.{suffix}[.xz|.gz] or {folder}/<name>.{suffix}[.xz|.gz]"
         )
     found: dict[str, dict[str, Path]] = {}
-    for ending in _OPENERS:
+    for ending in UNPACKERS:
         for path in sorted(top.glob(f"*.{suffix}{ending}")):
             found.setdefault(path.name.removesuffix(f".{suffix}{ending}"), {})["test"] = path
         for path in sorted(top.glob(f"*/*.{suffix}{ending}")):
@@ -76,26 +67,3 @@ def find_data_sets(root: Path, folder: str, suffix: str) -> list[DataSet]:
         )
         for name, files in sorted(found.items())
     ]
-
-
-def read_text(path: Path) -> tuple[str, str]:
-    """The text of a plain, .xz or .gz file, and the digest of its bytes.
-
-    Raises:
-        XevalError: when it cannot be read, is damaged, is empty or is not UTF-8.
-    """
-    try:
-        content = path.read_bytes()
-        raw = _OPENERS.get(path.suffix, bytes)(content)
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise XevalError(f"{path}: cannot be read ({error}); fetch the file again") from error
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise XevalError(
-            f"{path}:{line}: expected UTF-8 text, got the byte {raw[error.start : error.start + 1]!r}; convert the file"
-        ) from error
-    if not text.strip():
-        raise XevalError(f"{path}: the file is empty, so there is nothing to score")
-    return text, hashlib.sha256(content).hexdigest()

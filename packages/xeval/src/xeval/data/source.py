@@ -6,21 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from xeval.data.folder import DataSet, find_data_sets, read_text
+from xeval.data.folder import DataSet, find_data_sets
 from xeval.errors import XevalError
-from xeval.task_templates.task import Readable
+from xeval.task_templates.files import read_text
+from xeval.task_templates.task import Task
 
 
 class Source(Protocol):
     """A local folder, or a set on the Hub."""
 
-    def data_sets(self, task: Readable) -> list[DataSet]:
+    def data_sets(self, task: Task) -> list[DataSet]:
         """The data sets of a task."""
 
-    def read(self, task: Readable, data_set: DataSet, split: str) -> list[Any]:
+    def read(self, task: Task, data_set: DataSet, split: str) -> list[Any]:
         """The examples of a split."""
 
-    def digest(self, task: Readable, data_set: DataSet, split: str) -> str:
+    def digest(self, task: Task, data_set: DataSet, split: str) -> str:
         """A digest of the contents of a split, as cheap as there is: another one where they changed."""
 
 
@@ -36,15 +37,15 @@ class LocalFolder:
     root: Path
     cache: Path | None = None
 
-    def data_sets(self, task: Readable) -> list[DataSet]:
+    def data_sets(self, task: Task) -> list[DataSet]:
         """The data sets of a task."""
         return find_data_sets(self.root, task.folder, task.suffix)
 
-    def read(self, task: Readable, data_set: DataSet, split: str) -> list[Any]:
+    def read(self, task: Task, data_set: DataSet, split: str) -> list[Any]:
         """The examples of a split."""
         return task.read(_file(data_set, split), self.cache)
 
-    def digest(self, task: Readable, data_set: DataSet, split: str) -> str:
+    def digest(self, task: Task, data_set: DataSet, split: str) -> str:
         """The digest of the text, however it is packed."""
         text, _ = read_text(_file(data_set, split))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -53,9 +54,9 @@ class LocalFolder:
 def open_source(where: Path | str, *, cache: Path | None = None) -> Source:
     """A local folder, or `hub:<name>` for a standard set of the Hub."""
     if str(where).startswith("hub:"):
-        from xeval.data.hub import HubSet
+        from xeval.data.hub import HubSource
 
-        return HubSet(str(where).removeprefix("hub:"))
+        return HubSource(str(where).removeprefix("hub:"))
     return LocalFolder(Path(where), cache)
 
 

@@ -10,9 +10,10 @@ from xeval.data.source import Source, choose_source
 from xeval.encoder import model_digest
 from xeval.evaluate.score import score
 from xeval.finetune.tune import tune
+from xeval.progress import Watch, silent
 from xeval.protocol import Protocol
 from xeval.statistics.results import Result, digest_of
-from xeval.task_templates.task import FineTunedTask, Watch, silent
+from xeval.task_templates.task import FineTunedTask
 from xeval.tasks import task_of
 
 
@@ -69,7 +70,7 @@ def run(
                 )  # fmt: skip
                 continue
             short = choose_source(source.data_sets(task), language).short
-            settings = digest_of(protocol.settings(task.name, tuned=True))
+            settings = digest_of(task.settings(protocol))
             place = f"{re.sub('[^A-Za-z0-9._-]+', '_', Path(model).name)}-{model_digest(model)[:8]}"
             for seed in range(seeds):
                 folder = work / place / f"{task.name}-{short}-{settings[:8]}-seed{seed}"

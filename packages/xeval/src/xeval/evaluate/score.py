@@ -11,10 +11,11 @@ from xeval.data.folder import DataSet
 from xeval.data.source import Source, choose_targets
 from xeval.finetune.checkpoint import FineTunedModel, predict, read_finetuned
 from xeval.finetune.record import digest_of_base, task_to_score
+from xeval.progress import Watch, silent
 from xeval.protocol import Protocol
 from xeval.statistics.items import Items, digest_of_examples
 from xeval.statistics.results import Result, append_results, read_results
-from xeval.task_templates.task import FineTunedTask, Watch, ZeroShotTask, silent
+from xeval.task_templates.task import FineTunedTask, Task, ZeroShotTask
 
 
 def score(
@@ -54,48 +55,48 @@ def score(
         >>> [r.value for r in score("tuned", Path("results.jsonl"), source=source, languages=["de"])]  # doctest: +SKIP
         [28.87]
     """
-    judge = _judge(str(model), task, protocol or Protocol(), source, watch)
-    chosen, absent = choose_targets(source.data_sets(judge.task), languages)
+    evaluator = _evaluator(str(model), task, protocol or Protocol(), source, watch)
+    chosen, absent = choose_targets(source.data_sets(evaluator.task), languages)
     reached: list[Result] = []
     known = {r.key: r for r in read_results(results)} if results.is_file() else {}
     for number, data_set in enumerate(chosen, start=1):
         watch(number - 1, len(chosen), f"reading {data_set.name}")
-        examples, notes = judge.read(data_set)
+        examples, notes = evaluator.read(data_set)
         digest = digest_of_examples(examples)
-        blank = list(judge.blanks(data_set, bootstraps))
+        blank = list(evaluator.blanks(data_set, bootstraps))
         there = [known.get(r.key) for r in blank]
-        if all(r is not None and r.is_of(judge.train_digest, digest) for r in there):
+        if all(r is not None and r.is_of(evaluator.train_digest, digest) for r in there):
             reached += [r for r in there if r is not None and r.bootstrap is None]
             continue
         _tell(notes, data_set, watch)
-        made = judge.measure(data_set, examples, digest, bootstraps)
+        made = evaluator.measure(data_set, examples, digest, bootstraps)
         append_results(results, made)
         figures = [r for r, _ in made if r.bootstrap is None]
         reached += figures
         said = ", ".join(f"{r.metric} {r.value:.2f}" for r in figures)
-        watch(number, len(chosen), f"evaluated {judge.task.name} {data_set.short}: {said}")
+        watch(number, len(chosen), f"evaluated {evaluator.task.name} {data_set.short}: {said}")
     skipped = [
         (
-            judge.result(
+            evaluator.result(
                 data_set, metric, value=None, n=0,
                 skipped=f"{data_set.name} has no test split",
             ),
             None,
         )
         for data_set in absent
-        for metric in judge.task.metrics
+        for metric in evaluator.task.metrics
     ]  # fmt: skip
     append_results(results, skipped)
     return [*reached, *(r for r, _ in skipped)]
 
 
-class _Judge:
+class _Evaluator:
     """A model on a task: the constant parts of its results, and the model once it is needed."""
 
     def __init__(
         self,
         *,
-        task: FineTunedTask | ZeroShotTask,
+        task: Task,
         protocol: Protocol,
         constants: dict[str, Any],
         source: Source,
@@ -104,7 +105,7 @@ class _Judge:
         self.task = task
         self._source = source
         self._as_given = protocol
-        self._protocol = protocol.settings(task.name, tuned=isinstance(task, FineTunedTask))
+        self._protocol = task.settings(protocol)
         self._constants = constants
         self._measure = measure
 
@@ -158,19 +159,20 @@ class _Judge:
         return made
 
 
-def _judge(
+def _evaluator(
     model: str, task: str | None, protocol: Protocol, source: Source, watch: Watch
-) -> _Judge:
+) -> _Evaluator:
     chosen, record = task_to_score(model, task)
     if isinstance(chosen, FineTunedTask):
         assert record is not None  # a task with a head has one
-        return _tuned_judge(Path(model), chosen, record, source, watch)
-    return _frozen_judge(model, chosen, protocol, source, watch)
+        return _finetuned_evaluator(Path(model), chosen, record, source, watch)
+    assert isinstance(chosen, ZeroShotTask)
+    return _zero_shot_evaluator(model, chosen, protocol, source, watch)
 
 
-def _tuned_judge(
+def _finetuned_evaluator(
     folder: Path, task: FineTunedTask, record: dict[str, Any], source: Source, watch: Watch
-) -> _Judge:
+) -> _Evaluator:
     opened: list[FineTunedModel] = []
 
     def measure(data_set: DataSet, examples: Sequence[Any]) -> list[Items]:
@@ -187,7 +189,7 @@ def _tuned_judge(
         "seed": record["seed"],
         "train_digest": record.get("train_digest"),
     }
-    return _Judge(
+    return _Evaluator(
         task=task, protocol=Protocol(**record["protocol"]), constants=constants,
         source=source, measure=measure,
     )  # fmt: skip
@@ -214,9 +216,9 @@ def score_examples(
     return task.items(examples, guesses, tuned.labels, data_set.language), notes
 
 
-def _frozen_judge(
+def _zero_shot_evaluator(
     model: str, task: ZeroShotTask, protocol: Protocol, source: Source, watch: Watch
-) -> _Judge:
+) -> _Evaluator:
     opened: list[Any] = []
 
     def measure(data_set: DataSet, examples: Sequence[Any]) -> list[Items]:
@@ -231,7 +233,9 @@ def _frozen_judge(
         "model_digest": digest_of_base(model),
         "seed": 0,
     }
-    return _Judge(task=task, protocol=protocol, constants=constants, source=source, measure=measure)
+    return _Evaluator(
+        task=task, protocol=protocol, constants=constants, source=source, measure=measure
+    )
 
 
 def _tell(notes: Sequence[str], data_set: DataSet, watch: Watch) -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from xeval.progress import Watch
 from xeval.protocol import Protocol
-from xeval.task_templates.task import Watch
 
 # Fetching a number from a GPU waits for all that was asked of it, so losses are fetched this often and no oftener.
 _SECONDS_BETWEEN_LOOKS = 1.0

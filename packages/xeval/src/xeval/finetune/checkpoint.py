@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from xeval.encoder import longest_row, open_encoder, open_tokenizer, quiet
 from xeval.errors import XevalError
 from xeval.finetune.record import FORMAT, read_record
-from xeval.protocol import Protocol, protocol_of
+from xeval.progress import Watch, silent
+from xeval.protocol import Protocol
 from xeval.task_templates.batches import by_length
-from xeval.task_templates.task import FineTunedTask, Watch, silent
+from xeval.task_templates.task import FineTunedTask
 from xeval.task_templates.word_tokenization import Encoded, Pieces
 from xeval.tasks import task_of
 
@@ -193,7 +194,7 @@ def read_finetuned(folder: Path) -> FineTunedModel:
     record = read_record(folder)
     task = task_of(record["task"])
     assert isinstance(task, FineTunedTask)
-    labels, protocol = tuple(record["labels"]), protocol_of(record["protocol"])
+    labels, protocol = tuple(record["labels"]), Protocol(**record["protocol"])
     model, pieces = build(str(folder), task, labels, protocol)
     try:
         model.head.load_state_dict(load_file(folder / "head.safetensors"))

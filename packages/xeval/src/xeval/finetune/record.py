@@ -8,15 +8,13 @@ from typing import Any
 
 from xeval.encoder import model_digest
 from xeval.errors import XevalError
-from xeval.task_templates.task import FineTunedTask, ZeroShotTask
+from xeval.task_templates.task import Task
 from xeval.tasks import task_of
 
 FORMAT = 1
 
 
-def task_to_score(
-    model: str, task: str | None
-) -> tuple[FineTunedTask | ZeroShotTask, dict[str, Any] | None]:
+def task_to_score(model: str, task: str | None) -> tuple[Task, dict[str, Any] | None]:
     """The task a model is scored on, and the record of its tuning where it was tuned for that.
 
     Raises:
@@ -27,7 +25,7 @@ def task_to_score(
         if task in (None, record["task"]):
             return task_of(record["task"]), record
     chosen = task_of(str(task))
-    if isinstance(chosen, FineTunedTask):
+    if chosen.finetuned:
         raise XevalError(
             f"{model}: was not tuned for {task!r}; tune it first (`xeval tune {model} --task {task}`), or use `xeval run`"
         )

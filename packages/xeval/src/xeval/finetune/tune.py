@@ -29,10 +29,11 @@ from xeval.finetune.checkpoint import (
     write_finetuned,
 )
 from xeval.finetune.record import read_record
+from xeval.progress import Watch, silent
 from xeval.protocol import Protocol
-from xeval.task_templates.task import FineTunedTask, Watch, silent
+from xeval.task_templates.task import FineTunedTask
 from xeval.task_templates.word_tokenization import Encoded
-from xeval.tasks import task_to_tune
+from xeval.tasks import task_of, task_to_tune
 
 _log = logging.getLogger("xeval")
 
@@ -127,8 +128,8 @@ def _notes_of_same(
     seed: int,
 ) -> dict[str, Any]:
     record = read_record(out)
-    expected = (task.name, data_set.name, digest, protocol.settings(task.name, tuned=True), seed)
-    there = Protocol(**record["protocol"]).settings(record["task"], tuned=True)
+    expected = (task.name, data_set.name, digest, task.settings(protocol), seed)
+    there = task_of(record["task"]).settings(Protocol(**record["protocol"]))
     found = (record["task"], record["source"], record["base_digest"], there, record["seed"])
     if expected != found:
         names = ("task", "source", "model", "protocol", "seed")

@@ -1,26 +1,21 @@
-"""What a task is: data, head and metric, as functions."""
+"""What a task is: data, head and metric, as functions, and where the Hub holds data for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from typing import Protocol as Structural
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from xeval.errors import XevalError
+from xeval.progress import Watch
 from xeval.protocol import Protocol
 from xeval.statistics.items import Items
+from xeval.task_templates.hub import HubSet
 from xeval.task_templates.word_tokenization import Encoded, Pieces
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-Watch = Callable[[int, int, str], None]
-
-
-def silent(done: int, total: int, what: str) -> None:
-    """Watch nothing."""
 
 
 def as_they_are(examples: list[Any], _protocol: Protocol) -> tuple[list[Any], list[str]]:
@@ -28,38 +23,44 @@ def as_they_are(examples: list[Any], _protocol: Protocol) -> tuple[list[Any], li
     return examples, []
 
 
-class Readable(Structural):
-    """What both kinds of task have: where their data lies and how it is read."""
-
-    @property
-    def name(self) -> str:
-        """Such as "pos"."""
-
-    @property
-    def folder(self) -> str:
-        """Its folder in a local data folder."""
-
-    @property
-    def suffix(self) -> str:
-        """Its files' ending, compression aside."""
-
-    @property
-    def read(self) -> Callable[[Path, Path | None], list[Any]]:
-        """(file, cache folder) to examples."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class FineTunedTask:
-    """A task with a head that is tuned on the source language.
+class Task:
+    """What both kinds of task have.
 
     Args:
         name: such as "pos".
         title: for people.
         folder: its folder in a local data folder.
         suffix: its files' ending, compression aside.
-        metrics: keys of `xeval.statistics.metrics.SCORES`; the first chooses the checkpoint.
+        metrics: keys of `xeval.statistics.metrics.METRICS`; the first chooses the checkpoint.
         read: (file, cache folder) to examples.
         view: (examples, protocol) to (examples as this protocol sees them, notes).
+        hub: the standard sets of the Hub.
+        own_settings: the settings of a `Protocol` that bear on this task and on no other.
+    """
+
+    finetuned: ClassVar[bool]
+
+    name: str
+    title: str
+    folder: str
+    suffix: str
+    metrics: tuple[str, ...]
+    read: Callable[[Path, Path | None], list[Any]]
+    view: Callable[[list[Any], Protocol], tuple[list[Any], list[str]]] = as_they_are
+    hub: tuple[HubSet, ...] = ()
+    own_settings: tuple[str, ...] = ()
+
+    def settings(self, protocol: Protocol) -> dict[str, Any]:
+        """The settings that bear on the task, as they stand in a result."""
+        return protocol.settings(self.own_settings, finetuned=self.finetuned)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTunedTask(Task):
+    """A task with a head that is fine-tuned on the source language.
+
+    Args:
         labels: examples of the source to the label names of the head.
         encode: (pieces, examples, labels) to encoded examples with gold labels, and notes.
         collate: (encoded, pad id) to the tensors of a batch, with `labels` `[...]`, -100 where there is none.
@@ -68,12 +69,8 @@ class FineTunedTask:
         items: (examples, predictions, labels, language) to per-item statistics, in the order of the examples.
     """
 
-    name: str
-    title: str
-    folder: str
-    suffix: str
-    metrics: tuple[str, ...]
-    read: Callable[[Path, Path | None], list[Any]]
+    finetuned = True
+
     labels: Callable[[Sequence[Any]], tuple[str, ...]]
     encode: Callable[[Pieces, Sequence[Any], tuple[str, ...]], tuple[list[Encoded], list[str]]]
     collate: Callable[[Sequence[Encoded], int], dict[str, Tensor]]
@@ -82,41 +79,28 @@ class FineTunedTask:
         [Any, dict[str, Tensor], dict[str, Tensor], Sequence[Encoded], tuple[str, ...]], list[Any]
     ]
     items: Callable[[Sequence[Any], Sequence[Any], tuple[str, ...], str], list[Items]]
-    view: Callable[[list[Any], Protocol], tuple[list[Any], list[str]]] = as_they_are
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroShotTask:
+class ZeroShotTask(Task):
     """A task that asks the model as it is.
 
     Args:
-        name: such as "retrieval".
-        title: for people.
-        folder: its folder in a local data folder.
-        suffix: its files' ending, compression aside.
-        metrics: keys of `xeval.statistics.metrics.SCORES`.
-        read: (file, cache folder) to examples.
         open: (model, protocol) to what `measure` asks.
         measure: (opened, examples, protocol, watch) to per-item statistics, and notes.
-        view: (examples, protocol) to (examples as this protocol sees them, notes).
     """
 
-    name: str
-    title: str
-    folder: str
-    suffix: str
-    metrics: tuple[str, ...]
-    read: Callable[[Path, Path | None], list[Any]]
+    finetuned = False
+
     open: Callable[[str, Protocol], Any]
     measure: Callable[[Any, Sequence[Any], Protocol, Watch], tuple[list[Items], list[str]]]
-    view: Callable[[list[Any], Protocol], tuple[list[Any], list[str]]] = as_they_are
 
 
 def number_of(label: str, labels: Sequence[str], where: str) -> int:
     """The place of a gold label among those of the head.
 
     Raises:
-        XevalError: for a label the model was not tuned on.
+        XevalError: for a label the model was not fine-tuned on.
     """
     try:
         return labels.index(label)

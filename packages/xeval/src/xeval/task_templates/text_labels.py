@@ -1,20 +1,21 @@
-"""One label per text or pair of texts: examples, files, encoding, batches, decoding and both metrics."""
+"""One label per text or pair of texts: examples, encoding, batches, decoding, both metrics, and tasks made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xeval.data.folder import read_text
 from xeval.errors import XevalError
 from xeval.protocol import Protocol
 from xeval.statistics.items import Items, digest_of_examples
 from xeval.task_templates.batches import pad_rows
-from xeval.task_templates.task import number_of
+from xeval.task_templates.files import read_columns
+from xeval.task_templates.hub import HubSet, LabelNames, Row, label_name
+from xeval.task_templates.task import FineTunedTask, number_of
 from xeval.task_templates.word_tokenization import Encoded, Pieces
 
 if TYPE_CHECKING:
@@ -38,37 +39,63 @@ class Labelled:
     where: str = field(default="", repr=False, compare=False)
 
 
-def read_columns(path: Path, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
-    """Rows of a tab-separated file, with their line numbers.
+def text_classification(
+    *,
+    name: str,
+    title: str,
+    folder: str,
+    columns: tuple[str, ...],
+    label: str = "label",
+    hub: tuple[HubSet, ...] = (),
+) -> FineTunedTask:
+    """A task of one label per text, or per pair of texts, judged by accuracy and macro F1.
 
-    A first line of exactly these names, among others, is a header and gives the places of the columns; without one
-    the columns stand in this order, and nothing else.
-
-    Raises:
-        XevalError: naming file and line, for a row with another number of fields or an empty one.
+    Args:
+        name: such as "nli".
+        title: for people.
+        folder: in a local data folder, with files separated by tabs.
+        columns: of the files, in the order of a file without a header: the text or both texts, and the label.
+        label: the column that is the label.
+        hub: the standard sets of the Hub.
     """
-    text, _ = read_text(path)
-    lines = text.split("\n")
-    header = lines[0].rstrip("\r").split("\t")
-    headed = set(columns) <= set(header)
-    places = [header.index(name) for name in columns] if headed else list(range(len(columns)))
-    width = len(header) if headed else len(columns)
-    rows = []
-    for number, line in enumerate(lines[headed:], start=1 + headed):
-        fields = line.rstrip("\r").split("\t")
-        if fields == [""]:
-            continue
-        if len(fields) != width:
-            raise XevalError(
-                f"{path}:{number}: expected {width} fields separated by tabs ({', '.join(header if headed else columns)}), got {len(fields)}"
-            )
-        chosen = [fields[place].strip() for place in places]
-        if "" in chosen:
-            raise XevalError(f"{path}:{number}: the field {columns[chosen.index('')]!r} is empty")
-        rows.append((number, chosen))
-    if not rows:
-        raise XevalError(f"{path}: holds no row; expected {', '.join(columns)}")
-    return rows
+
+    def read(path: Path, _cache: Path | None) -> list[Labelled]:
+        rows = [
+            (line, dict(zip(columns, row, strict=True)))
+            for line, row in read_columns(path, columns)
+        ]
+        return [_labelled(row, row.pop(label), f"{path}:{line}") for line, row in rows]
+
+    return FineTunedTask(
+        name=name,
+        title=title,
+        folder=folder,
+        suffix="tsv",
+        metrics=("accuracy", "macro_f1"),
+        hub=hub,
+        read=read,
+        labels=labels_of,
+        encode=encode_labelled,
+        collate=collate_labelled,
+        head=text_head,
+        decode=decode_labelled,
+        items=label_items,
+    )
+
+
+def hub_texts(*columns: str, label: str = "label") -> Callable[[Row, LabelNames, str], Labelled]:
+    """Examples from the rows of the Hub: the columns of the text or both texts, and that of the label."""
+
+    def example(row: Row, names: LabelNames, where: str) -> Labelled:
+        texts = {column: row[column] for column in columns}
+        return _labelled(texts, label_name(row[label], names, label), where)
+
+    return example
+
+
+def _labelled(texts: dict[str, str], label: str, where: str) -> Labelled:
+    first, *second = texts.values()
+    return Labelled(text=first, second=second[0] if second else None, label=label, where=where)
 
 
 def labels_of(examples: Sequence[Labelled]) -> tuple[str, ...]:

@@ -1,14 +1,19 @@
-"""One label per word: examples, encoding, batches and decoding."""
+"""One label per word: examples, encoding, batches, decoding, and the task that is made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from xeval.protocol import Protocol
+from xeval.statistics.items import Items, digest_of_examples
 from xeval.task_templates.batches import pad_labels, pad_rows, place_words
-from xeval.task_templates.task import number_of
+from xeval.task_templates.hub import HubSet
+from xeval.task_templates.task import FineTunedTask, as_they_are, number_of
 from xeval.task_templates.word_tokenization import Encoded, Pieces
 
 if TYPE_CHECKING:
@@ -28,6 +33,65 @@ class Tagged:
     words: tuple[str, ...]
     labels: tuple[str, ...]
     where: str = field(default="", repr=False, compare=False)
+
+
+def word_labelling(
+    *,
+    name: str,
+    title: str,
+    folder: str,
+    suffix: str,
+    metric: str,
+    count: Callable[[Sequence[str], Sequence[str]], tuple[int, ...]],
+    read: Callable[[Path, Path | None], list[Tagged]],
+    labels: Callable[[Sequence[Tagged]], tuple[str, ...]],
+    view: Callable[[list[Any], Protocol], tuple[list[Any], list[str]]] = as_they_are,
+    hub: tuple[HubSet, ...] = (),
+    own_settings: tuple[str, ...] = (),
+) -> FineTunedTask:
+    """A task of one label per word, with a linear layer on words.
+
+    Args:
+        name: see `xeval.task_templates.task.FineTunedTask`, as for what is not said here.
+        title: likewise.
+        folder: likewise.
+        suffix: likewise.
+        metric: the one metric.
+        count: (gold labels, predicted labels) of a sentence to the columns of the metric.
+        read: likewise.
+        labels: likewise.
+        view: likewise.
+        hub: likewise.
+        own_settings: likewise.
+    """
+
+    def items(
+        examples: Sequence[Tagged],
+        predictions: Sequence[Sequence[str]],
+        _labels: tuple[str, ...],
+        _language: str,
+    ) -> list[Items]:
+        pairs = zip(examples, predictions, strict=True)
+        rows = np.array([count(gold.labels, guess) for gold, guess in pairs])
+        return [Items(metric=metric, rows=rows, test_digest=digest_of_examples(examples))]
+
+    return FineTunedTask(
+        name=name,
+        title=title,
+        folder=folder,
+        suffix=suffix,
+        metrics=(metric,),
+        read=read,
+        labels=labels,
+        view=view,
+        hub=hub,
+        own_settings=own_settings,
+        encode=encode_tagged,
+        collate=collate_tagged,
+        head=word_head,
+        decode=decode_tagged,
+        items=items,
+    )
 
 
 def encode_tagged(

@@ -1,18 +1,16 @@
 """The tasks, one file each. To add one: its file, and its line here."""
 
 from xeval.errors import XevalError
-from xeval.task_templates.task import FineTunedTask, ZeroShotTask
-from xeval.tasks import bpb, choice, dp, ner, nli, paraphrase, pos, qa, retrieval, topic
+from xeval.task_templates.task import FineTunedTask, Task
+from xeval.tasks import bpb, choice, classification, dp, ner, pos, qa, retrieval
 
-TASKS: dict[str, FineTunedTask | ZeroShotTask] = {
+TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         pos.TASK,
         dp.TASK,
         ner.TASK,
-        nli.TASK,
-        paraphrase.TASK,
-        topic.TASK,
+        *classification.TASKS,
         choice.TASK,
         qa.TASK,
         retrieval.TASK,
@@ -21,7 +19,7 @@ TASKS: dict[str, FineTunedTask | ZeroShotTask] = {
 }
 
 
-def task_of(name: str) -> FineTunedTask | ZeroShotTask:
+def task_of(name: str) -> Task:
     """The task of that name.
 
     Raises:

@@ -39,13 +39,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xeval.data.folder import read_text
 from xeval.encoder import longest_row
 from xeval.errors import XevalError
+from xeval.progress import Watch
 from xeval.protocol import Protocol
 from xeval.statistics.items import Items, digest_of_examples
 from xeval.task_templates.batches import by_length, pad_rows
-from xeval.task_templates.task import Watch, ZeroShotTask
+from xeval.task_templates.files import read_text
+from xeval.task_templates.task import ZeroShotTask
 from xeval.task_templates.word_tokenization import Encoded, Pieces
 
 if TYPE_CHECKING:
@@ -239,4 +240,5 @@ TASK = ZeroShotTask(
     open=_open,
     measure=_measure,
     view=_view,
+    own_settings=("mask_rate", "lines"),
 )

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xeval.data.folder import read_text
 from xeval.errors import XevalError
 from xeval.protocol import Protocol
 from xeval.statistics.items import Items, digest_of_examples
 from xeval.task_templates.batches import IGNORED, pad_rows
+from xeval.task_templates.files import read_text
+from xeval.task_templates.hub import HubSet, LabelNames, Row
 from xeval.task_templates.task import FineTunedTask
 from xeval.task_templates.word_tokenization import Encoded, Pieces
 
@@ -136,6 +137,12 @@ def _items(
     return [Items(metric="accuracy", rows=np.array(rows, dtype=int), test_digest=digest)]
 
 
+def _hub_example(row: Row, _names: LabelNames, where: str) -> Choice:
+    options = tuple(row[f"mc_answer{number}"] for number in range(1, 5))
+    answer = int(row["correct_answer_num"]) - 1
+    return Choice(row["flores_passage"], row["question"], options, answer, where)
+
+
 TASK = FineTunedTask(
     name="choice",
     title="multiple-choice reading",
@@ -149,4 +156,16 @@ TASK = FineTunedTask(
     head=_head,
     decode=_decode,
     items=_items,
+    hub=(
+        HubSet(
+            name="belebele",
+            repository="facebook/belebele",
+            configurations=r"([a-z]{3})_[A-Z][a-z]{3}",
+            splits={"test": "test"},
+            example=_hub_example,
+            languages="122, with their scripts, such as deu_Latn",
+            licence="CC BY-SA 4.0",
+            citation="Bandarkar et al. 2024: The Belebele Benchmark: a Parallel Reading Comprehension Dataset in 122 Language Variants",
+        ),
+    ),
 )

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xeval.data.treebank import read_treebank
 from xeval.errors import XevalError
 from xeval.protocol import Protocol
 from xeval.statistics.items import Items, digest_of_examples
 from xeval.task_templates.batches import pad_labels, pad_rows, place_words
+from xeval.task_templates.hub import LabelNames, Row
 from xeval.task_templates.task import FineTunedTask, number_of
+from xeval.task_templates.treebank import read_treebank, universal_dependencies, word_rows
 from xeval.task_templates.trees import RELATIONS, best_tree, check_tree, tree_counts
 from xeval.task_templates.word_labels import split_note
 from xeval.task_templates.word_tokenization import Encoded, Pieces
@@ -129,12 +130,23 @@ def _items(
     ]
 
 
+def _hub_example(row: Row, _names: LabelNames, where: str) -> Parsed:
+    words = word_rows(row)
+    return Parsed(
+        tuple(row["tokens"][i] for i in words),
+        tuple(int(row["head"][i]) for i in words),
+        tuple(row["deprel"][i].partition(":")[0] for i in words),
+        where,
+    )
+
+
 TASK = FineTunedTask(
     name="dp",
     title="dependency parsing",
     folder="ud",
     suffix="conllu",
     metrics=("las", "uas", "clas"),
+    hub=(universal_dependencies(_hub_example),),
     read=_read,
     labels=_labels,
     encode=_encode,

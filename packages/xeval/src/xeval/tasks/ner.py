@@ -9,21 +9,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from xeval.data.folder import read_text
 from xeval.errors import XevalError
 from xeval.protocol import Protocol
-from xeval.statistics.items import Items, digest_of_examples
 from xeval.task_templates.entities import entity_counts, is_iob2
-from xeval.task_templates.task import FineTunedTask
-from xeval.task_templates.word_labels import (
-    Tagged,
-    collate_tagged,
-    decode_tagged,
-    encode_tagged,
-    word_head,
-)
+from xeval.task_templates.files import read_text
+from xeval.task_templates.hub import CONVERTED, HubSet, LabelNames, Row, label_name
+from xeval.task_templates.word_labels import Tagged, word_labelling
 
 # CoNLL-2003 puts it between documents, with columns of its own; it is no token.
 _BORDER = "-DOCSTART-"
@@ -96,31 +87,53 @@ def _labels(examples: Sequence[Tagged]) -> tuple[str, ...]:
     return ("O", *(f"{place}-{kind}" for kind in types for place in "BI"))
 
 
-def _items(
-    examples: Sequence[Tagged],
-    predictions: Sequence[Sequence[str]],
-    _labels: tuple[str, ...],
-    _language: str,
-) -> list[Items]:
-    rows = [
-        entity_counts(gold.labels, guess) for gold, guess in zip(examples, predictions, strict=True)
-    ]
-    digest = digest_of_examples(examples)
-    return [Items(metric="f1", rows=np.array(rows), test_digest=digest)]
+def _hub_example(row: Row, names: LabelNames, where: str) -> Tagged:
+    tags = tuple(label_name(tag, names, "ner_tags") for tag in row["ner_tags"])
+    return Tagged(tuple(row["tokens"]), tags, where)
 
 
-TASK = FineTunedTask(
+_TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-DATE", "I-DATE"]
+
+TASK = word_labelling(
     name="ner",
     title="named entities",
     folder="ner",
     suffix="txt",
-    metrics=("f1",),
+    metric="f1",
+    count=entity_counts,
     read=_read,
     view=_view,
     labels=_labels,
-    encode=encode_tagged,
-    collate=collate_tagged,
-    head=word_head,
-    decode=decode_tagged,
-    items=_items,
+    own_settings=("labels",),
+    hub=(
+        HubSet(
+            name="wikiann",
+            repository="unimelb-nlp/wikiann",
+            example=_hub_example,
+            labels={"ner_tags": _TAGS[:7]},
+            languages="176, by the codes of their Wikipedias",
+            licence="not stated; the texts are Wikipedia's (CC BY-SA)",
+            citation="Pan et al. 2017: Cross-lingual Name Tagging and Linking for 282 Languages; splits of Rahimi et al. 2019",
+        ),
+        HubSet(
+            name="masakhaner",
+            repository="masakhane/masakhaner",
+            example=_hub_example,
+            labels={"ner_tags": _TAGS},
+            revision=CONVERTED,
+            languages="amh hau ibo kin lug luo pcm swa wol yor",
+            licence="CC BY-NC 4.0",
+            citation="Adelani et al. 2021: MasakhaNER: Named Entity Recognition for African Languages",
+        ),
+        HubSet(
+            name="masakhaner2",
+            repository="masakhane/masakhaner2",
+            example=_hub_example,
+            labels={"ner_tags": _TAGS},
+            revision=CONVERTED,
+            languages="bam bbj ewe fon hau ibo kin lug luo mos nya pcm sna swa tsn twi wol xho yor zul",
+            licence="CC BY-NC 4.0",
+            citation="Adelani et al. 2022: MasakhaNER 2.0: Africa-centric Transfer Learning for Named Entity Recognition",
+        ),
+    ),
 )

@@ -3,19 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from xeval.data.treebank import UPOS, read_treebank
 from xeval.errors import XevalError
-from xeval.statistics.items import Items, digest_of_examples
-from xeval.task_templates.task import FineTunedTask
-from xeval.task_templates.word_labels import (
-    Tagged,
-    collate_tagged,
-    decode_tagged,
-    encode_tagged,
-    word_head,
-)
+from xeval.task_templates.hub import LabelNames, Row, label_name
+from xeval.task_templates.treebank import UPOS, read_treebank, universal_dependencies, word_rows
+from xeval.task_templates.word_labels import Tagged, word_labelling
 
 
 def _read(path: Path, cache: Path | None) -> list[Tagged]:
@@ -35,31 +26,24 @@ def _labels(_examples: Sequence[Tagged]) -> tuple[str, ...]:
     return UPOS
 
 
-def _items(
-    examples: Sequence[Tagged],
-    predictions: Sequence[Sequence[str]],
-    _labels: tuple[str, ...],
-    _language: str,
-) -> list[Items]:
-    rows = [
-        (sum(a == b for a, b in zip(gold.labels, guess, strict=True)), len(gold.words))
-        for gold, guess in zip(examples, predictions, strict=True)
-    ]
-    digest = digest_of_examples(examples)
-    return [Items(metric="accuracy", rows=np.array(rows), test_digest=digest)]
+def _count(gold: Sequence[str], guess: Sequence[str]) -> tuple[int, int]:
+    return sum(a == b for a, b in zip(gold, guess, strict=True)), len(gold)
 
 
-TASK = FineTunedTask(
+def _hub_example(row: Row, names: LabelNames, where: str) -> Tagged:
+    words = word_rows(row)
+    tags = tuple(label_name(row["upos"][i], names, "upos") for i in words)
+    return Tagged(tuple(row["tokens"][i] for i in words), tags, where)
+
+
+TASK = word_labelling(
     name="pos",
     title="part-of-speech tagging",
     folder="ud",
     suffix="conllu",
-    metrics=("accuracy",),
+    metric="accuracy",
+    count=_count,
     read=_read,
     labels=_labels,
-    encode=encode_tagged,
-    collate=collate_tagged,
-    head=word_head,
-    decode=decode_tagged,
-    items=_items,
+    hub=(universal_dependencies(_hub_example),),
 )

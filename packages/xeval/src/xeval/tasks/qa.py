@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xeval.data.folder import read_text
 from xeval.errors import XevalError
 from xeval.protocol import Protocol
 from xeval.statistics.items import Items, digest_of_examples
 from xeval.task_templates.answers import SQUAD, answer_f1, exact_match
 from xeval.task_templates.batches import IGNORED, pad_rows
+from xeval.task_templates.files import read_text
+from xeval.task_templates.hub import CONVERTED, HubSet, LabelNames, Row
 from xeval.task_templates.task import FineTunedTask
 from xeval.task_templates.word_tokenization import Encoded, Pieces
 
@@ -224,6 +225,31 @@ def _items(
     return made
 
 
+def _hub_example(row: Row, _names: LabelNames, where: str) -> Question:
+    answers = zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)
+    return Question(row["question"], row["context"], tuple(dict.fromkeys(answers)), where)
+
+
+# One configuration holds all languages of TyDi QA; the id of a question begins with the language's name.
+_TYDI = {
+    "ar": "arabic",
+    "bn": "bengali",
+    "en": "english",
+    "fi": "finnish",
+    "id": "indonesian",
+    "ko": "korean",
+    "ru": "russian",
+    "sw": "swahili",
+    "te": "telugu",
+}
+
+
+def _tydi_example(row: Row, names: LabelNames, where: str) -> Question | None:
+    if row["id"].partition("-")[0] != _TYDI[names["language"][0]]:
+        return None
+    return _hub_example(row, names, where)
+
+
 TASK = FineTunedTask(
     name="qa",
     title="question answering",
@@ -237,4 +263,47 @@ TASK = FineTunedTask(
     head=_head,
     decode=_decode,
     items=_items,
+    hub=(
+        HubSet(
+            name="squad",
+            repository="rajpurkar/squad",
+            configurations={"en": "plain_text"},
+            splits={"train": "train", "dev": "validation"},
+            example=_hub_example,
+            languages="en",
+            licence="CC BY-SA 4.0",
+            citation="Rajpurkar et al. 2016: SQuAD: 100,000+ Questions for Machine Comprehension of Text",
+        ),
+        HubSet(
+            name="xquad",
+            repository="google/xquad",
+            configurations=r"xquad\.([a-z]{2})",
+            splits={"test": "validation"},
+            example=_hub_example,
+            languages="ar de el en es hi ro ru th tr vi zh",
+            licence="CC BY-SA 4.0",
+            citation="Artetxe, Ruder, Yogatama 2020: On the Cross-lingual Transferability of Monolingual Representations",
+        ),
+        HubSet(
+            name="mlqa",
+            repository="facebook/mlqa",
+            configurations=r"mlqa\.([a-z]{2})\.\1",
+            splits={"dev": "validation", "test": "test"},
+            example=_hub_example,
+            revision=CONVERTED,
+            languages="ar de en es hi vi zh, question and context in the same",
+            licence="CC BY-SA 3.0",
+            citation="Lewis et al. 2020: MLQA: Evaluating Cross-lingual Extractive Question Answering",
+        ),
+        HubSet(
+            name="tydiqa",
+            repository="google-research-datasets/tydiqa",
+            configurations=dict.fromkeys(_TYDI, "secondary_task"),
+            splits={"train": "train", "test": "validation"},
+            example=_tydi_example,
+            languages=" ".join(_TYDI),
+            licence="Apache 2.0",
+            citation="Clark et al. 2020: TyDi QA: Information-Seeking Question Answering in Typologically Diverse Languages",
+        ),
+    ),
 )

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from xeval.encoder import longest_row, open_encoder, open_tokenizer
 from xeval.errors import XevalError
+from xeval.progress import Watch
 from xeval.protocol import Protocol
 from xeval.statistics.items import Items, digest_of_examples
 from xeval.task_templates.batches import by_length, pad_rows
-from xeval.task_templates.task import Watch, ZeroShotTask
-from xeval.task_templates.text_labels import read_columns
+from xeval.task_templates.files import read_columns
+from xeval.task_templates.hub import HubSet, LabelNames, Row
+from xeval.task_templates.task import ZeroShotTask
 from xeval.task_templates.word_tokenization import Pieces
 
 _TOKENS = 4096
@@ -125,6 +127,10 @@ def mean_states(
     return made, cut
 
 
+def _hub_example(row: Row, _names: LabelNames, _where: str) -> Pair:
+    return Pair(row["sentence1"], row["sentence2"])
+
+
 TASK = ZeroShotTask(
     name="retrieval",
     title="sentence retrieval",
@@ -134,4 +140,17 @@ TASK = ZeroShotTask(
     read=_read,
     open=_open,
     measure=_measure,
+    own_settings=("layer", "csls"),
+    hub=(
+        HubSet(
+            name="tatoeba",
+            repository="mteb/tatoeba-bitext-mining",
+            configurations=r"([a-z]{3})-eng",
+            splits={"test": "test"},
+            example=_hub_example,
+            languages="112, each with its translation into English",
+            licence="CC BY 2.0",
+            citation="Artetxe, Schwenk 2019: Massively Multilingual Sentence Embeddings for Zero-Shot Cross-Lingual Transfer and Beyond",
+        ),
+    ),
 )

@@ -4,13 +4,14 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xeval.data.folder import read_text
 from xeval.errors import XevalError
+from xeval.task_templates.files import read_text
+from xeval.task_templates.hub import HubSet, LabelNames, Row
 
 UPOS = (
     *("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM"),
@@ -71,6 +72,25 @@ def read_treebank(path: Path, *, cache: Path | None = None) -> list[Sentence]:
     sentences = list(parse_treebank(text, path))
     _keep(kept, sentences)
     return sentences
+
+
+def universal_dependencies(example: Callable[[Row, LabelNames, str], Any]) -> HubSet:
+    """The treebanks of the Hub, for a task that makes its examples of their rows."""
+    return HubSet(
+        name="ud",
+        repository="universal-dependencies/universal_dependencies",
+        configurations=r"([a-z]{2,3})_[a-z]+",
+        example=example,
+        languages="more than 100, each treebank a set of its own, such as de_gsd",
+        licence="one for each treebank, most of them a Creative Commons licence",
+        citation="de Marneffe, Manning, Nivre, Zeman 2021: Universal Dependencies",
+    )
+
+
+def word_rows(row: Row) -> list[int]:
+    """Where the syntactic words of a sentence of the Hub are: neither multiword ranges nor empty nodes."""
+    ids = row.get("idx") or list(map(str, range(1, len(row["tokens"]) + 1)))
+    return [i for i, number in enumerate(ids) if str(number).isdigit()]
 
 
 def parse_treebank(text: str, path: Path) -> Iterator[Sentence]:
