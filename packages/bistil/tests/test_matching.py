@@ -139,33 +139,33 @@ def test_listening_leaves_the_model_as_it_was(make_masked_lm: Callable[..., Any]
     model.config._attn_implementation = "eager"
     before = model(**_batch(padded=True)).logits
 
-    tapped = _interrupted(model)
+    activations = _interrupted(model)
 
-    assert sorted(tapped.attention) == [0, 1, 2, 3]
+    assert sorted(activations.attention) == [0, 1, 2, 3]
     assert model.config._attn_implementation == "eager"
     assert not any(module._forward_hooks for module in model.modules())
-    assert not any("_tap" in vars(module) for module in model.modules())
+    assert not any("_keep_operands" in vars(module) for module in model.modules())
     assert torch.equal(model(**_batch(padded=True)).logits, before)
 
 
 def _interrupted(model: Any) -> Activations:
     try:
-        with capture_activations(model) as tapped:
+        with capture_activations(model) as activations:
             model(**_batch(padded=True))
             raise KeyError
     except KeyError:
-        return tapped
+        return activations
 
 
 def test_only_the_layers_asked_for_are_kept(make_masked_lm: Callable[..., Any]) -> None:
     for family in ("bert", "deberta-v2"):
         model = make_masked_lm(family)
 
-        with capture_activations(model, layers=[2]) as tapped:
+        with capture_activations(model, layers=[2]) as activations:
             model(**_batch(padded=False))
 
-        assert sorted(tapped.attention) == [2], family
-        assert sorted(tapped.hidden) == [0, 3], family
+        assert sorted(activations.attention) == [2], family
+        assert sorted(activations.hidden) == [0, 3], family
 
 
 def test_an_encoder_is_found_inside_a_task_model(make_masked_lm: Callable[..., Any]) -> None:
@@ -181,10 +181,10 @@ def test_an_encoder_is_found_inside_a_task_model(make_masked_lm: Callable[..., A
     model = make_masked_lm("xlm-roberta")
     tagger = Tagger(model.base_model)
 
-    with capture_activations(tagger) as tapped:
+    with capture_activations(tagger) as activations:
         tagger(**_batch(padded=False))
 
-    assert torch.equal(tapped.last, tapped.hidden[4])
+    assert torch.equal(activations.last, activations.hidden[4])
 
 
 def test_a_projection_stands_between_widths(make_masked_lm: Callable[..., Any]) -> None:

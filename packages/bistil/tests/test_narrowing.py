@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bistil.encoders.capture import encoder_of
-from bistil.encoders.widths import paths_of_layers, places_of, require_narrowable
+from bistil.encoders.capture import encoder_of, family_of
+from bistil.encoders.widths import paths_of_layers, require_narrowable
 from bistil.errors import ModelError
 from bistil.losses.attention_hidden import capture_activations, matching_loss
 from bistil.student.narrow import choose_hidden, cut_products, cut_sum, narrowed, projection_of
@@ -61,9 +61,7 @@ def _spare(model: Any) -> None:
         entries[..., 8:16] = -entries[..., :8]
         entries[..., 16:] = 0
 
-    places = places_of(model)
-    assert places.attention is not None
-    query, key, value, out = places.attention
+    family = family_of(model)
     for module in encoder_of(model).modules():
         if isinstance(module, nn.Embedding):
             mirror(module.weight)
@@ -71,15 +69,15 @@ def _spare(model: Any) -> None:
             mirror(module.bias)
             module.weight[8:16], module.weight[16:] = module.weight[:8], 0
     for path in paths_of_layers(model):
-        for place in (query, key, value):
+        for place in (family.query, family.key, family.value):
             linear = model.get_submodule(f"{path}.{place}")
             for entries in (linear.weight, linear.bias):
                 entries.unflatten(0, (4, 8))[:, 4:] = 0
-        for place in (out, places.down):
+        for place in (family.output, family.down):
             linear = model.get_submodule(f"{path}.{place}")
             mirror(linear.weight.T)
             mirror(linear.bias)
-        up = model.get_submodule(f"{path}.{places.up}")
+        up = model.get_submodule(f"{path}.{family.up[0]}")
         up.weight[24:], up.bias[24:] = up.weight[:24], up.bias[:24]
 
 

@@ -9,7 +9,7 @@ from mergedistill.errors import StageError
 from mergedistill.recipe.recipe import Recipe
 from mergedistill.recipe.stages import settled_or_refuse, stages
 from mergedistill.run.run import run, status
-from mergedistill.student.initialise import new_student, taken_layers
+from mergedistill.student.initialise import new_student
 from teacherzoo.pretrain.shapes import Architecture, Shape, build_masked_lm
 from vocabmerge import VocabularyError, load_map
 
@@ -190,15 +190,3 @@ def test_one_teacher_alone_cannot_lend_rows_to_itself(models: Path, recipe_of: R
 
     with pytest.raises(VocabularyError, match="omp"):
         _start(recipe)
-
-
-@pytest.mark.parametrize("take", ["last", "even", "bottom"])
-@pytest.mark.parametrize("depth", [1, 2, 5, 12, 24])
-def test_taken_layers_ascend_and_stay_in_the_teacher(depth: int, take: str) -> None:
-    for layers in range(1, depth + 1):
-        chosen = taken_layers(depth, layers, take)
-        assert len(chosen) == layers == len(set(chosen))
-        assert chosen == sorted(chosen)
-        assert 0 <= chosen[0] <= chosen[-1] < depth
-        if take == "last":
-            assert chosen[-1] == depth - 1

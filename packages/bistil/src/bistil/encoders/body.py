@@ -41,7 +41,7 @@ def norm_names(model: nn.Module) -> set[str]:
 def embedding_name(model: Any) -> str:
     """Name, in the body, of the tensor with one row per piece of the vocabulary."""
     weight = body_of(model).get_input_embeddings().weight  # type: ignore[operator]  # transformers' models have it
-    return next(name for name, its in body_parameters(model).items() if its is weight)
+    return next(name for name, parameter in body_parameters(model).items() if parameter is weight)
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:

@@ -1,4 +1,4 @@
-"""Listening to an encoder's forward pass: hidden states, and the queries and keys that attention multiplies."""
+"""Capturing what an encoder's forward pass computes: hidden states, and the queries and keys that attention multiplies."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from typing import Any
 from torch import Tensor, nn
 
 from bistil.errors import ModelError
+from teacherzoo.encoders.families import FAMILIES, Family
+from teacherzoo.encoders.layers import list_of_layers
 
-_NAME = "bistil_capture"  # of the attention function that transformers calls in our stead
+_NAME = "bistil_capture"  # of the attention function that transformers calls in place of its own
 
 
 @dataclass(frozen=True)
 class Attention:
     """What one layer attended by: queries and keys, or the maps themselves where these do not tell all.
 
+    The map of a head is softmax(scale · Q Kᵀ) over the keys inside the window.
+
     Attributes:
         queries: [B, h, S, d], after rotary embedding; None with `maps`.
-        keys: as `queries`.
-        values: as `queries`, if asked for.
+        keys: as `queries`; what several heads share is there for each of them.
+        values: as `keys`, if asked for.
         scale: factor of the products.
         window: width of local attention, None where it is global.
-        maps: [B, h, S, S] after the softmax, of DeBERTa-v2 and v3, whose scores have relative parts.
+        maps: [B, h, S, S] after the softmax, of families whose scores have relative parts (DeBERTa-v2 and v3).
     """
 
     queries: Tensor | None = None
@@ -38,13 +42,13 @@ class Attention:
 
 @dataclass
 class Activations:
-    """One forward pass.
+    """What one forward pass computed.
 
     Attributes:
         hidden: [B, S, H] by number: 0 behind the embeddings, j behind layer j - 1.
         attention: by layer, from 0.
         last: [B, S, H] what the encoder returned, behind a final norm where it has one.
-        pre_norm: whether hidden states are sums that no norm has bounded (ModernBERT).
+        pre_norm: whether hidden states are sums that no norm has bounded (ModernBERT, EuroBERT, XLM-R XL).
     """
 
     pre_norm: bool = False
@@ -53,48 +57,22 @@ class Activations:
     last: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Family:
-    """Where an architecture keeps what we listen to.
-
-    Attributes:
-        layers: path of the list of layers below the base model.
-        attention: path of the attention below a layer.
-        maps: whether only eager maps tell what it attends to.
-        pre_norm: see `Activations`.
-    """
-
-    layers: str
-    attention: str
-    maps: bool = False
-    pre_norm: bool = False
-
-
-_BERT = Family("encoder.layer", "attention.self")
-FAMILIES = {
-    "bert": _BERT,
-    "roberta": _BERT,
-    "xlm-roberta": _BERT,
-    "camembert": _BERT,
-    "distilbert": Family("transformer.layer", "attention"),
-    "modernbert": Family("layers", "attn", pre_norm=True),
-    "deberta-v2": Family("encoder.layer", "attention.self", maps=True),
-}
-
-
 def family_of(model: nn.Module) -> Family:
-    """The family of a model's encoder.
+    """The entry of a model's encoder in the table of architectures.
 
     Raises:
-        ModelError: for an architecture whose attention we cannot reach.
+        ModelError: for an architecture whose attention cannot be reached, with the reason.
     """
     kind = encoder_of(model).config.model_type
-    if kind not in FAMILIES:
+    family = FAMILIES.get(kind)
+    if family is None or family.unreached:
+        reason = f", for {family.unreached}" if family is not None else ""
+        reached = [name for name, known in FAMILIES.items() if not known.unreached]
         raise ModelError(
-            f"{type(model).__name__}: the attention of a {kind!r} model cannot be reached; "
-            f"the families are {', '.join(FAMILIES)}."
+            f"{type(model).__name__}: the attention of a {kind!r} model cannot be reached{reason}; the families are "
+            f"{', '.join(reached)}."
         )
-    return FAMILIES[kind]
+    return family
 
 
 def encoder_of(model: nn.Module) -> Any:
@@ -112,8 +90,13 @@ def encoder_of(model: nn.Module) -> Any:
 
 
 def layers_of(model: nn.Module) -> nn.ModuleList:
-    """The encoder's layers, first to last."""
-    layers: Any = encoder_of(model).get_submodule(family_of(model).layers)
+    """The encoder's layers, first to last.
+
+    Raises:
+        ModelError: see `family_of`.
+    """
+    family_of(model)
+    layers: nn.ModuleList = list_of_layers(encoder_of(model))
     return layers
 
 
@@ -121,71 +104,83 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
 def capture_activations(
     model: nn.Module, *, layers: Collection[int] | None = None, values: bool = False
 ) -> Iterator[Activations]:
-    """Listen to the next forward pass of `model`, which runs on SDPA attention meanwhile.
+    """Keep hidden states, queries and keys of the next forward pass of `model`, which runs on SDPA attention meanwhile.
 
-    No attention map is made, but for DeBERTa-v2 and v3, whose eager ones are kept. What was set before is set again at
-    the end; gradients go through what was heard.
+    Loss terms on attention maps [B, h, S, S] are computed from queries and keys, tile by tile, so that no map is made; only
+    of DeBERTa-v2 and v3, whose scores are more than products, the eager maps are kept. Hooks and the attention
+    implementation are as before at the end; gradients go through what was captured.
 
     Args:
         model: a masked LM or a task model; its encoder may stand anywhere in it.
-        layers: the layers to listen to, and the states in front of the first and behind each; all unless given.
+        layers: the layers to capture, and the states in front of the first and behind each; all unless given.
         values: whether to keep the values of attention, too.
 
     Yields:
-        What is heard, filled by the forward pass.
+        The activations, filled by the forward pass.
 
     Raises:
-        ModelError: for an architecture whose attention we cannot reach.
+        ModelError: for an architecture whose attention cannot be reached.
+
+    Example:
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
+        >>> model = BertForMaskedLM(BertConfig(vocab_size=50, **sizes))
+        >>> with capture_activations(model, layers=[1]) as activations:
+        ...     _ = model(input_ids=torch.arange(12).view(3, 4))
+        >>> activations.hidden[2].shape, activations.attention[1].queries.shape
+        (torch.Size([3, 4, 8]), torch.Size([3, 2, 4, 4]))
     """
     family, encoder = family_of(model), encoder_of(model)
-    tapped = Activations(pre_norm=family.pre_norm)
-    wanted = range(len(layers_of(model))) if layers is None else layers
-    config, before = encoder.config, encoder.config._attn_implementation
+    activations = Activations(pre_norm=family.pre_norm)
+    numbers = range(len(layers_of(model))) if layers is None else layers
     with contextlib.ExitStack() as stack:
-        hook = encoder.register_forward_hook(functools.partial(_keep_last, tapped))
+        hook = encoder.register_forward_hook(functools.partial(_keep_last, activations))
         stack.callback(hook.remove)
-        if family.maps:
-            _listen_to_maps(encoder, family, tapped, wanted, stack)
+        if family.needs_maps:
+            _capture_maps(encoder, activations, numbers, stack)
         else:
             _register()
-            config._attn_implementation = _NAME
-            stack.callback(setattr, config, "_attn_implementation", before)
-            _listen_to_queries(encoder, family, tapped, wanted, stack, values=values)
-        yield tapped
+            stack.callback(
+                setattr, encoder.config, "_attn_implementation", encoder.config._attn_implementation
+            )
+            encoder.config._attn_implementation = _NAME
+            _capture_operands(encoder, activations, numbers, stack, values=values)
+        yield activations
 
 
-def _listen_to_queries(
+def _capture_operands(
     encoder: Any,
-    family: Family,
-    tapped: Activations,
-    wanted: Collection[int],
+    activations: Activations,
+    numbers: Collection[int],
     stack: contextlib.ExitStack,
     *,
     values: bool,
 ) -> None:
-    hook = encoder.embeddings.register_forward_hook(functools.partial(_keep_state, tapped, 0))
-    stack.callback(hook.remove)
-    for number in wanted:
-        layer = encoder.get_submodule(family.layers)[number]
-        hook = layer.register_forward_hook(functools.partial(_keep_state, tapped, number + 1))
-        stack.callback(hook.remove)
-        attention = layer.get_submodule(family.attention)
-        attention._tap = functools.partial(_keep_queries, tapped, number, keep_values=values)
-        stack.callback(delattr, attention, "_tap")
+    family, layers = family_of(encoder), layers_of(encoder)
+    keep = functools.partial(_keep_state, activations, 0)
+    stack.callback(encoder.get_submodule(family.embeddings).register_forward_hook(keep).remove)
+    for number in numbers:
+        keep = functools.partial(_keep_state, activations, number + 1)
+        stack.callback(layers[number].register_forward_hook(keep).remove)
+        attention: Any = layers[number].get_submodule(family.attention)
+        attention._keep_operands = functools.partial(
+            _keep_operands, activations, number, keep_values=values
+        )
+        stack.callback(delattr, attention, "_keep_operands")
 
 
-def _keep_last(tapped: Activations, _module: nn.Module, _inputs: Any, output: Any) -> None:
-    tapped.last = output[0]
+def _keep_last(activations: Activations, _module: nn.Module, _inputs: Any, output: Any) -> None:
+    activations.last = output[0]
 
 
 def _keep_state(
-    tapped: Activations, number: int, _module: nn.Module, _inputs: Any, output: Any
+    activations: Activations, number: int, _module: nn.Module, _inputs: Any, output: Any
 ) -> None:
-    tapped.hidden[number] = output[0] if isinstance(output, tuple) else output
+    activations.hidden[number] = output[0] if isinstance(output, tuple) else output
 
 
-def _keep_queries(
-    tapped: Activations,
+def _keep_operands(
+    activations: Activations,
     number: int,
     queries: Tensor,
     keys: Tensor,
@@ -195,14 +190,21 @@ def _keep_queries(
     *,
     keep_values: bool,
 ) -> None:
-    tapped.attention[number] = Attention(
+    heads = queries.shape[1]
+    activations.attention[number] = Attention(
         queries=queries,
-        keys=keys,
-        values=values if keep_values else None,
+        keys=_for_each_head(keys, heads),
+        values=_for_each_head(values, heads) if keep_values else None,
         scale=scale,
         # ModernBERT passes half its window plus one, for kernels that take bounds as exclusive.
         window=None if sliding_window is None else 2 * (sliding_window - 1),
     )
+
+
+def _for_each_head(shared: Tensor, heads: int) -> Tensor:
+    """Keys or values [B, g, S, d] of groups of heads, repeated as [B, h, S, d]."""
+    groups = shared.shape[1]
+    return shared if groups == heads else shared.repeat_interleave(heads // groups, dim=1)
 
 
 def _attention(
@@ -213,12 +215,12 @@ def _attention(
     attention_mask: Tensor | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """SDPA, as transformers calls it, that lets a listener have the operands."""
+    """SDPA, as transformers calls it, that hands on its operands."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    listener: Callable[..., None] | None = getattr(module, "_tap", None)
-    if listener is not None:
-        listener(query, key, value, options["scaling"], options.get("sliding_window"))
+    keep: Callable[..., None] | None = getattr(module, "_keep_operands", None)
+    if keep is not None:
+        keep(query, key, value, options["scaling"], options.get("sliding_window"))
     attended: tuple[Tensor, None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, **options
     )
@@ -235,23 +237,21 @@ def _register() -> None:
     ALL_MASK_ATTENTION_FUNCTIONS.register(_NAME, sdpa_mask)
 
 
-def _listen_to_maps(
+def _capture_maps(
     encoder: Any,
-    family: Family,
-    tapped: Activations,
-    wanted: Collection[int],
+    activations: Activations,
+    numbers: Collection[int],
     stack: contextlib.ExitStack,
 ) -> None:
+    family, layers = family_of(encoder), layers_of(encoder)
     # The convolution of some DeBERTa-v2 stands between two layers; the encoder's own list of states knows it.
-    hook = encoder.encoder.register_forward_hook(
-        functools.partial(_keep_states, tapped, {0, *(number + 1 for number in wanted)})
-    )
-    stack.callback(hook.remove)
-    for number in wanted:
-        attention = encoder.get_submodule(family.layers)[number].get_submodule(family.attention)
+    keep = functools.partial(_keep_states, activations, {0, *(number + 1 for number in numbers)})
+    stack.callback(encoder.encoder.register_forward_hook(keep).remove)
+    for number in numbers:
+        attention = layers[number].get_submodule(family.attention)
         for hook in (
             attention.register_forward_pre_hook(_ask_for_maps, with_kwargs=True),
-            attention.register_forward_hook(functools.partial(_keep_maps, tapped, number)),
+            attention.register_forward_hook(functools.partial(_keep_maps, activations, number)),
         ):
             stack.callback(hook.remove)
 
@@ -264,13 +264,17 @@ def _ask_for_maps(_module: nn.Module, inputs: Any, named: Any) -> Any:
 
 
 def _keep_maps(
-    tapped: Activations, number: int, _module: nn.Module, _inputs: Any, output: Any
+    activations: Activations, number: int, _module: nn.Module, _inputs: Any, output: Any
 ) -> None:
-    tapped.attention[number] = Attention(maps=output[1])
+    activations.attention[number] = Attention(maps=output[1])
 
 
 def _keep_states(
-    tapped: Activations, wanted: Collection[int], _module: nn.Module, _inputs: Any, output: Any
+    activations: Activations,
+    numbers: Collection[int],
+    _module: nn.Module,
+    _inputs: Any,
+    output: Any,
 ) -> None:
     states = output[1] if isinstance(output, tuple) else output.hidden_states
-    tapped.hidden.update({number: states[number] for number in wanted})
+    activations.hidden.update({number: states[number] for number in numbers})

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from bistil.encoders.capture import encoder_of
+from bistil.encoders.capture import encoder_of, family_of
 
 _ACTIVATIONS = ("torch.nn.modules.activation", "transformers.activations")
-_VALUES = ("self.value", "attention.v_lin")  # BERT and its kin, DistilBERT
 
 
 @contextlib.contextmanager
@@ -27,14 +26,20 @@ def recomputing(model: nn.Module) -> Iterator[None]:
     values of attention, at the price of the one product that costs least of all: the square of the width. Gradients are
     the same bits.
 
+    `torch.utils.checkpoint` (Chen et al. 2016) does not serve: it runs a whole module again in the backward pass, when
+    `capture_activations` has ended and its attention function is no longer set, and attention is the dearest part of it.
+
     Args:
         model: an encoder, or what holds one.
     """
     made: dict[StorageWeakRef, _Made] = {}
+    encoder, family = encoder_of(model), family_of(model)
+    values = () if family.value == family.query else (f".{family.value}",)
     with contextlib.ExitStack() as stack:
-        for name, module in encoder_of(model).named_modules():
-            cheap = isinstance(module, nn.LayerNorm) or type(module).__module__ in _ACTIVATIONS
-            if cheap or name.endswith(_VALUES):
+        for name, module in encoder.named_modules():
+            kind = type(module)
+            cheap = kind.__name__.endswith(family.norm) or kind.__module__ in _ACTIVATIONS
+            if cheap or name.endswith(values):
                 hook = module.register_forward_hook(functools.partial(_note, made), prepend=True)
                 stack.callback(hook.remove)
         stack.enter_context(

@@ -10,7 +10,7 @@ from bistil.errors import ExtractError
 from bistil.losses.weights import Terms
 
 if TYPE_CHECKING:
-    from bistil.student.layers import Strategy
+    from teacherzoo.encoders.layers import Strategy
 
 Init = Literal["teacher", "random"]
 Precision = Literal["float32", "bfloat16"]

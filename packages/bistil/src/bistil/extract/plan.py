@@ -79,6 +79,6 @@ def attention_route(model: Any, terms: Mapping[str, float]) -> str:
     if "attention" not in terms:
         return "not compared"
     kind = encoder_of(model).config.model_type
-    if family_of(model).maps:
+    if family_of(model).needs_maps:
         return f"by eager maps held in memory: the scores of {kind} are more than products of queries and keys"
     return "by queries and keys, tile by tile; no map is stored"

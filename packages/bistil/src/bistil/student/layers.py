@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from bistil.encoders.capture import encoder_of, family_of, layers_of
+from bistil.encoders.widths import paths_of_layers
 from bistil.errors import ModelError
-
-Strategy = Literal["last", "bottom", "even"]
-
-_DROPOUTS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "dropout",
-    "attention_dropout",
-    "embedding_dropout",
-    "mlp_dropout",
-)
+from teacherzoo.encoders.layers import Strategy, config_of_layers, replace_layers, spread_layers
 
 
 def layer_map(
     depth: int, *, reduction: int = 2, strategy: Strategy = "last", first: bool = False
 ) -> tuple[int, ...]:
-    """For each of the student's depth / reduction layers the teacher layer it copies.
+    """For each of the student's depth / reduction layers the teacher layer that it copies.
+
+    With "last" the student's layer i begins as the teacher's layer r·(i + 1) - 1, the last of each block of r (Ansell,
+    Ponti, Korhonen and Vulić 2023, BiStil).
 
     Args:
         depth: the teacher's number of layers.
         reduction: how many of them become one; it must divide their number.
-        strategy: "last" of each block (BiStil), the "bottom" ones, or "even"ly spread from the first to the last.
+        strategy: "last" of each block, the "bottom" ones, or "even"ly spread from the first to the last.
         first: whether the student's first layer must be the teacher's (ModernBERT, whose first layer lacks a norm that
             all others have); "last" then takes it for its first block.
+
+    Returns:
+        Ascending numbers from 0.
 
     Raises:
         ModelError: where `reduction` does not divide `depth`, or for an unknown strategy.
@@ -50,21 +45,13 @@ def layer_map(
             f"layers must be one of {', '.join(get_args(Strategy))} or a list of numbers, got {strategy!r}."
         )
     if reduction < 1 or depth % reduction:
-        divisors = [str(one) for one in range(1, depth + 1) if depth % one == 0]
+        divisors = [str(divisor) for divisor in range(1, depth + 1) if depth % divisor == 0]
         raise ModelError(
             f"reduction {reduction!r} does not divide the teacher's {depth} layers; choose one of {', '.join(divisors)}, "
             "or name the layers."
         )
-    count = depth // reduction
-    if strategy == "bottom":
-        return tuple(range(count))
-    if strategy == "even":
-        # Halves are rounded up: Python's own rounding to even would space unevenly.
-        return tuple(
-            math.floor(number * (depth - 1) / max(1, count - 1) + 0.5) for number in range(count)
-        )
-    last = tuple(range(reduction - 1, depth, reduction))
-    return (0, *last[1:]) if first else last
+    layers = spread_layers(depth, depth // reduction, strategy)
+    return (0, *layers[1:]) if first else layers
 
 
 def choose_layers(
@@ -72,12 +59,26 @@ def choose_layers(
 ) -> tuple[int, ...]:
     """The map for this teacher: by strategy, or as named, checked.
 
+    Args:
+        teacher: a masked LM or what holds an encoder.
+        reduction: see `layer_map`; without effect where layers are named.
+        layers: a strategy, or ascending numbers of the teacher's layers from 0.
+
+    Returns:
+        For each of the student's layers the teacher's number.
+
     Raises:
         ModelError: for layers that are not there, out of order, twice, or that this architecture cannot move.
+
+    Example:
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> sizes = {"hidden_size": 8, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 8}
+        >>> choose_layers(BertForMaskedLM(BertConfig(vocab_size=50, **sizes)), reduction=3)
+        (2, 5)
     """
-    depth, pinned = len(layers_of(teacher)), family_of(teacher).pre_norm
+    depth, pinned = len(layers_of(teacher)), family_of(teacher).first_layer_pinned
     if isinstance(layers, str):
-        return layer_map(depth, reduction=reduction, strategy=layers, first=pinned)
+        return layer_map(depth, reduction=reduction, strategy=layers, first=bool(pinned))
     chosen = tuple(layers)
     if not chosen or min(chosen) < 0 or max(chosen) >= depth or list(chosen) != sorted({*chosen}):
         raise ModelError(
@@ -85,8 +86,8 @@ def choose_layers(
         )
     if pinned and chosen[0] != 0:
         raise ModelError(
-            f"layers {list(chosen)!r}: the first layer of a {encoder_of(teacher).config.model_type!r} model has no norm "
-            "before its attention, so only the teacher's layer 0 can be the student's; begin with 0."
+            f"layers {list(chosen)!r}: the first layer of a {encoder_of(teacher).config.model_type!r} model {pinned}, so "
+            "only the teacher's layer 0 can be the student's; begin with 0."
         )
     return chosen
 
@@ -94,7 +95,8 @@ def choose_layers(
 def student_of(teacher: Any, layers: Sequence[int], *, seed: int | None = None) -> Any:
     """A student of the teacher's class with the teacher's layers `layers` and all else of it.
 
-    Dropout is 0, in the configuration too, as in BiStil. Every tensor is a copy. Before it is returned the student's
+    The student's embeddings, layers and head are copies, as in BiStil (Ansell et al. 2023) and DistilBERT (Sanh et al. 2019).
+    Dropout is 0, in the configuration too. Before it is returned the student's
     logits are compared with those of the teacher with its other layers left out; they are the same bits.
 
     Args:
@@ -103,7 +105,13 @@ def student_of(teacher: Any, layers: Sequence[int], *, seed: int | None = None) 
         seed: given, the weights are random instead, of this seed: a model of the student's shape from scratch.
 
     Raises:
-        ModelError: for an architecture we do not know, layers it cannot have, or where the outputs differ.
+        ModelError: for an architecture that is not known, layers it cannot have, or where the outputs differ.
+
+    Example:
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> sizes = {"hidden_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 8}
+        >>> student_of(BertForMaskedLM(BertConfig(vocab_size=50, **sizes)), (1, 3)).config.num_hidden_layers
+        2
     """
     layers = choose_layers(teacher, layers=tuple(layers))
     config = _student_config(teacher, layers)
@@ -120,31 +128,24 @@ def student_of(teacher: Any, layers: Sequence[int], *, seed: int | None = None) 
 
 
 def _student_config(teacher: Any, layers: Sequence[int]) -> Any:
-    config = copy.deepcopy(teacher.config)
-    config.num_hidden_layers = len(layers)
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None:
-        config.layer_types = [kinds[number] for number in layers]
-    for name in _DROPOUTS:
-        if hasattr(config, name):
-            setattr(config, name, 0.0)
+    config = config_of_layers(teacher.config, layers)
+    for name in family_of(teacher).dropouts:
+        setattr(config, name, 0.0)
     return config
 
 
 def _mapped_weights(teacher: Any, layers: Sequence[int]) -> dict[str, torch.Tensor]:
     """The teacher's tensors under the student's names."""
-    encoder = encoder_of(teacher)
-    above = next((f"{name}." for name, one in teacher.named_modules() if one is encoder), "")
-    prefix = f"{above.removeprefix('.')}{family_of(teacher).layers}."
-    place = {its: mine for mine, its in enumerate(layers)}
+    prefix = next(paths_of_layers(teacher)).removesuffix("0")
+    student_layer = {teacher_layer: number for number, teacher_layer in enumerate(layers)}
     weights = {}
     for name, tensor in teacher.state_dict().items():
         if not name.startswith(prefix):
             weights[name] = tensor
             continue
         number, _, rest = name.removeprefix(prefix).partition(".")
-        if int(number) in place:
-            weights[f"{prefix}{place[int(number)]}.{rest}"] = tensor
+        if int(number) in student_layer:
+            weights[f"{prefix}{student_layer[int(number)]}.{rest}"] = tensor
     return weights
 
 
@@ -160,25 +161,22 @@ def require_equal_to_truncated(student: Any, teacher: Any, layers: Sequence[int]
     inputs = torch.randint(rows, (2, 12), generator=random).to(next(student.parameters()).device)
     mask = torch.ones_like(inputs)
     mask[1, 8:] = 0
-    mine = student(input_ids=inputs, attention_mask=mask).logits
+    actual = student(input_ids=inputs, attention_mask=mask).logits[mask.bool()]
     with truncated(teacher, layers):
-        its = teacher(input_ids=inputs, attention_mask=mask).logits
-    real = mask.bool()
-    if not torch.equal(mine[real], its[real]):
+        expected = teacher(input_ids=inputs, attention_mask=mask).logits[mask.bool()]
+    if not torch.equal(actual, expected):
         raise ModelError(
             f"The student does not compute what layers {list(layers)} of the teacher compute (they differ by up to "
-            f"{float((mine[real] - its[real]).abs().max()):.2g}); this is an architecture that cannot be cut so."
+            f"{float((actual - expected).abs().max()):.2g}); this is an architecture that cannot be cut so."
         )
 
 
 @contextmanager
 def truncated(model: Any, layers: Sequence[int]) -> Iterator[None]:
     """Run `model` with those of its layers alone."""
-    whole = layers_of(model)
-    path, _, name = family_of(model).layers.rpartition(".")
-    owner = encoder_of(model).get_submodule(path)
-    setattr(owner, name, nn.ModuleList([whole[number] for number in layers]))
+    whole, encoder = layers_of(model), encoder_of(model)
+    replace_layers(encoder, nn.ModuleList([whole[number] for number in layers]))
     try:
         yield
     finally:
-        setattr(owner, name, whole)
+        replace_layers(encoder, whole)

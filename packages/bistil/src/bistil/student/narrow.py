@@ -1,4 +1,4 @@
-"""A narrower student: it keeps some of the hidden and feed-forward units, and reads the others from them."""
+"""A narrower student: it keeps some of the hidden and feed-forward units, and reconstructs the others from them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bistil.encoders.capture import capture_activations
-from bistil.encoders.widths import inner_width, narrow_config, paths_of_layers, places_of
+from bistil.encoders.capture import capture_activations, family_of
+from bistil.encoders.widths import inner_width, narrow_config, paths_of_layers
 from bistil.student.statistics import ActivationStatistics, head_maps
 from bistil.student.units import (
     Kept,
@@ -24,7 +24,7 @@ Weights = dict[str, Tensor]
 def choose_hidden(
     teacher: Any, layers: Sequence[int], blocks: Iterable[Tensor], *, width: int
 ) -> Kept:
-    """The hidden units that a student of this width keeps: those that tell most of the teacher's compared states.
+    """The hidden units that a student of this width keeps: those that explain most of the teacher's compared states.
 
     One choice holds for the embeddings' state and the states behind `layers`, so that what a layer adds to the sum of
     those before it has one meaning everywhere. Each state's variance weighs the same.
@@ -39,14 +39,13 @@ def choose_hidden(
     moments = {number: Moments(teacher.config.hidden_size) for number in states}
     with torch.no_grad():
         for block in blocks:
-            with capture_activations(teacher, layers=layers) as tapped:
+            with capture_activations(teacher, layers=layers) as activations:
                 teacher(input_ids=block.to(teacher.device))
-            for number, its in moments.items():
-                its.add(tapped.hidden[number])
-    spreads = [its.covariance for its in moments.values()]
-    return pivoted_cholesky_selection(
-        torch.stack([its / its.trace() for its in spreads]).mean(0), width
-    )
+            for number in states:
+                moments[number].add(activations.hidden[number])
+    covariances = [moments[number].covariance for number in states]
+    shares = torch.stack([covariance / covariance.trace() for covariance in covariances])
+    return pivoted_cholesky_selection(shares.mean(0), width)
 
 
 def projection_of(units: Sequence[int], width: int) -> Tensor:
@@ -65,7 +64,7 @@ def narrowed(
     """A narrower copy of `model` that does nearly what it does on text like `blocks`.
 
     Its hidden state stands for h P, the chosen units of h. Embeddings and whatever writes into the state keep the chosen
-    entries. A linear map that read all units reads the chosen ones and, by least squares, what they tell of the others. A
+    entries. A linear map that read all units reads the chosen ones and, by least squares, what they say of the others. A
     norm's mean and deviation run over the chosen units alone, which is another function: projection and norm do not
     commute. Its gain and offset are fitted anew, unit by unit. Heads stay as many: queries and keys are cut to the
     singular directions that make most of a head's products, values to those that make most of what it adds to the state.
@@ -88,115 +87,133 @@ def narrowed(
     narrow.config._attn_implementation = model.config._attn_implementation
     narrow.to(next(model.parameters())).eval()  # its device and dtype
     if seed is None:
-        heard = ActivationStatistics(model, kept, blocks, inner=inner is not None)
-        narrow.load_state_dict(_Narrowing(model, heard, kept, inner).weights())
+        statistics = ActivationStatistics(model, kept, blocks, inner=inner is not None)
+        narrow.load_state_dict(_Narrowing(model, statistics, kept, inner).weights())
     return narrow
 
 
 class _Narrowing:
-    """The narrower weights of a model, from what was heard of it."""
+    """The narrower weights of a model, from statistics of its activations."""
 
     def __init__(
         self,
         model: Any,
-        heard: ActivationStatistics,
+        statistics: ActivationStatistics,
         units: tuple[int, ...] | None,
         inner: int | None,
     ) -> None:
-        self._model, self._heard, self._units, self._inner = model, heard, units, inner
+        self._model, self._statistics, self._units, self._inner = model, statistics, units, inner
+        self._family = family_of(model)
         self._state: slice | list[int] = slice(None) if units is None else list(units)
 
     def weights(self) -> Weights:
         """All of them, under their names."""
         whole = self._model.config.hidden_size
-        found = {
-            name: its[..., self._state] if its.dim() > 1 and its.shape[-1] == whole else its
-            for name, its in self._model.state_dict().items()
-        }
+        weights = {
+            name: tensor[..., self._state] if tensor.dim() > 1 and tensor.shape[-1] == whole else tensor
+            for name, tensor in self._model.state_dict().items()
+        }  # fmt: skip
         if self._units is not None:
-            for name, fit in self._heard.norms.items():
-                found[f"{name}.weight"], found[f"{name}.bias"] = fit.fitted()
+            for name, fit in self._statistics.norms.items():
+                weights[f"{name}.weight"], weights[f"{name}.bias"] = fit.fitted()
             for name in head_maps(self._model):
                 weight, bias = self._reading(name, name)
-                found |= {f"{name}.weight": weight[self._state], f"{name}.bias": bias[self._state]}
+                weights |= {
+                    f"{name}.weight": weight[self._state],
+                    f"{name}.bias": bias[self._state],
+                }
         for path in paths_of_layers(self._model):
             if self._units is not None:
-                found |= self._attention(path)
-            found |= self._feed_forward(path)
-        return found
+                weights |= self._attention(path)
+            weights |= self._feed_forward(path)
+        return weights
 
     def _linear(self, name: str) -> tuple[Tensor, Tensor | None]:
         linear: nn.Linear = self._model.get_submodule(name)
         bias = None if linear.bias is None else linear.bias.detach().double().cpu()
         return linear.weight.detach().double().cpu(), bias  # where the moments are
 
-    def _reading(self, name: str, heard: str) -> Any:
+    def _reading(self, name: str, same_inputs: str) -> Any:
         """A map that reads the kept units in place of all: weight [out, k] and bias."""
         weight, bias = self._linear(name)
         if self._units is None:
             return weight, bias
-        told, rest = least_squares_reconstruction(
-            self._units, self._heard.inputs[heard], constant=True
+        linear, constant = least_squares_reconstruction(
+            self._units, self._statistics.inputs[same_inputs], constant=True
         )
-        return weight @ told.T, bias + weight @ rest  # type: ignore[operator]  # every map of these families has one
+        return weight @ linear.T, bias + weight @ constant  # type: ignore[operator]  # every map of these families has one
 
     def _attention(self, path: str) -> Weights:
         """Per head of d units, its first e = d · k / D singular directions."""
-        attention = places_of(self._model).attention
-        assert attention is not None
-        query, key, value, out = (f"{path}.{place}" for place in attention)
+        query, key, value, out = (
+            f"{path}.{place}"
+            for place in (
+                self._family.query,
+                self._family.key,
+                self._family.value,
+                self._family.output,
+            )
+        )
         read = {name: self._reading(name, query) for name in (query, key, value)}
-        made: dict[str, list[tuple[Tensor, Tensor]]] = {query: [], key: [], value: []}
+        narrow: dict[str, list[tuple[Tensor, Tensor]]] = {query: [], key: [], value: []}
         outs = []
         weight_out, bias_out = self._linear(out)
         weight_out, bias_out = weight_out[self._state], bias_out[self._state]  # type: ignore[index]  # every map of these families has a bias
-        heads = len(self._heard.heads[query])
+        heads = len(self._statistics.heads[query])
         width, count = len(weight_out) // heads, self._model.config.hidden_size // heads
         for head in range(heads):
             rows = slice(head * count, (head + 1) * count)
-            queries, keys, context = (self._heard.heads[name][head] for name in (query, key, out))
+            queries, keys, context = (
+                self._statistics.heads[name][head] for name in (query, key, out)
+            )
             turns = dict(zip((query, key), cut_products(queries, keys, width), strict=True))
             turns[value], put = cut_sum(context, weight_out[:, rows].T, width)
             # Of keys and values a mean is taken off: one moves all scores of a query alike, the other is added behind.
             means = {query: torch.zeros(count).double(), key: keys.mean, value: context.mean}
             for name, turn in turns.items():
                 weight, bias = read[name][0][rows], read[name][1][rows]
-                made[name].append((turn.T @ weight, turn.T @ (bias - means[name])))
+                narrow[name].append((turn.T @ weight, turn.T @ (bias - means[name])))
             bias_out = bias_out + weight_out[:, rows] @ context.mean
             outs.append(put)
-        found = {f"{out}.weight": torch.cat(outs).T, f"{out}.bias": bias_out}
-        for name, parts in made.items():
-            found[f"{name}.weight"] = torch.cat([weight for weight, _ in parts])
-            found[f"{name}.bias"] = torch.cat([bias for _, bias in parts])
-        return found
+        weights = {f"{out}.weight": torch.cat(outs).T, f"{out}.bias": bias_out}
+        for name, parts in narrow.items():
+            weights[f"{name}.weight"] = torch.cat([weight for weight, _ in parts])
+            weights[f"{name}.bias"] = torch.cat([bias for _, bias in parts])
+        return weights
 
     def _feed_forward(self, path: str) -> Weights:
-        places = places_of(self._model)
-        up, down = f"{path}.{places.up}", f"{path}.{places.down}"
-        weight_up, bias_up = self._reading(up, up)
-        weight_down, bias_down = self._linear(down)
-        weight_down = weight_down[self._state]
-        bias_down = None if bias_down is None else bias_down[self._state]
+        ups = [f"{path}.{place}" for place in self._family.up]
+        down = f"{path}.{self._family.down}"
+        tensors = {up: self._reading(up, ups[0]) for up in ups}
+        weight, bias = self._linear(down)
+        weight, bias = weight[self._state], None if bias is None else bias[self._state]
         if self._inner is not None:
-            moments, total = self._heard.inputs[down], weight_down.shape[1]
-            loud = weight_down.norm(dim=0)
+            moments, total = self._statistics.inputs[down], weight.shape[1]
+            loud = weight.norm(dim=0)
             kept = pivoted_cholesky_selection(
                 moments.covariance * loud * loud[:, None], self._inner
             ).numbers
-            told, rest = least_squares_reconstruction(kept, moments, constant=bias_down is not None)
-            bias_down = None if bias_down is None else bias_down + weight_down @ rest
-            weight_down = weight_down @ told.T
-            rows = [*kept, *(total + one for one in kept)] if places.gated else list(kept)
-            weight_up, bias_up = weight_up[rows], None if bias_up is None else bias_up[rows]
-        found = {f"{up}.weight": weight_up, f"{down}.weight": weight_down}
-        biases = {f"{up}.bias": bias_up, f"{down}.bias": bias_down}
-        return found | {name: its for name, its in biases.items() if its is not None}
+            linear, constant = least_squares_reconstruction(
+                kept, moments, constant=bias is not None
+            )
+            bias = None if bias is None else bias + weight @ constant
+            weight = weight @ linear.T
+            rows = [*kept, *(total + unit for unit in kept)] if self._family.fused_gate else [*kept]
+            for up, (weight_up, bias_up) in tensors.items():
+                tensors[up] = weight_up[rows], None if bias_up is None else bias_up[rows]
+        tensors[down] = weight, bias
+        return {
+            f"{name}.{part}": tensor
+            for name, pair in tensors.items()
+            for part, tensor in zip(("weight", "bias"), pair, strict=True)
+            if tensor is not None
+        }
 
 
 def cut_products(queries: Moments, keys: Moments, width: int) -> tuple[Tensor, Tensor]:
     """Maps [d, e] of a head's queries and keys, such that their products, scaled as heads of e units are, stay nearest.
 
-    With Q and K the rows heard, K without its mean, Q Kᵀ has the singular values of Lqᵀ Lk, where Lq Lqᵀ = Qᵀ Q and
+    With Q and K the rows [n, d] of the head's queries and keys, K without its mean, Q Kᵀ has the singular values of Lqᵀ Lk, where Lq Lqᵀ = Qᵀ Q and
     Lk Lkᵀ = Kᵀ K; the first e of them are kept. A mean of the keys adds the same to all scores of a query, which the
     softmax takes away.
     """

@@ -1,4 +1,4 @@
-"""What the linear maps and norms of a model read and give on text, summed up."""
+"""Activation statistics: what the linear maps and norms of a model read and give on text, summed up."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bistil.encoders.capture import encoder_of
-from bistil.encoders.widths import paths_of_layers, places_of
+from bistil.encoders.capture import encoder_of, family_of
+from bistil.encoders.widths import paths_of_layers
 from bistil.student.units import Moments
 
 
@@ -21,8 +21,9 @@ class ActivationStatistics:
 
     Args:
         model: a masked LM in evaluation mode.
-        units: hidden units that will be kept; None where all are, and then only feed-forward layers are heard.
+        units: hidden units that will be kept; None where all are, and then only feed-forward layers are looked at.
         blocks: token ids [B, S] without padding, that it is run on.
+        inner: whether feed-forward units will be left out.
 
     Attributes:
         inputs: of linear maps.
@@ -41,13 +42,13 @@ class ActivationStatistics:
             def keep(name: str, add: Callable[[Any, Any], None]) -> None:
                 module = model.get_submodule(name)
                 hook = module.register_forward_hook(
-                    lambda _module, given, made: add(given[0], made)
+                    lambda _module, inputs, output: add(inputs[0], output)
                 )
                 stack.callback(hook.remove)
 
             for name in self._readers(model, units, inner=inner):
                 self.inputs[name] = Moments(model.get_submodule(name).in_features)
-                keep(name, functools.partial(_add_given, self.inputs[name]))
+                keep(name, functools.partial(_add_inputs, self.inputs[name]))
             if units is not None:
                 self._keep_heads(model, keep)
                 self._keep_norms(model, units, keep)
@@ -55,25 +56,24 @@ class ActivationStatistics:
                 model(input_ids=block.to(model.device))
 
     def _readers(self, model: Any, units: Sequence[int] | None, *, inner: bool) -> Iterator[str]:
-        places = places_of(model)
+        family = family_of(model)
         for path in paths_of_layers(model):
             if inner:
-                yield f"{path}.{places.down}"
-            if units is not None and places.attention is not None:
-                yield from (f"{path}.{places.attention[0]}", f"{path}.{places.up}")
+                yield f"{path}.{family.down}"
+            if units is not None:
+                yield from (f"{path}.{family.query}", f"{path}.{family.up[0]}")
         if units is not None:
             yield from head_maps(model)
 
     def _keep_heads(self, model: Any, keep: Callable[..., None]) -> None:
-        attention, count = places_of(model).attention, model.config.num_attention_heads
-        assert attention is not None
-        query, key, _, out = attention
+        family, count = family_of(model), model.config.num_attention_heads
+        width = model.config.hidden_size // count
         for path in paths_of_layers(model):
-            for place in (query, key, out):
-                width = model.config.hidden_size // count
-                its = self.heads[f"{path}.{place}"] = [Moments(width) for _ in range(count)]
-                add = functools.partial(_add_heads, its, of_inputs=place == out)
-                keep(f"{path}.{place}", add)
+            for place in (family.query, family.key, family.output):
+                name = f"{path}.{place}"
+                self.heads[name] = [Moments(width) for _ in range(count)]
+                of_inputs = place == family.output
+                keep(name, functools.partial(_add_heads, self.heads[name], of_inputs=of_inputs))
 
     def _keep_norms(self, model: Any, units: Sequence[int], keep: Callable[..., None]) -> None:
         for name, module in model.named_modules():
@@ -95,33 +95,32 @@ class NormFit:
         self._gain = norm.weight.detach()[self._units].double().cpu()
         self._sums = torch.zeros(4, len(self._units), dtype=torch.float64)
 
-    def add(self, given: Tensor, made: Tensor) -> None:
+    def add(self, inputs: Tensor, outputs: Tensor) -> None:
         """Rows [..., D] into and out of the whole norm."""
-        kept = given[..., self._units].float()
-        mine = F.layer_norm(kept, kept.shape[-1:], eps=self._eps).flatten(0, -2).double()
-        its = made[..., self._units].flatten(0, -2).double()
-        self._rows += len(mine)
-        sums = [mine.sum(0), its.sum(0), mine.square().sum(0), (mine * its).sum(0)]
+        kept = inputs[..., self._units].float()
+        narrow = F.layer_norm(kept, kept.shape[-1:], eps=self._eps).flatten(0, -2).double()
+        whole = outputs[..., self._units].flatten(0, -2).double()
+        self._rows += len(narrow)
+        sums = [narrow.sum(0), whole.sum(0), narrow.square().sum(0), (narrow * whole).sum(0)]
         self._sums += torch.stack(sums).cpu()
 
     def fitted(self) -> tuple[Tensor, Tensor]:
         """Gain and offset, [k] each, by least squares for each unit; the gain of a unit that never varies stays."""
-        mine, its, square, product = self._sums / max(1, self._rows)
-        variance = square - mine.square()
+        narrow, whole, square, product = self._sums / max(1, self._rows)
+        variance = square - narrow.square()
         still = variance <= 1e-9 * square
-        slope = (product - mine * its) / variance.masked_fill(still, 1)
+        slope = (product - narrow * whole) / variance.masked_fill(still, 1)
         gain = torch.where(still, self._gain, slope)
-        return gain, its - gain * mine
+        return gain, whole - gain * narrow
 
 
-def _add_given(moments: Moments, given: Tensor, _made: Tensor) -> None:
-    moments.add(given)
+def _add_inputs(moments: Moments, inputs: Tensor, _outputs: Tensor) -> None:
+    moments.add(inputs)
 
 
-def _add_heads(heads: list[Moments], given: Tensor, made: Tensor, *, of_inputs: bool) -> None:
-    for moments, part in zip(
-        heads, (given if of_inputs else made).chunk(len(heads), -1), strict=True
-    ):
+def _add_heads(heads: list[Moments], inputs: Tensor, outputs: Tensor, *, of_inputs: bool) -> None:
+    parts = (inputs if of_inputs else outputs).chunk(len(heads), -1)
+    for moments, part in zip(heads, parts, strict=True):
         moments.add(part)
 
 

@@ -1,4 +1,4 @@
-"""Which of a model's units a narrower one keeps: those from which the others can best be told, and how they are told."""
+"""Which of a model's units a narrower one keeps: those from which the others are best reconstructed by linear maps."""
 
 from __future__ import annotations
 
@@ -59,12 +59,16 @@ class Kept:
 def pivoted_cholesky_selection(covariance: Tensor, count: int) -> Kept:
     """Units chosen one by one, each the one that has most variance left that those before it do not explain.
 
-    This is a Cholesky decomposition with pivots, stopped early. Where nothing is left to explain, the first of the others
-    follow.
+    A Cholesky decomposition with diagonal pivots, stopped early (Higham 1990; Harbrecht, Peters and Schneider 2012): column j
+    of the factor is (C[:, p] - L Lᵀ[:, p]) / √d[p] for the pivot p = argmax d, and d -= L[:, j]². Where nothing is left to
+    explain, the first of the others follow.
 
     Args:
         covariance: [D, D].
         count: how many to keep.
+
+    Returns:
+        Their numbers, ascending, and the share 1 - Σ d / Σ diag C.
 
     Example:
         >>> pivoted_cholesky_selection(torch.tensor([[4.0, 4.0, 0.0], [4.0, 4.0, 0.0], [0.0, 0.0, 1.0]]), 2)
@@ -72,41 +76,45 @@ def pivoted_cholesky_selection(covariance: Tensor, count: int) -> Kept:
     """
     left = covariance.diagonal().clone()
     total, floor = float(left.sum()), float(left.max()) * 1e-12
-    open_to = torch.ones_like(left, dtype=torch.bool)
+    available = torch.ones_like(left, dtype=torch.bool)
     factor = covariance.new_zeros(len(left), count)
     for step in range(count):
-        pivot = int(left.masked_fill(~open_to, -1).argmax())
-        open_to[pivot] = False
+        pivot = int(left.masked_fill(~available, -1).argmax())
+        available[pivot] = False
         if left[pivot] <= floor:
             continue
         column = covariance[:, pivot] - factor[:, :step] @ factor[pivot, :step]
         factor[:, step] = column / left[pivot].sqrt()
         left = (left - factor[:, step].square()).clamp(min=0)
-    numbers = (~open_to).nonzero().flatten().tolist()
+    numbers = (~available).nonzero().flatten().tolist()
     return Kept(tuple(numbers), 1 - float(left.sum()) / total if total else 1.0)
 
 
 def least_squares_reconstruction(
     kept: tuple[int, ...], moments: Moments, *, constant: bool
 ) -> tuple[Tensor, Tensor]:
-    """R [k, D] and c [D] with x ≈ x[kept] R + c, by least squares; the kept units themselves are told exactly.
+    """R [k, D] and c [D] with x ≈ x[kept] R + c, by least squares; the kept units themselves are reconstructed exactly.
+
+    R = C[kept, kept]⁻¹ C[kept, :] and c = E x - E x[kept] R, with C the covariance; without a constant C is E x xᵀ.
 
     Args:
         kept: numbers of the units that are there.
         moments: of all of them.
         constant: whether there is a c; else it is 0.
+
+    Returns:
+        R and c in float64.
     """
-    spread = moments.covariance if constant else moments.second
+    second = moments.covariance if constant else moments.second
     units = torch.tensor(kept)
-    others = torch.ones(len(spread), dtype=torch.bool)
+    others = torch.ones(len(second), dtype=torch.bool)
     others[units] = False
-    among = spread[units][:, units]
+    among = second[units][:, units]
     # Units that never vary among the kept would leave the equations without a solution.
     among.diagonal().add_(1e-6 * float(among.diagonal().mean()) + 1e-30)
-    told = spread.new_zeros(len(kept), len(spread))
-    told[torch.arange(len(kept)), units] = 1
-    told[:, others] = torch.linalg.solve(among, spread[units][:, others])
-    constants = (
-        moments.mean - moments.mean[units] @ told if constant else spread.new_zeros(len(spread))
-    )
-    return told, constants
+    linear = second.new_zeros(len(kept), len(second))
+    linear[torch.arange(len(kept)), units] = 1
+    linear[:, others] = torch.linalg.solve(among, second[units][:, others])
+    if not constant:
+        return linear, second.new_zeros(len(second))
+    return linear, moments.mean - moments.mean[units] @ linear

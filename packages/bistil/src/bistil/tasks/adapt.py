@@ -293,7 +293,7 @@ def _layers_of(student: str | Path, model: nn.Module, teacher: nn.Module) -> Seq
             f"{student}: its {own} layers do not divide the teacher's {depth}, and no run.json says which they come from; "
             "name them by --layers."
         )
-    return layer_map(depth, reduction=depth // own, first=family_of(model).pre_norm)
+    return layer_map(depth, reduction=depth // own, first=bool(family_of(model).first_layer_pinned))
 
 
 def _projection(student: str | Path, mine: int, its: int) -> Tensor | None:

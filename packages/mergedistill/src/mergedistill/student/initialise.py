@@ -20,6 +20,13 @@ from mergedistill.recipe.language_teachers import TeacherEnsemble, teachers_in_u
 from mergedistill.recipe.recipe import Recipe
 from teacherzoo import Teacher, load_teacher
 from teacherzoo.catalogue.catalogue import find_teacher
+from teacherzoo.encoders.families import known_family, longest_row
+from teacherzoo.encoders.layers import (
+    config_of_layers,
+    list_of_layers,
+    replace_layers,
+    spread_layers,
+)
 from teacherzoo.encoders.teachers import read_config, teacher_folder
 from teacherzoo.pretrain.shapes import attention_for, build_masked_lm
 from vocabmerge import Source, Vocabulary, carry, load_map, open_tokenizer, read_vocabulary
@@ -55,7 +62,7 @@ def new_student(recipe: Recipe, found: Mapping[str, TeacherEnsemble], vocabulary
         for name in [first, *(name for name in used if name != first)]
     }
     if recipe.student.start == "teacher":
-        student = _lower(teachers[first].model, recipe)
+        student = _with_fewer_layers(teachers[first].model, recipe)
     else:
         student = build_masked_lm(recipe.student.shape, tokenizer, seed=recipe.seed)
     return _with_rows(student, _carried(recipe, teachers, vocabulary), tokenizer)
@@ -70,8 +77,8 @@ def refuse_unfit_teachers(recipe: Recipe, found: Mapping[str, TeacherEnsemble]) 
     for name, (each, _) in teachers_in_use(recipe, found).items():
         source = find_teacher(each.teacher)
         config = read_config(teacher_folder(source), source)
-        longest = _longest_row(config)
-        if recipe.distil.block_length > longest:
+        longest = longest_row(config)
+        if longest is not None and recipe.distil.block_length > longest:
             raise StageError(
                 f"distil.block_length is {recipe.distil.block_length}, but {name} reads at most {longest} tokens; set no more "
                 "than that."
@@ -80,13 +87,6 @@ def refuse_unfit_teachers(recipe: Recipe, found: Mapping[str, TeacherEnsemble]) 
             raise StageError(
                 f"distil.k is {recipe.distil.k:,}, but {name} has only {config.vocab_size:,} pieces; set no more than that."
             )
-
-
-def _longest_row(config: Any) -> int:
-    """In tokens, as far as a configuration tells; RoBERTa and its kin count positions from the padding id on."""
-    kin = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet")
-    offset = config.pad_token_id + 1 if config.model_type in kin else 0
-    return int(getattr(config, "max_position_embeddings", 10**9) - offset)
 
 
 def refuse_misfits(recipe: Recipe, found: Mapping[str, TeacherEnsemble]) -> None:
@@ -118,28 +118,9 @@ def _first(recipe: Recipe, used: Mapping[str, Any]) -> str:
     return name
 
 
-def taken_layers(depth: int, layers: int, take: str) -> list[int]:
-    """Which of a teacher's layers become the student's.
-
-    Args:
-        depth: of the teacher.
-        layers: of the student, no more.
-        take: `last` of each of as many blocks, `even`ly spread from first to last, or the `bottom` ones.
-
-    Example:
-        >>> taken_layers(12, 6, "last"), taken_layers(12, 4, "even"), taken_layers(12, 3, "bottom")
-        ([1, 3, 5, 7, 9, 11], [0, 4, 7, 11], [0, 1, 2])
-    """
-    if take == "bottom" or layers == depth:
-        return list(range(layers))
-    if take == "last":
-        return [(number + 1) * depth // layers - 1 for number in range(layers)]
-    # Half a step up: round() would go to even numbers.
-    return [int(number * (depth - 1) / max(1, layers - 1) + 0.5) for number in range(layers)]
-
-
 def _refuse_other_width(recipe: Recipe, name: str, config: Any) -> None:
-    wide = getattr(config, "embedding_size", None) or config.hidden_size
+    family = known_family(config)
+    wide = getattr(config, family.embedding_width or family.width)
     if wide != recipe.student.width:
         raise StageError(
             f"student.width is {recipe.student.width}, but the embeddings of {name} are {wide} wide; set student.width: "
@@ -154,12 +135,11 @@ def _refuse_other_shape(recipe: Recipe, name: str, config: Any) -> None:
             f"student.architecture is {student.architecture!r}, but {name} is a {config.model_type!r} and its layers fit no "
             f"other; set student.architecture: {config.model_type}, or carry the embeddings alone (student.start: carried)."
         )
-    # DistilBERT's configuration knows the others by these names too, but calls its inner width otherwise.
-    inner_width = "hidden_dim" if config.model_type == "distilbert" else "intermediate_size"
+    family = known_family(config)
     wanted = {
-        "width": ("hidden_size", student.width),
-        "heads": ("num_attention_heads", student.shape.head_count),
-        "feed_forward": (inner_width, student.shape.inner_width),
+        "width": (family.width, student.width),
+        "heads": (family.attention_heads, student.shape.head_count),
+        "feed_forward": (family.inner, student.shape.inner_width),
     }
     others = [
         f"student.{key}: {getattr(config, field)}"
@@ -175,26 +155,23 @@ def _refuse_other_shape(recipe: Recipe, name: str, config: Any) -> None:
         raise StageError(
             f"student.layers is {student.layers}, but {name} has only {depth}; set no more than that."
         )
-    if config.model_type == "modernbert" and taken_layers(depth, student.layers, student.take)[0]:
+    if family.first_layer_pinned and spread_layers(depth, student.layers, student.take)[0]:
         raise StageError(
-            f"{name} is a ModernBERT, whose first layer has no norm before its attention and must stay the first; "
-            "set student.take: even or bottom."
+            f"{name} is a {config.model_type!r}, whose first layer {family.first_layer_pinned} and must stay the first; set "
+            "student.take: even or bottom."
         )
 
 
-def _lower(teacher: Any, recipe: Recipe) -> Any:
+def _with_fewer_layers(teacher: Any, recipe: Recipe) -> Any:
     """A copy of a teacher with only the chosen layers, in their order."""
     model = copy.deepcopy(teacher)
-    depth = model.config.num_hidden_layers
-    chosen = taken_layers(depth, recipe.student.layers, recipe.student.take)
-    for module in model.modules():
-        for key, child in list(module._modules.items()):
-            if isinstance(child, torch.nn.ModuleList) and len(child) == depth:
-                module._modules[key] = torch.nn.ModuleList([child[number] for number in chosen])
-    kinds = getattr(model.config, "layer_types", None)
-    model.config.num_hidden_layers = len(chosen)
-    if kinds is not None:
-        model.config.layer_types = [kinds[number] for number in chosen]
+    layers = spread_layers(
+        model.config.num_hidden_layers, recipe.student.layers, recipe.student.take
+    )
+    if known_family(model.config).layers is not None:
+        whole = list_of_layers(model.base_model)
+        replace_layers(model.base_model, torch.nn.ModuleList([whole[number] for number in layers]))
+    model.config = config_of_layers(model.config, layers)
     return model
 
 

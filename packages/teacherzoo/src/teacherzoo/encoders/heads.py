@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from teacherzoo.encoders.families import FAMILIES
 from teacherzoo.errors import TeacherError
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
@@ -51,89 +52,36 @@ def split_head(model: torch.nn.Module) -> SplitHead:
         >>> head.transform(torch.zeros(3, 8)).shape, head.weight.shape
         (torch.Size([3, 8]), torch.Size([50, 8]))
     """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
     name = type(model).__name__
-    if name not in _SPLITTERS:
+    masked_lms = {MODEL_FOR_MASKED_LM_MAPPING_NAMES[kind]: FAMILIES[kind] for kind in FAMILIES}
+    if name not in masked_lms:
         raise TeacherError(
-            f"{name} has no masked-LM head that can be split; supported are {', '.join(sorted(_SPLITTERS))}."
+            f"{name} has no masked-LM head that can be split; supported are {', '.join(sorted(masked_lms))}."
         )
-    return _SPLITTERS[name](model)
+    head = next(head for head in masked_lms[name].heads if _has(model, head.decoder))
+    decoder: Any = model.get_submodule(head.decoder)
+    return SplitHead(
+        encoder=model.base_model,  # type: ignore[arg-type]  # every model of transformers has it
+        transform=_chain([F.gelu if step == "gelu" else model.get_submodule(step) for step in head.transform]),
+        weight=decoder.weight,
+        bias=decoder.bias if head.bias is None else model.get_parameter(head.bias),
+    )  # fmt: skip
 
 
-def _bert(model: Any) -> SplitHead:
-    head = model.cls.predictions
-    return _decoded(model.base_model, head.transform, head.decoder)
+def _has(model: torch.nn.Module, path: str) -> bool:
+    try:
+        model.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
 
 
-def _roberta(model: Any) -> SplitHead:
-    head = model.lm_head
-    return _decoded(model.base_model, _chain(head.dense, F.gelu, head.layer_norm), head.decoder)
-
-
-def _distilbert(model: Any) -> SplitHead:
-    transform = _chain(model.vocab_transform, model.activation, model.vocab_layer_norm)
-    return _decoded(model.distilbert, transform, model.vocab_projector)
-
-
-def _albert(model: Any) -> SplitHead:
-    head = model.predictions
-    return _decoded(model.albert, _chain(head.dense, head.activation, head.LayerNorm), head.decoder)
-
-
-def _deberta(model: Any) -> SplitHead:
-    if model.legacy:
-        return _bert(model)
-    # The new head multiplies by the input embeddings; `get_output_embeddings` names its dense layer, not a decoder.
-    head = model.lm_predictions.lm_head
-    transform = _chain(head.dense, head.transform_act_fn, head.LayerNorm)
-    weight = model.deberta.embeddings.word_embeddings.weight
-    return SplitHead(model.deberta, transform, weight, head.bias)
-
-
-def _electra(model: Any) -> SplitHead:
-    return _decoded(model.electra, model.generator_predictions, model.generator_lm_head)
-
-
-def _modernbert(model: Any) -> SplitHead:
-    return _decoded(model.model, model.head, model.decoder)
-
-
-def _rembert(model: Any) -> SplitHead:
-    head = model.cls.predictions
-    return _decoded(
-        model.rembert, _chain(head.dense, head.activation, head.LayerNorm), head.decoder
-    )
-
-
-def _eurobert(model: Any) -> SplitHead:
-    return _decoded(model.model, _chain(), model.lm_head)
-
-
-def _decoded(encoder: torch.nn.Module, transform: Transform, decoder: Any) -> SplitHead:
-    return SplitHead(encoder, transform, decoder.weight, decoder.bias)
-
-
-def _chain(*steps: Transform) -> Transform:
+def _chain(steps: Sequence[Transform]) -> Transform:
     def transform(hidden: torch.Tensor) -> torch.Tensor:
         for step in steps:
             hidden = step(hidden)
         return hidden
 
     return transform
-
-
-_SPLITTERS: dict[str, Callable[[Any], SplitHead]] = {
-    "AlbertForMaskedLM": _albert,
-    "BertForMaskedLM": _bert,
-    "CamembertForMaskedLM": _roberta,
-    "DebertaForMaskedLM": _deberta,
-    "DebertaV2ForMaskedLM": _deberta,
-    "DistilBertForMaskedLM": _distilbert,
-    "ElectraForMaskedLM": _electra,
-    "EuroBertForMaskedLM": _eurobert,
-    "MPNetForMaskedLM": _roberta,
-    "ModernBertForMaskedLM": _modernbert,
-    "RemBertForMaskedLM": _rembert,
-    "RobertaForMaskedLM": _roberta,
-    "XLMRobertaForMaskedLM": _roberta,
-    "XLMRobertaXLForMaskedLM": _roberta,
-}

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from teacherzoo.catalogue.catalogue import find_teacher, local_folder
+from teacherzoo.encoders.families import longest_row
 from teacherzoo.encoders.heads import SplitHead, split_head
 from teacherzoo.errors import TeacherError
 from teacherzoo.text.masking import TokenSpace
@@ -76,6 +77,11 @@ def load_teacher(name: str | Path) -> Teacher:
     Raises:
         TeacherError: where there is no such model; where it has no masked-LM head, no mask token, no fast tokenizer;
             where weights are missing or need code of their own.
+
+    Example:
+        >>> teacher = load_teacher("FacebookAI/xlm-roberta-base")  # doctest: +SKIP
+        >>> teacher.max_length, teacher.vocabulary_size  # doctest: +SKIP
+        (512, 250002)
     """
     folder = teacher_folder(name)
     config = read_config(folder, name)
@@ -97,7 +103,7 @@ def assemble_teacher(
         head=split_head(model),
         backend=cut.backend,
         space=cut.space,
-        max_length=_max_length(config, tokenizer, model),
+        max_length=_max_length(config, tokenizer),
         weights_digest=weights_digest(folder),
         tokenizer_digest=cut.tokenizer_digest,
     )
@@ -278,13 +284,9 @@ def _tokenizer_digest(folder: Path, backend: Any) -> str:
     return tokenizer_digest(json.loads(file.read_bytes() if file.is_file() else backend.to_str()))
 
 
-def _max_length(config: Any, tokenizer: Any, model: Any) -> int:
-    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", _ENDLESS)]
-    positions = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    padding = getattr(positions, "padding_idx", None)
-    if padding is not None:  # the RoBERTa family counts positions from the padding id on
-        limits[1] -= padding + 1
-    return int(min(limit for limit in (*limits, _ENDLESS) if limit and limit > 0))
+def _max_length(config: Any, tokenizer: Any) -> int:
+    limits = (tokenizer.model_max_length, longest_row(config), _ENDLESS)
+    return int(min(limit for limit in limits if limit and limit > 0))
 
 
 def _one_line(error: BaseException) -> str:

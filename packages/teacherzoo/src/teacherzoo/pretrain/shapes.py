@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from teacherzoo.encoders.families import FAMILIES, Architecture
 from teacherzoo.errors import RecordError
 
-Architecture = Literal[
-    "modernbert", "bert", "roberta", "xlm-roberta", "distilbert", "albert", "electra", "deberta-v2"
-]
-_ROTARY = ("modernbert",)
 _NARROW = 256
 
 
@@ -23,7 +20,7 @@ class Shape:
         layers: of the encoder.
         width: of the hidden states.
         heads: attention heads; by default one for each 64 of the width.
-        feed_forward: inner width; by default 1.5 times the width for ModernBERT's gated layers, else 4 times.
+        feed_forward: inner width; by default 1.5 times the width for gated layers (ModernBERT's), else 4 times.
         positions: the longest row in tokens.
 
     Raises:
@@ -51,7 +48,7 @@ class Shape:
             raise RecordError(
                 f"width {self.width} cannot be shared by {heads} heads; choose a width that is a multiple, or other heads."
             )
-        if self.architecture in _ROTARY and self.width // heads % 2:
+        if FAMILIES[self.architecture].positions == "rotary" and self.width // heads % 2:
             raise RecordError(
                 f"width {self.width} shared by {heads} heads makes heads of {self.width // heads}, and {self.architecture} "
                 f"turns each head's values in pairs (rotary positions); choose a width that is a multiple of {2 * heads}, "
@@ -66,7 +63,7 @@ class Shape:
     @property
     def inner_width(self) -> int:
         """Width of the feed-forward layers."""
-        times = 1.5 if self.architecture == "modernbert" else 4
+        times = 1.5 if FAMILIES[self.architecture].gated else 4
         return self.feed_forward or int(times * self.width)
 
 
@@ -99,21 +96,16 @@ def build_masked_lm(shape: Shape, tokenizer: Any, *, seed: int) -> Any:
         "cls_token_id": tokenizer.cls_token_id,
         "sep_token_id": tokenizer.sep_token_id,
     }
-    if shape.architecture in ("albert", "electra"):
-        settings["embedding_size"] = shape.width
-    if shape.architecture == "distilbert":
-        settings |= {
-            "dim": shape.width,
-            "hidden_dim": shape.inner_width,
-            "n_layers": shape.layers,
-            "n_heads": shape.head_count,
-        }
-    if shape.architecture == "deberta-v2":
-        settings |= {
-            "relative_attention": True,
-            "pos_att_type": ["c2p", "p2c"],
-            "position_buckets": 32,
-        }
+    family = FAMILIES[shape.architecture]
+    settings |= {
+        family.depth: shape.layers,
+        family.width: shape.width,
+        family.attention_heads: shape.head_count,
+        family.inner: shape.inner_width,
+        **dict(family.from_scratch),
+    }
+    if family.embedding_width is not None:
+        settings[family.embedding_width] = shape.width
     torch.manual_seed(seed)
     config = AutoConfig.for_model(shape.architecture, **settings)
     return AutoModelForMaskedLM.from_config(config, attn_implementation=attention_for(config))

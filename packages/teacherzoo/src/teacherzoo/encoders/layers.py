@@ -1,0 +1,63 @@
+"""Which of a teacher's layers become a student's, and a model with those alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from teacherzoo.encoders.families import known_family
+
+Strategy = Literal["last", "bottom", "even"]
+
+
+def spread_layers(depth: int, count: int, strategy: Strategy) -> tuple[int, ...]:
+    """For each of the student's layers the teacher layer that it copies.
+
+    Args:
+        depth: the teacher's number of layers.
+        count: the student's, from 1 to `depth`.
+        strategy: "last" of each of as many blocks (BiStil), "even"ly spread from the first
+            to the last, or the "bottom" ones.
+
+    Returns:
+        Ascending numbers from 0.
+
+    Example:
+        >>> spread_layers(12, 6, "last"), spread_layers(12, 4, "even"), spread_layers(12, 3, "bottom")
+        ((1, 3, 5, 7, 9, 11), (0, 4, 7, 11), (0, 1, 2))
+    """
+    if strategy == "bottom":
+        return tuple(range(count))
+    if strategy == "last":
+        return tuple((number + 1) * depth // count - 1 for number in range(count))
+    # Halves are rounded up: Python's own rounding to even would space unevenly.
+    return tuple(
+        math.floor(number * (depth - 1) / max(1, count - 1) + 0.5) for number in range(count)
+    )
+
+
+def config_of_layers(config: Any, layers: Sequence[int]) -> Any:
+    """A copy of a model's configuration for those of its layers alone, each with the kind of attention that it has."""
+    fewer = copy.deepcopy(config)
+    setattr(fewer, known_family(config).depth, len(layers))
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        fewer.layer_types = [kinds[number] for number in layers]
+    return fewer
+
+
+def list_of_layers(encoder: Any) -> Any:
+    """The `ModuleList` of an encoder's layers, first to last, of a family that has one."""
+    path = known_family(encoder.config).layers
+    assert path is not None
+    return encoder.get_submodule(path)
+
+
+def replace_layers(encoder: Any, layers: Any) -> None:
+    """Put another `ModuleList` in the place of `list_of_layers`."""
+    path = known_family(encoder.config).layers
+    assert path is not None
+    parent, _, name = path.rpartition(".")
+    setattr(encoder.get_submodule(parent), name, layers)
