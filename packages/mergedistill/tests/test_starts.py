@@ -10,7 +10,8 @@ from mergedistill.recipe.recipe import Recipe
 from mergedistill.recipe.stages import settled_or_refuse, stages
 from mergedistill.run.run import run, status
 from mergedistill.student.initialise import new_student
-from teacherzoo.pretrain.shapes import Architecture, Shape, build_masked_lm
+from teacherzoo.encoders.families import Architecture
+from teacherzoo.pretrain.shapes import Shape, build_masked_lm
 from vocabmerge import VocabularyError, load_map
 
 Recipes = Callable[..., Recipe]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from mergedistill.errors import RecipeError
 from mergedistill.recipe.recipe import Recipe, read_recipe
-from teacherzoo.pretrain.shapes import Architecture, Shape, build_masked_lm
+from teacherzoo.encoders.families import Architecture
+from teacherzoo.pretrain.shapes import Shape, build_masked_lm
 
 _PIECES = 24
 

@@ -18,7 +18,8 @@ from pydantic import (
 )
 
 from mergedistill.errors import RecipeError
-from teacherzoo.pretrain.shapes import Architecture, Shape
+from teacherzoo.encoders.families import Architecture
+from teacherzoo.pretrain.shapes import Shape
 
 Combine = Literal["best", "mixture", "mince"]
 

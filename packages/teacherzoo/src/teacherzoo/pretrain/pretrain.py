@@ -13,8 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from teacherzoo.encoders.families import Architecture
 from teacherzoo.errors import RecordError
-from teacherzoo.pretrain.shapes import Architecture, Shape, build_masked_lm
+from teacherzoo.pretrain.shapes import Shape, build_masked_lm
 from teacherzoo.text.corpora import Corpus
 
 Watch = Callable[[int, int, str], None]
