@@ -1,7 +1,7 @@
 """What bilingual students keep of their teacher on real text: one multilingual model of thirteen languages, four tasks.
 
 Needs `--data FOLDER` in the layout that `xeval` reads. A multilingual model as small as two cores can carry (sizes below) is
-raised on all the text; BiStil's students, of half its layers, and their rivals train for the same number of steps; all learn
+pretrained on all the text; BiStil's students, of half its layers, and their rivals train for the same number of steps; all learn
 a task on English and are judged on the other languages. What was made stays in `--work`, and the same call goes on from it; seeds
 that every system has are recorded, so that a system may be left out of some tasks by calling for these alone. `--pareto FILE`
 draws score against parameters and operations, `--report FILE` writes recipe, tables with intervals and paired tests: both of
@@ -32,8 +32,8 @@ from transformers.utils.logging import disable_progress_bar
 import xeval
 from bistil.compare.recipe import Comparison, System
 from bistil.compare.run import compare
-from teacherzoo import Corpus, raise_teacher
-from teacherzoo.pretrain.pretrain import Upbringing
+from teacherzoo import Corpus, pretrain_teacher
+from teacherzoo.pretrain.config import PretrainingConfig
 
 SOURCE = "en"
 LANGUAGES = ("en", "de", "es", "fi", "hi", "tr", "zh", "sw", "ha", "yo", "wo", "te", "mr")
@@ -65,15 +65,15 @@ QUICK = Size(vocabulary=1500, width=64, teacher_steps=10, extract_steps=4, tune_
 
 
 def multilingual_model(size: Size, data: Path, model: Path) -> Path:
-    """The multilingual model, raised where it is missing."""
+    """The multilingual model, pretrained where it is missing."""
     if not model.exists():
         corpora = [Corpus(code, _corpus(data, code), held_out_share=0.01) for code in LANGUAGES]
-        upbringing = Upbringing(
+        config = PretrainingConfig(
             vocabulary=size.vocabulary, layers=size.layers, width=size.width, heads=4,
             steps=size.teacher_steps, batch=32, length=32, mask_rate=0.3, learning_rate=1.5e-3,
         )  # fmt: skip
-        raised = raise_teacher(corpora, model, upbringing=upbringing)
-        print(f"raised the model in {raised.seconds:.0f} s", raised.accuracy, flush=True)
+        teacher = pretrain_teacher(corpora, model, config=config)
+        print(f"pretrained the model in {teacher.seconds:.0f} s", teacher.accuracy, flush=True)
     return model
 
 

@@ -1,6 +1,6 @@
 """What a bilingual student keeps of its teacher where the truth is known: a toy world, one multilingual model, seven systems.
 
-A multilingual model is raised on at least six languages. BiStil's student, of half the layers, and its rivals train for
+A multilingual model is pretrained on at least six languages. BiStil's student, of half the layers, and its rivals train for
 the same number of steps; all learn a task on one language and are judged on another by xeval, with several seeds. Beside
 each score stands its ratio to that of the full model with sparse fine-tunings; at the end, xeval's paired tests.
 `--work` keeps what was made, so that an interrupted run goes on.
@@ -20,8 +20,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from bistil.compare.recipe import SYSTEMS, Comparison
 from bistil.compare.run import compare
-from teacherzoo import Corpus, raise_teacher
-from teacherzoo.pretrain.pretrain import Upbringing
+from teacherzoo import Corpus, pretrain_teacher
+from teacherzoo.pretrain.config import PretrainingConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 from toyworld import write_world
@@ -66,12 +66,12 @@ def prepare(size: Size, folder: Path) -> tuple[Path, Path]:
             Corpus(code, data / "corpora" / f"{code}.txt.xz", held_out_share=0.02)
             for code in size.languages
         ]
-        upbringing = Upbringing(
+        config = PretrainingConfig(
             vocabulary=size.vocabulary, layers=size.layers, width=size.width, heads=4,
             steps=size.teacher_steps, batch=64, length=32,
         )  # fmt: skip
-        raised = raise_teacher(corpora, model, upbringing=upbringing)
-        print(f"raised the model in {raised.seconds:.0f} s", raised.accuracy, flush=True)
+        teacher = pretrain_teacher(corpora, model, config=config)
+        print(f"pretrained the model in {teacher.seconds:.0f} s", teacher.accuracy, flush=True)
     return data, model
 
 

@@ -1,6 +1,6 @@
 """What distillation is worth where the truth is known: three teachers of a toy world, one student, one recipe.
 
-Teachers are raised on a world's text, students on 600 documents in each language, about a twentieth, by the text alone (alpha 0) or by text and teachers, with
+Teachers are pretrained on a world's text, students on 600 documents in each language, about a twentieth, by the text alone (alpha 0) or by text and teachers, with
 runs of their own at each length, for the learning rate falls to 0 at a run's end. Held-out bits per byte stand beside the
 best possible ones: those of a reader who knows the world and sees what the student sees, words masked together and the
 number of their pieces. Then all are tuned on POS and judged by xeval. `--sweep` instead varies k, alpha, temperature and

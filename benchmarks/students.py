@@ -16,9 +16,9 @@ from record import Recorder
 import xeval
 from mergedistill.recipe.recipe import Recipe
 from mergedistill.run.ablate import Outcome, Variant, ablate, grid, mean_and_interval
-from teacherzoo import Corpus, raise_teacher
-from teacherzoo.pretrain.pretrain import Upbringing
-from teacherzoo.pretrain.trainer import bfloat16_pays
+from teacherzoo import Corpus, pretrain_teacher
+from teacherzoo.pretrain.config import PretrainingConfig
+from teacherzoo.training.arguments import has_bfloat16
 
 PLAIN = "mlm only"
 
@@ -65,18 +65,18 @@ def distilled(share: float) -> str:
 
 
 def prepare(size: Size, data: Path, folder: Path) -> Recipe:
-    """Teachers of the text in `data`, raised where they are missing, and the recipe of their student."""
+    """Teachers of the text in `data`, pretrained where they are missing, and the recipe of their student."""
     for language in size.languages:
         if not (folder / language).exists():
             corpus = Corpus(language, _text(data, language), held_out_share=size.held_out_share)
-            upbringing = Upbringing(
+            config = PretrainingConfig(
                 vocabulary=size.vocabulary, layers=size.layers, width=size.width,
                 steps=size.teacher_steps, batch=size.teacher_batch, length=size.length,
                 learning_rate=size.teacher_learning_rate,
             )  # fmt: skip
-            raised = raise_teacher([corpus], folder / language, upbringing=upbringing)
+            teacher = pretrain_teacher([corpus], folder / language, config=config)
             print(
-                f"teacher of {language}: {raised.seconds:.0f} s, accuracy {raised.accuracy[language]:.3f}",
+                f"teacher of {language}: {teacher.seconds:.0f} s, accuracy {teacher.accuracy[language]:.3f}",
                 file=sys.stderr,
             )
     return Recipe.model_validate(_stated(size, data, folder))
@@ -112,7 +112,7 @@ def _stated(size: Size, data: Path, folder: Path) -> dict[str, Any]:
             "learning_rate": size.learning_rate,
             "checkpoint_every": 10**6,
             "evaluate_every": 10**6,
-            "arguments": {"bf16": bfloat16_pays()},
+            "arguments": {"bf16": has_bfloat16()},
         },
     }
 

@@ -1,7 +1,7 @@
 """What a recorded masked position costs, what its coding loses, and how fast it is read, over a vocabulary of 250,000.
 
 Two kinds of rows. With `--data FOLDER` (its `corpora/LANGUAGE.txt.xz`), those of a teacher over 250,000 pieces on text that it has
-not seen; `--teacher FOLDER` names it, and where that folder does not exist yet, it is raised there from the data, in about a
+not seen; `--teacher FOLDER` names it, and where that folder does not exist yet, it is pretrained there from the data, in about a
 quarter of an hour. Without data, made-up rows: a head of real shape, whose 250,000 Zipf-biased outputs point in random directions, so
 that no two ids like each other's company.
 
@@ -24,7 +24,16 @@ from record import Recorder, parser, race
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from teacherzoo import Corpus, Masking, Signals, TokenSpace, Upbringing, record, stats, verify
+from teacherzoo import (
+    Corpus,
+    Masking,
+    PretrainingConfig,
+    Signals,
+    TokenSpace,
+    record,
+    stats,
+    verify,
+)
 from teacherzoo.encoders.heads import SplitHead, split_head
 from teacherzoo.encoders.predictions import Predictions, predict
 from teacherzoo.pretrain.shapes import build_masked_lm
@@ -130,7 +139,7 @@ def kl(exact: np.ndarray, decoded: np.ndarray, tail: np.ndarray | None = None) -
 def main() -> None:
     made = parser(__doc__.splitlines()[0])
     made.add_argument("--positions", type=int, help="made-up positions, instead of 3,000 or 40,000")
-    made.add_argument("--teacher", type=Path, help="of --data; raised into this folder if need be")
+    made.add_argument("--teacher", type=Path, help="of --data; pretrained into this folder if need be")
     made.add_argument("--languages", nargs="+", default=["de", "en", "hi", "sw", "tr", "zh"])
     made.add_argument("--documents", type=int, default=1500, help="held-out ones of each language")
     arguments = made.parse_args()
@@ -264,7 +273,7 @@ def raise_large_teacher(texts: Path, out: Path, *, steps: int = 1450) -> None:
         for file in sorted(texts.glob("*.txt.xz"))
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
-    plan = Upbringing(vocabulary=V)
+    plan = PretrainingConfig(vocabulary=V)
     tokenizer = train_tokenizer(corpora, plan, out.with_suffix(".tokenizer.json"), watch=print)
     blocks = np.concatenate(list(pack(corpora, tokenizer, plan.length, part="train").values()))
     counts = np.bincount(blocks.ravel(), minlength=len(tokenizer)) + 0.5

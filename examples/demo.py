@@ -60,7 +60,7 @@ def pretrain(
     watch: Watch,
 ) -> None:
     """A teacher from the text of its languages."""
-    from teacherzoo import Corpus, Upbringing, raise_teacher
+    from teacherzoo import Corpus, PretrainingConfig, pretrain_teacher
 
     if out.exists():
         return
@@ -68,7 +68,7 @@ def pretrain(
         Corpus(code, str(experiment.corpus(code)), held_out_share=_HELD_OUT, part="train")
         for code in languages
     ]
-    raise_teacher(texts, out, upbringing=Upbringing(**settings), watch=watch)
+    pretrain_teacher(texts, out, config=PretrainingConfig(**settings), watch=watch)
 
 
 def entropies(experiment: Experiment, watch: Watch) -> None:

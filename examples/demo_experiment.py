@@ -75,7 +75,7 @@ class Experiment:
         }
 
     def known_to(self, model: str) -> tuple[str, ...]:
-        """The languages that a model of the table was raised on."""
+        """The languages that a model of the table was trained on."""
         if model.startswith("teacher-"):
             return (model.removeprefix("teacher-"),)
         if model == "bilingual":

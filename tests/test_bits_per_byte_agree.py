@@ -6,7 +6,8 @@ import pytest
 from toyworld import World
 
 from teacherzoo.encoders.teachers import load_teacher
-from teacherzoo.pretrain.pretrain import Upbringing, raise_teacher
+from teacherzoo.pretrain.config import PretrainingConfig
+from teacherzoo.pretrain.pretrain import pretrain_teacher
 from teacherzoo.rank.bits_per_byte import bits_per_byte
 from teacherzoo.text.corpora import Corpus
 from xeval.protocol import Protocol
@@ -25,12 +26,12 @@ ODD = [
 
 
 @pytest.fixture(scope="module", params=["wordpiece", "unigram", "bpe"])
-def raised(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pretrained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher of each tokenizer family."""
     work = tmp_path_factory.mktemp(request.param)
     file = work / "text.txt"
     file.write_text("\n".join([*_sentences(400), *ODD[:1]]), encoding="utf-8")
-    plan = Upbringing(
+    plan = PretrainingConfig(
         family=request.param,
         vocabulary=400,
         layers=1,
@@ -40,7 +41,7 @@ def raised(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         batch=8,
         length=16,
     )
-    return raise_teacher([Corpus("xx", file, held_out_share=0)], work / "t", upbringing=plan).folder
+    return pretrain_teacher([Corpus("xx", file, held_out_share=0)], work / "t", config=plan).folder
 
 
 def _sentences(count: int) -> list[str]:
@@ -49,17 +50,17 @@ def _sentences(count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("length", [24, 128])
-def test_the_two_implementations_agree(raised: Path, length: int) -> None:
+def test_the_two_implementations_agree(pretrained: Path, length: int) -> None:
     lines = _sentences(40)
     text = [*lines[:20], " ".join(lines[20:]), *ODD]
 
-    ours = bits_per_byte(load_teacher(raised), text, max_length=length)
+    ours = bits_per_byte(load_teacher(pretrained), text, max_length=length)
     protocol = Protocol(max_length=length, lines=0)
     (items,), _ = bpb.TASK.measure(
-        bpb.TASK.open(str(raised), protocol), text, protocol, lambda done, total, what: None
+        bpb.TASK.open(str(pretrained), protocol), text, protocol, lambda done, total, what: None
     )
 
     bits, size = items.rows.sum(axis=0)
     assert size == ours.bytes
-    assert 0 < ours.left_out_words < ours.words or "bpe" in str(raised)
+    assert 0 < ours.left_out_words < ours.words or "bpe" in str(pretrained)
     assert bits == pytest.approx(ours.bits, rel=1e-5)

@@ -8,7 +8,8 @@ from toyworld import write_world
 import xeval
 from mergedistill import read_recipe, run
 from teacherzoo import Corpus
-from teacherzoo.pretrain.pretrain import Upbringing, raise_teacher
+from teacherzoo.pretrain.config import PretrainingConfig
+from teacherzoo.pretrain.pretrain import pretrain_teacher
 
 LANGUAGES = ("qav", "qyr")  # two scripts
 
@@ -21,10 +22,10 @@ def test_text_becomes_teachers_become_a_student_that_is_scored(tmp_path: Path) -
         rows={"train": 60, "dev": 20, "test": 30},
     )
     for language, family in zip(LANGUAGES, ("wordpiece", "bpe"), strict=True):
-        raise_teacher(
+        pretrain_teacher(
             [Corpus(language, data / "corpora" / f"{language}.txt.xz", held_out_share=0.05)],
             tmp_path / f"teacher-{language}",
-            upbringing=Upbringing(
+            config=PretrainingConfig(
                 family=family,  # type: ignore[arg-type]  # one of the two
                 vocabulary=400,
                 layers=1,

@@ -113,7 +113,7 @@ def test_in_bfloat16_a_student_learns_as_in_float32(tmp_path, monkeypatch, stude
     short = replace(TRAINING, protocol=replace(PROTOCOL, steps=3, precision="auto"))
     weights = {}
     for bf16 in (False, True):
-        monkeypatch.setattr("xeval.finetune.tune.has_bf16", lambda bf16=bf16: bf16)
+        monkeypatch.setattr("teacherzoo.training.arguments.has_bfloat16", lambda bf16=bf16: bf16)
         out = adapted(tmp_path / str(bf16), student, learner, tasks, task=task, training=short)
         weights[bf16] = weights_of(out)
     assert json.loads((out / "run.json").read_text())["record"]["precision"] == "bfloat16"

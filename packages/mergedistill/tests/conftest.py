@@ -1,4 +1,4 @@
-"""A small town: two languages, their text, teachers of each, and recipes over them; raised once for all tests."""
+"""A small town: two languages, their text, teachers of each, and recipes over them; pretrained once for all tests."""
 
 import shutil
 from collections.abc import Callable
@@ -10,7 +10,8 @@ from toyworld import World
 
 from mergedistill.recipe.recipe import Recipe, read_recipe
 from teacherzoo import Corpus
-from teacherzoo.pretrain.pretrain import Upbringing, raise_teacher
+from teacherzoo.pretrain.config import PretrainingConfig
+from teacherzoo.pretrain.pretrain import pretrain_teacher
 
 LANGUAGES = ("qav", "qag")
 
@@ -24,16 +25,16 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for language in LANGUAGES:
         text = "\n".join(toy.sentences(language, 400)) + "\n"
         (folder / f"{language}.txt").write_text(text, encoding="utf-8")
-    raised = (
+    pretrained = (
         ("wp", "qav", "wordpiece"),
         ("uni", "qav", "unigram"),
         ("foreign", "qag", "wordpiece"),
     )
-    for name, language, family in raised:
-        raise_teacher(
+    for name, language, family in pretrained:
+        pretrain_teacher(
             [Corpus(language, folder / f"{language}.txt", held_out_share=0.05)],
             folder / name,
-            upbringing=Upbringing(
+            config=PretrainingConfig(
                 family=family,  # type: ignore[arg-type]  # one of the two
                 vocabulary=300,
                 layers=2,

@@ -8,7 +8,8 @@ from toyworld import World
 from mergedistill.recipe.recipe import Recipe, read_recipe
 from mergedistill.run.run import run, status
 from teacherzoo import Corpus
-from teacherzoo.pretrain.pretrain import Upbringing, raise_teacher
+from teacherzoo.pretrain.config import PretrainingConfig
+from teacherzoo.pretrain.pretrain import pretrain_teacher
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +21,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for language, family in zip(languages, ("wordpiece", "unigram"), strict=True):
         file = folder / f"{language}.txt"
         file.write_text("\n".join(toy.sentences(language, 600)) + "\n", encoding="utf-8")
-        raise_teacher(
+        pretrain_teacher(
             [Corpus(language, file, held_out_share=0.05)],
             folder / f"teacher-{language}",
-            upbringing=Upbringing(
+            config=PretrainingConfig(
                 family=family, vocabulary=300, layers=1, width=32, steps=30, batch=16, length=32
             ),
         )

@@ -1,4 +1,4 @@
-"""Ranking, recording and raising teachers on a GPU, real or pretended: it happens there, and gives the CPU's figures."""
+"""Ranking, recording and pretraining teachers on a GPU, real or pretended: it happens there, and gives the CPU's figures."""
 
 from pathlib import Path
 
@@ -8,7 +8,8 @@ import torch
 from pretended_device import DEVICES, on_cpu_and_gpu, on_gpu
 
 from teacherzoo import Corpus, Signals, rank, record, verify
-from teacherzoo.pretrain.pretrain import Upbringing, raise_teacher
+from teacherzoo.pretrain.config import PretrainingConfig
+from teacherzoo.pretrain.pretrain import pretrain_teacher
 from teacherzoo.rank.rank import Rating
 
 
@@ -41,11 +42,13 @@ def test_a_recording_says_the_same_wherever_it_was_made(
 
 @pytest.mark.parametrize("kind", DEVICES)
 def test_a_teacher_is_raised_on_the_gpu(kind: str, text: Path, tmp_path: Path) -> None:
-    plan = Upbringing(vocabulary=200, layers=1, width=16, heads=2, steps=4, batch=4, length=16)
+    plan = PretrainingConfig(
+        vocabulary=200, layers=1, width=16, heads=2, steps=4, batch=4, length=16
+    )
     corpora = [Corpus("en", text, held_out_share=0.1)]
 
     cpu, gpu = on_cpu_and_gpu(
-        kind, lambda out: raise_teacher(corpora, out, upbringing=plan), tmp_path, trains=True
+        kind, lambda out: pretrain_teacher(corpora, out, config=plan), tmp_path, trains=True
     )
 
     assert gpu.loss.keys() == {"en"}

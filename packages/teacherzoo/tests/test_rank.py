@@ -11,17 +11,18 @@ from typer.testing import CliRunner
 from teacherzoo.cli.app import app
 from teacherzoo.encoders.teachers import Teacher, load_teacher
 from teacherzoo.errors import CorpusError, RecordError
-from teacherzoo.pretrain.pretrain import Upbringing, raise_teacher
+from teacherzoo.pretrain.config import PretrainingConfig
+from teacherzoo.pretrain.pretrain import pretrain_teacher
 from teacherzoo.rank.bits_per_byte import bits_per_byte
 from teacherzoo.rank.rank import rank
 from teacherzoo.text.corpora import Corpus
 
-TINY = Upbringing(vocabulary=400, layers=1, width=32, steps=40, batch=16, length=32)
+TINY = PretrainingConfig(vocabulary=400, layers=1, width=32, steps=40, batch=16, length=32)
 TEXT = ["Anna sees the old house.", "The house is old, and Anna knows it well."]
 
 
 @pytest.fixture(scope="module")
-def raised(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A teacher for each of two languages in different scripts, and each one's text."""
     folder = tmp_path_factory.mktemp("rank")
     world = World(seed=0)
@@ -31,7 +32,7 @@ def raised(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         file = folder / f"{language}.txt"
         file.write_text("\n".join(world.sentences(language, 1500)) + "\n", encoding="utf-8")
         corpus = Corpus(language, file, held_out_share=0.1)
-        found[language] = raise_teacher([corpus], folder / language, upbringing=TINY).folder
+        found[language] = pretrain_teacher([corpus], folder / language, config=TINY).folder
     return found
 
 
@@ -50,27 +51,27 @@ def english(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
     file.write_text("\n".join(f"{line} {number}" for number in range(40) for line in TEXT))
     plan = replace(TINY, vocabulary=90, steps=2, family="unigram")
     return load_teacher(
-        raise_teacher([Corpus("en", file, held_out_share=0)], folder / "t", upbringing=plan).folder
+        pretrain_teacher([Corpus("en", file, held_out_share=0)], folder / "t", config=plan).folder
     )
 
 
-def test_each_teacher_wins_its_own_language(raised: dict[str, Path]) -> None:
+def test_each_teacher_wins_its_own_language(pretrained: dict[str, Path]) -> None:
     corpora = [
         Corpus(language, folder.with_suffix(".txt"), part="held_out", held_out_share=0.1)
-        for language, folder in raised.items()
+        for language, folder in pretrained.items()
     ]
 
-    ranking = rank([str(folder) for folder in raised.values()], corpora, documents=40)
+    ranking = rank([str(folder) for folder in pretrained.values()], corpora, documents=40)
 
-    assert ranking.assignment == {language: str(folder) for language, folder in raised.items()}
+    assert ranking.assignment == {language: str(folder) for language, folder in pretrained.items()}
     assert ranking.teachers == [
-        {"teacher": str(folder), "languages": [language]} for language, folder in raised.items()
+        {"teacher": str(folder), "languages": [language]} for language, folder in pretrained.items()
     ]
-    latin, other = raised
+    latin, other = pretrained
     stranger = next(
         each
         for each in ranking.ratings
-        if each.language == other and each.teacher == str(raised[latin])
+        if each.language == other and each.teacher == str(pretrained[latin])
     )
     assert stranger.left_out > 0.8  # it cannot spell the other script, and pays for it
     assert stranger.charged_bits_per_byte > 6
@@ -146,9 +147,16 @@ def test_a_teacher_given_twice_is_refused() -> None:
         rank(["a", "a"], [])
 
 
-def test_the_command_prints_a_table_an_assignment_and_json(raised: dict[str, Path]) -> None:
-    arguments = ["rank", *map(str, raised.values()), "--documents", "5", "--held-out-share", "0.1"]
-    for language, folder in raised.items():
+def test_the_command_prints_a_table_an_assignment_and_json(pretrained: dict[str, Path]) -> None:
+    arguments = [
+        "rank",
+        *map(str, pretrained.values()),
+        "--documents",
+        "5",
+        "--held-out-share",
+        "0.1",
+    ]
+    for language, folder in pretrained.items():
         arguments += ["--corpus", f"{language}={folder.with_suffix('.txt')}"]
 
     table = CliRunner().invoke(app, arguments)
@@ -158,7 +166,7 @@ def test_the_command_prints_a_table_an_assignment_and_json(raised: dict[str, Pat
     assert "bits/byte" in table.stdout
     assert "For a recipe:" in table.stdout
     found = json.loads(as_json.stdout)
-    assert set(found["assignment"]) == set(raised)
+    assert set(found["assignment"]) == set(pretrained)
     assert len(found["ratings"]) == 4
 
 
@@ -168,7 +176,7 @@ def test_the_command_prints_a_table_an_assignment_and_json(raised: dict[str, Pat
         (["show", "mbert-case"], "did you mean 'mbert-cased'?"),
         (["rank", "nowhere/t", "--corpus", "de"], "--corpus must be LANGUAGE=SOURCE, got 'de'."),
         (["check", "missing.yaml"], "missing.yaml: the catalogue cannot be read"),
-        (["raise", "--corpus", "de=missing.txt", "-o", "t"], "there is no file missing.txt"),
+        (["pretrain", "--corpus", "de=missing.txt", "-o", "t"], "there is no file missing.txt"),
     ],
 )
 def test_the_commands_refuse_in_one_sentence(

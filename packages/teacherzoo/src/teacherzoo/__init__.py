@@ -9,7 +9,8 @@ from vocabmerge.late_names import import_late as _import_late
 if TYPE_CHECKING:
     from teacherzoo.encoders.heads import SplitHead, split_head
     from teacherzoo.encoders.teachers import Teacher, load_teacher
-    from teacherzoo.pretrain.pretrain import Upbringing, Upbrought, raise_teacher
+    from teacherzoo.pretrain.config import PretrainedTeacher, PretrainingConfig
+    from teacherzoo.pretrain.pretrain import pretrain_teacher
     from teacherzoo.rank.rank import Ranking, rank
     from teacherzoo.signals.read import SignalBatch, Signals
     from teacherzoo.signals.record import record
@@ -24,6 +25,8 @@ __all__ = [
     "Document",
     "LanguageStats",
     "Masking",
+    "PretrainedTeacher",
+    "PretrainingConfig",
     "Ranking",
     "RecordError",
     "SignalBatch",
@@ -35,12 +38,10 @@ __all__ = [
     "TeacherError",
     "TeacherzooError",
     "TokenSpace",
-    "Upbringing",
-    "Upbrought",
     "Verification",
     "__version__",
     "load_teacher",
-    "raise_teacher",
+    "pretrain_teacher",
     "rank",
     "record",
     "split_head",
@@ -65,11 +66,11 @@ _import_late(
         "SplitHead": "teacherzoo.encoders.heads",
         "Teacher": "teacherzoo.encoders.teachers",
         "TokenSpace": "teacherzoo.text.masking",
-        "Upbringing": "teacherzoo.pretrain.pretrain",
-        "Upbrought": "teacherzoo.pretrain.pretrain",
+        "PretrainingConfig": "teacherzoo.pretrain.config",
+        "PretrainedTeacher": "teacherzoo.pretrain.config",
         "Verification": "teacherzoo.signals.verify",
         "load_teacher": "teacherzoo.encoders.teachers",
-        "raise_teacher": "teacherzoo.pretrain.pretrain",
+        "pretrain_teacher": "teacherzoo.pretrain.pretrain",
         "rank": "teacherzoo.rank.rank",
         "record": "teacherzoo.signals.record",
         "split_head": "teacherzoo.encoders.heads",

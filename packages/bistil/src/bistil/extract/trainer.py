@@ -19,7 +19,7 @@ from bistil.extract.config import Extraction
 from bistil.losses.extraction import Lesson, Taught, ask_teacher
 from bistil.losses.weights import TERMS, Terms
 from bistil.text.batches import MaskedBatches
-from teacherzoo.training.arguments import trainer_arguments
+from teacherzoo.training.arguments import decided_arguments, trainer_arguments
 from teacherzoo.training.watch import TrainingWatch, last_whole_checkpoint
 
 if TYPE_CHECKING:
@@ -27,12 +27,6 @@ if TYPE_CHECKING:
 
 Watch = Callable[[int, int, str], None]
 Dressing = Callable[[str], AbstractContextManager[None]]
-_OVERRIDABLE = (
-    "lr_scheduler_type",
-    "save_total_limit",
-    "logging_steps",
-    "ddp_find_unused_parameters",
-)
 
 
 class Asking:
@@ -80,25 +74,18 @@ def training_arguments(folder: Path, extraction: Extraction) -> TrainingArgument
     Raises:
         ExtractError: for a key that is decided elsewhere, or that this training or Trainer does not take.
     """
-    ours: dict[str, Any] = {
-        "output_dir": str(folder),
-        "max_steps": extraction.steps,
-        "per_device_train_batch_size": 1,  # an item of the data set is a whole batch
-        "learning_rate": extraction.learning_rate,
-        "warmup_steps": math.ceil(extraction.warmup * extraction.steps),
-        "lr_scheduler_type": "linear",
-        "seed": extraction.seed,
-        "bf16": extraction.precision == "bfloat16",
-        "save_strategy": "steps",
-        "save_steps": extraction.checkpoint_every,
-        "save_total_limit": 2,
-        "logging_steps": max(1, min(50, extraction.steps // 20)),
-        # `freeze_unreached` leaves no parameter without a gradient for DDP to look for.
-        "ddp_find_unused_parameters": False,
-    }
+    decided = decided_arguments(
+        folder,
+        steps=extraction.steps,
+        learning_rate=extraction.learning_rate,
+        warmup_steps=math.ceil(extraction.warmup * extraction.steps),
+        seed=extraction.seed,
+        checkpoint_every=extraction.checkpoint_every,
+        bf16=extraction.precision == "bfloat16",
+    )
     return trainer_arguments(
-        ours, extraction.arguments, where="Trainer arguments", error=ExtractError, overridable=_OVERRIDABLE
-    )  # fmt: skip
+        decided, extraction.arguments, where="Trainer arguments", error=ExtractError
+    )
 
 
 def train(

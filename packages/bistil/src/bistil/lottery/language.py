@@ -144,9 +144,9 @@ def language_sft(
 
 def _settled(training: LanguageTraining) -> LanguageTraining:
     """With what the machine decides, so that the file and the plan say it."""
-    from xeval.finetune.tune import has_bf16  # late: it imports Trainer
+    from teacherzoo.training.arguments import has_bfloat16  # late: it imports Trainer
 
-    return training if training.bf16 is not None else replace(training, bf16=has_bf16())
+    return training if training.bf16 is not None else replace(training, bf16=has_bfloat16())
 
 
 def _batches(

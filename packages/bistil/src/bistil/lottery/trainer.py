@@ -16,7 +16,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from bistil.errors import AdaptError
 from bistil.lottery.masks import Masks
 from bistil.lottery.training_run import Fitting
-from teacherzoo.training.arguments import refuse_unfit_arguments, trainer_arguments
+from teacherzoo.training.arguments import (
+    decided_arguments,
+    refuse_unfit_arguments,
+    trainer_arguments,
+)
 
 _WEIGHTS = "trained.safetensors"
 _BEST = "best.safetensors"
@@ -29,7 +33,7 @@ def training_arguments(plan: Fitting, folder: Path) -> TrainingArguments:
     Raises:
         AdaptError: for arguments that it does not take, that our trainings do not honour, or that are decided elsewhere.
     """
-    return trainer_arguments(_ours(plan, folder), plan.arguments, where=_WHERE, error=AdaptError)
+    return trainer_arguments(_decided(plan, folder), plan.arguments, where=_WHERE, error=AdaptError)
 
 
 def check_arguments(plan: Fitting) -> None:
@@ -38,27 +42,22 @@ def check_arguments(plan: Fitting) -> None:
     Raises:
         AdaptError: see there.
     """
-    decided = _ours(plan, Path()).keys()
-    refuse_unfit_arguments(plan.arguments, decided=decided, where=_WHERE, error=AdaptError)
+    refuse_unfit_arguments(_decided(plan, Path()), plan.arguments, where=_WHERE, error=AdaptError)
 
 
-def _ours(plan: Fitting, folder: Path) -> dict[str, Any]:
-    return {
-        "output_dir": str(folder),
-        "max_steps": plan.steps,
-        "per_device_train_batch_size": 1,  # an item of the data set is a whole batch
-        "learning_rate": plan.learning_rate,
-        "warmup_steps": math.ceil(plan.warmup * plan.steps),
-        "weight_decay": plan.weight_decay,
-        "bf16": plan.bf16,
-        "seed": plan.seed,
-        "save_strategy": "steps" if plan.checkpoint_every else "no",
-        "save_steps": max(1, plan.checkpoint_every),
-        "save_total_limit": 2,
-        "logging_steps": max(1, min(20, plan.steps // 10)),
-        "label_names": ["labels"],
-        "ddp_find_unused_parameters": False,
-    }
+def _decided(plan: Fitting, folder: Path) -> dict[str, Any]:
+    return decided_arguments(
+        folder,
+        steps=plan.steps,
+        learning_rate=plan.learning_rate,
+        warmup_steps=math.ceil(plan.warmup * plan.steps),
+        seed=plan.seed,
+        checkpoint_every=max(1, plan.checkpoint_every),
+        save_strategy="steps" if plan.checkpoint_every else "no",
+        weight_decay=plan.weight_decay,
+        bf16=plan.bf16,
+        label_names=["labels"],
+    )
 
 
 def only(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -55,7 +55,7 @@ def plan_of(training: TaskTraining) -> Fitting:
         AdaptError: for Trainer arguments that the training cannot honour, and examples that cannot be shared evenly.
     """
     from bistil.lottery.trainer import check_arguments  # late, as the next: they import Trainer
-    from xeval.finetune.tune import has_bf16
+    from teacherzoo.training.arguments import has_bfloat16
 
     protocol = training.protocol
     plan = Fitting(
@@ -66,7 +66,7 @@ def plan_of(training: TaskTraining) -> Fitting:
         evaluate_every=protocol.evaluate_every,
         patience=protocol.patience,
         checkpoint_every=training.checkpoint_every or protocol.evaluate_every,
-        bf16=protocol.precision == "auto" and has_bf16(),
+        bf16=protocol.precision == "auto" and has_bfloat16(),
         seed=training.seed,
         arguments=training.arguments,
         per_step=protocol.batch_size,

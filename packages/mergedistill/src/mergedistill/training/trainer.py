@@ -19,13 +19,17 @@ from mergedistill.student.loss import DistillationLoss, DistilOutput
 from mergedistill.training.held_out import Score, held_out_texts, score_languages
 from mergedistill.training.schedule import ScheduledBatches, schedule
 from teacherzoo import Masking, Signals, TeacherError, TeacherzooError
-from teacherzoo.training.arguments import refuse_unfit_arguments, trainer_arguments
+from teacherzoo.training.arguments import (
+    decided_arguments,
+    refuse_unfit_arguments,
+    trainer_arguments,
+)
 from teacherzoo.training.trainer import PreparedBatchTrainer
 from teacherzoo.training.watch import TrainingWatch
 
 Watch = Callable[[int, int, str], None]
 _WHERE = "train.arguments"
-_OVERRIDABLE = ("weight_decay", "save_total_limit", "logging_steps", "ddp_find_unused_parameters")
+_OVERRIDABLE = ("weight_decay",)
 EVALUATED = 64  # held-out documents of a language that an evaluation reads
 _SUMS = ("rows", "hard", "divergence", "tail", "asked", "hits")
 
@@ -216,8 +220,13 @@ def refuse_bad_arguments(recipe: Recipe) -> None:
     """
     asked = recipe.train.arguments
     if "deepspeed" in asked:  # which would be set up here, in the first process alone
-        decided = set(_decided(recipe, Path())) - set(_OVERRIDABLE)
-        refuse_unfit_arguments(asked, decided=decided, where=_WHERE, error=RecipeError)
+        refuse_unfit_arguments(
+            _decided(recipe, Path()),
+            asked,
+            where=_WHERE,
+            error=RecipeError,
+            overridable=_OVERRIDABLE,
+        )
         _refuse_zero3(_configuration(asked["deepspeed"]))
     else:
         _arguments(recipe, Path())
@@ -246,22 +255,17 @@ def _refuse_zero3(configuration: Mapping[str, Any]) -> None:
 
 
 def _decided(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    return {
-        "output_dir": str(folder),
-        "max_steps": recipe.train.steps,
-        "per_device_train_batch_size": 1,  # an item of the data set is a whole batch
-        "learning_rate": recipe.train.learning_rate,
-        "warmup_steps": math.ceil(recipe.train.warmup * recipe.train.steps),
-        "weight_decay": 0.01,
-        "seed": recipe.seed,
-        "save_strategy": "steps",
-        "save_steps": recipe.train.checkpoint_every,
-        "save_total_limit": 2,
-        "eval_strategy": "steps",
-        "eval_steps": recipe.train.evaluate_every or max(1, recipe.train.steps // 10),
-        "logging_steps": max(1, min(50, recipe.train.steps // 20)),
-        "ddp_find_unused_parameters": False,  # a masked LM's loss reaches them all
-    }
+    return decided_arguments(
+        folder,
+        steps=recipe.train.steps,
+        learning_rate=recipe.train.learning_rate,
+        warmup_steps=math.ceil(recipe.train.warmup * recipe.train.steps),
+        seed=recipe.seed,
+        checkpoint_every=recipe.train.checkpoint_every,
+        weight_decay=0.01,
+        eval_strategy="steps",
+        eval_steps=recipe.train.evaluate_every or max(1, recipe.train.steps // 10),
+    )
 
 
 def _arguments(recipe: Recipe, folder: Path) -> TrainingArguments:

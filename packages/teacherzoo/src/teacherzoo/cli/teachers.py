@@ -1,4 +1,4 @@
-"""The commands about teachers: list, show, check, rank, raise."""
+"""The commands about teachers: list, show, check, rank, pretrain."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command("show")(refusing_plainly(show_command))
     app.command("check")(refusing_plainly(check_command))
     app.command("rank")(refusing_plainly(rank_command))
-    app.command("raise")(refusing_plainly(raise_command))
+    app.command("pretrain")(refusing_plainly(pretrain_command))
 
 
 def list_command(
@@ -130,7 +130,7 @@ def rank_command(
         _print_ranking(ranking)
 
 
-def raise_command(
+def pretrain_command(
     corpus: CorpusOption,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the teacher.")],
     family: Annotated[str, typer.Option(help="wordpiece, unigram or bpe.")] = "wordpiece",
@@ -149,11 +149,12 @@ def raise_command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Raise a tiny teacher from text; the same command resumes an interrupted run."""
+    """Pretrain a tiny teacher from text; the same command resumes an interrupted run."""
     corpora = corpora_named(corpus, column=column, held_out_share=held_out_share)
-    from teacherzoo.pretrain.pretrain import Upbringing, raise_teacher
+    from teacherzoo.pretrain.config import PretrainingConfig
+    from teacherzoo.pretrain.pretrain import pretrain_teacher
 
-    upbringing = Upbringing(
+    config = PretrainingConfig(
         family=family,  # type: ignore[arg-type]  # checked there
         vocabulary=vocabulary,
         cased=cased,
@@ -167,14 +168,14 @@ def raise_command(
         seed=seed,
     )
     with progress(quiet=quiet) as watch:
-        raised = raise_teacher(corpora, output, upbringing=upbringing, watch=watch)
+        teacher = pretrain_teacher(corpora, output, config=config, watch=watch)
     if as_json:
-        typer.echo(json.dumps({**asdict(raised), "folder": str(raised.folder)}))
+        typer.echo(json.dumps({**asdict(teacher), "folder": str(teacher.folder)}))
         return
-    typer.echo(f"{output}: {raised.parameters:,} parameters, {raised.seconds:.0f} s")
-    for language, loss in raised.loss.items():
+    typer.echo(f"{output}: {teacher.parameters:,} parameters, {teacher.seconds:.0f} s")
+    for language, loss in teacher.loss.items():
         typer.echo(
-            f"  {language}: held-out loss {loss:.3f}, accuracy {100 * raised.accuracy[language]:.1f} %"
+            f"  {language}: held-out loss {loss:.3f}, accuracy {100 * teacher.accuracy[language]:.1f} %"
         )
 
 

@@ -1,4 +1,4 @@
-"""The nursery's text: a tokenizer trained on it, and blocks packed with its pieces."""
+"""The text of a tiny teacher: a tokenizer trained on it, and blocks packed with its pieces."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,8 @@ from tokenizers import (
     trainers,
 )
 
+from teacherzoo.pretrain.config import PretrainingConfig
 from teacherzoo.text.corpora import Corpus, Part
-
-if TYPE_CHECKING:
-    from teacherzoo.pretrain.pretrain import Upbringing
 
 _SAMPLE = 200_000  # documents a language gives to the tokenizer's trainer: more changes no piece worth having
 _LETTERS = 1000  # that a WordPiece tokenizer knows; the trainer has no more, either
@@ -36,24 +34,24 @@ _ROBERTA = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask":
 
 def train_tokenizer(
     corpora: Sequence[Corpus],
-    plan: Upbringing,
+    config: PretrainingConfig,
     file: Path,
     *,
     watch: Callable[[int, int, str], None],
 ) -> Any:
-    """Train the plan's tokenizer on the training parts, or read it from `file` where an earlier run left it.
+    """Train the tokenizer of `config` on the training parts, or read it from `file` where an earlier run left it.
 
     Returns:
         A fast tokenizer of transformers.
     """
     from transformers import PreTrainedTokenizerFast
 
-    names = _BERT if plan.family == "wordpiece" else _ROBERTA
+    names = _BERT if config.family == "wordpiece" else _ROBERTA
     if not file.exists():
         watch(0, 1, "training the tokenizer")
-        backend = _untrained(plan, names)
-        letters = _letters(backend, corpora) if plan.family == "wordpiece" else []
-        backend.train_from_iterator(_lines(corpora), _trainer(plan, names, letters))
+        backend = _untrained(config, names)
+        letters = _letters(backend, corpora) if config.family == "wordpiece" else []
+        backend.train_from_iterator(_lines(corpora), _trainer(config, names, letters))
         backend = _without_special(backend, letters)
         cls, sep = names["cls"], names["sep"]
         backend.post_processor = processors.TemplateProcessing(
@@ -67,7 +65,7 @@ def train_tokenizer(
         watch(1, 1, "training the tokenizer")
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_file(str(file)),
-        model_max_length=max(512, plan.length),
+        model_max_length=max(512, config.length),
         **{f"{role}_token": name for role, name in names.items()},
     )
 
@@ -115,16 +113,16 @@ def _lines(corpora: Sequence[Corpus]) -> Iterator[str]:
             yield document.text
 
 
-def _untrained(plan: Upbringing, names: dict[str, str]) -> Tokenizer:
-    lower = [] if plan.cased else [normalizers.Lowercase()]
-    if plan.family == "wordpiece":
+def _untrained(config: PretrainingConfig, names: dict[str, str]) -> Tokenizer:
+    lower = [] if config.cased else [normalizers.Lowercase()]
+    if config.family == "wordpiece":
         backend = Tokenizer(models.WordPiece(unk_token=names["unk"]))
         backend.normalizer = normalizers.BertNormalizer(
-            lowercase=not plan.cased, strip_accents=False
+            lowercase=not config.cased, strip_accents=False
         )
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         backend.decoder = decoders.WordPiece()
-    elif plan.family == "unigram":
+    elif config.family == "unigram":
         backend = Tokenizer(models.Unigram())
         backend.normalizer = normalizers.Sequence([normalizers.NFKC(), *lower])
         backend.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -156,16 +154,16 @@ def _without_special(backend: Tokenizer, letters: Sequence[str]) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(stated))
 
 
-def _trainer(plan: Upbringing, names: dict[str, str], letters: Sequence[str]) -> Any:
+def _trainer(config: PretrainingConfig, names: dict[str, str], letters: Sequence[str]) -> Any:
     options: dict[str, Any] = {
-        "vocab_size": plan.vocabulary,
+        "vocab_size": config.vocabulary,
         # The trainer numbers letters as it meets words, in an order that changes from run to run, and breaks ties by these
         # numbers. What is called special is numbered first, as stated.
         "special_tokens": [*names.values(), *letters],
         "show_progress": False,
     }
-    if plan.family == "wordpiece":
+    if config.family == "wordpiece":
         return trainers.WordPieceTrainer(**options)
-    if plan.family == "unigram":
+    if config.family == "unigram":
         return trainers.UnigramTrainer(unk_token=names["unk"], **options)
     return trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **options)

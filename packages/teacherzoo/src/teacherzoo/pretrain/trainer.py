@@ -1,4 +1,4 @@
-"""The nursery's training: a Trainer whose masks and order depend on the seed and the step alone."""
+"""Masked-LM training of a tiny teacher: blocks, masks and order depend on the seed and the step alone."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from transformers import PrinterCallback, Trainer
 
 from teacherzoo.encoders.heads import split_head
 from teacherzoo.errors import CorpusError, TeacherError
+from teacherzoo.pretrain.config import PretrainingConfig
 from teacherzoo.pretrain.text import pack
 from teacherzoo.text.corpora import Corpus
-from teacherzoo.training.arguments import trainer_arguments
-from teacherzoo.training.watch import TrainingWatch, last_whole_checkpoint
-
-if TYPE_CHECKING:
-    from teacherzoo.pretrain.pretrain import Upbringing
+from teacherzoo.training.arguments import decided_arguments, has_bfloat16, trainer_arguments
+from teacherzoo.training.loss_module import LossModule
+from teacherzoo.training.trainer import PreparedBatchTrainer
+from teacherzoo.training.watch import TrainingWatch
 
 _HELD_OUT_BLOCKS = 256
 
@@ -39,7 +38,7 @@ def train(
     model: Any,
     blocks: dict[str, NDArray[np.int32]],
     tokenizer: Any,
-    plan: Upbringing,
+    config: PretrainingConfig,
     work: Path,
     *,
     watch: Callable[[int, int, str], None],
@@ -50,134 +49,98 @@ def train(
         TeacherError: where a language has no block.
         TeacherzooError: where the loss is no longer finite.
     """
-    arguments = trainer_arguments(
-        {
-            "output_dir": str(work / "checkpoints"),
-            "max_steps": plan.steps,
-            "per_device_train_batch_size": plan.batch,
-            "learning_rate": plan.learning_rate,
-            "warmup_steps": math.ceil(plan.steps / 10),
-            "lr_scheduler_type": "linear",
-            "weight_decay": 0.01,
-            "bf16": bfloat16_pays(),
-            "seed": plan.seed,
-            "save_strategy": "steps",
-            "save_steps": plan.checkpoint_every,
-            "save_total_limit": 2,
-            "logging_steps": max(1, min(20, plan.steps // 10)),
-            "dataloader_pin_memory": False,
-        },
-        {},
-        where="raising a teacher",
-        error=TeacherError,
+    decided = decided_arguments(
+        work / "checkpoints",
+        steps=config.steps,
+        learning_rate=config.learning_rate,
+        warmup_steps=math.ceil(config.steps / 10),
+        seed=config.seed,
+        checkpoint_every=config.checkpoint_every,
+        weight_decay=0.01,
+        bf16=has_bfloat16(),
+        dataloader_pin_memory=False,
     )
-    trainer = _NurseryTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=_MaskedBlocks(blocks, tokenizer, plan),
-        data_collator=_stack,
+    tokens = config.batch * config.length
+    advice = "lower the learning rate"
+    PreparedBatchTrainer(
+        model=MaskedLMLoss(model),
+        args=trainer_arguments(decided, {}, where="pretraining", error=TeacherError),
+        train_dataset=MaskedBatches(blocks, Masks(tokenizer, config), config),
         callbacks=[
-            TrainingWatch(
-                watch,
-                what="raising",
-                advice="lower the learning rate",
-                per_step=plan.batch * plan.length,
-                unit="tokens",
-            )
+            TrainingWatch(watch, what="pretraining", advice=advice, per_step=tokens, unit="tokens")
         ],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(work / "checkpoints"))
+    ).resume()
+
+
+class MaskedLMLoss(LossModule):
+    """Mean cross-entropy at masked positions; the head is applied to these rows alone."""
+
+    def forward(self, *, input_ids: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The loss of a batch [B, S]; labels are -100 where nothing is masked."""
+        logits, gold = masked_logits(self.student, input_ids=input_ids, labels=labels)
+        return {"loss": F.cross_entropy(logits.float(), gold)}
+
+
+def masked_logits(
+    model: Any, input_ids: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[N, V] logits and [N] gold ids at the masked positions of a batch [B, S]."""
+    head = split_head(model)
+    masked = labels >= 0
+    hidden = head.encoder(
+        input_ids=input_ids, attention_mask=torch.ones_like(input_ids)
+    ).last_hidden_state
+    return F.linear(head.transform(hidden[masked]), head.weight, head.bias), labels[masked]
 
 
 def held_out_scores(
-    model: Any, corpora: Sequence[Corpus], tokenizer: Any, plan: Upbringing
+    model: Any, corpora: Sequence[Corpus], tokenizer: Any, config: PretrainingConfig
 ) -> dict[str, Score]:
     """Per language, how well the model fills masks in text that it has not seen; languages without such text are absent."""
+    masks = Masks(tokenizer, config)
     scores = {}
     for corpus in corpora:
         try:
-            blocks = pack([corpus], tokenizer, plan.length, part="held_out")[corpus.language]
+            blocks = pack([corpus], tokenizer, config.length, part="held_out")[corpus.language]
         except CorpusError:  # a small corpus may hold nothing out
             continue
         if len(blocks):
-            scores[corpus.language] = _score(model, blocks[:_HELD_OUT_BLOCKS], tokenizer, plan)
+            scores[corpus.language] = _score(model, blocks[:_HELD_OUT_BLOCKS], masks, config.batch)
     return scores
 
 
 @torch.inference_mode()
-def _score(model: Any, blocks: NDArray[np.int32], tokenizer: Any, plan: Upbringing) -> Score:
+def _score(model: Any, blocks: NDArray[np.int32], masks: Masks, size: int) -> Score:
     model.eval()
-    masked = _MaskedBlocks({"": blocks}, tokenizer, plan)
-    items = [masked.mask(block, number) for number, block in enumerate(blocks)]
-    loss = right = count = 0.0
-    for start in range(0, len(items), plan.batch):
-        batch = _stack(items[start : start + plan.batch])
-        logits, gold = _masked_logits(
-            model, {key: its.to(model.device) for key, its in batch.items()}
+    items = [masks.apply(block, number) for number, block in enumerate(blocks)]
+    loss = correct = count = 0.0
+    for start in range(0, len(items), size):
+        batch = _stack(items[start : start + size])
+        logits, gold = masked_logits(
+            model, **{name: tensor.to(model.device) for name, tensor in batch.items()}
         )
         loss += float(F.cross_entropy(logits.float(), gold, reduction="sum"))
-        right += float((logits.argmax(-1) == gold).sum())
+        correct += float((logits.argmax(-1) == gold).sum())
         count += len(gold)
-    return Score(loss / count, right / count)
+    return Score(loss / count, correct / count)
 
 
-class _NurseryTrainer(Trainer):
-    """Applies the head to masked rows alone, and takes the items in their order."""
+class Masks:
+    """Masks of a block: a function of (seed, number) alone. 80 % of the chosen tokens become the mask, 10 % a random one."""
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
-    ) -> Any:
-        # What accelerate wraps for mixed precision is the model's forward, which is not called here.
-        with self.accelerator.autocast():
-            logits, gold = _masked_logits(self.accelerator.unwrap_model(model), inputs)
-        loss = F.cross_entropy(logits.float(), gold)
-        return (loss, None) if return_outputs else loss
-
-    def _get_train_sampler(self, *_: Any) -> Any:
-        return torch.utils.data.SequentialSampler(self.train_dataset)
-
-
-def _masked_logits(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """[N, V] logits and [N] gold ids at the masked positions."""
-    head = split_head(model)
-    chosen = batch["labels"] >= 0
-    hidden = head.encoder(
-        input_ids=batch["input_ids"], attention_mask=torch.ones_like(batch["input_ids"])
-    ).last_hidden_state
-    return F.linear(head.transform(hidden[chosen]), head.weight, head.bias), batch["labels"][chosen]
-
-
-class _MaskedBlocks(torch.utils.data.Dataset[dict[str, NDArray[np.int64]]]):
-    """Item i of the whole run: which block of which language, and where its masks are, follow from (seed, i)."""
-
-    def __init__(
-        self, blocks: dict[str, NDArray[np.int32]], tokenizer: Any, plan: Upbringing
-    ) -> None:
-        for language, its in blocks.items():
-            if not len(its):
-                raise TeacherError(f"{language}: the text does not fill one block; give more text.")
-        self._blocks = list(blocks.values())
-        self._plan = plan
+    def __init__(self, tokenizer: Any, config: PretrainingConfig) -> None:
         self._special = np.array(sorted(set(tokenizer.all_special_ids)))
         self._mask = tokenizer.mask_token_id
         self._size = len(tokenizer)
-        self._order = _order([len(its) for its in self._blocks], plan)
+        self._rate, self._seed = config.mask_rate, config.seed
 
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __getitem__(self, index: int) -> dict[str, NDArray[np.int64]]:
-        language, row = self._order[index]
-        return self.mask(self._blocks[language][row], index)
-
-    def mask(self, block: NDArray[np.int32], number: int) -> dict[str, NDArray[np.int64]]:
-        """Input ids and labels (-100 where nothing is asked), each [length]."""
-        random = np.random.Generator(np.random.Philox(key=[self._plan.seed, number]))
+    def apply(self, block: NDArray[np.int32], number: int) -> dict[str, NDArray[np.int64]]:
+        """Input ids and labels, -100 where nothing is masked, each [length]."""
+        random = np.random.Generator(np.random.Philox(key=[self._seed, number]))
         gold = block.astype(np.int64)
-        open_to = np.flatnonzero(~np.isin(gold, self._special))
-        count = max(1, round(self._plan.mask_rate * len(open_to)))
-        chosen = random.permutation(open_to)[:count]
+        maskable = np.flatnonzero(~np.isin(gold, self._special))
+        count = max(1, round(self._rate * len(maskable)))
+        chosen = random.permutation(maskable)[:count]
         change = random.random(len(chosen))
         inputs = gold.copy()
         inputs[chosen[change < 0.8]] = self._mask
@@ -188,11 +151,42 @@ class _MaskedBlocks(torch.utils.data.Dataset[dict[str, NDArray[np.int64]]]):
         return {"input_ids": inputs, "labels": labels}
 
 
-def _order(sizes: list[int], plan: Upbringing) -> NDArray[np.int64]:
-    """[steps x batch, 2] pairs (language, block): languages by n^exponent, each one's blocks in shuffled rounds."""
-    random = np.random.Generator(np.random.Philox(key=[plan.seed, 2**63]))
-    weights = np.array(sizes, dtype=float) ** plan.sampling_exponent
-    languages = random.choice(len(sizes), size=plan.steps * plan.batch, p=weights / weights.sum())
+class MaskedBatches(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    """Item i is the i-th batch of the run: which blocks of which languages, and their masks, follow from (seed, i)."""
+
+    def __init__(
+        self, blocks: dict[str, NDArray[np.int32]], masks: Masks, config: PretrainingConfig
+    ) -> None:
+        for language, rows in blocks.items():
+            if not len(rows):
+                raise TeacherError(f"{language}: the text does not fill one block; give more text.")
+        self._blocks = list(blocks.values())
+        self._masks = masks
+        self._size = config.batch
+        self._order = _order([len(rows) for rows in self._blocks], config)
+
+    def __len__(self) -> int:
+        return len(self._order) // self._size
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        numbers = range(index * self._size, (index + 1) * self._size)
+        if numbers[-1] >= len(self._order):
+            raise IndexError(index)
+        places = self._order[numbers.start : numbers.stop]
+        return _stack(
+            [
+                self._masks.apply(self._blocks[language][row], number)
+                for number, (language, row) in zip(numbers, places, strict=True)
+            ]
+        )
+
+
+def _order(sizes: list[int], config: PretrainingConfig) -> NDArray[np.int64]:
+    """[steps x batch, 2] pairs (language, block): languages by n^exponent, the blocks of each in shuffled rounds."""
+    random = np.random.Generator(np.random.Philox(key=[config.seed, 2**63]))
+    weights = np.array(sizes, dtype=float) ** config.sampling_exponent
+    count = config.steps * config.batch
+    languages = random.choice(len(sizes), size=count, p=weights / weights.sum())
     rows = np.empty_like(languages)
     for language, size in enumerate(sizes):
         places = np.flatnonzero(languages == language)
@@ -203,12 +197,4 @@ def _order(sizes: list[int], plan: Upbringing) -> NDArray[np.int64]:
 
 
 def _stack(items: list[dict[str, NDArray[np.int64]]]) -> dict[str, torch.Tensor]:
-    return {key: torch.from_numpy(np.stack([item[key] for item in items])) for key in items[0]}
-
-
-def bfloat16_pays() -> bool:
-    """Whether this machine multiplies bfloat16 in hardware."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    capability = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return bool(capability())
+    return {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}

@@ -89,7 +89,7 @@ def rank(
 
     Args:
         teachers: catalogue names, Hub names or folders; one is in memory at a time.
-        corpora: one for each language; their `part` says what is read, and held-out text is fair to teachers raised
+        corpora: one for each language; their `part` says what is read, and held-out text is fair to teachers pretrained
             on the rest.
         documents: most documents of each language.
         rate: share of the words hidden at a time.

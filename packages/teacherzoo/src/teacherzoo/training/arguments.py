@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from teacherzoo.nearest import nearest
@@ -65,8 +66,52 @@ _WHY_NOT = {
 }
 
 
+# Of what a training decides, the user may ask for otherwise.
+_OVERRIDABLE = frozenset(
+    {"lr_scheduler_type", "save_total_limit", "logging_steps", "ddp_find_unused_parameters"}
+)
+
+
+def decided_arguments(
+    folder: Path,
+    *,
+    steps: int,
+    learning_rate: float,
+    warmup_steps: int,
+    seed: int,
+    checkpoint_every: int,
+    **more: Any,
+) -> dict[str, Any]:
+    """What a training decides for itself, for `trainer_arguments`.
+
+    Args:
+        folder: for checkpoints.
+        steps: of the optimiser.
+        learning_rate: at its peak; it falls linearly to 0.
+        warmup_steps: in which it rises first.
+        seed: of everything.
+        checkpoint_every: steps between checkpoints; one is always made at the end.
+        more: further fields of `TrainingArguments`, such as `weight_decay`.
+    """
+    return {
+        "output_dir": str(folder),
+        "max_steps": steps,
+        "per_device_train_batch_size": 1,  # an item of the data set is a whole batch
+        "learning_rate": learning_rate,
+        "warmup_steps": warmup_steps,
+        "lr_scheduler_type": "linear",
+        "seed": seed,
+        "save_strategy": "steps",
+        "save_steps": checkpoint_every,
+        "save_total_limit": 2,
+        "logging_steps": max(1, min(50, steps // 20)),
+        "ddp_find_unused_parameters": False,  # every loss reaches all that is trained
+        **more,
+    }
+
+
 def trainer_arguments(
-    ours: Mapping[str, Any],
+    decided: Mapping[str, Any],
     asked: Mapping[str, Any],
     *,
     where: str,
@@ -75,17 +120,17 @@ def trainer_arguments(
 ) -> TrainingArguments:
     """Arguments of a training that takes one batch a step and process, on one device.
 
-    Beside `ours` it sets what every training of ours wants: no reporters unless asked for, no bars, no filter over NaN, all
-    columns kept, the GPU where there is one. Where several GPUs are visible and no launcher started this process, the first
-    is used, and a warning says how to use all: `Trainer` would replicate the model in threads, and cut up a batch that
-    our data sets hand over whole.
+    Beside `decided` it sets what every training of ours wants: no reporters unless asked for, no bars, no filter over NaN,
+    all columns kept, the GPU where there is one. Where several GPUs are visible and no launcher started this process, the
+    first is used, and a warning says how to use all: `Trainer` would replicate the model in threads, and cut up a batch
+    that our data sets hand over whole.
 
     Args:
-        ours: what the training has decided.
+        decided: what the training has decided, see `decided_arguments`.
         asked: what the user asks for beside it.
         where: the user asked, for messages, such as `"train.arguments"`.
         error: to raise.
-        overridable: names among `ours` that the user may ask for otherwise.
+        overridable: further names among `decided` that the user may ask for otherwise.
 
     Returns:
         The arguments, their device chosen.
@@ -96,7 +141,7 @@ def trainer_arguments(
     import torch
     from transformers import TrainingArguments
 
-    refuse_unfit_arguments(asked, decided=set(ours) - set(overridable), where=where, error=error)
+    refuse_unfit_arguments(decided, asked, where=where, error=error, overridable=overridable)
     cuda = torch.cuda.is_available()
     common = {
         "report_to": [],
@@ -107,7 +152,7 @@ def trainer_arguments(
         "use_cpu": not cuda,
     }
     try:
-        arguments = TrainingArguments(**{**common, **ours, **asked})
+        arguments = TrainingArguments(**{**common, **decided, **asked})
         _try(arguments)
     except (TypeError, ValueError, ImportError, RuntimeError) as refusal:
         raise error(f"{where}: {' '.join(str(refusal).split())}") from refusal
@@ -117,17 +162,23 @@ def trainer_arguments(
 
 
 def refuse_unfit_arguments(
-    asked: Mapping[str, Any], *, decided: Collection[str], where: str, error: type[Exception]
+    decided: Collection[str],
+    asked: Mapping[str, Any],
+    *,
+    where: str,
+    error: type[Exception],
+    overridable: Collection[str] = (),
 ) -> None:
     """Before anything is spent: arguments that `TrainingArguments` does not have or our trainings do not honour.
 
     A field that is not honoured may be given at its default, which changes nothing.
 
     Args:
+        decided: names that the training decides itself.
         asked: what the user asks for.
-        decided: names that an option of its own decides.
         where: see `trainer_arguments`.
         error: to raise.
+        overridable: see `trainer_arguments`.
 
     Raises:
         Exception: `error`, naming the argument, and the name that was probably meant; also for a value of another kind than
@@ -141,7 +192,7 @@ def refuse_unfit_arguments(
         if field.init
     }
     for name, value in asked.items():
-        if name in decided:
+        if name in set(decided) - _OVERRIDABLE - set(overridable):
             raise error(f"{where}: {name} is decided elsewhere, by an option of its own; leave it out here.")  # fmt: skip
         if name not in defaults:
             raise error(f"{where}: `transformers.TrainingArguments` has no field {name!r}{nearest(name, HONOURED)}.")  # fmt: skip
@@ -153,6 +204,16 @@ def refuse_unfit_arguments(
     if not isinstance(steps, int) or steps < 1:
         raise error(f"{where}: gradient_accumulation_steps must be a whole number from 1, got {steps!r}.")  # fmt: skip
     _refuse_missing_reporters(asked.get("report_to"), where=where, error=error)
+
+
+def has_bfloat16() -> bool:
+    """Whether this machine multiplies bfloat16 in hardware."""
+    import torch
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    features = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, feature, lambda: False)() for feature in features)
 
 
 def _refuse_another_kind(

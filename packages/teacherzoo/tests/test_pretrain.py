@@ -7,12 +7,13 @@ import torch
 from toyworld import World
 
 from teacherzoo.errors import RecordError, TeacherError, TeacherzooError
-from teacherzoo.pretrain import trainer as nursery_training
-from teacherzoo.pretrain.pretrain import TokenizerFamily, Upbringing, raise_teacher
+from teacherzoo.pretrain import trainer as pretraining
+from teacherzoo.pretrain.config import PretrainingConfig, TokenizerFamily
+from teacherzoo.pretrain.pretrain import pretrain_teacher
 from teacherzoo.pretrain.text import pack, train_tokenizer
 from teacherzoo.text.corpora import Corpus
 
-TINY = Upbringing(
+TINY = PretrainingConfig(
     vocabulary=300, layers=1, width=16, heads=2, steps=12, batch=4, length=16, checkpoint_every=4
 )
 
@@ -33,7 +34,7 @@ class InterruptionError(Exception):
     pass
 
 
-def test_an_interrupted_upbringing_ends_where_an_undisturbed_one_does(
+def test_an_interrupted_pretraining_ends_where_an_undisturbed_one_does(
     corpora: list[Corpus], tmp_path: Path
 ) -> None:
     def stop_at_seven(done: int, total: int, what: str) -> None:
@@ -41,15 +42,15 @@ def test_an_interrupted_upbringing_ends_where_an_undisturbed_one_does(
             raise InterruptionError
 
     # BERT has dropout, whose random state must come back as well.
-    plan = replace(TINY, architecture="bert", family="bpe")
-    undisturbed = raise_teacher(corpora, tmp_path / "one", upbringing=plan)
+    config = replace(TINY, architecture="bert", family="bpe")
+    undisturbed = pretrain_teacher(corpora, tmp_path / "one", config=config)
     with pytest.raises(InterruptionError):
-        raise_teacher(corpora, tmp_path / "two", upbringing=plan, watch=stop_at_seven)
+        pretrain_teacher(corpora, tmp_path / "two", config=config, watch=stop_at_seven)
     assert not (tmp_path / "two").exists()
     steps = []
 
-    resumed = raise_teacher(
-        corpora, tmp_path / "two", upbringing=plan, watch=lambda *progress: steps.append(progress)
+    resumed = pretrain_teacher(
+        corpora, tmp_path / "two", config=config, watch=lambda *progress: steps.append(progress)
     )
 
     assert [done for done, total, _ in steps if total == 12] == list(range(5, 13))
@@ -65,12 +66,12 @@ def test_each_family_fills_masks_with_plain_transformers(
 ) -> None:
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    raised = raise_teacher(
-        corpora, tmp_path / "t", upbringing=replace(TINY, family=family, steps=2)
+    teacher = pretrain_teacher(
+        corpora, tmp_path / "t", config=replace(TINY, family=family, steps=2)
     )
 
-    tokenizer = AutoTokenizer.from_pretrained(raised.folder)
-    model = AutoModelForMaskedLM.from_pretrained(raised.folder)
+    tokenizer = AutoTokenizer.from_pretrained(teacher.folder)
+    model = AutoModelForMaskedLM.from_pretrained(teacher.folder)
     text = next(iter(corpora[0].documents())).text
     batch = tokenizer(text, text, return_tensors="pt")
     assert model(**batch).logits.shape[-1] == len(tokenizer)
@@ -78,7 +79,7 @@ def test_each_family_fills_masks_with_plain_transformers(
     assert "".join(
         tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True).split()
     ) == ("".join(text.split()))
-    assert set(raised.loss) == {corpus.language for corpus in corpora}
+    assert set(teacher.loss) == {corpus.language for corpus in corpora}
 
 
 @pytest.mark.parametrize(
@@ -99,11 +100,11 @@ def test_each_architecture_has_the_shape_asked_for(
 ) -> None:
     from transformers import AutoModelForMaskedLM
 
-    plan = replace(TINY, architecture=architecture, steps=1, layers=2)
+    config = replace(TINY, architecture=architecture, steps=1, layers=2)
 
-    raised = raise_teacher(corpora, tmp_path / "t", upbringing=plan)
+    teacher = pretrain_teacher(corpora, tmp_path / "t", config=config)
 
-    config = AutoModelForMaskedLM.from_pretrained(raised.folder).config
+    config = AutoModelForMaskedLM.from_pretrained(teacher.folder).config
     assert config.model_type == architecture
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (2, 16, 2)
 
@@ -112,9 +113,9 @@ def test_each_architecture_has_the_shape_asked_for(
 def test_the_same_call_gives_the_same_bytes(
     family: TokenizerFamily, corpora: list[Corpus], tmp_path: Path
 ) -> None:
-    plan = replace(TINY, family=family, steps=3)
+    config = replace(TINY, family=family, steps=3)
 
-    first, second = (raise_teacher(corpora, tmp_path / name, upbringing=plan) for name in "ab")
+    first, second = (pretrain_teacher(corpora, tmp_path / name, config=config) for name in "ab")
 
     for name in ("tokenizer.json", "model.safetensors"):
         assert (first.folder / name).read_bytes() == (second.folder / name).read_bytes()
@@ -171,9 +172,9 @@ def test_blocks_are_the_same_however_many_documents_are_read_at_a_time(
 def test_a_language_is_drawn_by_its_size_to_the_exponent() -> None:
     from teacherzoo.pretrain.trainer import _order
 
-    plan = replace(TINY, steps=2000, sampling_exponent=0.5)
+    config = replace(TINY, steps=2000, sampling_exponent=0.5)
 
-    order = _order([90, 10], plan)
+    order = _order([90, 10], config)
 
     share = float(np.mean(order[:, 0] == 1))
     assert share == pytest.approx(0.25, abs=0.02)  # sqrt(10) / (sqrt(10) + sqrt(90))
@@ -182,23 +183,21 @@ def test_a_language_is_drawn_by_its_size_to_the_exponent() -> None:
 
 
 @pytest.mark.parametrize("pays", [False, True])
-def test_where_bfloat16_pays_the_teacher_is_raised_in_it(
+def test_where_has_bfloat16_the_teacher_is_trained_in_it(
     corpora: list[Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pays: bool
 ) -> None:
     kinds = set()
-    masked_logits = nursery_training._masked_logits
+    masked_logits = pretraining.masked_logits
 
-    def noting(
-        model: torch.nn.Module, batch: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        logits, gold = masked_logits(model, batch)
+    def noting(model: torch.nn.Module, **batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, gold = masked_logits(model, **batch)
         kinds.update({logits.dtype} if model.training else ())
         return logits, gold
 
-    monkeypatch.setattr(nursery_training, "_masked_logits", noting)
-    monkeypatch.setattr(nursery_training, "bfloat16_pays", lambda: pays)
+    monkeypatch.setattr(pretraining, "masked_logits", noting)
+    monkeypatch.setattr(pretraining, "has_bfloat16", lambda: pays)
 
-    raise_teacher(corpora, tmp_path / "t", upbringing=replace(TINY, steps=2))
+    pretrain_teacher(corpora, tmp_path / "t", config=replace(TINY, steps=2))
 
     assert kinds == {torch.bfloat16 if pays else torch.float32}
 
@@ -207,7 +206,7 @@ def test_what_stands_there_is_never_overwritten(corpora: list[Corpus], tmp_path:
     (tmp_path / "t").mkdir()
 
     with pytest.raises(RecordError, match="exists already; remove it"):
-        raise_teacher(corpora, tmp_path / "t", upbringing=TINY)
+        pretrain_teacher(corpora, tmp_path / "t", config=TINY)
 
 
 def test_leftovers_of_another_plan_are_refused(corpora: list[Corpus], tmp_path: Path) -> None:
@@ -215,10 +214,10 @@ def test_leftovers_of_another_plan_are_refused(corpora: list[Corpus], tmp_path: 
         raise InterruptionError
 
     with pytest.raises(InterruptionError):
-        raise_teacher(corpora, tmp_path / "t", upbringing=TINY, watch=stop)
+        pretrain_teacher(corpora, tmp_path / "t", config=TINY, watch=stop)
 
     with pytest.raises(RecordError, match="left from a run with other arguments"):
-        raise_teacher(corpora, tmp_path / "t", upbringing=replace(TINY, seed=1))
+        pretrain_teacher(corpora, tmp_path / "t", config=replace(TINY, seed=1))
 
 
 def test_text_for_less_than_one_block_is_refused(tmp_path: Path) -> None:
@@ -226,7 +225,7 @@ def test_text_for_less_than_one_block_is_refused(tmp_path: Path) -> None:
     file.write_text("two words\n", encoding="utf-8")
 
     with pytest.raises(TeacherError, match="x: the text does not fill one block"):
-        raise_teacher([Corpus("x", file, held_out_share=0)], tmp_path / "t", upbringing=TINY)
+        pretrain_teacher([Corpus("x", file, held_out_share=0)], tmp_path / "t", config=TINY)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +245,7 @@ def test_nonsense_is_refused_by_name(change: dict[str, object], message: str) ->
 
 
 def test_a_diverged_loss_is_named(corpora: list[Corpus], tmp_path: Path) -> None:
-    plan = replace(TINY, learning_rate=1e30, steps=30)
+    config = replace(TINY, learning_rate=1e30, steps=30)
 
     with pytest.raises(TeacherzooError, match="lower the learning rate"):
-        raise_teacher(corpora, tmp_path / "t", upbringing=plan)
+        pretrain_teacher(corpora, tmp_path / "t", config=config)
