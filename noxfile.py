@@ -1,4 +1,4 @@
-"""Every job of the house, in one place. `nox --list` explains them; CONTRIBUTING.md says when to use which."""
+"""Every job of the workspace, in one place. `nox --list` explains them; CONTRIBUTING.md says when to use which."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from packaging.version import Version
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-import news as newsroom  # noqa: E402  (the path comes first)
+import news  # noqa: E402  (the path comes first)
 from changed import changed_files, changed_packages  # noqa: E402
-from graph import HouseError, closure, read_packages  # noqa: E402
+from graph import WorkspaceError, closure, read_packages  # noqa: E402
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = (
@@ -32,7 +32,7 @@ nox.options.error_on_external_run = False
 
 try:
     PACKAGES = read_packages()
-except HouseError as error:
+except WorkspaceError as error:
     sys.exit(f"noxfile: {error}")
 VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
@@ -48,8 +48,8 @@ SOURCES = [str(package.folder / "src") for package in PACKAGES.values()]
 WORKERS = ("-n", "2", "--dist", "loadfile")
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 # What is tested beside the packages.
-ROOMS = {"seams": "tests", "tools": "tools", "benchmarks": "benchmarks"}
-each_package = nox.parametrize("package", [nox.param(name, id=name) for name in PACKAGES])
+FOLDERS = {"seams": "tests", "tools": "tools", "benchmarks": "benchmarks"}
+for_each_package = nox.parametrize("package", [nox.param(name, id=name) for name in PACKAGES])
 
 
 # --- the shared environment -------------------------------------------------------------------------------------
@@ -68,7 +68,9 @@ def dev(session: nox.Session) -> None:
         session.run(sys.executable, "-m", "venv", str(VENV), external=True)
     stamp.unlink(missing_ok=True)
     groups = nox.project.load_toml(ROOT / "pyproject.toml")["dependency-groups"]["dev"]
-    tests = sorted({str(wanted) for each in PACKAGES.values() for wanted in each.test_requirements})
+    tests = sorted(
+        {str(wanted) for package in PACKAGES.values() for wanted in package.test_requirements}
+    )
     editable = [
         argument
         for package in PACKAGES.values()
@@ -147,10 +149,10 @@ def typecheck(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["dev"])
-@nox.parametrize("package", [nox.param(name, id=name) for name in [*PACKAGES, *ROOMS]])
+@nox.parametrize("package", [nox.param(name, id=name) for name in [*PACKAGES, *FOLDERS]])
 def tests(session: nox.Session, package: str) -> None:
     """The tests of one package, of the seams between them, of tools or benchmarks; what stands behind -- goes to pytest."""
-    folder = ROOMS.get(package, f"packages/{package}")
+    folder = FOLDERS.get(package, f"packages/{package}")
     _pytest(session, folder, *session.posargs)
 
 
@@ -209,7 +211,7 @@ def _marked(session: nox.Session, marker: str, **options: Any) -> None:
         "-m",
         marker,
         "packages",
-        *ROOMS.values(),
+        *FOLDERS.values(),
         success_codes=(0, nobody_carries_it),
         **options,
     )
@@ -227,7 +229,7 @@ def readmes(session: nox.Session) -> None:
 
 
 @nox.session(requires=["dev"])
-@each_package
+@for_each_package
 def isolated(session: nox.Session, package: str) -> None:
     """Install one package from its wheel, with its siblings' wheels and nothing else of ours, and test it.
 
@@ -244,7 +246,7 @@ def isolated(session: nox.Session, package: str) -> None:
 
 
 @nox.session
-@each_package
+@for_each_package
 def minimums(session: nox.Session, package: str) -> None:
     """As isolated, at the lowest versions that the package declares (torch stays: see constraints.txt)."""
     _no_arguments(session)
@@ -282,7 +284,7 @@ def _test_alone(
     """Test a package's wheel where there are its siblings' wheels, what `provide` brings of others, and no more."""
     names = closure(packages, package)
     with tempfile.TemporaryDirectory() as temporary:
-        wheels, room = Path(temporary, "wheels"), Path(temporary, "room")
+        wheels, place = Path(temporary, "wheels"), Path(temporary, "place")
         for name in names:
             _wheel(session, packages[name].folder, wheels)
         ours = [f"{packages[name].distribution}=={packages[name].version}" for name in names]
@@ -291,15 +293,15 @@ def _test_alone(
         rest |= {str(wanted) for wanted in packages[package].test_requirements}
         provide(sorted(rest))
         session.run("python", "-m", "pip", "check", silent=True)
-        _furnish(room, packages[package].folder)
-        with session.chdir(room):
+        _copy_tests(place, packages[package].folder)
+        with session.chdir(place):
             if any(packages[package].source.glob("cli*")):
                 session.run(package, "--version")
                 session.run(package, "--help", silent=True)
                 session.run("python", "-m", package, "--version", silent=True)
             session.run(
                 *("python", "-m", "pytest", "-c", str(ROOT / "pyproject.toml")),
-                *("--rootdir", str(room), "-p", "no:cacheprovider", *WORKERS, "tests"),
+                *("--rootdir", str(place), "-p", "no:cacheprovider", *WORKERS, "tests"),
                 env=ONE_THREAD,
             )
 
@@ -328,9 +330,9 @@ def _outside(package: object) -> list[object]:
     return [wanted for wanted in everything if wanted not in package.siblings.values()]
 
 
-def _furnish(room: Path, folder: Path) -> None:
+def _copy_tests(place: Path, folder: Path) -> None:
     """What travels beside a package's tests: the conftest, the toy world, the pretended GPU and the Python that its tests start."""
-    shutil.copytree(folder / "tests", room / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(folder / "tests", place / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     tools = ROOT / "tools"
     helpers = [
         tools / "preloaded.py",
@@ -338,14 +340,14 @@ def _furnish(room: Path, folder: Path) -> None:
         *sorted(tools.glob("toyworld*.py")),
     ]
     for file in [ROOT / "conftest.py", *helpers]:
-        shutil.copy(file, room)
+        shutil.copy(file, place)
 
 
 # --- building and releasing -------------------------------------------------------------------------------------
 
 
 @nox.session
-@each_package
+@for_each_package
 def build(session: nox.Session, package: str) -> None:
     """Build one package into dist/NAME and compare what is inside with what should be."""
     _no_arguments(session)
@@ -361,7 +363,7 @@ def _build(session: nox.Session, folder: Path, into: Path, *arguments: str) -> N
 def _build_and_check(
     session: nox.Session, packages: dict[str, object], package: str, root: Path
 ) -> None:
-    """Into dist/NAME of the house at `root`, whose packages these are."""
+    """Into dist/NAME of the workspace at `root`, whose packages these are."""
     dist = root / "dist" / package
     shutil.rmtree(dist, ignore_errors=True)
     session.install("-q", "build", "packaging", "twine", env=PIP)
@@ -371,13 +373,13 @@ def _build_and_check(
 
 
 @nox.session
-@each_package
+@for_each_package
 def release_check(session: nox.Session, package: str) -> None:
     """All that a release does, but on a copy: fold the news, bump, build, test the wheel alone; prints the tag."""
     _no_arguments(session)
     _refuse_dirty(session)
     with tempfile.TemporaryDirectory() as temporary:
-        copy = Path(temporary, "house")
+        copy = Path(temporary, "copy")
         session.run("git", "clone", "-q", str(ROOT), str(copy), external=True)
         _fold(session, read_packages(copy)[package], copy)
         session.run("git", "-C", str(copy), "diff", "--stat", external=True)
@@ -398,14 +400,14 @@ def rehearse(session: nox.Session) -> None:
     for name in wanted:
         package = PACKAGES[name]
         version = _next(session, package, ROOT)
-        session.log(f"{name}: {package.version} stated, {len(newsroom.notes(package))} notes")
+        session.log(f"{name}: {package.version} stated, {len(news.notes(package))} notes")
         session.log(f"{name}: the tag would be {name}-v{version}")
     for name in wanted:
         session.notify(f"release_check({name})", posargs=())
 
 
 @nox.session
-@each_package
+@for_each_package
 def release(session: nox.Session, package: str) -> None:
     """Ask the index for the name, fold the news, bump, commit, build, check, tag; prints the push that publishes."""
     _no_arguments(session)
@@ -431,8 +433,8 @@ def _refuse_dirty(session: nox.Session) -> None:
 def _fold(session: nox.Session, package: object, root: Path) -> object:
     version = _next(session, package, root)
     try:
-        newsroom.fold(package, version, datetime.datetime.now(datetime.UTC).date().isoformat())
-    except HouseError as error:
+        news.fold(package, version, datetime.datetime.now(datetime.UTC).date().isoformat())
+    except WorkspaceError as error:
         session.error(str(error))
     return version
 
@@ -440,12 +442,12 @@ def _fold(session: nox.Session, package: object, root: Path) -> object:
 def _next(session: nox.Session, package: object, root: Path) -> object:
     """The version that the package's news ask for."""
     try:
-        notes = newsroom.notes(package)
-        last = newsroom.last_release(package, root)
+        notes = news.notes(package)
+        last = news.last_release(package, root)
         if not notes:
             session.error(f"{package.name} has no news since {last}: there is nothing to release.")
-        return newsroom.next_version(last, package.version, notes.values())
-    except HouseError as error:
+        return news.next_version(last, package.version, notes.values())
+    except WorkspaceError as error:
         session.error(str(error))
 
 
@@ -469,7 +471,7 @@ def site(session: nox.Session) -> None:
     """The READMEs, the guides and the report of the benchmarks as a static site, in site/; a dead link is an error."""
     _no_arguments(session)
     groups = nox.project.load_toml(ROOT / "pyproject.toml")["dependency-groups"]["dev"]
-    wanted = [each for each in groups if each.startswith(("markdown-it-py", "packaging"))]
+    wanted = [line for line in groups if line.startswith(("markdown-it-py", "packaging"))]
     session.install("-q", *wanted, env=PIP)
     session.run("python", "tools/website.py")
 
@@ -491,12 +493,12 @@ def ci(session: nox.Session) -> None:
             if wanted.base
             else list(PACKAGES)
         )
-    except HouseError as error:
+    except WorkspaceError as error:
         session.error(str(error))
     session.notify("lint", posargs=())
     session.notify("typecheck", posargs=())
     # What is tested alone, from its wheel, is not tested a second time in the shared environment.
-    for name in [*PACKAGES, *ROOMS]:
+    for name in [*PACKAGES, *FOLDERS]:
         if name not in alone:
             session.notify(f"tests({name})", posargs=())
     for job in ("interpret", "slow", "browser", "readmes"):

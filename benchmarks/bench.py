@@ -6,7 +6,7 @@
     python benchmarks/bench.py --peers                in an environment of its own, with the rivals of peers.txt
     python benchmarks/bench.py --base main            the working tree against a commit, in turns; slower exits 1
 
-Everything is written to `.bench/`: `latest.jsonl` (or `duel.json` with --base), `report.html` and `report.md`.
+Everything is written to `.bench/`: `latest.jsonl` (or `comparison.json` with --base), `report.html` and `report.md`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import report
-from duel import Outcome, fight, sources
+from compare_commits import Outcome, compare, sources
 from peers import environment
 from questions import ROOT, BenchError, Question, choose, read_questions
 
@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace, root: Path = ROOT) -> int:
     wanted = choose(read_questions(root), arguments.names, full=arguments.full)
     if arguments.base and not arguments.names:
         wanted = _changed(wanted, arguments.base, root)
-    kept = _keep(root)
-    python = environment(root, kept / "peers") if arguments.peers else sys.executable
+    output = _output_folder(root)
+    python = environment(root, output / "peers") if arguments.peers else sys.executable
     wanted = _possible(wanted, python, with_data=arguments.data is not None)
     if not wanted:
         print("bench: nothing to measure.")
@@ -49,16 +49,20 @@ def run(arguments: argparse.Namespace, root: Path = ROOT) -> int:
     if arguments.data:
         options += ["--data", str(arguments.data.resolve())]
     known: dict[str, bool] = {}
-    green = [each for each in wanted if _tested(each, python, root, known)]
-    faults = [f"{each.name}: its tests are red" for each in wanted if each not in green]
+    green = [question for question in wanted if _tested(question, python, root, known)]
+    faults = [f"{question.name}: its tests are red" for question in wanted if question not in green]
     outcome = None
     if arguments.base:
-        outcome = fight(green, arguments.base, root=root, python=python, options=options, say=print)
-        (kept / "duel.json").write_text(json.dumps(outcome.to_json(), indent=1), encoding="utf-8")
-        print(report.duel_markdown(outcome))
+        outcome = compare(
+            green, arguments.base, root=root, python=python, options=options, say=print
+        )
+        (output / "comparison.json").write_text(
+            json.dumps(outcome.to_json(), indent=1), encoding="utf-8"
+        )
+        print(report.comparison_markdown(outcome))
     else:
-        faults += _measure(green, python, options, kept / "latest.jsonl", root)
-    _report(kept, outcome, arguments.history, root)
+        faults += _measure(green, python, options, output / "latest.jsonl", root)
+    _report(output, outcome, arguments.history, root)
     for fault in faults:
         print(f"bench: {fault}.", file=sys.stderr)
     return 1 if faults or (outcome is not None and outcome.red) else 0
@@ -93,23 +97,23 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def _keep(root: Path) -> Path:
+def _output_folder(root: Path) -> Path:
     """The folder of what a run leaves, which git does not see."""
-    kept = root / ".bench"
-    kept.mkdir(exist_ok=True)
-    (kept / ".gitignore").write_text("*\n")
-    return kept
+    output = root / ".bench"
+    output.mkdir(exist_ok=True)
+    (output / ".gitignore").write_text("*\n")
+    return output
 
 
 def _changed(questions: list[Question], base: str, root: Path) -> list[Question]:
     """The questions about packages that differ from `base`, or stand above one that does."""
     sys.path.insert(0, str(root / "tools"))
     from changed import changed_files, changed_packages
-    from graph import HouseError, read_packages
+    from graph import WorkspaceError, read_packages
 
     try:
         touched = changed_packages(read_packages(root), changed_files(root, base))
-    except HouseError as error:
+    except WorkspaceError as error:
         raise BenchError(str(error)) from error
     return [question for question in questions if question.package in touched]
 
@@ -155,13 +159,13 @@ def _measure(
     return faults
 
 
-def _report(kept: Path, outcome: Outcome | None, history: Sequence[Path], root: Path) -> None:
+def _report(output: Path, outcome: Outcome | None, history: Sequence[Path], root: Path) -> None:
     files = [*sorted((root / "benchmarks" / "results").glob("*.jsonl")), *history]
-    latest = kept / "latest.jsonl"
+    latest = output / "latest.jsonl"
     runs = report.read([*files, *([latest] if latest.exists() else [])])
-    (kept / "report.html").write_text(report.page(runs, outcome), encoding="utf-8")
-    (kept / "report.md").write_text(report.markdown(runs, outcome), encoding="utf-8")
-    print(f"\nreport: {kept / 'report.html'}")
+    (output / "report.html").write_text(report.page(runs, outcome), encoding="utf-8")
+    (output / "report.md").write_text(report.markdown(runs, outcome), encoding="utf-8")
+    print(f"\nreport: {output / 'report.html'}")
 
 
 if __name__ == "__main__":

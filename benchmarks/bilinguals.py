@@ -122,7 +122,7 @@ def record_scores(
             )  # fmt: skip
 
 
-def verdicts(rows: Sequence[Result], systems: Sequence[System]) -> list[str]:
+def paired_tests(rows: Sequence[Result], systems: Sequence[System]) -> list[str]:
     """xeval's paired tests of bistil against every other system, a line each."""
     return [
         f"bistil against {rival}, {verdict.task} {one.place}: {one.difference:+.2f} "
@@ -135,7 +135,7 @@ def verdicts(rows: Sequence[Result], systems: Sequence[System]) -> list[str]:
     ]
 
 
-def pooled_verdicts(
+def pooled_tests(
     rows: Sequence[Result], systems: Sequence[System], tasks: Mapping[str, Sequence[str]]
 ) -> list[str]:
     """A t-test of bistil's means over a task's languages against every other system's, paired by seed, a line each."""
@@ -156,7 +156,7 @@ def pooled_verdicts(
     return told
 
 
-def tell_verdicts(
+def print_tests(
     rows: Sequence[Result],
     sizes: Mapping[str, object],
     recipe: Comparison,
@@ -164,7 +164,7 @@ def tell_verdicts(
     report: Path | None,
 ) -> None:
     """Print the paired tests; with a file, write the report."""
-    told = [*pooled_verdicts(rows, recipe.systems, tasks), *verdicts(rows, recipe.systems)]
+    told = [*pooled_tests(rows, recipe.systems, tasks), *paired_tests(rows, recipe.systems)]
     print(*told, sep="\n")
     if report is not None:
         write_report(rows, sizes, recipe, told, report)

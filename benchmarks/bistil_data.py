@@ -20,10 +20,10 @@ from bilinguals import (
     add_options,
     draw_pareto,
     extracting,
+    print_tests,
     record_scores,
     rows_of,
     tell,
-    tell_verdicts,
     tuning,
 )
 from record import Recorder, parser
@@ -140,7 +140,7 @@ def main() -> None:
         record_scores(recorder, results, systems, tasks, size.tune_steps, shape)
         recorder.close()
         everything = {**TARGETS, **tasks}
-        tell_verdicts(results, asdict(size), recipe, everything, options.report)
+        print_tests(results, asdict(size), recipe, everything, options.report)
         if options.pareto:
             costs = xeval.read_costs(folder / "run" / "costs.jsonl")
             draw_pareto(results, costs, everything, options.pareto)

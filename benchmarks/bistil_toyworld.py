@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bilinguals import add_options, extracting, record_scores, rows_of, tell, tell_verdicts, tuning
+from bilinguals import add_options, extracting, print_tests, record_scores, rows_of, tell, tuning
 from record import Recorder, parser
 from transformers.utils.logging import disable_progress_bar
 
@@ -132,7 +132,7 @@ def main() -> None:
         tasks = dict.fromkeys(options.tasks, size.targets)
         record_scores(recorder, rows, options.systems, tasks, size.tune_steps, shape)
         recorder.close()
-        tell_verdicts(rows, asdict(size), recipe, tasks, options.report)
+        print_tests(rows, asdict(size), recipe, tasks, options.report)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import math
 import sys
 
 import torch
-from contenders import Case, make_case
+from inputs import Case, make_case
 from record import Recorder, extra_memory, parser, race
 
 import kdkernels

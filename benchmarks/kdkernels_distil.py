@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from contenders import Case, dense, liger_cross_entropy, make_case, sparse
+from inputs import Case, dense, liger_cross_entropy, make_case, sparse
 from record import Recorder, extra_memory, parser, race, timed_dtypes
 
 import kdkernels

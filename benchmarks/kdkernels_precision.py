@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from contenders import Case, make_case, sparse
+from inputs import Case, make_case, sparse
 from record import Recorder, parser
 from torch import Tensor
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import kdkernels_online as online
 import torch
 import torch.nn.functional as F
-from contenders import make_case, sparse
+from inputs import make_case, sparse
 from kdkernels_attention import OPERATIONS
 from kdkernels_distil import ALPHA, ours, ours_hard, products, step
 from record import Recorder, extra_memory, parser, race

@@ -41,11 +41,13 @@ def draw(records: Sequence[Record], folder: Path) -> list[Path]:
     for question, group in groupby(
         sorted(records, key=_order), key=lambda record: record["question"]
     ):
-        comparisons = [list(its) for _, its in groupby(group, key=_comparison)]
-        comparisons = [its for its in comparisons if len(its) > 1]  # a lone figure is no picture
+        comparisons = [list(records) for _, records in groupby(group, key=_comparison)]
+        comparisons = [
+            records for records in comparisons if len(records) > 1
+        ]  # a lone figure is no picture
         if not comparisons:
             continue
-        heights = [0.35 * len(its) + 0.75 for its in comparisons]
+        heights = [0.35 * len(records) + 0.75 for records in comparisons]
         figure = Figure(figsize=(8, sum(heights) + 0.4), layout="constrained")
         rows = figure.subplots(len(comparisons), 1, height_ratios=heights, squeeze=False)[:, 0]
         for axes, comparison in zip(rows, comparisons, strict=True):
@@ -74,9 +76,9 @@ def _bars(axes: Axes, comparison: Sequence[Record]) -> None:
     first = comparison[0]
     relative = first["floor"] is not None
     shown = [record["ratio"] if relative else record for record in comparison]
-    values = [each["median"] for each in shown]
-    below = [each["median"] - each["low"] for each in shown]
-    above = [each["high"] - each["median"] for each in shown]
+    values = [spread["median"] for spread in shown]
+    below = [spread["median"] - spread["low"] for spread in shown]
+    above = [spread["high"] - spread["median"] for spread in shown]
     names = [record["contender"] for record in comparison]
     places = range(len(names) - 1, -1, -1)
     colours = [OTHERS if any(peer in name.lower() for peer in PEERS) else OURS for name in names]

@@ -77,11 +77,11 @@ def choose(questions: Sequence[Question], names: Sequence[str], *, full: bool) -
             known = ", ".join(question.name for question in questions)
             raise BenchError(f"bench knows no question {name!r}: there are {known}.")
     if names:
-        return [each for each in questions if each.name.startswith(tuple(names))]
-    return [each for each in questions if full or each.quick is not None]
+        return [question for question in questions if question.name.startswith(tuple(names))]
+    return [question for question in questions if full or question.quick is not None]
 
 
-def asked(file: Path) -> str:
+def title(file: Path) -> str:
     """The question in words: the first line of the file's docstring."""
     if not file.exists():
         return ""

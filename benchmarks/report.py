@@ -12,12 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import wording
-from duel import Outcome, Verdict
-from page import page
-from standing import Comparison, Record, goals, newest, read
+import formatting
+from compare_commits import Change, Outcome
+from html_page import page
+from latest import Comparison, Record, goals, newest, read
 
-__all__ = ["duel_markdown", "markdown", "page", "read"]
+__all__ = ["comparison_markdown", "markdown", "page", "read"]
 
 
 def markdown(runs: Sequence[Comparison], outcome: Outcome | None = None) -> str:
@@ -25,7 +25,7 @@ def markdown(runs: Sequence[Comparison], outcome: Outcome | None = None) -> str:
     missed, met = goals(runs, met=False), goals(runs, met=True)
     parts = ["# Benchmarks"]
     if outcome is not None:
-        parts.append(duel_markdown(outcome))
+        parts.append(comparison_markdown(outcome))
     if met or missed:
         parts.append(f"{len(met)} of {len(met) + len(missed)} goals of the full runs are met.")
         parts.append(_goals(missed + met))
@@ -47,40 +47,40 @@ def _goals(rows: Sequence[tuple[Comparison, Record]]) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for run, record in rows:
-        about = f"{run.what} ({wording.shape(run)})" if run.shape else run.what
+        about = f"{run.what} ({formatting.shape(run)})" if run.shape else run.what
         cells = [
-            run.question, about, record["contender"], wording.judged(record), wording.goal(record),
+            run.question, about, record["contender"], formatting.judged(record), formatting.goal(record),
             "met" if record["met"] else "**missed**",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
 
-def duel_markdown(outcome: Outcome) -> str:
+def comparison_markdown(outcome: Outcome) -> str:
     """What changed against the base, worst first; what is within noise is only counted."""
-    loud = loudest(outcome)
-    quiet = len(outcome.verdicts) - len(loud)
+    changed = beyond_noise(outcome)
+    unchanged = len(outcome.changes) - len(changed)
     lines = [f"## Against {outcome.base} ({outcome.commit})", ""]
-    if loud:
+    if changed:
         lines += [
             "| question | comparison | contender | cost, new to base | |",
             "| --- | --- | --- | --- | --- |",
         ]
-    for each in loud:
-        within = each.interval
+    for change in changed:
+        within = change.interval
         lines.append(
-            f"| {each.question} | {each.what} ({each.shape}) | {each.contender} | "
-            f"{within.ratio:.3f} ({within.low:.3f} to {within.high:.3f}) | **{each.verdict}** |"
+            f"| {change.question} | {change.what} ({change.shape}) | {change.contender} | "
+            f"{within.ratio:.3f} ({within.low:.3f} to {within.high:.3f}) | **{change.change}** |"
         )
-    lines += ["", f"{quiet} of {len(outcome.verdicts)} contenders are within noise."]
+    lines += ["", f"{unchanged} of {len(outcome.changes)} contenders are within noise."]
     lines += [f"- {sentence}" for sentence in [*outcome.failed, *outcome.absent]]
     return "\n".join(lines)
 
 
-def loudest(outcome: Outcome) -> list[Verdict]:
-    """Verdicts beyond noise, worst first."""
-    loud = [each for each in outcome.verdicts if each.verdict != "within noise"]
-    return sorted(loud, key=lambda each: -each.interval.ratio)
+def beyond_noise(outcome: Outcome) -> list[Change]:
+    """Changes beyond noise, worst first."""
+    changed = [change for change in outcome.changes if change.change != "within noise"]
+    return sorted(changed, key=lambda change: -change.interval.ratio)
 
 
 def main() -> int:

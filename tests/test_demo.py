@@ -28,8 +28,8 @@ def test_the_table_in_the_readme_is_the_demos_own(tmp_path: Path) -> None:
     page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
     assert page.count("<img") == 4
     assert "http" not in page
-    assert made.keys() == tmade.keys()
-    assert made["model"] == tmade["model"]
+    assert made.keys() == there.keys()
+    assert made["model"] == there["model"]
     if written.rpartition("Made on")[2].strip() != shown.rpartition("Made on")[2].strip():
         pytest.skip("figures hold for the machine and the torch that they were made with")
     compared = 0

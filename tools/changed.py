@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from graph import ROOT, HouseError, Package, read_packages, with_dependents
+from graph import ROOT, Package, WorkspaceError, read_packages, with_dependents
 
 BYSTANDERS = (".md", ".gitignore", ".github", "LICENSE", "benchmarks", "docs", "examples")
 """What lies outside the packages and cannot change the outcome of a package's tests."""
@@ -21,11 +21,11 @@ def changed_files(root: Path, base: str) -> list[str]:
     """Paths that differ between the merge base with `base` and the working tree, untracked files included.
 
     Raises:
-        HouseError: git does not know `base`.
+        WorkspaceError: git does not know `base`.
     """
     ancestor = _git(root, "merge-base", base, "HEAD")
     if ancestor is None:
-        raise HouseError(
+        raise WorkspaceError(
             f"git knows no common ancestor of {base!r} and HEAD: fetch it, or name another base."
         )
     tracked = _git(root, "diff", "--name-only", ancestor.strip()) or ""
@@ -68,5 +68,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except HouseError as error:
+    except WorkspaceError as error:
         sys.exit(f"changed: {error}")

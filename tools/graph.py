@@ -21,8 +21,8 @@ PREFIX = "distillery-"
 """Stands before the folder's name in a distribution's where the plain name belongs to somebody else on the index."""
 
 
-class HouseError(Exception):
-    """The house is not in order; the message is one sentence that names the thing and the next step."""
+class WorkspaceError(Exception):
+    """The workspace is not in order; the message is one sentence that names the thing and the next step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,28 +51,28 @@ def read_packages(root: Path = ROOT) -> dict[str, Package]:
     """All packages, ground first: each stands behind those that it requires.
 
     Raises:
-        HouseError: a pyproject lacks a field, or the siblings' requirements form a circle.
+        WorkspaceError: a pyproject lacks a field, or the siblings' requirements form a circle.
     """
     files = sorted((root / "packages").glob("*/pyproject.toml"))
     names = {file.parent.name for file in files}
-    found = {file.parent.name: _read_package(file, names) for file in files}
+    packages = {file.parent.name: _read_package(file, names) for file in files}
     try:
         order = list(
-            TopologicalSorter({name: found[name].siblings for name in found}).static_order()
+            TopologicalSorter({name: packages[name].siblings for name in packages}).static_order()
         )
     except CycleError as error:
         circle = " -> ".join(error.args[1])
-        raise HouseError(
+        raise WorkspaceError(
             f"packages require each other in a circle ({circle}): remove one of these dependencies."
         ) from error
-    return {name: found[name] for name in order}
+    return {name: packages[name] for name in order}
 
 
 def _read_package(file: Path, names: set[str]) -> Package:
     stated = tomllib.loads(file.read_text(encoding="utf-8"))
     project, name = stated["project"], file.parent.name
     if project["name"] not in (name, PREFIX + name):
-        raise HouseError(
+        raise WorkspaceError(
             f"{file}: the name is {project['name']!r} but the folder is {name!r}: "
             f"write {name!r}, or {PREFIX + name!r} where the index knows somebody else's {name!r}."
         )
@@ -105,10 +105,10 @@ def _package_name(wanted: Requirement) -> str:
 def closure(packages: dict[str, Package], name: str) -> list[str]:
     """The package and every sibling that it needs, ground first."""
     needed = {name}
-    for other in reversed(list(packages)):
-        if other in needed:
-            needed.update(packages[other].siblings)
-    return [other for other in packages if other in needed]
+    for dependent in reversed(list(packages)):
+        if dependent in needed:
+            needed.update(packages[dependent].siblings)
+    return [package for package in packages if package in needed]
 
 
 def with_dependents(packages: dict[str, Package], names: Iterable[str]) -> list[str]:
@@ -130,5 +130,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except HouseError as error:
+    except WorkspaceError as error:
         sys.exit(f"graph: {error}")

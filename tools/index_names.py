@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-from graph import ROOT, HouseError, Package, read_packages
+from graph import ROOT, Package, WorkspaceError, read_packages
 from news import releases
 from packaging.version import Version
 
@@ -46,18 +46,18 @@ def ask(
     """Ask the index which versions it has under the package's name.
 
     Raises:
-        HouseError: one of them carries no tag of ours, or the index could not be asked.
+        WorkspaceError: one of them carries no tag of ours, or the index could not be asked.
     """
     published = published or _published
     strangers = published(package.distribution) - releases(package, root)
     if strangers:
         versions = ", ".join(map(str, sorted(strangers)))
-        raise HouseError(
+        raise WorkspaceError(
             f"{package.distribution} {versions} on the package index is none of ours (no tag {package.name}-v… names it): "
             f"move the name to [taken] in {STATEMENT} and publish under another, or fetch the tags."
         )
     if not published(KNOWN):
-        raise HouseError(
+        raise WorkspaceError(
             f"the package index could not be asked for {package.distribution}: "
             f"make `{sys.executable} -m pip index versions {KNOWN}` work, then release."
         )
@@ -84,7 +84,7 @@ def main() -> None:
     arguments = parser.parse_args()
     packages = read_packages()
     if arguments.verb == "ask" and arguments.name not in packages:
-        raise HouseError(f"no package {arguments.name!r}: there are {', '.join(packages)}.")
+        raise WorkspaceError(f"no package {arguments.name!r}: there are {', '.join(packages)}.")
     faults = check(packages, ROOT)
     if faults:
         sys.exit("\n".join(f"index_names: {fault}" for fault in faults))
@@ -95,5 +95,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except HouseError as error:
+    except WorkspaceError as error:
         sys.exit(f"index_names: {error}")

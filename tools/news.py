@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from changed import changed_files
-from graph import ROOT, HouseError, Package, read_packages
+from graph import ROOT, Package, WorkspaceError, read_packages
 from packaging.version import Version
 
 KINDS = {"breaking": "Breaking", "feature": "Features", "fix": "Fixes"}
@@ -29,23 +29,23 @@ def notes(package: Package) -> dict[Path, str]:
     """The package's notes and their kinds.
 
     Raises:
-        HouseError: a file in `news/` is named otherwise or empty.
+        WorkspaceError: a file in `news/` is named otherwise or empty.
     """
-    found = {}
+    kinds = {}
     for file in sorted((package.folder / "news").glob("*")):
         if file.name == ".gitkeep":
             continue
         match = _NOTE.fullmatch(file.name)
         if match is None:
-            raise HouseError(
+            raise WorkspaceError(
                 f"{package.name}: {file.name!r} is no news note: name it <slug>.<breaking|feature|fix>.md."
             )
         if not file.read_text(encoding="utf-8").strip():
-            raise HouseError(
+            raise WorkspaceError(
                 f"{package.name}: the note {file.name!r} is empty: say what changed for the user."
             )
-        found[file] = match[1]
-    return found
+        kinds[file] = match[1]
+    return kinds
 
 
 def next_version(last: Version | None, stated: Version, kinds: Iterable[str]) -> Version:
@@ -119,7 +119,9 @@ def fold(package: Package, version: Version, date: str) -> None:
     section = [f"## {version} ({date})"]
     for kind, title in KINDS.items():
         texts = [
-            file.read_text(encoding="utf-8").strip() for file, its in kinds.items() if its == kind
+            file.read_text(encoding="utf-8").strip()
+            for file, kind_of_note in kinds.items()
+            if kind_of_note == kind
         ]
         if texts:
             section += [f"### {title}", "\n".join(f"- {' '.join(text.split())}" for text in texts)]
@@ -133,7 +135,7 @@ def fold(package: Package, version: Version, date: str) -> None:
     text = pyproject.read_text(encoding="utf-8")
     stated, written = f'\nversion = "{package.version}"\n', f'\nversion = "{version}"\n'
     if text.count(stated) != 1:
-        raise HouseError(f"{pyproject}: expected one line {stated.strip()!r}: write it so.")
+        raise WorkspaceError(f"{pyproject}: expected one line {stated.strip()!r}: write it so.")
     pyproject.write_text(text.replace(stated, written), encoding="utf-8")
     for file in kinds:
         file.unlink()
@@ -153,7 +155,7 @@ def main() -> None:
         if faults:
             sys.exit("\n".join(f"news: {fault}" for fault in faults))
     elif arguments.name not in packages:
-        raise HouseError(f"no package {arguments.name!r}: there are {', '.join(packages)}.")
+        raise WorkspaceError(f"no package {arguments.name!r}: there are {', '.join(packages)}.")
     else:
         package = packages[arguments.name]
         print(next_version(last_release(package), package.version, notes(package).values()))
@@ -162,5 +164,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except HouseError as error:
+    except WorkspaceError as error:
         sys.exit(f"news: {error}")

@@ -9,12 +9,12 @@ import ast
 import sys
 from pathlib import Path
 
-from graph import ROOT, HouseError, Package, read_packages
+from graph import ROOT, Package, WorkspaceError, read_packages
 
 
 def imported_siblings(package: Package, names: set[str]) -> dict[str, Path]:
     """Siblings that the package's sources import, each with a file that does."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for file in sorted(package.source.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), filename=str(file))):
             if isinstance(node, ast.Import):
@@ -26,8 +26,8 @@ def imported_siblings(package: Package, names: set[str]) -> dict[str, Path]:
             for module in modules:
                 top = module.partition(".")[0]
                 if top in names - {package.name}:
-                    found.setdefault(top, file)
-    return found
+                    files.setdefault(top, file)
+    return files
 
 
 def requirement(package: Package) -> str:
@@ -43,24 +43,24 @@ def check(packages: dict[str, Package]) -> list[str]:
     for name, package in packages.items():
         imported = imported_siblings(package, set(packages))
         faults += [
-            f"{name} imports {other} ({file.relative_to(package.folder)}) but does not declare it: "
-            f'add "{requirement(packages[other])}" to its dependencies.'
-            for other, file in imported.items()
-            if other not in package.siblings
+            f"{name} imports {sibling} ({file.relative_to(package.folder)}) but does not declare it: "
+            f'add "{requirement(packages[sibling])}" to its dependencies.'
+            for sibling, file in imported.items()
+            if sibling not in package.siblings
         ]
-        for other, wanted in package.siblings.items():
-            if other not in imported:
-                faults.append(f"{name} declares {other} but never imports it: remove it.")
+        for sibling, wanted in package.siblings.items():
+            if sibling not in imported:
+                faults.append(f"{name} declares {sibling} but never imports it: remove it.")
             bounds = {part.operator for part in wanted.specifier}
-            if wanted.name != packages[other].distribution:
+            if wanted.name != packages[sibling].distribution:
                 faults.append(
-                    f"{name} requires {wanted}, but {other} is distributed as {packages[other].distribution}: "
-                    f'write "{requirement(packages[other])}".'
+                    f"{name} requires {wanted}, but {sibling} is distributed as {packages[sibling].distribution}: "
+                    f'write "{requirement(packages[sibling])}".'
                 )
-            elif not wanted.specifier.contains(packages[other].version) or bounds != {">=", "<"}:
+            elif not wanted.specifier.contains(packages[sibling].version) or bounds != {">=", "<"}:
                 faults.append(
-                    f"{name} requires {wanted}, but {other} stands at {packages[other].version}: "
-                    f'write "{requirement(packages[other])}".'
+                    f"{name} requires {wanted}, but {sibling} stands at {packages[sibling].version}: "
+                    f'write "{requirement(packages[sibling])}".'
                 )
     return faults
 
@@ -75,5 +75,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except HouseError as error:
+    except WorkspaceError as error:
         sys.exit(f"siblings: {error}")

@@ -21,7 +21,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
-from graph import ROOT, HouseError
+from graph import ROOT, WorkspaceError
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
@@ -54,7 +54,7 @@ def build(root: Path, out: Path) -> int:
     """Write the site of the house at `root` into the folder `out`; returns the number of pages.
 
     Raises:
-        HouseError: a link leads nowhere, each named with its page.
+        WorkspaceError: a link leads nowhere, each named with its page.
     """
     menu = {group: [_read(root, file) for file in _sources(root, group)] for group in PAGES}
     pages = {page.source: page for group in menu.values() for page in group}
@@ -68,7 +68,7 @@ def build(root: Path, out: Path) -> int:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(_html(page, menu), encoding="utf-8")
         if dead := dead_links(site):
-            raise HouseError("These links lead nowhere:\n" + "\n".join(dead))
+            raise WorkspaceError("These links lead nowhere:\n" + "\n".join(dead))
         shutil.rmtree(out, ignore_errors=True)
         site.rename(out)
     return len(pages)
@@ -248,7 +248,7 @@ def main() -> None:
     """Build it into `site/`, or exit with what is wrong."""
     try:
         print(f"{build(ROOT, ROOT / 'site')} pages: {ROOT / 'site' / 'index.html'}")
-    except HouseError as error:
+    except WorkspaceError as error:
         sys.exit(f"website: {error}")
 
 

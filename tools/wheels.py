@@ -10,7 +10,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-from graph import HouseError, Package, read_packages
+from graph import Package, WorkspaceError, read_packages
 
 
 def expected_wheel(package: Package) -> set[str]:
@@ -71,7 +71,7 @@ def main() -> None:
     name, dist = sys.argv[1:]
     packages = read_packages()
     if name not in packages:
-        raise HouseError(f"no package {name!r}: there are {', '.join(packages)}.")
+        raise WorkspaceError(f"no package {name!r}: there are {', '.join(packages)}.")
     faults = check(packages[name], Path(dist))
     if faults:
         sys.exit("\n".join(f"wheels: {fault}" for fault in faults))
@@ -80,5 +80,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except HouseError as error:
+    except WorkspaceError as error:
         sys.exit(f"wheels: {error}")

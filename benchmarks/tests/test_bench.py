@@ -37,10 +37,11 @@ Bench = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def house(tmp_path: Path) -> House:
     """Writes the package as it shall be; the first time also the house around it, and commits it."""
+    questions = [f"{package.name}_*.py" for package in (ROOT / "packages").iterdir()]
     shutil.copytree(
         ROOT / "benchmarks",
         tmp_path / "benchmarks",
-        ignore=shutil.ignore_patterns("*_*.py", "results", "tests", "__pycache__", "*.toml"),
+        ignore=shutil.ignore_patterns(*questions, "results", "tests", "__pycache__", "*.toml"),
     )
     shutil.copytree(ROOT / "tools", tmp_path / "tools", ignore=shutil.ignore_patterns("tests"))
     (tmp_path / "benchmarks" / "op_cost.py").write_text(QUESTION)
@@ -62,10 +63,15 @@ def house(tmp_path: Path) -> House:
         )
 
     write()
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    for arguments in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "first"]):
-        subprocess.run([*git, *arguments], check=True)
+    subprocess.run(["git", "-C", str(tmp_path), "init", "-q", "-b", "main"], check=True)
+    _commit(tmp_path)
     return write
+
+
+def _commit(root: Path) -> None:
+    git = ["git", "-C", str(root), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for arguments in (["add", "-A"], ["commit", "-q", "-m", "next"]):
+        subprocess.run([*git, *arguments], check=True)
 
 
 @pytest.fixture
@@ -160,8 +166,8 @@ def test_equal_commits_are_within_noise(bench: Bench, tmp_path: Path) -> None:
     done = bench("op", "--base", "main")
 
     assert done.returncode == 0, done.stdout + done.stderr
-    outcome = json.loads((tmp_path / ".bench/duel.json").read_text())
-    assert {each["verdict"] for each in outcome["verdicts"]} == {"within noise"}
+    outcome = json.loads((tmp_path / ".bench/comparison.json").read_text())
+    assert {each["change"] for each in outcome["changes"]} == {"within noise"}
     assert "4 of 4 contenders are within noise." in (tmp_path / ".bench/report.md").read_text()
 
 
@@ -171,13 +177,13 @@ def test_a_planted_slowdown_is_red_and_named(bench: Bench, house: House, tmp_pat
     done = bench("--base", "main")
 
     assert done.returncode == 1
-    outcome = json.loads((tmp_path / ".bench/duel.json").read_text())
-    found = {(each["what"], each["contender"]): each for each in outcome["verdicts"]}
-    assert found["cost", "ours"]["verdict"] == "slower"
-    assert found["cost", "ours"]["interval"]["ratio"] == pytest.approx(1.2)
-    assert found["rate", "ours"]["verdict"] == "slower"
-    assert found["cost", "floor"]["verdict"] == "within noise"
-    assert found["error", "ours"]["verdict"] == "within noise"
+    outcome = json.loads((tmp_path / ".bench/comparison.json").read_text())
+    changes = {(each["what"], each["contender"]): each for each in outcome["changes"]}
+    assert changes["cost", "ours"]["change"] == "slower"
+    assert changes["cost", "ours"]["interval"]["ratio"] == pytest.approx(1.2)
+    assert changes["rate", "ours"]["change"] == "slower"
+    assert changes["cost", "floor"]["change"] == "within noise"
+    assert changes["error", "ours"]["change"] == "within noise"
     assert "| op_cost | cost (N=1) | ours | 1.200 (1.200 to 1.200) | **slower** |" in done.stdout
 
 
@@ -186,15 +192,16 @@ def test_a_machine_that_changes_its_pace_from_run_to_run_hides_no_slowdown(
 ) -> None:
     question = tmp_path / "benchmarks" / "op_cost.py"
     question.write_text(QUESTION.replace("size = 1 ", "import os; size = (1 + os.getpid() % 9) "))
+    _commit(tmp_path)
     house(cost=2.4)
 
     done = bench("--base", "main")
 
     assert done.returncode == 1
-    outcome = json.loads((tmp_path / ".bench/duel.json").read_text())
-    found = {each["contender"]: each for each in outcome["verdicts"] if each["what"] == "cost"}
-    assert found["ours"]["verdict"] == "slower"
-    assert found["ours"]["interval"]["low"] == pytest.approx(1.2)
+    outcome = json.loads((tmp_path / ".bench/comparison.json").read_text())
+    changes = {each["contender"]: each for each in outcome["changes"] if each["what"] == "cost"}
+    assert changes["ours"]["change"] == "slower"
+    assert changes["ours"]["interval"]["low"] == pytest.approx(1.2)
 
 
 def test_a_gain_is_named_and_green(bench: Bench, house: House) -> None:
@@ -216,11 +223,12 @@ def test_a_larger_error_is_worse_and_red(bench: Bench, house: House) -> None:
 
 
 def test_what_the_base_cannot_answer_is_absent_and_what_the_new_tree_cannot_is_red(
-    bench: Bench, house: House, tmp_path: Path
+    bench: Bench, tmp_path: Path
 ) -> None:
     question = tmp_path / "benchmarks" / "op_cost.py"
-    question.write_text(QUESTION.replace("op.COST", "op.NOVELTY"))
     source = tmp_path / "packages" / "op" / "src" / "op" / "__init__.py"
+    question.write_text(QUESTION.replace("op.COST", "op.NOVELTY"))
+    _commit(tmp_path)
 
     source.write_text("NOVELTY, ERROR, RIGHT = 1.0, 0.01, True\n")
     absent = bench("--base", "main")
@@ -231,6 +239,37 @@ def test_what_the_base_cannot_answer_is_absent_and_what_the_new_tree_cannot_is_r
     assert "op_cost: base cannot answer it: AttributeError" in absent.stdout
     assert red.returncode == 1
     assert "op_cost: new cannot answer it: AttributeError" in red.stdout
+
+
+def test_a_commit_answers_with_its_own_files_whatever_they_were_called(
+    bench: Bench, house: House, tmp_path: Path
+) -> None:
+    """A package that renames what a question calls is still compared with what it was."""
+    house(cost=2.4)
+    source = tmp_path / "packages" / "op" / "src" / "op" / "__init__.py"
+    source.rename(source.with_name("price.py"))
+    source.write_text("RIGHT = True\n")
+    folder = tmp_path / "benchmarks"
+    (folder / "record.py").rename(folder / "recorder.py")
+    question = QUESTION.replace("import op\n", "from op import price as op\n")
+    (folder / "op_cost.py").write_text(question.replace("from record ", "from recorder "))
+
+    done = bench("--base", "main")
+
+    assert "| op_cost | cost (N=1) | ours | 1.200 (1.200 to 1.200) | **slower** |" in done.stdout
+
+
+def test_a_question_that_the_base_does_not_ask_is_absent(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "benchmarks" / "op_size.py").write_text(QUESTION)
+    with (tmp_path / "packages/op/src/op/__init__.py").open("a") as file:
+        file.write("SIZE = 1\n")
+    table = tmp_path / "benchmarks" / "questions.toml"
+    table.write_text(table.read_text() + table.read_text().replace("op_cost", "op_size"))
+
+    done = bench("op_size", "--base", "main")
+
+    assert done.returncode == 0
+    assert "op_size: main does not ask it." in done.stdout
 
 
 def test_without_a_changed_package_there_is_nothing_to_compare(bench: Bench) -> None:

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from bilinguals import (
     draw_pareto,
     extracting,
-    pooled_verdicts,
+    pooled_tests,
     record_scores,
     rows_of,
     scores,
@@ -125,10 +125,10 @@ def test_means_over_languages_are_tested_by_seed() -> None:
         for seed in (0, 1, 2)
     ]  # fmt: skip
 
-    told = pooled_verdicts(rows, SYSTEMS, {"dp": ("de", "fi"), "ner": ("de",)})
+    told = pooled_tests(rows, SYSTEMS, {"dp": ("de", "fi"), "ner": ("de",)})
 
     assert told == ["bistil against full-teacher, dp, mean over languages: +5.00 (+2.52 to +7.48), p 0.013, 3 seeds"]  # fmt: skip
-    assert pooled_verdicts(rows[:1], SYSTEMS, {"dp": ("de",)}) == []
+    assert pooled_tests(rows[:1], SYSTEMS, {"dp": ("de",)}) == []
 
 
 @pytest.mark.parametrize("priced", [("bistil", "full-teacher"), ("bistil",)])

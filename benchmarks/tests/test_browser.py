@@ -10,8 +10,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import latest
 import report
-import standing
 
 pytestmark = pytest.mark.browser
 RESULTS = Path(__file__).parent.parent / "results"
@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parent.parent / "results"
 def test_no_width_makes_the_page_scroll_sideways(width: int, tmp_path: Path) -> None:
     from selenium import webdriver
 
-    runs = standing.read(sorted(RESULTS.glob("*.jsonl")))
+    runs = latest.read(sorted(RESULTS.glob("*.jsonl")))
     (tmp_path / "report.html").write_text(report.page(runs), encoding="utf-8")
     binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
     assert binary, "no Chromium on PATH: install Debian's packages chromium and chromium-driver"
@@ -46,5 +46,5 @@ def test_no_width_makes_the_page_scroll_sideways(width: int, tmp_path: Path) -> 
         browser.quit()
 
     assert widest == width
-    assert shown == len(standing.newest(runs))
+    assert shown == len(latest.newest(runs))
     assert json.dumps(complaints) == "[]"

@@ -11,9 +11,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import formatting
+import latest
 import report
-import standing
-import wording
 
 
 def _record(contender: str, median: float, **other: Any) -> dict[str, Any]:
@@ -36,11 +36,11 @@ def test_the_newest_run_counts_and_the_older_ones_are_its_history(tmp_path: Path
     new = _write(tmp_path / "a.jsonl", _record("ours", 1.5, date="2026-02-01", commit="bbb"))
     old = _write(tmp_path / "b.jsonl", _record("ours", 3.0), _record("ours", 2.0))
 
-    runs = standing.read([new, old])
-    (run,) = standing.newest(runs)
+    runs = latest.read([new, old])
+    (run,) = latest.newest(runs)
 
     assert run.records[0]["median"] == 1.5
-    assert [each.figure for each in standing.past(runs, run, "ours")] == [3.0, 2.0, 1.5]
+    assert [each.figure for each in latest.past(runs, run, "ours")] == [3.0, 2.0, 1.5]
 
 
 def test_another_machine_or_size_is_no_history(tmp_path: Path) -> None:
@@ -52,9 +52,9 @@ def test_another_machine_or_size_is_no_history(tmp_path: Path) -> None:
         _record("ours", 1.0),
     )
 
-    runs = standing.read([file])
+    runs = latest.read([file])
 
-    assert [each.figure for each in standing.past(runs, runs[-1], "ours")] == [1.0]
+    assert [each.figure for each in latest.past(runs, runs[-1], "ours")] == [1.0]
 
 
 def test_contenders_of_two_runs_never_share_a_comparison(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_contenders_of_two_runs_never_share_a_comparison(tmp_path: Path) -> None
         tmp_path / "a.jsonl", _record("ours", 1.0), _record("peer", 9.0), _record("ours", 2.0)
     )
 
-    (run,) = standing.newest(standing.read([file]))
+    (run,) = latest.newest(latest.read([file]))
 
     assert [record["contender"] for record in run.records] == ["ours"]
 
@@ -74,7 +74,7 @@ def test_goals_of_quick_runs_are_shown_but_not_counted(tmp_path: Path) -> None:
         _record("ours", 3.0, bar=2.0, met=False, quick=True),
     )
 
-    summary = report.markdown(standing.read([file]))
+    summary = report.markdown(latest.read([file]))
 
     assert "1 of 1 goals of the full runs are met." in summary
     assert "## Quick sizes" in summary
@@ -87,7 +87,7 @@ def test_missed_goals_come_first_on_the_page_and_in_the_summary(tmp_path: Path) 
         _record("good", 1.0, bar=2.0, met=True),
         _record("bad", 3.0, bar=2.0, met=False),
     )
-    runs = standing.read([file])
+    runs = latest.read([file])
 
     assert report.markdown(runs).index("bad") < report.markdown(runs).index("good")
     assert "<section id=missed>" in report.page(runs)
@@ -121,7 +121,7 @@ def test_the_page_is_whole_loads_nothing_and_trusts_no_name(tmp_path: Path) -> N
         _record("a < b", 1.0, floor="a < b"),
         _record(evil, 0.0, unit="", what=evil),
     )
-    page = report.page(standing.read([file]))
+    page = report.page(latest.read([file]))
     tags = _Tags()
     tags.feed(page)
 
@@ -136,7 +136,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
     file.write_text(file.read_text() + "{}\n")
 
     with pytest.raises(ValueError, match=r"a\.jsonl, line 2 is no record"):
-        standing.read([file])
+        latest.read([file])
 
 
 @pytest.mark.parametrize(
@@ -147,13 +147,13 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_quantities_are_written_with_three_digits(value: float, unit: str, expected: str) -> None:
-    assert wording.quantity(value, unit) == expected
+    assert formatting.quantity(value, unit) == expected
 
 
 def test_what_is_committed_can_be_read() -> None:
     files = sorted((Path(__file__).parent.parent / "results").glob("*.jsonl"))
 
-    runs = standing.read(files)
+    runs = latest.read(files)
 
     assert runs
     assert report.page(runs).endswith("</html>\n")

@@ -87,12 +87,12 @@ def test_packages_come_ground_first(house: Build) -> None:
 
 
 def test_a_circle_of_packages_is_refused_by_name(house: Build) -> None:
-    with pytest.raises(graph.HouseError, match=r"circle \((a -> b -> a|b -> a -> b)\)"):
+    with pytest.raises(graph.WorkspaceError, match=r"circle \((a -> b -> a|b -> a -> b)\)"):
         house(a=["b>=0.1,<0.2"], b=["a>=0.1,<0.2"])
 
 
 def test_nox_refuses_a_circle_of_packages_in_one_sentence(house: Build, tmp_path: Path) -> None:
-    with pytest.raises(graph.HouseError):
+    with pytest.raises(graph.WorkspaceError):
         house(a=["b>=0.1,<0.2"], b=["a>=0.1,<0.2"])
     for name in ("noxfile.py", "constraints.txt"):
         shutil.copy(TOOLS.parent / name, tmp_path)
@@ -161,7 +161,7 @@ def test_a_change_touches_its_package_and_all_above(
 
 
 def test_an_unknown_base_is_refused(history: Callable[..., str], tmp_path: Path) -> None:
-    with pytest.raises(graph.HouseError, match="'nowhere'"):
+    with pytest.raises(graph.WorkspaceError, match="'nowhere'"):
         changed.changed_files(tmp_path, "nowhere")
 
 
@@ -183,7 +183,7 @@ def test_a_misnamed_note_is_refused(house: Build, name: str) -> None:
     package = house(floor=[])["floor"]
     (package.folder / "news" / name).write_text("Text.\n")
 
-    with pytest.raises(graph.HouseError, match="is no news note"):
+    with pytest.raises(graph.WorkspaceError, match="is no news note"):
         news.notes(package)
 
 
@@ -191,7 +191,7 @@ def test_an_empty_note_is_refused(house: Build) -> None:
     package = house(floor=[])["floor"]
     (package.folder / "news" / "blank.fix.md").write_text(" \n")
 
-    with pytest.raises(graph.HouseError, match="is empty"):
+    with pytest.raises(graph.WorkspaceError, match="is empty"):
         news.notes(package)
 
 

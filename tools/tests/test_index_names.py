@@ -70,7 +70,8 @@ def test_a_sibling_required_by_the_stranger_s_name_is_refused(tmp_path: Path) ->
 
 def test_a_distribution_with_a_name_of_its_own_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        graph.HouseError, match="the name is 'flat' but the folder is 'floor': write 'floor', or"
+        graph.WorkspaceError,
+        match="the name is 'flat' but the folder is 'floor': write 'floor', or",
     ):
         house(tmp_path, floor="flat", wanted="flat>=0.1,<0.2")
 
@@ -96,7 +97,7 @@ def test_a_release_over_a_stranger_s_package_is_refused(tmp_path: Path) -> None:
     package = prefixed(tmp_path)["floor"]
     index = INDEX | {"distillery-floor": {Version("0.0.9")}}
 
-    with pytest.raises(graph.HouseError, match=r"distillery-floor 0\.0\.9 .* is none of ours"):
+    with pytest.raises(graph.WorkspaceError, match=r"distillery-floor 0\.0\.9 .* is none of ours"):
         index_names.ask(package, tmp_path, lambda name: index.get(name, set()))
 
 
@@ -112,7 +113,7 @@ def test_a_release_over_our_own_versions_and_of_a_free_name_may_go_on(tmp_path: 
 
 
 def test_an_index_that_does_not_answer_is_no_free_name(tmp_path: Path) -> None:
-    with pytest.raises(graph.HouseError, match="could not be asked for roof"):
+    with pytest.raises(graph.WorkspaceError, match="could not be asked for roof"):
         index_names.ask(prefixed(tmp_path)["roof"], tmp_path, lambda name: set())
 
 
@@ -127,5 +128,5 @@ def test_every_version_that_pip_names_is_seen(
 
     monkeypatch.setattr(subprocess, "run", run)
 
-    with pytest.raises(graph.HouseError, match=r"distillery-floor 0\.1\.0rc1, 0\.2\.0 on"):
+    with pytest.raises(graph.WorkspaceError, match=r"distillery-floor 0\.1\.0rc1, 0\.2\.0 on"):
         index_names.ask(package, tmp_path)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import website  # noqa: E402  (the path comes first)
-from graph import HouseError  # noqa: E402
+from graph import WorkspaceError  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_no_page_runs_a_script_or_loads_from_elsewhere(site: Path) -> None:
 def test_a_dead_link_is_named_and_nothing_is_written(link: str, tmp_path: Path) -> None:
     root = a_house(tmp_path / "house", f"# A house\n\n[here]({link})\n")
 
-    with pytest.raises(HouseError, match=r"index\.html: "):
+    with pytest.raises(WorkspaceError, match=r"index\.html: "):
         website.build(root, tmp_path / "site")
 
     assert not (tmp_path / "site").exists()

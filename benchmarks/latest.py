@@ -1,4 +1,4 @@
-"""Where the questions stand, from their records: the newest run of every comparison, and how its figures came there."""
+"""The latest figures of every question, from the records: the newest run of every comparison, and how its figures came there."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _together(group: Sequence[Record], record: Record) -> bool:
     same = all(
         group[0][name] == record[name] for name in ("question", "what", "shape", "quick", "machine")
     )
-    return same and record["contender"] not in [each["contender"] for each in group]
+    return same and record["contender"] not in [member["contender"] for member in group]
 
 
 def _comparison(records: Sequence[Record]) -> Comparison:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from standing import Comparison, Record, figure
+from latest import Comparison, Record, figure
 
 _LARGE = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k"))
 _SECONDS = ((1.0, 1.0, "s"), (1e-3, 1e3, "ms"), (0.0, 1e6, "µs"))

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-import wording
-from duel import Outcome
-from questions import ROOT, asked
-from standing import Comparison, Past, Record, goals, newest, past
+import formatting
+from compare_commits import Outcome
+from latest import Comparison, Past, Record, goals, newest, past
+from questions import ROOT, title
 
 
 def page(runs: Sequence[Comparison], outcome: Outcome | None = None) -> str:
@@ -18,11 +18,11 @@ def page(runs: Sequence[Comparison], outcome: Outcome | None = None) -> str:
 
     Args:
         runs: as `read` gives them.
-        outcome: of a duel, shown first.
+        outcome: of a comparison with a base, shown first.
     """
     shown = newest(runs)
     sections = [
-        _question(name, list(its), runs) for name, its in groupby(shown, key=lambda run: run.question)
+        _question(name, list(group), runs) for name, group in groupby(shown, key=lambda run: run.question)
     ]  # fmt: skip
     missed, met = goals(runs, met=False), goals(runs, met=True)
     lede = (
@@ -36,7 +36,7 @@ def page(runs: Sequence[Comparison], outcome: Outcome | None = None) -> str:
         f"<header><h1>Benchmarks</h1><p class=soft>{lede}Only contenders of one run may be compared; bars are medians "
         "with their 20th to 80th percentile, and a dashed mark is a goal.</p>"
         f"<nav aria-label=Questions><ul>{links}</ul></nav></header>"
-        + (_duel(outcome) if outcome is not None else "")
+        + (_against_base(outcome) if outcome is not None else "")
         + (_missed(missed) if missed else "")
         + "".join(sections)
     )
@@ -49,11 +49,11 @@ def page(runs: Sequence[Comparison], outcome: Outcome | None = None) -> str:
     )
 
 
-def _question(name: str, its: Sequence[Comparison], runs: Sequence[Comparison]) -> str:
-    words = asked(ROOT / "benchmarks" / f"{name}.py")
-    first = its[0].records[0]
+def _question(name: str, comparisons: Sequence[Comparison], runs: Sequence[Comparison]) -> str:
+    words = title(ROOT / "benchmarks" / f"{name}.py")
+    first = comparisons[0].records[0]
     where = f"{first['machine']}, {first['threads']} threads; {_versions(first)}; {first['date']}, {first['commit']}"
-    figures = "".join(_comparison(run, runs) for run in its)
+    figures = "".join(_comparison(run, runs) for run in comparisons)
     return (
         f'<section id="{_text(name)}"><h2>{_text(name)}</h2><p>{_text(words)}</p>'
         f"<div class=figures>{figures}</div><p class='soft small'>{_text(where)}</p></section>"
@@ -70,14 +70,16 @@ def _versions(record: Record) -> str:
 def _comparison(run: Comparison, runs: Sequence[Comparison]) -> str:
     relative = run.records[0]["floor"] is not None
     inner = [record["ratio"] if relative else record for record in run.records]
-    tops = [each["high"] for each in inner]
+    tops = [spread["high"] for spread in inner]
     tops += [record["bar"] for record in run.records if record["bar"] is not None]
     top = max([*tops, 0.0]) or 1.0
-    rows = "".join(_row(record, each, top) for record, each in zip(run.records, inner, strict=True))
+    rows = "".join(
+        _row(record, spread, top) for record, spread in zip(run.records, inner, strict=True)
+    )
     unit = run.records[0]["unit"]
     scale = f"times {run.records[0]['floor']}" if relative else "" if unit == "x" else unit
     quick = "<span class=tag>quick</span> " if run.quick else ""
-    detail = ", ".join(part for part in (wording.shape(run), scale) if part)
+    detail = ", ".join(part for part in (formatting.shape(run), scale) if part)
     return (
         f"<figure><figcaption>{quick}{_text(run.what)}<small>{_text(detail)}</small></figcaption>"
         f"<div class=bars>{rows}</div>{_history(run, runs)}</figure>"
@@ -94,22 +96,22 @@ def _row(record: Record, inner: Record, top: float) -> str:
     if record["bar"] is not None:
         mark = 1000 * record["bar"] / top
         svg += f"<line class=goal x1={mark:.1f} x2={mark:.1f} y1=-3 y2=23 />"
-    notes = [wording.spread(record), wording.memory(record)]
+    notes = [formatting.spread(record), formatting.memory(record)]
     if record["floor"] not in (None, record["contender"]):
-        notes.insert(0, wording.quantity(record["median"], record["unit"]))
+        notes.insert(0, formatting.quantity(record["median"], record["unit"]))
     note = " · ".join(part for part in notes if part)
     return (
         f"<div class=row><span class=name>{_text(record['contender'])}</span>{svg}</svg>"
-        f"<span class=figure>{_text(wording.judged(record))}<small>{_text(note)}</small></span>"
-        f"<span class=standing>{_standing(record)}</span></div>"
+        f"<span class=figure>{_text(formatting.judged(record))}<small>{_text(note)}</small></span>"
+        f"<span class='goal-met'>{_goal_met(record)}</span></div>"
     )
 
 
-def _standing(record: Record) -> str:
+def _goal_met(record: Record) -> str:
     if record["bar"] is None:
         return ""
     word = "met" if record["met"] else "missed"
-    return f"<b class={word}>{word}</b> <small>{_text(wording.goal(record))}</small>"
+    return f"<b class={word}>{word}</b> <small>{_text(formatting.goal(record))}</small>"
 
 
 def _history(run: Comparison, runs: Sequence[Comparison]) -> str:
@@ -140,25 +142,25 @@ def _line(points: Sequence[Past]) -> str:
 
 def _missed(missed: Sequence[tuple[Comparison, Record]]) -> str:
     items = "".join(
-        f'<li><a href="#{_text(run.question)}">{_text(run.question)}</a>: {_text(run.what)} ({_text(wording.shape(run))}), '
-        f"{_text(record['contender'])}: {_text(wording.judged(record))}, goal {_text(wording.goal(record))}</li>"
+        f'<li><a href="#{_text(run.question)}">{_text(run.question)}</a>: {_text(run.what)} ({_text(formatting.shape(run))}), '
+        f"{_text(record['contender'])}: {_text(formatting.judged(record))}, goal {_text(formatting.goal(record))}</li>"
         for run, record in missed
     )
     return f"<section id=missed><h2>Missed</h2><ul>{items}</ul></section>"
 
 
-def _duel(outcome: Outcome) -> str:
-    order = sorted(outcome.verdicts, key=lambda each: -each.interval.ratio)
+def _against_base(outcome: Outcome) -> str:
+    order = sorted(outcome.changes, key=lambda change: -change.interval.ratio)
     rows = "".join(
-        f"<tr><th>{_text(each.question)}<small>{_text(each.what)} {_text(each.shape)}</small></th>"
-        f"<td>{_text(each.contender)}</td><td>{each.interval.ratio:.3f}<small>{each.interval.low:.3f} to "
-        f"{each.interval.high:.3f}, {each.interval.rounds} rounds</small></td>"
-        f"<td class='{each.verdict.partition(' ')[0]}'>{_text(each.verdict)}</td></tr>"
-        for each in order
+        f"<tr><th>{_text(change.question)}<small>{_text(change.what)} {_text(change.shape)}</small></th>"
+        f"<td>{_text(change.contender)}</td><td>{change.interval.ratio:.3f}<small>{change.interval.low:.3f} to "
+        f"{change.interval.high:.3f}, {change.interval.rounds} rounds</small></td>"
+        f"<td class='{change.change.partition(' ')[0]}'>{_text(change.change)}</td></tr>"
+        for change in order
     )
     sentences = "".join(f"<li>{_text(line)}</li>" for line in [*outcome.failed, *outcome.absent])
     return (
-        f"<section id=duel><h2>Against {_text(outcome.base)} <small>{_text(outcome.commit)}</small></h2>"
+        f"<section id=base><h2>Against {_text(outcome.base)} <small>{_text(outcome.commit)}</small></h2>"
         "<div class=scroll><table><thead><tr><th>Comparison</th><th>Contender</th><th>Cost, new to base</th><th></th>"
         f"</tr></thead><tbody>{rows}</tbody></table></div><ul>{sentences}</ul></section>"
     )

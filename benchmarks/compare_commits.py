@@ -1,9 +1,9 @@
 """Two commits, measured in turns: the packages of a base commit against those of the working tree.
 
-Both sides run the same files of this folder, each in a process of its own; only PYTHONPATH differs. One round is one
-run of either side, and the side that goes first changes from round to round. A contender is judged by its ratio to the floor of
-its comparison, which was measured in the same minute of the same process; a floor, and what has none, by its own figure.
-`verdicts.py` says what follows.
+Either side runs its own files, those of this folder included, each in a process of its own: a question follows the names of its
+package, and what two commits ask alike is compared. One round is one run of either side, and the side that goes first
+changes from round to round. A contender is judged by its ratio to the floor of its comparison, which was measured in the same
+minute of the same process; a floor, and what has none, by its own figure. `significance.py` says what follows.
 """
 
 from __future__ import annotations
@@ -20,42 +20,44 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from latest import figure
 from questions import BenchError, Question
-from standing import figure
-from verdicts import (
+from significance import (
     FIRST_ROUNDS,
     Interval,
+    differs,
     estimate,
-    judge,
     observed,
     rounds_needed,
-    strays,
+    sign_of,
 )
 
 Key = tuple[str, str, str, str]
-Say = Callable[[str], None]
+"""Question, comparison, shape and contender."""
+Print = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """How one contender of one comparison fared."""
+class Change:
+    """How the cost of one contender of one comparison changed."""
 
     question: str
     what: str
     shape: str
     contender: str
     unit: str
-    verdict: str
+    change: str
+    """faster, slower, better, worse or within noise."""
     interval: Interval
 
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What a duel found."""
+    """What a comparison of two commits showed."""
 
     base: str
     commit: str
-    verdicts: list[Verdict] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
     """What could not be compared, a sentence each."""
     failed: list[str] = field(default_factory=list)
@@ -64,22 +66,23 @@ class Outcome:
     @property
     def red(self) -> bool:
         """Whether anything became slower or worse beyond noise, or failed."""
-        bad = any(each.verdict in ("slower", "worse") for each in self.verdicts)
-        return bad or bool(self.failed)
+        return bool(self.failed) or any(
+            change.change in ("slower", "worse") for change in self.changes
+        )
 
     def to_json(self) -> dict[str, Any]:
         """For a file."""
         return asdict(self) | {"red": self.red}
 
 
-def fight(
+def compare(
     questions: Sequence[Question],
     base: str,
     *,
     root: Path,
     python: str,
     options: Sequence[str],
-    say: Say,
+    say: Print,
 ) -> Outcome:
     """Measure `questions` at the commit `base` and in the working tree, and judge.
 
@@ -89,105 +92,103 @@ def fight(
     commit = _commit(base, root)
     outcome = Outcome(base=base, commit=commit[:12])
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, _tree(commit, root) as tree:
-        sides = {"new": root, "base": tree}
-        arena = _Arena(sides=sides, python=python, options=options, folder=Path(folder))
-        seen: dict[Key, list[float]] = {}
-        facts: dict[Key, Mapping[str, Any]] = {}
-        known = []
+        trees = {"new": root, "base": tree}
+        runner = _Runner(trees=trees, python=python, options=options, folder=Path(folder), say=say)
+        answered = []
         for question in questions:
             if not (tree / "packages" / question.package).is_dir():
                 outcome.absent.append(f"{question.name}: {base} has no package {question.package}.")
                 continue
-            arena.check(question)
-            fault = _rounds(arena, question, FIRST_ROUNDS, seen, facts, say)
+            if not runner.file(question, "base").exists():
+                outcome.absent.append(f"{question.name}: {base} does not ask it.")
+                continue
+            runner.check(question)
+            fault = runner.rounds(question, FIRST_ROUNDS, first := {})
             if fault is None:
-                known.append(question)
+                answered.append((question, first))
             else:
                 (outcome.failed if fault.startswith("new") else outcome.absent).append(
                     f"{question.name}: {fault}"
                 )
-        suspects = {key for key, ratios in seen.items() if strays(ratios)}
-        fresh: dict[Key, list[float]] = {}
-        for question in known:
-            if any(key[0] == question.name for key in suspects):
-                fault = _rounds(arena, question, rounds_needed(len(suspects)), fresh, facts, say)
+        candidates = sum(differs(ratios) for _, first in answered for ratios in first.values())
+        for question, first in answered:
+            fresh: dict[Key, list[float]] = {}
+            if any(differs(ratios) for ratios in first.values()):
+                fault = runner.rounds(question, rounds_needed(candidates), fresh)
                 if fault is not None:
                     outcome.failed.append(f"{question.name}: {fault}")
-    for key, ratios in seen.items():
-        if key in suspects and len(fresh.get(key, [])) >= rounds_needed(len(suspects)):
-            interval = estimate(fresh[key], suspects=len(suspects))
-            sign = judge(interval)
-        else:
-            interval, sign = observed(ratios), 0
-        timed = facts[key]["unit"] == "s" or facts[key]["unit"].endswith("/s")
-        words = ("faster", "slower") if timed else ("better", "worse")
-        outcome.verdicts.append(
-            Verdict(
-                question=key[0], what=key[1], shape=key[2], contender=key[3], unit=facts[key]["unit"],
-                verdict={-1: words[0], 0: "within noise", 1: words[1]}[sign], interval=interval,
-            )
-        )  # fmt: skip
+            for key, ratios in first.items():
+                unit = runner.units[key]
+                if differs(ratios) and len(fresh.get(key, [])) >= rounds_needed(candidates):
+                    interval = estimate(fresh[key], candidates=candidates)
+                    sign = sign_of(interval)
+                else:
+                    interval, sign = observed(ratios), 0
+                outcome.changes.append(_change(key, unit, interval, sign))
     return outcome
 
 
-def _rounds(
-    arena: _Arena,
-    question: Question,
-    rounds: int,
-    ratios: dict[Key, list[float]],
-    facts: dict[Key, Mapping[str, Any]],
-    say: Say,
-) -> str | None:
-    """Measure a question `rounds` times on both sides; the fault, if a side cannot answer it."""
-    for number in range(rounds):
-        costs: dict[str, dict[Key, float]] = {}
-        order = ("new", "base") if number % 2 == 0 else ("base", "new")
-        for side in order:
-            say(f"{question.name}: round {number + 1} of {rounds}, {side}")
-            records, fault = arena.run(question, side)
-            if fault is not None:
-                return f"{side} cannot answer it: {fault}"
-            costs[side] = {}
-            for record in records:
-                cost = _cost(record)
-                if cost is not None:
-                    key = _key(record)
-                    costs[side][key] = cost
-                    facts[key] = record
-        for key in costs["new"].keys() & costs["base"].keys():
-            ratio = _ratio(costs["new"][key], costs["base"][key])
-            ratios.setdefault(key, []).append(ratio)
-    return None
+def _change(key: Key, unit: str, interval: Interval, sign: int) -> Change:
+    question, what, shape, contender = key
+    less, more = ("faster", "slower") if unit == "s" or unit.endswith("/s") else ("better", "worse")
+    return Change(
+        question=question, what=what, shape=shape, contender=contender, unit=unit,
+        change={-1: less, 0: "within noise", 1: more}[sign], interval=interval,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Arena:
-    """Where a side is run."""
+class _Runner:
+    """Runs questions on both sides."""
 
-    sides: Mapping[str, Path]
+    trees: Mapping[str, Path]
     python: str
     options: Sequence[str]
     folder: Path
+    say: Print
+    units: dict[Key, str] = field(default_factory=dict)
+
+    def file(self, question: Question, side: str) -> Path:
+        """A side's own file of a question."""
+        return self.trees[side] / "benchmarks" / question.file.name
 
     def check(self, question: Question) -> None:
         """Each side imports its own sources, not an installed copy of them."""
         look = f"import importlib.util as u; print(u.find_spec({question.package!r}).origin)"
-        for side, tree in self.sides.items():
+        for side, tree in self.trees.items():
             done = subprocess.run(
-                [self.python, "-c", look], env=self.environment(side), capture_output=True, text=True
+                [self.python, "-c", look], env=self._environment(side), capture_output=True, text=True
             )  # fmt: skip
             if not Path(done.stdout.strip()).resolve().is_relative_to(tree.resolve()):
                 raise BenchError(
                     f"{question.package} at {side} would come from {done.stdout.strip() or 'nowhere'} and not from {tree}."
                 )
 
-    def run(self, question: Question, side: str) -> tuple[list[dict[str, Any]], str | None]:
+    def rounds(self, question: Question, rounds: int, ratios: dict[Key, list[float]]) -> str | None:
+        """Measure a question `rounds` times on both sides; the fault, if a side cannot answer it."""
+        for number in range(rounds):
+            costs: dict[str, dict[Key, float]] = {}
+            for side in ("new", "base") if number % 2 == 0 else ("base", "new"):
+                self.say(f"{question.name}: round {number + 1} of {rounds}, {side}")
+                records, fault = self._run(question, side)
+                if fault is not None:
+                    return f"{side} cannot answer it: {fault}"
+                costs[side] = {
+                    _key(record): cost for record in records if (cost := _cost(record)) is not None
+                }
+                self.units.update({_key(record): record["unit"] for record in records})
+            for key in costs["new"].keys() & costs["base"].keys():
+                ratio = _ratio(costs["new"][key], costs["base"][key])
+                ratios.setdefault(key, []).append(ratio)
+        return None
+
+    def _run(self, question: Question, side: str) -> tuple[list[dict[str, Any]], str | None]:
         """One run: its records, or the last line of what it said when it failed."""
         out = self.folder / "records.jsonl"
         out.unlink(missing_ok=True)
         done = subprocess.run(
-            [self.python, str(question.file), *self.options, "--out", str(out)],
-            env=self.environment(side), capture_output=True, text=True,
+            [self.python, str(self.file(question, side)), *self.options, "--out", str(out)],
+            env=self._environment(side), capture_output=True, text=True,
         )  # fmt: skip
         if done.returncode != 0:
             return [], (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
@@ -195,8 +196,8 @@ class _Arena:
             return [], None
         return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()], None
 
-    def environment(self, side: str) -> dict[str, str]:
-        return os.environ | {"PYTHONPATH": sources(self.sides[side])}
+    def _environment(self, side: str) -> dict[str, str]:
+        return os.environ | {"PYTHONPATH": sources(self.trees[side])}
 
 
 def sources(tree: Path) -> str:
@@ -242,14 +243,11 @@ def _commit(base: str, root: Path) -> str:
 
 @contextlib.contextmanager
 def _tree(commit: str, root: Path) -> Iterator[Path]:
-    """The packages of a commit in a temporary folder; the repository is not touched."""
+    """What a commit holds, in a temporary folder; the repository is not touched."""
     with tempfile.TemporaryDirectory(prefix="bench-base-") as folder:
         packed = subprocess.run(
-            ["git", "-C", str(root), "archive", "--format=tar", commit, "packages"],
-            capture_output=True,
-        )
-        if packed.returncode != 0:
-            raise BenchError(f"{commit[:12]} has no packages/: name another base.")
+            ["git", "-C", str(root), "archive", "--format=tar", commit], capture_output=True, check=True
+        )  # fmt: skip
         with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
             archive.extractall(folder, filter="data")
         yield Path(folder)
