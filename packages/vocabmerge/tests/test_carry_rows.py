@@ -11,7 +11,7 @@ from vocabmerge.carry import mixture as carry_mixture
 from vocabmerge.carry.carry import carry
 from vocabmerge.carry.cooccurrence import cooccurrence_embeddings
 from vocabmerge.carry.mixture import matching_pursuit, mean_mixture, similarity_mixture
-from vocabmerge.carry.pieces import matching_ids, spellings
+from vocabmerge.carry.pieces import matching_ids, segment_in_old_pieces
 from vocabmerge.carry.procrustes import procrustes
 from vocabmerge.carry.source import COMPUTED, COPIED, RANDOM, Source
 from vocabmerge.errors import VocabularyError
@@ -167,14 +167,18 @@ def test_pieces_match_between_families_by_place_and_bytes_and_specials_by_role()
 def test_spellings_cross_families_in_the_right_place_of_a_word():
     old = unigram(["▁do", "▁", "do", "g", "s", "▁c"])
     new = wordpiece(["dogs", "##dogs", "cx"])
-    spelled = spellings(new, old, [new.ids[piece] for piece in ("dogs", "##dogs", "cx")])
+    spelled = segment_in_old_pieces(
+        new, old, [new.ids[piece] for piece in ("dogs", "##dogs", "cx")]
+    )
     assert [[old.pieces[i] for i in ids] for ids in spelled] == [
         ["▁do", "g", "s"],
         ["do", "g", "s"],
         [],
     ]
 
-    back = spellings(unigram(["▁dogdo", "gdo", "ж"]), wordpiece(["dog", "##do", "##g"]), [5, 6, 7])
+    back = segment_in_old_pieces(
+        unigram(["▁dogdo", "gdo", "ж"]), wordpiece(["dog", "##do", "##g"]), [5, 6, 7]
+    )
     assert [len(ids) for ids in back] == [2, 2, 0]
 
 

@@ -8,13 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocabmerge.errors import VocabularyError
-from vocabmerge.trim.choose import (
-    choose_by_threshold,
-    choose_fair,
-    choose_top,
-    close_over_merges,
-    unigram_probabilities,
-)
+from vocabmerge.trim.choose_pieces import choose_by_threshold, choose_top, close_over_merges
+from vocabmerge.trim.fair_choice import choose_fair
+from vocabmerge.trim.probabilities import unigram_probabilities
 
 NONE = np.zeros(6, dtype=bool)
 

@@ -16,7 +16,7 @@ from vocabmerge import (
     read_vocabulary,
     tokenizer_digest,
 )
-from vocabmerge.families.canonical import BYTE_ALPHABET
+from vocabmerge.families.pieces import BYTE_ALPHABET
 
 
 def test_importing_needs_neither_torch_nor_transformers():
@@ -59,18 +59,14 @@ def test_pieces_of_a_text_spell_it_by_their_canonical_bytes(trained, family, lin
     [("wordpiece", "ab", "##ab"), ("unigram", "▁ab", "ab"), ("bpe-byte", "Ġab", "ab")],
 )
 def test_one_meaning_has_one_key_in_every_family(trained, family, initial, internal):
-    from vocabmerge.families.canonical import key_reader
-
-    read = key_reader(trained(family).tokenizer, family)
+    read = trained(family).model.key
     assert read(initial) == ("initial", b"ab")
     assert read(internal) == ("internal", b"ab")
 
 
 def test_bare_punctuation_is_isolated_only_in_wordpiece(trained):
-    from vocabmerge.families.canonical import key_reader
-
     def key(family):
-        return key_reader(trained(family).tokenizer, family)(",")
+        return trained(family).model.key(",")
 
     assert key("wordpiece") == ("isolated", b",")
     assert key("unigram") == key("bpe-byte") == ("internal", b",")

@@ -20,12 +20,13 @@ from vocabmerge import (
     tokenizer_digest,
     trim_vocabulary,
 )
-from vocabmerge.carry.pieces import matching_ids, spellings
+from vocabmerge.carry.pieces import matching_ids, segment_in_old_pieces
 from vocabmerge.carry.source import Source
 from vocabmerge.count import count_pieces
+from vocabmerge.families.union_words import SegmentedWords, segment_words
+from vocabmerge.families.wordpiece_hiding import pieces_to_hide
 from vocabmerge.tokenizer_file.library_form import library_form
-from vocabmerge.union.teacher_segmentations import Targets, gather_targets, segment_words
-from vocabmerge.union.wordpiece_hiding import pieces_to_hide
+from vocabmerge.union.teacher_segmentations import segment_corpus_words
 
 FOLDER = Path(__file__).parent / "real_tokenizers"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.json"))
@@ -234,7 +235,7 @@ def test_what_ends_a_word_is_spelled_with_an_end():
     cut = trim_vocabulary(read, {"xx": counts(read, SENTENCES[:1])})
     dropped = np.flatnonzero(cut.new_ids < 0).tolist()
     assert any(str(read.pieces[number]).endswith("</w>") for number in dropped)
-    for number, ids in zip(dropped, spellings(read, cut.after, dropped), strict=True):
+    for number, ids in zip(dropped, segment_in_old_pieces(read, cut.after, dropped), strict=True):
         assert ids == cut.map[number].tolist() != []
         said = "".join(str(cut.after.pieces[new]) for new in ids)
         assert said == read.pieces[number]
@@ -278,7 +279,7 @@ def test_a_word_alone_is_segmented_as_in_its_text(name):
     """Unions are fitted word by word; a word that alone looks otherwise would be fitted to nothing."""
     opened = vocabulary(name).segmenter()
     lines = [line for line in SENTENCES if line]
-    text = gather_targets(opened, np.arange(len(vocabulary(name))), lines)
+    text = segment_corpus_words(opened, np.arange(len(vocabulary(name))), lines)
     offsets, ids = segment_words(opened, text.words)
     assert ids.tolist() == text.ids.tolist()
     assert offsets.tolist() == text.offsets.tolist()
@@ -361,8 +362,10 @@ def test_a_word_without_pieces_blames_no_piece_of_another_word(monkeypatch, ours
 
     words = ["a", "\u0301", "b"]
     offsets, ids = ragged(theirs)
-    target = Targets(words=words, weight=np.array([0.5, 0.3, 0.2]), offsets=offsets, ids=ids)
-    monkeypatch.setattr("vocabmerge.union.wordpiece_hiding.segment_words", lambda *_: ragged(ours))
+    target = SegmentedWords(words=words, weight=np.array([0.5, 0.3, 0.2]), offsets=offsets, ids=ids)
+    monkeypatch.setattr(
+        "vocabmerge.families.wordpiece_hiding.segment_words", lambda *_: ragged(ours)
+    )
     hidden = pieces_to_hide(9, lambda _: None, {"xx": target})
     used = {piece for row in theirs for piece in row}
     wrong = {row[0] for row, other in zip(ours, theirs, strict=True) if row and row != other}

@@ -21,7 +21,7 @@ from vocabmerge.errors import VocabularyError
 from vocabmerge.maps import load_map
 from vocabmerge.tokenizer_file.rewrite import rewrite_tokenizer
 from vocabmerge.tokenizer_file.vocabulary import parse_vocabulary
-from vocabmerge.trim.report import segmentation_change
+from vocabmerge.trim.segmentation_change import segmentation_change
 from vocabmerge.trim.trim import trim_vocabulary
 
 BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -23,7 +23,7 @@ from vocabmerge import (
     sample_lines,
     trim_vocabulary,
 )
-from vocabmerge.carry.pieces import matching_ids, spellings
+from vocabmerge.carry.pieces import matching_ids, segment_in_old_pieces
 from vocabmerge.count import count_pieces
 
 SHARED = Path(os.environ.get("DISTILLERY_SHARED", Path(__file__).resolve().parents[4] / "shared"))
@@ -97,7 +97,7 @@ def test_nearly_all_words_can_be_carried(one, other, read, lines):
     new, old = read(one), read(other)
     used = np.flatnonzero(count_pieces(new, lines)).tolist()
     match = matching_ids(new, old)
-    spelled = spellings(new, old, used)
+    spelled = segment_in_old_pieces(new, old, used)
     reached = [match[number] >= 0 or bool(ids) for number, ids in zip(used, spelled, strict=True)]
     assert np.mean(reached) > 0.99
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vocabmerge.corpora import read_corpus, sample_lines
     from vocabmerge.count import count_pieces
     from vocabmerge.errors import VocabularyError
+    from vocabmerge.families.components import open_tokenizer
     from vocabmerge.maps import VocabularyMap, identity_map, load_map, map_of_ids, map_of_lists
     from vocabmerge.models import select_rows
     from vocabmerge.tokenizer_file.reading import read_vocabulary
@@ -19,11 +20,10 @@ if TYPE_CHECKING:
     from vocabmerge.tokenizer_file.vocabulary import (
         Piece,
         Vocabulary,
-        open_tokenizer,
         parse_vocabulary,
         tokenizer_digest,
     )
-    from vocabmerge.trim.choose import FairChoice, choose_fair
+    from vocabmerge.trim.fair_choice import FairChoice, choose_fair
     from vocabmerge.trim.folder import trim
     from vocabmerge.trim.trim import Trim, trim_vocabulary
     from vocabmerge.union.conflicts import find_conflicts
@@ -75,7 +75,7 @@ __version__ = _version("vocabmerge")
 
 _HOMES = {
     "Carried": "carry.carry",
-    "FairChoice": "trim.choose",
+    "FairChoice": "trim.fair_choice",
     "Fidelity": "union.fidelity",
     "Merged": "union.merge",
     "Piece": "tokenizer_file.vocabulary",
@@ -86,7 +86,7 @@ _HOMES = {
     "VocabularyMap": "maps",
     "carry": "carry.carry",
     "carry_model": "carry.folder",
-    "choose_fair": "trim.choose",
+    "choose_fair": "trim.fair_choice",
     "compare_segmentation": "union.fidelity",
     "count_pieces": "count",
     "find_conflicts": "union.conflicts",
@@ -96,7 +96,7 @@ _HOMES = {
     "map_of_ids": "maps",
     "map_of_lists": "maps",
     "merge_vocabularies": "union.merge",
-    "open_tokenizer": "tokenizer_file.vocabulary",
+    "open_tokenizer": "families.components",
     "overlap": "union.overlap",
     "parse_vocabulary": "tokenizer_file.vocabulary",
     "read_corpus": "corpora",

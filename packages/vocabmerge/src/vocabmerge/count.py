@@ -1,6 +1,6 @@
 """Counts how often a text uses each piece."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import TypeVar
 
@@ -9,15 +9,11 @@ import tokenizers
 from numpy.typing import NDArray
 
 from vocabmerge.errors import VocabularyError
+from vocabmerge.progress import Watch, silent
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 
-Watch = Callable[[int, int | None, str], None]
 _LINES_AT_ONCE = 2000
 T = TypeVar("T")
-
-
-def silent(done: int, total: int | None, what: str) -> None:
-    """The watcher that says nothing."""
 
 
 def count_pieces(

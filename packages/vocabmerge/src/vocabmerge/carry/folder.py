@@ -9,14 +9,16 @@ from typing import Any
 
 from vocabmerge.carry.carry import Carried, Method, carry
 from vocabmerge.carry.cooccurrence import cooccurrence_embeddings
+from vocabmerge.carry.pieces import same_token
 from vocabmerge.carry.source import Source
 from vocabmerge.corpora import read_corpus, refuse_missing
-from vocabmerge.count import Watch, batches, silent
+from vocabmerge.count import batches
 from vocabmerge.errors import VocabularyError
 from vocabmerge.model_files import save_model, stored_names
+from vocabmerge.output_folder import new_folder, refuse_taken, write_json, write_tokenizer
+from vocabmerge.progress import Watch, silent
 from vocabmerge.tokenizer_file.reading import read_vocabulary
-from vocabmerge.tokenizer_file.vocabulary import SPECIAL_ROLES, Vocabulary
-from vocabmerge.trim.write import new_folder, refuse_taken, write_json, write_tokenizer
+from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 
 
 def carry_model(
@@ -168,23 +170,14 @@ def _settings_in(
     moved: dict[str, Any] = {}
     lost: dict[str, Any] = {}
     for name, value in settings.items():
-        ids = value if isinstance(value, list) else [value]
-        found = [_same_token(new, old, number) for number in ids]
-        kept = [number for number in found if number is not None]
-        if len(kept) < len(ids):
+        old_ids = value if isinstance(value, list) else [value]
+        known = [old_id for old_id in old_ids if 0 <= old_id < len(old) and old.pieces[old_id]]
+        matches = [same_token(old, new, old_id) for old_id in known]
+        new_ids = [new_id for new_id in matches if new_id is not None]
+        if len(new_ids) < len(old_ids):
             lost[name] = value
-        moved[name] = kept if isinstance(value, list) and kept else (kept[0] if kept else None)
+        moved[name] = new_ids if isinstance(value, list) and new_ids else next(iter(new_ids), None)
     return moved, lost
-
-
-def _same_token(new: Vocabulary, old: Vocabulary, number: int) -> int | None:
-    if not 0 <= number < len(old) or old.pieces[number] is None:
-        return None
-    text = str(old.pieces[number])
-    for role in SPECIAL_ROLES:
-        if old.specials.get(role) == text and new.special_id(role) is not None:
-            return new.special_id(role)
-    return new.ids.get(text)
 
 
 def _fit_to(new: Vocabulary, model: Any) -> Vocabulary:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vocabmerge.carry.mixture import Mixture, matching_pursuit, mean_mixture, similarity_mixture
-from vocabmerge.carry.pieces import spellings
+from vocabmerge.carry.pieces import segment_in_old_pieces
 from vocabmerge.carry.procrustes import procrustes
 from vocabmerge.carry.source import COMPUTED, COPIED, Fill, Source, Task
 from vocabmerge.errors import VocabularyError
@@ -48,7 +48,7 @@ def spell_in_old_pieces(task: Task) -> None:
         todo = np.flatnonzero(task.origin == 0)
         spellable = [task.new.roles[int(i)] not in ("special", "placeholder", "hole") for i in todo]
         todo = todo[spellable]
-        lists = spellings(task.new, source.vocabulary, todo.tolist())
+        lists = segment_in_old_pieces(task.new, source.vocabulary, todo.tolist())
         spelled = np.array([bool(ids) for ids in lists], dtype=bool)
         if spelled.any():
             mixture = mean_mixture([ids for ids in lists if ids])

@@ -1,13 +1,13 @@
-"""Which old pieces say what a new piece says: the same piece, or a spelling of it."""
+"""Which old pieces say what a new piece says: the same piece, or several that make it up."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, normalizers
 
-from vocabmerge.families.canonical import BYTE_ALPHABET, Key, WordClass
-from vocabmerge.families.spelling import spell_by_merges, spell_greedily
+from vocabmerge.families.components import open_normalizer
+from vocabmerge.families.pieces import Key, WordClass
 from vocabmerge.tokenizer_file.vocabulary import SPECIAL_ROLES, Vocabulary
 
 # Where the families disagree: punctuation and ideographs stand alone in WordPiece, inside or first elsewhere.
@@ -26,94 +26,71 @@ def matching_ids(new: Vocabulary, old: Vocabulary) -> NDArray[np.int64]:
     fallback bytes bytes, as far as there are any.
     """
     letters: dict[Key, int] = {}
-    fallbacks: dict[
-        Key, int
-    ] = {}  # <0x61> is no letter "a": it has a row of its own, which ASCII text never reaches
+    # <0x61> is no letter "a": it has a row of its own, which ASCII text never reaches.
+    fallback_bytes: dict[Key, int] = {}
     for number in range(len(old) - 1, -1, -1):  # so that of equals the first stays
         key = old.keys[number]
         if key is not None and old.roles[number] not in ("special", "placeholder"):
-            (fallbacks if _is_fallback(old, number) else letters)[key] = number
-    found = np.full(len(new), -1, dtype=np.int64)
+            (fallback_bytes if _is_fallback(old, number) else letters)[key] = number
+    matches = np.full(len(new), -1, dtype=np.int64)
     for number, (key, role) in enumerate(zip(new.keys, new.roles, strict=True)):
         if key is None or role in ("special", "placeholder"):
             continue
-        own, other = letters, fallbacks
+        tables = (letters, fallback_bytes)
         if _is_fallback(new, number):
-            own, other = fallbacks, letters
+            tables = (fallback_bytes, letters)
         keys = [(place, key[1]) for place in _SAME_PLACE[key[0]]]
-        matches = [ids[key] for ids in (own, other) for key in keys if key in ids]
-        found[number] = matches[0] if matches else -1
+        matches[number] = next((ids[key] for ids in tables for key in keys if key in ids), -1)
     for number in new.having("special").tolist():
-        found[number] = _special_match(new, old, number)
-    return found
+        match = same_token(new, old, number)
+        matches[number] = match if match is not None and old.roles[match] == "special" else -1
+    return matches
+
+
+def same_token(vocabulary: Vocabulary, counterpart: Vocabulary, number: int) -> int | None:
+    """The counterpart's id of what a token is for, `<s>` for `[CLS]`; else its id of the same string, if it has it.
+
+    Args:
+        vocabulary: where the token is.
+        counterpart: where to look for its like.
+        number: the token's id in `vocabulary`.
+    """
+    text = str(vocabulary.pieces[number])
+    for role in SPECIAL_ROLES:
+        if vocabulary.specials.get(role) == text and counterpart.special_id(role) is not None:
+            return counterpart.special_id(role)
+    return counterpart.ids.get(text)
+
+
+def segment_in_old_pieces(new: Vocabulary, old: Vocabulary, ids: Sequence[int]) -> list[list[int]]:
+    """Old ids that make up each of the given new pieces, in its place in a word; none where an unknown would be needed.
+
+    The old model itself segments the piece, after its normalizer and without its pre-tokenizer, spelled with the old
+    family's own word marker.
+    """
+    normalize = _normalizing(old.tokenizer["normalizer"])
+    # What says nothing of where words end is taken for the end of one.
+    ending = old.model.suffix if new.model.suffix != old.model.suffix else ""
+    segmented: list[list[int]] = [[] for _ in ids]
+    asked, texts = [], []
+    for index, number in enumerate(ids):
+        key = new.keys[number]
+        text = None if key is None else old.model.piece_of(key, normalize)
+        if text:
+            asked.append(index)
+            texts.append(text + ending)
+    for index, old_ids in zip(asked, old.model.segment(texts), strict=True):
+        segmented[index] = old_ids
+    return segmented
+
+
+def _normalizing(normalizer: Mapping[str, Any] | None) -> Callable[[str], str]:
+    if normalizer is None:
+        return str
+    normalized = open_normalizer(normalizer)
+    return lambda text: normalized(text).replace("▁", " ").strip()
 
 
 def _is_fallback(vocabulary: Vocabulary, number: int) -> bool:
     """Whether a piece stands for a byte of what has no piece, not for the character that the byte also is."""
-    return vocabulary.roles[number] == "byte" and vocabulary.family != "bpe-byte"
-
-
-def spellings(new: Vocabulary, old: Vocabulary, ids: Sequence[int]) -> list[list[int]]:
-    """Old ids that spell each of the given new pieces, in its place in a word; none where an unknown would be needed.
-
-    The old model itself is asked, after its normalizer and without its pre-tokenizer, for the piece with the old
-    family's own word marker.
-    """
-    segmenter = old.segmenter()
-    raw = [_in_the_words_of(old, new.keys[number], segmenter.normalizer) for number in ids]
-    asked = [index for index, piece in enumerate(raw) if piece]
-    found: list[list[int]] = [[] for _ in raw]
-    if old.family == "wordpiece":
-        prefix = old.tokenizer["model"].get("continuing_subword_prefix", "##")
-        for index in asked:
-            found[index] = spell_greedily(str(raw[index]), old.ids, prefix)
-        return found
-    suffix = new.tokenizer["model"].get("end_of_word_suffix")
-    if suffix and suffix == old.tokenizer["model"].get("end_of_word_suffix"):
-        spelled = spell_by_merges([str(raw[index]) for index in asked], old.tokenizer["model"])
-        for index, ids_of_old in zip(asked, spelled, strict=True):
-            found[index] = ids_of_old
-        return found
-    unknown = old.special_id("unk")
-    bare = Tokenizer(segmenter.model)
-    encodings = bare.encode_batch_fast(
-        [str(raw[index]) for index in asked], add_special_tokens=False
-    )
-    for index, encoding in zip(asked, encodings, strict=True):
-        if unknown not in encoding.ids:
-            found[index] = encoding.ids
-    return found
-
-
-def _special_match(new: Vocabulary, old: Vocabulary, number: int) -> int:
-    text = new.pieces[number]
-    roles = [role for role in SPECIAL_ROLES if new.specials.get(role) == text]
-    for role in roles:
-        match = old.special_id(role)
-        if match is not None:
-            return match
-    same = old.ids.get(str(text), -1)
-    return same if same >= 0 and old.roles[same] == "special" else -1
-
-
-def _in_the_words_of(
-    old: Vocabulary, key: Key | None, normalizer: normalizers.Normalizer | None
-) -> str | None:
-    """A canonical key as a raw string of the old family; None where it cannot be said."""
-    if key is None:
-        return None
-    place, data = key
-    if old.family == "bpe-byte":
-        marked = b" " + data if place == "initial" else data
-        return "".join(BYTE_ALPHABET[byte] for byte in marked)
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-    if normalizer is not None:
-        text = normalizer.normalize_str(text).replace("▁", " ").strip()
-    if old.family == "wordpiece":
-        prefix = old.tokenizer["model"].get("continuing_subword_prefix", "##")
-        return prefix + text if place == "internal" and text else text
-    marker = "" if old.family == "bpe-plain" or place != "initial" else "▁"
-    return marker + text.replace(" ", "▁")
+    return vocabulary.roles[number] == "byte" and vocabulary.model.has_fallback_bytes

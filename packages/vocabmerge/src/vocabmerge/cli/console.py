@@ -13,8 +13,8 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from vocabmerge.errors import VocabularyError
+from vocabmerge.progress import Watch
 
-Watch = Callable[[int, int | None, str], None]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
 
 

@@ -1,1 +1,1 @@
-"""What differs between tokenizer models: the key, role and spelling of a piece."""
+"""One class per tokenizer model: keys, roles, segmentation, rewriting, uniting and calibrating of its pieces."""

@@ -13,7 +13,7 @@ from typing import Any
 import tokenizers
 
 from vocabmerge.errors import VocabularyError
-from vocabmerge.families.canonical import parts
+from vocabmerge.families.components import unfolded
 
 _ADVICE = (
     "save it with AutoTokenizer.from_pretrained(folder).save_pretrained(folder), and pass a folder "
@@ -79,7 +79,7 @@ def _state_prepend_scheme(tokenizer: dict[str, Any]) -> bool:
     stated = False
     for place in ("pre_tokenizer", "decoder"):
         tokenizer[place] = copy.deepcopy(tokenizer.get(place))
-        for part in parts(tokenizer[place]):
+        for part in unfolded(tokenizer[place]):
             if part.get("type") == "Metaspace" and part.get("add_prefix_space") is False:
                 assert isinstance(part, dict)
                 part.setdefault("prepend_scheme", "never")

@@ -1,15 +1,17 @@
 """Renumbers a tokenizer's pieces and re-syncs every other place that knows an id."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vocabmerge.errors import VocabularyError
-from vocabmerge.families.canonical import parts
-from vocabmerge.tokenizer_file.vocabulary import Vocabulary, merge_pairs
+from vocabmerge.families.components import unfolded
+from vocabmerge.families.pieces import placeholder
+from vocabmerge.families.registry import model_of
+from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 
 
 def rewrite_tokenizer(
@@ -50,28 +52,16 @@ def rewrite_tokenizer(
     """
     renamed = dict(rename or {})
     pieces = _renumbered(vocabulary, new_ids, size, renamed, extra or {})
-    made: dict[str, Any] = {
+    rewritten: dict[str, Any] = {
         key: copy.deepcopy(value)
         for key, value in vocabulary.tokenizer.items()
         if key not in ("model", "added_tokens")
     }
-    model = {
-        key: value
-        for key, value in vocabulary.tokenizer["model"].items()
-        if key not in ("vocab", "merges")
-    }
-    old = np.asarray(new_ids, dtype=np.int64)
-    made["model"] = model
-    if vocabulary.family == "unigram":
-        model["vocab"] = _scored(vocabulary, old, pieces)
-    else:
-        model["vocab"] = {piece: number for number, piece in enumerate(pieces)}
-    if "merges" in vocabulary.tokenizer["model"]:
-        model["merges"] = _surviving_merges(vocabulary, old)
-    made["added_tokens"] = _added_tokens(vocabulary, old, renamed, extra or {})
-    _resync_unknown(vocabulary, made, old, renamed)
-    resync(made, rename=renamed, name=vocabulary.name)
-    return made
+    ids = np.asarray(new_ids, dtype=np.int64)
+    rewritten["model"] = vocabulary.model.rewritten(ids, pieces, renamed)
+    rewritten["added_tokens"] = _added_tokens(vocabulary, ids, renamed, extra or {})
+    resync(rewritten, rename=renamed, name=vocabulary.name)
+    return rewritten
 
 
 def resync(tokenizer: dict[str, Any], *, rename: Mapping[str, str], name: str) -> None:
@@ -87,11 +77,7 @@ def resync(tokenizer: dict[str, Any], *, rename: Mapping[str, str], name: str) -
     Raises:
         VocabularyError: something refers to a token that the model no longer has.
     """
-    vocab = tokenizer["model"]["vocab"]
-    if isinstance(vocab, Mapping):
-        ids = dict(vocab)
-    else:
-        ids = {entry[0]: number for number, entry in enumerate(vocab)}
+    ids = dict(model_of(tokenizer, name=name).entries())
 
     def located(token: str, where: str) -> tuple[str, int]:
         token = rename.get(token, token)
@@ -103,7 +89,7 @@ def resync(tokenizer: dict[str, Any], *, rename: Mapping[str, str], name: str) -
 
     for token in tokenizer.get("added_tokens") or ():
         token["content"], token["id"] = located(token["content"], "list of added tokens")
-    for part in parts(tokenizer.get("post_processor")):
+    for part in unfolded(tokenizer.get("post_processor")):
         if part["type"] in ("BertProcessing", "RobertaProcessing"):
             for end in ("cls", "sep"):
                 part[end][:] = located(part[end][0], "post-processor")
@@ -112,11 +98,6 @@ def resync(tokenizer: dict[str, Any], *, rename: Mapping[str, str], name: str) -
     padding = tokenizer.get("padding")
     if padding:
         padding["pad_token"], padding["pad_id"] = located(padding["pad_token"], "padding")
-
-
-def placeholder(number: int) -> str:
-    """The piece that fills id `number`: it holds a space, which no normalized and split text does."""
-    return f"[hole {number}]"
 
 
 def _renumbered(
@@ -154,34 +135,6 @@ def _renumbered(
     return filled
 
 
-def _scored(
-    vocabulary: Vocabulary, new_ids: NDArray[np.int64], pieces: Sequence[str]
-) -> list[list[Any]]:
-    """Unigram entries; placeholders get the lowest score, from which the library derives the unknown's."""
-    lowest = float(np.nanmin(vocabulary.scores))
-    scores = np.full(len(pieces), lowest)
-    kept = new_ids >= 0
-    scores[new_ids[kept]] = np.where(
-        np.isnan(vocabulary.scores[kept]), lowest, vocabulary.scores[kept]
-    )
-    return [[piece, score] for piece, score in zip(pieces, scores.tolist(), strict=True)]
-
-
-def _surviving_merges(vocabulary: Vocabulary, new_ids: NDArray[np.int64]) -> list[list[str]]:
-    model = vocabulary.tokenizer["model"]
-    prefix = model.get("continuing_subword_prefix") or ""
-    alive = {
-        piece
-        for piece, new in zip(vocabulary.pieces, new_ids.tolist(), strict=True)
-        if piece is not None and new >= 0
-    }
-    return [
-        pair
-        for pair in merge_pairs(model)
-        if pair[0] in alive and pair[1] in alive and pair[0] + pair[1].removeprefix(prefix) in alive
-    ]
-
-
 def _added_tokens(
     vocabulary: Vocabulary,
     new_ids: NDArray[np.int64],
@@ -191,7 +144,7 @@ def _added_tokens(
     """The added tokens that stay, ascending by id, still under their old strings where `resync` will rename them."""
     staying = [
         (int(new_ids[token["id"]]), dict(token))
-        for token in vocabulary.tokenizer.get("added_tokens") or ()
+        for token in vocabulary.tokenizer["added_tokens"]
         if new_ids[token["id"]] >= 0
     ]
     known = {rename.get(token["content"], token["content"]) for _, token in staying}
@@ -214,30 +167,6 @@ def special_token(content: str, number: int) -> dict[str, Any]:
         "normalized": False,
         "special": True,
     }
-
-
-def _resync_unknown(
-    vocabulary: Vocabulary,
-    made: dict[str, Any],
-    new_ids: NDArray[np.int64],
-    rename: Mapping[str, str],
-) -> None:
-    model = made["model"]
-    unknown = model.get("unk_id")
-    if unknown is not None:
-        if new_ids[unknown] < 0:
-            raise VocabularyError(
-                f"{vocabulary.name}: the model needs its unknown piece {vocabulary.pieces[unknown]!r}, keep it"
-            )
-        model["unk_id"] = int(new_ids[unknown])
-    token = model.get("unk_token")
-    if token is not None:
-        token = rename.get(token, token)
-        if token not in model["vocab"] and vocabulary.family == "wordpiece":
-            raise VocabularyError(
-                f"{vocabulary.name}: the model needs its unknown piece {token!r}, keep it"
-            )
-        model["unk_token"] = token
 
 
 def _resync_template(part: Mapping[str, Any], located: Any) -> None:

@@ -2,22 +2,23 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
 from vocabmerge.errors import VocabularyError
-from vocabmerge.families.canonical import Family, Key, byte_value, family_of, key_reader
+from vocabmerge.families.components import open_tokenizer
+from vocabmerge.families.model import TokenizerModel
+from vocabmerge.families.pieces import Key, Role
+from vocabmerge.families.registry import model_of
 from vocabmerge.tokenizer_file.library_form import library_form
 
-Role = Literal["normal", "special", "byte", "character", "added", "placeholder", "hole"]
 SPECIAL_ROLES = ("unk", "cls", "sep", "mask", "pad", "bos", "eos")
 _KNOWN_SPECIALS = {
     "unk": ("[UNK]", "<unk>", "<UNK>"),
@@ -28,7 +29,6 @@ _KNOWN_SPECIALS = {
     "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>"),
     "eos": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>"),
 }
-_PLACEHOLDER = re.compile(r"\[unused\d+\]|<unused\d+>|madeupword\d+|\[hole \d+\]|\[row \d+\]")
 _DECISIVE = ("model", "normalizer", "pre_tokenizer", "added_tokens", "post_processor")
 
 
@@ -51,7 +51,7 @@ class Vocabulary:
         name: how messages and reports call it.
         tokenizer: the `tokenizer.json` in the library's form, see `library_form`; not to be written to.
         config: the parsed `tokenizer_config.json`, empty where there is none.
-        family: the kind of model and of word marker.
+        model: the tokenizer's model, which knows how pieces are spelled, made and rewritten.
         pieces: raw strings [V], None in a hole.
         keys: canonical keys [V], None in a hole.
         roles: what each piece is [V].
@@ -63,7 +63,7 @@ class Vocabulary:
     name: str
     tokenizer: Mapping[str, Any] = field(repr=False)
     config: Mapping[str, Any] = field(repr=False)
-    family: Family
+    model: TokenizerModel = field(repr=False)
     pieces: Sequence[str | None] = field(repr=False)
     keys: Sequence[Key | None] = field(repr=False)
     roles: Sequence[Role] = field(repr=False)
@@ -87,15 +87,20 @@ class Vocabulary:
             int(self.ranks[piece_id]),
         )
 
-    @cached_property
+    @property
+    def family(self) -> str:
+        """The kind of model and of word marker, such as `wordpiece`, `unigram` or `bpe-byte`."""
+        return self.model.family
+
+    @property
     def ids(self) -> Mapping[str, int]:
         """The id of each raw string."""
-        return {piece: number for number, piece in enumerate(self.pieces) if piece is not None}
+        return self.model.ids
 
     @cached_property
     def digest(self) -> str:
         """`tokenizer_digest` of this tokenizer."""
-        return _digest(self.tokenizer)
+        return _digest(self.model)
 
     def having(self, *roles: Role) -> NDArray[np.int64]:
         """The ids of all pieces that have one of the roles, ascending."""
@@ -140,20 +145,13 @@ def vocabulary_of(
     tokenizer: Mapping[str, Any], *, name: str, config: Mapping[str, Any] | None = None
 ) -> Vocabulary:
     """Read the pieces off a tokenizer in the library's form; see `parse_vocabulary`."""
-    model = tokenizer["model"]
-    family = family_of(tokenizer)
-    if family is None:
-        raise VocabularyError(
-            f"{name}: expected a WordPiece, Unigram or BPE model, got {model['type']!r}"
-        )
-    pieces = _pieces_in_order(tokenizer)
-    read_key = key_reader(tokenizer, family)
+    model = model_of(tokenizer, name=name)
     added = {token["content"]: token for token in tokenizer.get("added_tokens") or ()}
-    specials = _special_tokens(tokenizer, pieces, config or {})
+    specials = _special_tokens(model, config or {})
     keys: list[Key | None] = []
     roles: list[Role] = []
     special_texts = set(specials.values())
-    for piece in pieces:
+    for piece in model.pieces:
         if piece is None:
             keys.append(None)
             roles.append("hole")
@@ -164,20 +162,20 @@ def vocabulary_of(
             special = piece in special_texts or (token is not None and token.get("special"))
             role: Role = "special" if special else "added"
         else:
-            key = read_key(piece)
-            role = _role(piece, key, family, model)
+            key = model.key(piece)
+            role = model.role(piece, key)
         keys.append(key)
         roles.append(role)
     return Vocabulary(
         name=name,
         tokenizer=tokenizer,
         config=config or {},
-        family=family,
-        pieces=pieces,
+        model=model,
+        pieces=model.pieces,
         keys=keys,
         roles=roles,
-        scores=_scores(model, len(pieces)),
-        ranks=_ranks(model, pieces),
+        scores=model.scores(),
+        ranks=model.ranks(),
         specials=specials,
     )
 
@@ -194,118 +192,33 @@ def tokenizer_digest(tokenizer: Mapping[str, Any]) -> str:
         >>> tokenizer_digest(one) == tokenizer_digest(two)
         True
     """
-    return _digest(library_form(tokenizer, name="the tokenizer"))
+    name = "the tokenizer"
+    return _digest(model_of(library_form(tokenizer, name=name), name=name))
 
 
-def _digest(form: Mapping[str, Any]) -> str:
-    decisive = {part: _without_defaults(form.get(part)) for part in _DECISIVE}
-    if isinstance(form["model"]["vocab"], list):
-        # Nine digits: the library reads and writes scores with an error in the last place.
-        decisive["model"]["vocab"] = [
-            [piece, f"{score:.9g}"] for piece, score in form["model"]["vocab"]
-        ]
+def _digest(model: TokenizerModel) -> str:
+    decisive = {part: _without_defaults(model.tokenizer.get(part)) for part in _DECISIVE}
+    decisive["model"]["vocab"] = model.vocabulary_to_digest()
     text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def open_tokenizer(tokenizer: Mapping[str, Any], *, name: str) -> tokenizers.Tokenizer:
-    """Build the `tokenizers.Tokenizer` of a parsed `tokenizer.json`, without padding or truncation."""
-    try:
-        return tokenizers.Tokenizer.from_str(
-            json.dumps({**tokenizer, "padding": None, "truncation": None})
-        )
-    except Exception as error:  # the library raises bare Exception
-        raise VocabularyError(f"{name}: the tokenizers library cannot open it: {error}") from error
-
-
-def merge_pairs(model: Mapping[str, Any]) -> list[list[str]]:
-    """The merges of a BPE model as pairs, whichever way the file spells them."""
-    return [
-        merge.split(" ") if isinstance(merge, str) else list(merge) for merge in model["merges"]
-    ]
-
-
-def _pieces_in_order(tokenizer: Mapping[str, Any]) -> list[str | None]:
-    vocab = tokenizer["model"]["vocab"]
-    if isinstance(vocab, Mapping):
-        numbered = dict(vocab)
-    else:
-        numbered = {entry[0]: number for number, entry in enumerate(vocab)}
-        # A repeated string has only its last id by name, but its position stays taken.
-    for token in tokenizer.get("added_tokens") or ():
-        numbered[token["content"]] = token["id"]
-    pieces: list[str | None] = [None] * (max(numbered.values(), default=-1) + 1)
-    if not isinstance(vocab, Mapping):
-        pieces[: len(vocab)] = [entry[0] for entry in vocab]
-    for piece, number in numbered.items():
-        pieces[number] = piece
-    return pieces
-
-
-def _special_tokens(
-    tokenizer: Mapping[str, Any], pieces: Sequence[str | None], config: Mapping[str, Any]
-) -> dict[str, str]:
-    present = {piece for piece in pieces if piece is not None}
-    special = {
-        token["content"] for token in tokenizer.get("added_tokens") or () if token.get("special")
-    }
-    model = tokenizer["model"]
-    found: dict[str, str] = {}
-    unknown = model.get("unk_token")
-    if unknown is None and model.get("unk_id") is not None:
-        unknown = pieces[model["unk_id"]]
-    if unknown in present:
-        found["unk"] = str(unknown)
+def _special_tokens(model: TokenizerModel, config: Mapping[str, Any]) -> dict[str, str]:
+    present = model.ids
+    special = {token["content"] for token in model.tokenizer["added_tokens"] if token["special"]}
+    specials: dict[str, str] = {}
+    if model.unknown in present:
+        specials["unk"] = str(model.unknown)
     for role in SPECIAL_ROLES:
         named = config.get(f"{role}_token")
         named = named.get("content") if isinstance(named, Mapping) else named
         if named in present:
-            found.setdefault(role, str(named))
+            specials.setdefault(role, str(named))
             continue
         known = [token for token in _KNOWN_SPECIALS[role] if token in special]
         if known:
-            found.setdefault(role, known[0])
-    return found
-
-
-def _role(piece: str, key: Key, family: Family, model: Mapping[str, Any]) -> Role:
-    ending = model.get("end_of_word_suffix") or ""
-    if family == "bpe-byte":
-        if len(piece.removesuffix(ending)) == 1:
-            return "byte"
-    elif model.get("byte_fallback") and byte_value(piece) is not None:
-        return "byte"
-    if _PLACEHOLDER.fullmatch(piece):
-        return "placeholder"
-    text = key[1].removesuffix(
-        ending.encode()
-    )  # a character at the end of a word is one all the same
-    if len(text) <= 4:
-        try:
-            return "character" if len(text.decode("utf-8")) <= 1 else "normal"
-        except UnicodeDecodeError:
-            return "normal"
-    return "normal"
-
-
-def _scores(model: Mapping[str, Any], size: int) -> NDArray[np.float64]:
-    scores = np.full(size, np.nan)
-    if not isinstance(model["vocab"], Mapping):
-        scores[: len(model["vocab"])] = [entry[1] for entry in model["vocab"]]
-    return scores
-
-
-def _ranks(model: Mapping[str, Any], pieces: Sequence[str | None]) -> NDArray[np.int32]:
-    ranks = np.full(len(pieces), -1, dtype=np.int32)
-    if "merges" not in model:
-        return ranks
-    prefix = model.get("continuing_subword_prefix") or ""
-    numbers = {piece: number for number, piece in enumerate(pieces) if piece is not None}
-    for rank, (left, right) in enumerate(merge_pairs(model)):
-        number = numbers.get(left + right.removeprefix(prefix))
-        if number is not None and ranks[number] < 0:
-            ranks[number] = rank
-    return ranks
+            specials.setdefault(role, known[0])
+    return specials
 
 
 def _without_defaults(value: Any) -> Any:

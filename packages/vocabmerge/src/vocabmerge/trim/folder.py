@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from vocabmerge.corpora import read_corpus, refuse_missing
-from vocabmerge.count import Watch, count_pieces, silent
+from vocabmerge.count import count_pieces
 from vocabmerge.errors import VocabularyError
 from vocabmerge.model_files import has_weights, save_model, stored_tensors
+from vocabmerge.output_folder import new_folder, refuse_taken, write_json, write_tokenizer
+from vocabmerge.progress import Watch, silent
 from vocabmerge.tokenizer_file.reading import read_vocabulary
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
-from vocabmerge.trim.report import segmentation_change
+from vocabmerge.trim.segmentation_change import segmentation_change
 from vocabmerge.trim.trim import Trim, trim_vocabulary
-from vocabmerge.trim.write import new_folder, refuse_taken, write_json, write_tokenizer
 
 _COMPANIONS = (
     *("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "chat_template.jinja"),

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from vocabmerge.families.spelling import has_marks, spell_by_merges, spell_greedily, spell_likeliest
 from vocabmerge.maps import VocabularyMap, map_of_lists
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 
@@ -25,9 +23,9 @@ def map_after_trim(
         if before.roles[old] not in ("hole", "placeholder")
     ]
     rows: list[Sequence[int]] = [(new,) if new >= 0 else () for new in new_ids.tolist()]
-    spelled = _spell_all([str(before.pieces[old]) for old in dropped], after)
-    for old, spelling in zip(dropped, spelled, strict=True):
-        rows[old] = spelling
+    segmented = after.model.segment([str(before.pieces[old]) for old in dropped])
+    for old, ids in zip(dropped, segmented, strict=True):
+        rows[old] = ids
     return map_of_lists(
         rows,
         student_size=len(after),
@@ -36,18 +34,3 @@ def map_after_trim(
         teacher=before.name,
         student=after.name,
     )
-
-
-def _spell_all(pieces: list[str], after: Vocabulary) -> list[list[int]]:
-    model = after.tokenizer["model"]
-    if after.family == "wordpiece":
-        prefix = model.get("continuing_subword_prefix", "##")
-        return [spell_greedily(piece, after.ids, prefix) for piece in pieces]
-    if after.family == "unigram" and not model.get("byte_fallback"):
-        return spell_likeliest(pieces, after.ids, after.scores.tolist())
-    if has_marks(model):
-        return spell_by_merges(pieces, model)
-    unknown = after.special_id("unk")
-    bare = Tokenizer(after.segmenter().model)  # no splitting: a piece goes to the model as it is
-    found = [encoding.ids for encoding in bare.encode_batch_fast(pieces, add_special_tokens=False)]
-    return [[] if unknown in ids else ids for ids in found]

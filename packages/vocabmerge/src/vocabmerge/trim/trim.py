@@ -11,16 +11,15 @@ from numpy.typing import ArrayLike, NDArray
 from vocabmerge.errors import VocabularyError
 from vocabmerge.maps import VocabularyMap
 from vocabmerge.tokenizer_file.rewrite import rewrite_tokenizer
-from vocabmerge.tokenizer_file.vocabulary import Vocabulary, merge_pairs, vocabulary_of
-from vocabmerge.trim.choose import (
+from vocabmerge.tokenizer_file.vocabulary import Vocabulary, vocabulary_of
+from vocabmerge.trim.choose_pieces import (
     THRESHOLD,
     choose_by_threshold,
-    choose_fair,
-    choose_top,
+    choose_within,
     close_over_merges,
-    unigram_probabilities,
 )
 from vocabmerge.trim.id_map import map_after_trim
+from vocabmerge.trim.probabilities import unigram_probabilities
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,17 +109,24 @@ def trim_vocabulary(
             f"expected one rule of threshold, top and budget, got {' and '.join(given)}"
         )
     table = _count_table(vocabulary, counts)
-    merges = _merge_ids(vocabulary)
+    merges = vocabulary.model.merge_ids()
     always = close_over_merges(_always(vocabulary, protect), merges)
-    holes = np.array([role == "hole" for role in vocabulary.roles])
+    live = np.array([role != "hole" for role in vocabulary.roles])
     bound = None
     if top is not None or budget is not None:
-        size = min(int(top or budget or 0), len(vocabulary) - int(holes.sum()))
-        chosen, closed, bound = _sized(table, size, always, merges, holes, fair=top is None)
+        size = min(int(top or budget or 0), int(live.sum()))
+        chosen, closed = np.zeros_like(live), np.zeros_like(live)
+        chosen[live], closed[live], bound = choose_within(
+            table[:, live],
+            size,
+            always=always[live],
+            merges=(np.cumsum(live) - 1)[merges],
+            fair=top is None,
+        )
         rule = f"top {top}" if top is not None else f"fair budget of {budget}"
     else:
         threshold = THRESHOLD if threshold is None else threshold
-        chosen = choose_by_threshold(table, always=always, threshold=threshold) & ~holes
+        chosen = choose_by_threshold(table, always=always, threshold=threshold) & live
         closed = close_over_merges(chosen, merges)
         rule = f"probability of at least {threshold:g} in some language"
     kept = np.flatnonzero(closed)
@@ -137,33 +143,6 @@ def trim_vocabulary(
         coverage=dict(zip(counts, coverage.tolist(), strict=True)),
         bound=bound,
     )
-
-
-def _sized(
-    table: NDArray[np.int64],
-    size: int,
-    always: NDArray[np.bool_],
-    merges: NDArray[np.int64],
-    holes: NDArray[np.bool_],
-    *,
-    fair: bool,
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_], float | None]:
-    """The choice, the choice with its BPE ancestors, of which there are at most `size`, and the fair rule's bound."""
-    asked, bound = size, None
-    while True:
-        if fair:
-            found = choose_fair(table[:, ~holes], asked, always=always[~holes])
-            chosen = np.zeros(len(holes), dtype=bool)
-            chosen[~holes] = found.keep
-            bound = found.bound if bound is None else bound
-        else:
-            chosen = np.zeros(len(holes), dtype=bool)
-            chosen[~holes] = choose_top(table[:, ~holes], asked, always=always[~holes])
-        closed = close_over_merges(chosen, merges)
-        over = int(closed.sum()) - size
-        if over <= 0:
-            return chosen, closed, bound
-        asked = max(asked - over, int(always.sum()))
 
 
 def _count_table(vocabulary: Vocabulary, counts: Mapping[str, ArrayLike]) -> NDArray[np.int64]:
@@ -186,23 +165,8 @@ def _count_table(vocabulary: Vocabulary, counts: Mapping[str, ArrayLike]) -> NDA
 def _always(vocabulary: Vocabulary, protect: Iterable[int]) -> NDArray[np.bool_]:
     forced = np.zeros(len(vocabulary), dtype=bool)
     forced[vocabulary.having("special", "added", "byte", "character")] = True
-    if vocabulary.family == "unigram":
-        forced[int(np.nanargmin(vocabulary.scores))] = True
+    forced[vocabulary.model.indispensable()] = True
     for number in protect:
         if 0 <= number < len(vocabulary) and vocabulary.roles[number] != "hole":
             forced[number] = True
     return forced
-
-
-def _merge_ids(vocabulary: Vocabulary) -> NDArray[np.int64]:
-    """(left, right, result) of every merge whose three pieces exist."""
-    model = vocabulary.tokenizer["model"]
-    if "merges" not in model:
-        return np.empty((0, 3), dtype=np.int64)
-    prefix, ids = model.get("continuing_subword_prefix") or "", vocabulary.ids
-    found = [
-        (ids.get(left, -1), ids.get(right, -1), ids.get(left + right.removeprefix(prefix), -1))
-        for left, right in merge_pairs(model)
-    ]
-    table = np.array(found, dtype=np.int64).reshape(-1, 3)
-    return table[(table >= 0).all(axis=1)]

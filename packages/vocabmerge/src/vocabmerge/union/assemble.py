@@ -6,15 +6,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vocabmerge.families.canonical import parts
-from vocabmerge.tokenizer_file.rewrite import placeholder, special_token
-from vocabmerge.tokenizer_file.vocabulary import Vocabulary, merge_pairs
+from vocabmerge.families.components import unfolded
+from vocabmerge.families.pieces import placeholder
+from vocabmerge.families.unigram import mixed_union_model
+from vocabmerge.tokenizer_file.rewrite import special_token
+from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 from vocabmerge.union.conflicts import normalizing, structural_parts
 from vocabmerge.union.specials import CONVENTIONS, Convention, template
-from vocabmerge.union.union_rows import Slots
+from vocabmerge.union.union_rows import UnionRows
 
-Cut = Literal["marked", "punctuation apart", "punctuation spaced"]
-CUTS: tuple[Cut, ...] = ("marked", "punctuation apart", "punctuation spaced")
+PreTokenization = Literal["marked", "punctuation apart", "punctuation spaced"]
+PRE_TOKENIZATIONS: tuple[PreTokenization, ...] = (
+    "marked",
+    "punctuation apart",
+    "punctuation spaced",
+)
 _PUNCTUATION = r"▁?(?:[!-/:-@\[-`{-~]|\p{P})"
 _METASPACE: dict[str, Any] = {
     "type": "Metaspace",
@@ -31,15 +37,7 @@ _SPACES: tuple[dict[str, Any], ...] = (
 
 def one_family(teachers: Sequence[Vocabulary]) -> bool:
     """Whether the teachers' pieces are spelled alike, so that a union can stay what they are."""
-    styles = {  # "" and null are both no mark
-        (
-            teacher.family,
-            teacher.tokenizer["model"].get("continuing_subword_prefix") or "",
-            teacher.tokenizer["model"].get("end_of_word_suffix") or "",
-        )
-        for teacher in teachers
-    }
-    return len(styles) == 1
+    return len({teacher.model.style for teacher in teachers}) == 1
 
 
 def normalizer_parts(
@@ -51,7 +49,7 @@ def normalizer_parts(
 
 def family_tokenizer(
     teachers: Sequence[Vocabulary],
-    slots: Slots,
+    rows: UnionRows,
     normalizer: Sequence[Mapping[str, Any]],
     *,
     convention: Convention,
@@ -61,40 +59,24 @@ def family_tokenizer(
 
     Args:
         teachers: of one family.
-        slots: the rows of the union.
+        rows: the rows of the union.
         normalizer: the textual steps.
         convention: the special tokens.
-        scores: log-probability of every row, for Unigram.
+        scores: log-probability of every row, for models that have such.
 
     Returns:
         The parsed `tokenizer.json`.
     """
     first = teachers[0]
-    model = {
-        key: value
-        for key, value in first.tokenizer["model"].items()
-        if key not in ("vocab", "merges")
-    }
-    if first.family == "unigram":
-        assert scores is not None
-        model |= _unigram(slots, scores, convention)
-        model["byte_fallback"] = any(
-            teacher.tokenizer["model"].get("byte_fallback") for teacher in teachers
-        )
-    else:
-        model["vocab"] = {text: row for row, text in enumerate(slots.texts)}
-    if first.family == "wordpiece":
-        model["max_input_chars_per_word"] = max(
-            teacher.tokenizer["model"].get("max_input_chars_per_word", 100) for teacher in teachers
-        )
-        model["unk_token"] = CONVENTIONS[convention].tokens["unk"]
-    if "merges" in first.tokenizer["model"]:
-        model["merges"] = interleaved_merges(teachers, model["vocab"])
-        if model.get("unk_token") is not None:
-            model["unk_token"] = CONVENTIONS[convention].tokens["unk"]
+    model = first.model.united(
+        [teacher.model for teacher in teachers],
+        rows.texts,
+        unknown=CONVENTIONS[convention].tokens["unk"],
+        scores=scores,
+    )
     after = [
         dict(part)
-        for part in parts(first.tokenizer.get("post_processor"))
+        for part in unfolded(first.tokenizer.get("post_processor"))
         if part["type"] == "ByteLevel"
     ]
     return _tokenizer(
@@ -103,35 +85,35 @@ def family_tokenizer(
         first.tokenizer.get("pre_tokenizer"),
         [*after, template(convention)],
         first.tokenizer.get("decoder"),
-        slots,
+        rows,
         teachers,
     )
 
 
 def mixed_tokenizer(
     teachers: Sequence[Vocabulary],
-    slots: Slots,
+    rows: UnionRows,
     normalizer: Sequence[Mapping[str, Any]],
     *,
     convention: Convention,
     scores: NDArray[np.float64],
-    cut: Cut,
+    pre_tokenization: PreTokenization,
 ) -> dict[str, Any]:
     """The union of several families: one Unigram over `▁`-marked pieces.
 
     Args:
         teachers: of any families.
-        slots: the rows of the union.
+        rows: the rows of the union.
         normalizer: the textual steps.
         convention: the special tokens.
         scores: log-probability of every row.
-        cut: how text is cut before the model: at marked spaces only, also around punctuation, or with punctuation
-            standing as a word of its own, as WordPiece teachers see it.
+        pre_tokenization: how text is cut before the model: at marked spaces only, also around punctuation, or with
+            punctuation standing as a word of its own, as WordPiece teachers see it.
 
     Returns:
         The parsed `tokenizer.json`.
     """
-    apart: dict[str, Any] = {
+    split: dict[str, Any] = {
         "type": "Split",
         "pattern": {"Regex": _PUNCTUATION},
         "behavior": "Isolated",
@@ -139,14 +121,11 @@ def mixed_tokenizer(
     }
     steps = {
         "marked": [_METASPACE],
-        "punctuation apart": [_METASPACE, apart],
-        "punctuation spaced": [{"type": "WhitespaceSplit"}, apart, {**_METASPACE, "split": False}],
-    }[cut]
-    model = {"type": "Unigram", **_unigram(slots, scores, convention)}
-    held = set(slots.texts)
-    model["byte_fallback"] = all(f"<0x{byte:02X}>" in held for byte in range(256))
+        "punctuation apart": [_METASPACE, split],
+        "punctuation spaced": [{"type": "WhitespaceSplit"}, split, {**_METASPACE, "split": False}],
+    }[pre_tokenization]
     return _tokenizer(
-        model,
+        mixed_union_model(rows.texts, scores, CONVENTIONS[convention].tokens["unk"]),
         normalizer_parts(teachers, normalizer, mixed=True),
         {"type": "Sequence", "pretokenizers": steps},
         [template(convention)],
@@ -154,26 +133,9 @@ def mixed_tokenizer(
             "type": "Sequence",
             "decoders": [{"type": "ByteFallback"}, {**_METASPACE, "split": True}],
         },
-        slots,
+        rows,
         teachers,
     )
-
-
-def interleaved_merges(teachers: Sequence[Vocabulary], vocab: Mapping[str, int]) -> list[list[str]]:
-    """All merges whose pieces the union has, by the lowest rank that any teacher gives them."""
-    prefix = teachers[0].tokenizer["model"].get("continuing_subword_prefix") or ""
-    rank: dict[tuple[str, str], tuple[int, int]] = {}
-    for number, teacher in enumerate(teachers):
-        for place, (left, right) in enumerate(merge_pairs(teacher.tokenizer["model"])):
-            if left in vocab and right in vocab and left + right.removeprefix(prefix) in vocab:
-                rank[left, right] = min(rank.get((left, right), (place, number)), (place, number))
-    return [list(pair) for pair in sorted(rank, key=rank.__getitem__)]
-
-
-def _unigram(slots: Slots, scores: NDArray[np.float64], convention: Convention) -> dict[str, Any]:
-    unknown = CONVENTIONS[convention].ids[CONVENTIONS[convention].tokens["unk"]]
-    entries = zip(slots.texts, scores.tolist(), strict=True)
-    return {"unk_id": unknown, "vocab": [[text, score] for text, score in entries]}
 
 
 def _tokenizer(
@@ -182,17 +144,17 @@ def _tokenizer(
     pre_tokenizer: Mapping[str, Any] | None,
     processors: Sequence[Mapping[str, Any]],
     decoder: Mapping[str, Any] | None,
-    slots: Slots,
+    rows: UnionRows,
     teachers: Sequence[Vocabulary],
 ) -> dict[str, Any]:
     flags = {
         token["content"]: token
         for teacher in teachers
-        for token in teacher.tokenizer.get("added_tokens") or ()
+        for token in teacher.tokenizer["added_tokens"]
     }
     shown = normalizing(normalizer)
     added = []
-    for row, (text, role) in enumerate(zip(slots.texts, slots.roles, strict=True)):
+    for row, (text, role) in enumerate(zip(rows.texts, rows.roles, strict=True)):
         if text == placeholder(row):
             continue  # only a language tokenizer reaches it
         if role == "special":

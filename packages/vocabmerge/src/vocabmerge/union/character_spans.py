@@ -8,10 +8,11 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from vocabmerge.families.canonical import is_ideograph, is_punctuation
+from vocabmerge.families.pieces import is_ideograph, is_punctuation
+from vocabmerge.families.union_words import hash_integers
 
 
-class TextGrid:
+class CharacterSpans:
     """Some lines as one array of characters, with where words start and end in it."""
 
     def __init__(self, lines: Sequence[str]) -> None:
@@ -36,7 +37,7 @@ class TextGrid:
         self._word_start = np.flatnonzero(opens)
         self._word_end = np.flatnonzero(closes) + 1
 
-    def place(
+    def of_tokens(
         self, encodings: Sequence[tokenizers.Encoding]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Ids, and spans in the joined text without the spaces at their ends; a bare marker goes to what follows it."""
@@ -57,7 +58,7 @@ class TextGrid:
         ends[marker] = starts[marker]
         return ids, starts, ends
 
-    def cover(
+    def hash_tokens(
         self,
         ids: NDArray[np.int64] | None,
         starts: NDArray[np.int64],
@@ -69,22 +70,22 @@ class TextGrid:
             starts, ends = starts[~bare], ends[~bare]
         else:
             ends = np.where(bare, np.minimum(starts + 1, len(self._class)), ends)
-        value = mixed(starts) * np.uint64(3) + mixed(ends + (1 << 40))
+        value = hash_integers(starts) * np.uint64(3) + hash_integers(ends + (1 << 40))
         if ids is not None:
-            value = value + mixed(ids + (1 << 41)) + bare.astype(np.uint64)
-        value = mixed(value)
+            value = value + hash_integers(ids + (1 << 41)) + bare.astype(np.uint64)
+        value = hash_integers(value)
         steps = np.zeros(len(self._class) + 2, dtype=np.uint64)
         np.add.at(steps, starts, value)
         np.subtract.at(steps, ends, value)
         return np.cumsum(steps)[: len(self._class)]
 
-    def visible_word(self, starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    def word_numbers(self, starts: NDArray[np.int64]) -> NDArray[np.int64]:
         """The running number of the run without white space that each position lies in."""
         return self._run[np.minimum(starts, len(self._run) - 1)]
 
-    def words_without(self, wrong: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """For each word, whether none of its characters is wrong."""
-        total = np.append(0, np.cumsum(wrong))
+    def words_without(self, marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """For each word, whether none of its characters is marked."""
+        total = np.append(0, np.cumsum(marked))
         return total[self._word_end] == total[self._word_start]
 
 
@@ -97,11 +98,3 @@ def _character_class(character: str) -> int:
     if is_punctuation(character) or unicodedata.category(character)[0] in "SCPZ":
         return 3
     return 1
-
-
-def mixed(values: NDArray[np.int64] | NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64."""
-    mixed = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))

@@ -4,11 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import tokenizers
-
 from vocabmerge.errors import VocabularyError
-from vocabmerge.families.canonical import parts
-from vocabmerge.tokenizer_file.vocabulary import Vocabulary, open_tokenizer
+from vocabmerge.families.components import open_normalizer, unfolded
+from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 
 Policy = Literal["keep", "fold", "first"]
 POLICIES: Mapping[Policy, str] = {
@@ -72,27 +70,27 @@ def _behaviour(steps: Sequence[Mapping[str, Any]]) -> Behaviour:
         accents="stripped" if stripped else "kept",
         form=form,
         ideographs="spaced" if " " in ask("中文").strip() else "joined",
-        controls=_fate_of_controls(ask),
+        controls=_treatment_of_controls(ask),
         quotes="kept" if ask("a``b''a") == "a``b''a" else "replaced",
     )
 
 
-def _fate_of_controls(ask: Callable[[str], str]) -> str:
-    fates = set()
+def _treatment_of_controls(ask: Callable[[str], str]) -> str:
+    treatments = set()
     for text in (f"x{character}x" for character in _CONTROLS):
-        fates.add({"xx": "removed", "x x": "spaced", text: "kept"}.get(ask(text), "replaced"))
-    return " and ".join(sorted(fates))
+        treatments.add({"xx": "removed", "x x": "spaced", text: "kept"}.get(ask(text), "replaced"))
+    return " and ".join(sorted(treatments))
 
 
 def find_conflicts(teachers: Sequence[Vocabulary]) -> list[str]:
     """Name every way in which the teachers normalize differently, one sentence each."""
-    found = {teacher.name: behaviour(teacher) for teacher in teachers}
+    behaviours = {teacher.name: behaviour(teacher) for teacher in teachers}
     sentences = []
-    for what in ("case", "accents", "form", "ideographs"):
-        values = {name: getattr(one, what) for name, one in found.items()}
+    for aspect in ("case", "accents", "form", "ideographs"):
+        values = {name: getattr(normalizer, aspect) for name, normalizer in behaviours.items()}
         if len(set(values.values())) > 1:
             listed = ", ".join(f"{name} {value}" for name, value in values.items())
-            label = {"form": "Unicode form", "ideographs": "Chinese characters"}.get(what, what)
+            label = {"form": "Unicode form", "ideographs": "Chinese characters"}.get(aspect, aspect)
             sentences.append(f"{label}: {listed}")
     return sentences
 
@@ -114,8 +112,7 @@ def unmarked(teachers: Sequence[Vocabulary]) -> list[str]:
         f"{teacher.name} marks no word starts, so the union tokenizer cannot follow it; "
         "its language tokenizer does"
         for teacher in teachers
-        if teacher.family == "bpe-plain"
-        and not teacher.tokenizer["model"].get("continuing_subword_prefix")
+        if not teacher.model.marks_word_starts
     ]
 
 
@@ -141,21 +138,21 @@ def union_normalizer(teachers: Sequence[Vocabulary], policy: Policy | None) -> l
         raise VocabularyError(f"expected a normalizer policy, got {policy!r}; {_ADVICE}")
     if not conflicts or policy == "first":
         return textual_parts(teachers[0])
-    others = [
+    other_steps = [
         [part for part in textual_parts(teacher) if part["type"] not in _ASKED]
         for teacher in teachers
     ]
-    found = [behaviour(teacher) for teacher in teachers]
-    some: Callable[[Any], bool] = all if policy == "keep" else any
-    lower = some(one.case == "folded" for one in found)
-    strip = some(one.accents == "stripped" for one in found)
-    spaced = some(one.ideographs == "spaced" for one in found)
-    compatible = some(one.form in ("NFKC", "NFKD") for one in found)
-    composed = any(one.form != "as is" for one in found)
-    cleaned = some(one.controls == "removed" for one in found)
+    behaviours = [behaviour(teacher) for teacher in teachers]
+    decides: Callable[[Any], bool] = all if policy == "keep" else any
+    lower = decides(normalizer.case == "folded" for normalizer in behaviours)
+    strip = decides(normalizer.accents == "stripped" for normalizer in behaviours)
+    spaced = decides(normalizer.ideographs == "spaced" for normalizer in behaviours)
+    compatible = decides(normalizer.form in ("NFKC", "NFKD") for normalizer in behaviours)
+    composed = any(normalizer.form != "as is" for normalizer in behaviours)
+    cleaned = decides(normalizer.controls == "removed" for normalizer in behaviours)
     steps: list[dict[str, Any]] = []
-    for part in (part for of_one in others for part in of_one):
-        if part not in steps and some(part in of_one for of_one in others):
+    for part in (part for of_teacher in other_steps for part in of_teacher):
+        if part not in steps and decides(part in of_teacher for of_teacher in other_steps):
             steps.append(part)
     if compatible or composed:
         steps.append({"type": "NFKC" if compatible else "NFC"})
@@ -181,12 +178,12 @@ def normalizer_notes(
     """Name where a teacher treats characters otherwise than the union does, beyond what is called a conflict."""
     union = _behaviour(steps)
     notes = []
-    for what, label in (("controls", "control characters"), ("quotes", "paired quotes")):
-        fate = getattr(union, what)
-        fates = {teacher.name: getattr(behaviour(teacher), what) for teacher in teachers}
-        listed = ", ".join(f"{name} {other}" for name, other in fates.items() if other != fate)
+    for aspect, label in (("controls", "control characters"), ("quotes", "paired quotes")):
+        in_union = getattr(union, aspect)
+        values = {teacher.name: getattr(behaviour(teacher), aspect) for teacher in teachers}
+        listed = ", ".join(f"{name} {value}" for name, value in values.items() if value != in_union)
         if listed:
-            notes.append(f"{label}: {listed}; the union {fate}")
+            notes.append(f"{label}: {listed}; the union {in_union}")
     for teacher in teachers:
         tables = [part for part in textual_parts(teacher) if part["type"] == "Precompiled"]
         if any(part not in steps for part in tables):
@@ -198,12 +195,14 @@ def normalizer_notes(
 
 def textual_parts(teacher: Vocabulary) -> list[dict[str, Any]]:
     """The normalizer's components that change text."""
-    return [dict(part) for part in parts(teacher.tokenizer.get("normalizer")) if not _marks(part)]
+    return [
+        dict(part) for part in unfolded(teacher.tokenizer.get("normalizer")) if not _marks(part)
+    ]
 
 
 def structural_parts(teacher: Vocabulary) -> list[dict[str, Any]]:
     """The normalizer's components that write word markers, such as Llama's."""
-    return [dict(part) for part in parts(teacher.tokenizer.get("normalizer")) if _marks(part)]
+    return [dict(part) for part in unfolded(teacher.tokenizer.get("normalizer")) if _marks(part)]
 
 
 def _marks(part: Mapping[str, Any]) -> bool:
@@ -218,10 +217,4 @@ def normalizing(steps: Sequence[Mapping[str, Any]]) -> Callable[[str], str]:
     """What normalizer components do to a text, one after the other."""
     if not steps:
         return lambda text: text
-    empty = {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"}
-    normalizer: tokenizers.normalizers.Normalizer | None = open_tokenizer(
-        {"normalizer": {"type": "Sequence", "normalizers": [*steps]}, "model": empty},
-        name="the normalizer",
-    ).normalizer
-    assert normalizer is not None
-    return normalizer.normalize_str
+    return open_normalizer({"type": "Sequence", "normalizers": [*steps]})

@@ -8,11 +8,12 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from vocabmerge.count import Watch, batches, silent
+from vocabmerge.count import batches
 from vocabmerge.errors import VocabularyError
+from vocabmerge.families.union_words import rows_differ
+from vocabmerge.progress import Watch, silent
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
-from vocabmerge.union.character_spans import TextGrid
-from vocabmerge.union.teacher_segmentations import rows_differ
+from vocabmerge.union.character_spans import CharacterSpans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,23 +77,24 @@ def compare_segmentation(
     tokens, unknowns = [0, 0], [0, 0]
     for batch in batches(lines):
         sides = [side.encode_batch(batch, add_special_tokens=False) for side in (tested, teacher)]
-        text = TextGrid(batch)
-        covers, placed = [], list[NDArray[np.int64]]()
+        spans = CharacterSpans(batch)
+        hashes, ids_of_side = [], list[NDArray[np.int64]]()
         for side, encodings in enumerate(sides):
-            ids, starts, ends = text.place(encodings)
+            ids, starts, ends = spans.of_tokens(encodings)
             if side == 1 and rows is not None:
                 ids = rows[ids]
-            placed.append(ids)
+            ids_of_side.append(ids)
             tokens[side] += len(ids)
             unknowns[side] += 0 if unknown is None else int((ids == unknown).sum())
-            covers.append((text.cover(ids, starts, ends), text.cover(None, starts, ends)))
-        same = text.words_without(covers[0][0] != covers[1][0])
-        cut = text.words_without(covers[0][1] != covers[1][1])
+            with_ids = spans.hash_tokens(ids, starts, ends)
+            hashes.append((with_ids, spans.hash_tokens(None, starts, ends)))
+        same = spans.words_without(hashes[0][0] != hashes[1][0])
+        cut = spans.words_without(hashes[0][1] != hashes[1][1])
         words += len(same)
         alike += int((same if same_ids else cut).sum())
         cut_alike += int(cut.sum())
         sentences += len(batch)
-        sentences_alike += _lines_alike(sides, placed) if same_ids else _offsets_alike(sides)
+        sentences_alike += _lines_alike(sides, ids_of_side) if same_ids else _offsets_alike(sides)
         watch(sentences, None, "lines compared")
     if not sentences:
         raise VocabularyError("the text to compare on is empty; give at least one line")
@@ -113,12 +115,12 @@ def _lines_alike(
     sides: Sequence[Sequence[tokenizers.Encoding]], ids: Sequence[NDArray[np.int64]]
 ) -> int:
     """Number of lines with the same ids on both sides."""
-    edges = [np.append(0, np.cumsum([len(one) for one in side])) for side in sides]
+    edges = [np.append(0, np.cumsum([len(line) for line in side])) for side in sides]
     return int((~rows_differ(edges[0], ids[0], edges[1], ids[1])).sum())
 
 
 def _offsets_alike(sides: Sequence[Sequence[tokenizers.Encoding]]) -> int:
-    return sum(one.offsets == other.offsets for one, other in zip(*sides, strict=True))
+    return sum(tested.offsets == teacher.offsets for tested, teacher in zip(*sides, strict=True))
 
 
 def added_tokens_fidelity(

@@ -5,16 +5,18 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
-import tokenizers
 from numpy.typing import NDArray
 
-from vocabmerge.count import Watch, silent
 from vocabmerge.errors import VocabularyError
-from vocabmerge.families.spelling import spell
+from vocabmerge.families.components import open_tokenizer
+from vocabmerge.families.model import TokenizerModel
+from vocabmerge.families.pieces import placeholder
+from vocabmerge.families.registry import model_of
 from vocabmerge.maps import VocabularyMap, map_of_lists
-from vocabmerge.tokenizer_file.rewrite import placeholder
-from vocabmerge.tokenizer_file.vocabulary import Vocabulary, open_tokenizer, tokenizer_digest
-from vocabmerge.union.assemble import Cut, one_family
+from vocabmerge.progress import Watch, silent
+from vocabmerge.tokenizer_file.vocabulary import Vocabulary, tokenizer_digest
+from vocabmerge.union.assemble import PreTokenization, one_family
+from vocabmerge.union.build import Segmenter, UnionBuilder
 from vocabmerge.union.conflicts import (
     Policy,
     find_conflicts,
@@ -24,10 +26,9 @@ from vocabmerge.union.conflicts import (
     unmarked,
 )
 from vocabmerge.union.fidelity import Fidelity, added_tokens_fidelity, compare_segmentation
-from vocabmerge.union.sizing import fit_rows
+from vocabmerge.union.limit_size import limit_size
 from vocabmerge.union.specials import CONVENTIONS, Convention
-from vocabmerge.union.union import UnionMaker
-from vocabmerge.union.union_rows import Slots
+from vocabmerge.union.union_rows import UnionRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,50 +103,49 @@ def merge_vocabularies(
         ['a', 'b', 'c']
     """
     corpora = corpora or {}
-    position = _check(teachers, languages, corpora, convention, pad_to)
-    steps = union_normalizer(teachers, normalizer)
+    teacher_of = _check(teachers, languages, corpora, convention, pad_to)
+    normalizer_steps = union_normalizer(teachers, normalizer)
     mixed = not one_family(teachers)
     if mixed or max_size is not None:
         _need_corpora(languages, corpora, "unions of several families" if mixed else "max_size")
-    train = {code: _Lines(lines, _not_tenths(len(lines))) for code, lines in corpora.items()}
-    held = {code: _Lines(lines, range(0, len(lines), 10)) for code, lines in corpora.items()}
-    maker = UnionMaker(teachers, position, convention, steps, train, watch)
-    cut: Cut = "marked"
-    trials: dict[str, float] = {}
-    slots = maker.slots(mixed, cut)
-    if mixed and any(teacher.family == "wordpiece" for teacher in teachers):
-        cut, trials = maker.try_cuts({code: held[code] or train[code] for code in held})
-        slots = maker.slots(mixed, cut)
-    every = slots
-    if max_size is not None and len(slots) > max_size:
-        slots = fit_rows(
-            teachers, slots, maker.segmenters(slots), train, max_size // pad_to * pad_to
-        )
-    _pad(slots, pad_to)
-    union = maker.calibrated(slots, mixed, cut)
-    in_union_ids = {
-        teacher.name: maker.renumbered(slots, number) for number, teacher in enumerate(teachers)
-    }
-    whole = all(
-        (column >= 0).sum() == (full >= 0).sum()
-        for column, full in zip(slots.of, every.of, strict=True)
+    training = {code: _Lines(lines, _not_tenths(len(lines))) for code, lines in corpora.items()}
+    tenths = {code: _Lines(lines, range(0, len(lines), 10)) for code, lines in corpora.items()}
+    held_out = {code: tenths[code] or training[code] for code in tenths}
+    builder = UnionBuilder(
+        teachers,
+        teacher_of=teacher_of,
+        convention=convention,
+        normalizer=normalizer_steps,
+        corpora=training,
+        mixed=mixed,
+        watch=watch,
     )
-    opened = None if whole and not held else open_tokenizer(union, name="union")
-    unknown = CONVENTIONS[convention].ids[CONVENTIONS[convention].tokens["unk"]]
-    fidelity = {}
-    for code, (own, rows) in maker.segmenters(slots).items():
-        assert opened is not None
-        fidelity[code] = compare_segmentation(
-            opened, own, held[code] or train[code], rows=rows, unknown=unknown, watch=watch
-        )
+    pre_tokenization: PreTokenization = "marked"
+    trials: dict[str, float] = {}
+    if mixed and any(teacher.model.isolates_punctuation for teacher in teachers):
+        pre_tokenization, trials = builder.choose_pre_tokenization(held_out)
+    all_rows = builder.all_rows(pre_tokenization)
+    rows = all_rows
+    if max_size is not None and len(rows) > max_size:
+        size = max_size // pad_to * pad_to
+        rows = limit_size(teachers, rows, builder.segmenters(rows), training, size)
+    _pad(rows, pad_to)
+    union = builder.calibrated(rows, pre_tokenization)
+    in_union_ids = {
+        teacher.name: builder.renumbered(rows, number) for number, teacher in enumerate(teachers)
+    }
+    fidelity = _fidelity(union, builder.segmenters(rows), held_out, convention, watch)
     digest = tokenizer_digest(union)
+    union_model = model_of(union, name="union")
     maps = {
         teacher.name: _map(
-            teacher, _spelled_rows(column, full, every.texts, union, opened), len(slots), digest
+            teacher, _segmented_rows(column, full, all_rows.texts, union_model), len(rows), digest
         )
-        for teacher, column, full in zip(teachers, slots.of, every.of, strict=True)
+        for teacher, column, full in zip(
+            teachers, rows.teacher_rows, all_rows.teacher_rows, strict=True
+        )
     }
-    facts = _facts(teachers, languages, slots, union, maps, mixed)
+    facts = _facts(teachers, languages, rows, union_model, maps, mixed)
     facts |= {
         "digest": digest,
         "convention": convention,
@@ -153,14 +153,12 @@ def merge_vocabularies(
         "conflicts": find_conflicts(teachers),
         "notes": [
             *(unmarked(teachers) if mixed else split_differences(teachers)),
-            *normalizer_notes(teachers, steps),
+            *normalizer_notes(teachers, normalizer_steps),
         ],
-        "cut": cut if mixed else None,
+        "cut": pre_tokenization if mixed else None,
         "trials": trials,
-        "fidelity": {code: vars(one) for code, one in fidelity.items()},
-        "add_tokens": added_tokens_fidelity(
-            teachers, languages, {code: held[code] or train[code] for code in held}
-        ),
+        "fidelity": {code: vars(shares) for code, shares in fidelity.items()},
+        "add_tokens": added_tokens_fidelity(teachers, languages, held_out),
     }
     return Merged(
         tokenizer=union,
@@ -242,24 +240,40 @@ def _need_corpora(
         )
 
 
-def _pad(slots: Slots, pad_to: int) -> None:
-    while len(slots) % pad_to:
-        slots.texts.append(placeholder(len(slots)))
-        slots.roles.append("placeholder")
+def _pad(rows: UnionRows, pad_to: int) -> None:
+    while len(rows) % pad_to:
+        rows.texts.append(placeholder(len(rows)))
+        rows.roles.append("placeholder")
 
 
-def _spelled_rows(
-    column: NDArray[np.int64],
-    full: NDArray[np.int64],
-    texts: Sequence[str],
+def _fidelity(
     union: Mapping[str, Any],
-    opened: tokenizers.Tokenizer | None,
+    segmenters: Mapping[str, Segmenter],
+    held_out: Mapping[str, Sequence[str]],
+    convention: Convention,
+    watch: Watch,
+) -> dict[str, Fidelity]:
+    if not segmenters:
+        return {}
+    opened = open_tokenizer(union, name="union")
+    unknown = CONVENTIONS[convention].ids[CONVENTIONS[convention].tokens["unk"]]
+    return {
+        code: compare_segmentation(
+            opened, teacher, held_out[code], rows=ids, unknown=unknown, watch=watch
+        )
+        for code, (teacher, ids) in segmenters.items()
+    }
+
+
+def _segmented_rows(
+    column: NDArray[np.int64], full: NDArray[np.int64], texts: Sequence[str], union: TokenizerModel
 ) -> list[list[int]]:
-    """The union ids of each teacher id: its row; for a piece that was cut, how the union spells it; else none."""
+    """The union ids of each teacher id: its row; for a piece that was cut, how the union segments it; else none."""
     rows = [[row] if row >= 0 else [] for row in column.tolist()]
-    for old in np.flatnonzero((column < 0) & (full >= 0)).tolist():
-        assert opened is not None
-        rows[old] = spell(texts[full[old]], union, opened)
+    cut = np.flatnonzero((column < 0) & (full >= 0)).tolist()
+    if cut:
+        for old, ids in zip(cut, union.segment([texts[full[old]] for old in cut]), strict=True):
+            rows[old] = ids
     return rows
 
 
@@ -283,23 +297,23 @@ def _max_length(teachers: Sequence[Vocabulary]) -> int | None:
 def _facts(
     teachers: Sequence[Vocabulary],
     languages: Mapping[str, str],
-    slots: Slots,
-    union: Mapping[str, Any],
+    rows: UnionRows,
+    union: TokenizerModel,
     maps: Mapping[str, VocabularyMap],
     mixed: bool,
 ) -> dict[str, Any]:
-    common = {row for row, role in enumerate(slots.roles) if role == "special"}
-    owned = [set(column[column >= 0].tolist()) - common for column in slots.of]
+    common = {row for row, role in enumerate(rows.roles) if role == "special"}
+    pieces_of = [set(column[column >= 0].tolist()) - common for column in rows.teacher_rows]
     return {
         "format": "vocabulary-merge/1",
-        "size": len(slots),
-        "family": "unigram" if mixed else teachers[0].family,
+        "size": len(rows),
+        "family": union.family,
         "mixed": mixed,
         "language_only_rows": sum(
-            text == placeholder(row) and slots.roles[row] != "placeholder"
-            for text, row in _pieces(union)
+            piece == placeholder(row) and rows.roles[row] != "placeholder"
+            for row, piece in enumerate(union.pieces)
         ),
-        "placeholder_rows": sum(role == "placeholder" for role in slots.roles),
+        "placeholder_rows": sum(role == "placeholder" for role in rows.roles),
         "teachers": [
             {
                 "name": teacher.name,
@@ -311,12 +325,5 @@ def _facts(
             }
             for teacher in teachers
         ],
-        "shared": [[len(one & other) for other in owned] for one in owned],
+        "shared": [[len(left & right) for right in pieces_of] for left in pieces_of],
     }
-
-
-def _pieces(union: Mapping[str, Any]) -> list[tuple[str, int]]:
-    vocab = union["model"]["vocab"]
-    if isinstance(vocab, Mapping):
-        return list(vocab.items())
-    return [(entry[0], row) for row, entry in enumerate(vocab)]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from vocabmerge.families.canonical import Key
+from vocabmerge.families.pieces import Key
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 
 
@@ -26,14 +26,14 @@ def overlap(vocabularies: Sequence[Vocabulary]) -> dict[str, Any]:
         >>> overlap([tiny, tiny])["shared"]
         [[2, 2], [2, 2]]
     """
-    keys = [_keys(one) for one in vocabularies]
-    raw = [_raw(one) for one in vocabularies]
-    shared = [[_shared(one, other) for other in keys] for one in keys]
+    keys = [_keys(vocabulary) for vocabulary in vocabularies]
+    texts = [_texts(vocabulary) for vocabulary in vocabularies]
+    shared = [[_shared(row, column) for column in keys] for row in keys]
     return {
-        "names": [one.name for one in vocabularies],
-        "sizes": [len(one) for one in keys],
+        "names": [vocabulary.name for vocabulary in vocabularies],
+        "sizes": [len(vocabulary_keys) for vocabulary_keys in keys],
         "shared": shared,
-        "raw": [[len(one & other) for other in raw] for one in raw],
+        "raw": [[len(row & column) for column in texts] for row in texts],
         "jaccard": [
             [both / max(len(keys[i]) + len(keys[j]) - both, 1) for j, both in enumerate(row)]
             for i, row in enumerate(shared)
@@ -69,7 +69,7 @@ def inspect(vocabulary: Vocabulary) -> dict[str, Any]:
         },
         "roles": roles,
         "classes": classes,
-        "merges": len(vocabulary.tokenizer["model"].get("merges") or ()),
+        "merges": len(vocabulary.model.merges),
     }
 
 
@@ -81,7 +81,7 @@ def _keys(vocabulary: Vocabulary) -> set[Key]:
     }
 
 
-def _raw(vocabulary: Vocabulary) -> set[str]:
+def _texts(vocabulary: Vocabulary) -> set[str]:
     return {
         piece
         for piece, role in zip(vocabulary.pieces, vocabulary.roles, strict=True)
@@ -89,19 +89,18 @@ def _raw(vocabulary: Vocabulary) -> set[str]:
     }
 
 
-def _shared(one: set[Key], other: set[Key]) -> int:
-    exact = len(one & other)
-    return exact + _isolated_matches(one, other) + _isolated_matches(other, one)
+def _shared(left: set[Key], right: set[Key]) -> int:
+    return len(left & right) + _isolated_matches(left, right) + _isolated_matches(right, left)
 
 
-def _isolated_matches(one: set[Key], other: set[Key]) -> int:
-    """Isolated pieces that meet a piece of the other vocabulary which nothing else of this one meets."""
+def _isolated_matches(left: set[Key], right: set[Key]) -> int:
+    """Isolated pieces of the left that meet a piece of the right which nothing else of the left meets."""
     return sum(
-        ("isolated", text) not in other
+        ("isolated", text) not in right
         and (
-            (("internal", text) in other and ("internal", text) not in one)
-            or (("initial", text) in other and ("initial", text) not in one)
+            (("internal", text) in right and ("internal", text) not in left)
+            or (("initial", text) in right and ("initial", text) not in left)
         )
-        for word, text in one
-        if word == "isolated"
+        for place, text in left
+        if place == "isolated"
     )

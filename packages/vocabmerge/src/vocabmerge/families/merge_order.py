@@ -7,8 +7,13 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from vocabmerge.count import Watch, silent
-from vocabmerge.union.teacher_segmentations import Targets, rows_differ, segment_words
+from vocabmerge.families.union_words import (
+    SegmentedWords,
+    count_uses,
+    rows_differ,
+    segment_words,
+)
+from vocabmerge.progress import Watch, silent
 
 _ROUNDS = 8
 _STEP = 1.0
@@ -21,13 +26,13 @@ Opener = Callable[[NDArray[np.int64]], tokenizers.Tokenizer]
 def order_merges(
     merges: NDArray[np.int64],
     ranks: NDArray[np.int64],
-    of_language: Mapping[str, NDArray[np.int64]],
+    teacher_merges: Mapping[str, NDArray[np.int64]],
     open_with: Opener,
-    targets: Mapping[str, Targets],
+    language_words: Mapping[str, SegmentedWords],
     *,
     watch: Watch = silent,
 ) -> NDArray[np.int64]:
-    """An averaged perceptron on the logarithm of a merge's rank.
+    """An averaged perceptron (Freund, Schapire 1999) on the logarithm of a merge's rank.
 
     In the words that come out wrong, merges that the teacher applies and the union does not move forward, the others
     back, by step · (T - U) / (T + U), where T and U are the weights of their applications by teacher and union.
@@ -35,41 +40,39 @@ def order_merges(
     Args:
         merges: rows (left, right, result) of each merge of the union [M, 3].
         ranks: the lowest rank that any teacher gives each [M].
-        of_language: language → the merges of its teacher, in the teacher's order.
+        teacher_merges: language → the merges of its teacher, in the teacher's order.
         open_with: opens the union tokenizer with the merges in a given order.
-        targets: the words of each language.
+        language_words: the words of each language.
         watch: told the rounds done.
 
     Returns:
         The order: numbers of merges, first to last [M].
     """
-    size = int(max((target.ids.max(initial=0) for target in targets.values()), default=0)) + 1
-    size = max(size, int(merges.max(initial=0)) + 1)
-    late = np.log(ranks + _HEAD)
-    order = np.argsort(late, kind="stable")
-    mean, step = np.zeros_like(late), _STEP
+    largest = (int(teacher.ids.max(initial=0)) for teacher in language_words.values())
+    size = max(max(largest, default=0), int(merges.max(initial=0))) + 1
+    log_rank = np.log(ranks + _HEAD)
+    order = np.argsort(log_rank, kind="stable")
+    mean, step = np.zeros_like(log_rank), _STEP
     for turn in range(_ROUNDS):
         union = open_with(order)
-        wanted, got = np.zeros(len(merges)), np.zeros(len(merges))
-        making = _one_merge_per_piece(merges, order)
-        for code, target in targets.items():
-            offsets, ids = segment_words(union, target.words)
-            wrong = rows_differ(offsets, ids, target.offsets, target.ids)
-            weight = np.where(wrong, target.weight, 0.0)
-            theirs = np.bincount(
-                target.ids, np.repeat(weight, np.diff(target.offsets)), minlength=size
-            )
-            ours = np.bincount(ids, np.repeat(weight, np.diff(offsets)), minlength=size)
-            wanted += _applications(merges, of_language[code], theirs)
-            got += _applications(merges, making, ours)
-        total = wanted + got
-        if not wanted.any() and turn == 0:
+        by_teacher, by_union = np.zeros(len(merges)), np.zeros(len(merges))
+        union_merges = _one_merge_per_piece(merges, order)
+        for code, teacher in language_words.items():
+            offsets, ids = segment_words(union, teacher.words)
+            misread = rows_differ(offsets, ids, teacher.offsets, teacher.ids)
+            weight = np.where(misread, teacher.weight, 0.0)
+            teacher_uses = count_uses(teacher.offsets, teacher.ids, weight, size)
+            by_teacher += _applications(merges, teacher_merges[code], teacher_uses)
+            union_uses = count_uses(offsets, ids, weight, size)
+            by_union += _applications(merges, union_merges, union_uses)
+        total = by_teacher + by_union
+        if not by_teacher.any() and turn == 0:
             return order
-        move = np.divide(wanted - got, total, out=np.zeros_like(total), where=total > 0)
-        late = late - step * move
-        mean += late
+        move = np.divide(by_teacher - by_union, total, out=np.zeros_like(total), where=total > 0)
+        log_rank = log_rank - step * move
+        mean += log_rank
         step *= _DECAY
-        order = np.argsort(late, kind="stable")
+        order = np.argsort(log_rank, kind="stable")
         watch(turn + 1, _ROUNDS, "rounds of calibration")
     return np.argsort(mean, kind="stable")
 
