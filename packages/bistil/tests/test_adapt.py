@@ -15,8 +15,10 @@ from bistil.losses.task import Distillation
 from bistil.lottery.lottery_ticket import Sparsity
 from bistil.sparse.apply import apply
 from bistil.sparse.files import read_sparse, write_sparse
-from bistil.tasks.adapt import TASK_FILE, TEACHER_FILE, Identity, TaskTeacher, adapt
-from bistil.tasks.teacher import compose, task_sft, wear_task
+from bistil.tasks.adapt import TASK_FILE, TEACHER_FILE, ResultLabel, adapt
+from bistil.tasks.compose import compose
+from bistil.tasks.task_sft import apply_task, task_sft
+from bistil.tasks.teacher import TaskTeacher
 from bistil.tasks.training import TaskTraining
 from xeval import LocalFolder, Protocol, XevalError, read_finetuned, score, tune
 
@@ -62,7 +64,7 @@ def test_the_judge_scores_what_composing_wrote(tmp_path, pos_sft, teacher, tasks
     assert record["task"] == "pos"
     assert 0 <= figure.value <= 100
     taken = weights_of(tmp_path / "worn")
-    again = wear_task(teacher, read_sparse(pos_sft))
+    again = apply_task(teacher, read_sparse(pos_sft))
     assert all(torch.equal(its, taken[name]) for name, its in body_parameters(again.model).items())
 
 
@@ -93,8 +95,8 @@ def test_the_judges_own_tuned_folder_can_teach(tmp_path, teacher, student, tasks
     source = LocalFolder(tasks)
     tune(teacher, tmp_path / "tuned", task="ner", source=source, language="en", protocol=PROTOCOL)
     tuned = TaskTeacher(model=tmp_path / "tuned")
-    identity = Identity(name="ours", digest="abc")
-    out = adapted(tmp_path / "out", student, tuned, tasks, task="ner", identity=identity)
+    label = ResultLabel(name="ours", digest="abc")
+    out = adapted(tmp_path / "out", student, tuned, tasks, task="ner", label=label)
     record = json.loads((out / "xeval.json").read_text())
     assert (record["base"], record["base_digest"]) == ("ours", "abc")
     with pytest.raises(AdaptError, match="'ner', expected 'pos'"):

@@ -151,7 +151,7 @@ def called(monkeypatch, tmp_path):
 
         monkeypatch.setattr(importlib.import_module(f"bistil.{module}"), name, caught)
 
-    for module, name in (("lottery.language", "language_sft"), ("tasks.teacher", "task_sft"), ("tasks.adapt", "adapt")):  # fmt: skip
+    for module, name in (("lottery.language", "language_sft"), ("tasks.task_sft", "task_sft"), ("tasks.adapt", "adapt")):  # fmt: skip
         catch(module, name)
     return calls
 

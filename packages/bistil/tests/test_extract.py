@@ -25,6 +25,7 @@ from bistil.losses.weights import STYLES, TERMS, Terms
 from bistil.text.blocks import TextBlocks
 from bistil.text.languages import text_files
 from teacherzoo import load_teacher
+from teacherzoo.cache import MADE, work_dir
 
 SHORT = Extraction(
     steps=12, batch=4, length=32, learning_rate=1e-3, held_out_share=0.1, checkpoint_every=5
@@ -335,61 +336,70 @@ def test_a_run_that_goes_on_cuts_no_text_again(
     _extract(teacher, texts, tmp_path / "out", extraction=one_step)
 
 
-def test_what_killed_runs_left_on_a_shelf_goes_and_what_others_made_stays(
+def test_what_killed_runs_left_in_a_cache_goes_and_what_others_made_stays(
     teacher: Path, texts: dict[str, Path], tmp_path: Path
 ) -> None:
-    place, silent = tmp_path / "shelf", lambda *_: None
+    place, silent = tmp_path / "cache", lambda *_: None
     files = {"en": [texts["en"]], "sw": [texts["sw"]]}
-    (place / ".teacher.partial-99999").mkdir(parents=True)
-    (place / "teacher").mkdir()  # without a configuration
-    (place / "text").mkdir()
-    (place / "text" / "en-train.part").write_bytes(b"half")
 
-    trim_teacher(teacher, files, place / "teacher", SHORT, watch=silent)
-    lean = load_teacher(place / "teacher")
-    made = TextBlocks({"en": [texts["en"]]}, lean, place / "text", **BLOCKS).blocks["en"]
+    whole = trim_teacher(teacher, files, place, SHORT, watch=silent)
+    half = work_dir(whole) / MADE  # as a run that was killed leaves it
+    half.parent.mkdir()
+    whole.rename(half)
+    (half / "config.json").unlink()
+
+    lean = load_teacher(trim_teacher(teacher, files, place, SHORT, watch=silent))
+    made = TextBlocks({"en": [texts["en"]]}, lean, place, **BLOCKS).blocks["en"]
     short = tmp_path / "short.txt"
     short.write_text("mn\n")
     with pytest.raises(ExtractError, match="sw: its corpus does not fill one block"):
-        _ = TextBlocks({"en": files["en"], "sw": [short]}, lean, place / "text", **BLOCKS).blocks
+        _ = TextBlocks({"en": files["en"], "sw": [short]}, lean, place, **BLOCKS).blocks
 
-    assert {file.name for file in place.iterdir()} == {"teacher", "text"}
-    assert [file.name for file in (place / "text").iterdir()] == ["en-train.blocks"]
+    kinds = sorted(file.name.rpartition("-")[0] for file in place.iterdir())
+    assert kinds == ["en-train", "teacher"]
     assert len(made) > 4
 
 
-def test_another_seed_takes_teacher_and_text_from_the_shelf(
+def test_another_seed_takes_teacher_and_text_from_the_cache(
     teacher: Path,
     texts: dict[str, Path],
     tmp_path: Path,
     no_cutting: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    two_steps, shelf = replace(SHORT, steps=2), tmp_path / "shelf"
+    two_steps, cache_dir = replace(SHORT, steps=2), tmp_path / "cache"
     held: list[bool] = []
 
     def trim(*arguments: Any, **options: Any) -> None:
         with pytest.raises(Timeout), ThreadPoolExecutor() as other:  # another run would wait here
-            other.submit(FileLock(arguments[2].parent / "lock").acquire, timeout=0).result()
+            other.submit(FileLock(arguments[2].parent / ".lock").acquire, timeout=0).result()
         held.append(True)
         vocabmerge.trim(*arguments, **options)
 
     monkeypatch.setitem(trim_teacher.__globals__, "trim", trim)
     alone = _extract(teacher, texts, tmp_path / "alone", extraction=two_steps)
-    _extract(teacher, texts, tmp_path / "first", extraction=replace(two_steps, seed=1), shelf=shelf)
+    _extract(
+        teacher,
+        texts,
+        tmp_path / "first",
+        extraction=replace(two_steps, seed=1),
+        cache_dir=cache_dir,
+    )
     no_cutting()
 
-    assert held == [True, True]  # in its own folder, and on the shelf
-    second = _extract(teacher, texts, tmp_path / "second", extraction=two_steps, shelf=shelf)
+    assert held == [True, True]  # in its own folder, and in the cache
+    second = _extract(
+        teacher, texts, tmp_path / "second", extraction=two_steps, cache_dir=cache_dir
+    )
 
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (second / name).read_bytes() == (alone / name).read_bytes()
     with pytest.raises(AssertionError, match="cut again"):  # blocks of another length are others
-        _extract(teacher, texts, tmp_path / "out", extraction=replace(two_steps, length=16), shelf=shelf)  # fmt: skip
+        _extract(teacher, texts, tmp_path / "out", extraction=replace(two_steps, length=16), cache_dir=cache_dir)  # fmt: skip
     texts = {**texts, "sw": tmp_path / "sw.txt"}
     texts["sw"].write_text("other text\n" * 9)
     with pytest.raises(AssertionError, match="cut again"):
-        _extract(teacher, texts, tmp_path / "out2", extraction=two_steps, shelf=shelf)
+        _extract(teacher, texts, tmp_path / "out2", extraction=two_steps, cache_dir=cache_dir)
 
 
 @pytest.mark.slow

@@ -204,7 +204,7 @@ def test_the_command_extracts_and_prints_its_plan_first(
         "extract", teacher, "--source", "en", "--target", "sw", "--corpus", f"en={texts['en']}",
         "--corpus", f"sw={texts['sw']}", "-o", tmp_path / "out", "--steps", 2, "--length", 32, "--batch", 2,
         "--layers", "0,3", "--term", "mlm=0.5", "--trainer", settings, "--json", "--held-out-share", 0.2,
-        "--shelf", tmp_path / "shelf", "--licence", "sw=CC0-1.0",
+        "--cache", tmp_path / "cache", "--licence", "sw=CC0-1.0",
     )  # fmt: skip
 
     assert done.exit_code == 0, done.stderr
@@ -215,4 +215,4 @@ def test_the_command_extracts_and_prints_its_plan_first(
     assert "vocabulary  " in done.stderr
     assert told["extraction"]["held_out_share"] == 0.2
     assert "`sw.txt`, licence: CC0-1.0" in (tmp_path / "out" / "README.md").read_text()
-    assert len(list(tmp_path.glob("shelf/*/text/sw-train.blocks"))) == 1
+    assert len(list(tmp_path.glob("cache/sw-train-*/blocks.int32"))) == 1

@@ -17,7 +17,8 @@ from bistil.extract.run import extract
 from bistil.losses.task import Distillation
 from bistil.losses.weights import STYLES
 from bistil.lottery.lottery_ticket import Sparsity
-from bistil.tasks.adapt import TaskTeacher, adapt
+from bistil.tasks.adapt import adapt
+from bistil.tasks.teacher import TaskTeacher
 from bistil.tasks.training import TaskTraining
 from xeval import LocalFolder, Protocol, score
 

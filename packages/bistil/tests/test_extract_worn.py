@@ -15,7 +15,7 @@ from bistil.errors import SparseError
 from bistil.extract.config import Extraction
 from bistil.extract.run import extract
 from bistil.extract.teacher import open_tunings, trim_teacher
-from bistil.sparse.apply import apply, worn
+from bistil.sparse.apply import applied, apply
 from bistil.sparse.difference import SparseFineTuning, SparseTensor
 from bistil.sparse.files import read_sparse, write_sparse
 from teacherzoo import load_teacher
@@ -41,14 +41,15 @@ def tuning(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_trimmed_teacher_wears_what_the_whole_one_does(
     teacher: Path, tuning: Path, texts: dict[str, Path], tmp_path: Path
 ) -> None:
-    trim_teacher(teacher, {"en": [texts["en"]], "sw": [texts["sw"]]}, tmp_path / "lean", SHORT, watch=lambda *_: None)  # fmt: skip
-    lean, whole = load_teacher(tmp_path / "lean"), load_teacher(teacher)
+    files = {"en": [texts["en"]], "sw": [texts["sw"]]}
+    trimmed = trim_teacher(teacher, files, tmp_path, SHORT, watch=lambda *_: None)
+    lean, whole = load_teacher(trimmed), load_teacher(teacher)
     line = texts["sw"].read_text().splitlines()[0]
-    ids = [AutoTokenizer.from_pretrained(folder)(line, return_tensors="pt")["input_ids"] for folder in (tmp_path / "lean", teacher)]  # fmt: skip
+    ids = [AutoTokenizer.from_pretrained(folder)(line, return_tensors="pt")["input_ids"] for folder in (trimmed, teacher)]  # fmt: skip
     before = {name: its.clone() for name, its in lean.model.state_dict().items()}
 
     worn_by_lean = open_tunings({"sw": tuning}, whole=teacher, trimmed=lean)
-    with worn(lean.model, *worn_by_lean["sw"], check=False), torch.no_grad():
+    with applied(lean.model, *worn_by_lean["sw"], check=False), torch.no_grad():
         found = lean.model.base_model(input_ids=ids[0]).last_hidden_state
     apply(whole.model, read_sparse(tuning))
     with torch.no_grad():

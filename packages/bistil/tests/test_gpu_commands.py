@@ -22,8 +22,9 @@ from bistil.lottery.lottery_ticket import Sparsity
 from bistil.sparse.difference import SparseFineTuning, SparseTensor
 from bistil.sparse.files import read_sparse, write_sparse
 from bistil.student.layers import student_of
-from bistil.tasks.adapt import TaskTeacher, adapt
-from bistil.tasks.teacher import task_sft
+from bistil.tasks.adapt import adapt
+from bistil.tasks.task_sft import task_sft
+from bistil.tasks.teacher import TaskTeacher
 from bistil.tasks.training import TaskTraining
 from xeval import LocalFolder, Protocol, read_results, score
 

@@ -9,8 +9,9 @@ from transformers import AutoModelForMaskedLM
 from bistil.errors import AdaptError
 from bistil.lottery.language import LanguageTraining, language_sft
 from bistil.lottery.lottery_ticket import Sparsity
-from bistil.tasks.adapt import TASK_FILE, TaskTeacher, adapt
-from bistil.tasks.teacher import task_sft
+from bistil.tasks.adapt import TASK_FILE, adapt
+from bistil.tasks.task_sft import task_sft
+from bistil.tasks.teacher import TaskTeacher
 from bistil.tasks.training import TaskTraining
 from xeval import LocalFolder, Protocol
 

@@ -11,7 +11,7 @@ from bistil.encoders.body import body_digests, body_parameters
 from bistil.errors import AdaptError, BistilError
 from bistil.lottery.language import LanguageTraining, language_sft
 from bistil.lottery.lottery_ticket import Sparsity
-from bistil.sparse.apply import worn
+from bistil.sparse.apply import applied
 from bistil.sparse.files import read_sparse
 from teacherzoo import TeacherzooError
 
@@ -43,7 +43,7 @@ def test_a_model_that_wears_a_language_knows_it_better(sw, teacher, tokenizer, t
     model = AutoModelForMaskedLM.from_pretrained(teacher).eval()
     tuning = read_sparse(sw)
     bare, before = loss_of(model, tokenizer, texts["sw"]), body_digests(model)
-    with worn(model, tuning):
+    with applied(model, tuning):
         assert loss_of(model, tokenizer, texts["sw"]) < bare - 0.5
     assert body_digests(model) == before
     assert tuning.about["language"] == "sw"
@@ -99,7 +99,7 @@ def test_a_text_that_is_not_there_and_one_too_short_are_refused(tmp_path, teache
         with pytest.raises((BistilError, TeacherzooError), match=fault):
             language_sft(teacher, tmp_path / name, tmp_path / "out", language="sw", training=replace(TRAINING, held_out_share=0.0))  # fmt: skip
         assert not (tmp_path / "out").exists()
-        assert {file.name for file in tmp_path.glob(".out.making/*")} <= {"lock", "plan.json"}
+        assert {file.name for file in tmp_path.glob(".out.making/*")} <= {".lock", "made_of.json"}
 
 
 def test_options_that_make_no_sense_are_refused(tmp_path, teacher, texts):
@@ -113,12 +113,12 @@ def test_options_that_make_no_sense_are_refused(tmp_path, teacher, texts):
 
 def test_the_plan_that_is_left_names_what_it_was_for(tmp_path, teacher, texts):
     def watch(done, total, what):
-        if done > 10:
+        if what.startswith("training"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         language_sft(teacher, texts["sw"], tmp_path / "x", language="sw", training=TRAINING, watch=watch)  # fmt: skip
-    plan = json.loads((tmp_path / ".x.making" / "plan.json").read_text())
+    plan = json.loads((tmp_path / ".x.making" / "made_of.json").read_text())
     assert plan["language"] == "sw"
     with pytest.raises(AdaptError, match="other arguments"):
         language_sft(teacher, texts["en"], tmp_path / "x", language="en", training=TRAINING)

@@ -137,7 +137,8 @@ def test_what_deepspeed_cannot_do_to_single_entries_is_refused(tmp_path, changes
 PIPELINE = """
 import json, sys
 from pathlib import Path
-from bistil.tasks.adapt import TaskTeacher, adapt
+from bistil.tasks.adapt import adapt
+from bistil.tasks.teacher import TaskTeacher
 from bistil.lottery.lottery_ticket import Sparsity
 from bistil.tasks.training import TaskTraining
 from xeval import LocalFolder, Protocol

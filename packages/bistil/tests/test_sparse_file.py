@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from bistil.encoders.body import body_digests, body_parameters, copies, embedding_name
 from bistil.errors import SparseError
-from bistil.sparse.apply import apply, check_base, combine, difference, reindex, worn
+from bistil.sparse.apply import applied, apply, check_base, combine, difference, reindex
 from bistil.sparse.difference import SparseFineTuning, SparseTensor
 from bistil.sparse.files import read_sparse, write_sparse
 from bistil.sparse.gap_coding import decode_gaps, encode_gaps
@@ -117,7 +117,7 @@ def test_what_was_worn_is_taken_off_bit_for_bit():
         body_parameters(model)["embeddings.word_embeddings.weight"][3, 0] = -0.0
     before = {name: its.clone() for name, its in model.state_dict().items()}
     one, other = drawn(model, 1, scale=1e-3), drawn(model, 2, scale=1e3)
-    with worn(model, one, other):
+    with applied(model, one, other):
         inside = body_parameters(model)["encoder.layer.0.output.dense.weight"].clone()
     expected = before["bert.encoder.layer.0.output.dense.weight"]
     for tuning in (one, other):
@@ -130,7 +130,7 @@ def test_what_was_worn_is_taken_off_bit_for_bit():
 def test_what_was_worn_is_taken_off_after_an_error():
     model = tiny()
     before = body_digests(model)
-    with pytest.raises(KeyError), worn(model, drawn(model)):
+    with pytest.raises(KeyError), applied(model, drawn(model)):
         raise KeyError
     assert body_digests(model) == before
 
@@ -141,7 +141,7 @@ def test_a_tuning_of_another_base_is_refused_before_anything_is_changed():
     with pytest.raises(SparseError, match=r"mine: it was made for another base model.*digest"):
         apply(model, drawn(model), drawn(stranger, name="mine"))
     assert body_digests(model) == before
-    with pytest.raises(SparseError, match="another base model"), worn(stranger, drawn(model)):
+    with pytest.raises(SparseError, match="another base model"), applied(stranger, drawn(model)):
         pass
 
 
@@ -263,7 +263,7 @@ def test_a_difference_in_every_entry_does_what_one_with_all_places_does():
     for way, tuning in (("whole", whole), ("listed", listed)):
         model = tiny()
         before = body_digests(model)
-        with worn(model, tuning, some):
+        with applied(model, tuning, some):
             inside = copies(body_parameters(model))
         assert body_digests(model) == before
         apply(model, combine((tuning, 2.0), (some, -1.0)))
@@ -291,9 +291,9 @@ def test_what_is_worn_again_on_an_accelerator_is_moved_there_once():
     model = tiny().to("meta")
     tuning = drawn(tiny())
     for _ in range(2):
-        with worn(model, tuning, check=False):
+        with applied(model, tuning, check=False):
             moved = {name: delta.on(torch.device("meta")) for name, delta in tuning.body.items()}
-    with worn(model, tuning, check=False):
+    with applied(model, tuning, check=False):
         pass
 
     for name, delta in tuning.body.items():

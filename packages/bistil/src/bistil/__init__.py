@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     from bistil.lottery.language import LanguageTraining, language_sft
     from bistil.lottery.lottery_ticket import Sparsity
     from bistil.lottery.select import Selection, select
-    from bistil.sparse.apply import apply, combine, reindex, worn
+    from bistil.sparse.apply import applied, apply, combine, reindex
     from bistil.sparse.difference import SparseFineTuning, SparseTensor
     from bistil.sparse.files import read_sparse, write_sparse
     from bistil.student.layers import choose_layers, layer_map, student_of
-    from bistil.tasks.adapt import Identity, TaskTeacher, adapt
-    from bistil.tasks.teacher import compose, task_sft, wear_task
+    from bistil.tasks.adapt import ResultLabel, adapt
+    from bistil.tasks.compose import compose
+    from bistil.tasks.task_sft import apply_task, task_sft
+    from bistil.tasks.teacher import TaskTeacher
     from bistil.tasks.training import TaskTraining
 
 __all__ = [
@@ -47,12 +49,12 @@ __all__ = [
     "Exported",
     "ExtractError",
     "Extraction",
-    "Identity",
     "LanguageTraining",
     "Matching",
     "Measured",
     "ModelError",
     "Plan",
+    "ResultLabel",
     "ScoreDrop",
     "Selection",
     "SparseError",
@@ -64,7 +66,9 @@ __all__ = [
     "Terms",
     "__version__",
     "adapt",
+    "applied",
     "apply",
+    "apply_task",
     "capture_activations",
     "choose_layers",
     "combine",
@@ -83,8 +87,6 @@ __all__ = [
     "select",
     "student_of",
     "task_sft",
-    "wear_task",
-    "worn",
     "write_sparse",
 ]
 
@@ -102,7 +104,7 @@ _import_late(
         "Exported": "bistil.export.onnx",
         "ExtractError": "bistil.errors",
         "Extraction": "bistil.extract.config",
-        "Identity": "bistil.tasks.adapt",
+        "ResultLabel": "bistil.tasks.adapt",
         "LanguageTraining": "bistil.lottery.language",
         "Matching": "bistil.losses.attention_hidden",
         "Measured": "bistil.export.measure",
@@ -115,7 +117,7 @@ _import_late(
         "SparseTensor": "bistil.sparse.difference",
         "Sparsity": "bistil.lottery.lottery_ticket",
         "Activations": "bistil.encoders.capture",
-        "TaskTeacher": "bistil.tasks.adapt",
+        "TaskTeacher": "bistil.tasks.teacher",
         "TaskTraining": "bistil.tasks.training",
         "Terms": "bistil.losses.weights",
         "adapt": "bistil.tasks.adapt",
@@ -123,7 +125,7 @@ _import_late(
         "choose_layers": "bistil.student.layers",
         "combine": "bistil.sparse.apply",
         "compare": "bistil.compare.run",
-        "compose": "bistil.tasks.teacher",
+        "compose": "bistil.tasks.compose",
         "export": "bistil.export.onnx",
         "extract": "bistil.extract.run",
         "int8_scores": "bistil.export.scores",
@@ -137,9 +139,9 @@ _import_late(
         "select": "bistil.lottery.select",
         "student_of": "bistil.student.layers",
         "capture_activations": "bistil.encoders.capture",
-        "task_sft": "bistil.tasks.teacher",
-        "wear_task": "bistil.tasks.teacher",
-        "worn": "bistil.sparse.apply",
+        "task_sft": "bistil.tasks.task_sft",
+        "apply_task": "bistil.tasks.task_sft",
+        "applied": "bistil.sparse.apply",
         "write_sparse": "bistil.sparse.files",
     },
 )

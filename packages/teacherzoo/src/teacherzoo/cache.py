@@ -91,7 +91,8 @@ def made_once(
             _begin(work, inputs)
         wait_for_all()
         if together or rank() == 0:
-            make(work)
+            with _cleared_of_halves(work):
+                make(work)
         wait_for_all()
         if rank() == 0:
             _finish(work, place, inputs, noted=refuse is None)
@@ -185,6 +186,19 @@ def _begin(work: Path, inputs: Mapping[str, Any]) -> None:
             part.write_text(_as_text(inputs), encoding="utf-8")
     remove(work / MADE)
     keep_digests(work / DIGESTS)
+
+
+@contextlib.contextmanager
+def _cleared_of_halves(work: Path) -> Iterator[None]:
+    """What was refused or interrupted leaves what it can go on with, and nothing else."""
+    try:
+        yield
+    except BaseException:
+        if rank() == 0:
+            remove(work / MADE)
+            if not _has_work(work):
+                remove(work)
+        raise
 
 
 def _finish(work: Path, place: Path, inputs: Mapping[str, Any], *, noted: bool) -> None:

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from bistil.cache import refuse_what_exists
 from bistil.cli import options as o
 from bistil.cli.console import refusing_plainly
 from bistil.errors import AdaptError
+from teacherzoo.cache import refuse_what_exists
 from teacherzoo.cli.console import progress
 from teacherzoo.processes import rank
 
@@ -98,7 +98,7 @@ def adapt_command(
     if (teacher is None) != no_teacher:
         raise AdaptError("Give --teacher MODEL, or --no-teacher to learn from the labels alone.")
     if no_teacher and (task_sft or language_sft):
-        raise AdaptError("--task-sft and --language-sft are worn by a teacher; name it by --teacher.")  # fmt: skip
+        raise AdaptError("--task-sft and --language-sft are applied to a teacher; name it by --teacher.")  # fmt: skip
     if no_teacher:
         of_teachers = {
             "--layers": layers, "--attention": attention, "--hidden": hidden, "--soft": soft, "--gold": gold,
@@ -111,7 +111,8 @@ def adapt_command(
     # What needs no library that takes seconds to import was refused by now.
     from bistil.losses.task import Distillation
     from bistil.lottery.lottery_ticket import Sparsity
-    from bistil.tasks.adapt import TaskTeacher, adapt
+    from bistil.tasks.adapt import adapt
+    from bistil.tasks.teacher import TaskTeacher
     from bistil.tasks.training import TaskTraining
     from xeval import open_source
 
@@ -126,7 +127,7 @@ def adapt_command(
     weights = o.given(
         attention=attention, hidden=hidden, soft=soft, gold=gold, temperature=temperature
     )
-    worn: dict[str, Any] = {"task_sft": task_sft, "language_sfts": language_sft or []}
+    with_sft: dict[str, Any] = {"task_sft": task_sft, "language_sfts": language_sft or []}
     with progress(quiet=quiet) as watch:
         adapt(
             student,
@@ -134,7 +135,7 @@ def adapt_command(
             task=task,
             source=open_source(data or "data"),
             language=source,
-            teacher=None if teacher is None else TaskTeacher(model=teacher, **worn),
+            teacher=None if teacher is None else TaskTeacher(model=teacher, **with_sft),
             training=TaskTraining(
                 protocol=protocol, sparsity=sparsity, seed=seed, arguments=arguments
             ),

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bistil.cache import refuse_what_exists
 from bistil.cli.console import refusing_plainly
 from bistil.errors import ExtractError
+from teacherzoo.cache import refuse_what_exists
 from teacherzoo.cli.console import progress
 from teacherzoo.processes import rank
 
@@ -50,7 +50,8 @@ def extract_command(
     ] = None,
     init: Annotated[str, typer.Option(help="First weights: teacher|random.")] = "teacher",
     language_sft: Annotated[
-        list[str] | None, typer.Option(help="LANGUAGE=FILE that the teacher wears; repeat.")
+        list[str] | None,
+        typer.Option(help="LANGUAGE=FILE applied to the teacher in its batches; repeat."),
     ] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Keep pieces this probable; 1e-6 by default.")
@@ -79,9 +80,11 @@ def extract_command(
     licence: Annotated[
         list[str] | None, typer.Option(help="LANGUAGE=LICENCE of its text, for the card; repeat.")
     ] = None,
-    shelf: Annotated[
+    cache_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder that keeps trimmed teacher and blocks for other runs."),
+        typer.Option(
+            "--cache", help="Folder that keeps trimmed teacher and blocks for other runs."
+        ),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -115,7 +118,7 @@ def extract_command(
             extraction=extraction,
             language_sfts=sfts,
             licences=licences,
-            shelf=shelf,
+            cache_dir=cache_dir,
             tell=(lambda plan: None) if quiet else _tell,
             watch=watch,
         )

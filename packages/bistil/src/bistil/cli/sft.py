@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bistil.cache import refuse_what_exists
 from bistil.cli import options as o
 from bistil.cli.console import refusing_plainly
 from bistil.errors import AdaptError
 from bistil.text.languages import text_files
+from teacherzoo.cache import refuse_what_exists
 from teacherzoo.cli.console import progress
 from teacherzoo.processes import rank
 
@@ -137,7 +137,7 @@ def sft_command(
             )  # fmt: skip
     else:
         from bistil.lottery.lottery_ticket import Sparsity
-        from bistil.tasks.teacher import task_sft
+        from bistil.tasks.task_sft import task_sft
         from bistil.tasks.training import TaskTraining
         from xeval import open_source
 
@@ -172,7 +172,7 @@ def compose_command(
     """Write a model with sparse fine-tunings added: a tuned model if a task is among them, else a masked LM."""
     if not add and not subtract:
         raise AdaptError("There is nothing to compose; give --add FILE or --subtract FILE.")
-    from bistil.tasks.teacher import compose
+    from bistil.tasks.compose import compose
 
     compose(model, out, add=add or [], subtract=subtract or [], trimmed_from=trimmed)
     typer.echo(str(out))

@@ -11,7 +11,7 @@ from typing import Any
 
 from bistil.compare.recipe import SYSTEMS, Comparison, System
 from bistil.errors import AdaptError
-from bistil.tasks.adapt import Identity
+from bistil.tasks.adapt import ResultLabel
 from bistil.tasks.data import digest_of_training
 from bistil.text.languages import text_files
 from teacherzoo.digests import digest_of_inputs
@@ -66,9 +66,9 @@ class Contents:
         return _digest({name: part for name, part in self._all.items() if name not in _OF_TASKS})
 
     @cached_property
-    def identities(self) -> dict[str, Identity]:
+    def identities(self) -> dict[str, ResultLabel]:
         """What results call each system: one model for all its targets, tasks and seeds."""
-        return {system: Identity(name=system, digest=_digest([system, self._all])) for system in SYSTEMS}  # fmt: skip
+        return {system: ResultLabel(name=system, digest=_digest([system, self._all])) for system in SYSTEMS}  # fmt: skip
 
 
 class Wanted:

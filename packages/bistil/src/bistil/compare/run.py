@@ -16,8 +16,9 @@ from bistil.losses.weights import STYLES
 from bistil.lottery.language import LanguageTraining, language_sft
 from bistil.lottery.lottery_ticket import Sparsity
 from bistil.sparse.files import read_sparse
-from bistil.tasks.adapt import Identity, TaskTeacher, adapt
-from bistil.tasks.teacher import task_sft, wear_task
+from bistil.tasks.adapt import ResultLabel, adapt
+from bistil.tasks.task_sft import apply_task, task_sft
+from bistil.tasks.teacher import TaskTeacher
 from bistil.tasks.training import TaskTraining
 from teacherzoo.processes import rank, wait_for_all
 from xeval import DataSet, Protocol, append_cost, cost, open_source, read_costs, read_results, score
@@ -116,7 +117,7 @@ class _Bench:
             self._score(self._adapted(system, task, target, seed, watch), sets, watch)
             return
         model = self._model(system, target, seed, watch)
-        worn = wear_task(
+        worn = apply_task(
             model,
             read_sparse(self._task_file(system, model, task, seed, watch)),
             language_sfts=[read_sparse(file) for file in self._languages(system, model, [target], watch)],
@@ -149,7 +150,7 @@ class _Bench:
             append_cost(self._costs, named)
         wait_for_all()
 
-    def _identity(self, system: System) -> Identity:
+    def _identity(self, system: System) -> ResultLabel:
         return self._contents.identities[system]
 
     def _of_task(self, task: str) -> Path:
@@ -186,7 +187,7 @@ class _Bench:
                 seed=seed,
             ),
             language_sfts=dict(zip(names, files, strict=True)) if worn else {},
-            shelf=self._untasked / "text",
+            cache_dir=self._untasked / "cache",
             watch=watch,
         )
         return str(folder)
@@ -247,7 +248,7 @@ class _Bench:
             teacher=teacher,
             training=self._training(task, seed, full=system == "full-fine-tuning"),
             distillation=Distillation(gold=tune.gold, times_t_squared=tune.times_t_squared),
-            identity=self._identity(system),
+            label=self._identity(system),
             watch=watch,
         )  # fmt: skip
 

@@ -23,7 +23,7 @@ _UNKNOWN = "not known: look it up"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Account:
+class RunRecord:
     """What happened.
 
     Attributes:
@@ -51,13 +51,15 @@ class Account:
     seconds: float
 
 
-def write_folder(student: Any, teacher: Path, account: Account, folder: Path, *, name: str) -> None:
-    """Write a plain Hugging Face folder: the student, the trimmed teacher's tokenizer, the card, the curves, the account.
+def write_folder(
+    student: Any, teacher: Path, record: RunRecord, folder: Path, *, name: str
+) -> None:
+    """Write a plain Hugging Face folder: the student, the trimmed teacher's tokenizer, the card, the curves, the record.
 
     Args:
         student: a stock masked LM.
         teacher: the folder whose tokenizer it shares.
-        account: of the run.
+        record: of the run.
         folder: where to; what stands there is replaced.
         name: of the student, for its card.
     """
@@ -68,17 +70,17 @@ def write_folder(student: Any, teacher: Path, account: Account, folder: Path, *,
             shutil.copy(file, folder)
     if (teacher / "maps").is_dir():
         shutil.copytree(teacher / "maps", folder / "maps")
-    _draw_curves(account, folder / "curves.png")
-    (folder / "README.md").write_text(card(account, name), encoding="utf-8")
+    _draw_curves(record, folder / "curves.png")
+    (folder / "README.md").write_text(card(record, name), encoding="utf-8")
     run = {
         "what": "a student extracted by bistil",
-        "plan": account.plan.to_json(),
-        "extraction": account.extraction,
-        "language_sfts": account.sfts,
-        "digests": account.digests,
-        "held_out": {"before": account.before, "after": account.after},
-        "log": account.log,
-        "seconds": round(account.seconds, 1),
+        "plan": record.plan.to_json(),
+        "extraction": record.extraction,
+        "language_sfts": record.sfts,
+        "digests": record.digests,
+        "held_out": {"before": record.before, "after": record.after},
+        "log": record.log,
+        "seconds": round(record.seconds, 1),
         "versions": {name: version(name) for name in _VERSIONS},
     }
     (folder / "run.json").write_text(
@@ -86,9 +88,9 @@ def write_folder(student: Any, teacher: Path, account: Account, folder: Path, *,
     )
 
 
-def card(account: Account, name: str) -> str:
+def card(record: RunRecord, name: str) -> str:
     """The model card's Markdown."""
-    plan = account.plan
+    plan = record.plan
     hub = None if Path(plan.teacher).exists() else find_teacher(plan.teacher)
     source, *targets = plan.languages
     before, after = plan.teacher_parameters, plan.student_parameters
@@ -111,7 +113,7 @@ def card(account: Account, name: str) -> str:
             "",
             f"- Teacher: `{shown}`, licence: {_licence(plan.teacher, hub)}",
             *[
-                f"- Text in {language}: `{account.texts[language]}`, licence: {account.licences.get(language, _UNKNOWN)}"
+                f"- Text in {language}: `{record.texts[language]}`, licence: {record.licences.get(language, _UNKNOWN)}"
                 for language in plan.languages
             ],
             f"- Layers: {len(plan.layers)} of {plan.teacher_layers} (numbers {', '.join(map(str, plan.layers))})",
@@ -120,13 +122,13 @@ def card(account: Account, name: str) -> str:
             f"- Parameters: {after.total:,} of {before.total:,}, of which {after.embeddings:,} are embeddings",
             f"- Loss: {' + '.join(f'{weight:g} {term}' for term, weight in plan.terms.items())}",
             f"- Attention compared {plan.attention}",
-            *[f"- In {language} the teacher wore `{Path(file).name}`" for language, file in account.sfts.items()],
+            *[f"- In {language} the teacher wore `{Path(file).name}`" for language, file in record.sfts.items()],
             f"- Training: {plan.steps:,} steps, {plan.tokens:,} positions, learning rate "
-            f"{account.extraction['learning_rate']:g}, seed {account.extraction['seed']}; `run.json` holds every option",
+            f"{record.extraction['learning_rate']:g}, seed {record.extraction['seed']}; `run.json` holds every option",
             "",
             "On held-out text, before and after:",
             "",
-            *_table(account),
+            *_table(record),
             "",
             "![terms of the loss by step](curves.png)",
             "",
@@ -149,25 +151,25 @@ def _licence(teacher: str, hub: str | None) -> str:
     return str(stated or _UNKNOWN)
 
 
-def _table(account: Account) -> list[str]:
+def _table(record: RunRecord) -> list[str]:
     rows = ["| language | term | before | after |", "| --- | --- | --- | --- |"]
-    for language, terms in account.after.items():
+    for language, terms in record.after.items():
         for term, value in terms.items():
-            before = account.before[language][term]
+            before = record.before[language][term]
             rows.append(f"| {language} | {PLAIN_NAMES[term]} | {before:.4g} | {value:.4g} |")
     return rows if len(rows) > 2 else ["(no text was held out)"]
 
 
-def _draw_curves(account: Account, file: Path) -> None:
+def _draw_curves(record: RunRecord, file: Path) -> None:
     from matplotlib.figure import Figure
 
-    terms = [term for term in PLAIN_NAMES if any(f"{term}_{language}" in entry for entry in account.log for language in account.plan.languages)]  # fmt: skip
+    terms = [term for term in PLAIN_NAMES if any(f"{term}_{language}" in entry for entry in record.log for language in record.plan.languages)]  # fmt: skip
     figure = Figure(figsize=(4 * max(1, len(terms)), 3.2), layout="constrained")
     plots = figure.subplots(1, max(1, len(terms)), squeeze=False)[0]
     for axes, term in zip(plots, terms, strict=False):
-        for language in account.plan.languages:
+        for language in record.plan.languages:
             name = f"{term}_{language}"
-            points = [(entry["step"], entry[name]) for entry in account.log if name in entry]
+            points = [(entry["step"], entry[name]) for entry in record.log if name in entry]
             if points:
                 axes.plot(*zip(*points, strict=True), label=language)
         axes.set_title(term)

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bistil.cache import alone_in, remove_work, work_folder
 from bistil.encoders.capture import layers_of
 from bistil.encoders.widths import require_narrowable
 from bistil.errors import ExtractError
-from bistil.extract.card import Account, write_folder
+from bistil.extract.card import RunRecord, write_folder
 from bistil.extract.config import Extraction
 from bistil.extract.plan import Plan, attention_route
 from bistil.extract.student import shaped_student
 from bistil.extract.teacher import open_tunings, trim_teacher
 from bistil.losses.extraction import as_student, freeze_unreached
-from bistil.sparse.apply import worn
+from bistil.sparse.apply import applied
 from bistil.sparse.composable_sft import sparse_path
 from bistil.student.layers import choose_layers
 from bistil.text.batches import MaskedBatches, Schedule
 from bistil.text.blocks import TextBlocks
 from bistil.text.languages import languages_of, text_files
 from teacherzoo import Teacher, load_teacher
-from teacherzoo.digests import digest_of_inputs
+from teacherzoo.cache import DIGESTS, MADE, made_once, work_dir
+from teacherzoo.digests import digest_of_arguments, digest_of_inputs, keep_digests
 from teacherzoo.encoders.teachers import read_config, teacher_folder
-from teacherzoo.processes import rank, wait_for_all
+from teacherzoo.processes import rank
 from vocabmerge import read_vocabulary
 from xeval.cost.parameters import parameters_of, split_parameters
 
@@ -55,7 +53,7 @@ def extract(
     extraction: Extraction | None = None,
     language_sfts: Mapping[str, str | Path] | None = None,
     licences: Mapping[str, str] | None = None,
-    shelf: Path | None = None,
+    cache_dir: Path | None = None,
     tell: Callable[[Plan], None] = lambda plan: None,
     watch: Watch = lambda done, total, what: None,
 ) -> Path:
@@ -73,7 +71,7 @@ def extract(
         extraction: everything else.
         language_sfts: language to the sparse fine-tuning that the teacher wears in its batches.
         licences: language to the licence of its text, for the card.
-        shelf: a folder in which the trimmed teacher and the text cut into blocks stay, for further extractions of the same
+        cache_dir: a folder in which the trimmed teacher and the text cut into blocks stay, for further extractions of the same
             model and text (other seeds, layers, terms) to take from there; without it they go when the run ends.
         tell: given the plan before training starts.
         watch: told (done, total, what).
@@ -101,43 +99,47 @@ def extract(
             "A teacher whose weights are shared among processes cannot wear a sparse fine-tuning; leave offload out."
         )
     files = {language: text_files(language, corpora[language]) for language in languages}
-    inputs = digest_of_inputs(
-        corpora=files,
-        models={"teacher": model},
-        files={language: sparse_path(Path(file)) for language, file in sfts.items()},
-    )
-    stated = {"inputs": inputs, "extraction": extraction.to_json()}
-    work = work_folder(out, stated, error=ExtractError)
-    with _on_shelf(shelf, inputs, extraction, watch) if shelf else nullcontext(work) as place:
-        stage = _prepare(model, files, work, place, extraction, sfts, watch=watch)
-    tell(stage.plan)
-    before = held_out_terms(stage.student, stage.asking, stage.held_out, stage.arguments)
-    watch(0, extraction.steps, _told("evaluated before training", before))
-    log = train(stage.student, stage.asking, stage.batches, languages, stage.arguments, watch=watch)
-    after = held_out_terms(stage.student, stage.asking, stage.held_out, stage.arguments)
-    watch(extraction.steps, extraction.steps, _told("evaluated after training", after))
-    account = Account(
-        plan=stage.plan,
-        extraction=extraction.to_json(),
-        sfts={language: str(file) for language, file in sfts.items()},
-        texts={language: Path(corpora[language]).name for language in languages},
-        licences=licences or {},
-        digests={
-            "weights": stage.teacher.weights_digest,
-            "tokenizer": stage.teacher.tokenizer_digest,
+    keep_digests((cache_dir or work_dir(out)) / DIGESTS)
+    stated = {
+        "inputs": digest_of_inputs(
+            corpora=files,
+            models={"teacher": model},
+            files={language: sparse_path(Path(file)) for language, file in sfts.items()},
+        ),
+        "extraction": extraction.to_json()
+        | {
+            "arguments": digest_of_arguments(extraction.arguments),
+            "offload": extraction.offload is not None,  # where to, changes nothing
         },
-        before=before,
-        after=after,
-        log=log,
-        seconds=time.monotonic() - started,
-    )
-    if rank() == 0:
-        folder = work / "folder"
-        write_folder(stage.student, stage.teacher.folder, account, folder, name=out.name)
-        folder.replace(out)
-        remove_work(work)
-    wait_for_all()
-    return out
+    }
+
+    def make(work: Path) -> None:
+        stage = _prepare(model, files, work, cache_dir or work, extraction, sfts, watch=watch)
+        tell(stage.plan)
+        before = held_out_terms(stage.student, stage.asking, stage.held_out, stage.arguments)
+        watch(0, extraction.steps, _told("evaluated before training", before))
+        log = train(stage.student, stage.asking, stage.batches, languages, stage.arguments, watch=watch)  # fmt: skip
+        after = held_out_terms(stage.student, stage.asking, stage.held_out, stage.arguments)
+        watch(extraction.steps, extraction.steps, _told("evaluated after training", after))
+        record = RunRecord(
+            plan=stage.plan,
+            extraction=extraction.to_json(),
+            sfts={language: str(file) for language, file in sfts.items()},
+            texts={language: Path(corpora[language]).name for language in languages},
+            licences=licences or {},
+            digests={
+                "weights": stage.teacher.weights_digest,
+                "tokenizer": stage.teacher.tokenizer_digest,
+            },
+            before=before,
+            after=after,
+            log=log,
+            seconds=time.monotonic() - started,
+        )
+        if rank() == 0:
+            write_folder(stage.student, stage.teacher.folder, record, work / MADE, name=out.name)
+
+    return made_once(out, stated, make, together=True, refuse=ExtractError)
 
 
 def _told(when: str, figures: Mapping[str, Mapping[str, float]]) -> str:
@@ -162,7 +164,7 @@ def _prepare(
     model: str | Path,
     files: Mapping[str, list[Path]],
     work: Path,
-    place: Path,
+    cache_dir: Path,
     extraction: Extraction,
     sfts: Mapping[str, str | Path],
     *,
@@ -174,15 +176,14 @@ def _prepare(
     layers = _layers(folder, model, extraction)
     # Chooses the device, and forms the process group, if there is one.
     arguments = training_arguments(work / "checkpoints", extraction)
-    lean = folder if extraction.keep_vocabulary else place / "teacher"
-    if rank() == 0 and lean is not folder:
-        trim_teacher(folder, files, lean, extraction, watch=watch)
-    wait_for_all()
+    lean = folder
+    if not extraction.keep_vocabulary:
+        lean = trim_teacher(folder, files, cache_dir, extraction, watch=watch)
     teacher = load_teacher(lean)
     text_blocks = TextBlocks(
         files,
         teacher,
-        place / "text",
+        cache_dir,
         length=extraction.length,
         batch=extraction.batch,
         held_out_share=extraction.held_out_share,
@@ -196,10 +197,10 @@ def _prepare(
     depth = len(layers_of(teacher.model))
     teacher, engine = _shared(teacher, extraction)
 
-    def dressing(language: str) -> AbstractContextManager[None]:
-        return worn(teacher.model, *tunings.get(language, ()), check=False)
+    def with_sft(language: str) -> AbstractContextManager[None]:
+        return applied(teacher.model, *tunings.get(language, ()), check=False)
 
-    asking = Asking(teacher.model, extraction.terms, layers, dressing=dressing, engine=engine)
+    asking = Asking(teacher.model, extraction.terms, layers, with_sft=with_sft, engine=engine)
     batches = _batches(text_blocks, extraction, arguments)
     positions = text_blocks.corruption.positions(extraction.length)
     as_student(
@@ -276,19 +277,3 @@ def _freeze(student: Any, asking: Asking, batches: MaskedBatches, language: str)
     device = next(student.parameters()).device
     probe = {name: tensor[:1].to(device) for name, tensor in batches[0].items() if tensor.dim()}
     return freeze_unreached(student, probe, asking(language, probe))
-
-
-@contextmanager
-def _on_shelf(
-    shelf: Path, inputs: Mapping[str, Any], extraction: Extraction, watch: Watch
-) -> Iterator[Path]:
-    """The folder of what decides the trimmed teacher and the blocks, this run's alone as long as they are made."""
-    names = ("threshold", "top", "budget", "keep_vocabulary", "length", "held_out_share")
-    decides = {
-        "corpora": inputs["corpora"],
-        "models": inputs["models"],
-        **{name: getattr(extraction, name) for name in names},
-    }
-    place = shelf / hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
-    with alone_in(place, watch) if rank() == 0 else nullcontext():
-        yield place

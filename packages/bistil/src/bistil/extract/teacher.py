@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from bistil.sparse.difference import SparseFineTuning
 from bistil.sparse.files import read_sparse
 from bistil.sparse.reindex import carry_over, kept_ids
 from teacherzoo import Teacher, load_teacher
+from teacherzoo.cache import MADE, digest_of_values, made_once
+from teacherzoo.digests import digest_of_inputs
 from vocabmerge import trim
 
 Watch = Callable[[int, int, str], None]
@@ -20,25 +21,36 @@ Watch = Callable[[int, int, str], None]
 def trim_teacher(
     folder: Path,
     files: Mapping[str, Sequence[Path]],
-    out: Path,
+    cache_dir: Path,
     extraction: Extraction,
     *,
     watch: Watch,
-) -> None:
-    """Write the teacher with the pieces that the languages need; nothing to do where an earlier run left it."""
-    if (out / "config.json").exists():
-        return
-    for left in (out, *out.parent.glob(f".{out.name}.partial-*")):  # of runs that were killed
-        shutil.rmtree(left, ignore_errors=True)
-    trim(
-        folder,
-        files,
-        out,
-        threshold=extraction.threshold,
-        top=extraction.top,
-        budget=extraction.budget,
-        watch=lambda done, total, what: watch(done, total or 0, what),
-    )
+) -> Path:
+    """The teacher with the pieces that the languages need, made once in a cache.
+
+    Args:
+        folder: the whole teacher.
+        files: per language, the source first.
+        cache_dir: where trimmed teachers stay.
+        extraction: which pieces are kept.
+        watch: told (done, total, what).
+
+    Returns:
+        The folder of the trimmed teacher.
+    """
+    kept = {name: getattr(extraction, name) for name in ("threshold", "top", "budget")}
+    inputs = {**digest_of_inputs(corpora=files, models={"teacher": folder}), **kept}
+
+    def make(work: Path) -> None:
+        trim(
+            folder,
+            files,
+            work / MADE,
+            **kept,
+            watch=lambda done, total, what: watch(done, total or 0, what),
+        )
+
+    return made_once(cache_dir / f"teacher-{digest_of_values(inputs)[:16]}", inputs, make, watch=watch)  # fmt: skip
 
 
 def open_tunings(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from teacherzoo.encoders.zero3 import ShardedEngine
 
 Watch = Callable[[int, int, str], None]
-Dressing = Callable[[str], AbstractContextManager[None]]
+WithSft = Callable[[str], AbstractContextManager[None]]
 
 
 class Asking:
@@ -36,7 +36,7 @@ class Asking:
         teacher: a masked LM in evaluation mode.
         terms: of the loss.
         layers: the student's map.
-        dressing: gives for a language the context in which the teacher is asked about it.
+        with_sft: gives for a language the context in which the teacher is asked about it.
         engine: see `ask_teacher`.
     """
 
@@ -46,20 +46,20 @@ class Asking:
         terms: Terms,
         layers: Sequence[int],
         *,
-        dressing: Dressing = lambda _language: contextlib.nullcontext(),
+        with_sft: WithSft = lambda _language: contextlib.nullcontext(),
         engine: ShardedEngine | None = None,
     ) -> None:
         self._teacher = teacher
         self._engine = engine
         self._terms = terms
         self._layers = layers
-        self._dressing = dressing
+        self._with_sft = with_sft
 
     def __call__(self, language: str, batch: dict[str, Tensor]) -> Taught | None:
         """What the teacher does with a batch, under its language's sparse fine-tuning; None where no term asks."""
         if not self._terms.taught:
             return None
-        with self._dressing(language):
+        with self._with_sft(language):
             return ask_teacher(self._teacher, batch, self._terms, self._layers, engine=self._engine)
 
     def move_to(self, device: torch.device) -> None:

@@ -11,20 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bistil.cache import refuse_what_exists, remove_work, work_folder
 from bistil.encoders.body import body_digests
 from bistil.errors import AdaptError
-from bistil.lottery.lottery_ticket import Sparsity, Ticket, lottery_ticket
+from bistil.lottery.lottery_ticket import NUMBERS, Sparsity, Ticket, lottery_ticket
 from bistil.lottery.training_run import Fitting
 from bistil.sparse.difference import SparseFineTuning
-from bistil.sparse.files import write_sparse
+from bistil.sparse.files import read_sparse, write_sparse
 from bistil.text.batches import MaskedBatches, Schedule, examples_per_pass
 from bistil.text.blocks import TextBlocks
 from bistil.text.languages import text_files
 from kdkernels import linear_cross_entropy
 from teacherzoo import load_teacher, split_head
-from teacherzoo.digests import digest_of_inputs
-from teacherzoo.processes import rank, wait_for_all
+from teacherzoo.cache import DIGESTS, MADE, made_once, refuse_what_exists, work_dir
+from teacherzoo.digests import digest_of_arguments, digest_of_inputs, keep_digests
+from teacherzoo.processes import rank
 
 Watch = Callable[[int, int, str], None]
 
@@ -98,48 +98,50 @@ def language_sft(
     refuse_what_exists(out, AdaptError)
     plan = _plan(training)
     files = text_files(language, corpus)
+    keep_digests(work_dir(out) / DIGESTS)
     stated = {
         **digest_of_inputs(corpora={language: files}, models={"model": model}),
-        "language": language, "training": asdict(training), "sparsity": asdict(sparsity),
-    }  # fmt: skip
-    work = work_folder(out, stated)
-    teacher = load_teacher(model)
-    base = body_digests(teacher.model)
-    text_blocks = TextBlocks(
-        {language: files},
-        teacher,
-        work / "text",
-        length=training.length,
-        batch=training.batch,
-        held_out_share=training.held_out_share,
-        mask_rate=training.mask_rate,
-        seed=training.seed,
-        watch=watch,
-    )
-    learner = _Learner(teacher.model)
-    held_out = text_blocks.held_out().get(language) if training.held_out_share else None
-    ticket = lottery_ticket(
-        learner,
-        teacher.model,
-        lambda steps: _batches(text_blocks, language, training, plan, steps),
-        plan,
-        sparsity,
-        work,
-        score=(lambda: -learner.loss_on(held_out)) if held_out is not None else None,
-        describe=lambda score: f"held-out loss {-score:.3f}",
-        watch=watch,
-    )
-    tuning = SparseFineTuning(
-        body=ticket.body,
-        base=base,
-        about=_about(teacher.name, language, training, sparsity, ticket),
-        name=str(out),
-    )
-    if rank() == 0:
-        write_sparse(tuning, out, values=next(iter(ticket.body.values())).values.dtype)
-        remove_work(work)
-    wait_for_all()
-    return tuning
+        "language": language,
+        "training": asdict(training) | {"arguments": digest_of_arguments(training.arguments)},
+        "sparsity": asdict(sparsity),
+    }
+
+    def learn(work: Path) -> None:
+        teacher = load_teacher(model)
+        base = body_digests(teacher.model)
+        text_blocks = TextBlocks(
+            {language: files},
+            teacher,
+            work,
+            length=training.length,
+            batch=training.batch,
+            held_out_share=training.held_out_share,
+            mask_rate=training.mask_rate,
+            seed=training.seed,
+            watch=watch,
+        )
+        learner = _Learner(teacher.model)
+        held_out = text_blocks.held_out().get(language) if training.held_out_share else None
+        ticket = lottery_ticket(
+            learner,
+            teacher.model,
+            lambda steps: _batches(text_blocks, language, training, plan, steps),
+            plan,
+            sparsity,
+            work,
+            score=(lambda: -learner.loss_on(held_out)) if held_out is not None else None,
+            describe=lambda score: f"held-out loss {-score:.3f}",
+            watch=watch,
+        )
+        tuning = SparseFineTuning(
+            body=ticket.body,
+            base=base,
+            about=_about(teacher.name, language, training, sparsity, ticket),
+        )
+        if rank() == 0:
+            write_sparse(tuning, work / MADE, values=NUMBERS[sparsity.values])
+
+    return read_sparse(made_once(out, stated, learn, together=True, refuse=AdaptError))
 
 
 def _settled(training: LanguageTraining) -> LanguageTraining:

@@ -38,7 +38,7 @@ def apply(model: nn.Module, *tunings: SparseFineTuning, check: bool = True) -> N
 
 
 @contextlib.contextmanager
-def worn(model: nn.Module, *tunings: SparseFineTuning, check: bool = True) -> Iterator[None]:
+def applied(model: nn.Module, *tunings: SparseFineTuning, check: bool = True) -> Iterator[None]:
     """Add differences for the length of a block and put the touched entries back bit for bit.
 
     Args:

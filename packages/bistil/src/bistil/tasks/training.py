@@ -13,13 +13,14 @@ from bistil.lottery.lottery_ticket import Sparsity, Ticket, lottery_ticket
 from bistil.lottery.training_run import Fitting
 from bistil.tasks.data import TaskBatches, TaskData, dev_score
 from bistil.text.batches import examples_per_pass
+from teacherzoo.digests import digest_of_arguments
 from teacherzoo.processes import world_size
 from xeval import Protocol
 from xeval.finetune.checkpoint import TaskModel, build
 from xeval.task_templates.word_tokenization import Pieces
 
 Watch = Callable[[int, int, str], None]
-Wrap = Callable[[TaskModel, int], nn.Module]
+Objective = Callable[[TaskModel, int], nn.Module]
 
 PROTOCOL = Protocol(batch_size=8, warmup=0.0, patience=1000, weight_decay=0.0)
 """LT-SFT trains without weight decay, its rate falls from the first step on, and it takes all its steps."""
@@ -46,6 +47,10 @@ class TaskTraining:
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return {**asdict(self), "arguments": dict(self.arguments)}
+
+    def decides(self) -> dict[str, Any]:
+        """What of it decides the outcome, as plain values: of files that are named, the contents."""
+        return {**asdict(self), "arguments": digest_of_arguments(self.arguments)}
 
 
 def plan_of(training: TaskTraining) -> Fitting:
@@ -93,7 +98,7 @@ def train_task(
     training: TaskTraining,
     work: Path,
     *,
-    wrap: Wrap = lambda model, passes: model,
+    objective: Objective | None = None,
     watch: Watch = lambda done, total, what: None,
 ) -> tuple[Ticket, dict[str, Any]]:
     """Train in place; see `lottery_ticket`.
@@ -104,7 +109,8 @@ def train_task(
         data: of the source language.
         training: steps and what is kept.
         work: for checkpoints.
-        wrap: (model, forward passes of a step over all processes) to what computes the loss.
+        objective: (model, forward passes of a step over all processes) to what computes the loss; None for the model's own
+            on the labels.
         watch: told (done, total, what).
 
     Returns:
@@ -122,8 +128,9 @@ def train_task(
     def score() -> float:
         return dev_score(model, data, dev, pieces)
 
+    learner = model if objective is None else objective(model, plan.passes * world_size())
     ticket = lottery_ticket(
-        wrap(model, plan.passes * world_size()), model, batches, plan, training.sparsity, work,
+        learner, model, batches, plan, training.sparsity, work,
         score=score, describe=lambda value: f"{task.metrics[0]} {value:.2f}", watch=watch,
     )  # fmt: skip
     record = {

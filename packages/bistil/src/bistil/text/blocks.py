@@ -12,25 +12,27 @@ from numpy.typing import NDArray
 from bistil.errors import ExtractError
 from bistil.text.batches import Corruption, MaskedBatches, Schedule, too_short
 from teacherzoo import Corpus, CorpusError, Teacher
+from teacherzoo.cache import MADE, digest_of_values, made_once
+from teacherzoo.digests import TOKENIZER_FILES, digest_of_model, digest_of_text
 from teacherzoo.encoders.teachers import read_tokenizer
 from teacherzoo.pretrain.text import stream_blocks
-from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.text.corpora import Part
 
 Watch = Callable[[int, int, str], None]
 _HELD_OUT_BATCHES = 8
+_BLOCKS = "blocks.int32"  # row after row, as the machine holds them
 
 
 class TextBlocks:
     """Text as teacher and student read it.
 
     The first process cuts it into blocks and writes them; every process reads them from disk as batches ask for them, so that
-    none holds a corpus in memory, and a run that goes on finds them.
+    none holds a corpus in memory, and a run that goes on, or another of the same text and tokenizer, finds them.
 
     Args:
         files: per language, the source first.
         teacher: whose vocabulary it is.
-        folder: for the blocks.
+        cache_dir: where blocks are made once and stay.
         length: S, tokens in a block.
         batch: blocks in a batch of held-out text.
         held_out_share: of each corpus, by content.
@@ -47,7 +49,7 @@ class TextBlocks:
         self,
         files: Mapping[str, Sequence[Path]],
         teacher: Teacher,
-        folder: Path,
+        cache_dir: Path,
         *,
         length: int,
         batch: int,
@@ -62,9 +64,8 @@ class TextBlocks:
             )
         self._files = files
         self._length, self._batch, self._held_out_share = length, batch, held_out_share
-        self._folder = folder
-        self._made: list[Path] = []
-        self._watch = watch
+        self._cache_dir, self._watch = cache_dir, watch
+        self._tokenizer_digest = digest_of_model(teacher.folder, TOKENIZER_FILES)
         self._tokenizer = read_tokenizer(teacher.folder, teacher.name)
         self._tokenizer.backend_tokenizer.no_truncation()
         self._tokenizer.backend_tokenizer.no_padding()
@@ -99,30 +100,27 @@ class TextBlocks:
         return found
 
     def _blocks(self, language: str, part: Part) -> NDArray[np.int32]:
-        file = self._folder / f"{language}-{part}.blocks"
-        if rank() == 0 and not file.exists():
-            self._write(file, language, part)
-        wait_for_all()
+        files = self._files[language]
+        inputs = {
+            "text": digest_of_text(language, files),
+            "tokenizer": self._tokenizer_digest,
+            "length": self._length,
+            "held_out_share": self._held_out_share,
+            "part": part,
+        }
+        folder = self._cache_dir / f"{language}-{part}-{digest_of_values(inputs)[:16]}"
+
+        def make(work: Path) -> None:
+            (work / MADE).mkdir()
+            with (work / MADE / _BLOCKS).open("wb") as out:
+                for rows in self._cut(language, part):
+                    out.write(rows.tobytes())
+
+        file = made_once(folder, inputs, make, watch=self._watch) / _BLOCKS
         shape = (file.stat().st_size // (4 * self._length), self._length)
         if not shape[0]:  # no file of nothing can be mapped
             return np.empty(shape, dtype=np.int32)
         return np.memmap(file, dtype=np.int32, mode="r", shape=shape)
-
-    def _write(self, file: Path, language: str, part: Part) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".part")  # what a killed run left of it is written over
-        try:
-            with unfinished.open("wb") as out:
-                for rows in self._cut(language, part):
-                    out.write(rows.tobytes())
-        except (CorpusError, ExtractError):  # what is refused leaves nothing of its own behind
-            for made in (unfinished, *self._made):
-                made.unlink(missing_ok=True)
-            if not any(self._folder.iterdir()):
-                self._folder.rmdir()
-            raise
-        unfinished.replace(file)
-        self._made.append(file)
 
     def _cut(self, language: str, part: Part) -> Iterator[NDArray[np.int32]]:
         files = tuple(self._files[language])
