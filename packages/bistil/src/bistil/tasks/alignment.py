@@ -95,7 +95,9 @@ def _layers_of(student: str | Path, model: nn.Module, teacher: nn.Module) -> Seq
             f"{student}: its {count} layers do not divide the teacher's {depth}, and no run.json says which they come from; "
             "name them by --layers."
         )
-    return layer_map(depth, reduction=depth // count, first=bool(family_of(model).first_layer_pinned))
+    return layer_map(
+        depth, reduction=depth // count, first=bool(family_of(model).first_layer_pinned)
+    )
 
 
 def _projection(student: str | Path, width: int, teacher_width: int) -> Tensor | None:
