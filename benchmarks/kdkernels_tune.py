@@ -18,9 +18,9 @@ import torch
 from record import Recorder, parser, race, spread
 
 from kdkernels import tuning
+from kdkernels.loss_options import LossOptions
 from kdkernels.products import empty_rows
 from kdkernels.targets import Targets
-from kdkernels.topk_kl.chunked import Blend
 
 BLOCKS = (4096, 8192, 16384, 32768)
 WARPS = (8, 16, 32)
@@ -50,7 +50,7 @@ def launch(
         else:
             sparse.row_losses(
                 rows, labels=targets.ids[:, 0], targets=targets, row_scale=row_scale,
-                blend=Blend(alpha=0.5), gradient=rows,
+                options=LossOptions(alpha=0.5), gradient=rows,
             )  # fmt: skip
 
 

@@ -178,8 +178,8 @@ def test_odd_and_even_lengths(shape: tuple[int, ...]) -> None:
         for q, k in [[x.clone() for x in inputs[:2]]]
     )
 
-    for mine, theirs in zip(got, true, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7)
+    for actual, expected in zip(got, true, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-7)
 
 
 def test_strided_inputs_and_a_loss_without_gradient() -> None:

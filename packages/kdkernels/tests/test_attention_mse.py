@@ -260,8 +260,8 @@ def test_bfloat16_gradients_stay_within_a_percent_at_a_real_length() -> None:
     got = torch.autograd.grad(result.loss, (q_s, k_s))
 
     assert relative(result.loss, true) < 1e-5
-    for mine, theirs in zip(got, torch.autograd.grad(true, exact[:2]), strict=True):
-        assert relative(mine, theirs) < 0.01
+    for gradient, expected in zip(got, torch.autograd.grad(true, exact[:2]), strict=True):
+        assert relative(gradient, expected) < 0.01
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])

@@ -1,6 +1,5 @@
 """Which implementation runs where, and which tensors none takes: decided before anything is computed."""
 
-import importlib
 import re
 from collections.abc import Iterator
 
@@ -17,6 +16,7 @@ from kdkernels import (
     linear_kl,
     relation_kl,
 )
+from kdkernels.attention_maps import map_loss
 from kdkernels.checks import choose_impl
 
 
@@ -83,10 +83,8 @@ def a_fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tensors on "cuda" that hold nothing, a device of capability 9.0, an installed triton, and nothing computed."""
     monkeypatch.setattr("kdkernels.checks._triton_is_installed", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (9, 0))
-    for operation in ("attention_mse", "relation_kl"):
-        api = importlib.import_module(f"kdkernels.{operation}.api")
-        monkeypatch.setattr(api, "walk_of", lambda impl: impl)
-        monkeypatch.setattr(api, "compare", lambda q_s, *_, walk: (q_s.sum(), q_s.sum()))
+    monkeypatch.setattr(map_loss, "map_sums_of", lambda impl: impl)
+    monkeypatch.setattr(map_loss, "_lean_loss", lambda q_s, *_: (q_s.sum(), q_s.sum()))
     with FakeTensorMode():
         yield
 

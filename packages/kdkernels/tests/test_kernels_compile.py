@@ -133,7 +133,7 @@ def divergence_kernel(dtype: str, stride: int, cache: Path, *, divergence: int) 
         _divergence_kernel,
         dict.fromkeys(["student", "teacher", "gradient"], f"*{dtype}")
         | dict.fromkeys(["student_stride", "teacher_stride", "gradient_stride"], stride)
-        | {"row_scale": "*fp32", "values": "*fp32", "V": V, "T": "fp32", "beta": "fp32"},
+        | {"row_scale": "*fp32", "losses": "*fp32", "V": V, "T": "fp32", "beta": "fp32"},
         constants={
             "GRADIENT": True,
             "DIVERGENCE": divergence,
@@ -210,7 +210,7 @@ def attention_kernel(
     for argument in function.arg_names:
         if argument in ("q_s", "k_s", "q_t", "k_t"):
             arguments[argument] = f"*{dtype}"
-        elif argument in ("per_row", "totals", "dq", "dk"):
+        elif argument in ("row_statistics", "totals", "dq", "dk"):
             arguments[argument] = "*fp32"
         elif argument.startswith("scale"):
             arguments[argument] = "fp32"
@@ -220,7 +220,7 @@ def attention_kernel(
         "MSE": divergence == "mse", "MASK_AXES": 1, "LOCAL": divergence == "mse",
         "ROWS": rows, "KEYS": keys, "WIDTH_S": width, "WIDTH_T": width,
     }  # fmt: skip
-    if name == "_by_rows":
+    if name == "_loss_and_dq_kernel":
         arguments["counts"] = "*i64"
         constants["GRADIENT"] = True
     return compiled(
@@ -232,7 +232,7 @@ def attention_kernel(
 WIDTHS = [(dtype, width) for dtype in DTYPES for width in BLOCKS[DTYPES[dtype]]]
 
 
-@pytest.mark.parametrize("name", ["_by_rows", "_by_keys"])
+@pytest.mark.parametrize("name", ["_loss_and_dq_kernel", "_dk_kernel"])
 @pytest.mark.parametrize(("dtype", "width"), WIDTHS)
 def test_attention_kernels_fit_every_device_and_spill_nothing_at_the_widths_that_auto_accepts(
     cache: Path, name: str, dtype: str, width: int

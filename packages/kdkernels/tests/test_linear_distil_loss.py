@@ -51,11 +51,11 @@ def test_value_parts_and_gradients_are_the_oracles(
         actual = linear_distil_loss(
             *batch.positional, **options, impl=impl, chunk_bytes=4 * SHAPE.V * 8
         )
-        by_operands = gradients(actual.loss, batch)
+        grads = gradients(actual.loss, batch)
     assert (actual.rows, actual.impl) == (8, impl)
     for value, truth in zip(actual[:3], expected, strict=True):
         torch.testing.assert_close(value, truth, rtol=EXACT, atol=EXACT)
-    for value, truth in zip(by_operands, gradients(expected[0], batch), strict=True):
+    for value, truth in zip(grads, gradients(expected[0], batch), strict=True):
         assert relative_error(value, truth) < EXACT
 
 

@@ -129,9 +129,9 @@ def test_loss_and_gradients_equal_the_definition(
     true, true_gradients = true_step(c, divergence, T=T, beta=0.3)
 
     assert relative(loss, true) < min(TOLERANCE[dtype], 5e-6)
-    for mine, theirs, operand in zip(gradients, true_gradients, c.student(), strict=True):
-        assert mine.dtype == operand.dtype
-        assert relative(mine, theirs) < TOLERANCE[dtype]
+    for gradient, expected, operand in zip(gradients, true_gradients, c.student(), strict=True):
+        assert gradient.dtype == operand.dtype
+        assert relative(gradient, expected) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
@@ -154,8 +154,8 @@ def test_column_map_compares_the_columns_it_names(impl: str, divergence: str) ->
     true, true_gradients = true_step(c, divergence, columns=[(0, 3), (2, 0), (3, 8)], only_s=(1, 4))
 
     assert relative(loss, true) < 1e-12
-    for mine, theirs in zip(gradients, true_gradients, strict=True):
-        assert relative(mine, theirs) < 1e-12
+    for gradient, expected in zip(gradients, true_gradients, strict=True):
+        assert relative(gradient, expected) < 1e-12
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
@@ -181,9 +181,9 @@ def test_padded_columns_enter_no_softmax(impl: str, divergence: str) -> None:
     loss, gradients = step(padded, impl, divergence=divergence, vocab_size=8, chunk_bytes=300)
 
     torch.testing.assert_close(loss, true)
-    for mine, theirs in zip(gradients[1:], true_gradients[1:], strict=True):
-        torch.testing.assert_close(mine[:8], theirs)
-        assert not mine[8:].any()
+    for gradient, expected in zip(gradients[1:], true_gradients[1:], strict=True):
+        torch.testing.assert_close(gradient[:8], expected)
+        assert not gradient[8:].any()
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -325,8 +325,8 @@ def test_the_sides_may_have_two_dtypes(dtypes: tuple[int, int]) -> None:
 
     assert relative(loss, true) < 5e-6
     assert all(x.dtype == s for x in gradients)
-    for mine, theirs in zip(gradients, true_gradients, strict=True):
-        assert relative(mine, theirs) < TOLERANCE[s]
+    for gradient, expected in zip(gradients, true_gradients, strict=True):
+        assert relative(gradient, expected) < TOLERANCE[s]
 
 
 class LargestTensor(TorchDispatchMode):

@@ -73,7 +73,17 @@ def test_divergences_have_their_known_values() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["testing", "kl.api", "topk_kl.api", "linear_distil_loss.api", "linear_cross_entropy.api"],
+    [
+        "testing",
+        "modules",
+        "kl.api",
+        "topk_kl.api",
+        "linear_kl.api",
+        "linear_distil_loss.api",
+        "linear_cross_entropy.api",
+        "attention_mse.api",
+        "relation_kl.api",
+    ],
 )
 def test_examples_in_docstrings_run(module: str) -> None:
     result = doctest.testmod(importlib.import_module(f"kdkernels.{module}"))

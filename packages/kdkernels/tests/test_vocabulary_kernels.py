@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kdkernels import kl, linear_cross_entropy, linear_distil_loss, topk_kl, tuning
+from kdkernels.loss_options import LossOptions
 from kdkernels.targets import prepare_targets
 from kdkernels.testing import (
     MEANINGS,
@@ -18,7 +19,6 @@ from kdkernels.testing import (
     relative_error,
 )
 from kdkernels.topk_kl import chunked
-from kdkernels.topk_kl.chunked import Blend
 
 pytest.importorskip("triton")
 
@@ -69,12 +69,12 @@ def test_value_parts_and_gradients_are_the_oracles(
         actual = linear_distil_loss(
             *batch.positional, **options, impl="triton", chunk_bytes=4 * SHAPE.V * 4
         )
-        by_operands = torch.autograd.grad(1.5 * actual.loss, batch.leaves())
+        grads = torch.autograd.grad(1.5 * actual.loss, batch.leaves())
     assert actual.impl == "triton"
     for value, truth in zip(actual[:3], expected, strict=True):
         torch.testing.assert_close(value.double(), truth, rtol=2e-6, atol=1e-6)
     truths = torch.autograd.grad(1.5 * expected[0], batch.leaves())
-    for value, truth in zip(by_operands, truths, strict=True):
+    for value, truth in zip(grads, truths, strict=True):
         assert relative_error(value, truth) < TOLERANCE[torch.float32]
 
 
@@ -259,7 +259,7 @@ def test_rows_lie_beyond_two_to_the_31st_element() -> None:
         "labels": None,
         "targets": targets,
         "row_scale": torch.ones(3, device=DEVICE),
-        "blend": Blend(alpha=1.0),
+        "options": LossOptions(alpha=1.0),
     }
     expected = torch.empty_like(close)
     chunked.row_losses(close, **options, gradient=expected)

@@ -2,17 +2,25 @@
 
 from importlib.metadata import version as _version
 
-from kdkernels.attention_maps.sums import MapLoss
+from kdkernels.attention_maps.map_loss import MapLoss
 from kdkernels.attention_mse.api import attention_mse
 from kdkernels.checks import KernelArgumentError
 from kdkernels.kl.api import kl
 from kdkernels.linear_cross_entropy.api import CrossEntropy, linear_cross_entropy
 from kdkernels.linear_distil_loss.api import DistilLoss, linear_distil_loss
 from kdkernels.linear_kl.api import linear_kl
-from kdkernels.modules import Kl, LinearCrossEntropy, LinearDistilLoss, TopkKl
-from kdkernels.online_modules import AttentionMse, LinearKl, RelationKl
+from kdkernels.logits_loss import Divergence
+from kdkernels.modules import (
+    AttentionMse,
+    Kl,
+    LinearCrossEntropy,
+    LinearDistilLoss,
+    LinearKl,
+    RelationKl,
+    TopkKl,
+)
 from kdkernels.relation_kl.api import relation_kl
-from kdkernels.topk_kl.api import Divergence, topk_kl
+from kdkernels.topk_kl.api import topk_kl
 
 __all__ = [
     "AttentionMse",

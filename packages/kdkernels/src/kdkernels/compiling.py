@@ -10,7 +10,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def opaque(function: Callable[P, R]) -> Callable[P, R]:
+def no_compile(function: Callable[P, R]) -> Callable[P, R]:
     """Run as plain Python inside a compiled function, at the price of one graph break.
 
     `torch.compiler.disable` as a decorator would do, but it imports the compiler with the package.

@@ -1,7 +1,7 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # (what triton compiles is no typed Python)
 
-"""Divergence terms and pulls in Triton, as `divergences.py` defines them, for the kernels of this package.
+"""Pieces of the kernels over a vocabulary: loads, stores, log-sums, and the divergences of `divergences.py` in Triton.
 
 Imports triton: reached only once impl="triton" has been chosen.
 """
@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 # The kernels' numbers for the divergences.
-NUMBERS = {"forward_kl": 0, "reverse_kl": 1, "jsd": 2}
+DIVERGENCE_NUMBERS = {"forward_kl": 0, "reverse_kl": 1, "jsd": 2}
 
 
 @triton.jit
@@ -35,8 +35,8 @@ def store_block(z, column, values, V, MASKED: tl.constexpr):
 
 
 @triton.jit
-def weighted_gap(weight, log_a, log_b):
-    """As `divergences.weighted_gap`."""
+def weighted_log_ratio(weight, log_a, log_b):
+    """As `divergences.weighted_log_ratio`."""
     return tl.where(weight == 0, 0.0, weight * (log_a - log_b))
 
 
@@ -49,24 +49,26 @@ def finite_or_zero(x):
 @triton.jit
 def log_add(a, b):
     """log(exp a + exp b) without overflow, -inf for two times -inf; NaN stays NaN."""
-    peak = finite_or_zero(tl.maximum(a, b))
-    return peak + tl.log(tl.exp(a - peak) + tl.exp(b - peak))
+    larger = finite_or_zero(tl.maximum(a, b))
+    return larger + tl.log(tl.exp(a - larger) + tl.exp(b - larger))
 
 
 @triton.jit
 def divergence_terms(log_t, log_q, beta, DIVERGENCE: tl.constexpr):
-    """As `divergences.divergence_terms`: each class's term, and its pull."""
+    """As `divergences.divergence_terms`: each class's term, and its gradient by log q."""
     if DIVERGENCE == 0:
         t = tl.exp(log_t)
-        terms = weighted_gap(t, log_t, log_q)
-        pulls = -t
+        terms = weighted_log_ratio(t, log_t, log_q)
+        grad_log_q = -t
     elif DIVERGENCE == 1:
         q = tl.exp(log_q)
-        terms = weighted_gap(q, log_q, log_t)
-        pulls = terms
+        terms = weighted_log_ratio(q, log_q, log_t)
+        grad_log_q = terms
     else:
-        peak = finite_or_zero(tl.maximum(log_t, log_q))
-        log_m = peak + tl.log(beta * tl.exp(log_t - peak) + (1.0 - beta) * tl.exp(log_q - peak))
-        pulls = (1.0 - beta) * weighted_gap(tl.exp(log_q), log_q, log_m)
-        terms = beta * weighted_gap(tl.exp(log_t), log_t, log_m) + pulls
-    return terms, pulls
+        larger = finite_or_zero(tl.maximum(log_t, log_q))
+        log_m = larger + tl.log(
+            beta * tl.exp(log_t - larger) + (1.0 - beta) * tl.exp(log_q - larger)
+        )
+        grad_log_q = (1.0 - beta) * weighted_log_ratio(tl.exp(log_q), log_q, log_m)
+        terms = beta * weighted_log_ratio(tl.exp(log_t), log_t, log_m) + grad_log_q
+    return terms, grad_log_q

@@ -1,235 +1,141 @@
-"""The losses over a vocabulary as modules: options are set once, tensors come with each call."""
+"""The losses as modules: options are set once, tensors come with each call."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 from torch import Tensor, nn
 
+from kdkernels.attention_maps.map_loss import MapLoss
+from kdkernels.attention_mse.api import attention_mse
 from kdkernels.kl.api import kl
 from kdkernels.linear_cross_entropy.api import CrossEntropy, linear_cross_entropy
 from kdkernels.linear_distil_loss.api import DistilLoss, linear_distil_loss
-from kdkernels.topk_kl.api import Divergence, topk_kl
+from kdkernels.linear_kl.api import linear_kl
+from kdkernels.logits_loss import Divergence
+from kdkernels.relation_kl.api import relation_kl
+from kdkernels.topk_kl.api import topk_kl
+
+Result = TypeVar("Result")
+# Keywords of the functions that belong to a batch; all other keywords are options.
+OF_A_BATCH = ("log_partition", "mask", "row_weight", "divisor")
 
 
-class LinearDistilLoss(nn.Module):
-    """`linear_distil_loss` with its options set once; it has no parameters of its own."""
+class LossModule(nn.Module, Generic[Result]):
+    """A loss function with its options set once; it has no parameters of its own.
 
-    def __init__(
-        self,
-        *,
-        alpha: float,
-        temperature: float = 1.0,
-        tail: str = "bucket",
-        divergence: str = "forward_kl",
-        beta: float = 0.5,
-        ignore_index: int = -100,
-        chunk_bytes: int | None = None,
-        impl: str = "auto",
-    ) -> None:
-        """Set the options; they are those of the function, and are checked when it is called.
+    The options are those of the function, by the same names and with the same defaults: its keywords but for
+    `log_partition`, `mask`, `row_weight` and `divisor`, which come with each call. A missing option and an unknown one are
+    refused when the module is made, a value without a meaning when it is called, by the function. Each option is an
+    attribute, and a tensor among them moves with the module.
+    """
 
-        Args:
-            alpha: weight of the soft part, from 0 to 1; `forward` takes another for one call.
-            temperature: T, of both distributions in the soft part.
-            tail: "bucket", "renormalise" or "drop".
-            divergence: "forward_kl", "reverse_kl" or "jsd".
-            beta: β of "jsd".
-            ignore_index: the label of rows that do not count.
-            chunk_bytes: size of the logits buffer.
-            impl: "auto", "reference", "torch" or "triton".
-        """
+    function: ClassVar[Callable[..., Any]]
+    options: ClassVar[inspect.Signature]
+    inputs: ClassVar[tuple[str, ...]]
+
+    def __init_subclass__(cls, *, options: tuple[str, ...] = ()) -> None:
+        """Part the function's arguments into options and inputs; `options` are those that it takes by position."""
+        super().__init_subclass__()
+        arguments = inspect.signature(cls.function).parameters
+        by_position = [
+            name
+            for name, argument in arguments.items()
+            if argument.kind is argument.POSITIONAL_OR_KEYWORD and name not in options
+        ]
+        cls.inputs = tuple(by_position)
+        cls.options = inspect.Signature(
+            [a for name, a in arguments.items() if name not in (*by_position, *OF_A_BATCH)]
+        )
+        cls.__signature__ = cls.options  # type: ignore[attr-defined]  # what help() shows
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """Set the options."""
         super().__init__()
-        self.alpha = alpha
-        self.temperature = temperature
-        self.tail = tail
-        self.divergence = divergence
-        self.beta = beta
-        self.ignore_index = ignore_index
-        self.chunk_bytes = chunk_bytes
-        self.impl = impl
+        bound = self.options.bind(*args, **options)
+        bound.apply_defaults()
+        for name, value in bound.arguments.items():
+            if Tensor in get_args(self.options.parameters[name].annotation):
+                self.register_buffer(name, value, persistent=False)
+            else:
+                setattr(self, name, value)
 
-    def forward(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor,
-        topk_ids: Tensor,
-        topk_logprobs: Tensor,
-        *,
-        alpha: float | None = None,
-        log_partition: Tensor | None = None,
-        row_weight: Tensor | None = None,
-        divisor: float | Tensor | None = None,
-    ) -> DistilLoss:
-        """The loss of one batch; arguments as for the function, `alpha` in place of the module's."""
-        return linear_distil_loss(
-            hidden,
-            weight,
-            bias,
-            labels,
-            topk_ids,
-            topk_logprobs,
-            alpha=self.alpha if alpha is None else alpha,
-            temperature=self.temperature,
-            tail=self.tail,
-            divergence=self.divergence,
-            beta=self.beta,
-            log_partition=log_partition,
-            row_weight=row_weight,
-            ignore_index=self.ignore_index,
-            divisor=divisor,
-            chunk_bytes=self.chunk_bytes,
-            impl=self.impl,
+    def forward(self, *tensors: Any, **call: Any) -> Result:
+        """The loss of one batch: the function's tensors by position, and by keyword what the call has of its own.
+
+        An option given here holds for this call alone.
+        """
+        if len(tensors) > len(self.inputs):
+            raise TypeError(
+                f"{type(self).__name__} takes {', '.join(self.inputs)} by position; got {len(tensors)} arguments"
+            )
+        options = {name: getattr(self, name) for name in self.options.parameters}
+        inputs = dict(zip(self.inputs, tensors, strict=False))
+        return type(self).function(**inputs, **{**options, **call})
+
+    def extra_repr(self) -> str:
+        """The options that differ from their defaults."""
+        stated = {
+            name: getattr(self, name)
+            for name, option in self.options.parameters.items()
+            if getattr(self, name) is not option.default and getattr(self, name) != option.default
+        }
+        return ", ".join(
+            f"{name}={list(value.shape) if isinstance(value, Tensor) else repr(value)}"
+            for name, value in stated.items()
         )
 
 
-class LinearCrossEntropy(nn.Module):
-    """`linear_cross_entropy` with its options set once; it has no parameters of its own."""
+class LinearDistilLoss(LossModule[DistilLoss]):
+    """(1-alpha)·CE(z, label) + alpha·T² D(teacher's top-k, softmax(z / T)), z = hidden weightᵀ + bias.
 
-    def __init__(
-        self, *, ignore_index: int = -100, chunk_bytes: int | None = None, impl: str = "auto"
-    ) -> None:
-        """Set the options.
+    As `kdkernels.linear_distil_loss`.
 
-        Args:
-            ignore_index: the label of rows that do not count.
-            chunk_bytes: size of the logits buffer.
-            impl: "auto", "reference", "torch" or "triton".
-        """
-        super().__init__()
-        self.ignore_index = ignore_index
-        self.chunk_bytes = chunk_bytes
-        self.impl = impl
+    Example:
+        >>> import torch, kdkernels
+        >>> loss = kdkernels.LinearDistilLoss(alpha=0.7, temperature=2.0, tail="renormalise")
+        >>> loss
+        LinearDistilLoss(alpha=0.7, temperature=2.0, tail='renormalise')
+        >>> hidden, weight = torch.randn(2, 8), torch.randn(20, 8)
+        >>> labels, ids, logprobs = torch.tensor([1, 7]), torch.tensor([[1, 2], [7, 3]]), torch.zeros(2, 2).log_softmax(1)
+        >>> loss(hidden, weight, None, labels, ids, logprobs).rows
+        2
+    """
 
-    def forward(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor,
-        *,
-        row_weight: Tensor | None = None,
-        divisor: float | Tensor | None = None,
-    ) -> CrossEntropy:
-        """The loss of one batch; arguments as for the function."""
-        return linear_cross_entropy(
-            hidden,
-            weight,
-            bias,
-            labels,
-            row_weight=row_weight,
-            ignore_index=self.ignore_index,
-            divisor=divisor,
-            chunk_bytes=self.chunk_bytes,
-            impl=self.impl,
-        )
+    function = staticmethod(linear_distil_loss)
 
 
-class TopkKl(nn.Module):
-    """`topk_kl` with its options set once; it has no parameters of its own."""
+class LinearCrossEntropy(LossModule[CrossEntropy]):
+    """-log softmax(hidden weightᵀ + bias)[label]. As `kdkernels.linear_cross_entropy`."""
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 1.0,
-        tail: str = "bucket",
-        divergence: str = "forward_kl",
-        beta: float = 0.5,
-        overwrite_logits: bool = False,
-        impl: str = "auto",
-    ) -> None:
-        """Set the options.
-
-        Args:
-            temperature: T, of both distributions.
-            tail: "bucket", "renormalise" or "drop".
-            divergence: "forward_kl", "reverse_kl" or "jsd".
-            beta: β of "jsd".
-            overwrite_logits: write the gradient over the logits.
-            impl: "auto", "reference", "torch" or "triton".
-        """
-        super().__init__()
-        self.temperature = temperature
-        self.tail = tail
-        self.divergence = divergence
-        self.beta = beta
-        self.overwrite_logits = overwrite_logits
-        self.impl = impl
-
-    def forward(
-        self,
-        logits: Tensor,
-        topk_ids: Tensor,
-        topk_logprobs: Tensor,
-        *,
-        log_partition: Tensor | None = None,
-        mask: Tensor | None = None,
-        row_weight: Tensor | None = None,
-        divisor: float | Tensor | None = None,
-    ) -> Divergence:
-        """The loss of one batch; arguments as for the function."""
-        return topk_kl(
-            logits,
-            topk_ids,
-            topk_logprobs,
-            temperature=self.temperature,
-            tail=self.tail,
-            divergence=self.divergence,
-            beta=self.beta,
-            log_partition=log_partition,
-            mask=mask,
-            row_weight=row_weight,
-            divisor=divisor,
-            overwrite_logits=self.overwrite_logits,
-            impl=self.impl,
-        )
+    function = staticmethod(linear_cross_entropy)
 
 
-class Kl(nn.Module):
-    """`kl` with its options set once; it has no parameters of its own."""
+class TopkKl(LossModule[Divergence]):
+    """T² D(teacher's top-k, softmax(logits / T)). As `kdkernels.topk_kl`."""
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 1.0,
-        divergence: str = "forward_kl",
-        beta: float = 0.5,
-        overwrite_logits: bool = False,
-        impl: str = "auto",
-    ) -> None:
-        """Set the options.
+    function = staticmethod(topk_kl)
 
-        Args:
-            temperature: T, of both distributions.
-            divergence: "forward_kl", "reverse_kl" or "jsd".
-            beta: β of "jsd".
-            overwrite_logits: write the gradient over the student's logits.
-            impl: "auto", "reference", "torch" or "triton".
-        """
-        super().__init__()
-        self.temperature = temperature
-        self.divergence = divergence
-        self.beta = beta
-        self.overwrite_logits = overwrite_logits
-        self.impl = impl
 
-    def forward(
-        self,
-        student: Tensor,
-        teacher: Tensor,
-        *,
-        mask: Tensor | None = None,
-        row_weight: Tensor | None = None,
-        divisor: float | Tensor | None = None,
-    ) -> Divergence:
-        """The loss of one batch; arguments as for the function."""
-        return kl(
-            student,
-            teacher,
-            temperature=self.temperature,
-            divergence=self.divergence,
-            beta=self.beta,
-            mask=mask,
-            row_weight=row_weight,
-            divisor=divisor,
-            overwrite_logits=self.overwrite_logits,
-            impl=self.impl,
-        )
+class Kl(LossModule[Divergence]):
+    """T² D(softmax(teacher / T), softmax(student / T)). As `kdkernels.kl`."""
+
+    function = staticmethod(kl)
+
+
+class LinearKl(LossModule[Divergence]):
+    """T² D(softmax(z_t / T), softmax(z_s / T)), z = hidden weightᵀ + bias. As `kdkernels.linear_kl`."""
+
+    function = staticmethod(linear_kl)
+
+
+class AttentionMse(LossModule[MapLoss]):
+    """Mean of (A_s - A_t)², A = softmax(scale · q kᵀ). As `kdkernels.attention_mse`."""
+
+    function = staticmethod(attention_mse)
+
+
+class RelationKl(LossModule[MapLoss], options=("heads",)):
+    """Mean of Σⱼ R_t (log R_t - log R_s), R = softmax(x xᵀ / √d) in `heads` heads. As `kdkernels.relation_kl`."""
+
+    function = staticmethod(relation_kl)

@@ -1,9 +1,14 @@
-"""How products of half-precision operands are taken on a CPU, where none returns float32 by itself."""
+"""In which precision sums are kept, and how a CPU takes products of half-precision operands."""
 
 import contextlib
 from collections.abc import Iterator
 
 import torch
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of everything after the logits or scores: float64 for float64, float32 for all other dtypes."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 @contextlib.contextmanager

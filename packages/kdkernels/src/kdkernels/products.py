@@ -1,6 +1,7 @@
-"""Matrix products over a vocabulary: where their rows lie, and how their sums keep float32's precision and range."""
+"""Matrix products over a vocabulary: how many rows at once, where they lie, and how sums keep float32's precision."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import torch
@@ -11,6 +12,19 @@ from torch import Tensor
 ALIGNED_COLUMNS = 64
 # Columns of the vocabulary that are widened to float32 at once, to stay in a core's cache.
 WIDENED_COLUMNS = 1024
+CPU_CHUNK_BYTES = 256 * 2**20
+DEVICE_CHUNK_BYTES = 2**30
+
+
+def default_chunk_bytes(device: torch.device) -> int:
+    """Size of the logits buffer where the caller names none."""
+    return CPU_CHUNK_BYTES if device.type == "cpu" else DEVICE_CHUNK_BYTES
+
+
+def chunk_rows(N: int, *, row_bytes: int, chunk_bytes: int) -> int:
+    """How many of N rows fit the budget, evened out over the chunks; at least one."""
+    chunks = math.ceil(N / max(1, chunk_bytes // row_bytes))
+    return math.ceil(N / chunks) if chunks else 1
 
 
 def empty_rows(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:

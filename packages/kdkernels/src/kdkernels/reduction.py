@@ -36,17 +36,19 @@ def row_scales(
             raise KernelArgumentError(
                 f"{operation}: divisor must be one number; got a tensor of {list(divisor.shape)}"
             )
-        by = divisor.detach().to(device=device, dtype=dtype).reshape(())
+        divide_by = divisor.detach().to(device=device, dtype=dtype).reshape(())
     else:
         if divisor is not None and not divisor > 0 and rows > 0:
             raise KernelArgumentError(f"{operation}: divisor must be positive; got {divisor!r}")
-        by = torch.tensor(float(rows if divisor is None else divisor), dtype=dtype, device=device)
+        divide_by = torch.tensor(
+            float(rows if divisor is None else divisor), dtype=dtype, device=device
+        )
     weight = (
         torch.ones(rows, dtype=dtype, device=device)
         if row_weight is None
         else row_weight.detach().to(dtype)
     )
-    return weight / by
+    return weight / divide_by
 
 
 def weighted_sum(losses: Tensor, row_scale: Tensor) -> Tensor:
@@ -81,7 +83,7 @@ def masked_scales(
 
 
 def scaled(
-    gradient: Tensor | None, by_loss: Tensor, dtype: torch.dtype | None = None
+    gradient: Tensor | None, grad_output: Tensor, dtype: torch.dtype | None = None
 ) -> Tensor | None:
     """The gradient times the incoming scalar, which is not rounded to the gradient's dtype.
 
@@ -89,7 +91,7 @@ def scaled(
 
     Args:
         gradient: what forward left, or None.
-        by_loss: the scalar.
+        grad_output: the scalar.
         dtype: of the result; None for that of the gradient.
 
     Returns:
@@ -98,8 +100,8 @@ def scaled(
     if gradient is None:
         return None
     dtype = gradient.dtype if dtype is None else dtype
-    if by_loss.device.type == "cpu":
-        factor = by_loss.item()
+    if grad_output.device.type == "cpu":
+        factor = grad_output.item()
         return (gradient if factor == 1 else gradient * factor).to(dtype)
     # One element, not a scalar: the product is then taken in the wider dtype of the two, and rounded once.
-    return torch.mul(gradient, by_loss.reshape(1), out=torch.empty_like(gradient, dtype=dtype))
+    return torch.mul(gradient, grad_output.reshape(1), out=torch.empty_like(gradient, dtype=dtype))

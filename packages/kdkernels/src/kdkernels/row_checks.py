@@ -1,6 +1,4 @@
-"""Checks on labels, top-k targets and the blend of losses, shared by the operations over a vocabulary."""
-
-from typing import NamedTuple
+"""Checks on labels, top-k targets and options of the loss, shared by the operations over a vocabulary."""
 
 import torch
 from torch import Tensor
@@ -14,7 +12,7 @@ from kdkernels.checks import (
     require_shape,
 )
 from kdkernels.divergences import DIVERGENCES
-from kdkernels.topk_kl.chunked import Blend
+from kdkernels.loss_options import LossOptions
 
 TAILS = ("bucket", "renormalise", "drop")
 UNDEFINED = {
@@ -24,13 +22,7 @@ UNDEFINED = {
 }
 
 
-class TopkFacts(NamedTuple):
-    """What one look at the ids of all rows shows."""
-
-    duplicates: bool
-
-
-def make_blend(
+def check_loss_options(
     operation: str,
     *,
     alpha: float,
@@ -39,7 +31,7 @@ def make_blend(
     divergence: str,
     beta: float,
     log_partition: Tensor | None,
-) -> Blend:
+) -> LossOptions:
     """Check the options that say what the loss is.
 
     Raises:
@@ -59,7 +51,7 @@ def make_blend(
             f"{operation}: temperature={temperature!r} with tail={tail!r} needs log_partition, the teacher's "
             "log Σ p^(1/T) over its whole vocabulary; give it, or use tail='renormalise' or temperature=1"
         )
-    return Blend(float(alpha), float(temperature), divergence, float(beta))
+    return LossOptions(float(alpha), float(temperature), divergence, float(beta))
 
 
 def check_divergence(operation: str, divergence: str, beta: float) -> None:
@@ -115,21 +107,21 @@ def require_labels_in_vocabulary(operation: str, labels: Tensor, V: int) -> None
         )
 
 
-def look_at_ids(operation: str, topk_ids: Tensor, V: int) -> TopkFacts:
-    """Refuse ids that are no column, and see whether any row has one twice. One wait for the device."""
+def require_ids_in_vocabulary(operation: str, topk_ids: Tensor, V: int) -> bool:
+    """Refuse ids that are no column; returns whether any row has one twice. One wait for the device."""
     if topk_ids.numel() == 0:
-        return TopkFacts(duplicates=False)
+        return False
     bad = (topk_ids < -1) | (topk_ids >= V)
     ordered = topk_ids.sort(dim=1).values
     twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
     any_bad, any_twice = torch.stack([bad.any(), twice.any()]).tolist()
     if any_bad:
-        row, place = bad.nonzero()[0].tolist()
+        row, position = bad.nonzero()[0].tolist()
         raise KernelArgumentError(
             f"{operation}: topk_ids must be -1 (unused) or a column from 0 to {V - 1}; "
-            f"got {int(topk_ids[row, place])} in counted row {row}, place {place}"
+            f"got {int(topk_ids[row, position])} in counted row {row}, place {position}"
         )
-    return TopkFacts(duplicates=any_twice)
+    return bool(any_twice)
 
 
 def check_logits(operation: str, name: str, logits: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What a teacher said of each row, as a distribution over classes: its top-k, and the rest of the vocabulary.
+"""The teacher's distribution of each row over classes: its top-k, and the rest of the vocabulary.
 
 All divergences of the top-k operations are taken between class distributions: class k is the k-th distinct id of
 the row, and one more class holds every other column. What the three tails mean is settled here, in the targets
@@ -55,7 +55,7 @@ def prepare_targets(
         Targets; a row without ids has all its mass in the rest, and so scores 0 by every divergence.
     """
     ids = topk_ids.to(torch.int64)
-    taught = (ids >= 0).any(dim=1)
+    has_ids = (ids >= 0).any(dim=1)
     log_mass = topk_logprobs.detach().to(torch.float64) / temperature
     log_mass = log_mass.masked_fill(ids < 0, -math.inf)
     if duplicates:
@@ -70,7 +70,7 @@ def prepare_targets(
     if divergence == "reverse_kl":
         log_rest = log_rest.clamp(min=LOG_TAIL_FLOOR)
     log_rest = log_rest.masked_fill((ids >= 0).sum(dim=1) == columns, -math.inf)
-    log_rest = log_rest.masked_fill(~taught, 0.0)
+    log_rest = log_rest.masked_fill(~has_ids, 0.0)
     return Targets(ids, log_mass.to(dtype), log_rest.to(dtype))
 
 
@@ -86,8 +86,8 @@ def log_of_missing_mass(log_mass: Tensor) -> Tensor:
     """log(1 - Σ exp(log_mass)) over the last dimension, -inf where the sum reaches 1. [..., K] -> [...]"""
     if log_mass.shape[-1] == 0:
         return torch.zeros_like(log_mass.sum(dim=-1))
-    largest, place = log_mass.max(dim=-1, keepdim=True)
-    others = log_mass.scatter(-1, place, -math.inf).exp().sum(dim=-1)
+    largest, position = log_mass.max(dim=-1, keepdim=True)
+    others = log_mass.scatter(-1, position, -math.inf).exp().sum(dim=-1)
     return (-torch.expm1(largest.squeeze(-1)) - others).clamp(min=0.0).log()
 
 

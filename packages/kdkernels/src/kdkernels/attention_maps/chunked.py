@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from kdkernels.attention_maps.arguments import Comparison, widest
+from kdkernels.attention_maps.map_sums import MapSums
 from kdkernels.attention_maps.sequences import SequenceGroup, groups_of_one_length
-from kdkernels.attention_maps.sums import MapSums
-from kdkernels.precision import products_of
+from kdkernels.precision import accumulation_dtype, products_of
 
 CPU_TILE_BYTES = 4 << 20  # a second-level cache of two cores or so
 DEVICE_TILE_BYTES = 64 << 20
 
 
-def walk(
+def map_sums(
     q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, comparison: Comparison, *, gradient: bool
 ) -> MapSums:
     """Sum the comparison over all tiles; float64 in float64, everything else in float32."""
-    dtype = torch.float64 if widest(q_s, k_s, q_t, k_t) == torch.float64 else torch.float32
+    dtype = accumulation_dtype(widest(q_s, k_s, q_t, k_t))
     total = torch.zeros((), dtype=torch.float64, device=q_s.device)
     count = torch.zeros((), dtype=torch.int64, device=q_s.device)
     groups = list(groups_of_one_length(comparison.mask, length=q_s.shape[2], device=q_s.device))
@@ -33,7 +33,7 @@ def walk(
     for group in groups:
         with products_of(widest(q_s, k_s, q_t, k_t), q_s.device):
             operands = tuple(group.gather(x, dtype) for x in (q_s, k_s, q_t, k_t))
-            sums = _walk_group(operands, comparison, group, gradient=gradient)
+            sums = _group_sums(operands, comparison, group, gradient=gradient)
         total += sums.total
         count += sums.counted
         if gradient:
@@ -41,29 +41,34 @@ def walk(
     return MapSums(total=total.to(dtype), counted=count, dq=dq, dk=dk)
 
 
-def _walk_group(
+def _group_sums(
     operands: tuple[Tensor, ...], comparison: Comparison, group: SequenceGroup, *, gradient: bool
 ) -> MapSums:
-    """As `walk`, on tensors [G, h, n, d] without padding."""
+    """As `map_sums`, on tensors [G, h, n, d] without padding."""
     q_s, k_s, q_t, k_t = operands
     heads, shape = q_s.shape[1], q_s.shape if gradient else (0,)
-    at_once, rows_at_once, keys_at_most = _tile_shape(q_s, comparison)
-    if at_once > heads:  # a tile holds several sequences: all heads side by side, which may copy
+    pairs_at_once, rows_at_once, most_keys = _tile_shape(q_s, comparison)
+    if (
+        pairs_at_once > heads
+    ):  # a tile holds several sequences: all heads side by side, which may copy
         q_s, k_s, q_t, k_t = (x.reshape(1, -1, *x.shape[2:]) for x in (q_s, k_s, q_t, k_t))
-    space = q_s.new_empty(2, at_once * rows_at_once * keys_at_most)
+    buffers = q_s.new_empty(2, pairs_at_once * rows_at_once * most_keys)
     dq, dk = (
-        (q_s.new_empty(q_s.shape), q_s.new_zeros(q_s.shape)) if gradient else (space[0, :0],) * 2
+        (q_s.new_empty(q_s.shape), q_s.new_zeros(q_s.shape)) if gradient else (buffers[0, :0],) * 2
     )
     total = torch.zeros((), dtype=torch.float64, device=q_s.device)
     count = torch.zeros((), dtype=torch.int64, device=q_s.device)
-    for number, part, rows in _tiles(q_s.shape, at_once, rows_at_once):
+    for number, few_heads, rows in _tiles(q_s.shape, pairs_at_once, rows_at_once):
         keys = _keys_seen(rows, q_s.shape[2], comparison.reach)
-        pairs = torch.arange(part.start, part.stop, device=q_s.device) + number * heads
+        pairs = torch.arange(few_heads.start, few_heads.stop, device=q_s.device) + number * heads
         visible = _visible(comparison, group, pairs // heads, rows, keys)
-        q, k = q_s[number, part, rows], k_s[number, part, keys]
-        student = _scores(q, k, comparison.scale_s, space[0])
+        q, k = q_s[number, few_heads, rows], k_s[number, few_heads, keys]
+        student = _scores(q, k, comparison.scale_s, buffers[0])
         teacher = _scores(
-            q_t[number, part, rows], k_t[number, part, keys], comparison.scale_t, space[1]
+            q_t[number, few_heads, rows],
+            k_t[number, few_heads, keys],
+            comparison.scale_t,
+            buffers[1],
         )
         if comparison.divergence == "mse":
             total += _mse_tile(student, teacher, visible, gradient=gradient)
@@ -71,8 +76,8 @@ def _walk_group(
             total += _kl_tile(student, teacher, visible)
         count += _counted(comparison.divergence, student, visible)
         if gradient:
-            torch.bmm(teacher, k, out=dq[number, part, rows])
-            dk[number, part, keys].baddbmm_(teacher.mT, q)
+            torch.bmm(teacher, k, out=dq[number, few_heads, rows])
+            dk[number, few_heads, keys].baddbmm_(teacher.mT, q)
     return MapSums(total=total, counted=count, dq=dq.view(shape), dk=dk.view(shape))
 
 
@@ -92,15 +97,15 @@ def _tile_shape(q: Tensor, comparison: Comparison) -> tuple[int, int, int]:
 
 
 def _tiles(
-    shape: torch.Size, at_once: int, rows_at_once: int
+    shape: torch.Size, pairs_at_once: int, rows_at_once: int
 ) -> Iterator[tuple[int, slice, slice]]:
     """Of tensors [G, h, n, d]: the sequence, some of its heads, some of its query rows."""
     sequences, heads, length, _ = shape
     for number in range(sequences):
-        for first in range(0, heads, at_once):
-            part = slice(first, min(first + at_once, heads))
+        for first in range(0, heads, pairs_at_once):
+            few_heads = slice(first, min(first + pairs_at_once, heads))
             for row in range(0, length, rows_at_once):
-                yield number, part, slice(row, min(row + rows_at_once, length))
+                yield number, few_heads, slice(row, min(row + rows_at_once, length))
 
 
 def _keys_seen(rows: slice, length: int, reach: int | None) -> slice:
@@ -122,14 +127,14 @@ def _visible(
         apart = positions[:, rows, None] - positions[:, None, keys]
         visible = apart.abs_() <= comparison.reach
     if comparison.mask is not None and comparison.mask.dim() == 3:
-        meet = comparison.mask[sequences, rows, keys]
-        visible = meet if visible is None else visible & meet
+        allowed = comparison.mask[sequences, rows, keys]
+        visible = allowed if visible is None else visible & allowed
     return visible
 
 
-def _scores(q: Tensor, k: Tensor, scale: float, space: Tensor) -> Tensor:
+def _scores(q: Tensor, k: Tensor, scale: float, buffer: Tensor) -> Tensor:
     shape = (q.shape[0], q.shape[1], k.shape[1])
-    out = space[: math.prod(shape)].view(shape)
+    out = buffer[: math.prod(shape)].view(shape)
     return torch.baddbmm(out, q, k.mT, beta=0, alpha=scale, out=out)
 
 

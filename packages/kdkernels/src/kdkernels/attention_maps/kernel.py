@@ -1,9 +1,15 @@
 """Both maps tile by tile in Triton, flash-attention style (impl "triton").
 
-Scores are recomputed in every sweep and never leave the chip: one sweep over the keys finds both log-partitions of a
-block of query rows, a second the sum and the row sums that the softmax gradient needs, a third the gradient by the
-queries; a second kernel, one block of keys against all rows, finds the gradient by the keys. Sums are kept per
-program and added up in a fixed order, so results are deterministic. Products accumulate in float32.
+Scores s = scale · q kᵀ are recomputed in every sweep and never leave the chip. With A = softmax(s) and D = A_s - A_t,
+
+    Σ D²:                      ∂/∂s_s = 2 A_s ∘ (D - rowsum(A_s ∘ D))      the backward pass of a softmax
+    Σ A_t (log A_t - log A_s): ∂/∂s_s = A_s - A_t
+    ∂/∂q = scale · ∂/∂s k,   ∂/∂k = scale · (∂/∂s)ᵀ q.
+
+One sweep over the keys finds both log-partitions of a block of query rows by the online softmax (Milakov & Gimelshein
+2018, Algorithm 3), a second the sum and rowsum(A_s ∘ D), a third the gradient by the queries; a second kernel, one block
+of keys against all rows, finds the gradient by the keys (as the backward pass of FlashAttention-2 does, Dao 2023). Sums
+are kept per program and added up in a fixed order, so results are deterministic. Products accumulate in float32.
 """
 
 # Kernels are typed by Triton when they are launched:
@@ -19,17 +25,17 @@ from torch import Tensor
 
 from kdkernels.attention_maps.arguments import Comparison
 from kdkernels.attention_maps.blocks import blocks_for
-from kdkernels.attention_maps.sums import MapSums
+from kdkernels.attention_maps.map_sums import MapSums
 
 # Triton's interpreter multiplies the bit patterns of bfloat16; the same products in float32 are exact.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
-def walk(
+def map_sums(
     q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, comparison: Comparison, *, gradient: bool
 ) -> MapSums:
     """Sum the comparison over all tiles, in float32."""
-    (q_s, k_s), (q_t, k_t) = _alike(q_s, k_s), _alike(q_t, k_t)
+    (q_s, k_s), (q_t, k_t) = _one_dtype(q_s, k_s), _one_dtype(q_t, k_t)
     batch, heads, length, width_s = q_s.shape
     width_t = q_t.shape[3]
     rows, keys, warps, stages = blocks_for(q_s, q_t)
@@ -37,7 +43,7 @@ def walk(
     row_blocks, key_blocks = triton.cdiv(length, rows), triton.cdiv(length, keys)
     totals = torch.empty(batch * heads, row_blocks, dtype=torch.float32, device=device)
     counts = torch.empty_like(totals, dtype=torch.int64)
-    per_row = torch.empty(3, batch * heads, length, dtype=torch.float32, device=device)
+    row_statistics = torch.empty(3, batch * heads, length, dtype=torch.float32, device=device)
     dq = torch.empty(q_s.shape if gradient else 0, dtype=torch.float32, device=device)
     dk = torch.empty_like(dq)
     if totals.numel() == 0:
@@ -58,17 +64,17 @@ def walk(
         "num_warps": warps,
         "num_stages": stages,
     }
-    _by_rows[(row_blocks * batch * heads,)](
-        *tensors, per_row, totals, counts, dq, *strides, *sizes, *scales, GRADIENT=gradient, **options
+    _loss_and_dq_kernel[(row_blocks * batch * heads,)](
+        *tensors, row_statistics, totals, counts, dq, *strides, *sizes, *scales, GRADIENT=gradient, **options
     )  # fmt: skip
     if gradient:
-        _by_keys[(key_blocks * batch * heads,)](
-            *tensors, per_row, dk, *strides, *sizes, *scales, **options
+        _dk_kernel[(key_blocks * batch * heads,)](
+            *tensors, row_statistics, dk, *strides, *sizes, *scales, **options
         )
     return MapSums(totals.sum(dtype=torch.float64).float(), counts.sum(), dq, dk)
 
 
-def _alike(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+def _one_dtype(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """Both in one dtype: autocast may leave rotary queries and keys in two."""
     dtype = torch.promote_types(q.dtype, k.dtype)
     return q.to(dtype), k.to(dtype)
@@ -81,50 +87,28 @@ def _strides(sides: tuple[Tensor, ...], mask: Tensor | None) -> list[int]:
 
 
 @triton.jit
-def _load_side(
-    start,
-    strideb,
-    strideh,
-    strides,
-    strided,
-    sequence,
-    head,
-    at,
-    inside,
-    WIDTH: tl.constexpr,
-    width,
-):
-    """Vectors of some tokens of one head: [len(at), WIDTH], zero outside."""
+def _load_vectors(x, strides, sequence, head, at, inside, WIDTH: tl.constexpr, width):
+    """Vectors of some tokens of one head: [len(at), WIDTH], zero outside. Strides by batch, head, token and value."""
     lane = tl.arange(0, WIDTH).to(tl.int64)
-    where = start + sequence * strideb + head * strideh
-    where += at.to(tl.int64)[:, None] * strides + lane[None, :] * strided
+    where = x + sequence * strides[0] + head * strides[1]
+    where += at.to(tl.int64)[:, None] * strides[2] + lane[None, :] * strides[3]
     return tl.load(where, mask=inside[:, None] & (lane < width)[None, :], other=0.0)
 
 
 @triton.jit
-def _tokens(mask, mask_b, mask_i, sequence, at, length, MASK_AXES: tl.constexpr):
-    """Which positions hold a real token: bool [len(at)]."""
-    inside = at < length
-    if MASK_AXES == 1:
-        there = tl.load(mask + sequence * mask_b + at.to(tl.int64) * mask_i, mask=inside, other=0)
-        inside = inside & (there != 0)
-    return inside
-
-
-@triton.jit
-def _meet(
-    mask, mask_b, mask_i, mask_j, sequence, row, key, row_in, key_in, reach,
-    MASK_AXES: tl.constexpr, LOCAL: tl.constexpr,
+def _load_tokens(
+    start, x_s, strides_s, x_t, strides_t, mask, mask_strides, sequence, head, length, width_s, width_t,
+    MASK_AXES: tl.constexpr, SIZE: tl.constexpr, WIDTH_S: tl.constexpr, WIDTH_T: tl.constexpr,
 ):  # fmt: skip
-    """Which entries of the tile exist: bool [len(row), len(key)]."""
-    visible = row_in[:, None] & key_in[None, :]
-    if LOCAL:
-        visible = visible & (tl.abs(row[:, None] - key[None, :]) <= reach)
-    if MASK_AXES == 2:
-        where = mask + sequence * mask_b
-        where += row.to(tl.int64)[:, None] * mask_i + key.to(tl.int64)[None, :] * mask_j
-        visible = visible & (tl.load(where, mask=visible, other=0) != 0)
-    return visible
+    """A block of tokens of one head: positions, which of them are real [SIZE], vectors of both sides [SIZE, WIDTH]."""
+    at = start + tl.arange(0, SIZE)
+    real = at < length
+    if MASK_AXES == 1:
+        where = mask + sequence * mask_strides[0] + at.to(tl.int64) * mask_strides[1]
+        real = real & (tl.load(where, mask=real, other=0) != 0)
+    vectors_s = _load_vectors(x_s, strides_s, sequence, head, at, real, WIDTH_S, width_s)
+    vectors_t = _load_vectors(x_t, strides_t, sequence, head, at, real, WIDTH_T, width_t)
+    return at, real, vectors_s, vectors_t
 
 
 @triton.jit
@@ -136,25 +120,74 @@ def _product(a, b):
 
 
 @triton.jit
-def _grow(scores, visible, top, mass):
-    """One step of an online log-sum-exp: the new (maximum, mass relative to it) of every row."""
+def _score_tile(
+    queries, keys, scales, mask, mask_strides, sequence, reach,
+    MASK_AXES: tl.constexpr, LOCAL: tl.constexpr,
+):  # fmt: skip
+    """Of two blocks of tokens: which entries exist, and both sides' scores [len(queries), len(keys)]."""
+    row, row_real, queries_s, queries_t = queries
+    key, key_real, keys_s, keys_t = keys
+    visible = row_real[:, None] & key_real[None, :]
+    if LOCAL:
+        visible = visible & (tl.abs(row[:, None] - key[None, :]) <= reach)
+    if MASK_AXES == 2:
+        where = mask + sequence * mask_strides[0]
+        where += row.to(tl.int64)[:, None] * mask_strides[1]
+        where += key.to(tl.int64)[None, :] * mask_strides[2]
+        visible = visible & (tl.load(where, mask=visible, other=0) != 0)
+    scores_s = _product(queries_s, tl.trans(keys_s)) * scales[0]
+    scores_t = _product(queries_t, tl.trans(keys_t)) * scales[1]
+    return visible, scores_s, scores_t
+
+
+@triton.jit
+def _online_softmax_update(scores, visible, row_max, sum_exp):
+    """Take one tile into the running maximum of every row, and the sum of exponentials relative to it."""
     scores = tl.where(visible, scores, float("-inf"))
-    higher = tl.maximum(top, tl.max(scores, 1))
-    safe = tl.where(higher == float("-inf"), 0.0, higher)
-    mass = mass * tl.exp(top - safe) + tl.sum(tl.exp(scores - safe[:, None]), 1)
-    return higher, mass
+    new_max = tl.maximum(row_max, tl.max(scores, 1))
+    base = tl.where(new_max == float("-inf"), 0.0, new_max)
+    sum_exp = sum_exp * tl.exp(row_max - base) + tl.sum(tl.exp(scores - base[:, None]), 1)
+    return new_max, sum_exp
 
 
 @triton.jit
-def _log_partition(top, mass):
+def _log_partition(row_max, sum_exp):
     """Of every row; 0 for a row that sees nothing, whose entries are never read."""
-    empty = mass == 0.0
-    return tl.where(empty, 0.0, top + tl.log(tl.where(empty, 1.0, mass)))
+    empty = sum_exp == 0.0
+    return tl.where(empty, 0.0, row_max + tl.log(tl.where(empty, 1.0, sum_exp)))
 
 
 @triton.jit
-def _by_rows(
-    q_s, k_s, q_t, k_t, mask, per_row, totals, counts, dq,
+def _grad_scores(log_s, log_t, row_dot, visible, MSE: tl.constexpr):
+    """The gradient by the student's scores; half of it for the squared difference."""
+    map_s = tl.where(visible, tl.exp(log_s), 0.0)
+    map_t = tl.where(visible, tl.exp(log_t), 0.0)
+    if MSE:
+        return map_s * (map_s - map_t - row_dot[:, None])
+    else:
+        return map_s - map_t
+
+
+@triton.jit
+def _gradient_product(grad_scores, vectors):
+    """grad_scores · vectors, in bfloat16 where the vectors are, else in float32: float16 would underflow."""
+    if vectors.dtype == tl.bfloat16:
+        return _product(grad_scores.to(tl.bfloat16), vectors)
+    else:
+        return _product(grad_scores, vectors.to(tl.float32))
+
+
+@triton.jit
+def _store_gradient(out, gradient, pair, at, length, width, WIDTH: tl.constexpr):
+    """Write the gradient by some tokens' vectors [len(at), WIDTH] to `out` [B · h, S, width]."""
+    lane = tl.arange(0, WIDTH).to(tl.int64)
+    where = out + (pair * length + at.to(tl.int64))[:, None] * width + lane[None, :]
+    tl.store(where, gradient, mask=(at < length)[:, None] & (lane < width)[None, :])
+
+
+@triton.jit
+def _loss_and_dq_kernel(
+    q_s, k_s, q_t, k_t, mask, row_statistics, totals, counts, dq,
     qs_b, qs_h, qs_s, qs_d, ks_b, ks_h, ks_s, ks_d,
     qt_b, qt_h, qt_s, qt_d, kt_b, kt_h, kt_s, kt_d, mask_b, mask_i, mask_j,
     heads, length, width_s, width_t, reach, scale_s, scale_t,
@@ -162,152 +195,87 @@ def _by_rows(
     ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH_S: tl.constexpr, WIDTH_T: tl.constexpr,
 ):  # fmt: skip
     """One block of query rows of one head against all keys: partitions, sum, count and dq."""
+    strides_qs, strides_qt = (qs_b, qs_h, qs_s, qs_d), (qt_b, qt_h, qt_s, qt_d)
+    strides_ks, strides_kt = (ks_b, ks_h, ks_s, ks_d), (kt_b, kt_h, kt_s, kt_d)
+    mask_strides, scales = (mask_b, mask_i, mask_j), (scale_s, scale_t)
     program, blocks = tl.program_id(0), tl.cdiv(length, ROWS)
     block, pair = program % blocks, (program // blocks).to(tl.int64)
-    rows_of_all = (tl.num_programs(0) // blocks).to(tl.int64) * length
+    all_rows = (tl.num_programs(0) // blocks).to(tl.int64) * length
     sequence, head = pair // heads, pair % heads
-    row = block * ROWS + tl.arange(0, ROWS)
-    row_in = _tokens(mask, mask_b, mask_i, sequence, row, length, MASK_AXES)
-    rows_s = _load_side(q_s, qs_b, qs_h, qs_s, qs_d, sequence, head, row, row_in, WIDTH_S, width_s)
-    rows_t = _load_side(q_t, qt_b, qt_h, qt_s, qt_d, sequence, head, row, row_in, WIDTH_T, width_t)
+    queries = _load_tokens(
+        block * ROWS, q_s, strides_qs, q_t, strides_qt, mask, mask_strides, sequence, head, length,
+        width_s, width_t, MASK_AXES, ROWS, WIDTH_S, WIDTH_T,
+    )  # fmt: skip
     first, last = 0, length
     if LOCAL:
         first = tl.maximum(0, block * ROWS - reach) // KEYS * KEYS
         last = tl.minimum(length, block * ROWS + ROWS + reach)
 
-    top_s = tl.full([ROWS], float("-inf"), tl.float32)
-    top_t = tl.full([ROWS], float("-inf"), tl.float32)
-    mass_s = tl.zeros([ROWS], tl.float32)
-    mass_t = tl.zeros([ROWS], tl.float32)
-    seen = tl.zeros([ROWS], tl.int32)
+    max_s = tl.full([ROWS], float("-inf"), tl.float32)
+    max_t = tl.full([ROWS], float("-inf"), tl.float32)
+    sum_exp_s = tl.zeros([ROWS], tl.float32)
+    sum_exp_t = tl.zeros([ROWS], tl.float32)
+    keys_seen = tl.zeros([ROWS], tl.int32)
     for start in range(first, last, KEYS):
-        key = start + tl.arange(0, KEYS)
-        key_in = _tokens(mask, mask_b, mask_i, sequence, key, length, MASK_AXES)
-        visible = _meet(
-            mask,
-            mask_b,
-            mask_i,
-            mask_j,
-            sequence,
-            row,
-            key,
-            row_in,
-            key_in,
-            reach,
-            MASK_AXES,
-            LOCAL,
+        keys = _load_tokens(
+            start, k_s, strides_ks, k_t, strides_kt, mask, mask_strides, sequence, head, length,
+            width_s, width_t, MASK_AXES, KEYS, WIDTH_S, WIDTH_T,
+        )  # fmt: skip
+        visible, scores_s, scores_t = _score_tile(
+            queries, keys, scales, mask, mask_strides, sequence, reach, MASK_AXES, LOCAL
         )
-        keys_s = _load_side(
-            k_s, ks_b, ks_h, ks_s, ks_d, sequence, head, key, key_in, WIDTH_S, width_s
-        )
-        keys_t = _load_side(
-            k_t, kt_b, kt_h, kt_s, kt_d, sequence, head, key, key_in, WIDTH_T, width_t
-        )
-        top_s, mass_s = _grow(_product(rows_s, tl.trans(keys_s)) * scale_s, visible, top_s, mass_s)
-        top_t, mass_t = _grow(_product(rows_t, tl.trans(keys_t)) * scale_t, visible, top_t, mass_t)
-        seen += tl.sum(visible.to(tl.int32), 1)
-    lse_s, lse_t = _log_partition(top_s, mass_s), _log_partition(top_t, mass_t)
+        max_s, sum_exp_s = _online_softmax_update(scores_s, visible, max_s, sum_exp_s)
+        max_t, sum_exp_t = _online_softmax_update(scores_t, visible, max_t, sum_exp_t)
+        keys_seen += tl.sum(visible.to(tl.int32), 1)
+    lse_s, lse_t = _log_partition(max_s, sum_exp_s), _log_partition(max_t, sum_exp_t)
 
     total = tl.zeros([ROWS], tl.float32)
-    slope = tl.zeros([ROWS], tl.float32)
+    row_dot = tl.zeros([ROWS], tl.float32)  # rowsum(A_s ∘ (A_s - A_t))
     for start in range(first, last, KEYS):
-        key = start + tl.arange(0, KEYS)
-        key_in = _tokens(mask, mask_b, mask_i, sequence, key, length, MASK_AXES)
-        visible = _meet(
-            mask,
-            mask_b,
-            mask_i,
-            mask_j,
-            sequence,
-            row,
-            key,
-            row_in,
-            key_in,
-            reach,
-            MASK_AXES,
-            LOCAL,
+        keys = _load_tokens(
+            start, k_s, strides_ks, k_t, strides_kt, mask, mask_strides, sequence, head, length,
+            width_s, width_t, MASK_AXES, KEYS, WIDTH_S, WIDTH_T,
+        )  # fmt: skip
+        visible, scores_s, scores_t = _score_tile(
+            queries, keys, scales, mask, mask_strides, sequence, reach, MASK_AXES, LOCAL
         )
-        keys_s = _load_side(
-            k_s, ks_b, ks_h, ks_s, ks_d, sequence, head, key, key_in, WIDTH_S, width_s
-        )
-        keys_t = _load_side(
-            k_t, kt_b, kt_h, kt_s, kt_d, sequence, head, key, key_in, WIDTH_T, width_t
-        )
-        log_s = _product(rows_s, tl.trans(keys_s)) * scale_s - lse_s[:, None]
-        log_t = _product(rows_t, tl.trans(keys_t)) * scale_t - lse_t[:, None]
+        log_s, log_t = scores_s - lse_s[:, None], scores_t - lse_t[:, None]
         map_s = tl.where(visible, tl.exp(log_s), 0.0)
         map_t = tl.where(visible, tl.exp(log_t), 0.0)
         if MSE:
             total += tl.sum((map_s - map_t) * (map_s - map_t), 1)
-            slope += tl.sum(map_s * (map_s - map_t), 1)
+            row_dot += tl.sum(map_s * (map_s - map_t), 1)
         else:
             total += tl.sum(tl.where(visible, map_t * (log_t - log_s), 0.0), 1)
 
+    row = queries[0]
     if GRADIENT:
-        by_rows = tl.zeros([ROWS, WIDTH_S], tl.float32)
+        dq_block = tl.zeros([ROWS, WIDTH_S], tl.float32)
         for start in range(first, last, KEYS):
-            key = start + tl.arange(0, KEYS)
-            key_in = _tokens(mask, mask_b, mask_i, sequence, key, length, MASK_AXES)
-            visible = _meet(
-                mask,
-                mask_b,
-                mask_i,
-                mask_j,
-                sequence,
-                row,
-                key,
-                row_in,
-                key_in,
-                reach,
-                MASK_AXES,
-                LOCAL,
+            keys = _load_tokens(
+                start, k_s, strides_ks, k_t, strides_kt, mask, mask_strides, sequence, head, length,
+                width_s, width_t, MASK_AXES, KEYS, WIDTH_S, WIDTH_T,
+            )  # fmt: skip
+            visible, scores_s, scores_t = _score_tile(
+                queries, keys, scales, mask, mask_strides, sequence, reach, MASK_AXES, LOCAL
             )
-            keys_s = _load_side(
-                k_s, ks_b, ks_h, ks_s, ks_d, sequence, head, key, key_in, WIDTH_S, width_s
-            )
-            keys_t = _load_side(
-                k_t, kt_b, kt_h, kt_s, kt_d, sequence, head, key, key_in, WIDTH_T, width_t
-            )
-            log_s = _product(rows_s, tl.trans(keys_s)) * scale_s - lse_s[:, None]
-            log_t = _product(rows_t, tl.trans(keys_t)) * scale_t - lse_t[:, None]
-            by_scores = _by_scores(log_s, log_t, slope, visible, MSE)
-            by_rows += _gradient_product(by_scores, keys_s)
-        lane = tl.arange(0, WIDTH_S).to(tl.int64)
-        where = dq + (pair * length + row.to(tl.int64))[:, None] * width_s + lane[None, :]
-        tl.store(where, by_rows, mask=(row < length)[:, None] & (lane < width_s)[None, :])
-        where = per_row + pair * length + row
+            log_s, log_t = scores_s - lse_s[:, None], scores_t - lse_t[:, None]
+            grad_scores = _grad_scores(log_s, log_t, row_dot, visible, MSE)
+            dq_block += _gradient_product(grad_scores, keys[2])
+        _store_gradient(dq, dq_block, pair, row, length, width_s, WIDTH_S)
+        where = row_statistics + pair * length + row
         tl.store(where, lse_s, mask=row < length)
-        tl.store(where + rows_of_all, lse_t, mask=row < length)
-        tl.store(where + 2 * rows_of_all, slope, mask=row < length)
+        tl.store(where + all_rows, lse_t, mask=row < length)
+        tl.store(where + 2 * all_rows, row_dot, mask=row < length)
 
     tl.store(totals + program, tl.sum(total, 0))
-    counted = seen if MSE else (seen > 0).to(tl.int32)
+    counted = keys_seen if MSE else (keys_seen > 0).to(tl.int32)
     tl.store(counts + program, tl.sum(counted.to(tl.int64), 0))
 
 
 @triton.jit
-def _by_scores(log_s, log_t, slope, visible, MSE: tl.constexpr):
-    """The gradient by the student's scores; half of it for the squared difference."""
-    map_s = tl.where(visible, tl.exp(log_s), 0.0)
-    map_t = tl.where(visible, tl.exp(log_t), 0.0)
-    if MSE:
-        return map_s * (map_s - map_t - slope[:, None])
-    else:
-        return map_s - map_t
-
-
-@triton.jit
-def _gradient_product(by_scores, vectors):
-    """by_scores · vectors, in bfloat16 where the vectors are, else in float32: float16 would underflow."""
-    if vectors.dtype == tl.bfloat16:
-        return _product(by_scores.to(tl.bfloat16), vectors)
-    else:
-        return _product(by_scores, vectors.to(tl.float32))
-
-
-@triton.jit
-def _by_keys(
-    q_s, k_s, q_t, k_t, mask, per_row, dk,
+def _dk_kernel(
+    q_s, k_s, q_t, k_t, mask, row_statistics, dk,
     qs_b, qs_h, qs_s, qs_d, ks_b, ks_h, ks_s, ks_d,
     qt_b, qt_h, qt_s, qt_d, kt_b, kt_h, kt_s, kt_d, mask_b, mask_i, mask_j,
     heads, length, width_s, width_t, reach, scale_s, scale_t,
@@ -315,50 +283,36 @@ def _by_keys(
     ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH_S: tl.constexpr, WIDTH_T: tl.constexpr,
 ):  # fmt: skip
     """One block of keys of one head against all query rows: dk."""
+    strides_qs, strides_qt = (qs_b, qs_h, qs_s, qs_d), (qt_b, qt_h, qt_s, qt_d)
+    strides_ks, strides_kt = (ks_b, ks_h, ks_s, ks_d), (kt_b, kt_h, kt_s, kt_d)
+    mask_strides, scales = (mask_b, mask_i, mask_j), (scale_s, scale_t)
     program, blocks = tl.program_id(0), tl.cdiv(length, KEYS)
     block, pair = program % blocks, (program // blocks).to(tl.int64)
-    rows_of_all = (tl.num_programs(0) // blocks).to(tl.int64) * length
+    all_rows = (tl.num_programs(0) // blocks).to(tl.int64) * length
     sequence, head = pair // heads, pair % heads
-    key = block * KEYS + tl.arange(0, KEYS)
-    key_in = _tokens(mask, mask_b, mask_i, sequence, key, length, MASK_AXES)
-    keys_s = _load_side(k_s, ks_b, ks_h, ks_s, ks_d, sequence, head, key, key_in, WIDTH_S, width_s)
-    keys_t = _load_side(k_t, kt_b, kt_h, kt_s, kt_d, sequence, head, key, key_in, WIDTH_T, width_t)
+    keys = _load_tokens(
+        block * KEYS, k_s, strides_ks, k_t, strides_kt, mask, mask_strides, sequence, head, length,
+        width_s, width_t, MASK_AXES, KEYS, WIDTH_S, WIDTH_T,
+    )  # fmt: skip
     first, last = 0, length
     if LOCAL:
         first = tl.maximum(0, block * KEYS - reach) // ROWS * ROWS
         last = tl.minimum(length, block * KEYS + KEYS + reach)
-    by_keys = tl.zeros([KEYS, WIDTH_S], tl.float32)
+    dk_block = tl.zeros([KEYS, WIDTH_S], tl.float32)
     for start in range(first, last, ROWS):
-        row = start + tl.arange(0, ROWS)
-        row_in = _tokens(mask, mask_b, mask_i, sequence, row, length, MASK_AXES)
-        visible = _meet(
-            mask,
-            mask_b,
-            mask_i,
-            mask_j,
-            sequence,
-            row,
-            key,
-            row_in,
-            key_in,
-            reach,
-            MASK_AXES,
-            LOCAL,
+        queries = _load_tokens(
+            start, q_s, strides_qs, q_t, strides_qt, mask, mask_strides, sequence, head, length,
+            width_s, width_t, MASK_AXES, ROWS, WIDTH_S, WIDTH_T,
+        )  # fmt: skip
+        visible, scores_s, scores_t = _score_tile(
+            queries, keys, scales, mask, mask_strides, sequence, reach, MASK_AXES, LOCAL
         )
-        rows_s = _load_side(
-            q_s, qs_b, qs_h, qs_s, qs_d, sequence, head, row, row_in, WIDTH_S, width_s
-        )
-        rows_t = _load_side(
-            q_t, qt_b, qt_h, qt_s, qt_d, sequence, head, row, row_in, WIDTH_T, width_t
-        )
-        where = per_row + pair * length + row
-        lse_s = tl.load(where, mask=row_in, other=0.0)
-        lse_t = tl.load(where + rows_of_all, mask=row_in, other=0.0)
-        slope = tl.load(where + 2 * rows_of_all, mask=row_in, other=0.0)
-        log_s = _product(rows_s, tl.trans(keys_s)) * scale_s - lse_s[:, None]
-        log_t = _product(rows_t, tl.trans(keys_t)) * scale_t - lse_t[:, None]
-        by_scores = _by_scores(log_s, log_t, slope, visible, MSE)
-        by_keys += _gradient_product(tl.trans(by_scores), rows_s)
-    lane = tl.arange(0, WIDTH_S).to(tl.int64)
-    where = dk + (pair * length + key.to(tl.int64))[:, None] * width_s + lane[None, :]
-    tl.store(where, by_keys, mask=(key < length)[:, None] & (lane < width_s)[None, :])
+        row, row_real, queries_s, _ = queries
+        where = row_statistics + pair * length + row
+        lse_s = tl.load(where, mask=row_real, other=0.0)
+        lse_t = tl.load(where + all_rows, mask=row_real, other=0.0)
+        row_dot = tl.load(where + 2 * all_rows, mask=row_real, other=0.0)
+        log_s, log_t = scores_s - lse_s[:, None], scores_t - lse_t[:, None]
+        grad_scores = _grad_scores(log_s, log_t, row_dot, visible, MSE)
+        dk_block += _gradient_product(tl.trans(grad_scores), queries_s)
+    _store_gradient(dk, dk_block, pair, keys[0], length, width_s, WIDTH_S)

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from kdkernels.attention_maps.arguments import Comparison
+from kdkernels.precision import accumulation_dtype
 
 
-def wide(tensor: Tensor) -> Tensor:
+def _in_compute_dtype(tensor: Tensor) -> Tensor:
     """The tensor in the dtype that maps are computed in: float64 stays, everything else becomes float32."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+    return tensor.to(accumulation_dtype(tensor.dtype))
 
 
 def visible_entries(
@@ -29,7 +30,7 @@ def visible_entries(
 
 def log_softmax_map(q: Tensor, k: Tensor, *, scale: float, visible: Tensor) -> Tensor:
     """Log softmax over the visible keys of scale · q kᵀ; [B, h, S, S], 0 where an entry does not exist."""
-    scores = scale * (wide(q) @ wide(k).transpose(-1, -2))
+    scores = scale * (_in_compute_dtype(q) @ _in_compute_dtype(k).transpose(-1, -2))
     log_map = torch.log_softmax(scores.masked_fill(~visible, -math.inf), dim=-1)
     return log_map.masked_fill(~visible, 0.0)
 

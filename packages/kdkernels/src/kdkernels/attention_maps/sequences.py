@@ -1,4 +1,4 @@
-"""Padding is taken out, not masked: sequences of one length are stacked without it and walked together."""
+"""Padding is taken out, not masked: sequences of one length are stacked without it and computed together."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -9,13 +9,10 @@ from kdkernels.attention_maps.arguments import (
     require_mask,
     require_options,
     require_sides,
-    widest,
 )
-from kdkernels.attention_maps.blocks import too_wide
-from kdkernels.attention_maps.choice import walk_of
-from kdkernels.attention_maps.sums import MapLoss, compare
+from kdkernels.attention_maps.map_loss import MapLoss, map_loss
 from kdkernels.attention_mse.reference import attention_mse_reference
-from kdkernels.checks import choose_impl, require_shape
+from kdkernels.checks import require_shape
 
 
 def attention_mse(
@@ -91,16 +88,6 @@ def attention_mse(
         divisor=divisor,
         chunk_bytes=chunk_bytes,
     )
-    chosen = choose_impl(
-        impl,
-        operation=operation,
-        device=q_s.device,
-        dtype=widest(q_s, k_s, q_t, k_t),
-        unsuited=too_wide(q_s, k_s, q_t, k_t),
+    return map_loss(
+        operation, q_s, k_s, q_t, k_t, comparison, reference=attention_mse_reference, impl=impl
     )
-    if chosen == "reference":
-        loss, counted = attention_mse_reference(q_s, k_s, q_t, k_t, comparison)
-    else:
-        walk = walk_of(chosen)
-        loss, counted = compare(q_s, k_s, q_t, k_t, comparison, walk=walk)
-    return MapLoss(loss, counted, chosen)

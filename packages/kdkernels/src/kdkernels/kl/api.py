@@ -1,5 +1,7 @@
 """`kl`: what it means, what it checks, and which implementation it runs."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -10,8 +12,10 @@ from kdkernels.checks import (
     require_one_device,
     require_shape,
 )
-from kdkernels.compiling import opaque
+from kdkernels.compiling import no_compile
 from kdkernels.kl import chunked, reference
+from kdkernels.logits_loss import Divergence, LossOfLogits
+from kdkernels.precision import accumulation_dtype
 from kdkernels.reduction import masked_scales
 from kdkernels.row_checks import (
     check_divergence,
@@ -20,10 +24,9 @@ from kdkernels.row_checks import (
     check_may_overwrite,
     check_row_weight,
 )
-from kdkernels.topk_kl.api import Divergence, LossOfLogits
 
 
-@opaque
+@no_compile
 def kl(
     student: Tensor,
     teacher: Tensor,
@@ -118,7 +121,7 @@ def _run(
     overwrite: bool,
     impl: str,
 ) -> Divergence:
-    exact = torch.float64 if student.dtype == torch.float64 else torch.float32
+    exact = accumulation_dtype(student.dtype)
     rows, row_scale = masked_scales(
         "kl",
         student.shape[0],
@@ -141,15 +144,9 @@ def _run(
             return Divergence((row_scale * losses).sum(), rows, impl)
         teacher = teacher.detach()
 
-        def row_losses(values: Tensor, gradient: Tensor | None, row_scale: Tensor) -> Tensor:
-            if impl == "triton":
-                from kdkernels.kl import kernel  # late: it imports triton
-
-                compute = kernel.row_losses
-            else:
-                compute = chunked.row_losses
-            return compute(
-                values,
+        def row_losses(z: Tensor, gradient: Tensor | None, row_scale: Tensor) -> Tensor:
+            return row_losses_of(impl)(
+                z,
                 teacher,
                 row_scale=row_scale,
                 temperature=temperature,
@@ -162,3 +159,12 @@ def _run(
             student, row_losses, mask, row_scale, temperature, overwrite, torch.is_grad_enabled()
         )
     return Divergence(loss, rows, impl)
+
+
+def row_losses_of(impl: str) -> Callable[..., Tensor]:
+    """The row losses of an implementation. Triton is imported here and nowhere else."""
+    if impl == "triton":
+        from kdkernels.kl import kernel
+
+        return kernel.row_losses
+    return chunked.row_losses

@@ -1,9 +1,13 @@
-"""Dense divergences a block of rows at a time, loss and gradient by the student's logits in one visit."""
+"""Dense divergences a block of rows at a time, loss and gradient by the student's logits in one visit.
+
+With g = ∂D/∂(log q) and G = Σ_v g_v, as `divergences` derives them, ∂(T² D)/∂z_v = T (g_v - q_v G).
+"""
 
 import torch
 from torch import Tensor
 
 from kdkernels.divergences import divergence_terms
+from kdkernels.precision import accumulation_dtype
 
 # The working set is a handful of [rows, V] tensors of this size.
 CPU_BLOCK_BYTES = 4 * 2**20
@@ -35,19 +39,19 @@ def row_losses(
         [N] in float32 (float64 for float64 logits).
     """
     N, V = student.shape
-    exact = torch.float64 if student.dtype == torch.float64 else torch.float32
-    values = torch.zeros(N, dtype=exact, device=student.device)
+    exact = accumulation_dtype(student.dtype)
+    losses = torch.zeros(N, dtype=exact, device=student.device)
     budget = CPU_BLOCK_BYTES if student.device.type == "cpu" else DEVICE_BLOCK_BYTES
     block = max(1, budget // (V * exact.itemsize))
     for start in range(0, N, block):
         rows = slice(start, min(start + block, N))
         log_q = torch.log_softmax(student[rows].to(exact) / temperature, dim=1)  # [R, V]
         log_p = torch.log_softmax(teacher[rows].to(exact) / temperature, dim=1)  # [R, V]
-        terms, pulls = divergence_terms(divergence, log_p, log_q, beta=beta)
-        values[rows] = terms.sum(dim=1) * temperature**2
+        terms, grad_log_q = divergence_terms(divergence, log_p, log_q, beta=beta)
+        losses[rows] = terms.sum(dim=1) * temperature**2
         if gradient is not None:
             # T² / T: the logits enter divided by T
             factor = (row_scale[rows].to(exact) * temperature).unsqueeze(1)
-            total = pulls.sum(dim=1, keepdim=True)
-            gradient[rows] = ((pulls - log_q.exp_() * total) * factor).to(gradient.dtype)
-    return values
+            grad_sum = grad_log_q.sum(dim=1, keepdim=True)
+            gradient[rows] = ((grad_log_q - log_q.exp_() * grad_sum) * factor).to(gradient.dtype)
+    return losses

@@ -3,6 +3,10 @@
 
 """Dense divergences in Triton: one program a row, both rows swept for their partitions, then for terms and gradient.
 
+log Z = log Σ exp(z / T) of a row takes one sweep by the online softmax (Milakov & Gimelshein 2018, Algorithm 3). With
+g = ∂D/∂(log q) and G = Σ_v g_v, as `divergences` derives them, ∂(T² D)/∂z_v = T (g_v - q_v G): G takes a sweep of its
+own, in which the value is summed too, and the gradient a last one.
+
 Imports triton: reached only once impl="triton" has been chosen.
 """
 
@@ -12,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kdkernels.divergence_kernel import (
-    NUMBERS,
+    DIVERGENCE_NUMBERS,
     divergence_terms,
     finite_or_zero,
     load_block,
@@ -33,53 +37,53 @@ def row_losses(
 ) -> Tensor:
     """As `chunked.row_losses`, for float32, float16 and bfloat16."""
     N, V = student.shape
-    values = torch.zeros(N, dtype=torch.float32, device=student.device)
+    losses = torch.zeros(N, dtype=torch.float32, device=student.device)
     student = student if student.stride(1) == 1 else student.contiguous()
     teacher = teacher if teacher.stride(1) == 1 else teacher.contiguous()
     if N == 0:
-        return values
+        return losses
     _divergence_kernel[(N,)](
         student,
         student.stride(0),
         teacher,
         teacher.stride(0),
-        values if gradient is None else gradient,
+        losses if gradient is None else gradient,
         0 if gradient is None else gradient.stride(0),
         row_scale.contiguous(),
-        values,
+        losses,
         V,
         temperature,
         beta,
         GRADIENT=gradient is not None,
-        DIVERGENCE=NUMBERS[divergence],
+        DIVERGENCE=DIVERGENCE_NUMBERS[divergence],
         **launch_options("divergences", student.device, columns=V),
     )
     if gradient is not None:
         # Autograd sees no write of a kernel; who kept the logits for a backward pass must hear of it.
         torch.autograd.graph.increment_version(gradient)
-    return values
+    return losses
 
 
 @triton.jit
-def _sweep(z, column, V, T, peak, total, MASKED: tl.constexpr):
+def _online_softmax_update(z, column, V, T, row_max, sum_exp, MASKED: tl.constexpr):
     """Take one block into the running maximum and the sum of exponentials at temperature T."""
     x = load_block(z, column, V, MASKED) / T
-    higher = tl.maximum(peak, tl.max(x, axis=0))
-    base = finite_or_zero(higher)
-    return higher, total * tl.exp(peak - base) + tl.sum(tl.exp(x - base), axis=0)
+    new_max = tl.maximum(row_max, tl.max(x, axis=0))
+    base = finite_or_zero(new_max)
+    return new_max, sum_exp * tl.exp(row_max - base) + tl.sum(tl.exp(x - base), axis=0)
 
 
 @triton.jit
 def _log_partition(z, V, T, BLOCK_V: tl.constexpr):
     """Log Σ exp(z / T) over a row, in one sweep with a running maximum."""
-    peak = tl.full([], -float("inf"), tl.float32)
-    total = tl.full([], 0.0, tl.float32)
+    row_max = tl.full([], -float("inf"), tl.float32)
+    sum_exp = tl.full([], 0.0, tl.float32)
     lane = tl.arange(0, BLOCK_V)
     edge = V // BLOCK_V * BLOCK_V  # the columns of whole blocks; what remains takes a mask
     for start in range(0, edge, BLOCK_V):
-        peak, total = _sweep(z, start + lane, V, T, peak, total, False)
-    peak, total = _sweep(z, edge + lane, V, T, peak, total, True)
-    return finite_or_zero(peak) + tl.log(total)
+        row_max, sum_exp = _online_softmax_update(z, start + lane, V, T, row_max, sum_exp, False)
+    row_max, sum_exp = _online_softmax_update(z, edge + lane, V, T, row_max, sum_exp, True)
+    return finite_or_zero(row_max) + tl.log(sum_exp)
 
 
 @triton.jit
@@ -89,20 +93,20 @@ def _terms(
     column,
     V,
     T,
-    log_zs,
-    log_zt,
+    lse_s,
+    lse_t,
     beta,
     DIVERGENCE: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """Log q, terms and pulls of one block of columns; 0 beyond the row."""
-    log_q = load_block(student, column, V, MASKED) / T - log_zs
-    log_p = load_block(teacher, column, V, MASKED) / T - log_zt
-    terms, pulls = divergence_terms(log_p, log_q, beta, DIVERGENCE)
+    """Log q, terms and gradients by log q of one block of columns; the last two 0 beyond the row."""
+    log_q = load_block(student, column, V, MASKED) / T - lse_s
+    log_p = load_block(teacher, column, V, MASKED) / T - lse_t
+    terms, grad_log_q = divergence_terms(log_p, log_q, beta, DIVERGENCE)
     if MASKED:
         terms = tl.where(column < V, terms, 0.0)
-        pulls = tl.where(column < V, pulls, 0.0)
-    return log_q, terms, pulls
+        grad_log_q = tl.where(column < V, grad_log_q, 0.0)
+    return log_q, terms, grad_log_q
 
 
 @triton.jit
@@ -114,7 +118,7 @@ def _divergence_kernel(
     gradient,  # [N, V], may be the student's memory
     gradient_stride,
     row_scale,  # [N]
-    values,  # [N]
+    losses,  # [N]
     V,
     T,
     beta,
@@ -123,37 +127,35 @@ def _divergence_kernel(
     BLOCK_V: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)  # int64: row times stride passes 2^31
-    z = student + row * student_stride
-    teacher_z = teacher + row * teacher_stride
-    by_z = gradient + row * gradient_stride
-    log_zs = _log_partition(z, V, T, BLOCK_V)
-    log_zt = _log_partition(teacher_z, V, T, BLOCK_V)
-    value = tl.full([], 0.0, tl.float32)
-    total_pull = tl.full([], 0.0, tl.float32)
+    z_s = student + row * student_stride
+    z_t = teacher + row * teacher_stride
+    grad_row = gradient + row * gradient_stride
+    lse_s = _log_partition(z_s, V, T, BLOCK_V)
+    lse_t = _log_partition(z_t, V, T, BLOCK_V)
+    loss = tl.full([], 0.0, tl.float32)
+    grad_sum = tl.full([], 0.0, tl.float32)
     lane = tl.arange(0, BLOCK_V)
     edge = V // BLOCK_V * BLOCK_V
     for start in range(0, edge, BLOCK_V):
-        _, terms, pulls = _terms(
-            z, teacher_z, start + lane, V, T, log_zs, log_zt, beta, DIVERGENCE, False
+        _, terms, grad_log_q = _terms(
+            z_s, z_t, start + lane, V, T, lse_s, lse_t, beta, DIVERGENCE, False
         )
-        value += tl.sum(terms, axis=0)
-        total_pull += tl.sum(pulls, axis=0)
-    _, terms, pulls = _terms(
-        z, teacher_z, edge + lane, V, T, log_zs, log_zt, beta, DIVERGENCE, True
-    )
-    value += tl.sum(terms, axis=0)
-    total_pull += tl.sum(pulls, axis=0)
-    tl.store(values + row, value * T * T)
+        loss += tl.sum(terms, axis=0)
+        grad_sum += tl.sum(grad_log_q, axis=0)
+    _, terms, grad_log_q = _terms(z_s, z_t, edge + lane, V, T, lse_s, lse_t, beta, DIVERGENCE, True)
+    loss += tl.sum(terms, axis=0)
+    grad_sum += tl.sum(grad_log_q, axis=0)
+    tl.store(losses + row, loss * T * T)
     if GRADIENT:
         factor = tl.load(row_scale + row) * T  # T² / T: the logits enter divided by T
         for start in range(0, edge, BLOCK_V):
-            log_q, _, pulls = _terms(
-                z, teacher_z, start + lane, V, T, log_zs, log_zt, beta, DIVERGENCE, False
+            log_q, _, grad_log_q = _terms(
+                z_s, z_t, start + lane, V, T, lse_s, lse_t, beta, DIVERGENCE, False
             )
-            by_logit = (pulls - tl.exp(log_q) * total_pull) * factor
-            store_block(by_z, start + lane, by_logit, V, False)
-        log_q, _, pulls = _terms(
-            z, teacher_z, edge + lane, V, T, log_zs, log_zt, beta, DIVERGENCE, True
+            grad = (grad_log_q - tl.exp(log_q) * grad_sum) * factor
+            store_block(grad_row, start + lane, grad, V, False)
+        log_q, _, grad_log_q = _terms(
+            z_s, z_t, edge + lane, V, T, lse_s, lse_t, beta, DIVERGENCE, True
         )
-        by_logit = (pulls - tl.exp(log_q) * total_pull) * factor
-        store_block(by_z, edge + lane, by_logit, V, True)
+        grad = (grad_log_q - tl.exp(log_q) * grad_sum) * factor
+        store_block(grad_row, edge + lane, grad, V, True)

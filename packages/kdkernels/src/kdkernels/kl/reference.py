@@ -23,17 +23,19 @@ def losses(
     log_p = torch.log_softmax(teacher.detach() / temperature, dim=1)
     p, q = log_p.exp(), log_q.exp()
     if divergence == "forward_kl":
-        terms = _gap(p, log_p, log_q)
+        terms = _weighted_log_ratio(p, log_p, log_q)
     elif divergence == "reverse_kl":
-        terms = _gap(q, log_q, log_p)
+        terms = _weighted_log_ratio(q, log_q, log_p)
     else:
         m = beta * p + (1 - beta) * q
         log_m = m.masked_fill(m == 0, 1.0).log()
-        terms = beta * _gap(p, log_p, log_m) + (1 - beta) * _gap(q, log_q, log_m)
+        terms = beta * _weighted_log_ratio(p, log_p, log_m) + (1 - beta) * _weighted_log_ratio(
+            q, log_q, log_m
+        )
     return terms.sum(dim=1) * temperature**2
 
 
-def _gap(weight: Tensor, log_a: Tensor, log_b: Tensor) -> Tensor:
+def _weighted_log_ratio(weight: Tensor, log_a: Tensor, log_b: Tensor) -> Tensor:
     """Weight · (log_a - log_b), 0 where the weight is 0; the inner choice keeps infinities out of the gradient."""
-    held = weight == 0
-    return weight * (log_a.masked_fill(held, 0.0) - log_b.masked_fill(held, 0.0))
+    weightless = weight == 0
+    return weight * (log_a.masked_fill(weightless, 0.0) - log_b.masked_fill(weightless, 0.0))

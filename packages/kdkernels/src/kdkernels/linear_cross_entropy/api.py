@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from kdkernels.compiling import opaque
+from kdkernels.compiling import no_compile
 from kdkernels.linear_distil_loss.api import check_operands, run
-from kdkernels.topk_kl.chunked import Blend
+from kdkernels.loss_options import LossOptions
 
 
 class CrossEntropy(NamedTuple):
@@ -20,7 +20,7 @@ class CrossEntropy(NamedTuple):
     """The implementation that ran."""
 
 
-@opaque
+@no_compile
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
@@ -71,7 +71,7 @@ def linear_cross_entropy(
         bias,
         labels,
         None,
-        blend=Blend(alpha=0.0),
+        options=LossOptions(alpha=0.0),
         row_weight=row_weight,
         ignore_index=ignore_index,
         divisor=divisor,

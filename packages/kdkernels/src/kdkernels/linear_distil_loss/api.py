@@ -17,20 +17,23 @@ from kdkernels.checks import (
     require_one_device,
     require_shape,
 )
-from kdkernels.compiling import opaque
+from kdkernels.compiling import no_compile
 from kdkernels.linear_distil_loss import chunked, reference
+from kdkernels.loss_options import LossOptions
+from kdkernels.precision import accumulation_dtype
+from kdkernels.products import default_chunk_bytes
+from kdkernels.projection_gradients import Gradients
 from kdkernels.reduction import row_scales, scaled, weighted_sum
 from kdkernels.row_checks import (
     check_labels,
+    check_loss_options,
     check_row_weight,
     check_topk,
-    look_at_ids,
-    make_blend,
+    require_ids_in_vocabulary,
     require_labels_in_vocabulary,
 )
 from kdkernels.targets import prepare_targets
-from kdkernels.topk_kl.api import implementation
-from kdkernels.topk_kl.chunked import Blend
+from kdkernels.topk_kl.api import row_losses_of
 
 
 class DistilLoss(NamedTuple):
@@ -48,7 +51,7 @@ class DistilLoss(NamedTuple):
     """The implementation that ran."""
 
 
-@opaque
+@no_compile
 def linear_distil_loss(
     hidden: Tensor,
     weight: Tensor,
@@ -151,7 +154,7 @@ def linear_distil_loss(
         (2, 'torch')
     """
     operation = "linear_distil_loss"
-    blend = make_blend(
+    options = check_loss_options(
         operation,
         alpha=alpha,
         temperature=temperature,
@@ -173,7 +176,7 @@ def linear_distil_loss(
         bias,
         labels,
         TopkArguments(topk_ids, topk_logprobs, tail, log_partition),
-        blend=blend,
+        options=options,
         row_weight=row_weight,
         ignore_index=ignore_index,
         divisor=divisor,
@@ -241,7 +244,7 @@ def run(
     labels: Tensor,
     topk: TopkArguments | None,
     *,
-    blend: Blend,
+    options: LossOptions,
     row_weight: Tensor | None,
     ignore_index: int,
     divisor: float | Tensor | None,
@@ -265,22 +268,22 @@ def run(
         topk = None if topk is None else topk.select(kept)
     labels = labels.to(torch.int64)
     require_labels_in_vocabulary(operation, labels, V)
-    duplicates = topk is not None and look_at_ids(operation, topk.ids, V).duplicates
-    exact = torch.float64 if compute_dtype == torch.float64 else torch.float32
+    duplicates = topk is not None and require_ids_in_vocabulary(operation, topk.ids, V)
+    exact = accumulation_dtype(compute_dtype)
     row_scale = row_scales(
         operation, rows, row_weight=row_weight, divisor=divisor, dtype=exact, device=hidden.device
     )
     with torch.autocast(kind, enabled=False):
         if chosen == "reference":
-            return _reference(hidden, weight, bias, labels, topk, row_scale, blend)
+            return _reference(hidden, weight, bias, labels, topk, row_scale, options)
         targets = None
         if topk is not None:
             targets = prepare_targets(
                 topk.ids,
                 topk.logprobs,
-                temperature=blend.temperature,
+                temperature=options.temperature,
                 tail=topk.tail,
-                divergence=blend.divergence,
+                divergence=options.divergence,
                 log_partition=topk.log_partition,
                 dtype=exact,
                 duplicates=duplicates,
@@ -291,15 +294,13 @@ def run(
             labels=labels,
             targets=targets,
             row_scale=row_scale,
-            blend=blend,
+            options=options,
             compute_dtype=compute_dtype,
-            chunk_bytes=chunked.default_chunk_bytes(hidden.device)
-            if chunk_bytes is None
-            else chunk_bytes,
-            row_losses=implementation(chosen),
+            chunk_bytes=default_chunk_bytes(hidden.device) if chunk_bytes is None else chunk_bytes,
+            row_losses=row_losses_of(chosen),
         )
         loss, hard, soft = _LinearDistilLoss.apply(
-            hidden, weight, bias, compute, row_scale, blend.alpha, torch.is_grad_enabled()
+            hidden, weight, bias, compute, row_scale, options.alpha, torch.is_grad_enabled()
         )
     return DistilLoss(loss, hard, soft, rows, chosen)
 
@@ -311,15 +312,15 @@ def _reference(
     labels: Tensor,
     topk: TopkArguments | None,
     row_scale: Tensor,
-    blend: Blend,
+    options: LossOptions,
 ) -> DistilLoss:
     ids, logprobs, tail, log_partition = topk or (None, None, "bucket", None)
     hard_rows, soft_rows = reference.losses(
         hidden, weight, bias, labels, ids, logprobs,
-        blend=blend, tail=tail, log_partition=log_partition,
+        options=options, tail=tail, log_partition=log_partition,
     )  # fmt: skip
     hard, soft = (row_scale * hard_rows).sum(), (row_scale * soft_rows).sum()
-    loss = (1 - blend.alpha) * hard + blend.alpha * soft
+    loss = (1 - options.alpha) * hard + options.alpha * soft
     return DistilLoss(loss, hard.detach(), soft.detach(), len(labels), "reference")
 
 
@@ -332,7 +333,7 @@ class _LinearDistilLoss(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        compute: Callable[..., tuple[Tensor, Tensor, chunked.Gradients]],
+        compute: Callable[..., tuple[Tensor, Tensor, Gradients]],
         row_scale: Tensor,
         alpha: float,
         grad_enabled: bool,
@@ -349,6 +350,6 @@ class _LinearDistilLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        gradients = map(scaled, ctx.saved_tensors, itertools.repeat(by_loss), ctx.dtypes)
+    def backward(ctx: Any, grad_output: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        gradients = map(scaled, ctx.saved_tensors, itertools.repeat(grad_output), ctx.dtypes)
         return (*gradients, None, None, None, None)

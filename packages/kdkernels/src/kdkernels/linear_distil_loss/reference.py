@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from kdkernels.topk_kl.chunked import Blend
+from kdkernels.loss_options import LossOptions
+from kdkernels.precision import accumulation_dtype
 from kdkernels.topk_kl.reference import soft_loss
 
 
@@ -15,7 +16,7 @@ def losses(
     topk_ids: Tensor | None,
     topk_logprobs: Tensor | None,
     *,
-    blend: Blend,
+    options: LossOptions,
     tail: str,
     log_partition: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
@@ -28,14 +29,14 @@ def losses(
         labels: [N], every one a column.
         topk_ids: [N, K], -1 in unused places, or None for no soft part.
         topk_logprobs: [N, K] at temperature 1.
-        blend: divergence and temperature of the soft part.
+        options: divergence and temperature of the soft part.
         tail: what becomes of the teacher's other columns.
         log_partition: [N] at the temperature, or None.
 
     Returns:
         hard [N] and soft [N], in float32 (float64 for float64 operands), differentiable.
     """
-    exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    exact = accumulation_dtype(hidden.dtype)
     logits = hidden.to(exact) @ weight.to(exact).t()  # [N, V]
     if bias is not None:
         logits = logits + bias.to(exact)
@@ -43,6 +44,6 @@ def losses(
     if topk_ids is None or topk_logprobs is None:
         return hard, torch.zeros_like(hard)
     soft = soft_loss(
-        logits, topk_ids, topk_logprobs, blend=blend, tail=tail, log_partition=log_partition
+        logits, topk_ids, topk_logprobs, options=options, tail=tail, log_partition=log_partition
     )
     return hard, soft

@@ -10,14 +10,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kdkernels.checks import choose_impl, require_number, require_one_device
-from kdkernels.compiling import opaque
-from kdkernels.linear_distil_loss.chunked import Gradients, default_chunk_bytes
+from kdkernels.compiling import no_compile
+from kdkernels.kl.api import row_losses_of
 from kdkernels.linear_kl import chunked, reference
 from kdkernels.linear_kl.columns import Columns, match_columns
 from kdkernels.linear_kl.heads import Head, check_head
+from kdkernels.logits_loss import Divergence
+from kdkernels.precision import accumulation_dtype
+from kdkernels.products import default_chunk_bytes
+from kdkernels.projection_gradients import Gradients
 from kdkernels.reduction import row_scales, scaled, weighted_sum
 from kdkernels.row_checks import check_divergence, check_mask, check_row_weight
-from kdkernels.topk_kl.api import Divergence
 
 
 def linear_kl(
@@ -133,12 +136,12 @@ def linear_kl(
     )
 
 
-@opaque
+@no_compile
 def _run(
     student: Head,
     teacher: Head,
     match: Callable[[], Columns],
-    measure: dict[str, Any],
+    definition: dict[str, Any],
     *,
     mask: Tensor | None,
     row_weight: Tensor | None,
@@ -160,35 +163,25 @@ def _run(
         student, teacher = student.rows(kept), teacher.rows(kept)
         row_weight = None if row_weight is None else row_weight[kept]
     rows = student.hidden.shape[0]
-    exact = torch.float64 if dtypes[0] == torch.float64 else torch.float32
+    exact = accumulation_dtype(dtypes[0])
     row_scale = row_scales(
         "linear_kl", rows, row_weight=row_weight, divisor=divisor, dtype=exact, device=device
     )
     with torch.autocast(kind, enabled=False):
         if chosen == "reference":
-            losses = reference.losses(student, teacher, columns, **measure)
+            losses = reference.losses(student, teacher, columns, **definition)
             return Divergence((row_scale * losses).sum(), rows, chosen)
         compute = functools.partial(
             chunked.losses_and_gradients,
             teacher=teacher.detach().cast(exact if torch.float64 in dtypes else dtypes[1]),
             columns=columns,
             row_scale=row_scale,
-            temperature=measure["temperature"],
+            temperature=definition["temperature"],
             chunk_bytes=default_chunk_bytes(device) if chunk_bytes is None else int(chunk_bytes),
-            row_losses=functools.partial(_row_losses(chosen), **measure),
+            row_losses=functools.partial(row_losses_of(chosen), **definition),
         )
         loss = _LinearKL.apply(*student, compute, dtypes[0], row_scale, torch.is_grad_enabled())
     return Divergence(loss, rows, chosen)
-
-
-def _row_losses(impl: str) -> Callable[..., Tensor]:
-    if impl == "triton":
-        from kdkernels.kl import kernel  # late: it imports triton
-
-        return kernel.row_losses
-    from kdkernels.kl.chunked import row_losses
-
-    return row_losses
 
 
 class _LinearKL(torch.autograd.Function):
@@ -214,6 +207,6 @@ class _LinearKL(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_loss: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = map(scaled, ctx.saved_tensors, itertools.repeat(by_loss), ctx.dtypes)
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = map(scaled, ctx.saved_tensors, itertools.repeat(grad_output), ctx.dtypes)
         return (*gradients, None, None, None, None)

@@ -1,7 +1,11 @@
 """Both heads a chunk of rows at a time, from hidden states to the student's gradients.
 
-For each chunk: both sets of logits into two buffers; the row losses turn the student's buffer into the gradient by
-its logits; two more products give the gradients by its hidden states and weight.
+    for each chunk of rows h_s, h_t:                                                    # [R, H_s], [R, H_t]
+        z_s, z_t = h_s W_sᵀ + b_s, h_t W_tᵀ + b_t          into two buffers             # [R, V_s], [R, V_t]
+        loss, dz = rows(z_s, z_t), ∂Σ row_scale · loss / ∂z_s    over z_s, in place     # [R], [R, V_s]
+        dh_s = dz W_s;   dW_s += dzᵀ h_s;   db_s += Σ dz                      # [R, H_s], [V_s, H_s], [V_s]
+
+Nothing of size [N, V] exists unless the byte budget allows it, and the teacher gets no gradient.
 """
 
 import math
@@ -10,16 +14,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kdkernels.linear_distil_loss.chunked import Gradients, WeightGradient, finished
 from kdkernels.linear_kl.columns import Columns
 from kdkernels.linear_kl.heads import Head
 from kdkernels.products import (
+    chunk_rows,
     dtype_of_gradient,
     empty_rows,
     float16_scale,
     product_into,
     sums_in_float32,
 )
+from kdkernels.projection_gradients import Gradients, WeightGradient, unscaled
 
 
 @sums_in_float32()
@@ -52,56 +57,50 @@ def losses_and_gradients(
         [N] in the dtype of row_scale, and the gradients in the dtypes of their operands, in float32 for float16.
     """
     N, exact = student.hidden.shape[0], row_scale.dtype
-    rows = _chunk_rows(student, teacher, columns, chunk_bytes, exact)
+    row_bytes = _row_bytes(student, teacher, columns, exact)
+    rows = chunk_rows(N, row_bytes=row_bytes, chunk_bytes=chunk_bytes)
     dtype, device = student.hidden.dtype, row_scale.device
     z_s = empty_rows(rows, student.weight.shape[0], exact, device)
     z_t = empty_rows(rows, teacher.weight.shape[0], exact, device)
     rounded = z_s if dtype == exact else empty_rows(rows, student.weight.shape[0], dtype, device)
     scale = float16_scale(row_scale, dtype, temperature=temperature)
     row_scale = row_scale if scale is None else row_scale * scale
-    by_hidden = (
+    grad_hidden = (
         torch.empty_like(student.hidden, dtype=dtype_of_gradient(dtype)) if wanted[0] else None
     )
-    by_weight = WeightGradient(operands.weight, chunks=math.ceil(N / rows)) if wanted[1] else None
-    by_bias = row_scale.new_zeros(student.weight.shape[0]) if wanted[2] else None
-    values = row_scale.new_zeros(N)
+    grad_weight = WeightGradient(operands.weight, chunks=math.ceil(N / rows)) if wanted[1] else None
+    grad_bias = row_scale.new_zeros(student.weight.shape[0]) if wanted[2] else None
+    losses = row_scale.new_zeros(N)
     for start in range(0, N, rows):
         stop = min(start + rows, N)
         logits = student.logits(start, stop, z_s[: stop - start])
         real = logits[:, : columns.student]
-        values[start:stop] = row_losses(
+        losses[start:stop] = row_losses(
             real,
             _matched(teacher.logits(start, stop, z_t[: stop - start]), columns),
             row_scale=row_scale[start:stop],
             gradient=real if any(wanted) else None,
         )
-        logits[:, columns.student :] = 0.0
-        by_logits = rounded[: stop - start]
-        if by_logits.dtype != exact:
-            by_logits.copy_(logits)
-        if by_hidden is not None:
-            product_into(by_hidden[start:stop], by_logits, student.weight)
-        if by_weight is not None:
-            by_weight.add(by_logits, student.hidden[start:stop])
-        if by_bias is not None:
-            by_bias += by_logits.sum(dim=0, dtype=exact)
-    sums = (by_hidden, None if by_weight is None else by_weight.sum, by_bias)
-    return values, finished(sums, operands, scale)
+        logits[:, columns.student :] = 0.0  # padding gets no gradient
+        grad_logits = rounded[: stop - start]
+        if grad_logits.dtype != exact:
+            grad_logits.copy_(logits)
+        if grad_hidden is not None:
+            product_into(grad_hidden[start:stop], grad_logits, student.weight)
+        if grad_weight is not None:
+            grad_weight.add(grad_logits, student.hidden[start:stop])
+        if grad_bias is not None:
+            grad_bias += grad_logits.sum(dim=0, dtype=exact)
+    sums = (grad_hidden, None if grad_weight is None else grad_weight.sum, grad_bias)
+    return losses, unscaled(sums, operands, scale)
 
 
-def _chunk_rows(
-    student: Head, teacher: Head, columns: Columns, chunk_bytes: int, exact: torch.dtype
-) -> int:
-    """Rows whose logits fit the budget, evened out over the chunks; at least one."""
-    N = max(1, student.hidden.shape[0])
-    of_teacher = teacher.weight.shape[0] + (0 if columns.source is None else columns.student)
-    a_row = (student.weight.shape[0] + of_teacher) * exact.itemsize
-    if student.hidden.dtype != exact:
-        a_row += (
-            student.weight.shape[0] * student.hidden.element_size()
-        )  # the gradient, for its products
-    chunks = math.ceil(N / max(1, chunk_bytes // a_row))
-    return math.ceil(N / chunks)
+def _row_bytes(student: Head, teacher: Head, columns: Columns, exact: torch.dtype) -> int:
+    """Of both sides' logits, of the teacher's in the student's order, and of the gradient rounded for its products."""
+    V_s, V_t = student.weight.shape[0], teacher.weight.shape[0]
+    matched = 0 if columns.source is None else columns.student
+    rounded = 0 if student.hidden.dtype == exact else V_s * student.hidden.element_size()
+    return (V_s + V_t + matched) * exact.itemsize + rounded
 
 
 def _matched(z: Tensor, columns: Columns) -> Tensor:

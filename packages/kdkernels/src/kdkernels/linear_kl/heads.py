@@ -38,17 +38,17 @@ class Head(NamedTuple):
 
     def logits(self, start: int, stop: int, out: Tensor) -> Tensor:
         """Of some rows, written to `out` [stop - start, V] in its dtype, unrounded: float32 for half precision."""
-        piece, weight = self.hidden[start:stop], self.weight
-        if out.dtype == piece.dtype:
-            torch.mm(piece, weight.t(), out=out)
+        rows, weight = self.hidden[start:stop], self.weight
+        if out.dtype == rows.dtype:
+            torch.mm(rows, weight.t(), out=out)
         elif out.device.type == "cuda":
-            out.copy_(torch.mm(piece, weight.t(), out_dtype=out.dtype))
+            out.copy_(torch.mm(rows, weight.t(), out_dtype=out.dtype))
         else:
-            piece = piece.to(out.dtype)
+            rows = rows.to(out.dtype)
             with products_of(self.hidden.dtype, out.device):
                 for first in range(0, len(weight), WIDENED_COLUMNS):
                     columns = slice(first, first + WIDENED_COLUMNS)
-                    out[:, columns] = torch.mm(piece, weight[columns].to(out.dtype).t())
+                    out[:, columns] = torch.mm(rows, weight[columns].to(out.dtype).t())
         return out if self.bias is None else out.add_(self.bias)
 
 

@@ -2,12 +2,12 @@
 
 import math
 
-import torch
 from torch import Tensor
 
 from kdkernels.kl import reference
 from kdkernels.linear_kl.columns import Columns
 from kdkernels.linear_kl.heads import Head
+from kdkernels.precision import accumulation_dtype
 
 
 def losses(
@@ -28,6 +28,6 @@ def losses(
 
 
 def _logits(head: Head) -> Tensor:
-    exact = torch.float64 if head.weight.dtype == torch.float64 else torch.float32
+    exact = accumulation_dtype(head.weight.dtype)
     z = head.hidden.to(exact) @ head.weight.to(exact).t()
     return z if head.bias is None else z + head.bias.to(exact)

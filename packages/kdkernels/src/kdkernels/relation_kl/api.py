@@ -9,12 +9,9 @@ from kdkernels.attention_maps.arguments import (
     require_mask,
     require_options,
     require_sides,
-    widest,
 )
-from kdkernels.attention_maps.blocks import too_wide
-from kdkernels.attention_maps.choice import walk_of
-from kdkernels.attention_maps.sums import MapLoss, compare
-from kdkernels.checks import KernelArgumentError, choose_impl, require_shape
+from kdkernels.attention_maps.map_loss import MapLoss, map_loss
+from kdkernels.checks import KernelArgumentError, require_shape
 from kdkernels.relation_kl.reference import relation_kl_reference
 
 
@@ -80,19 +77,8 @@ def relation_kl(
         divisor=divisor,
         chunk_bytes=chunk_bytes,
     )
-    chosen = choose_impl(
-        impl,
-        operation=operation,
-        device=x_s.device,
-        dtype=widest(x_s, x_t),
-        unsuited=too_wide(split_s, split_t),
-    )
-    if chosen == "reference":
-        loss, counted = relation_kl_reference(split_s, split_t, comparison)
-    else:
-        walk = walk_of(chosen)
-        loss, counted = compare(split_s, split_s, split_t, split_t, comparison, walk=walk)
-    return MapLoss(loss, counted, chosen)
+    sides = (split_s, split_s, split_t, split_t)  # a map of the vectors with themselves
+    return map_loss(operation, *sides, comparison, reference=relation_kl_reference, impl=impl)
 
 
 def _split(name: str, x: Tensor, heads: int) -> Tensor:

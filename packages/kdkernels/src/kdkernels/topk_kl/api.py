@@ -1,42 +1,30 @@
 """`topk_kl`: what it means, what it checks, and which implementation it runs."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kdkernels.checks import choose_impl, require_one_device
-from kdkernels.compiling import opaque
-from kdkernels.products import float16_scale
-from kdkernels.reduction import masked_scales, scaled, weighted_sum
+from kdkernels.compiling import no_compile
+from kdkernels.logits_loss import Divergence, LossOfLogits
+from kdkernels.loss_options import LossOptions
+from kdkernels.precision import accumulation_dtype
+from kdkernels.reduction import masked_scales
 from kdkernels.row_checks import (
     check_logits,
+    check_loss_options,
     check_mask,
     check_may_overwrite,
     check_row_weight,
     check_topk,
-    look_at_ids,
-    make_blend,
+    require_ids_in_vocabulary,
 )
 from kdkernels.targets import prepare_targets
 from kdkernels.topk_kl import chunked, reference
-from kdkernels.topk_kl.chunked import Blend
 
 
-class Divergence(NamedTuple):
-    """A divergence between teacher and student."""
-
-    loss: Tensor
-    """A scalar to differentiate."""
-    rows: int
-    """How many rows counted."""
-    impl: str
-    """The implementation that ran."""
-
-
-@opaque
+@no_compile
 def topk_kl(
     logits: Tensor,
     topk_ids: Tensor,
@@ -91,7 +79,7 @@ def topk_kl(
         (0.0, 1)
     """
     operation = "topk_kl"
-    blend = make_blend(
+    options = check_loss_options(
         operation,
         alpha=1.0,
         temperature=temperature,
@@ -117,7 +105,7 @@ def topk_kl(
         topk_ids,
         topk_logprobs,
         log_partition,
-        blend=blend,
+        options=options,
         tail=tail,
         mask=mask,
         row_weight=row_weight,
@@ -133,7 +121,7 @@ def _run(
     topk_logprobs: Tensor,
     log_partition: Tensor | None,
     *,
-    blend: Blend,
+    options: LossOptions,
     tail: str,
     mask: Tensor | None,
     row_weight: Tensor | None,
@@ -142,10 +130,10 @@ def _run(
     impl: str,
 ) -> Divergence:
     operation = "topk_kl"
-    exact = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    exact = accumulation_dtype(logits.dtype)
     if mask is not None:
         topk_ids = topk_ids.masked_fill(~mask.unsqueeze(1), -1)
-    duplicates = look_at_ids(operation, topk_ids, logits.shape[1]).duplicates
+    duplicates = require_ids_in_vocabulary(operation, topk_ids, logits.shape[1])
     rows, row_scale = masked_scales(
         operation,
         logits.shape[0],
@@ -160,28 +148,28 @@ def _run(
             counted = logits if mask is None else logits.masked_fill(~mask.unsqueeze(1), 0.0)
             losses = reference.soft_loss(
                 counted.to(exact), topk_ids, topk_logprobs,
-                blend=blend, tail=tail, log_partition=log_partition,
+                options=options, tail=tail, log_partition=log_partition,
             )  # fmt: skip
             return Divergence((row_scale * losses).sum(), rows, impl)
         targets = prepare_targets(
             topk_ids,
             topk_logprobs,
-            temperature=blend.temperature,
+            temperature=options.temperature,
             tail=tail,
-            divergence=blend.divergence,
+            divergence=options.divergence,
             log_partition=log_partition,
             dtype=exact,
             duplicates=duplicates,
             columns=logits.shape[1],
         )
 
-        def row_losses(values: Tensor, gradient: Tensor | None, row_scale: Tensor) -> Tensor:
-            return implementation(impl)(
-                values,
+        def row_losses(z: Tensor, gradient: Tensor | None, row_scale: Tensor) -> Tensor:
+            return row_losses_of(impl)(
+                z,
                 labels=None,
                 targets=targets,
                 row_scale=row_scale,
-                blend=blend,
+                options=options,
                 gradient=gradient,
             )[1]
 
@@ -190,58 +178,17 @@ def _run(
             row_losses,
             mask,
             row_scale,
-            blend.temperature,
+            options.temperature,
             overwrite,
             torch.is_grad_enabled(),
         )
     return Divergence(loss, rows, impl)
 
 
-def implementation(impl: str) -> Callable[..., tuple[Tensor, Tensor]]:
+def row_losses_of(impl: str) -> Callable[..., tuple[Tensor, Tensor]]:
     """The row losses of an implementation. Triton is imported here and nowhere else."""
     if impl == "triton":
         from kdkernels.topk_kl import kernel
 
         return kernel.row_losses
     return chunked.row_losses
-
-
-class LossOfLogits(torch.autograd.Function):
-    """Σ row_scale · loss over rows of logits, whose gradient is made with it."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        row_losses: Callable[[Tensor, Tensor | None, Tensor], Tensor],
-        mask: Tensor | None,
-        row_scale: Tensor,
-        temperature: float,
-        overwrite: bool,
-        grad_enabled: bool,
-    ) -> Tensor:
-        """Write the gradient over the logits, or beside them, or nowhere."""
-        gradient = None
-        if grad_enabled and ctx.needs_input_grad[0]:
-            gradient = (
-                logits
-                if overwrite
-                else torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-            )
-        ctx.scale = float16_scale(row_scale, logits.dtype, temperature=temperature)
-        losses = row_losses(
-            logits, gradient, row_scale if ctx.scale is None else row_scale * ctx.scale
-        )
-        if mask is not None:
-            losses = losses.masked_fill(~mask, 0.0)
-            if gradient is not None:
-                gradient.masked_fill_(~mask.unsqueeze(1), 0.0)
-        ctx.save_for_backward(None if gradient is None else gradient.detach())
-        return weighted_sum(losses, row_scale)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, by_loss: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale what forward left."""
-        factor = by_loss if ctx.scale is None else by_loss / ctx.scale
-        return scaled(ctx.saved_tensors[0], factor), None, None, None, None, None, None

@@ -3,9 +3,16 @@
 
 """Losses and gradient of rows of logits in Triton: one program a row, the row read twice and written once.
 
-The same steps as `chunked.py`: lift the top-k columns out of the row, sum the rest by itself (one sweep with a running
-maximum, for both temperatures), then write the gradient over the logits. Imports triton: reached only once
-impl="triton" has been chosen.
+The formulae are those of `chunked.py`. One sweep takes the maximum and the sum of exponentials together, by the online
+softmax (Milakov & Gimelshein 2018, "Online normalizer calculation for softmax", Algorithm 3): with m the maximum and d
+the sum of exp(x - m) so far, a block x' gives
+
+    m' = max(m, max x'),   d' = d exp(m - m') + Σ exp(x' - m').
+
+A second sweep writes the gradient over the logits. The top-k columns are set to -inf before the first, so that both
+sweeps see the rest of the vocabulary alone, and are written by themselves at the end.
+
+Imports triton: reached only once impl="triton" has been chosen.
 """
 
 import math
@@ -16,16 +23,16 @@ import triton.language as tl
 from torch import Tensor
 
 from kdkernels.divergence_kernel import (
-    NUMBERS,
+    DIVERGENCE_NUMBERS,
     divergence_terms,
     finite_or_zero,
     load_block,
     log_add,
     store_block,
 )
+from kdkernels.loss_options import LossOptions
 from kdkernels.products import empty_rows
 from kdkernels.targets import Targets
-from kdkernels.topk_kl.chunked import Blend
 from kdkernels.tuning import launch_options
 
 # Logits that must not be overwritten are worked on in a copy of this size.
@@ -38,7 +45,7 @@ def row_losses(
     labels: Tensor | None,
     targets: Targets | None,
     row_scale: Tensor,
-    blend: Blend,
+    options: LossOptions,
     gradient: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """As `chunked.row_losses`, for float32, float16 and bfloat16."""
@@ -48,104 +55,97 @@ def row_losses(
     if gradient is not None:
         if gradient.data_ptr() != logits.data_ptr():
             gradient.copy_(logits)
-        _launch(gradient, hard, soft, labels, targets, row_scale, blend, want_gradient=True)
+        _launch(gradient, hard, soft, labels, targets, row_scale, options, want_gradient=True)
         # Autograd sees no write of a kernel; who kept the logits for a backward pass must hear of it.
         torch.autograd.graph.increment_version(gradient)
         return hard, soft
-    rows = min(R, max(1, COPY_BYTES // (V * logits.element_size())))
-    copy = empty_rows(rows, V, logits.dtype, logits.device)
-    for start in range(0, R, rows):
-        piece = slice(start, min(start + rows, R))
-        work = copy[: piece.stop - piece.start].copy_(logits[piece])
-        part = None if targets is None else Targets(*(tensor[piece] for tensor in targets))
+    rows_at_once = min(R, max(1, COPY_BYTES // (V * logits.element_size())))
+    scratch = empty_rows(rows_at_once, V, logits.dtype, logits.device)
+    for start in range(0, R, rows_at_once):
+        rows = slice(start, min(start + rows_at_once, R))
         _launch(
-            work, hard[piece], soft[piece], None if labels is None else labels[piece], part,
-            row_scale[piece], blend, want_gradient=False,
+            scratch[: rows.stop - rows.start].copy_(logits[rows]), hard[rows], soft[rows],
+            None if labels is None else labels[rows],
+            None if targets is None else Targets(*(tensor[rows] for tensor in targets)),
+            row_scale[rows], options, want_gradient=False,
         )  # fmt: skip
     return hard, soft
 
 
 def _launch(
-    work: Tensor,
+    logits: Tensor,
     hard: Tensor,
     soft: Tensor,
     labels: Tensor | None,
     targets: Targets | None,
     row_scale: Tensor,
-    blend: Blend,
+    options: LossOptions,
     *,
     want_gradient: bool,
 ) -> None:
-    R, V = work.shape
+    R, V = logits.shape
     if R == 0:
         return
     K = 0 if targets is None else targets.ids.shape[1]
-    nothing = row_scale  # a pointer for what the kernel will not read
+    unread = row_scale  # a pointer for what the kernel will not read
     _row_kernel[(R,)](
-        work,
-        work.stride(0),
-        nothing if targets is None else targets.ids.contiguous(),
-        nothing if targets is None else targets.log_mass.contiguous(),
-        nothing if targets is None else targets.log_rest.contiguous(),
-        nothing if labels is None else labels.contiguous(),
+        logits,
+        logits.stride(0),
+        unread if targets is None else targets.ids.contiguous(),
+        unread if targets is None else targets.log_mass.contiguous(),
+        unread if targets is None else targets.log_rest.contiguous(),
+        unread if labels is None else labels.contiguous(),
         row_scale.contiguous(),
         hard,
         soft,
         V,
         K,
-        blend.alpha,
-        blend.temperature,
-        blend.beta,
+        options.alpha,
+        options.temperature,
+        options.beta,
         HARD=labels is not None,
         SOFT=targets is not None,
-        ONE_TEMPERATURE=blend.temperature == 1,
+        ONE_TEMPERATURE=options.temperature == 1,
         GRADIENT=want_gradient,
-        DIVERGENCE=NUMBERS[blend.divergence],
+        DIVERGENCE=DIVERGENCE_NUMBERS[options.divergence],
         BLOCK_K=max(2, 2 ** math.ceil(math.log2(max(1, K)))),
-        **launch_options("row_losses", work.device, columns=V),
+        **launch_options("row_losses", logits.device, columns=V),
     )
 
 
 @triton.jit
-def _sweep(
-    z, column, V, peak, total, cool_total, T, ONE_TEMPERATURE: tl.constexpr, MASKED: tl.constexpr
-):
+def _online_softmax_update(
+    z, column, V, row_max, sum_exp, sum_exp_T, T, ONE_TEMPERATURE: tl.constexpr, MASKED: tl.constexpr
+):  # fmt: skip
     """Take one block into the running maximum and the sums of exponentials at temperatures 1 and T."""
     x = load_block(z, column, V, MASKED)
-    higher = tl.maximum(peak, tl.max(x, axis=0))
-    base = finite_or_zero(higher)
-    total = total * tl.exp(peak - base) + tl.sum(tl.exp(x - base), axis=0)
+    new_max = tl.maximum(row_max, tl.max(x, axis=0))
+    base = finite_or_zero(new_max)
+    sum_exp = sum_exp * tl.exp(row_max - base) + tl.sum(tl.exp(x - base), axis=0)
     if not ONE_TEMPERATURE:
-        cool_total = cool_total * tl.exp((peak - base) / T) + tl.sum(tl.exp((x - base) / T), axis=0)
-    return higher, total, cool_total
+        scale_T = tl.exp((row_max - base) / T)
+        sum_exp_T = sum_exp_T * scale_T + tl.sum(tl.exp((x - base) / T), axis=0)
+    return new_max, sum_exp, sum_exp_T
 
 
 @triton.jit
-def _gradient(
-    z,
-    column,
-    V,
-    base,
-    hard_factor,
-    soft_factor,
-    T,
-    ONE_TEMPERATURE: tl.constexpr,
-    MASKED: tl.constexpr,
-):
-    """Overwrite one block of logits with the gradient that the columns outside the support have."""
+def _store_gradient(
+    z, column, V, base, hard_factor, soft_factor, T, ONE_TEMPERATURE: tl.constexpr, MASKED: tl.constexpr
+):  # fmt: skip
+    """Overwrite one block of logits with the gradient that the columns outside the top-k have."""
     x = load_block(z, column, V, MASKED) - base
     if ONE_TEMPERATURE:
-        by_logit = tl.exp(x) * (hard_factor + soft_factor)
+        grad = tl.exp(x) * (hard_factor + soft_factor)
     else:
-        by_logit = tl.exp(x) * hard_factor + tl.exp(x / T) * soft_factor
-    store_block(z, column, by_logit, V, MASKED)
+        grad = tl.exp(x) * hard_factor + tl.exp(x / T) * soft_factor
+    store_block(z, column, grad, V, MASKED)
 
 
 @triton.jit
-def _log_sum(x):
+def _log_sum_exp(x):
     """Log Σ exp of a vector, -inf where it is empty."""
-    peak = finite_or_zero(tl.max(x, axis=0))
-    return peak + tl.log(tl.sum(tl.exp(x - peak), axis=0))
+    base = finite_or_zero(tl.max(x, axis=0))
+    return base + tl.log(tl.sum(tl.exp(x - base), axis=0))
 
 
 @triton.jit
@@ -181,67 +181,74 @@ def _row_kernel(
     if HARD:
         label = tl.load(labels + row).to(tl.int64)
         label_logit = tl.load(z + label).to(tl.float32)
-    place = tl.full([BLOCK_K], -1, tl.int64)
-    support = tl.full([BLOCK_K], -float("inf"), tl.float32)
+    topk_ids = tl.full([BLOCK_K], -1, tl.int64)
+    topk_logits = tl.full([BLOCK_K], -float("inf"), tl.float32)
     if SOFT:
-        place = tl.load(ids + row * K + k, mask=k < K, other=-1)
-        support = tl.load(z + place, mask=place >= 0, other=-float("inf")).to(tl.float32)
-        tl.debug_barrier()  # read before they are lifted out
-        tl.store(z + place, tl.full([BLOCK_K], -float("inf"), tl.float32), mask=place >= 0)
-        tl.debug_barrier()  # lifted out before the sweep
-    used = place >= 0
+        topk_ids = tl.load(ids + row * K + k, mask=k < K, other=-1)
+        topk_logits = tl.load(z + topk_ids, mask=topk_ids >= 0, other=-float("inf")).to(tl.float32)
+        tl.debug_barrier()  # all threads have read the top-k columns before any is overwritten
+        tl.store(z + topk_ids, tl.full([BLOCK_K], -float("inf"), tl.float32), mask=topk_ids >= 0)
+        tl.debug_barrier()  # and the sweep, whose threads read other columns than they wrote, sees -inf
+    listed = topk_ids >= 0
 
-    peak = tl.full([], -float("inf"), tl.float32)
-    total = tl.full([], 0.0, tl.float32)
-    cool_total = tl.full([], 0.0, tl.float32)
+    row_max = tl.full([], -float("inf"), tl.float32)
+    sum_exp = tl.full([], 0.0, tl.float32)
+    sum_exp_T = tl.full([], 0.0, tl.float32)
     lane = tl.arange(0, BLOCK_V)
     edge = V // BLOCK_V * BLOCK_V  # the columns of whole blocks; what remains takes a mask
     for start in range(0, edge, BLOCK_V):
-        peak, total, cool_total = _sweep(
-            z, start + lane, V, peak, total, cool_total, T, ONE_TEMPERATURE, False
+        row_max, sum_exp, sum_exp_T = _online_softmax_update(
+            z, start + lane, V, row_max, sum_exp, sum_exp_T, T, ONE_TEMPERATURE, False
         )
-    peak, total, cool_total = _sweep(
-        z, edge + lane, V, peak, total, cool_total, T, ONE_TEMPERATURE, True
+    row_max, sum_exp, sum_exp_T = _online_softmax_update(
+        z, edge + lane, V, row_max, sum_exp, sum_exp_T, T, ONE_TEMPERATURE, True
     )
-    base = finite_or_zero(peak)
+    base = finite_or_zero(row_max)
     if ONE_TEMPERATURE:
-        cool_total = total
+        sum_exp_T = sum_exp
 
+    # Outside the top-k the gradient is exp(z - max) hard_factor + exp((z - max) / T) soft_factor.
     hard_factor = tl.full([], 0.0, tl.float32)
     soft_factor = tl.full([], 0.0, tl.float32)
-    pulled = tl.zeros([BLOCK_K], tl.float32)
+    topk_grad = tl.zeros([BLOCK_K], tl.float32)
     hard_share = (1.0 - alpha) * scale
     soft_share = alpha * T * scale  # T² / T: the logits enter divided by T
     if HARD:
-        rest = base + tl.log(total)
-        whole = log_add(rest, _log_sum(support))
-        tl.store(hard_out + row, whole - label_logit)
-        hard_factor = tl.where(total == 0, 0.0, hard_share * tl.exp(rest - whole) / total)
-        pulled += hard_share * tl.exp(support - whole)
+        # hard = log Σ exp(z) - z_label;  ∂hard/∂z_v = softmax(z)_v - [v = label]
+        lse_rest = base + tl.log(sum_exp)
+        lse = log_add(lse_rest, _log_sum_exp(topk_logits))
+        tl.store(hard_out + row, lse - label_logit)
+        hard_factor = tl.where(sum_exp == 0, 0.0, hard_share * tl.exp(lse_rest - lse) / sum_exp)
+        topk_grad += hard_share * tl.exp(topk_logits - lse)
     if SOFT:
+        # soft = T² D(t, q);  ∂D/∂(z_k/T) = g_k - q_k G, and g_rest - q_rest G for all other columns together
         log_t = tl.load(log_mass + row * K + k, mask=k < K, other=-float("inf"))
-        rest = base / T + tl.log(cool_total)
-        whole = log_add(rest, _log_sum(support / T))
-        log_q = support / T - whole
-        log_s = rest - whole
-        terms, pulls = divergence_terms(log_t, log_q, beta, DIVERGENCE)
-        rest_term, rest_pull = divergence_terms(tl.load(log_rest + row), log_s, beta, DIVERGENCE)
-        total_pull = tl.sum(pulls, axis=0) + rest_pull
+        lse_rest = base / T + tl.log(sum_exp_T)
+        lse = log_add(lse_rest, _log_sum_exp(topk_logits / T))
+        log_q = topk_logits / T - lse
+        log_q_rest = lse_rest - lse
+        terms, grad_log_q = divergence_terms(log_t, log_q, beta, DIVERGENCE)
+        rest_term, grad_log_q_rest = divergence_terms(
+            tl.load(log_rest + row), log_q_rest, beta, DIVERGENCE
+        )
+        grad_sum = tl.sum(grad_log_q, axis=0) + grad_log_q_rest  # G
         tl.store(soft_out + row, (tl.sum(terms, axis=0) + rest_term) * T * T)
-        by_rest = rest_pull - tl.exp(log_s) * total_pull
-        soft_factor = tl.where(cool_total == 0, 0.0, soft_share * by_rest / cool_total)
-        pulled += soft_share * (pulls - tl.exp(log_q) * total_pull)
+        rest_grad = grad_log_q_rest - tl.exp(log_q_rest) * grad_sum
+        soft_factor = tl.where(sum_exp_T == 0, 0.0, soft_share * rest_grad / sum_exp_T)
+        topk_grad += soft_share * (grad_log_q - tl.exp(log_q) * grad_sum)
     if GRADIENT:
         for start in range(0, edge, BLOCK_V):
-            _gradient(z, start + lane, V, base, hard_factor, soft_factor, T, ONE_TEMPERATURE, False)
-        _gradient(z, edge + lane, V, base, hard_factor, soft_factor, T, ONE_TEMPERATURE, True)
+            _store_gradient(
+                z, start + lane, V, base, hard_factor, soft_factor, T, ONE_TEMPERATURE, False
+            )
+        _store_gradient(z, edge + lane, V, base, hard_factor, soft_factor, T, ONE_TEMPERATURE, True)
         tl.debug_barrier()  # the columns with a value of their own come last
         if SOFT:
             if HARD:
-                pulled -= tl.where(place == label, hard_share, 0.0)
-            tl.store(z + place, pulled, mask=used)
+                topk_grad -= tl.where(topk_ids == label, hard_share, 0.0)
+            tl.store(z + topk_ids, topk_grad, mask=listed)
         if HARD:
-            listed = tl.sum(tl.where(used & (place == label), 1, 0), axis=0) > 0
+            label_listed = tl.sum(tl.where(listed & (topk_ids == label), 1, 0), axis=0) > 0
             x = label_logit - base
-            by_label = tl.exp(x) * hard_factor + tl.exp(x / T) * soft_factor - hard_share
-            tl.store(z + label, by_label, mask=listed == 0)
+            label_grad = tl.exp(x) * hard_factor + tl.exp(x / T) * soft_factor - hard_share
+            tl.store(z + label, label_grad, mask=label_listed == 0)

@@ -1,0 +1,21 @@
+"""What an implementation hands back."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class MapSums(NamedTuple):
+    """Sums over the entries of two maps, and their gradient.
+
+    Attributes:
+        total: the sum over all entries.
+        counted: what its mean runs over.
+        dq: [B, h, S, d], the gradient of the total by q_s, up to the factors that `map_loss` applies; empty if unasked.
+        dk: as `dq`, by k_s.
+    """
+
+    total: Tensor
+    counted: Tensor
+    dq: Tensor
+    dk: Tensor
