@@ -32,7 +32,8 @@ def attention_mse(
     """Mean squared difference of the student's and the teacher's attention maps, neither of which is ever in memory.
 
     A = softmax(scale · q kᵀ) over the keys that exist; the loss is the mean of (A_s − A_t)² over all entries
-    (sequence, head, query, key) inside padding and window. Queries and keys are those that attention multiplies: after
+    (sequence, head, query, key) inside padding and window: the attention term of BiStil (Ansell et al. 2023, "Distilling
+    Efficient Language-Specific Models for Cross-Lingual Transfer"), as TinyBERT compares scores (Jiao et al. 2020). Queries and keys are those that attention multiplies: after
     rotary embedding where the model has one. Models may then run on any attention kernel.
 
     Computes in float32 (float64 for float64 inputs) whatever the autocast state. The gradient reaches q_s and k_s, is

@@ -43,8 +43,9 @@ def kl(
     """Divergence of a student's logits from a teacher's, over the same columns.
 
     loss = Σ T² D(p, q) / rows over the counted rows, p = softmax(teacher / T), q = softmax(student / T):
-    "forward_kl" is KL(p ‖ q), "reverse_kl" KL(q ‖ p), "jsd" β KL(p ‖ m) + (1-β) KL(q ‖ m) with m = β p + (1-β) q.
-    T² scales value and gradient alike.
+    "forward_kl" is KL(p ‖ q), "reverse_kl" KL(q ‖ p), "jsd" β KL(p ‖ m) + (1-β) KL(q ‖ m) with m = β p + (1-β) q
+    (Agarwal et al. 2024, "On-Policy Distillation of Language Models"). T² scales value and gradient alike (Hinton,
+    Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network", section 2).
 
     A column with logit -inf has probability 0 and no term on the side that weighs it: where p = 0 in KL(p ‖ q), where
     q = 0 in KL(q ‖ p). Where only the other side is 0 the divergence is infinite and says so. NaN propagates. The

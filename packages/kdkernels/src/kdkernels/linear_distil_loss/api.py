@@ -79,14 +79,19 @@ def linear_distil_loss(
 
     - hard = -log softmax(z)[label];
     - soft = T² D(p, q), with q = softmax(z / T) over the whole vocabulary and p the teacher at temperature T:
-      log p_k = topk_logprobs_k / T - log_partition. T² scales value and gradient alike.
+      log p_k = topk_logprobs_k / T - log_partition. T² scales value and gradient alike (Hinton, Vinyals & Dean 2015,
+      "Distilling the Knowledge in a Neural Network", section 2).
+
+    A teacher that is its k most probable ids is MergeDistill's (Khanuja, Johnson & Talukdar 2021); logits by chunks are
+    Liger Kernel's fused linear cross-entropy (Hsu et al. 2024), with gradients in float32 and a soft part.
 
     The divergence D (Σₖ over the row's ids; r = 1 - Σₖ pₖ and s = 1 - Σₖ qₖ, both without cancellation):
 
     - "forward_kl", KL(p ‖ q) = Σₖ pₖ (log pₖ - log qₖ) + r (log r - log s);
     - "reverse_kl", KL(q ‖ p) = Σₖ qₖ (log qₖ - log pₖ) + s (log s - log r), with r held at 2⁻²⁴ or above; an id
       recorded with probability 0 makes it infinite;
-    - "jsd", β KL(p ‖ m) + (1-β) KL(q ‖ m) with m = β p + (1-β) q, likewise over the K ids and the rest; 0 < β < 1.
+    - "jsd", β KL(p ‖ m) + (1-β) KL(q ‖ m) with m = β p + (1-β) q, likewise over the K ids and the rest; 0 < β < 1
+      (the generalised Jensen-Shannon divergence of Agarwal et al. 2024, "On-Policy Distillation of Language Models").
 
     The tail says what becomes of the mass r that the teacher gave to no listed id:
 

@@ -47,7 +47,8 @@ def linear_kl(
 
     With z = hidden weightᵀ + bias on either side, loss = Σ T² D(p, q) / rows over the counted rows,
     p = softmax(z_t / T), q = softmax(z_s / T): "forward_kl" is KL(p ‖ q), "reverse_kl" KL(q ‖ p), "jsd"
-    β KL(p ‖ m) + (1-β) KL(q ‖ m) with m = β p + (1-β) q. T² scales value and gradient alike.
+    β KL(p ‖ m) + (1-β) KL(q ‖ m) with m = β p + (1-β) q (Agarwal et al. 2024, "On-Policy Distillation of Language
+    Models"). T² scales value and gradient alike (Hinton, Vinyals & Dean 2015, section 2).
 
     Both softmaxes run over real columns alone: rows of a weight beyond the declared size are padding, get logits from
     nobody and gradient 0. Where the vocabularies differ, `column_map` says for every student column which teacher

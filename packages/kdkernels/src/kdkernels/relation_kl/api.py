@@ -25,11 +25,12 @@ def relation_kl(
     chunk_bytes: int | None = None,
     impl: str = "auto",
 ) -> MapLoss:
-    """KL(teacher ‖ student) of self-relation maps, neither of which is ever in memory (MiniLMv2, Wang et al. 2021).
+    """KL(teacher ‖ student) of self-relation maps, neither of which is ever in memory.
 
     The vectors of each token (its queries, its keys or its values, all heads side by side) are split anew into `heads`
     relation heads of width d; R = softmax(x xᵀ / √d). The loss is the mean over sequences, relation heads and real
-    query tokens of Σⱼ R_t (log R_t − log R_s). MiniLMv2 adds it up for queries, keys and values.
+    query tokens of Σⱼ R_t (log R_t − log R_s). MiniLMv2 (Wang et al. 2021, "Multi-Head Self-Attention Relation
+    Distillation for Compressing Pretrained Transformers") adds it up for queries, keys and values.
 
     Computes in float32 (float64 for float64 inputs) whatever the autocast state. The gradient reaches x_s through both
     of its roles, is taken in the forward pass, and cannot be differentiated again. Padding given as a mask [B, S] is

@@ -43,8 +43,9 @@ def topk_kl(
 ) -> Divergence:
     """Divergence of a student's logits from a teacher's top-k list.
 
-    The soft part of `linear_distil_loss`, with the same meaning of temperature (T² on value and gradient), tails,
-    divergences, duplicates and infinities: loss = Σ T² D(p, softmax(logits / T)) / rows, over the counted rows.
+    loss = Σ T² D(p, softmax(logits / T)) / rows over the counted rows, p the teacher's ids at temperature T and, by
+    `tail`, one class for all others: the soft part of `linear_distil_loss`, with the same meaning of temperature (Hinton,
+    Vinyals & Dean 2015, section 2: T² on value and gradient), tails, divergences, duplicates and infinities.
 
     Args:
         logits: [N, V] of the student.
