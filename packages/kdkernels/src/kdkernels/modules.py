@@ -38,14 +38,14 @@ class LossModule(nn.Module, Generic[Result]):
         """Part the function's arguments into options and inputs; `options` are those that it takes by position."""
         super().__init_subclass__()
         arguments = inspect.signature(cls.function).parameters
-        by_position = [
+        positional = [
             name
             for name, argument in arguments.items()
             if argument.kind is argument.POSITIONAL_OR_KEYWORD and name not in options
         ]
-        cls.inputs = tuple(by_position)
+        cls.inputs = tuple(positional)
         cls.options = inspect.Signature(
-            [a for name, a in arguments.items() if name not in (*by_position, *OF_A_BATCH)]
+            [a for name, a in arguments.items() if name not in (*positional, *OF_A_BATCH)]
         )
         cls.__signature__ = cls.options  # type: ignore[attr-defined]  # what help() shows
 

@@ -112,7 +112,7 @@ def linear_distil_loss(
     Where the loss is scaled (a loss scaler, gradient accumulation), the scaled weight gradient is a copy: give
     `divisor` instead. Logits are rounded to the operands' dtype and all else is computed in float32 (float64 for
     float64); every gradient is summed in float32. The gradient by the logits passes through the operands' dtype; in
-    float16, whose smallest number is 6e-8, it is kept times a power of two, and the gradients by float16 operands wait
+    float16, whose smallest number is 6e-8, it is counted times a power of two, and the gradients by float16 operands wait
     in float32 for the factor of a loss scaler. Under autocast the products are taken in its dtype while the gradients
     keep the dtype of their operands. `torch.compile` breaks its graph around the call.
 
@@ -198,13 +198,13 @@ class TopkArguments(NamedTuple):
     tail: str
     log_partition: Tensor | None
 
-    def select(self, kept: Tensor) -> "TopkArguments":
+    def select(self, counted: Tensor) -> "TopkArguments":
         """The same for some rows."""
         return TopkArguments(
-            self.ids[kept],
-            self.logprobs[kept],
+            self.ids[counted],
+            self.logprobs[counted],
             self.tail,
-            None if self.log_partition is None else self.log_partition[kept],
+            None if self.log_partition is None else self.log_partition[counted],
         )
 
 
@@ -265,12 +265,12 @@ def run(
         compute_dtype = torch.get_autocast_dtype(kind)
     chosen = choose_impl(impl, operation=operation, device=hidden.device, dtype=compute_dtype)
     V = weight.shape[0]
-    kept = (labels != ignore_index).nonzero().squeeze(1)
-    rows = len(kept)
+    counted = (labels != ignore_index).nonzero().squeeze(1)
+    rows = len(counted)
     if rows < len(labels):
-        hidden, labels = hidden.index_select(0, kept), labels[kept]
-        row_weight = None if row_weight is None else row_weight[kept]
-        topk = None if topk is None else topk.select(kept)
+        hidden, labels = hidden.index_select(0, counted), labels[counted]
+        row_weight = None if row_weight is None else row_weight[counted]
+        topk = None if topk is None else topk.select(counted)
     labels = labels.to(torch.int64)
     require_labels_in_vocabulary(operation, labels, V)
     duplicates = topk is not None and require_ids_in_vocabulary(operation, topk.ids, V)

@@ -160,9 +160,9 @@ def _run(
     )
     columns = match()
     if mask is not None:
-        kept = mask.nonzero().squeeze(1)
-        student, teacher = student.rows(kept), teacher.rows(kept)
-        row_weight = None if row_weight is None else row_weight[kept]
+        counted = mask.nonzero().squeeze(1)
+        student, teacher = student.rows(counted), teacher.rows(counted)
+        row_weight = None if row_weight is None else row_weight[counted]
     rows = student.hidden.shape[0]
     exact = accumulation_dtype(dtypes[0])
     row_scale = row_scales(

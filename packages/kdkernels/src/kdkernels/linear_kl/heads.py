@@ -22,9 +22,9 @@ class Head(NamedTuple):
     bias: Tensor | None
     """[V]"""
 
-    def rows(self, kept: Tensor) -> "Head":
+    def rows(self, counted: Tensor) -> "Head":
         """The same for some rows."""
-        return Head(self.hidden.index_select(0, kept), self.weight, self.bias)
+        return Head(self.hidden.index_select(0, counted), self.weight, self.bias)
 
     def cast(self, dtype: torch.dtype) -> "Head":
         """The same in another dtype."""
