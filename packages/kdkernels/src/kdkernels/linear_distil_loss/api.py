@@ -112,7 +112,7 @@ def linear_distil_loss(
     Where the loss is scaled (a loss scaler, gradient accumulation), the scaled weight gradient is a copy: give
     `divisor` instead. Logits are rounded to the operands' dtype and all else is computed in float32 (float64 for
     float64); every gradient is summed in float32. The gradient by the logits passes through the operands' dtype; in
-    float16, whose smallest number is 6e-8, it is counted times a power of two, and the gradients by float16 operands wait
+    float16, whose smallest number is 6e-8, it is kept times a power of two, and the gradients by float16 operands wait
     in float32 for the factor of a loss scaler. Under autocast the products are taken in its dtype while the gradients
     keep the dtype of their operands. `torch.compile` breaks its graph around the call.
 
