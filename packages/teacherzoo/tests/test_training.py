@@ -1,5 +1,6 @@
 """A Trainer over prepared batches: their order, the loss inside the forward pass, plain checkpoints, exact resume."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,14 @@ def test_a_run_resumed_from_any_checkpoint_ends_in_the_same_bytes(
 
     assert resumed.seen == [*range(step, STEPS)]
     assert same_weights(resumed.student, whole.student)
+
+
+def test_the_operations_counted_are_the_students(tmp_path: Path) -> None:
+    student = trained(tmp_path).student
+    state = json.loads((tmp_path / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())
+
+    tokens = STEPS * 2 * 5
+    assert state["total_flos"] == 6 * tokens * student.num_parameters(exclude_embeddings=True)
 
 
 def test_the_student_inside_computes_in_the_precision_asked_for(tmp_path: Path) -> None:

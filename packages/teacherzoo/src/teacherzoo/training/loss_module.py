@@ -45,6 +45,10 @@ class LossModule(nn.Module):
         """The student's configuration, which Trainer and DeepSpeed ask for; None where it has none."""
         return getattr(self.student, "config", None)
 
+    def num_parameters(self, *, exclude_embeddings: bool) -> int:
+        """Of the student: Trainer logs floating-point operations by it."""
+        return int(self.student.num_parameters(exclude_embeddings=exclude_embeddings))
+
     def save_student(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Write the student as a plain model folder.
 
