@@ -1,5 +1,6 @@
 """What the front door promises is there: links lead somewhere, the picture shows the graph, guides are run."""
 
+import ast
 import json
 import re
 import sys
@@ -12,6 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import graph  # noqa: E402  (the path comes first)
+import rooms  # noqa: E402
 import snippets  # noqa: E402
 
 PAGES = [
@@ -85,3 +87,66 @@ def test_a_guide_that_shows_commands_has_some_that_run(guide: Path) -> None:
 
     if "```console" in text or "```python" in text:
         assert snippets.snippets(text)
+
+
+@pytest.mark.parametrize("name", graph.read_packages())
+def test_the_picture_shows_every_room_above_what_it_imports(name: str) -> None:
+    picture = ElementTree.parse(rooms.PICTURE).getroot()  # our own file
+    (words,) = picture.findall("{http://www.w3.org/2000/svg}desc")
+    (shown,) = re.findall(rf"\b{name}: ([^.]+)\.", words.text or "")
+    height = {room: -row for row, line in enumerate(shown.split("; ")) for room in line.split(", ")}
+    imports = rooms.rooms(graph.read_packages()[name])
+
+    assert height.keys() == imports.keys(), "run `python tools/rooms.py`"
+    for room, imported in imports.items():
+        assert all(height[room] > height[below] for below in imported), (room, imported)
+
+
+def test_a_room_stands_above_what_it_imports() -> None:
+    assert rooms.levels({"a": {"b", "c"}, "b": {"c"}, "c": set(), "d": set()}) == [
+        ["a"],
+        ["b"],
+        ["c", "d"],
+    ]
+    with pytest.raises(graph.WorkspaceError, match="a -> b -> a is a circle"):
+        rooms.levels({"a": {"b"}, "b": {"a"}})
+
+
+def test_the_house_answers_where_to_change_what() -> None:
+    """At least twelve questions; every place is there, and defines the names that it is said to."""
+    table = (ROOT / "HOUSE.md").read_text(encoding="utf-8").split("## Where do I change", 1)[1]
+    rows = [line for line in table.split("\n## ")[0].splitlines() if line.startswith("| ")][2:]
+    places = [re.findall(r"`([\w./-]+)(?:::(\w+))?`", row.split("|")[2]) for row in rows]
+
+    assert len(rows) >= 12
+    assert all(places)
+    assert [place for row in places for place in row if not _is_there(*place)] == []
+
+
+def _is_there(place: str, name: str) -> bool:
+    package, _, rest = place.partition("/")
+    source = ROOT / "packages" / package / "src" / package
+    path = source / rest if source.is_dir() else ROOT / place
+    if not name:
+        return path.exists()
+    if not path.is_file():
+        return False
+    if path.suffix != ".py":
+        return name in path.read_text(encoding="utf-8")
+    statements = ast.parse(path.read_text(encoding="utf-8")).body
+    return name in {
+        defined.id if isinstance(defined, ast.Name) else defined
+        for node in statements
+        for defined in (
+            [node.name]
+            if isinstance(node, ast.FunctionDef | ast.ClassDef)
+            else getattr(node, "targets", [getattr(node, "target", None)])
+        )
+    }
+
+
+def test_a_place_that_is_not_there_would_be_seen() -> None:
+    assert _is_there("tools/rooms.py", "draw")
+    assert _is_there("tools/rooms.py", "PICTURE")
+    assert not _is_there("tools/rooms.py", "paint")
+    assert not _is_there("tools/chambers.py", "")
