@@ -188,9 +188,12 @@ def test_nothing_runs_out_of_the_page(opened: Any, width: int) -> None:
 
 
 def test_a_wide_table_scrolls_to_its_end(opened: Any) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
     resize(opened, 360, 800)
     frame = opened.find_element("css selector", "#overview .frame")
-    assert frame.get_attribute("data-more") is not None
+    # The page learns of its new width a moment after the browser has it.
+    WebDriverWait(opened, 30).until(lambda _: frame.get_attribute("data-more") is not None)
 
     opened.execute_script("arguments[0].firstChild.scrollLeft = 9999", frame)
 

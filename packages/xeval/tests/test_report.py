@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import pytest
+from markupsafe import Markup
 from typer.testing import CliRunner
 
 from xeval.cli.app import app
@@ -16,8 +18,9 @@ from xeval.errors import XevalError
 from xeval.report import markdown, page, write_plots, write_report
 from xeval.report.colour import MODEL_COLOURS, cividis, ink_on, ink_on_hex, luminance
 from xeval.report.figures import letter, scaled
-from xeval.report.markup import Markup, tag
+from xeval.report.page import _TEMPLATES
 from xeval.report.pareto import Point, pareto_front
+from xeval.report.render import environment, render
 from xeval.statistics.items import Items
 from xeval.statistics.results import Result, append_results, read_results
 from xeval.statistics.summary import Estimate, summarise
@@ -388,10 +391,32 @@ def test_counts_are_short() -> None:
     assert [scaled(n) for n in (950, 66_554_112, 1.2e9, None)] == ["950", "66.6 M", "1.2 G", "–"]
 
 
-def test_markup_escapes_strings_and_keeps_markup() -> None:
-    assert tag("p", "a<b", Markup("<b>c</b>"), 3, None, ["&"], title='"', hidden=True) == (
-        '<p title="&quot;" hidden>a&lt;b<b>c</b>3&amp;</p>'
+def test_templates_escape_strings_keep_markup_and_lose_their_own_lines() -> None:
+    templates = environment(filters={})
+    templates.loader = jinja2.DictLoader(
+        {
+            "t": '\n<p title="{{ quote }}">\n  <i>{{ text }}{{ markup }}{{ 3 }}{{ absent }}</i>\n</p>\n'
+        }
     )
+
+    made = render(
+        templates, "t", quote='"', text="a<b\u202e", markup=Markup("<b>c</b>"), absent=None
+    )
+
+    assert made == '<p title="&#34;"><i>a&lt;b\ufffd<b>c</b>3</i></p>'
+
+
+def test_every_template_compiles_and_names_no_filter_that_is_not_there() -> None:
+    names = _TEMPLATES.list_templates(extensions=["jinja"])
+
+    assert len(names) == 5
+    for name in names:
+        _TEMPLATES.get_template(name)
+
+
+def test_a_template_that_asks_for_what_is_not_given_fails() -> None:
+    with pytest.raises(jinja2.UndefinedError):
+        render(_TEMPLATES, "document.html.jinja", title="t")
 
 
 # Markdown and pictures

@@ -11,6 +11,11 @@ def decimals(score: Score) -> int:
     return 1 if score.unit == "%" else 3
 
 
+def metric_title(score: Score) -> str:
+    """The name of a metric, with its unit where that is per cent."""
+    return score.title + (", %" if score.unit == "%" else "")
+
+
 def figure(value: float | None, score: Score) -> str:
     """A score."""
     return NOTHING if value is None else f"{value:.{decimals(score)}f}"

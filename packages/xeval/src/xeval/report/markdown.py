@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from xeval.report.figures import NOTHING, figure, interval, scaled
+from xeval.report.figures import NOTHING, figure, interval, metric_title, scaled
 from xeval.statistics.results import Result
 from xeval.statistics.summary import Estimate, Summary, Table, summarise
 
@@ -20,7 +20,7 @@ def markdown(results: Iterable[Result], *, title: str = "xeval report") -> str:
     summary = summarise(results)
     parts = [f"# {_text(title)}"]
     for table in summary.tables:
-        metric = table.score.title + (", %" if table.score.unit == "%" else "")
+        metric = metric_title(table.score)
         parts += [
             f"## {_text(table.task)} ({_text(metric)})",
             _models(table, summary),

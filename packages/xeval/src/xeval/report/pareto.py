@@ -1,17 +1,13 @@
-"""Score against cost, as an inline picture: which models no other beats in both."""
+"""Score against cost: which models no other beats in both, and where everything stands in the picture."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from xeval.report.colour import ink_on_hex
-from xeval.report.figures import figure
-from xeval.report.markup import Markup, tag
+from xeval.report.figures import figure, metric_title
 from xeval.statistics.metrics import Score
 from xeval.statistics.summary import Estimate
-
-_WIDTH, _HEIGHT = 420, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 14, 46
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,128 +49,113 @@ def pareto_front(points: Sequence[Point], *, higher_is_better: bool) -> list[Poi
     return front
 
 
+@dataclass(frozen=True)
+class Frame:
+    """The picture, and the field within it that the axes enclose."""
+
+    width: int = 420
+    height: int = 270
+    left: int = 58
+    right: int = 402
+    top: int = 14
+    bottom: int = 224
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A place on an axis, and what is written there."""
+
+    place: float
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A model in the picture: where it stands, and what is said of it."""
+
+    letter: str
+    colour: str
+    ink: str
+    cost: float
+    x: float
+    y: float
+    whisker: tuple[float, float] | None
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """All that the picture shows, in its units."""
+
+    caption: str
+    title: str
+    cost_title: str
+    score_title: str
+    cost_ticks: tuple[Tick, ...]
+    score_ticks: tuple[Tick, ...]
+    points: tuple[Mark, ...]
+    front_path: str
+    frame: Frame
+
+
 def pareto(
     points: Sequence[Point],
     *,
+    caption: str,
     title: str,
     cost_title: str,
     shown: Callable[[float], str],
     score: Score,
-) -> Markup:
+) -> Plot:
     """The picture.
 
     Args:
         points: at least one.
+        caption: what stands above it.
         title: for readers who cannot see it.
         cost_title: of the horizontal axis.
         shown: a cost in words.
         score: the metric of the vertical axis.
     """
+    frame = Frame()
     across = _cost_axis([p.cost for p in points])
     up = _score_axis([p.score for p in points], score)
     front = pareto_front(points, higher_is_better=score.higher_is_better)
-    on_front = {p.letter for p in front}
-    return tag(
-        "svg",
-        tag("title", title),
-        tag("desc", "; ".join(_in_words(p, score, shown, on_front) for p in points)),
-        _grid(across, up, cost_title, shown, score),
-        _front_line(front, across, up),
-        [
-            _mark(p, across, up, score, shown, on_front)
-            for p in sorted(points, key=lambda p: p.cost)
-        ],
-        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
-        role="img",
-        class_="pareto",
-    )
 
+    def x(cost: float) -> float:
+        return round(frame.left + across.share(cost) * (frame.right - frame.left), 1)
 
-def _in_words(p: Point, score: Score, shown: Callable[[float], str], on_front: set[str]) -> str:
-    place = ", on the front" if p.letter in on_front else ""
-    return f"{p.letter} {p.name}: {figure(p.score.value, score)} at {shown(p.cost)}{place}"
+    def y(value: float) -> float:
+        return round(frame.bottom - up.share(value) * (frame.bottom - frame.top), 1)
 
-
-def _grid(
-    across: _Axis, up: _Axis, cost_title: str, shown: Callable[[float], str], score: Score
-) -> list[Markup]:
-    right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
-    parts = []
-    for value in up.ticks:
-        y = _y(up, value)
-        parts.append(tag("line", x1=_LEFT, x2=right, y1=y, y2=y, class_="grid"))
-        label = f"{value:g}"
-        parts.append(tag("text", label, x=_LEFT - 8, y=y + 4, text_anchor="end", class_="tick"))
-    for value in across.ticks:
-        x = _x(across, value)
-        parts.append(tag("line", x1=x, x2=x, y1=bottom, y2=bottom + 4, class_="axis"))
-        parts.append(
-            tag("text", shown(value), x=x, y=bottom + 18, text_anchor="middle", class_="tick")
+    def mark(p: Point) -> Mark:
+        place = ", on the front" if p in front else ""
+        low, high = p.score.low, p.score.high
+        return Mark(
+            letter=p.letter,
+            colour=p.colour,
+            ink=ink_on_hex(p.colour),
+            cost=p.cost,
+            x=x(p.cost),
+            y=y(p.score.value),
+            whisker=None if low is None or high is None else (y(low), y(high)),
+            words=f"{p.letter} {p.name}: {figure(p.score.value, score)} at {shown(p.cost)}{place}",
         )
-    parts.append(tag("line", x1=_LEFT, x2=right, y1=bottom, y2=bottom, class_="axis"))
-    middle = (_LEFT + right) / 2
-    parts.append(
-        tag("text", cost_title, x=middle, y=_HEIGHT - 6, text_anchor="middle", class_="label")
+
+    # A staircase: up to a model's cost, the best score is that of the model before it.
+    first, *rest = front
+    steps = "".join(f"H{x(p.cost)}V{y(p.score.value)}" for p in rest)
+    return Plot(
+        caption=caption,
+        title=title,
+        cost_title=cost_title,
+        score_title=metric_title(score),
+        cost_ticks=tuple(Tick(x(value), shown(value)) for value in across.ticks),
+        score_ticks=tuple(Tick(y(value), f"{value:g}") for value in up.ticks),
+        points=tuple(map(mark, points)),
+        front_path=f"M{x(first.cost)} {y(first.score.value)}{steps}H{frame.right}",
+        frame=frame,
     )
-    name = score.title + (", %" if score.unit == "%" else "")
-    height = (_TOP + bottom) / 2
-    turned = f"translate(12 {height:.1f}) rotate(-90)"
-    parts.append(tag("text", name, transform=turned, text_anchor="middle", class_="label"))
-    return parts
-
-
-def _front_line(front: Sequence[Point], across: _Axis, up: _Axis) -> Markup:
-    """A staircase: up to a model's cost, the best score is that of the model before it."""
-    x, y = _x(across, front[0].cost), _y(up, front[0].score.value)
-    path = f"M{x} {y}"
-    for point in front[1:]:
-        path += f"H{_x(across, point.cost)}V{_y(up, point.score.value)}"
-    return tag("path", d=f"{path}H{_WIDTH - _RIGHT}", class_="front")
-
-
-def _mark(
-    p: Point,
-    across: _Axis,
-    up: _Axis,
-    score: Score,
-    shown: Callable[[float], str],
-    on_front: set[str],
-) -> Markup:
-    x, y = _x(across, p.cost), _y(up, p.score.value)
-    whisker = None
-    if p.score.low is not None and p.score.high is not None:
-        whisker = tag(
-            "line",
-            x1=x,
-            x2=x,
-            y1=_y(up, p.score.low),
-            y2=_y(up, p.score.high),
-            stroke=p.colour,
-            class_="whisker",
-        )
-    return tag(
-        "g",
-        tag("title", _in_words(p, score, shown, on_front)),
-        whisker,
-        tag("circle", cx=x, cy=y, r=10, fill=p.colour, class_="mark"),
-        tag(
-            "text",
-            p.letter,
-            x=x,
-            y=y + 4.5,
-            text_anchor="middle",
-            style=f"fill:{ink_on_hex(p.colour)}",
-            class_="letter",
-        ),
-    )
-
-
-def _x(axis: _Axis, value: float) -> float:
-    return round(_LEFT + axis.share(value) * (_WIDTH - _LEFT - _RIGHT), 1)
-
-
-def _y(axis: _Axis, value: float) -> float:
-    return round(_HEIGHT - _BOTTOM - axis.share(value) * (_HEIGHT - _TOP - _BOTTOM), 1)
 
 
 def _cost_axis(costs: Sequence[float]) -> _Axis:

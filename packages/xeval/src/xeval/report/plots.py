@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xeval.report.colour import MODEL_COLOURS, cividis, hex_of, ink_on
-from xeval.report.figures import figure, scaled
+from xeval.report.figures import figure, metric_title, scaled
 from xeval.report.page import time_conditions
 from xeval.statistics.results import Result
 from xeval.statistics.summary import Summary, Table, summarise
@@ -124,7 +124,7 @@ def _against(table: Table, summary: Summary, column: str, words: str) -> Figure 
             x, y, yerr=error, fmt=marker, color=colour, capsize=3, label=_plain(row.model)
         )
     axes.set_xlabel(words)
-    axes.set_ylabel(table.score.title + (", %" if table.score.unit == "%" else ""))
+    axes.set_ylabel(metric_title(table.score))
     axes.set_xlim(left=0, right=1.06 * max(x for _, x in shown))
     if column == "parameters":
         axes.xaxis.set_major_formatter(lambda value, _: scaled(value))
