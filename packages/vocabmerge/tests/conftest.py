@@ -60,6 +60,11 @@ def train(family, code, size=400, lines=None):
         made.decoder = decoders.WordPiece()
         trainer = trainers.WordPieceTrainer(special_tokens=BERT, **common)
         post = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    elif family == "wordlevel":
+        made = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+        made.pre_tokenizer = pre_tokenizers.Whitespace()
+        trainer = trainers.WordLevelTrainer(special_tokens=BERT, **common)
+        post = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     elif family == "unigram":
         made = Tokenizer(models.Unigram())
         made.normalizer = normalizers.Replace(Regex(" {2,}"), " ")
@@ -136,6 +141,7 @@ FAMILIES = (
     "bpe-byte-fallback",
     "bpe-metaspace",
     "bpe-plain",
+    "wordlevel",
 )
 
 

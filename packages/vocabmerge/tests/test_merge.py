@@ -27,6 +27,8 @@ MIXES = {
     "words and scores": ("wordpiece", "unigram"),
     "words and bytes": ("wordpiece", "bpe-byte"),
     "scores and bytes": ("unigram", "bpe-byte"),
+    "wordlevel": ("wordlevel", "wordlevel"),
+    "whole words and scores": ("wordlevel", "unigram"),
     "fallback and metaspace": ("bpe-byte-fallback", "bpe-metaspace"),
 }
 
@@ -135,7 +137,8 @@ def test_mapped_pieces_keep_their_canonical_key(union_of, mix):
                 assert read.keys[row] == teacher.keys[old]
 
 
-@pytest.mark.parametrize("mix", [mix for mix in MIXES if mix != "bpe-plain"])
+# Of what is unknown to a teacher of whole words, a union of several families spells more than its teacher.
+@pytest.mark.parametrize("mix", sorted({*MIXES} - {"bpe-plain", "whole words and scores"}))
 def test_the_union_is_far_more_faithful_than_add_tokens(union_of, mix):
     _, union = union_of(mix)
     alike = np.mean([one.words_alike for one in union.fidelity.values()])
