@@ -53,8 +53,8 @@ def tuning(steps: Mapping[str, int], *, looks: int) -> dict[str, dict[str, dict[
     Texts are judged by the mean over their tokens: no model here was taught to gather a text in its first one.
     """
     by_task: dict[str, dict[str, object]] = {
-        task: {"steps": its, "full_steps": its // 3, "evaluate_every": max(1, its // looks)}
-        for task, its in steps.items()
+        task: {"steps": count, "full_steps": count // 3, "evaluate_every": max(1, count // looks)}
+        for task, count in steps.items()
     }
     if "topic" in by_task:
         by_task["topic"]["pooling"] = "mean"
@@ -74,15 +74,15 @@ def scores(
 ) -> dict[int, float]:
     """Seed to the mean over languages, of each the mean over its test sets; seeds with all languages alone."""
     wanted = (system, task, first_metric(task), None)
-    found: dict[int, dict[str, list[float]]] = {}
+    by_seed: dict[int, dict[str, list[float]]] = {}
     for row in rows:
         if (row.model, row.task, row.metric, row.bootstrap) == wanted:
             assert row.value is not None
-            found.setdefault(row.seed, {}).setdefault(row.language, []).append(row.value)
+            by_seed.setdefault(row.seed, {}).setdefault(row.language, []).append(row.value)
     return {
-        seed: mean(mean(its[language]) for language in languages)
-        for seed, its in sorted(found.items())
-        if set(languages) <= set(its)
+        seed: mean(mean(values[language]) for language in languages)
+        for seed, values in sorted(by_seed.items())
+        if set(languages) <= set(values)
     }
 
 
@@ -90,10 +90,10 @@ def rows_of(recipe: Comparison) -> list[Result]:
     """The figures of a recipe's models in its results file; those of models that an earlier recipe made there are counted aloud."""
     rows = [row for row in xeval.read_results(Path(recipe.out) / "results.jsonl") if row.value is not None]  # fmt: skip
     digests = {identity.digest for identity in Contents(recipe).identities.values()}
-    ours = [row for row in rows if row.model_digest in digests]
-    if len(ours) < len(rows):
-        print(f"{len(rows) - len(ours)} older rows, of other recipes, are left out", flush=True)
-    return ours
+    current = [row for row in rows if row.model_digest in digests]
+    if len(current) < len(rows):
+        print(f"{len(rows) - len(current)} older rows, of other recipes, are left out", flush=True)
+    return current
 
 
 def record_scores(
@@ -106,13 +106,14 @@ def record_scores(
 ) -> None:
     """Each task, over all of its languages and, where there are several, in each, of the seeds that every system has."""
     for task, languages in tasks.items():
-        for chosen in [languages, *([one] for one in languages if len(languages) > 1)]:
-            its = {system: scores(rows, system, task, chosen) for system in systems}
-            seeds = set.intersection(*(set(found) for found in its.values()))
+        for chosen in [languages, *([language] for language in languages if len(languages) > 1)]:
+            by_system = {system: scores(rows, system, task, chosen) for system in systems}
+            seeds = set.intersection(*(set(by_seed) for by_seed in by_system.values()))
             if not seeds:
                 continue
             samples = {
-                system: [found[seed] for seed in sorted(seeds)] for system, found in its.items()
+                system: [by_seed[seed] for seed in sorted(seeds)]
+                for system, by_seed in by_system.items()
             }
             compared = all(samples["full-teacher"])  # nothing is a part of 0
             recorder.add(
@@ -125,13 +126,13 @@ def record_scores(
 def paired_tests(rows: Sequence[Result], systems: Sequence[System]) -> list[str]:
     """xeval's paired tests of bistil against every other system, a line each."""
     return [
-        f"bistil against {rival}, {verdict.task} {one.place}: {one.difference:+.2f} "
-        f"({one.low:+.2f} to {one.high:+.2f}), p {one.p:.3f}: {one.verdict}"
+        f"bistil against {rival}, {test.task} {gap.place}: {gap.difference:+.2f} "
+        f"({gap.low:+.2f} to {gap.high:+.2f}), p {gap.p:.3f}: {gap.verdict}"
         for rival in systems
         if rival != "bistil"
-        for verdict in xeval.compare(rows, "bistil", rival)
-        if verdict.metric == first_metric(verdict.task)
-        for one in verdict.languages
+        for test in xeval.compare(rows, "bistil", rival)
+        if test.metric == first_metric(test.task)
+        for gap in test.languages
     ]
 
 
@@ -139,21 +140,21 @@ def pooled_tests(
     rows: Sequence[Result], systems: Sequence[System], tasks: Mapping[str, Sequence[str]]
 ) -> list[str]:
     """A t-test of bistil's means over a task's languages against every other system's, paired by seed, a line each."""
-    told = []
+    lines = []
     for rival in (system for system in systems if system != "bistil"):
         for task, languages in tasks.items():
-            ours, theirs = (scores(rows, system, task, languages) for system in ("bistil", rival))
-            seeds = sorted(ours.keys() & theirs.keys())
+            bistil, other = (scores(rows, system, task, languages) for system in ("bistil", rival))
+            seeds = sorted(bistil.keys() & other.keys())
             if len(seeds) < 2:
                 continue
-            test = ttest_rel([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+            test = ttest_rel([bistil[seed] for seed in seeds], [other[seed] for seed in seeds])
             between = test.confidence_interval()
-            difference = mean(ours[seed] - theirs[seed] for seed in seeds)
-            told.append(
+            difference = mean(bistil[seed] - other[seed] for seed in seeds)
+            lines.append(
                 f"bistil against {rival}, {task}, mean over languages: {difference:+.2f} "
                 f"({between.low:+.2f} to {between.high:+.2f}), p {test.pvalue:.3f}, {len(seeds)} seeds"
             )
-    return told
+    return lines
 
 
 def print_tests(
@@ -164,17 +165,17 @@ def print_tests(
     report: Path | None,
 ) -> None:
     """Print the paired tests; with a file, write the report."""
-    told = [*pooled_tests(rows, recipe.systems, tasks), *paired_tests(rows, recipe.systems)]
-    print(*told, sep="\n")
+    lines = [*pooled_tests(rows, recipe.systems, tasks), *paired_tests(rows, recipe.systems)]
+    print(*lines, sep="\n")
     if report is not None:
-        write_report(rows, sizes, recipe, told, report)
+        write_report(rows, sizes, recipe, lines, report)
 
 
 def write_report(
     rows: Sequence[Result],
     sizes: Mapping[str, object],
     recipe: Comparison,
-    told: Sequence[str],
+    lines: Sequence[str],
     file: Path,
 ) -> None:
     """Sizes, recipe, xeval's tables with their intervals, and the paired tests, as Markdown without paths."""
@@ -191,7 +192,7 @@ def write_report(
         .replace("\n## ", "\n### ")
         .replace("# Scores", "## Scores", 1),
         "\n## Paired tests\n",
-        "\n".join(f"- {line}" for line in told) + "\n",
+        "\n".join(f"- {line}" for line in lines) + "\n",
     ]
     file.write_text("\n".join(parts), encoding="utf-8")
 
@@ -205,15 +206,17 @@ def draw_pareto(
     """Score against parameters and operations, a row for each task with scores; the dashed line joins what nothing beats in both."""
     digests = {row.model: row.model_digest for row in rows}
     axes_of = (("parameters", 1e6, "million parameters"), ("flops", 1e6, "million operations for a sentence"))  # fmt: skip
-    found = {
+    measured = {
         task: {
-            system: Estimate(value=mean(its), low=min(its), high=max(its), seeds=len(its))
+            system: Estimate(
+                value=mean(values), low=min(values), high=max(values), seeds=len(values)
+            )
             for system in digests
-            if (its := [*scores(rows, system, task, languages).values()])
+            if (values := [*scores(rows, system, task, languages).values()])
         }
         for task, languages in tasks.items()
     }
-    drawn = {task: estimates for task, estimates in found.items() if estimates}
+    drawn = {task: estimates for task, estimates in measured.items() if estimates}
     figure = Figure(figsize=(9, 3.1 * len(drawn)), layout="constrained")
     grid = figure.subplots(len(drawn), len(axes_of), squeeze=False)
     for row_of_axes, (task, estimates) in zip(grid, drawn.items(), strict=True):
@@ -221,10 +224,10 @@ def draw_pareto(
             points = [
                 Point(
                     letter=system, name=system, colour=OURS if system == "bistil" else OTHERS,
-                    cost=priced / unit, score=estimate,
+                    cost=cost / unit, score=estimate,
                 )
                 for system, estimate in estimates.items()
-                if (priced := costs.get(digests[system], {}).get(column))
+                if (cost := costs.get(digests[system], {}).get(column))
             ]  # fmt: skip
             front = pareto_front(points, higher_is_better=True)
             axes.plot(

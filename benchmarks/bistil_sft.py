@@ -26,15 +26,15 @@ from bistil.sparse.files import read_sparse, write_sparse
 
 def shapes(layers: int, width: int, pieces: int) -> dict[str, tuple[int, ...]]:
     """The tensors of an encoder of BERT's kind, those of its norms left out."""
-    found: dict[str, tuple[int, ...]] = {"words": (pieces, width), "positions": (514, width)}
+    shapes: dict[str, tuple[int, ...]] = {"words": (pieces, width), "positions": (514, width)}
     for layer in range(layers):
         for name in ("query", "key", "value", "output"):
-            found |= {f"{layer}.{name}": (width, width), f"{layer}.{name}.bias": (width,)}
-        found |= {
+            shapes |= {f"{layer}.{name}": (width, width), f"{layer}.{name}.bias": (width,)}
+        shapes |= {
             f"{layer}.up": (4 * width, width), f"{layer}.up.bias": (4 * width,),
             f"{layer}.down": (width, 4 * width), f"{layer}.down.bias": (width,),
         }  # fmt: skip
-    return found
+    return shapes
 
 
 def moved(sizes: dict[str, tuple[int, ...]]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:  # fmt: skip
@@ -42,18 +42,18 @@ def moved(sizes: dict[str, tuple[int, ...]]) -> tuple[dict[str, torch.Tensor], d
     torch.manual_seed(0)
     before = {name: torch.randn(shape) * 0.02 for name, shape in sizes.items()}
     after = {}
-    for name, its in before.items():
-        after[name] = torch.randn(its.shape).mul_(1e-4)
+    for name, tensor in before.items():
+        after[name] = torch.randn(tensor.shape).mul_(1e-4)
         if name == "words":
-            after[name] *= torch.rand(len(its), 1) ** 4
-        after[name] += its
+            after[name] *= torch.rand(len(tensor), 1) ** 4
+        after[name] += tensor
     return before, after
 
 
 def bare_pass(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> float:
     largest = 0.0
-    for name, its in before.items():
-        for a, b in zip(its.view(-1).split(1 << 20), after[name].view(-1).split(1 << 20), strict=True):  # fmt: skip
+    for name, tensor in before.items():
+        for a, b in zip(tensor.view(-1).split(1 << 20), after[name].view(-1).split(1 << 20), strict=True):  # fmt: skip
             largest = max(largest, float((b - a).abs_().max()))
     return largest
 
@@ -66,8 +66,8 @@ def give_back_free_memory() -> None:
 
 def exact(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], chosen: Selection, count: int) -> bool:  # fmt: skip
     left_out, kept = 0.0, float("inf")
-    for name, its in before.items():
-        distance = (after[name] - its).abs_().view(-1)
+    for name, tensor in before.items():
+        distance = (after[name] - tensor).abs_().view(-1)
         places = torch.from_numpy(chosen.places(name))
         kept = min(kept, float(distance[places].min()) if len(places) else kept)
         distance[places] = -1.0
@@ -79,7 +79,7 @@ def main() -> None:
     options = parser(__doc__.splitlines()[0]).parse_args()
     layers, width, pieces = (4, 256, 30_000) if options.quick else (12, 768, 250_002)
     before, after = moved(shapes(layers, width, pieces))
-    total = sum(its.numel() for its in before.values())
+    total = sum(tensor.numel() for tensor in before.values())
     weight_bytes = 4 * total
     recorder = Recorder("bistil_sft", options)
     shape = {"parameters": total, "layers": layers, "width": width, "pieces": pieces}
@@ -123,7 +123,7 @@ def record_file(
         written = time.perf_counter()
         again = read_sparse(file)
         read = time.perf_counter()
-        if any(not np.array_equal(again.body[name].indices, its.indices) for name, its in body.items()):  # fmt: skip
+        if any(not np.array_equal(again.body[name].indices, chosen.indices) for name, chosen in body.items()):  # fmt: skip
             sys.exit("the file does not give back what was written")
         size = file.stat().st_size / chosen.count
     recorder.add("bytes for each entry, bfloat16", {"file": [size]}, unit="B", bar={"file": 5}, shape=shape)  # fmt: skip

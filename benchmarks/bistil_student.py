@@ -63,13 +63,13 @@ def sizes(recorder: Recorder) -> None:
             "with masked-LM head": BertForMaskedLM(config),
         }
     for name, model in built.items():
-        found = sum(parameter.numel() for parameter in model.parameters())
+        counted = sum(parameter.numel() for parameter in model.parameters())
         recorder.add(
             "parameters that differ from the closed formula",
-            {name: [float(abs(found - formula[name]))]},
+            {name: [float(abs(counted - formula[name]))]},
             unit="",
             bar={name: 0.0},
-            shape={"V": STUDENT, "layers": 6, "parameters": found},
+            shape={"V": STUDENT, "layers": 6, "parameters": counted},
         )
 
 

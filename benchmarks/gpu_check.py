@@ -307,7 +307,9 @@ class Runner:
         tests = _lines_of(self._out / "tests.jsonl")
         if tests:
             outcomes = [test["outcome"] for test in tests]
-            counted = ", ".join(f"{outcomes.count(one)} {one}" for one in sorted(set(outcomes)))
+            counted = ", ".join(
+                f"{outcomes.count(outcome)} {outcome}" for outcome in sorted(set(outcomes))
+            )
             lines.append(f"tests: {counted}")
             lines += [f"  {test['test']}: {test['message']}" for test in tests if test["outcome"] == "failed"]  # fmt: skip
         lines.append(f"records: {len(_lines_of(self._out / 'records.jsonl'))}")

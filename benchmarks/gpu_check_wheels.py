@@ -42,9 +42,9 @@ def collect(folder: Path, packages: dict[str, Package]) -> list[str]:
     }
     for name, requirement in wanted.items():
         _download(folder, requirement)
-        behind = {other.name: other for other in _requirements(folder, name)}
-        for other in _BEHIND.get(name, ()):
-            _download(folder, behind[other])
+        behind = {requirement.name: requirement for requirement in _requirements(folder, name)}
+        for required in _BEHIND.get(name, ()):
+            _download(folder, behind[required])
     return sorted(file.name for file in folder.glob("*.whl"))
 
 
@@ -65,7 +65,9 @@ def _requirements(folder: Path, name: str) -> list[Requirement]:
     """What the newest wheel of that name requires without extras."""
     files = [file for file in folder.glob("*.whl") if _named(file)[0] == canonicalize_name(name)]
     with zipfile.ZipFile(max(files, key=lambda file: _named(file)[1])) as wheel:
-        place = next(one for one in wheel.namelist() if one.endswith(".dist-info/METADATA"))
+        place = next(
+            member for member in wheel.namelist() if member.endswith(".dist-info/METADATA")
+        )
         stated = Parser().parsestr(wheel.read(place).decode()).get_all("Requires-Dist", [])
     environment = {"python_version": PYTHON, "extra": ""}
     return [

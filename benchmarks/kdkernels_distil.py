@@ -84,7 +84,7 @@ def main() -> None:
     arguments.add_argument(
         "--dtypes",
         nargs="+",
-        default=[str(its).removeprefix("torch.") for its in timed_dtypes().values()],
+        default=[str(dtype).removeprefix("torch.") for dtype in timed_dtypes().values()],
     )
     arguments.add_argument("--rows", type=int, help="N in place of the shape's")
     arguments.add_argument(
@@ -129,17 +129,19 @@ def main() -> None:
             "forward and backward", times, unit="s", floor="three products",
             bar={"linear_distil_loss": ceiling}, memory=memory, shape=facts,
         )  # fmt: skip
-        mine = "linear_distil_loss"
+        measured = "linear_distil_loss"
         against = {"linear_cross_entropy": (1.1, False), "sparse eager": (1.3, True)}
         against["dense targets"] = (3.0 if name == "bfloat16" else 2.0, True)
-        for other, (goal, at_least) in against.items():
-            if other not in times or mine not in times:
+        for rival, (goal, at_least) in against.items():
+            if rival not in times or measured not in times:
                 continue
-            pair = (times[mine], times[other]) if not at_least else (times[other], times[mine])
+            pair = (
+                (times[measured], times[rival]) if not at_least else (times[rival], times[measured])
+            )
             recorder.add(
-                f"{mine} beside {other}, {'times faster' if at_least else 'ratio'}",
-                {mine: [a / b for a, b in zip(*pair, strict=True)]},
-                unit="x", bar={mine: goal}, at_least=at_least, shape=facts,
+                f"{measured} beside {rival}, {'times faster' if at_least else 'ratio'}",
+                {measured: [a / b for a, b in zip(*pair, strict=True)]},
+                unit="x", bar={measured: goal}, at_least=at_least, shape=facts,
             )  # fmt: skip
     recorder.close()
 

@@ -82,7 +82,7 @@ def main() -> None:
 
 def contenders(divergence: str) -> dict[str, Loss]:
     """Losses of both sides' hidden states, ours first."""
-    found: dict[str, Loss] = {
+    losses: dict[str, Loss] = {
         "linear_kl": lambda c: (
             linear_kl(
                 c.hidden_s, c.weight_s, None, c.hidden_t, c.weight_t, None, divergence=divergence
@@ -91,7 +91,7 @@ def contenders(divergence: str) -> dict[str, Loss]:
         "dense eager": lambda c: dense(c, divergence),
     }
     rivals = {"liger fused linear jsd": liger_jsd(divergence), TEXTBREWER: textbrewer(divergence)}
-    return found | {name: loss for name, loss in rivals.items() if loss is not None}
+    return losses | {name: loss for name, loss in rivals.items() if loss is not None}
 
 
 def dense(case: Case, divergence: str) -> Tensor:
@@ -167,23 +167,23 @@ def record_errors(recorder: Recorder, divergence: str, std: float) -> None:
     exact = rounded.to(torch.float64)
     true = dense_exact(exact, divergence)
     true_gradients = torch.autograd.grad(true, (exact.hidden_s, exact.weight_s))
-    for what in ("loss", "gradient by hidden", "gradient by weight"):
+    for part in ("loss", "gradient by hidden", "gradient by weight"):
         errors = {}
         for contender, loss in contenders(divergence).items():
-            if contender == TEXTBREWER and what == "loss":
+            if contender == TEXTBREWER and part == "loss":
                 continue  # apart from the KL by the teacher's entropy
             value = loss(rounded)
             gradients = torch.autograd.grad(value, (rounded.hidden_s, rounded.weight_s))
             got = dict(zip(("gradient by hidden", "gradient by weight"), gradients, strict=True))
             true_of = dict(zip(got, true_gradients, strict=True)) | {"loss": true}
             got["loss"] = value.detach()
-            gap = got[what].double() - true_of[what].detach()
-            errors[contender] = [float(gap.norm() / true_of[what].detach().norm())]
+            gap = got[part].double() - true_of[part].detach()
+            errors[contender] = [float(gap.norm() / true_of[part].detach().norm())]
         recorder.add(
-            f"{divergence}, relative error of the {what} in bf16",
+            f"{divergence}, relative error of the {part} in bf16",
             errors,
             unit="",
-            bar={"linear_kl": 0.001 if what == "loss" else 0.01} if std == 3.0 else None,
+            bar={"linear_kl": 0.001 if part == "loss" else 0.01} if std == 3.0 else None,
             shape={"N": 64, "H_s": 128, "H_t": 192, "V": 8000, "logit std": std},
         )
 

@@ -69,10 +69,10 @@ def main() -> None:
             for name, loss in contenders.items()
         }
         goals = (0.001, 0.01, 0.01) if std == 3.0 else (None, None, None)
-        for place, what in enumerate(("loss", "gradient by hidden", "gradient by weight")):
+        for place, part in enumerate(("loss", "gradient by hidden", "gradient by weight")):
             recorder.add(
-                f"relative error of the {what}, bfloat16",
-                {name: [found[place]] for name, found in errors.items()},
+                f"relative error of the {part}, bfloat16",
+                {name: [parts[place]] for name, parts in errors.items()},
                 unit="", bar={"linear_distil_loss": goals[place]},
                 shape={"N": N, "H": H, "V": V, "K": K, "std": std},
             )  # fmt: skip

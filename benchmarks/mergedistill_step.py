@@ -130,10 +130,12 @@ def with_signals(loss: DistillationLoss, batch: dict[str, torch.Tensor]) -> torc
 def asked_at_masks(teacher: torch.nn.Module) -> LossOf:
     def loss_of(loss: DistillationLoss, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         with torch.no_grad():
-            its, said = _masked_states(teacher, batch)
+            teacher_head, teacher_hidden = _masked_states(teacher, batch)
         head, hidden = _masked_states(loss.student, batch)
         hard = linear_cross_entropy(hidden, head.weight, head.bias, batch["labels"]).loss
-        soft = linear_kl(hidden, head.weight, head.bias, said, its.weight, its.bias).loss
+        soft = linear_kl(
+            hidden, head.weight, head.bias, teacher_hidden, teacher_head.weight, teacher_head.bias
+        ).loss
         return (1 - ALPHA) * hard + ALPHA * soft
 
     return loss_of
@@ -225,7 +227,7 @@ def measure(
     )  # fmt: skip
     same, deepest = size.layers, max(size.depths)
     recorder.add(
-        "a step that asks a teacher online", {name: its for name, its in times.items() if name != "mlm only"}, unit="s",
+        "a step that asks a teacher online", {name: seconds for name, seconds in times.items() if name != "mlm only"}, unit="s",
         floor="recorded",
         bar={f"online, {same} layers": 1.25, f"online, {deepest} layers, all logits": 2.5},
         at_least=True, shape=shape,

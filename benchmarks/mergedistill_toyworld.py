@@ -63,13 +63,13 @@ def best_possible(
 
 
 def hidden_words(
-    row: Sequence[str], pieces: Callable[[str], int], room: int
+    row: Sequence[str], pieces: Callable[[str], int], longest: int
 ) -> Iterator[list[int]]:
     """The words that each pass over a document hides, each of which counts."""
     blocks: list[list[int]] = [[]]
     used = 0
     for number, word in enumerate(row):
-        if blocks[-1] and used + pieces(word) > room:
+        if blocks[-1] and used + pieces(word) > longest:
             blocks.append([])
             used = 0
         blocks[-1].append(number)
@@ -117,13 +117,13 @@ def measure(size: Size, folder: Path, recorder: Recorder, *, swept: bool, judged
         return
     outcomes = students(size, recipe)
     texts = held_out_texts(recipe, DOCUMENTS)
-    own = outcomes[size.longest].students[0] / "languages"
+    tokenizers = outcomes[size.longest].students[0] / "languages"
     floors = {
         language: best_possible(
             world,
             language,
             texts[language],
-            AutoTokenizer.from_pretrained(own / language),
+            AutoTokenizer.from_pretrained(tokenizers / language),
             size.length,
         )
         for language in LANGUAGES

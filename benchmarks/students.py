@@ -139,8 +139,8 @@ def compare(
     plain, last = outcomes[PLAIN], outcomes[size.longest]
     teachers = json.loads((last.students[0] / "run.json").read_text())["held_out"]
     for language in size.languages:
-        bits = {name: its.bits_per_byte[language] for name, its in outcomes.items()}
-        accuracy = {name: its.accuracy[language] for name, its in outcomes.items()}
+        bits = {name: outcome.bits_per_byte[language] for name, outcome in outcomes.items()}
+        accuracy = {name: outcome.accuracy[language] for name, outcome in outcomes.items()}
         bits["teacher"] = [teachers[language]["teacher"]]
         accuracy["teacher"] = [teachers[language]["teacher_accuracy"]]
         shape = {
@@ -169,11 +169,11 @@ def compare(
 
 def _say_how_soon(size: Size, outcomes: Mapping[str, Outcome], recorder: Recorder) -> None:
     plain, documents = outcomes[PLAIN], size.student_documents
-    for what, part, sign, bar in (
+    for name, part, sign, bar in (
         ("masked accuracy", "accuracy", 1, 0.6),
         ("bits per byte", "bits_per_byte", -1, 0.7),
     ):
-        found = [
+        reached = [
             share_to_reach(
                 size.shares,
                 [sign * _mean(outcomes[distilled(share)], part, number) for share in size.shares],
@@ -182,14 +182,14 @@ def _say_how_soon(size: Size, outcomes: Mapping[str, Outcome], recorder: Recorde
             for number in range(len(size.seeds))
         ]
         recorder.add(
-            f"share of the steps to the MLM-only student's final {what}, mean over languages",
-            {"distilled": found}, unit="", bar={"distilled": bar},
+            f"share of the steps to the MLM-only student's final {name}, mean over languages",
+            {"distilled": reached}, unit="", bar={"distilled": bar},
             shape={
                 "documents": documents if isinstance(documents, int) else sum(documents.values()),
                 "steps": size.steps, "shares": " ".join(map(str, size.shares)),
             },
         )  # fmt: skip
-        print(f"share of the steps to the MLM-only student's final {what}: {interval(found)}")
+        print(f"share of the steps to the MLM-only student's final {name}: {interval(reached)}")
 
 
 def share_to_reach(shares: Sequence[float], figures: Sequence[float], wanted: float) -> float:
@@ -207,11 +207,11 @@ def sweep(
     size: Size, recipe: Recipe, recorder: Recorder, over: Sequence[Mapping[str, Sequence[Any]]]
 ) -> None:
     """One seed: keys of the recipe varied one after the other."""
-    for each in over:
-        made = ablate(recipe, grid(each), seeds=(0,), watch=tell)
-        shape = {"varied": " ".join(each), "steps": size.steps}
+    for varied in over:
+        made = ablate(recipe, grid(varied), seeds=(0,), watch=tell)
+        shape = {"varied": " ".join(varied), "steps": size.steps}
         for part, unit in (("bits_per_byte", "b/B"), ("accuracy", "")):
-            figures = {its.variant.name: [_mean(its, part, 0)] for its in made}
+            figures = {outcome.variant.name: [_mean(outcome, part, 0)] for outcome in made}
             recorder.add(
                 f"{part.replace('_', ' ')}, mean over languages", figures, unit=unit, shape=shape
             )
@@ -248,11 +248,11 @@ def judge(
             "distilled": outcomes[size.longest].students[:seeds],
             "teacher": [folder / language],
         }
-        found: dict[str, dict[str, list[float]]] = {}
+        by_target: dict[str, dict[str, list[float]]] = {}
         for name, number, model in (
             (name, number, model)
-            for name, its in models.items()
-            for number, model in enumerate(its)
+            for name, folders in models.items()
+            for number, model in enumerate(folders)
         ):
             scores = xeval.run(
                 [model], folder / "results.jsonl", tasks=[task], source=source, language=data_set,
@@ -260,10 +260,12 @@ def judge(
                 protocol=_tuning(size), work=folder / "tuned" / f"{name}-{number}",
             )  # fmt: skip
             for target, value in _by_language(scores, metric).items():
-                found.setdefault(target, {}).setdefault(name, []).append(value)
-        for target, its in found.items():
+                by_target.setdefault(target, {}).setdefault(name, []).append(value)
+        for target, by_model in by_target.items():
             zero_shot = target != language
-            figures = its | {"teacher": its["teacher"] * seeds}  # one model, beside each student
+            figures = by_model | {
+                "teacher": by_model["teacher"] * seeds
+            }  # one model, beside each student
             recorder.add(
                 f"{task} {metric}, tuned on {language}", figures, unit="%",
                 floor=None if zero_shot else "teacher",
@@ -281,10 +283,10 @@ def _tuning(size: Size) -> xeval.Protocol:
 def _by_language(results: Sequence[xeval.Result], metric: str) -> dict[str, float]:
     """The mean over a language's test sets."""
     values: dict[str, list[float]] = {}
-    for its in results:
-        if its.metric == metric and its.value is not None:
-            values.setdefault(its.language, []).append(its.value)
-    return {language: sum(its) / len(its) for language, its in values.items()}
+    for result in results:
+        if result.metric == metric and result.value is not None:
+            values.setdefault(result.language, []).append(result.value)
+    return {language: sum(scores) / len(scores) for language, scores in values.items()}
 
 
 def interval(values: Sequence[float], scale: float = 1.0) -> str:
@@ -299,7 +301,7 @@ def interval(values: Sequence[float], scale: float = 1.0) -> str:
 
 def _mean(outcome: Outcome, part: str, number: int) -> float:
     figures = getattr(outcome, part)
-    return sum(its[number] for its in figures.values()) / len(figures)
+    return sum(by_seed[number] for by_seed in figures.values()) / len(figures)
 
 
 _told: set[str] = set()

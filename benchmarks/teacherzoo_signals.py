@@ -99,13 +99,13 @@ def write(folder: Path, said: Predictions, k: int) -> Signals:
         teacher="made", weights="", tokenizer="", vocabulary_size=V, k=k, temperatures=(2.0, 4.0), masking=Masking(),
         space=space, draws=1, block_length=BLOCK, precision="float32", token_budget=4096, shard_bytes=1,
     )  # fmt: skip
-    each = 1024
+    size = 1024
     shards = tuple(
         write_shard(
-            folder, f"en-{at:05d}.parquet", shard_table("en", rows[at : at + each], parts[at : at + each]),
+            folder, f"en-{at:05d}.parquet", shard_table("en", rows[at : at + size], parts[at : at + size]),
             language="en", metadata={},
         )
-        for at in range(0, len(rows), each)
+        for at in range(0, len(rows), size)
     )  # fmt: skip
     corpus = CorpusRecord(digest="", documents=len(rows), bytes=1)
     manifest = Manifest(settings=settings, corpora={"en": corpus}, shards=shards)
@@ -127,7 +127,9 @@ def distillkit(logprobs: np.ndarray, exact: int, degree: int) -> tuple[float, np
 
 
 def kl(exact: np.ndarray, decoded: np.ndarray, tail: np.ndarray | None = None) -> np.ndarray:
-    left, right = (torch.from_numpy(np.asarray(one, dtype=np.float64)) for one in (exact, decoded))
+    left, right = (
+        torch.from_numpy(np.asarray(values, dtype=np.float64)) for values in (exact, decoded)
+    )
     rest = (
         (1 - right.exp().sum(dim=1)).clamp(min=1e-9)
         if tail is None
@@ -139,7 +141,9 @@ def kl(exact: np.ndarray, decoded: np.ndarray, tail: np.ndarray | None = None) -
 def main() -> None:
     made = parser(__doc__.splitlines()[0])
     made.add_argument("--positions", type=int, help="made-up positions, instead of 3,000 or 40,000")
-    made.add_argument("--teacher", type=Path, help="of --data; pretrained into this folder if need be")
+    made.add_argument(
+        "--teacher", type=Path, help="of --data; pretrained into this folder if need be"
+    )
     made.add_argument("--languages", nargs="+", default=["de", "en", "hi", "sw", "tr", "zh"])
     made.add_argument("--documents", type=int, default=1500, help="held-out ones of each language")
     arguments = made.parse_args()
@@ -171,7 +175,9 @@ def real_rows(recorder: Recorder, arguments: argparse.Namespace) -> None:
             count = sum(shard.positions for shard in manifest.shards)
             weighed = stats(folder)
             mean = {
-                name: sum(getattr(one, name) * one.positions for one in weighed.languages.values())
+                name: sum(
+                    getattr(part, name) * part.positions for part in weighed.languages.values()
+                )
                 / count
                 for name in ("loss", "accuracy", "tail")
             }
@@ -250,7 +256,7 @@ def made_up_rows(recorder: Recorder, arguments: argparse.Namespace) -> None:
         best = -np.sort(-sample, axis=1)[:, :k]
         size, decoded = distillkit(best, head, 4)
         codes, scale, log_kept = encode_logprobs(best)
-        mine = kl(
+        ours = kl(
             best, decode_logprobs(codes, scale, log_kept), -np.expm1(log_kept.astype(np.float64))
         )
         recorder.add(
@@ -258,7 +264,7 @@ def made_up_rows(recorder: Recorder, arguments: argparse.Namespace) -> None:
         )
         recorder.add(
             f"DistillKit's coding, {name}: KL mean",
-            {"DistillKit's": [float(kl(best, decoded).mean())], "ours at that k": [float(mine.mean())]}, unit="nat", shape=shape,
+            {"DistillKit's": [float(kl(best, decoded).mean())], "ours at that k": [float(ours.mean())]}, unit="nat", shape=shape,
         )  # fmt: skip
 
 
@@ -286,8 +292,8 @@ def raise_large_teacher(texts: Path, out: Path, *, steps: int = 1450) -> None:
     log_sampled = torch.from_numpy(np.log(SAMPLED * sampled)).float()
     embedding = model.get_input_embeddings()
     embedding.sparse = True
-    others = [one for one in model.parameters() if one is not embedding.weight]
-    optimizers = [torch.optim.SparseAdam([embedding.weight]), torch.optim.AdamW(others)]
+    rest = [parameter for parameter in model.parameters() if parameter is not embedding.weight]
+    optimizers = [torch.optim.SparseAdam([embedding.weight]), torch.optim.AdamW(rest)]
     random = np.random.default_rng(0)
     special = torch.tensor(tokenizer.all_special_ids)
     model.train()
@@ -307,7 +313,7 @@ def raise_large_teacher(texts: Path, out: Path, *, steps: int = 1450) -> None:
             rows = head.transform(rows[asked])
         loss = sampled_loss(rows.float(), head, gold[asked], against, log_sampled)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(others, 1.0)
+        torch.nn.utils.clip_grad_norm_(rest, 1.0)
         for optimizer in optimizers:
             done = step / steps
             optimizer.param_groups[0]["lr"] = 2e-3 * min(1, 20 * done) * max(0.02, 1 - done)
@@ -322,15 +328,15 @@ def sampled_loss(
     rows: torch.Tensor,
     head: SplitHead,
     gold: torch.Tensor,
-    others: torch.Tensor,
+    sampled: torch.Tensor,
     log_sampled: torch.Tensor,
 ) -> torch.Tensor:
     """Cross-entropy of the gold pieces against those sampled."""
     look_up = torch.nn.functional.embedding
-    against = rows @ look_up(others, head.weight, sparse=True).T + head.bias[others]
-    against = (against - log_sampled[others]).masked_fill(others == gold[:, None], -torch.inf)
-    mine = (rows * look_up(gold, head.weight, sparse=True)).sum(1) + head.bias[gold]
-    return (torch.logsumexp(torch.cat([mine[:, None], against], 1), 1) - mine).mean()
+    against = rows @ look_up(sampled, head.weight, sparse=True).T + head.bias[sampled]
+    against = (against - log_sampled[sampled]).masked_fill(sampled == gold[:, None], -torch.inf)
+    gold_logits = (rows * look_up(gold, head.weight, sparse=True)).sum(1) + head.bias[gold]
+    return (torch.logsumexp(torch.cat([gold_logits[:, None], against], 1), 1) - gold_logits).mean()
 
 
 if __name__ == "__main__":

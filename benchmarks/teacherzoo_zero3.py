@@ -106,7 +106,9 @@ def main() -> None:
                 )
         print("all signals are equal, byte by byte")
         shape = {"parameters": parameters, "weights_MB": round(parameters * 4 / 1e6)}
-        peaks = {name: [max(one["bytes"] for one in ranks) / 1e6] for name, ranks in shared.items()}
+        peaks = {
+            name: [max(rank["bytes"] for rank in ranks) / 1e6] for name, ranks in shared.items()
+        }
         below = {name: 1.0 for name in peaks if name != "plain teacher"}
         recorder.add(
             "peak memory of the largest process",
@@ -116,7 +118,7 @@ def main() -> None:
             bar=below,
             shape=shape,
         )
-        seconds = {name: [max(one["seconds"] for one in ranks)] for name, ranks in shared.items()}
+        seconds = {name: [max(rank["seconds"] for rank in ranks)] for name, ranks in shared.items()}
         recorder.add("time", seconds, unit="s", floor="plain teacher", shape=shape)
     recorder.close()
 

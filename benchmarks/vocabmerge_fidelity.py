@@ -97,10 +97,10 @@ def train(family: str, code: str, lines: list[str], size: int) -> Vocabulary:
     return parse_vocabulary(parsed, name=f"{family}-{code}")
 
 
-def exactly(own: Tokenizer, teacher: Vocabulary, rows: np.ndarray, lines: list[str]) -> float:
+def exactly(student: Tokenizer, teacher: Vocabulary, rows: np.ndarray, lines: list[str]) -> float:
     """Share of lines that a language tokenizer segments as the teacher does, in ids."""
     before = teacher.segmenter().encode_batch_fast(lines)
-    after = own.encode_batch_fast(lines)
+    after = student.encode_batch_fast(lines)
     return float(
         np.mean([rows[a.ids].tolist() == b.ids for a, b in zip(before, after, strict=True)])
     )
@@ -128,10 +128,10 @@ def main(arguments: argparse.Namespace) -> None:
         )
         added = merged.facts["add_tokens"]
         ratios = {
-            code: one.tokens_per_word / one.teacher_tokens_per_word
-            for code, one in merged.fidelity.items()
+            code: report.tokens_per_word / report.teacher_tokens_per_word
+            for code, report in merged.fidelity.items()
         }
-        mean = float(np.mean([one.words_alike for one in merged.fidelity.values()]))
+        mean = float(np.mean([report.words_alike for report in merged.fidelity.values()]))
         exact = [
             exactly(
                 open_tokenizer(merged.teachers[teacher.name], name=teacher.name),
@@ -151,7 +151,9 @@ def main(arguments: argparse.Namespace) -> None:
             "words segmented as the teacher does, mean over languages",
             {
                 "union": [mean],
-                "add_tokens": [float(np.mean([one["words_cut_alike"] for one in added.values()]))],
+                "add_tokens": [
+                    float(np.mean([report["words_cut_alike"] for report in added.values()]))
+                ],
                 "language tokenizers, lines": [min(exact)],
             },
             unit="",
@@ -164,7 +166,7 @@ def main(arguments: argparse.Namespace) -> None:
         )
         recorder.add(
             "the same by language",
-            {code: [one.words_alike] for code, one in merged.fidelity.items()},
+            {code: [report.words_alike] for code, report in merged.fidelity.items()},
             unit="",
             shape=shape,
         )
@@ -182,15 +184,15 @@ def main(arguments: argparse.Namespace) -> None:
 def matches(recorder: Recorder, vocabularies: dict[tuple[str, str], Vocabulary]) -> None:
     """Pieces that two families of one language share, by canonical key and by raw string."""
     known = list(vocabularies.items())
-    for number, ((family, code), one) in enumerate(known):
-        for (other_family, other_code), other in known[number + 1 :]:
+    for number, ((family, code), vocabulary) in enumerate(known):
+        for (other_family, other_code), rival in known[number + 1 :]:
             if code == other_code and family != other_family:
-                found = overlap([one, other])
+                shared = overlap([vocabulary, rival])
                 recorder.add(
                     "pieces shared by two families of one language",
                     {
-                        "raw string": [found["raw"][0][1]],
-                        "canonical key": [found["shared"][0][1]],
+                        "raw string": [shared["raw"][0][1]],
+                        "canonical key": [shared["shared"][0][1]],
                     },
                     unit="",
                     floor="raw string",

@@ -29,17 +29,17 @@ BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 def made_up(seed: int, size: int) -> list[tuple[str, bool]]:
     """Pieces (text, whether it opens a word): single letters in both places, then strings by growing length."""
     letters = "abcdefghijklmnopqrstuvwxyzäöüõåøßçñ"
-    found = dict.fromkeys((letter, opens) for letter in letters for opens in (True, False))
+    pieces = dict.fromkeys((letter, opens) for letter in letters for opens in (True, False))
     common = np.random.default_rng(0)
-    own = np.random.default_rng(seed)
-    while len(found) < size:
-        source = common if len(found) < size // 3 else own
+    private = np.random.default_rng(seed)
+    while len(pieces) < size:
+        source = common if len(pieces) < size // 3 else private
         lengths = source.integers(2, 9, 4096)
         drawn = source.choice(list(letters), (4096, 9))
         opens = source.random(4096) < 0.7
         for row, length, first in zip(drawn, lengths.tolist(), opens.tolist(), strict=True):
-            found.setdefault(("".join(row[:length]), first))
-    return list(found)[:size]
+            pieces.setdefault(("".join(row[:length]), first))
+    return list(pieces)[:size]
 
 
 def tokenizer(family: str, pieces: list[tuple[str, bool]]) -> dict[str, Any]:
@@ -100,8 +100,8 @@ def main(arguments: argparse.Namespace) -> None:
     speaks = dict(zip(CODES, CODES, strict=True))
     draw = np.random.default_rng(7)
     texts = {}
-    for code, one in zip(CODES, pieces, strict=True):
-        words = [text for text, opens in one if opens]
+    for code, vocabulary in zip(CODES, pieces, strict=True):
+        words = [text for text, opens in vocabulary if opens]
         picked = (draw.zipf(1.3, 10 * lines) - 1) % len(words)
         texts[code] = [
             " ".join(words[n] for n in picked[start : start + 10])
@@ -118,13 +118,16 @@ def main(arguments: argparse.Namespace) -> None:
             texts,
         ),
     ):
-        parsed = [tokenizer(family, one) for family, one in zip(families, pieces, strict=True)]
-        spelled = [json.dumps(one) for one in parsed]
+        parsed = [
+            tokenizer(family, vocabulary)
+            for family, vocabulary in zip(families, pieces, strict=True)
+        ]
+        spelled = [json.dumps(tokenizer_json) for tokenizer_json in parsed]
 
         def read(spelled: list[str] = spelled) -> list[Vocabulary]:
             return [
-                parse_vocabulary(json.loads(one), name=code)
-                for code, one in zip(CODES, spelled, strict=True)
+                parse_vocabulary(json.loads(text), name=code)
+                for code, text in zip(CODES, spelled, strict=True)
             ]
 
         def unite(read: Any = read, corpora: Any = corpora) -> Any:
@@ -133,8 +136,8 @@ def main(arguments: argparse.Namespace) -> None:
         union = unite()
 
         def floor(spelled: list[str] = spelled, union: Any = union) -> None:
-            for one in [*spelled, json.dumps(union.tokenizer)]:
-                open_tokenizer(json.loads(one), name="floor")
+            for text in [*spelled, json.dumps(union.tokenizer)]:
+                open_tokenizer(json.loads(text), name="floor")
 
         with tempfile.TemporaryDirectory() as folder:
             number = count()

@@ -163,9 +163,9 @@ def membership_loop(text: str, counts: dict[str, np.ndarray], kept: int) -> floa
     kept_list = [str(vocabulary.pieces[old]) for old in cut.kept]
     entries = list(json.loads(text)["model"]["vocab"])[::EVERY]
     start = time.perf_counter()
-    found = [entry for entry in entries if entry[0] in kept_list]
+    kept = [entry for entry in entries if entry[0] in kept_list]
     seconds = time.perf_counter() - start
-    assert found
+    assert kept
     return seconds * EVERY
 
 
@@ -175,9 +175,11 @@ def restorer(model: Any) -> Callable[[], None]:
     ids = {name: getattr(model.config, name) for name in ("pad_token_id", "eos_token_id")}
 
     def restore() -> None:
-        found = vocabulary_tensors(model)
+        old_tensors = vocabulary_tensors(model)
         replace_tensors(
-            model, found, {id(old): new for old, new in zip(found, tensors, strict=True)}
+            model,
+            old_tensors,
+            {id(old): new for old, new in zip(old_tensors, tensors, strict=True)},
         )
         assert ids == {name: getattr(model.config, name) for name in ids}
 

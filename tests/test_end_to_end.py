@@ -63,12 +63,12 @@ def test_text_becomes_teachers_become_a_student_that_is_scored(tmp_path: Path) -
         protocol=xeval.Protocol(steps=60, evaluate_every=20, learning_rate=3e-3, lines=20),
     )
 
-    found = {
+    scores = {
         (result.task, result.language): result.value
         for result in results
         if result.metric != "macro_f1"
     }
-    assert {language for task, language in found if task == "pos"} == set(LANGUAGES)
-    assert found["pos", "qav"] > found["pos", "qyr"] >= 0  # tuned on the first
-    assert all(0 < found["bpb", language] < 12 for language in LANGUAGES)
-    assert len(xeval.read_results(tmp_path / "results.jsonl")) >= len(found)
+    assert {language for task, language in scores if task == "pos"} == set(LANGUAGES)
+    assert scores["pos", "qav"] > scores["pos", "qyr"] >= 0  # tuned on the first
+    assert all(0 < scores["bpb", language] < 12 for language in LANGUAGES)
+    assert len(xeval.read_results(tmp_path / "results.jsonl")) >= len(scores)

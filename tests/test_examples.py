@@ -27,11 +27,11 @@ def test_every_recipe_validates(file: Path) -> None:
 
 @pytest.mark.parametrize("file", PUBLIC, ids=lambda file: file.stem)
 def test_public_teachers_are_in_the_catalogue_and_know_their_languages(file: Path) -> None:
-    for each in read_recipe(file).teachers:
-        entry = catalogue_entry(each.teacher)
+    for stated in read_recipe(file).teachers:
+        entry = catalogue_entry(stated.teacher)
         assert entry.head == "masked-lm"
         if entry.languages:
-            assert set(each.languages) <= set(entry.languages)
+            assert set(stated.languages) <= set(entry.languages)
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)

@@ -72,7 +72,7 @@ def _published(name: str) -> set[Version]:
     )  # fmt: skip
     mark = "Available versions:"
     lines = [line for line in done.stdout.splitlines() if line.startswith(mark)]
-    return {Version(each) for line in lines for each in line.removeprefix(mark).split(",")}
+    return {Version(version) for line in lines for version in line.removeprefix(mark).split(",")}
 
 
 def main() -> None:

@@ -269,7 +269,9 @@ def _run(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     where = kwargs.get("device")
     if any_on_gpu and op not in _BETWEEN_DEVICES:
         _refuse_mismatch(op, args, tensors)
-    plain_args, plain_kwargs = tree_map_only(GpuTensor, lambda one: one.content, (args, kwargs))
+    plain_args, plain_kwargs = tree_map_only(
+        GpuTensor, lambda tensor: tensor.content, (args, kwargs)
+    )
     if where is None:
         to_gpu = isinstance(args[0], GpuTensor) if op is _COPY else any_on_gpu
     else:
@@ -286,7 +288,7 @@ def _refuse_mismatch(op: Any, args: Any, tensors: list[Tensor]) -> None:
     if op in _INDEXING and isinstance(args[0], GpuTensor):
         tensors = [args[0], *args[2:3]]
     # A tensor of no dimension counts as a number.
-    strangers = [one for one in tensors if not isinstance(one, GpuTensor) and one.dim()]
+    strangers = [tensor for tensor in tensors if not isinstance(tensor, GpuTensor) and tensor.dim()]
     if strangers:
         raise DeviceMismatchError(
             f"{op}: expected all tensors on one device, got some on the GPU and on the CPU one of shape "

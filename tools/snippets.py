@@ -43,12 +43,12 @@ def snippets(markdown: str) -> list[Snippet]:
     """The blocks to run, in the order of the text."""
     return [
         Snippet(
-            language=found["language"],
-            text=found["text"],
-            line=markdown.count("\n", 0, found.start("text")) + 1,
+            language=block["language"],
+            text=block["text"],
+            line=markdown.count("\n", 0, block.start("text")) + 1,
         )
-        for found in _BLOCK.finditer(markdown)
-        if found["skip"] is None
+        for block in _BLOCK.finditer(markdown)
+        if block["skip"] is None
     ]
 
 
@@ -65,23 +65,23 @@ def run(readme: Path, programs: Path | None = None) -> list[str]:
         readme: the page.
         programs: a folder with `python` and our commands, to be found before others.
     """
-    found = snippets(readme.read_text(encoding="utf-8"))
+    shown = snippets(readme.read_text(encoding="utf-8"))
     path = [programs, Path(sys.executable).parent, os.environ["PATH"]]
     environment = os.environ | ENVIRONMENT
     environment |= {"PATH": os.pathsep.join(str(part) for part in path if part is not None)}
     interpreter = sys.executable if programs is None else str(programs / "python")
     python = "\n".join(
         # Blank lines in front keep the README's line numbers in a traceback.
-        f"exec(compile({chr(10) * (each.line - 1) + each.text!r}, {str(readme)!r}, 'exec'))"
-        for each in found
-        if each.language == "python"
+        f"exec(compile({chr(10) * (snippet.line - 1) + snippet.text!r}, {str(readme)!r}, 'exec'))"
+        for snippet in shown
+        if snippet.language == "python"
     )
     jobs = [("the python blocks", [interpreter, "-c", python])] if python else []
     jobs += [
-        (f"line {each.line}: {command}", ["bash", "-c", command])
-        for each in found
-        if each.language == "console"
-        for command in commands(each)
+        (f"line {snippet.line}: {command}", ["bash", "-c", command])
+        for snippet in shown
+        if snippet.language == "console"
+        for command in commands(snippet)
     ]
     failures = []
     with tempfile.TemporaryDirectory() as folder:

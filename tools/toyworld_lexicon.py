@@ -260,7 +260,7 @@ LANGUAGES = {
 def stems(language: Language, meanings: Meanings, seed: int) -> dict[str, list[str]]:
     """One written stem per meaning: inherited, or the language's own; names are everyone's."""
     inherited = _coin(generator(seed, "family", language.family), language, meanings)
-    own = _coin(generator(seed, "language", language.code), language, meanings)
+    coined = _coin(generator(seed, "language", language.code), language, meanings)
     descended = descent(language, meanings, seed)
     rng = generator(seed, "apart", language.code)
     taken: set[str] = set()
@@ -268,7 +268,7 @@ def stems(language: Language, meanings: Meanings, seed: int) -> dict[str, list[s
     for kind in KINDS:
         result[kind] = []
         for m in range(meanings.count(kind)):
-            stem = inherited[kind][m] if descended[kind][m] else own[kind][m]
+            stem = inherited[kind][m] if descended[kind][m] else coined[kind][m]
             for old, new in language.change:
                 stem = stem.replace(old, new)
             while stem in taken:

@@ -78,8 +78,8 @@ def dead_links(site: Path) -> list[str]:
     """Every link of every page in the folder to a file or an anchor that is not there."""
     seen = {file.resolve(): _Links(file) for file in sorted(site.rglob("*.html"))}
     dead = []
-    for file, found in seen.items():
-        for link in found.links:
+    for file, page in seen.items():
+        for link in page.links:
             if link.startswith(("data:", *ABROAD)):
                 continue
             path, _, anchor = link.partition("#")
@@ -207,18 +207,18 @@ def _html(page: Page, menu: dict[str, list[Page]]) -> str:
 
 def _menu(page: Page, menu: dict[str, list[Page]]) -> str:
     parts = []
-    for group, its in menu.items():
-        items = [_item(each, page) for each in its]
-        if REPORT.parent in {each.source.parent for each in its}:
+    for group, pages in menu.items():
+        items = [_item(linked, page) for linked in pages]
+        if REPORT.parent in {linked.source.parent for linked in pages}:
             items.append(f'<li><a href="{_from(page.goes_to, REPORT)}">Report of the benchmarks</a></li>')  # fmt: skip
         parts.append((f"<h2>{group}</h2>" if group else "") + f"<ul>{''.join(items)}</ul>")
     return "".join(parts)
 
 
-def _item(each: Page, page: Page) -> str:
-    link = f'<a href="{_from(page.goes_to, each.goes_to)}"'
-    title = html.escape(each.title.removeprefix("Changelog of "))
-    if each is not page:
+def _item(linked: Page, page: Page) -> str:
+    link = f'<a href="{_from(page.goes_to, linked.goes_to)}"'
+    title = html.escape(linked.title.removeprefix("Changelog of "))
+    if linked is not page:
         return f"<li>{link}>{title}</a></li>"
     sections = "".join(
         f'<li><a href="#{anchor}">{html.escape(words)}</a></li>' for anchor, words in page.sections
