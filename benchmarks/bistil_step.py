@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import BertConfig, BertForMaskedLM
 
-from bistil.losses.extraction import as_student, ask_teacher
-from bistil.losses.weights import Terms
+from bistil.losses.extraction import ExtractionModel, TeacherRunner
+from bistil.losses.weights import LossWeights
 from bistil.student.layers import layer_map, student_of
 
 LAYERS = layer_map(12)
@@ -56,7 +56,7 @@ def models() -> tuple[Any, Any]:
             parameter.add_(torch.randn_like(parameter) * 0.02)
     for parameter in teacher.parameters():
         parameter.requires_grad_(False)
-    return teacher, as_student(student, Terms(), LAYERS, positions=0, depth=12)
+    return teacher, student
 
 
 def measure(
@@ -121,10 +121,11 @@ def step(student: Any, loss: Callable[[], Tensor]) -> Callable[[], None]:
 
 def ours(teacher: Any, student: Any, ids: Tensor, dtype: torch.dtype) -> Tensor:
     """As `bistil extract` does it."""
-    batch = {"input_ids": ids, "labels": torch.full_like(ids, -100)}
+    weights = LossWeights()
+    runner = TeacherRunner(teacher, weights, LAYERS)
+    model = ExtractionModel(student, runner, weights=weights, layers=LAYERS, positions=0)
     with torch.autocast(DEVICE, dtype=dtype, enabled=dtype != torch.float32):
-        taught = ask_teacher(teacher, batch, Terms(), LAYERS)
-        loss: Tensor = student(**batch, taught=taught, lesson=True).loss
+        loss: Tensor = model(ids, torch.full_like(ids, -100), "en").loss
     return loss
 
 

@@ -11,7 +11,7 @@ from transformers import AutoModel
 
 from bistil.encoders.body import body_digests, body_parameters
 from bistil.errors import AdaptError, ModelError, SparseError
-from bistil.losses.task import Distillation
+from bistil.losses.weights import TaskLossWeights
 from bistil.lottery.lottery_ticket import Sparsity
 from bistil.sparse.apply import apply
 from bistil.sparse.files import read_sparse, write_sparse
@@ -105,7 +105,7 @@ def test_the_judges_own_tuned_folder_can_teach(tmp_path, teacher, student, tasks
 
 def test_without_a_teacher_the_labels_teach(tmp_path, student, tasks):
     out = adapted(tmp_path / "out", student, None, tasks)
-    assert json.loads((out / "run.json").read_text())["record"]["distillation"] is None
+    assert json.loads((out / "run.json").read_text())["record"]["loss"] is None
 
 
 @pytest.mark.parametrize("task", ["pos", "dp", "qa"])
@@ -289,7 +289,7 @@ def test_killed_and_called_again_ends_in_the_same_bytes(tmp_path, teacher, stude
         adapted(tmp_path / "b", student, task_teacher, tasks, training=training, watch=watch)
     assert not (tmp_path / "b").exists()
     with pytest.raises(AdaptError, match="other arguments"):
-        adapted(tmp_path / "b", student, task_teacher, tasks, training=training, distillation=Distillation(hidden=2))  # fmt: skip
+        adapted(tmp_path / "b", student, task_teacher, tasks, training=training, loss=TaskLossWeights(hidden=2))  # fmt: skip
     resumed = adapted(tmp_path / "b", student, task_teacher, tasks, training=training)
     for name in ("model.safetensors", "head.safetensors", TASK_FILE, "xeval.json"):
         assert (straight / name).read_bytes() == (resumed / name).read_bytes()

@@ -17,7 +17,7 @@ from bistil.cli.adapt import adapt_command
 from bistil.cli.app import app
 from bistil.cli.sft import sft_command
 from bistil.errors import AdaptError
-from bistil.losses.task import Distillation
+from bistil.losses.weights import TaskLossWeights
 from bistil.lottery.language import SPARSITY, LanguageTraining
 from bistil.lottery.lottery_ticket import Sparsity
 from bistil.sparse.files import read_sparse
@@ -168,7 +168,7 @@ def test_what_is_not_typed_is_what_the_function_does_by_itself(called):
     called.clear()
     run("adapt", "S", "-o", "x", "--task", "pos", "--teacher", "M")
     assert called["training"] == TaskTraining()
-    assert called["distillation"] == Distillation()
+    assert called["loss"] == TaskLossWeights()
     assert called["layers"] is None
 
 
@@ -186,7 +186,8 @@ def test_the_defaults_that_help_names_are_those_of_the_functions():
         "density": both(SPARSITY.density, task.sparsity.density),
         "l1": both(SPARSITY.l1, task.sparsity.l1) + " and with --full",
     } | {name: str(of_tasks[name]) for name in ("weight_decay", "patience")}  # fmt: skip
-    weights = {name: str(getattr(Distillation(), name)) for name in ("attention", "hidden", "soft", "gold", "temperature")}  # fmt: skip
+    defaults = TaskLossWeights().to_json()
+    weights = {name: str(defaults[name]) for name in ("attention", "hidden", "soft", "gold", "temperature")}  # fmt: skip
     shown = shown_defaults(adapt_command)
     assert shown.pop("layers").startswith("what `extract` wrote")
     assert shown == weights | {
@@ -218,7 +219,7 @@ def test_what_is_typed_reaches_the_function(called):
     run("adapt", "S", "-o", "x", "--task", "ner", "--teacher", "M", "--labels", "own", "--layers", "1, 3", "--gold", "1")  # fmt: skip
     assert called["training"].protocol.labels == "own"
     assert called["layers"] == (1, 3)
-    assert called["distillation"] == Distillation(gold=1.0)
+    assert called["loss"] == TaskLossWeights(gold=1.0)
 
 
 def test_under_a_launcher_one_process_tells_what_was_made(monkeypatch, tmp_path, teacher, texts, sw):  # fmt: skip

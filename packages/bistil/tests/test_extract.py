@@ -3,6 +3,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import vocabmerge
 from bistil.errors import ExtractError
-from bistil.extract import trainer as extract_training
 from bistil.extract.config import Extraction
 from bistil.extract.plan import Plan
 from bistil.extract.run import extract
-from bistil.extract.teacher import trim_teacher
-from bistil.losses.extraction import ask_teacher
-from bistil.losses.weights import STYLES, TERMS, Terms
+from bistil.extract.teacher import trimmed_teacher
+from bistil.losses.extraction import TeacherRunner
+from bistil.losses.table import EXTRACT_TERMS
+from bistil.losses.weights import PRESETS, LossWeights
 from bistil.text.blocks import TextBlocks
 from bistil.text.languages import text_files
 from teacherzoo import load_teacher
@@ -31,7 +32,7 @@ SHORT = Extraction(
     steps=12, batch=4, length=32, learning_rate=1e-3, held_out_share=0.1, checkpoint_every=5
 )
 BLOCKS = {name: getattr(SHORT, name) for name in ("length", "batch", "held_out_share", "mask_rate", "seed")}  # fmt: skip
-EVERY = Terms(attention=1, hidden=1, mlm=1, logits=1, relations=1, cosine=1)
+EVERY = LossWeights(attention=1, hidden=1, mlm=1, logits=1, relations=1, cosine=1)
 
 
 class StopError(Exception):
@@ -167,17 +168,17 @@ def test_other_ways_of_teaching_share_the_path(
         teacher,
         texts,
         tmp_path / "out",
-        extraction=replace(SHORT, terms=STYLES[style], init=init),
+        extraction=replace(SHORT, loss=PRESETS[style], init=init),
     )
 
     run = json.loads((out / "run.json").read_text())
-    expected = set(STYLES[style].weights)
+    expected = set(PRESETS[style])
     for language in ("en", "sw"):
         assert set(run["held_out"]["after"][language]) == expected
         total = {
             when: sum(
                 weight * run["held_out"][when][language][term]
-                for term, weight in STYLES[style].weights.items()
+                for term, weight in PRESETS[style].items()
             )
             for when in ("before", "after")
         }
@@ -195,21 +196,22 @@ def test_parameters_that_no_term_reaches_stay_the_teachers(student: Path, teache
 def test_nothing_hidden_leaves_the_text_as_it_is(
     teacher: Path, texts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[dict[str, torch.Tensor]] = []
+    asked: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def listen(model: Any, batch: dict[str, torch.Tensor], *rest: Any, **named: Any) -> Any:
-        asked.append(batch)
-        return ask_teacher(model, batch, *rest, **named)
+    class Listener(TeacherRunner):
+        def __call__(self, language: str, input_ids: torch.Tensor, labels: torch.Tensor) -> Any:
+            asked.append((input_ids, labels))
+            return super().__call__(language, input_ids, labels)
 
-    monkeypatch.setattr(extract_training, "ask_teacher", listen)
+    monkeypatch.setattr(import_module("bistil.extract.teacher"), "TeacherRunner", Listener)
 
     _extract(teacher, texts, tmp_path / "out", extraction=replace(SHORT, steps=1, mask_rate=0.0))
 
     mask = AutoTokenizer.from_pretrained(teacher).mask_token_id
     assert len(asked) > 2
-    for batch in asked:
-        assert mask not in batch["input_ids"]
-        assert (batch["labels"] == -100).all()
+    for input_ids, labels in asked:
+        assert mask not in input_ids
+        assert (labels == -100).all()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -229,13 +231,13 @@ def test_figures_before_and_after_differ_in_nothing_but_the_training(
 def test_a_student_taught_in_bfloat16_comes_closer_and_keeps_its_weights_in_float32(
     teacher: Path, texts: dict[str, Path], tmp_path: Path
 ) -> None:
-    half = replace(SHORT, precision="bfloat16", terms=EVERY)
+    half = replace(SHORT, precision="bfloat16", loss=EVERY)
 
     out = _extract(teacher, texts, tmp_path / "out", extraction=half)
 
     held_out = json.loads((out / "run.json").read_text())["held_out"]
-    for term in TERMS:
-        assert held_out["after"]["en"][term] < held_out["before"]["en"][term], term
+    for term in EXTRACT_TERMS:
+        assert held_out["after"]["en"][term.name] < held_out["before"]["en"][term.name], term.name
     weights = load_file(out / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
@@ -317,7 +319,7 @@ def no_cutting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         raise AssertionError("trimmed or cut again")
 
     def start() -> None:
-        monkeypatch.setitem(trim_teacher.__globals__, "trim", refuse)
+        monkeypatch.setitem(trimmed_teacher.__globals__, "trim", refuse)
         monkeypatch.setattr("bistil.text.blocks.stream_blocks", refuse)
 
     return start
@@ -342,13 +344,13 @@ def test_what_killed_runs_left_in_a_cache_goes_and_what_others_made_stays(
     place, silent = tmp_path / "cache", lambda *_: None
     files = {"en": [texts["en"]], "sw": [texts["sw"]]}
 
-    whole = trim_teacher(teacher, files, place, SHORT, watch=silent)
+    whole = trimmed_teacher(teacher, files, place, SHORT, watch=silent).folder
     half = work_dir(whole) / MADE  # as a run that was killed leaves it
     half.parent.mkdir()
     whole.rename(half)
     (half / "config.json").unlink()
 
-    lean = load_teacher(trim_teacher(teacher, files, place, SHORT, watch=silent))
+    lean = trimmed_teacher(teacher, files, place, SHORT, watch=silent)
     made = TextBlocks({"en": [texts["en"]]}, lean, place, **BLOCKS).blocks["en"]
     short = tmp_path / "short.txt"
     short.write_text("mn\n")
@@ -376,7 +378,7 @@ def test_another_seed_takes_teacher_and_text_from_the_cache(
         held.append(True)
         vocabmerge.trim(*arguments, **options)
 
-    monkeypatch.setitem(trim_teacher.__globals__, "trim", trim)
+    monkeypatch.setitem(trimmed_teacher.__globals__, "trim", trim)
     alone = _extract(teacher, texts, tmp_path / "alone", extraction=two_steps)
     _extract(
         teacher,
@@ -404,8 +406,8 @@ def test_another_seed_takes_teacher_and_text_from_the_cache(
 
 @pytest.mark.slow
 def test_terms_of_weight_zero_are_not_taught(teacher: Path, texts: dict[str, Path], tmp_path: Path) -> None:  # fmt: skip
-    terms = Terms(attention=1, hidden=0, mlm=0.5)
+    loss = LossWeights(attention=1, hidden=0, mlm=0.5)
 
-    out = _extract(teacher, texts, tmp_path / "out", extraction=replace(SHORT, steps=2, terms=terms))  # fmt: skip
+    out = _extract(teacher, texts, tmp_path / "out", extraction=replace(SHORT, steps=2, loss=loss))  # fmt: skip
 
     assert json.loads((out / "run.json").read_text())["plan"]["terms"] == {"attention": 1, "mlm": 0.5}  # fmt: skip

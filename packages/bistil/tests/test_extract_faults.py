@@ -12,11 +12,11 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from bistil.cli.app import app
-from bistil.cli.extract import _terms, extract_command
+from bistil.cli.extract import _loss, extract_command
 from bistil.errors import BistilError, ExtractError, ModelError
 from bistil.extract.config import Extraction
 from bistil.extract.run import extract
-from bistil.losses.weights import Terms
+from bistil.losses.weights import LossWeights
 from teacherzoo import TeacherzooError
 from vocabmerge import VocabularyError
 
@@ -53,7 +53,7 @@ def _extract(teacher: Path, texts: dict[str, Path], out: Path, **options: Any) -
         ({"extraction": Extraction(arguments={"gradient_checkpointing": True})}, "gradient_checkpointing is not supported"),
         ({"extraction": Extraction(arguments={"label_smoothing_factor": 0.1})}, "label_smoothing_factor is not supported"),
         ({"licences": {"ha": "MIT"}}, "ha: a licence is given, but the languages are en, sw"),
-        ({"extraction": Extraction(length=32, terms=Terms(relations=1, relation_heads=5))}, "5 relation heads do not divide the width 32"),
+        ({"extraction": Extraction(length=32, loss=LossWeights(relations=1, relation_heads=5))}, "5 relation heads do not divide the width 32"),
     ],
 )  # fmt: skip
 def test_options_that_do_not_fit_are_named(
@@ -72,8 +72,8 @@ def test_options_that_do_not_fit_are_named(
         ({"steps": 0}, "steps must be at least 1"),
         ({"length": 4}, "length must be at least 8"),
         ({"mask_rate": 1.0}, r"mask_rate must be in \[0, 1\)"),
-        ({"mask_rate": 0.0, "terms": Terms(mlm=1)}, "mask_rate 0 hides nothing"),
-        ({"offload": "cpu", "terms": Terms(logits=1)}, "offload shares the teacher's weights"),
+        ({"mask_rate": 0.0, "loss": LossWeights(mlm=1)}, "mask_rate 0 hides nothing"),
+        ({"offload": "cpu", "loss": LossWeights(logits=1)}, "offload shares the teacher's weights"),
         (
             {"offload": "cpu", "arguments": {"deepspeed": {}}},
             "offload shares the teacher's weights",
@@ -91,11 +91,11 @@ def test_values_that_make_no_sense_are_refused(settings: Any, message: str) -> N
 
 def test_terms_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ExtractError, match="The weight of hidden must be a number from 0 on, got -1"):  # fmt: skip
-        Terms(hidden=-1)
+        LossWeights(hidden=-1)
     with pytest.raises(ExtractError, match="Every term has weight 0"):
-        Terms(attention=0, hidden=0)
+        LossWeights(attention=0, hidden=0)
     with pytest.raises(ExtractError, match="temperature"):
-        Terms(temperature=0.0)
+        LossWeights(temperature=0.0)
 
 
 def test_corpora_that_are_none_are_named(teacher: Path, texts: dict[str, Path], tmp_path: Path) -> None:  # fmt: skip
@@ -157,15 +157,15 @@ def test_a_training_that_diverges_stops_with_advice(
 def test_the_command_can_say_all_that_the_function_can_and_defaults_to_the_same() -> None:
     options = inspect.signature(extract_command).parameters
     settings = {field.name: getattr(Extraction(), field.name) for field in fields(Extraction)}
-    elsewhere = {"terms": ("style", "term"), "arguments": ("trainer",)}
+    elsewhere = {"loss": ("style", "term"), "arguments": ("trainer",)}
 
     for name, default in settings.items():
         if name in elsewhere:
             assert set(elsewhere[name]) <= options.keys()
         else:
             assert options[name].default == default, name
-    assert _terms("bistil", []) == settings["terms"]
-    assert _terms("minilmv2", ["relation_heads=8"]).relation_heads == 8
+    assert _loss("bistil", []) == settings["loss"]
+    assert _loss("minilmv2", ["relation_heads=8"]).settings["relation_heads"] == 8
     function = inspect.signature(extract).parameters.keys() - {"watch", "tell", "extraction"}
     plural = {
         "corpora": "corpus",

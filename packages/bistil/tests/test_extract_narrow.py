@@ -14,8 +14,7 @@ from bistil.cli.app import app
 from bistil.errors import AdaptError, ModelError
 from bistil.extract.config import Extraction
 from bistil.extract.run import extract
-from bistil.losses.task import Distillation
-from bistil.losses.weights import STYLES
+from bistil.losses.weights import PRESETS, TaskLossWeights
 from bistil.lottery.lottery_ticket import Sparsity
 from bistil.tasks.adapt import adapt
 from bistil.tasks.teacher import TaskTeacher
@@ -94,11 +93,11 @@ def test_other_ways_of_teaching_take_a_narrow_student(
     init = "random" if style == "mlm" else "teacher"
 
     out = _extract(
-        teacher, texts, tmp_path / "out", extraction=replace(NARROW, terms=STYLES[style], init=init)
+        teacher, texts, tmp_path / "out", extraction=replace(NARROW, loss=PRESETS[style], init=init)
     )
 
     held_out = json.loads((out / "run.json").read_text())["held_out"]
-    for term in STYLES[style].weights:
+    for term in PRESETS[style]:
         assert held_out["after"]["en"][term] < held_out["before"]["en"][term]
 
 
@@ -146,7 +145,7 @@ def test_a_narrow_student_is_adapted_under_its_teacher_and_no_other(
         "teacher": TaskTeacher(model=teacher),
     }  # fmt: skip
 
-    adapted = adapt(student, tmp_path / "adapted", distillation=Distillation(), **told)
+    adapted = adapt(student, tmp_path / "adapted", loss=TaskLossWeights(), **told)
 
     assert score(adapted, tmp_path / "results.jsonl", source=source, languages=["sw"])[0].value > 0
     (student / "run.json").rename(tmp_path / "run.json")

@@ -14,7 +14,7 @@ from bistil.encoders.body import body_digests, body_parameters
 from bistil.errors import SparseError
 from bistil.extract.config import Extraction
 from bistil.extract.run import extract
-from bistil.extract.teacher import open_tunings, trim_teacher
+from bistil.extract.teacher import open_tunings, trimmed_teacher
 from bistil.sparse.apply import applied, apply
 from bistil.sparse.difference import SparseFineTuning, SparseTensor
 from bistil.sparse.files import read_sparse, write_sparse
@@ -42,10 +42,12 @@ def test_a_trimmed_teacher_wears_what_the_whole_one_does(
     teacher: Path, tuning: Path, texts: dict[str, Path], tmp_path: Path
 ) -> None:
     files = {"en": [texts["en"]], "sw": [texts["sw"]]}
-    trimmed = trim_teacher(teacher, files, tmp_path, SHORT, watch=lambda *_: None)
-    lean, whole = load_teacher(trimmed), load_teacher(teacher)
+    lean, whole = (
+        trimmed_teacher(teacher, files, tmp_path, SHORT, watch=lambda *_: None),
+        load_teacher(teacher),
+    )
     line = texts["sw"].read_text().splitlines()[0]
-    ids = [AutoTokenizer.from_pretrained(folder)(line, return_tensors="pt")["input_ids"] for folder in (trimmed, teacher)]  # fmt: skip
+    ids = [AutoTokenizer.from_pretrained(folder)(line, return_tensors="pt")["input_ids"] for folder in (lean.folder, teacher)]  # fmt: skip
     before = {name: its.clone() for name, its in lean.model.state_dict().items()}
 
     worn_by_lean = open_tunings({"sw": tuning}, whole=teacher, trimmed=lean)

@@ -16,7 +16,7 @@ from bistil.compare.recipe import read_comparison
 from bistil.compare.run import compare
 from bistil.extract.config import Extraction
 from bistil.extract.run import extract
-from bistil.losses.weights import STYLES, Terms
+from bistil.losses.weights import PRESETS, LossWeights
 from bistil.lottery.language import LanguageTraining, language_sft
 from bistil.lottery.lottery_ticket import Sparsity
 from bistil.sparse.difference import SparseFineTuning, SparseTensor
@@ -77,23 +77,23 @@ def _distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> f
 
 @pytest.mark.parametrize("kind", DEVICES)
 @pytest.mark.parametrize(
-    ("precision", "terms", "apart"),
+    ("precision", "loss", "apart"),
     [
-        ("float32", STYLES["bistil"], 2e-3),
-        ("float32", Terms(logits=1, mlm=1, cosine=1, relations=1), 2e-3),
-        ("bfloat16", STYLES["bistil"], 8e-3),
+        ("float32", PRESETS["bistil"], 2e-3),
+        ("float32", LossWeights(logits=1, mlm=1, cosine=1, relations=1), 2e-3),
+        ("bfloat16", PRESETS["bistil"], 8e-3),
     ],
 )
 def test_extract(
     kind: str,
     precision: str,
-    terms: Terms,
+    loss: LossWeights,
     apart: float,
     calm: Path,
     texts: dict[str, Path],
     tmp_path: Path,
 ) -> None:
-    extraction = replace(EXTRACTION, precision=precision, terms=terms)
+    extraction = replace(EXTRACTION, precision=precision, loss=loss)
     corpora = {language: texts[language] for language in ("en", "sw")}
 
     def run(out: Path) -> Path:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bistil.encoders.capture import Attention
+from bistil.encoders.capture import Activations, Attention, capture_activations
 from bistil.errors import ModelError
-from bistil.losses.attention_hidden import Activations, Matching, capture_activations, matching_loss
+from bistil.losses.matching import Matching, matching_loss
 
 FAMILIES = ("bert", "xlm-roberta", "distilbert", "modernbert", "deberta-v2")
 LAYERS = (1, 3)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bistil.encoders.capture import encoder_of, family_of
+from bistil.encoders.capture import capture_activations, encoder_of, family_of
 from bistil.encoders.widths import paths_of_layers, require_narrowable
 from bistil.errors import ModelError
-from bistil.losses.attention_hidden import capture_activations, matching_loss
+from bistil.losses.matching import matching_loss
 from bistil.student.narrow import choose_hidden, cut_products, cut_sum, narrowed, projection_of
 from bistil.student.units import Moments, least_squares_reconstruction, pivoted_cholesky_selection
 

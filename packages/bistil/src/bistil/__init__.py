@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from bistil.extract.config import Extraction
     from bistil.extract.plan import Plan
     from bistil.extract.run import extract
-    from bistil.losses.attention_hidden import Matching, matching_loss
-    from bistil.losses.task import Distillation
-    from bistil.losses.weights import Terms
+    from bistil.losses.matching import Matching, matching_loss
+    from bistil.losses.weights import LossWeights, TaskLossWeights
     from bistil.lottery.language import LanguageTraining, language_sft
     from bistil.lottery.lottery_ticket import Sparsity
     from bistil.lottery.select import Selection, select
@@ -44,12 +43,12 @@ __all__ = [
     "AdaptError",
     "BistilError",
     "Comparison",
-    "Distillation",
     "ExportError",
     "Exported",
     "ExtractError",
     "Extraction",
     "LanguageTraining",
+    "LossWeights",
     "Matching",
     "Measured",
     "ModelError",
@@ -61,9 +60,9 @@ __all__ = [
     "SparseFineTuning",
     "SparseTensor",
     "Sparsity",
+    "TaskLossWeights",
     "TaskTeacher",
     "TaskTraining",
-    "Terms",
     "__version__",
     "adapt",
     "applied",
@@ -99,14 +98,14 @@ _import_late(
         "AdaptError": "bistil.errors",
         "BistilError": "bistil.errors",
         "Comparison": "bistil.compare.recipe",
-        "Distillation": "bistil.losses.task",
         "ExportError": "bistil.errors",
         "Exported": "bistil.export.onnx",
         "ExtractError": "bistil.errors",
         "Extraction": "bistil.extract.config",
         "ResultLabel": "bistil.tasks.adapt",
         "LanguageTraining": "bistil.lottery.language",
-        "Matching": "bistil.losses.attention_hidden",
+        "LossWeights": "bistil.losses.weights",
+        "Matching": "bistil.losses.matching",
         "Measured": "bistil.export.measure",
         "ModelError": "bistil.errors",
         "Plan": "bistil.extract.plan",
@@ -117,9 +116,9 @@ _import_late(
         "SparseTensor": "bistil.sparse.difference",
         "Sparsity": "bistil.lottery.lottery_ticket",
         "Activations": "bistil.encoders.capture",
+        "TaskLossWeights": "bistil.losses.weights",
         "TaskTeacher": "bistil.tasks.teacher",
         "TaskTraining": "bistil.tasks.training",
-        "Terms": "bistil.losses.weights",
         "adapt": "bistil.tasks.adapt",
         "apply": "bistil.sparse.apply",
         "choose_layers": "bistil.student.layers",
@@ -131,7 +130,7 @@ _import_late(
         "int8_scores": "bistil.export.scores",
         "language_sft": "bistil.lottery.language",
         "layer_map": "bistil.student.layers",
-        "matching_loss": "bistil.losses.attention_hidden",
+        "matching_loss": "bistil.losses.matching",
         "measure": "bistil.export.measure",
         "read_comparison": "bistil.compare.recipe",
         "read_sparse": "bistil.sparse.files",

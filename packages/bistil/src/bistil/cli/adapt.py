@@ -11,6 +11,8 @@ import typer
 from bistil.cli import options as o
 from bistil.cli.console import refusing_plainly
 from bistil.errors import AdaptError
+from bistil.losses.table import ADAPT_TERMS
+from bistil.losses.weights import TaskLossWeights
 from teacherzoo.cache import refuse_what_exists
 from teacherzoo.cli.console import progress
 from teacherzoo.processes import rank
@@ -21,6 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command("adapt")(refusing_plainly(adapt_command))
 
 
+@o.with_term_options(*ADAPT_TERMS)
 def adapt_command(
     student: Annotated[str, typer.Argument(help="A folder that `extract` wrote.")],
     task: Annotated[str, typer.Option(help="pos, dp, ner, nli, paraphrase, topic, qa or choice.")],
@@ -47,22 +50,6 @@ def adapt_command(
             show_default="what `extract` wrote, or the last of each block",
         ),
     ] = None,
-    attention: Annotated[
-        float | None, typer.Option(help="Weight of attention maps.", show_default="1.0")
-    ] = None,
-    hidden: Annotated[
-        float | None, typer.Option(help="Weight of hidden states.", show_default="1.0")
-    ] = None,
-    soft: Annotated[
-        float | None, typer.Option(help="Weight of the teacher's answers.", show_default="1.0")
-    ] = None,
-    gold: Annotated[
-        float | None, typer.Option(help="Weight of the labels.", show_default="0.0")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="Of the answers.", show_default="2.0")
-    ] = None,
-    times_t_squared: Annotated[bool, typer.Option(help="Answers weigh T² times as much.")] = False,
     steps: Annotated[
         int, typer.Option(help="Steps of the phase that trains the chosen entries.")
     ] = 2000,
@@ -93,6 +80,7 @@ def adapt_command(
     trainer: o.Arguments = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
+    **loss: Any,
 ) -> None:
     """Adapt a student to a task under a teacher that knows it. Run it again to go on where it stopped."""
     if (teacher is None) != no_teacher:
@@ -100,16 +88,14 @@ def adapt_command(
     if no_teacher and (task_sft or language_sft):
         raise AdaptError("--task-sft and --language-sft are applied to a teacher; name it by --teacher.")  # fmt: skip
     if no_teacher:
-        of_teachers = {
-            "--layers": layers, "--attention": attention, "--hidden": hidden, "--soft": soft, "--gold": gold,
-            "--temperature": temperature, "--times-t-squared": times_t_squared,
-        }  # fmt: skip
-        o.refuse(of_teachers, because="with --no-teacher, where the labels alone teach")
+        flags = {f"--{name.replace('_', '-')}": value for name, value in loss.items()}
+        o.refuse(
+            {"--layers": layers, **flags}, because="with --no-teacher, where the labels alone teach"
+        )
     o.refuse_for_task(task, labels=labels, pooling=pooling)
     refuse_what_exists(out, AdaptError)
     correspondence, arguments = o.layers_of(layers), o.arguments_in(trainer)
     # What needs no library that takes seconds to import was refused by now.
-    from bistil.losses.task import Distillation
     from bistil.lottery.lottery_ticket import Sparsity
     from bistil.tasks.adapt import adapt
     from bistil.tasks.teacher import TaskTeacher
@@ -124,9 +110,6 @@ def adapt_command(
     sparsity = o.sparsity_of(
         Sparsity(), density=density, count=count, full_steps=full_steps, l1=l1, norms=norms, full=full, values=values
     )  # fmt: skip
-    weights = o.given(
-        attention=attention, hidden=hidden, soft=soft, gold=gold, temperature=temperature
-    )
     with_sft: dict[str, Any] = {"task_sft": task_sft, "language_sfts": language_sft or []}
     with progress(quiet=quiet) as watch:
         adapt(
@@ -139,7 +122,7 @@ def adapt_command(
             training=TaskTraining(
                 protocol=protocol, sparsity=sparsity, seed=seed, arguments=arguments
             ),
-            distillation=Distillation(**weights, times_t_squared=times_t_squared),
+            loss=TaskLossWeights(**o.given(**loss)),
             layers=correspondence,
             watch=watch,
         )

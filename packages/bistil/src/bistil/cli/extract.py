@@ -10,6 +10,8 @@ import typer
 
 from bistil.cli.console import refusing_plainly
 from bistil.errors import ExtractError
+from bistil.losses.table import EXTRACT_TERMS, settings_of
+from bistil.losses.weights import PRESETS, LossWeights
 from teacherzoo.cache import refuse_what_exists
 from teacherzoo.cli.console import progress
 from teacherzoo.processes import rank
@@ -42,11 +44,13 @@ def extract_command(
     feed_forward: Annotated[
         int | None, typer.Option(help="Units of its feed-forward layers; else as the teacher's.")
     ] = None,
-    style: Annotated[
-        str, typer.Option(help="Terms of the loss: bistil|distilmbert|minilmv2|mlm.")
-    ] = "bistil",
+    style: Annotated[str, typer.Option(help=f"Terms of the loss: {'|'.join(PRESETS)}.")] = "bistil",
     term: Annotated[
-        list[str] | None, typer.Option(help="TERM=WEIGHT: another weight for a term; repeat.")
+        list[str] | None,
+        typer.Option(
+            help="TERM=WEIGHT: another weight for a term; repeat. The terms: "
+            + "; ".join(f"{term.name}, {term.plain_name}" for term in EXTRACT_TERMS)
+        ),
     ] = None,
     init: Annotated[str, typer.Option(help="First weights: teacher|random.")] = "teacher",
     language_sft: Annotated[
@@ -96,7 +100,7 @@ def extract_command(
     corpora, sfts = _pairs("--corpus", corpus), _pairs("--language-sft", language_sft or [])
     licences = _pairs("--licence", licence or [], what="LICENCE")
     extraction = Extraction(
-        reduction=reduction, layers=_layers(layers), width=width, feed_forward=feed_forward, terms=_terms(style, term or []),
+        reduction=reduction, layers=_layers(layers), width=width, feed_forward=feed_forward, loss=_loss(style, term or []),
         init=init, threshold=threshold, top=top, budget=budget, keep_vocabulary=keep_vocabulary,  # type: ignore[arg-type]  # checked there
         steps=steps, batch=batch, length=length, learning_rate=learning_rate, warmup=warmup,
         mask_rate=mask_rate, held_out_share=held_out_share, precision=precision, offload=offload, seed=seed, checkpoint_every=checkpoint_every,  # type: ignore[arg-type]  # checked there
@@ -149,25 +153,22 @@ def _layers(text: str) -> Any:
     return text
 
 
-def _terms(style: str, changed: list[str]) -> Any:
-    from dataclasses import replace
-
-    from bistil.losses.weights import STYLES, TERMS
-
-    if style not in STYLES:
-        raise ExtractError(f"--style must be one of {', '.join(STYLES)}, got {style!r}.")
-    weights: dict[str, Any] = {}
-    for given in changed:
-        name, _, value = given.partition("=")
-        if name not in (*TERMS, "temperature", "relation_heads"):
-            raise ExtractError(
-                f"--term must be TERM=WEIGHT with a term of {', '.join(TERMS)} (or temperature=T, relation_heads=N), got {given!r}."
-            )
+def _loss(style: str, changed: list[str]) -> LossWeights:
+    if style not in PRESETS:
+        raise ExtractError(f"--style must be one of {', '.join(PRESETS)}, got {style!r}.")
+    settings = settings_of(EXTRACT_TERMS)
+    stated: dict[str, float] = {}
+    for option in changed:
+        name, _, value = option.partition("=")
+        if name not in LossWeights.defaults():
+            terms = ", ".join(term.name for term in EXTRACT_TERMS)
+            others = ", ".join(f"{setting}=NUMBER" for setting in settings)
+            raise ExtractError(f"--term must be TERM=WEIGHT with a term of {terms} (or {others}), got {option!r}.")  # fmt: skip
         try:
-            weights[name] = int(value) if name == "relation_heads" else float(value)
+            stated[name] = settings[name].kind(value) if name in settings else float(value)
         except ValueError as error:
-            raise ExtractError(f"--term {given!r}: expected a number, got {value!r}.") from error
-    return replace(STYLES[style], **weights)
+            raise ExtractError(f"--term {option!r}: expected a number, got {value!r}.") from error
+    return PRESETS[style].replace(**stated)
 
 
 def _pairs(option: str, given: list[str], *, what: str = "FILE") -> dict[str, str]:

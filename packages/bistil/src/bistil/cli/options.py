@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bistil.errors import AdaptError
+from bistil.losses.table import Term, settings_of
 
 if TYPE_CHECKING:
     from bistil.lottery.lottery_ticket import Sparsity
@@ -42,6 +44,33 @@ Arguments = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on standard error.")]
+
+
+def with_term_options(*terms: Term) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command, in place of its `**` parameter, an option for each term's weight and for each of their settings."""
+    kinds: dict[str, Any] = {
+        term.name: (float, f"Weight of: {term.plain_name}.", str(term.weight)) for term in terms
+    }
+    for setting in settings_of(terms).values():
+        shown = False if setting.kind is bool else str(setting.default)
+        plain = setting.plain_name[0].upper() + setting.plain_name[1:]
+        kinds[setting.name] = (setting.kind, f"{plain}.", shown)
+    options = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None,
+            annotation=Annotated[kind | None, typer.Option(help=text, show_default=shown)],
+        )
+        for name, (kind, text, shown) in kinds.items()
+    ]  # fmt: skip
+
+    def decorate(command: Any) -> Any:
+        signature = inspect.signature(command, eval_str=True)
+        named = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        command.__signature__ = signature.replace(parameters=[*named, *options])
+        command.__annotations__ |= {option.name: option.annotation for option in options}
+        return command
+
+    return decorate
 
 
 def arguments_in(file: Path | None) -> dict[str, Any]:

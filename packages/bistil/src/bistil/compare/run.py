@@ -11,8 +11,7 @@ from bistil.compare.identity import Contents, Wanted, results_of, summary
 from bistil.compare.recipe import Comparison, System
 from bistil.extract.config import Extraction
 from bistil.extract.run import extract
-from bistil.losses.task import Distillation
-from bistil.losses.weights import STYLES
+from bistil.losses.weights import PRESETS, TaskLossWeights
 from bistil.lottery.language import LanguageTraining, language_sft
 from bistil.lottery.lottery_ticket import Sparsity
 from bistil.sparse.files import read_sparse
@@ -181,7 +180,7 @@ class _Bench:
             targets=others,
             extraction=Extraction(
                 **recipe.extract.model_dump(),
-                terms=STYLES[style],
+                loss=PRESETS[style],
                 init="random" if style == "mlm" else "teacher",
                 keep_vocabulary=shared,
                 seed=seed,
@@ -247,7 +246,7 @@ class _Bench:
             language=recipe.data_of(task),
             teacher=teacher,
             training=self._training(task, seed, full=system == "full-fine-tuning"),
-            distillation=Distillation(gold=tune.gold, times_t_squared=tune.times_t_squared),
+            loss=TaskLossWeights(gold=tune.gold, times_t_squared=tune.times_t_squared),
             label=self._identity(system),
             watch=watch,
         )  # fmt: skip

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from bistil.extract.plan import Plan
-from bistil.losses.weights import PLAIN_NAMES
+from bistil.losses.table import EXTRACT_TERMS
 from teacherzoo.catalogue.catalogue import find_teacher, read_catalogue
 
+_PLAIN_NAMES = {term.name: term.plain_name for term in EXTRACT_TERMS}
 _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
     "vocab.json", "merges.txt", "*.model", "LICENSE*", "NOTICE",
@@ -156,14 +157,14 @@ def _table(record: RunRecord) -> list[str]:
     for language, terms in record.after.items():
         for term, value in terms.items():
             before = record.before[language][term]
-            rows.append(f"| {language} | {PLAIN_NAMES[term]} | {before:.4g} | {value:.4g} |")
+            rows.append(f"| {language} | {_PLAIN_NAMES[term]} | {before:.4g} | {value:.4g} |")
     return rows if len(rows) > 2 else ["(no text was held out)"]
 
 
 def _draw_curves(record: RunRecord, file: Path) -> None:
     from matplotlib.figure import Figure
 
-    terms = [term for term in PLAIN_NAMES if any(f"{term}_{language}" in entry for entry in record.log for language in record.plan.languages)]  # fmt: skip
+    terms = [term for term in _PLAIN_NAMES if any(f"{term}_{language}" in entry for entry in record.log for language in record.plan.languages)]  # fmt: skip
     figure = Figure(figsize=(4 * max(1, len(terms)), 3.2), layout="constrained")
     plots = figure.subplots(1, max(1, len(terms)), squeeze=False)[0]
     for axes, term in zip(plots, terms, strict=False):

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from bistil.errors import ExtractError
-from bistil.losses.weights import Terms
+from bistil.losses.table import Sees
+from bistil.losses.weights import LossWeights
 
 if TYPE_CHECKING:
     from teacherzoo.encoders.layers import Strategy
@@ -27,7 +28,7 @@ class Extraction:
             it keeps is chosen on the text, see `bistil.student.narrow`.
         feed_forward: units of its feed-forward layers; as the teacher's unless given.
         init: the student's first weights: the teacher's, or random ones (a model from scratch).
-        terms: weights of the loss.
+        loss: its terms and their weights.
         threshold: keep a piece whose probability reaches this in some language; 1e-6 unless another rule is given.
         top: or: how many pieces to keep, by probability.
         budget: or: how many pieces to keep, fairly to the worst-served language.
@@ -55,7 +56,7 @@ class Extraction:
     width: int | None = None
     feed_forward: int | None = None
     init: Init = "teacher"
-    terms: Terms = field(default_factory=Terms)
+    loss: LossWeights = field(default_factory=LossWeights)
     threshold: float | None = None
     top: int | None = None
     budget: int | None = None
@@ -82,19 +83,25 @@ class Extraction:
         for name in ("mask_rate", "warmup", "held_out_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ExtractError(f"{name} must be in [0, 1), got {getattr(self, name)!r}.")
-        if self.mask_rate == 0 and (self.terms.mlm or self.terms.logits):
+        masked = [term for term in self.loss.terms if Sees.MASKED_ROWS in term.sees]
+        names = " and ".join(term.name for term in masked)
+        if self.mask_rate == 0 and masked:
             raise ExtractError(
-                "mask_rate 0 hides nothing, so the terms mlm and logits have no position; raise it."
+                f"mask_rate 0 hides nothing, so {names} would have no position; raise it."
             )
         for name, choices in (("init", get_args(Init)), ("precision", get_args(Precision))):
             if getattr(self, name) not in choices:
                 raise ExtractError(
                     f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}."
                 )
-        if self.offload is not None and (self.terms.logits or "deepspeed" in self.arguments):
+        if self.offload is not None and Sees.MASKED_ROWS in self.loss.sees_of_teacher:
             raise ExtractError(
-                "offload shares the teacher's weights, which the term logits needs whole, and leaves the student to DDP; "
-                "leave the term and a DeepSpeed configuration out, or do without offload."
+                f"offload shares the teacher's weights, which {names} needs whole; leave the term out, or do without offload."
+            )
+        if self.offload is not None and "deepspeed" in self.arguments:
+            raise ExtractError(
+                "offload shares the teacher's weights and leaves the student to DDP; leave the DeepSpeed configuration out, "
+                "or do without offload."
             )
         rules = [name for name in ("threshold", "top", "budget") if getattr(self, name) is not None]
         if len(rules) + self.keep_vocabulary > 1:
@@ -104,9 +111,9 @@ class Extraction:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; widths only where they are not the teacher's."""
-        stated = {**asdict(self), "arguments": dict(self.arguments)}
+        stated = {**asdict(self), "loss": self.loss.to_json(), "arguments": dict(self.arguments)}
         return {
-            name: its
-            for name, its in stated.items()
-            if its is not None or name not in ("width", "feed_forward")
+            name: value
+            for name, value in stated.items()
+            if value is not None or name not in ("width", "feed_forward")
         }

@@ -1,10 +1,9 @@
-"""Phase 1: trim the teacher's vocabulary, cut its layers, and teach what is left to do as the whole did."""
+"""Phase 1 of BiStil (Ansell et al. 2023, section 3): trim the vocabulary, copy layers, distil."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +16,15 @@ from bistil.errors import ExtractError
 from bistil.extract.card import RunRecord, write_folder
 from bistil.extract.config import Extraction
 from bistil.extract.plan import Plan, attention_route
-from bistil.extract.student import shaped_student
-from bistil.extract.teacher import open_tunings, trim_teacher
-from bistil.losses.extraction import as_student, freeze_unreached
-from bistil.sparse.apply import applied
+from bistil.extract.student import Shaped, shaped_student
+from bistil.extract.teacher import teacher_in_training, trimmed_teacher
+from bistil.losses.extraction import ExtractionModel, TeacherRunner, freeze_unreached
 from bistil.sparse.composable_sft import sparse_path
 from bistil.student.layers import choose_layers
 from bistil.text.batches import MaskedBatches, Schedule
 from bistil.text.blocks import TextBlocks
 from bistil.text.languages import languages_of, text_files
-from teacherzoo import Teacher, load_teacher
+from teacherzoo import Teacher
 from teacherzoo.cache import DIGESTS, MADE, made_once, work_dir
 from teacherzoo.digests import digest_of_arguments, digest_of_inputs, keep_digests
 from teacherzoo.encoders.teachers import read_config, teacher_folder
@@ -36,9 +34,6 @@ from xeval.cost.parameters import parameters_of, split_parameters
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
-
-    from bistil.extract.trainer import Asking
-    from teacherzoo.encoders.zero3 import ShardedEngine
 
 Watch = Callable[[int, int, str], None]
 
@@ -57,7 +52,12 @@ def extract(
     tell: Callable[[Plan], None] = lambda plan: None,
     watch: Watch = lambda done, total, what: None,
 ) -> Path:
-    """Extract a small model for a few languages out of a big multilingual one (BiStil, phase 1).
+    """Extract a small model for a few languages out of a big multilingual one (BiStil, phase 1; Ansell et al. 2023, section 3).
+
+    Three steps. Trim: keep a piece v of the vocabulary where max over languages of p(v) ≥ 1e-6. Copy: layer i of the student is
+    the last of the i-th block of `reduction` layers of the teacher, embeddings and all else are the teacher's. Distil: minimise
+    L = L_attn + L_hidden (`bistil.matching_loss`; or another mixture of terms) on masked text, a batch being of one language,
+    all languages in turn.
 
     Interrupted, it goes on from its last checkpoint when called again with the same arguments, and ends in the same
     weights. It runs in one process, under `torchrun`, or, by `extraction.arguments`, with DeepSpeed's ZeRO-1 and 2.
@@ -69,10 +69,10 @@ def extract(
         source: the language that tasks will be tuned on.
         targets: the languages that they will be used on.
         extraction: everything else.
-        language_sfts: language to the sparse fine-tuning that the teacher wears in its batches.
+        language_sfts: language to the sparse fine-tuning that the teacher has on in its batches.
         licences: language to the licence of its text, for the card.
-        cache_dir: a folder in which the trimmed teacher and the text cut into blocks stay, for further extractions of the same
-            model and text (other seeds, layers, terms) to take from there; without it they go when the run ends.
+        cache_dir: a folder in which the trimmed teacher and the text cut into blocks stay, for further extractions of the
+            same model and text (other seeds, layers, terms) to take from there; without it they go when the run ends.
         tell: given the plan before training starts.
         watch: told (done, total, what).
 
@@ -81,30 +81,120 @@ def extract(
 
     Raises:
         ExtractError: for languages without a corpus, a folder in the way, options that do not fit.
-        ModelError: for a teacher that cannot be cut or listened to.
+        ModelError: for a teacher that cannot be cut or whose activations cannot be captured.
         SparseError: for a sparse fine-tuning of another model.
         TeacherzooError, VocabularyError: for text, models and vocabularies that do not serve, or where training
             diverges; they say why.
-    """
-    from bistil.extract.trainer import (
-        held_out_terms,
-        train,
-    )  # late: Trainer takes seconds to import
 
-    started = time.monotonic()
-    out, sfts, extraction = Path(out), dict(language_sfts or {}), extraction or Extraction()
+    Example:
+        >>> extract(
+        ...     "xlm-roberta-base", {"en": "en.txt", "sw": "sw.txt"}, Path("student"), source="en", targets=["sw"],
+        ...     extraction=Extraction(reduction=2, steps=200_000),
+        ... )  # doctest: +SKIP
+        PosixPath('student')
+    """
+    started, out, extraction = time.monotonic(), Path(out), extraction or Extraction()
+    given = _check(model, corpora, source, targets, extraction, language_sfts or {}, licences or {})
+    keep_digests((cache_dir or work_dir(out)) / DIGESTS)
+
+    def make(work: Path) -> None:
+        figures, student, teacher = _trim_copy_distil(given, extraction, work, cache_dir or work, tell, watch)  # fmt: skip
+        record = RunRecord(
+            **figures, extraction=extraction.to_json(), sfts={language: str(file) for language, file in given.sfts.items()},
+            texts={language: Path(corpora[language]).name for language in given.languages}, licences=licences or {},
+            digests={"weights": teacher.weights_digest, "tokenizer": teacher.tokenizer_digest},
+            seconds=time.monotonic() - started,
+        )  # fmt: skip
+        if rank() == 0:
+            write_folder(student, teacher.folder, record, work / MADE, name=out.name)
+
+    return made_once(out, _inputs(given, extraction), make, together=True, refuse=ExtractError)
+
+
+def _trim_copy_distil(
+    given: _Given,
+    extraction: Extraction,
+    work: Path,
+    cache_dir: Path,
+    tell: Callable[[Plan], None],
+    watch: Watch,
+) -> tuple[dict[str, Any], Any, Teacher]:
+    """Figures for the record, the student, and the teacher with a trimmed vocabulary."""
+    from bistil.extract.trainer import held_out_terms, train, training_arguments  # late: slow
+
+    # Chooses the device, and forms the process group, if there is one.
+    arguments = training_arguments(work / "checkpoints", extraction)
+    teacher = trimmed_teacher(given.folder, given.files, cache_dir, extraction, watch=watch)
+    text = _text_blocks(teacher, given, cache_dir, extraction, watch)
+
+    copied = shaped_student(teacher.model, given.layers, extraction, text)
+
+    batches, held_out = _batches(text, extraction, arguments), text.held_out()
+    runner, teacher = teacher_in_training(teacher, given.folder, given.sfts, given.layers, extraction)  # fmt: skip
+    student = _in_training(copied, runner, text, given, extraction, arguments.device)
+    plan = _plan(student, copied, teacher, text, batches, given, extraction)
+    tell(plan)
+    before = held_out_terms(student, held_out, arguments)
+    watch(0, extraction.steps, _in_words("evaluated before training", before))
+    log = train(student, batches, given.languages, arguments, watch=watch)
+    after = held_out_terms(student, held_out, arguments)
+    watch(extraction.steps, extraction.steps, _in_words("evaluated after training", after))
+    return {"plan": plan, "before": before, "after": after, "log": log}, student.student, teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Given:
+    """What a run is made from, checked before anything is spent.
+
+    Attributes:
+        model: as the user named it.
+        folder: where it lies.
+        languages: the source first.
+        files: of text, by language.
+        sfts: language to a sparse fine-tuning.
+        layers: for each of the student's layers the teacher's.
+    """
+
+    model: str
+    folder: Path
+    languages: tuple[str, ...]
+    files: Mapping[str, list[Path]]
+    sfts: Mapping[str, str | Path]
+    layers: tuple[int, ...]
+
+
+def _check(
+    model: str | Path,
+    corpora: Mapping[str, str | Path],
+    source: str,
+    targets: Sequence[str],
+    extraction: Extraction,
+    sfts: Mapping[str, str | Path],
+    licences: Mapping[str, str],
+) -> _Given:
     languages = languages_of(source, targets, corpora, sfts, licences)
     if sfts and extraction.offload is not None:
         raise ExtractError(
             "A teacher whose weights are shared among processes cannot wear a sparse fine-tuning; leave offload out."
         )
-    files = {language: text_files(language, corpora[language]) for language in languages}
-    keep_digests((cache_dir or work_dir(out)) / DIGESTS)
-    stated = {
+    folder = teacher_folder(model)
+    return _Given(
+        model=str(model),
+        folder=folder,
+        languages=languages,
+        files={language: text_files(language, corpora[language]) for language in languages},
+        sfts=sfts,
+        layers=_layers(folder, model, extraction),
+    )
+
+
+def _inputs(given: _Given, extraction: Extraction) -> dict[str, Any]:
+    """All that decides the student: contents, not where they lie."""
+    return {
         "inputs": digest_of_inputs(
-            corpora=files,
-            models={"teacher": model},
-            files={language: sparse_path(Path(file)) for language, file in sfts.items()},
+            corpora=given.files,
+            models={"teacher": given.model},
+            files={language: sparse_path(Path(file)) for language, file in given.sfts.items()},
         ),
         "extraction": extraction.to_json()
         | {
@@ -113,136 +203,9 @@ def extract(
         },
     }
 
-    def make(work: Path) -> None:
-        stage = _prepare(model, files, work, cache_dir or work, extraction, sfts, watch=watch)
-        tell(stage.plan)
-        before = held_out_terms(stage.student, stage.asking, stage.held_out, stage.arguments)
-        watch(0, extraction.steps, _told("evaluated before training", before))
-        log = train(stage.student, stage.asking, stage.batches, languages, stage.arguments, watch=watch)  # fmt: skip
-        after = held_out_terms(stage.student, stage.asking, stage.held_out, stage.arguments)
-        watch(extraction.steps, extraction.steps, _told("evaluated after training", after))
-        record = RunRecord(
-            plan=stage.plan,
-            extraction=extraction.to_json(),
-            sfts={language: str(file) for language, file in sfts.items()},
-            texts={language: Path(corpora[language]).name for language in languages},
-            licences=licences or {},
-            digests={
-                "weights": stage.teacher.weights_digest,
-                "tokenizer": stage.teacher.tokenizer_digest,
-            },
-            before=before,
-            after=after,
-            log=log,
-            seconds=time.monotonic() - started,
-        )
-        if rank() == 0:
-            write_folder(stage.student, stage.teacher.folder, record, work / MADE, name=out.name)
-
-    return made_once(out, stated, make, together=True, refuse=ExtractError)
-
-
-def _told(when: str, figures: Mapping[str, Mapping[str, float]]) -> str:
-    terms = (f"{term} in {language} {value:.3g}" for language, told in figures.items() for term, value in told.items())  # fmt: skip
-    return ", ".join([when, *terms])
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Stage:
-    """All that training needs."""
-
-    teacher: Teacher
-    student: Any
-    asking: Asking
-    batches: MaskedBatches
-    held_out: dict[str, MaskedBatches]
-    arguments: TrainingArguments
-    plan: Plan
-
-
-def _prepare(
-    model: str | Path,
-    files: Mapping[str, list[Path]],
-    work: Path,
-    cache_dir: Path,
-    extraction: Extraction,
-    sfts: Mapping[str, str | Path],
-    *,
-    watch: Watch,
-) -> _Stage:
-    from bistil.extract.trainer import Asking, training_arguments
-
-    folder = teacher_folder(model)
-    layers = _layers(folder, model, extraction)
-    # Chooses the device, and forms the process group, if there is one.
-    arguments = training_arguments(work / "checkpoints", extraction)
-    lean = folder
-    if not extraction.keep_vocabulary:
-        lean = trim_teacher(folder, files, cache_dir, extraction, watch=watch)
-    teacher = load_teacher(lean)
-    text_blocks = TextBlocks(
-        files,
-        teacher,
-        cache_dir,
-        length=extraction.length,
-        batch=extraction.batch,
-        held_out_share=extraction.held_out_share,
-        mask_rate=extraction.mask_rate,
-        seed=extraction.seed,
-        watch=watch,
-    )
-    shaped = shaped_student(teacher.model, layers, extraction, text_blocks)
-    student = shaped.student.to(arguments.device)
-    tunings = open_tunings(sfts, whole=folder, trimmed=None if lean is folder else teacher)
-    depth = len(layers_of(teacher.model))
-    teacher, engine = _shared(teacher, extraction)
-
-    def with_sft(language: str) -> AbstractContextManager[None]:
-        return applied(teacher.model, *tunings.get(language, ()), check=False)
-
-    asking = Asking(teacher.model, extraction.terms, layers, with_sft=with_sft, engine=engine)
-    batches = _batches(text_blocks, extraction, arguments)
-    positions = text_blocks.corruption.positions(extraction.length)
-    as_student(
-        student,
-        extraction.terms,
-        layers,
-        positions=positions,
-        depth=depth,
-        projection=None if shaped.projection is None else shaped.projection.to(arguments.device),
-    )
-    asking.move_to(arguments.device)
-    plan = Plan(
-        teacher=str(model),
-        architecture=type(teacher.model).__name__,
-        languages=tuple(files),
-        pieces=(len(read_vocabulary(folder)), len(read_vocabulary(lean))),
-        teacher_parameters=parameters_of(folder),
-        student_parameters=split_parameters(student),
-        layers=layers,
-        teacher_layers=depth,
-        units=shaped.units,
-        narrowed=shaped.words,
-        attention=attention_route(student, extraction.terms.weights),
-        terms=extraction.terms.weights,
-        frozen=_freeze(student, asking, batches, next(iter(files))),
-        blocks={language: len(its) for language, its in text_blocks.blocks.items()},
-        steps=extraction.steps,
-        tokens=len(batches) * extraction.batch * extraction.length,
-    )
-    return _Stage(
-        teacher=teacher,
-        student=student,
-        asking=asking,
-        batches=batches,
-        held_out=text_blocks.held_out(),
-        arguments=arguments,
-        plan=plan,
-    )
-
 
 def _layers(folder: Path, name: str | Path, extraction: Extraction) -> tuple[int, ...]:
-    """The student's layers, known from the configuration alone: what cannot be cut is refused before text is read."""
+    """Known from the configuration alone: what cannot be cut is refused before text is read."""
     from transformers import AutoModelForMaskedLM
 
     config = read_config(folder, name)
@@ -253,27 +216,85 @@ def _layers(folder: Path, name: str | Path, extraction: Extraction) -> tuple[int
     return layers
 
 
-def _shared(teacher: Teacher, extraction: Extraction) -> tuple[Teacher, ShardedEngine | None]:
-    """The teacher as it teaches: as it is, or opened anew in shares."""
-    if extraction.offload is None:
-        return teacher, None
-    from teacherzoo.encoders.zero3 import load_sharded_teacher
-
-    return load_sharded_teacher(
-        teacher.folder, offload=extraction.offload, precision=extraction.precision
+def _text_blocks(
+    teacher: Teacher, given: _Given, folder: Path, extraction: Extraction, watch: Watch
+) -> TextBlocks:
+    """The text in blocks, cut when they are asked for if no earlier run left them."""
+    return TextBlocks(
+        given.files,
+        teacher,
+        folder,
+        length=extraction.length,
+        batch=extraction.batch,
+        held_out_share=extraction.held_out_share,
+        mask_rate=extraction.mask_rate,
+        seed=extraction.seed,
+        watch=watch,
     )
 
 
 def _batches(
-    text_blocks: TextBlocks, extraction: Extraction, arguments: TrainingArguments
+    text: TextBlocks, extraction: Extraction, arguments: TrainingArguments
 ) -> MaskedBatches:
     count = extraction.steps * arguments.gradient_accumulation_steps * arguments.world_size
-    sizes = {language: len(its) for language, its in text_blocks.blocks.items()}
+    sizes = {language: len(blocks) for language, blocks in text.blocks.items()}
     slots = Schedule(sizes, batches=count, size=extraction.batch, seed=extraction.seed)
-    return MaskedBatches(slots, text_blocks.blocks, text_blocks.corruption)
+    return MaskedBatches(slots, text.blocks, text.corruption)
 
 
-def _freeze(student: Any, asking: Asking, batches: MaskedBatches, language: str) -> int:
+def _in_training(
+    copied: Shaped,
+    runner: TeacherRunner,
+    text: TextBlocks,
+    given: _Given,
+    extraction: Extraction,
+    device: torch.device,
+) -> ExtractionModel:
+    """The student with its loss in the forward pass; it and the teacher are on the device."""
+    runner.move_to(device)
+    model = ExtractionModel(
+        copied.student,
+        runner,
+        weights=extraction.loss,
+        layers=given.layers,
+        positions=text.corruption.positions(extraction.length),
+        projection=copied.projection,
+    )
+    return model.to(device)
+
+
+def _plan(
+    student: ExtractionModel,
+    copied: Shaped,
+    teacher: Teacher,
+    text: TextBlocks,
+    batches: MaskedBatches,
+    given: _Given,
+    extraction: Extraction,
+) -> Plan:
+    """What will be done, in figures; parameters that no term reaches are frozen here."""
     device = next(student.parameters()).device
     probe = {name: tensor[:1].to(device) for name, tensor in batches[0].items() if tensor.dim()}
-    return freeze_unreached(student, probe, asking(language, probe))
+    return Plan(
+        teacher=given.model,
+        architecture=type(teacher.model).__name__,
+        languages=given.languages,
+        pieces=(len(read_vocabulary(given.folder)), len(read_vocabulary(teacher.folder))),
+        teacher_parameters=parameters_of(given.folder),
+        student_parameters=split_parameters(student.student),
+        layers=given.layers,
+        teacher_layers=len(layers_of(teacher.model)),
+        units=copied.units,
+        narrowed=copied.words,
+        attention=attention_route(student.student, extraction.loss),
+        terms=dict(extraction.loss),
+        frozen=freeze_unreached(student, {**probe, "language": given.languages[0]}),
+        blocks={language: len(blocks) for language, blocks in text.blocks.items()},
+        steps=extraction.steps,
+        tokens=len(batches) * extraction.batch * extraction.length,
+    )
+
+
+def _in_words(when: str, figures: Mapping[str, Mapping[str, float]]) -> str:
+    terms = (f"{term} in {language} {value:.3g}" for language, values in figures.items() for term, value in values.items())  # fmt: skip
+    return ", ".join([when, *terms])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from bistil.extract.config import Extraction
-from bistil.sparse.apply import check_base
+from bistil.losses.extraction import TeacherRunner
+from bistil.sparse.apply import applied, check_base
 from bistil.sparse.difference import SparseFineTuning
 from bistil.sparse.files import read_sparse
 from bistil.sparse.reindex import carry_over, kept_ids
@@ -18,15 +20,15 @@ from vocabmerge import trim
 Watch = Callable[[int, int, str], None]
 
 
-def trim_teacher(
+def trimmed_teacher(
     folder: Path,
     files: Mapping[str, Sequence[Path]],
     cache_dir: Path,
     extraction: Extraction,
     *,
     watch: Watch,
-) -> Path:
-    """The teacher with the pieces that the languages need, made once in a cache.
+) -> Teacher:
+    """The teacher with the pieces that the languages need, made once in a cache; whole where all are kept.
 
     Args:
         folder: the whole teacher.
@@ -34,10 +36,9 @@ def trim_teacher(
         cache_dir: where trimmed teachers stay.
         extraction: which pieces are kept.
         watch: told (done, total, what).
-
-    Returns:
-        The folder of the trimmed teacher.
     """
+    if extraction.keep_vocabulary:
+        return load_teacher(folder)
     kept = {name: getattr(extraction, name) for name in ("threshold", "top", "budget")}
     inputs = {**digest_of_inputs(corpora=files, models={"teacher": folder}), **kept}
 
@@ -50,7 +51,40 @@ def trim_teacher(
             watch=lambda done, total, what: watch(done, total or 0, what),
         )
 
-    return made_once(cache_dir / f"teacher-{digest_of_values(inputs)[:16]}", inputs, make, watch=watch)  # fmt: skip
+    place = cache_dir / f"teacher-{digest_of_values(inputs)[:16]}"
+    return load_teacher(made_once(place, inputs, make, watch=watch))
+
+
+def teacher_in_training(
+    teacher: Teacher,
+    whole: Path,
+    sfts: Mapping[str, str | Path],
+    layers: Sequence[int],
+    extraction: Extraction,
+) -> tuple[TeacherRunner, Teacher]:
+    """What runs the teacher in training, and the teacher: under its languages' sparse fine-tunings, or opened anew in shares.
+
+    Args:
+        teacher: trimmed.
+        whole: the folder of the teacher that the fine-tunings were made for.
+        sfts: language to a sparse fine-tuning.
+        layers: for each of the student's layers the teacher's.
+        extraction: the terms of the loss, and whether the teacher's weights are shared among processes.
+    """
+    tunings = open_tunings(sfts, whole=whole, trimmed=None if teacher.folder == whole else teacher)
+    engine = None
+    if extraction.offload is not None:
+        from teacherzoo.encoders.zero3 import load_sharded_teacher
+
+        teacher, engine = load_sharded_teacher(
+            teacher.folder, offload=extraction.offload, precision=extraction.precision
+        )
+
+    def with_sft(language: str) -> AbstractContextManager[None]:
+        return applied(teacher.model, *tunings.get(language, ()), check=False)
+
+    runner = TeacherRunner(teacher.model, extraction.loss, layers, with_sft=with_sft, engine=engine)
+    return runner, teacher
 
 
 def open_tunings(

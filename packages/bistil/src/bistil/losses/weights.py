@@ -1,76 +1,169 @@
-"""The terms of phase 1's loss: their names, their weights, and the mixtures that have a name."""
+"""Weights of the loss terms in use, checked against the table, and the mixtures that have a name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+import math
+import operator
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Self
 
-from bistil.errors import ExtractError
-
-# Each term of the loss, and what it is called where it is shown.
-PLAIN_NAMES = {
-    "attention": "mean squared difference of attention maps",
-    "hidden": "mean squared difference of hidden states",
-    "mlm": "cross-entropy with the text at masked positions",
-    "logits": "divergence from the teacher's predictions at masked positions",
-    "relations": "divergence of the last layer's relations",
-    "cosine": "1 - cosine of the last hidden states",
-}
-TERMS = tuple(PLAIN_NAMES)
+from bistil.errors import AdaptError, BistilError, ExtractError
+from bistil.losses.table import ADAPT_TERMS, EXTRACT_TERMS, Sees, Term, settings_of
 
 
-@dataclass(frozen=True, kw_only=True)
-class Terms:
-    """Weights of the loss's terms; a term of weight 0 is not computed.
+class _Weights(Mapping[str, float]):
+    """Name to weight of the terms in use, those of weight 0 left out, in the table's order; and the terms' settings.
 
-    Args:
-        attention: mean over layers of the mean squared difference of attention maps.
-        hidden: mean over states of their mean squared difference; see `bistil.matching_loss`.
-        mlm: cross-entropy with the text at masked positions.
-        logits: T² KL(teacher ‖ student) over the vocabulary at masked positions (DistilBERT).
-        relations: KL of the last layers' relations of queries, keys and values, mean of the three (MiniLMv2).
-        cosine: 1 - cos of the last hidden states (DistilBERT).
-        temperature: T of `logits`.
-        relation_heads: into how many heads vectors are cut for `relations`; unless given, four times the attention
-            heads where that divides the width, else as many as there are.
-
-    Raises:
-        ExtractError: for weights or temperatures that are none.
+    What is not given is the table's default.
     """
 
-    attention: float = 1.0
-    hidden: float = 1.0
-    mlm: float = 0.0
-    logits: float = 0.0
-    relations: float = 0.0
-    cosine: float = 0.0
-    temperature: float = 2.0
-    relation_heads: int | None = None
+    table: ClassVar[tuple[Term, ...]]
+    error: ClassVar[type[BistilError]]
 
-    def __post_init__(self) -> None:
-        for name in TERMS:
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ExtractError(
-                    f"The weight of {name} must be a number from 0 on, got {getattr(self, name)!r}."
+    def __init__(self, **given: float | None) -> None:
+        known = self.defaults()
+        if strange := sorted(given.keys() - known.keys()):
+            raise self.error(f"There is no term or setting {strange[0]!r}; there are {', '.join(known)}.")  # fmt: skip
+        self._stated = {**known, **given}
+        self._check()
+
+    def _check(self) -> None:
+        for term in self.table:
+            if not 0 <= (weight := self._stated[term.name]) < math.inf:
+                raise self.error(
+                    f"The weight of {term.name} must be a number from 0 on, got {weight!r}."
                 )
-        if not self.weights:
-            raise ExtractError(f"Every term has weight 0; give one of {', '.join(TERMS)} another.")
-        if not self.temperature > 0:
-            raise ExtractError(f"temperature must be greater than 0, got {self.temperature!r}.")
+        for setting in settings_of(self.table).values():
+            value = self._stated[setting.name]
+            if setting.kind is not bool and value is not None and not value > 0:
+                raise self.error(f"{setting.name} must be greater than 0, got {value!r}.")
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The table's weights and settings."""
+        settings = settings_of(cls.table).values()
+        return {term.name: term.weight for term in cls.table} | {setting.name: setting.default for setting in settings}  # fmt: skip
+
+    @classmethod
+    def only(cls, **weights: float) -> Self:
+        """These terms and no other."""
+        return cls(**{term.name: 0.0 for term in cls.table} | weights)
+
+    def replace(self, **given: float | None) -> Self:
+        """The same, but for what is given."""
+        return type(self)(**{**self._stated, **given})
 
     @property
-    def weights(self) -> dict[str, float]:
-        """Those that are not 0."""
-        return {name: getattr(self, name) for name in TERMS if getattr(self, name)}
+    def terms(self) -> list[Term]:
+        """The terms in use."""
+        return [term for term in self.table if self._stated[term.name]]
 
     @property
-    def taught(self) -> bool:
-        """Whether a teacher is needed."""
-        return set(self.weights) != {"mlm"}
+    def settings(self) -> dict[str, Any]:
+        """Name to value of the numbers that are no weights."""
+        return {name: self._stated[name] for name in settings_of(self.table)}
+
+    @property
+    def sees(self) -> Sees:
+        """What the terms in use must see of the student."""
+        return _union(self.terms)
+
+    @property
+    def sees_of_teacher(self) -> Sees:
+        """What they must see of the teacher; nothing where none is needed."""
+        return _union([term for term in self.terms if term.taught])
+
+    def to_json(self) -> dict[str, Any]:
+        """Every weight and setting, as plain values."""
+        return dict(self._stated)
+
+    def __getitem__(self, name: str) -> float:
+        return {term.name: self._stated[term.name] for term in self.terms}[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(term.name for term in self.terms)
+
+    def __len__(self) -> int:
+        return len(self.terms)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._stated == other._stated
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._stated.items()))
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self._stated.items())
+        return f"{type(self).__name__}({given})"
 
 
-STYLES = {
-    "bistil": Terms(),
-    "distilmbert": Terms(attention=0, hidden=0, logits=5, mlm=2, cosine=1),
-    "minilmv2": Terms(attention=0, hidden=0, relations=1),
-    "mlm": Terms(attention=0, hidden=0, mlm=1),
+class LossWeights(_Weights):
+    """Weights of phase 1's terms, and their settings; by default those of BiStil (Ansell et al. 2023, section 3).
+
+    L = Σ w_t · L_t over the terms t of `bistil.losses.table.EXTRACT_TERMS` (`bistil extract --help` lists them): attention
+    and hidden with weight 1, and, with weight 0 unless given, mlm, logits, relations and cosine.
+
+    Args:
+        given: weights by the name of the term, and `temperature` of logits or `relation_heads` of relations.
+
+    Raises:
+        ExtractError: for names, weights and settings that are none, and where every weight is 0.
+
+    Example:
+        >>> dict(LossWeights(mlm=0.5))
+        {'attention': 1.0, 'hidden': 1.0, 'mlm': 0.5}
+        >>> dict(LossWeights.only(relations=1))
+        {'relations': 1}
+    """
+
+    table = EXTRACT_TERMS
+    error = ExtractError
+
+    def _check(self) -> None:
+        super()._check()
+        if not self:
+            names = ", ".join(term.name for term in self.table)
+            raise self.error(f"Every term has weight 0; give one of {names} another.")
+
+
+class TaskLossWeights(_Weights):
+    """Weights of phase 2's terms, and their settings; by default those of BiStil (Ansell et al. 2023, section 3).
+
+    L = Σ w_t · L_t over the terms t of `bistil.losses.table.ADAPT_TERMS`: soft, attention and hidden with weight 1, and gold,
+    the labels, with weight 0 unless given.
+
+    Args:
+        given: weights by the name of the term, and `temperature` and `times_t_squared` of soft, the latter of which keeps
+            the size of its gradient at that for T = 1 (Hinton et al. 2015, section 2); the paper's code does without.
+
+    Raises:
+        AdaptError: for names, weights and settings that are none, and where nothing would train the head.
+
+    Example:
+        >>> dict(TaskLossWeights(gold=0.5))
+        {'soft': 1.0, 'gold': 0.5, 'attention': 1.0, 'hidden': 1.0}
+    """
+
+    table = ADAPT_TERMS
+    error = AdaptError
+
+    def _check(self) -> None:
+        super()._check()
+        if Sees.ANSWERS not in self.sees:
+            names = " or ".join(term.name for term in self.table if Sees.ANSWERS in term.sees)
+            raise self.error(
+                f"The head learns from {names} answers; give one of them a weight above 0."
+            )
+
+
+def _union(terms: list[Term]) -> Sees:
+    return functools.reduce(operator.or_, (term.sees for term in terms), Sees(0))
+
+
+PRESETS = {
+    "bistil": LossWeights(),
+    "distilmbert": LossWeights.only(logits=5, mlm=2, cosine=1),
+    "minilmv2": LossWeights.only(relations=1),
+    "mlm": LossWeights.only(mlm=1),
 }

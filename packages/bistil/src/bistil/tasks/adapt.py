@@ -14,7 +14,8 @@ from torch import nn
 
 from bistil.encoders.body import body_digests
 from bistil.errors import AdaptError
-from bistil.losses.task import TASKS, Distillation, Distilling
+from bistil.losses.task import TASKS, DistillationModel
+from bistil.losses.weights import TaskLossWeights
 from bistil.lottery.lottery_ticket import NUMBERS
 from bistil.sparse.difference import SparseFineTuning
 from bistil.sparse.files import write_sparse
@@ -45,7 +46,7 @@ def adapt(
     language: str,
     teacher: TaskTeacher | None,
     training: TaskTraining | None = None,
-    distillation: Distillation | None = None,
+    loss: TaskLossWeights | None = None,
     layers: Sequence[int] | None = None,
     label: ResultLabel | None = None,
     watch: Watch = lambda done, total, what: None,
@@ -57,7 +58,7 @@ def adapt(
 
         L = L_attn + L_hidden + CE(softmax(z_T / T), softmax(z_S / T)),
 
-    with weights and T as `distillation` says. Teacher and student read the same tokens: the student's, under the teacher's
+    with weights and T as `loss` says. Teacher and student read the same tokens: the student's, under the teacher's
     ids. Interrupted, it goes on when called again with the same arguments, models, files and data, wherever these lie by then.
 
     Args:
@@ -68,7 +69,7 @@ def adapt(
         language: the source language, or a data set's own name.
         teacher: of the task; None to learn from the labels alone.
         training: steps, and what of the student is kept.
-        distillation: weights of the loss.
+        loss: its terms and their weights.
         layers: for each of the student's layers the teacher's; by default what `extract` wrote, or the last of each block.
         label: what results call it; its folder's name and digest by default.
         watch: told (done, total, what).
@@ -94,13 +95,13 @@ def adapt(
                 teacher=TaskTeacher(model="FacebookAI/xlm-roberta-base"),
             )
     """
-    training, distillation = training or TaskTraining(), distillation or Distillation()
+    training, loss = training or TaskTraining(), loss or TaskLossWeights()
     if teacher is not None and task not in TASKS:
         raise AdaptError(f"A teacher's answers to {task!r} cannot be distilled; choose one of {', '.join(TASKS)}.")  # fmt: skip
     refuse_what_exists(out, AdaptError)
     plan = plan_of(training)
     data = read_task(task, source, language, training.protocol)
-    alignment = None if teacher is None else align(student, teacher, layers, distillation)
+    alignment = None if teacher is None else align(student, teacher, layers, loss)
     keep_digests(work_dir(out) / DIGESTS)
     inputs = {
         "student": digest_of_model(student),
@@ -109,7 +110,7 @@ def adapt(
         "teacher": None if teacher is None else teacher.digests(),
         "training": training.decides(),
         "bf16": plan.bf16,
-        "distillation": asdict(distillation),
+        "loss": loss.to_json(),
         "layers": None if alignment is None else list(alignment.layers),
         "units": plan_of_extraction(student).get("units"),
     }
@@ -118,11 +119,11 @@ def adapt(
         objective = None
         if teacher is not None and alignment is not None:
             task_teacher = open_teacher(teacher, data, source, language, training, work / TEACHER_FILE, watch)  # fmt: skip
-            objective = _distilled_from(task_teacher, alignment, distillation)
+            objective = _distilled_from(task_teacher, alignment, loss)
         learner, pieces = untrained(student, data, training)
         base = body_digests(learner)
         ticket, record = train_task(learner, pieces, data, training, work, objective=objective, watch=watch)  # fmt: skip
-        record["distillation"] = None if teacher is None else asdict(distillation)
+        record["loss"] = None if teacher is None else loss.to_json()
         tuned = FineTunedModel(
             model=learner,
             pieces=pieces,
@@ -145,15 +146,15 @@ def adapt(
 
 
 def _distilled_from(
-    teacher: FineTunedModel, alignment: Alignment, distillation: Distillation
+    teacher: FineTunedModel, alignment: Alignment, loss: TaskLossWeights
 ) -> Objective:
     def objective(model: TaskModel, passes: int) -> nn.Module:
-        return Distilling(
+        return DistillationModel(
             model,
             teacher.model,
             layers=alignment.layers,
             teacher_ids=alignment.teacher_ids,
-            weights=distillation,
+            weights=loss,
             passes=passes,
             projection=alignment.projection,
         )

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from bistil.encoders.capture import family_of, layers_of
 from bistil.errors import AdaptError
-from bistil.losses.attention_hidden import require_same_heads
-from bistil.losses.task import Distillation
+from bistil.losses.attention import require_same_heads
+from bistil.losses.table import Sees
+from bistil.losses.weights import TaskLossWeights
 from bistil.sparse.reindex import kept_ids
 from bistil.student.layers import layer_map
 from bistil.student.narrow import projection_of
@@ -41,7 +42,7 @@ def align(
     student: str | Path,
     teacher: TaskTeacher,
     layers: Sequence[int] | None,
-    distillation: Distillation,
+    loss: TaskLossWeights,
 ) -> Alignment:
     """Known from configurations and vocabularies alone: what does not fit is refused before a teacher is made.
 
@@ -49,7 +50,7 @@ def align(
         student: a folder that `extract` wrote, or any model with the teacher's layers thinned out.
         teacher: of the task.
         layers: for each of the student's layers the teacher's; by default what `extract` wrote, or the last of each block.
-        distillation: says whether attention and states are compared.
+        loss: its terms say whether layers are compared.
 
     Raises:
         AdaptError: for layers, heads or widths that do not correspond.
@@ -59,7 +60,7 @@ def align(
     chosen = layers if layers is not None else _layers_of(student, small, big)
     _check_layers(student, chosen, len(layers_of(small)), len(layers_of(big)))
     projection = None
-    if distillation.attention or distillation.hidden:
+    if Sees.MAPPED_LAYERS in loss.sees:
         require_same_heads(*(model.config.num_attention_heads for model in (small, big)))
         projection = _projection(student, small.config.hidden_size, big.config.hidden_size)
     ids = torch.from_numpy(kept_ids(student, teacher.model))

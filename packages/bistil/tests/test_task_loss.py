@@ -7,7 +7,9 @@ import torch
 
 from bistil.encoders.body import copies
 from bistil.errors import AdaptError, SparseError
-from bistil.losses.task import Distillation, Distilling, soft_cross_entropy
+from bistil.losses.soft_labels import soft_cross_entropy
+from bistil.losses.task import DistillationModel
+from bistil.losses.weights import TaskLossWeights
 from bistil.sparse.reindex import kept_ids
 from bistil.tasks.data import TaskBatches, read_task
 from bistil.tasks.training import TaskTraining, untrained
@@ -25,8 +27,8 @@ def opened(task, tasks, model):
     return learner.eval(), batches, len(pieces.tokenizer)
 
 
-def distilling(student, teacher, ids, layers=(0, 1, 2, 3), **weights):
-    return Distilling(student, teacher, layers=layers, teacher_ids=ids, weights=Distillation(**weights))  # fmt: skip
+def in_training(student, teacher, ids, layers=(0, 1, 2, 3), **weights):
+    return DistillationModel(student, teacher, layers=layers, teacher_ids=ids, weights=TaskLossWeights(**weights))  # fmt: skip
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -35,9 +37,9 @@ def test_a_student_that_is_its_teacher_matches_it_and_pays_its_entropy(task, tas
     other, *_ = opened(task, tasks, teacher)
     ids = torch.arange(size)
     batch = batches[0]
-    matching = distilling(one, other, ids, soft=0, gold=1e-30)(**batch)["loss"].detach()
+    matching = in_training(one, other, ids, soft=0, gold=1e-30)(**batch).loss.detach()
     assert float(matching) < 1e-10
-    loss = distilling(one, other, ids)(**batch)["loss"]
+    loss = in_training(one, other, ids)(**batch).loss
     loss.backward()
     gradients = [p.grad for p in one.parameters() if p.grad is not None]
     assert float(loss.detach()) > 0
@@ -54,7 +56,7 @@ def test_a_teacher_with_a_trimmed_vocabulary_matches_itself(task, tasks, teacher
     its, _, whole = opened(task, tasks, teacher)
     assert size < whole
     ids = torch.from_numpy(kept_ids(lean, teacher))
-    loss = distilling(mine, its, ids, soft=0, gold=1e-30)(**batches[0])["loss"]
+    loss = in_training(mine, its, ids, soft=0, gold=1e-30)(**batches[0]).loss
     assert float(loss.detach()) < 1e-10
 
 
@@ -63,7 +65,7 @@ def test_every_task_can_be_distilled_to_a_smaller_student(task, tasks, teacher, 
     mine, batches, _ = opened(task, tasks, student)
     its, *_ = opened(task, tasks, teacher)
     ids = torch.from_numpy(kept_ids(student, teacher))
-    loss = distilling(mine, its, ids, layers=(1, 3))(**batches[0])["loss"]
+    loss = in_training(mine, its, ids, layers=(1, 3))(**batches[0]).loss
     loss.backward()
     assert math.isfinite(float(loss.detach()))
     assert all(torch.isfinite(p.grad).all() for p in mine.parameters() if p.grad is not None)
@@ -96,8 +98,8 @@ def test_temperature_squared_scales_value_and_gradient(tasks, teacher):
     found = []
     for squared in (False, True):
         one.zero_grad()
-        both = distilling(one, other, torch.arange(size), attention=0, hidden=0, temperature=3.0, times_t_squared=squared)  # fmt: skip
-        loss = both(**batches[0])["loss"]
+        both = in_training(one, other, torch.arange(size), attention=0, hidden=0, temperature=3.0, times_t_squared=squared)  # fmt: skip
+        loss = both(**batches[0]).loss
         loss.backward()
         found.append((float(loss.detach()), one.head.out.weight.grad.clone()))
     (value, gradient), (scaled, larger) = found
@@ -109,24 +111,24 @@ def test_temperature_squared_scales_value_and_gradient(tasks, teacher):
 def test_gold_answers_alone_give_the_judges_own_loss(task, tasks, teacher):
     one, batches, size = opened(task, tasks, teacher)
     other, *_ = opened(task, tasks, teacher)
-    both = distilling(one, other, torch.arange(size), attention=0, hidden=0, soft=0, gold=1)
+    both = in_training(one, other, torch.arange(size), attention=0, hidden=0, soft=0, gold=1)
     one.train()
     for module in one.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    torch.testing.assert_close(both(**batches[0])["loss"], one(**batches[0])["loss"])
+    torch.testing.assert_close(both(**batches[0]).loss, one(**batches[0])["loss"])
 
 
 def test_the_teacher_is_neither_trained_nor_saved(tasks, teacher, student):
     mine, batches, _ = opened("pos", tasks, student)
     its, *_ = opened("pos", tasks, teacher)
     before = copies(dict(its.named_parameters()))
-    both = distilling(
+    both = in_training(
         mine, its, torch.from_numpy(kept_ids(student, teacher)), layers=(1, 3)
     ).train()
     assert {n.partition(".")[0] for n, _ in both.named_parameters()} == {"student"}
     assert not its.training
-    both(**batches[0])["loss"].backward()
+    both(**batches[0]).loss.backward()
     assert all(p.grad is None and torch.equal(p, before[n]) for n, p in its.named_parameters())
 
 
@@ -147,4 +149,4 @@ def test_pieces_that_the_teacher_lacks_are_refused_by_name(tmp_path, teacher, st
 @pytest.mark.parametrize("weights", [{"soft": 0.0}, {"hidden": -1.0}, {"temperature": 0.0}])
 def test_weights_that_are_none_are_refused(weights):
     with pytest.raises(AdaptError):
-        Distillation(**weights)
+        TaskLossWeights(**weights)
