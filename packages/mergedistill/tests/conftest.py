@@ -8,7 +8,8 @@ import pytest
 import yaml
 from toyworld import World
 
-from mergedistill.recipe.recipe import Recipe, read_recipe
+from mergedistill.recipe.read import read_recipe
+from mergedistill.recipe.recipe import Recipe
 from teacherzoo import Corpus
 from teacherzoo.pretrain.config import PretrainingConfig
 from teacherzoo.pretrain.pretrain import pretrain_teacher

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from mergedistill.cli.app import app
 from mergedistill.errors import RecipeError
-from mergedistill.recipe.recipe import Recipe, altered
+from mergedistill.recipe.read import altered
+from mergedistill.recipe.recipe import Recipe
 from mergedistill.run.ablate import (
     Variant,
     ablate,

@@ -89,7 +89,13 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Hub]]:
 def student(tmp_path: Path) -> Path:
     folder = tmp_path / "student"
     (folder / "languages" / "de").mkdir(parents=True)
-    for name in ("model.safetensors", "README.md", "stage.json", "languages/de/tokenizer.json"):
+    for name in (
+        "model.safetensors",
+        "README.md",
+        "stage.json",
+        "made_of.json",
+        "languages/de/tokenizer.json",
+    ):
         (folder / name).write_text(name)
     return folder
 

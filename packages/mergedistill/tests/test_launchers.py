@@ -12,7 +12,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from mergedistill.recipe.recipe import Recipe, read_recipe
+from mergedistill.recipe.read import read_recipe
+from mergedistill.recipe.recipe import Recipe
 from mergedistill.recipe.stages import stages
 from mergedistill.run.run import run
 

@@ -20,6 +20,8 @@ for arguments, code in (
     (["run", recipe, "--public"], 2),
     (["ablate", recipe], 2),
     (["ablate", recipe, "--over", "alpha"], 2),
+    (["status", recipe], 0),
+    (["status", recipe, "--json"], 0),
 ):
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == code, (arguments, done.output)
@@ -48,12 +50,14 @@ def test_python_dash_m_prints_the_version() -> None:
     assert done.stdout.strip() == "mergedistill " + mergedistill.__version__
 
 
-def test_help_and_refusals_do_not_wait_for_torch(tmp_path: Path) -> None:
+def test_help_refusals_and_the_status_do_not_wait_for_torch(tmp_path: Path) -> None:
     (tmp_path / "de.txt").write_text("x")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        "out: run\nlanguages: {de: de.txt}\nteachers: [{teacher: nowhere/x, languages: [de]}]\n"
+        "out: run\nlanguages: {de: de.txt}\nteachers: [{teacher: teacher, languages: [de]}]\n"
     )
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "config.json").write_text("{}")
 
     done = subprocess.run(
         [sys.executable, "-c", _ANSWERS, str(recipe)], capture_output=True, text=True, check=True

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from mergedistill.recipe.recipe import Recipe
-from mergedistill.recipe.stages import settled_or_refuse, stages
+from mergedistill.recipe.stages import ensembles_or_refuse, stages
 from mergedistill.run.run import run
 from mergedistill.student.initialise import new_student
 from mergedistill.student.loss import DistillationLoss
@@ -26,7 +26,7 @@ def _losses(
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """A student at its start, on some blocks: loss, parts, gradient."""
     run(recipe, until="record")
-    found, vocabulary = settled_or_refuse(recipe), stages(recipe)["vocabulary"].folder
+    found, vocabulary = ensembles_or_refuse(recipe), stages(recipe)["vocabulary"].folder
     if recipe.distil.online:
         signals, teachers = open_online(recipe, found, vocabulary)
     else:

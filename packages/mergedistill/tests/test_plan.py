@@ -10,10 +10,11 @@ from mergedistill.cli.app import app
 from mergedistill.publish import card as carding
 from mergedistill.recipe.corpora import corpus
 from mergedistill.recipe.recipe import Recipe
-from mergedistill.recipe.stages import recording_folder, settled_or_refuse
+from mergedistill.recipe.stages import ensembles_or_refuse, recording_folder
 from mergedistill.run import forecast as planning
 from mergedistill.run.forecast import plan
-from mergedistill.run.run import run, status
+from mergedistill.run.run import run
+from mergedistill.run.status import status
 from teacherzoo import Signals
 
 
@@ -147,6 +148,6 @@ def test_the_card_names_the_commit_of_a_text_on_the_hub_or_says_that_it_is_not_k
     run(recipe, until="record")
     monkeypatch.setattr(carding, "digest_of_text", lambda language, text: digest)
 
-    line = carding._read(recipe, "qag", settled_or_refuse(recipe)["qag"])
+    line = carding._read(recipe, "qag", ensembles_or_refuse(recipe)["qag"])
 
     assert line.startswith(f"| qag | {shown} | not known: look it up | ")

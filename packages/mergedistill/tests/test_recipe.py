@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from mergedistill.cli.app import app
 from mergedistill.errors import RecipeError
-from mergedistill.recipe.recipe import read_recipe, without_places
+from mergedistill.recipe.read import read_recipe, without_places
 
 GOOD = {
     "out": "run",

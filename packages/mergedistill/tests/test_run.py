@@ -5,8 +5,10 @@ import pytest
 import yaml
 from toyworld import World
 
-from mergedistill.recipe.recipe import Recipe, read_recipe
-from mergedistill.run.run import run, status
+from mergedistill.recipe.read import read_recipe
+from mergedistill.recipe.recipe import Recipe
+from mergedistill.run.run import run
+from mergedistill.run.status import status
 from teacherzoo import Corpus
 from teacherzoo.pretrain.config import PretrainingConfig
 from teacherzoo.pretrain.pretrain import pretrain_teacher

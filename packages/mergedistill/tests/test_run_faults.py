@@ -15,9 +15,11 @@ import yaml
 
 from mergedistill.errors import StageError
 from mergedistill.rank.corpus_warnings import corpus_warnings
-from mergedistill.recipe.recipe import Recipe, altered, read_recipe
+from mergedistill.recipe.read import altered, read_recipe
+from mergedistill.recipe.recipe import Recipe
 from mergedistill.recipe.stages import STAGES, stages
-from mergedistill.run.run import run, status
+from mergedistill.run.run import run
+from mergedistill.run.status import status
 
 Recipes = Callable[..., Recipe]
 RUN = sys.modules["mergedistill.run.run"]  # the package's attribute of that name is the function
@@ -73,6 +75,46 @@ def test_text_that_changed_in_place_is_read_again(
 
     monkeypatch.setattr(inputs, "_READ", {})
     assert _undone(recipe) == list(STAGES)
+
+
+def test_a_run_that_moved_with_its_files_has_nothing_to_do(
+    town: Path, tmp_path: Path, recipe_of: Recipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in ("qav.txt", "qag.txt"):
+        shutil.copy(town / name, here)
+    for name in ("wp", "foreign"):
+        shutil.copytree(town / name, here / name)
+    (here / "engine.json").write_text("{}")
+    stated = recipe_of(
+        languages={"qav": "qav.txt", "qag": "qag.txt"},
+        teachers=_teachers(Path("wp"), Path("foreign")),
+    ).model_dump(mode="json")
+    stated |= {"out": "run", "signals": None}
+    (here / "recipe.yaml").write_text(yaml.safe_dump(stated))
+    run(read_recipe(here / "recipe.yaml"))
+
+    def keys(folder: Path, **changes: object) -> dict[str, str]:
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(stated | changes))
+        recipe = read_recipe(folder / "recipe.yaml")
+        return {name: stage.key for name, stage in stages(recipe).items()}
+
+    elsewhere = {
+        "train": stated["train"] | {"arguments": {"deepspeed": "engine.json"}},
+        "record": stated["record"] | {"offload": "disk"},
+        # Of teachers outside of memory it must be stated who teaches.
+    }
+    with_files = keys(here, **elsewhere)
+    keys(here)
+    there = here.rename(tmp_path / "there")
+    monkeypatch.chdir(there)
+
+    assert _undone(read_recipe(Path("recipe.yaml"))) == []
+    assert keys(Path(), **elsewhere) == with_files
+    (there / "engine.json").write_text('{"zero_optimization": {"stage": 1}}')
+    changed = keys(there, **elsewhere)
+    assert [name for name in STAGES if changed[name] != with_files[name]] == ["train", "card"]
 
 
 def test_another_commit_on_the_hub_is_another_text_and_another_teacher(

@@ -7,8 +7,9 @@ import torch
 
 from mergedistill.errors import StageError
 from mergedistill.recipe.recipe import Recipe
-from mergedistill.recipe.stages import settled_or_refuse, stages
-from mergedistill.run.run import run, status
+from mergedistill.recipe.stages import ensembles_or_refuse, stages
+from mergedistill.run.run import run
+from mergedistill.run.status import status
 from mergedistill.student.initialise import new_student
 from teacherzoo.encoders.families import Architecture
 from teacherzoo.pretrain.shapes import Shape, build_masked_lm
@@ -54,7 +55,7 @@ def _recipe(
 def _start(recipe: Recipe) -> tuple[Any, Path]:
     run(recipe, until="vocabulary")
     vocabulary = stages(recipe)["vocabulary"].folder
-    return new_student(recipe, settled_or_refuse(recipe), vocabulary).eval(), vocabulary
+    return new_student(recipe, ensembles_or_refuse(recipe), vocabulary).eval(), vocabulary
 
 
 @pytest.mark.parametrize(

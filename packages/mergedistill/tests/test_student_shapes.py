@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mergedistill.errors import RecipeError
-from mergedistill.recipe.recipe import Recipe, read_recipe
+from mergedistill.recipe.read import read_recipe
+from mergedistill.recipe.recipe import Recipe
 from teacherzoo.encoders.families import Architecture
 from teacherzoo.pretrain.shapes import Shape, build_masked_lm
 

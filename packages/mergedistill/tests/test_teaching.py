@@ -11,8 +11,14 @@ from mergedistill.errors import StageError
 from mergedistill.rank.corpus_warnings import corpus_warnings
 from mergedistill.recipe.language_teachers import choose_teachers
 from mergedistill.recipe.recipe import Recipe
-from mergedistill.recipe.stages import recording_folder, settled, settled_or_refuse, stages
-from mergedistill.run.run import run, status
+from mergedistill.recipe.stages import (
+    ensembles_or_refuse,
+    known_ensembles,
+    recording_folder,
+    stages,
+)
+from mergedistill.run.run import run
+from mergedistill.run.status import status
 from mergedistill.targets.combined import CombinedSignals
 from mergedistill.targets.recorded import open_signals
 from teacherzoo import Signals
@@ -34,12 +40,12 @@ def _several(town: Path, *names: str, weights: tuple[float, ...] = ()) -> list[d
 def test_ranking_is_taken_as_the_assignment_and_kept(town: Path, recipe_of: Recipes) -> None:
     candidates = [{"teacher": str(town / name)} for name in ("foreign", "wp")]
     recipe = recipe_of(assign="rank", teachers=candidates)
-    assert settled(recipe) is None
+    assert known_ensembles(recipe) is None
     assert status(recipe) == dict.fromkeys(("rank", "vocabulary", "record", "train", "card"), False)
 
     run(recipe, until="rank")
 
-    found = settled_or_refuse(recipe)
+    found = ensembles_or_refuse(recipe)
     assert {language: its.primary for language, its in found.items()} == {
         "qav": "wp",
         "qag": "foreign",
@@ -55,7 +61,7 @@ def test_ranking_is_taken_as_the_assignment_and_kept(town: Path, recipe_of: Reci
     assert not status(more)["rank"]
     run(more, until="rank")
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
-    assert settled_or_refuse(more)["qav"].primary == "wp"  # noise made the other one worse
+    assert ensembles_or_refuse(more)["qav"].primary == "wp"  # noise made the other one worse
 
 
 def test_a_mixture_across_tokenizers_becomes_a_student(town: Path, recipe_of: Recipes) -> None:

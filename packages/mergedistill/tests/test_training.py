@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from mergedistill.errors import RecipeError
 from mergedistill.recipe.recipe import Recipe
-from mergedistill.recipe.stages import settled_or_refuse, stages
-from mergedistill.run.run import run, status
+from mergedistill.recipe.stages import ensembles_or_refuse, stages
+from mergedistill.run.run import run
+from mergedistill.run.status import status
 from mergedistill.targets.recorded import open_signals
 from mergedistill.training.schedule import ScheduledBatches, schedule
 from teacherzoo.pretrain.shapes import build_masked_lm
@@ -95,7 +96,7 @@ def _at_the_start(recipe: Recipe) -> tuple[Any, dict[str, torch.Tensor]]:
     from transformers import AutoTokenizer
 
     vocabulary = stages(recipe)["vocabulary"].folder
-    signals = open_signals(recipe, settled_or_refuse(recipe), vocabulary)
+    signals = open_signals(recipe, ensembles_or_refuse(recipe), vocabulary)
     slots = schedule(
         signals,
         batches=1,

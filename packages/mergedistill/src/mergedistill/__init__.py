@@ -9,8 +9,10 @@ from vocabmerge.late_names import import_late as _import_late
 if TYPE_CHECKING:
     from mergedistill.publish.hub import push
     from mergedistill.rank.corpus_warnings import corpus_warnings
-    from mergedistill.recipe.recipe import Recipe, read_recipe
-    from mergedistill.run.run import run, status
+    from mergedistill.recipe.read import read_recipe
+    from mergedistill.recipe.recipe import Recipe
+    from mergedistill.run.run import run
+    from mergedistill.run.status import status
 
 __all__ = [
     "MergedistillError",
@@ -33,9 +35,9 @@ _import_late(
     {
         "Recipe": "mergedistill.recipe.recipe",
         "push": "mergedistill.publish.hub",
-        "read_recipe": "mergedistill.recipe.recipe",
+        "read_recipe": "mergedistill.recipe.read",
         "run": "mergedistill.run.run",
-        "status": "mergedistill.run.run",
+        "status": "mergedistill.run.status",
         "corpus_warnings": "mergedistill.rank.corpus_warnings",
     },
 )

@@ -25,8 +25,10 @@ MADE = "made"
 """In a work folder, what becomes the outcome."""
 DIGESTS = "digests.json"
 """In a work folder or a cache, digests of the files that were read (see `keep_digests`)."""
-_INPUTS, _LOCK, _HOLDER = "made_of.json", ".lock", ".held-by.json"
-_NOTES = {_INPUTS, _LOCK, _HOLDER, DIGESTS}
+NOTE = "made_of.json"
+"""In a work folder, what it is made of; in a cache, the digest of that."""
+_LOCK, _HOLDER = ".lock", ".held-by.json"
+_NOTES = {NOTE, _LOCK, _HOLDER, DIGESTS}
 
 
 def made_once(
@@ -108,7 +110,7 @@ def work_dir(place: Path) -> Path:
 def is_made(folder: Path, inputs: Mapping[str, Any]) -> bool:
     """Whether a cache has a folder, made of these very inputs."""
     try:
-        noted = json.loads((folder / _INPUTS).read_text(encoding="utf-8"))
+        noted = json.loads((folder / NOTE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return bool(noted == {"inputs": digest_of_values(inputs)})
@@ -182,7 +184,7 @@ def _begin(work: Path, inputs: Mapping[str, Any]) -> None:
         for left in work.iterdir():
             if left.name not in _NOTES:
                 remove(left)
-        with written_whole(work / _INPUTS) as part:
+        with written_whole(work / NOTE) as part:
             part.write_text(_as_text(inputs), encoding="utf-8")
     remove(work / MADE)
     keep_digests(work / DIGESTS)
@@ -204,14 +206,14 @@ def _cleared_of_halves(work: Path) -> Iterator[None]:
 def _finish(work: Path, place: Path, inputs: Mapping[str, Any], *, noted: bool) -> None:
     if noted:
         note = json.dumps({"inputs": digest_of_values(inputs)})
-        (work / MADE / _INPUTS).write_text(note + "\n", encoding="utf-8")
+        (work / MADE / NOTE).write_text(note + "\n", encoding="utf-8")
         remove(place)
     (work / MADE).replace(place)
     remove(work)
 
 
 def _is_of(work: Path, inputs: Mapping[str, Any]) -> bool:
-    note = work / _INPUTS
+    note = work / NOTE
     return note.is_file() and note.read_text(encoding="utf-8") == _as_text(inputs)
 
 

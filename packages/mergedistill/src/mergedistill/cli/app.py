@@ -64,7 +64,7 @@ def run_command(
 ) -> None:
     """Follow a recipe: a second call does nothing, an interrupted one goes on, a changed one redoes what depends on it."""
     from mergedistill.publish.hub import push, refuse_bad_name
-    from mergedistill.recipe.recipe import read_recipe
+    from mergedistill.recipe.read import read_recipe
     from mergedistill.recipe.stages import refuse_unknown_stage
 
     followed = read_recipe(recipe)
@@ -96,7 +96,7 @@ def run_command(
 @refusing_plainly
 def plan_command(recipe: RecipeFile, as_json: Json = False, quiet: Quiet = False) -> None:
     """Foresee what a run will take: text, signals, memory, time. It runs the recipe in miniature and writes nothing."""
-    from mergedistill.recipe.recipe import read_recipe
+    from mergedistill.recipe.read import read_recipe
 
     read = read_recipe(recipe)
     from mergedistill.run.forecast import plan
@@ -118,19 +118,19 @@ def plan_command(recipe: RecipeFile, as_json: Json = False, quiet: Quiet = False
 @refusing_plainly
 def status_command(recipe: RecipeFile, as_json: Json = False) -> None:
     """Say which stages of a recipe are done, and where the others would go on."""
-    from mergedistill.recipe.recipe import read_recipe
+    from mergedistill.recipe.read import read_recipe
 
     read = read_recipe(recipe)
     if as_json:
         import json
 
-        from mergedistill.run.run import status
+        from mergedistill.run.status import status
 
         typer.echo(json.dumps(status(read)))
         return
-    from mergedistill.run.status import standing
+    from mergedistill.run.status import status_in_words
 
-    for name, words in standing(read).items():
+    for name, words in status_in_words(read).items():
         typer.echo(f"{name:<12}{words}")
 
 
@@ -138,10 +138,11 @@ def status_command(recipe: RecipeFile, as_json: Json = False) -> None:
 @refusing_plainly
 def card_command(recipe: RecipeFile, quiet: Quiet = False) -> None:
     """Write the student's folder and card anew from a finished training."""
-    from mergedistill.recipe.recipe import read_recipe
+    from mergedistill.recipe.read import read_recipe
 
     read = read_recipe(recipe)
-    from mergedistill.run.run import run, status
+    from mergedistill.run.run import run
+    from mergedistill.run.status import status
 
     if not status(read)["train"]:
         raise StageError(
@@ -178,7 +179,7 @@ def ablate_command(
     quiet: Quiet = False,
 ) -> None:
     """Train variants of a recipe on the same recordings and put their figures into one table; the same call goes on."""
-    from mergedistill.recipe.recipe import read_recipe
+    from mergedistill.recipe.read import read_recipe
     from mergedistill.run.ablate import ablate, as_records, baselines, grid, read_over, read_seeds
 
     read = read_recipe(recipe)

@@ -15,7 +15,7 @@ from mergedistill.publish.curves import draw_curves
 from mergedistill.rank.corpus_warnings import corpus_warnings
 from mergedistill.recipe.language_teachers import TeacherEnsemble, teachers_in_use
 from mergedistill.recipe.recipe import Recipe
-from mergedistill.recipe.stages import recording_folder, settled_or_refuse, stages
+from mergedistill.recipe.stages import ensembles_or_refuse, recording_folder, stages
 from mergedistill.training.held_out import held_out_texts, score, score_languages
 from teacherzoo import Masking
 from teacherzoo.catalogue.catalogue import find_teacher, read_catalogue
@@ -76,7 +76,7 @@ def _teachers_scores(
 ) -> dict[str, dict[str, float]]:
     """Of each language's primary teacher; those that do not fit into memory are not measured."""
     kept: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.is_file() else {}
-    found = settled_or_refuse(recipe)
+    found = ensembles_or_refuse(recipe)
     wanted = {language: f"{found[language].primary} on {language}" for language in texts}
     used = teachers_in_use(recipe, found) if recipe.record.offload is None else {}
     for number, (name, (each, languages)) in enumerate(used.items()):
@@ -117,7 +117,7 @@ def card(
 ) -> str:
     """The model card's Markdown; draws the learning curves into `folder` as `curves.png`."""
     draw_curves(log, list(recipe.languages), folder / "curves.png")
-    teaching = settled_or_refuse(recipe)
+    teaching = ensembles_or_refuse(recipe)
     used = teachers_in_use(recipe, teaching)
     teachers = [
         f"| {name} | {', '.join(_taught(name, language, teaching[language]) for language in languages)} | `{_shown(each.teacher)}` "

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mergedistill.errors import StageError
+from mergedistill.recipe.stages import FACTS
+from teacherzoo.cache import NOTE
 
 
 def refuse_bad_name(name: str) -> None:
@@ -52,7 +54,7 @@ def push(student: Path, name: str, *, public: bool = False) -> str:
             repo_id=name,
             folder_path=student,
             commit_message="A student distilled by mergedistill",
-            ignore_patterns=["stage.json"],
+            ignore_patterns=[FACTS, NOTE],
         )
     except (HTTPError, OSError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__

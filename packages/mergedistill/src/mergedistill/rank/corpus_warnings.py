@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mergedistill.recipe.recipe import Recipe
-from mergedistill.recipe.stages import settled, stages
+from mergedistill.recipe.stages import known_ensembles, stages
 
 _UNKNOWN = 0.05  # share of words: a teacher's own language has next to none
 _LETTERS = 1.25  # times the bits of single letters: hidden words cost more than words in a row
@@ -23,7 +23,7 @@ def corpus_warnings(recipe: Recipe) -> list[str]:
         Sentences; empty where nothing is suspicious.
     """
     first = stages(recipe)["rank"]
-    ensembles = settled(recipe, first)
+    ensembles = known_ensembles(recipe, first)
     if not first.done or ensembles is None:
         return []
     return [

@@ -13,18 +13,22 @@ from mergedistill.errors import StageError
 from mergedistill.recipe.corpora import corpus, held_out_corpus
 from mergedistill.recipe.language_teachers import needs_ranking
 from mergedistill.recipe.recipe import Recipe, Teaching
-from mergedistill.recipe.stages import Stage, rating_file
+from mergedistill.recipe.stages import rating_file
 from teacherzoo import Corpus, CorpusError
 from teacherzoo import rank as rank_teachers
+from teacherzoo.atomic_write import written_whole
 from teacherzoo.catalogue.catalogue import find_teacher
 
 Watch = Callable[[int, int, str], None]
 
 
-def rank_candidates(recipe: Recipe, stage: Stage, watch: Watch) -> None:
+def rank_candidates(recipe: Recipe, watch: Watch) -> dict[str, Any]:
     """Measure the teachers that have not been measured yet, and write the ratings of all.
 
     Teachers kept outside of memory are not measured: that would take as long as recording them.
+
+    Returns:
+        Language to teacher to its measures, under `ratings`.
 
     Raises:
         StageError: where such teachers are to be chosen among.
@@ -36,8 +40,7 @@ def rank_candidates(recipe: Recipe, stage: Stage, watch: Watch) -> None:
                 "record.offload: teachers larger than memory are not ranked; state a `weight` for each, "
                 "or one teacher for each language."
             )
-        stage.finish({"ratings": {language: {} for language in recipe.languages}})
-        return
+        return {"ratings": {language: {} for language in recipe.languages}}
     texts = {language: _measured_text(recipe, language) for language in recipe.languages}
     for teacher in recipe.teachers:
         unrated = [
@@ -55,7 +58,7 @@ def rank_candidates(recipe: Recipe, stage: Stage, watch: Watch) -> None:
         }
         for language in recipe.languages
     }
-    stage.finish({"ratings": ratings})
+    return {"ratings": ratings}
 
 
 def _measured_text(recipe: Recipe, language: str) -> Corpus:
@@ -110,6 +113,5 @@ def letter_entropy(measured: Corpus, documents: int) -> float:
 
 def _write(file: Path, measures: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(measures, indent=1) + "\n")
-    part.replace(file)
+    with written_whole(file) as part:
+        part.write_text(json.dumps(measures, indent=1) + "\n")

@@ -1,23 +1,18 @@
-"""The recipe: which languages, which teachers, what student; one YAML file, checked whole before anything runs."""
+"""The recipe: which languages, which teachers, what student; checked whole before anything runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     model_validator,
 )
 
-from mergedistill.errors import RecipeError
 from teacherzoo.encoders.families import Architecture
 from teacherzoo.pretrain.shapes import Shape
 
@@ -281,138 +276,7 @@ class Recipe(_Part):
                 raise ValueError(f"{each.called!r} teaches {language!r} twice; once is enough")
 
 
-def read_recipe(file: Path) -> Recipe:
-    """Read and check a recipe; names of files in it count from the recipe's own folder.
-
-    Raises:
-        RecipeError: naming file and key, what was expected and what stands there, all faults at once.
-    """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{file}: the recipe cannot be read: {error}.") from error
-    try:
-        stated = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{file}: not YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(stated, dict):
-        raise RecipeError(
-            f"{file}: expected keys such as `languages:` and `teachers:`, got {stated!r}."
-        )
-    try:
-        recipe = Recipe.model_validate(stated)
-    except ValidationError as error:
-        faults = "; ".join(_sentence(fault) for fault in error.errors())
-        raise RecipeError(f"{file}: {faults}.") from error
-    return _from_folder(recipe, file.parent)
-
-
-def altered(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """The recipe with other values, checked again.
-
-    Args:
-        recipe: stays as it is.
-        changes: dotted key to value, such as `{"distil.alpha": 0.5}`.
-
-    Raises:
-        RecipeError: naming the key and what is wrong with it.
-    """
-    stated = recipe.model_dump()
-    for key, value in changes.items():
-        *parents, last = key.split(".")
-        part: Any = stated
-        for parent in parents:
-            part = part.get(parent) if isinstance(part, dict) else None
-        if not isinstance(part, dict):
-            raise RecipeError(f"{key}: a recipe has no such key{nearest(key, stated)}.")
-        part[last] = value
-    try:
-        return Recipe.model_validate(stated)
-    except ValidationError as error:
-        faults = "; ".join(_sentence(fault) for fault in error.errors())
-        raise RecipeError(f"{', '.join(changes)}: {faults}.") from error
-
-
-def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
-    def settled(name: str) -> str:
-        local = folder / name
-        return str(local) if local.exists() else name
-
-    offload, arguments = recipe.record.offload, recipe.train.arguments
-    if offload not in (None, "cpu"):
-        offload = str(folder / offload)
-    deepspeed = arguments.get("deepspeed")
-    if isinstance(deepspeed, str):  # a file; a mapping is the configuration itself
-        arguments = {**arguments, "deepspeed": settled(deepspeed)}
-    return recipe.model_copy(
-        update={
-            "out": str(folder / recipe.out),
-            "signals": None if recipe.signals is None else str(folder / recipe.signals),
-            "languages": {
-                code: text.model_copy(update={"corpus": settled(text.corpus)})
-                for code, text in recipe.languages.items()
-            },
-            "teachers": tuple(
-                each.model_copy(update={"teacher": settled(each.teacher)})
-                for each in recipe.teachers
-            ),
-            "record": recipe.record.model_copy(update={"offload": offload}),
-            "train": recipe.train.model_copy(update={"arguments": arguments}),
-        }
-    )
-
-
-def without_places(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain values for others to read: of what lies on this machine the name alone, not where."""
-    stated = recipe.model_dump()
-
-    def bare(name: str | None) -> str | None:
-        local = name is not None and (Path(name).is_absolute() or Path(name).exists())
-        return Path(name).name if name is not None and local else name
-
-    stated["out"] = Path(recipe.out).name
-    stated["signals"] = None if recipe.signals is None else Path(recipe.signals).name
-    for text in stated["languages"].values():
-        text["corpus"] = bare(text["corpus"])
-    for teaching in stated["teachers"]:
-        teaching["teacher"] = bare(teaching["teacher"])
-    stated["record"]["offload"] = bare(stated["record"]["offload"])
-    arguments = stated["train"]["arguments"]
-    for key, value in arguments.items():
-        if isinstance(value, str):
-            arguments[key] = bare(value)
-    return stated
-
-
-def _sentence(fault: Any) -> str:
-    where = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        parent, key = _part_at(fault["loc"][:-1]), str(fault["loc"][-1])
-        return f"unknown key {where!r}{nearest(key, parent.model_fields)}"
-    if fault["type"] == "missing":
-        return f"the key {where!r} is missing"
-    if fault["type"] in ("value_error", "assertion_error"):
-        message = str(fault["ctx"]["error"]).rstrip(".")
-        return f"{where}: {message}" if where else message
-    said = fault["msg"][0].lower() + fault["msg"][1:]
-    return f"{where}: {said}, got {fault['input']!r}"
-
-
-def _part_at(path: tuple[Any, ...]) -> type[BaseModel]:
-    """The model whose keys stand at a place of the recipe."""
-    if not path:
-        return Recipe
-    if path[0] == "languages":
-        return Text
-    if path[0] == "teachers":
-        return Teaching
-    found = Recipe.model_fields[path[0]].annotation
-    assert isinstance(found, type)
-    assert issubclass(found, BaseModel)
-    return found
-
-
 def nearest(name: str, known: Any) -> str:
     """`, did you mean …?` where one of those known is like the name; else nothing."""
-    found = get_close_matches(name, list(known), n=1)
-    return f", did you mean {found[0]!r}?" if found else ""
+    matches = get_close_matches(name, list(known), n=1)
+    return f", did you mean {matches[0]!r}?" if matches else ""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +16,20 @@ from mergedistill.recipe.language_teachers import (
     teachers_in_use,
 )
 from mergedistill.recipe.recipe import Recipe, Teaching
-from teacherzoo.digests import TOKENIZER_FILES, digest_of_model, digest_of_text, keep_digests
+from teacherzoo.atomic_write import remove
+from teacherzoo.cache import DIGESTS, MADE, digest_of_values, is_made, made_once, work_dir
+from teacherzoo.digests import (
+    TOKENIZER_FILES,
+    digest_of_arguments,
+    digest_of_model,
+    digest_of_text,
+    keep_digests,
+)
+from teacherzoo.processes import rank
 
 STAGES = ("rank", "vocabulary", "record", "train", "card")
-_NOTE = "stage.json"
-_DIGESTS = "digests.json"  # of files, so that a corpus is not read again by every command
+FACTS = "stage.json"
+"""In a stage's folder, what was noted of it."""
 
 
 def refuse_unknown_stage(name: str | None) -> None:
@@ -51,40 +58,51 @@ class Stage:
 
     @property
     def place(self) -> Path:
-        """Where it works: stages that several recipes share or that resume inside keep a folder for each key."""
+        """Its outcome: stages that several recipes share or that resume inside keep a folder for each key."""
         keyed = self.name in ("rank", "record", "train")
         return self.folder / self.key[:12] if keyed else self.folder
 
     @property
+    def checkpoints(self) -> Path:
+        """Where an interrupted training goes on."""
+        return work_dir(self.place) / "checkpoints"
+
+    @property
     def done(self) -> bool:
-        """Whether it is made, from these very inputs."""
-        note = self.place / _NOTE
-        return note.is_file() and json.loads(note.read_text())["key"] == self.key
+        """Whether it is made, of these very inputs."""
+        return is_made(self.place, self._inputs)
+
+    @property
+    def _inputs(self) -> dict[str, str]:
+        return {"stage": self.name, "key": self.key}
 
     def facts(self) -> dict[str, Any]:
         """What was noted of it when it was done."""
-        noted: dict[str, Any] = json.loads((self.place / _NOTE).read_text())
+        noted: dict[str, Any] = json.loads((self.place / FACTS).read_text())
         return noted
 
-    def finish(self, facts: dict[str, Any]) -> None:
-        """Say, last of all, that its place is whole."""
-        self.place.mkdir(parents=True, exist_ok=True)
-        self._note(self.place, facts)
+    def make(self, build: Callable[[Path], dict[str, Any]], *, together: bool = False) -> None:
+        """Make it once, see `teacherzoo.cache.made_once`.
 
-    def _note(self, folder: Path, facts: dict[str, Any]) -> None:
-        part = folder / f"{_NOTE}.part"
-        part.write_text(json.dumps({"stage": self.name, "key": self.key, **facts}, indent=1) + "\n")
-        part.replace(folder / _NOTE)
+        Args:
+            build: given a folder, fills it and returns what is to be noted.
+            together: whether all processes of a launcher build it together.
+        """
 
-    def make(self, build: Callable[[Path], dict[str, Any]]) -> None:
-        """Build the folder anew beside its place and put it there in one step."""
-        work = self.folder.with_name(f".{self.folder.name}.making")
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        facts = build(work)
-        self._note(work, facts)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        work.rename(self.folder)
+        def make(work: Path) -> None:
+            folder = work / MADE
+            if rank() == 0:
+                folder.mkdir()
+            facts = build(folder)
+            if rank() == 0:
+                (folder / FACTS).write_text(json.dumps(self._inputs | facts, indent=1) + "\n")
+
+        made_once(self.place, self._inputs, make, together=together)
+
+    def forget(self) -> None:
+        """Have it made anew."""
+        for folder in (self.place, work_dir(self.place)):
+            remove(folder)
 
 
 def stages(recipe: Recipe) -> dict[str, Stage]:
@@ -93,7 +111,7 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
     Behind `rank` the keys follow from who teaches what. Where that is not yet known they are empty, and nothing is done.
     """
     out = Path(recipe.out)
-    keep_digests(out / _DIGESTS)
+    keep_digests(out / DIGESTS)
     first = Stage("rank", out / "rank", _ranking_key(recipe))
     places = {
         "vocabulary": out / "vocabulary",
@@ -101,9 +119,9 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
         "train": out / "training",
         "card": out / "student",
     }
-    found = settled(recipe, first)
-    keys = dict.fromkeys(places, "") if found is None else _keys(recipe, found)
-    keep_digests(out / _DIGESTS)
+    ensembles = known_ensembles(recipe, first)
+    keys = dict.fromkeys(places, "") if ensembles is None else _keys(recipe, ensembles)
+    keep_digests(out / DIGESTS)
     return {first.name: first} | {
         name: Stage(name, folder, keys[name]) for name, folder in places.items()
     }
@@ -123,7 +141,9 @@ def inputs(recipe: Recipe, found: Mapping[str, TeacherEnsemble]) -> dict[str, di
     }
 
 
-def settled(recipe: Recipe, first: Stage | None = None) -> dict[str, TeacherEnsemble] | None:
+def known_ensembles(
+    recipe: Recipe, first: Stage | None = None
+) -> dict[str, TeacherEnsemble] | None:
     """Who teaches each language; None where ranking must come first."""
     if not needs_ranking(recipe):
         return choose_teachers(recipe)
@@ -137,18 +157,18 @@ def settled(recipe: Recipe, first: Stage | None = None) -> dict[str, TeacherEnse
     return choose_teachers(recipe, ratings)
 
 
-def settled_or_refuse(recipe: Recipe) -> dict[str, TeacherEnsemble]:
+def ensembles_or_refuse(recipe: Recipe) -> dict[str, TeacherEnsemble]:
     """Who teaches each language.
 
     Raises:
         StageError: where ranking must come first and has not been run.
     """
-    found = settled(recipe)
-    if found is None:
+    ensembles = known_ensembles(recipe)
+    if ensembles is None:
         raise StageError(
             "who teaches what is not known before the ranking; run the recipe until rank."
         )
-    return found
+    return ensembles
 
 
 def signals_root(recipe: Recipe) -> Path:
@@ -158,7 +178,7 @@ def signals_root(recipe: Recipe) -> Path:
 
 def rating_file(recipe: Recipe, each: Teaching, language: str) -> Path:
     """Where the measures of a teacher on a language are kept."""
-    key = _digest(
+    key = digest_of_values(
         [
             digest_of_model(each.teacher),
             _text(recipe, language),
@@ -184,18 +204,18 @@ def _recording(recipe: Recipe, each: Teaching, language: str) -> str:
             recipe.distil.model_dump(include={"k", "temperature", *asked}),
             recipe.record.model_dump(exclude={"offload"}),
         ]
-    return _digest([digest_of_model(each.teacher), _text(recipe, language), terms])[:12]
+    return digest_of_values([digest_of_model(each.teacher), _text(recipe, language), terms])[:12]
 
 
 def _ranking_key(recipe: Recipe) -> str:
-    return _digest(
+    return digest_of_values(
         {
             "files": [
                 str(rating_file(recipe, each, language).name)
                 for language in recipe.languages
                 for each in recipe.candidates(language)
             ],
-            "offload": recipe.record.offload,
+            "offload": recipe.record.offload is not None,
         }
     )
 
@@ -203,7 +223,7 @@ def _ranking_key(recipe: Recipe) -> str:
 def _keys(recipe: Recipe, found: Mapping[str, TeacherEnsemble]) -> dict[str, str]:
     used = teachers_in_use(recipe, found)
     # Lists, for the order of languages and teachers decides what the first of them lends to all.
-    vocabulary = _digest(
+    vocabulary = digest_of_values(
         {
             "texts": [[language, _text(recipe, language)] for language in recipe.languages],
             "tokenizers": [
@@ -214,13 +234,13 @@ def _keys(recipe: Recipe, found: Mapping[str, TeacherEnsemble]) -> dict[str, str
             "policy": recipe.vocabulary.model_dump(),
         }
     )
-    record = _digest(
+    record = digest_of_values(
         {
             name: [_recording(recipe, each, language) for language in its]
             for name, (each, its) in used.items()
         }
     )
-    train = _digest(
+    train = digest_of_values(
         {
             "vocabulary": vocabulary,
             "record": record,
@@ -233,7 +253,8 @@ def _keys(recipe: Recipe, found: Mapping[str, TeacherEnsemble]) -> dict[str, str
             else [[name, digest_of_model(each.teacher)] for name, (each, _) in used.items()],
             **recipe.model_dump(include={"distil", "seed"}),
             "student": recipe.student.model_dump() | {"positions": recipe.student.longest_row},
-            "train": recipe.train.model_dump(exclude={"checkpoint_every", "evaluate_every"}),
+            "train": recipe.train.model_dump(exclude={"checkpoint_every", "evaluate_every"})
+            | {"arguments": digest_of_arguments(recipe.train.arguments)},
         }
     )
     licences = {code: its.licence for code, its in recipe.languages.items() if its.licence}
@@ -241,13 +262,8 @@ def _keys(recipe: Recipe, found: Mapping[str, TeacherEnsemble]) -> dict[str, str
         "vocabulary": vocabulary,
         "record": record,
         "train": train,
-        "card": _digest({"train": train} | ({"licences": licences} if licences else {})),
+        "card": digest_of_values({"train": train} | ({"licences": licences} if licences else {})),
     }
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _text(recipe: Recipe, language: str) -> dict[str, Any]:

@@ -16,11 +16,12 @@ from typing import Any
 
 import yaml
 
-from mergedistill.errors import RecipeError
-from mergedistill.recipe.recipe import Recipe, altered
-from mergedistill.recipe.stages import stages
-from mergedistill.run.locks import alone_in
-from teacherzoo.processes import rank
+from mergedistill.errors import RecipeError, StageError
+from mergedistill.recipe.read import altered
+from mergedistill.recipe.recipe import Recipe
+from mergedistill.recipe.stages import Stage, stages
+from teacherzoo.cache import alone_in
+from teacherzoo.processes import wait_for_all
 
 Watch = Callable[[int, int, str], None]
 # Quantiles of Student's t that 95 % of it lie between, for 1, 2, … degrees of freedom.
@@ -225,19 +226,20 @@ def _variant_recipe(recipe: Recipe, variant: Variant, seed: int) -> Recipe:
 
 def _take_vocabulary(recipe: Recipe, others: Sequence[Recipe]) -> None:
     """Copy the vocabulary of the first that agrees on it."""
+    wait_for_all()
     wanted = stages(recipe)["vocabulary"]
-    if wanted.done or rank() != 0:
+    if wanted.done:
         return
-    for other in others:
-        its = stages(other)["vocabulary"]
-        if its.key == wanted.key and its.done:
-            with alone_in(Path(recipe.out)):
-                part = wanted.folder.with_name(".vocabulary.taking")
-                shutil.rmtree(part, ignore_errors=True)
-                shutil.copytree(its.folder, part)
-                shutil.rmtree(wanted.folder, ignore_errors=True)
-                part.rename(wanted.folder)
+    for made in (stages(other)["vocabulary"] for other in others):
+        if made.key == wanted.key and made.done:
+            with alone_in(Path(recipe.out), refuse=StageError):
+                wanted.make(lambda folder, made=made: _copied(made, folder))
             return
+
+
+def _copied(stage: Stage, folder: Path) -> dict[str, Any]:
+    shutil.copytree(stage.place, folder, dirs_exist_ok=True)
+    return stage.facts()
 
 
 def _outcome(variant: Variant, seeds: Sequence[int], students: Sequence[Path]) -> Outcome:

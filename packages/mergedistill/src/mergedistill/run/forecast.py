@@ -21,8 +21,9 @@ from mergedistill.publish.card import MEASURED
 from mergedistill.rank.corpus_warnings import corpus_warnings
 from mergedistill.recipe.corpora import corpus
 from mergedistill.recipe.language_teachers import TeacherEnsemble, teachers_in_use
-from mergedistill.recipe.recipe import Recipe, Teaching, altered
-from mergedistill.recipe.stages import STAGES, recording_folder, settled_or_refuse, stages
+from mergedistill.recipe.read import altered
+from mergedistill.recipe.recipe import Recipe, Teaching
+from mergedistill.recipe.stages import STAGES, ensembles_or_refuse, recording_folder, stages
 from mergedistill.run.run import run
 from mergedistill.training.trainer import EVALUATED
 from teacherzoo import Signals
@@ -215,7 +216,7 @@ def _time(small: Recipe, until: str, noted: str, seen: _Observed, watch: Watch) 
 
 
 def _language_plan(recipe: Recipe, small: Recipe, language: str, count: _Count) -> LanguagePlan:
-    found = settled_or_refuse(small)
+    found = ensembles_or_refuse(small)
     used = teachers_in_use(small, found)
     scale = count.bytes / count.sample_bytes
     there = _there(recipe, language, found)

@@ -17,27 +17,28 @@ from mergedistill.errors import StageError
 from mergedistill.rank.measure import rank_candidates
 from mergedistill.recipe.corpora import TextOnDisk, corpus
 from mergedistill.recipe.language_teachers import TeacherEnsemble, teachers_in_use
-from mergedistill.recipe.recipe import Recipe, without_places
+from mergedistill.recipe.read import without_places
+from mergedistill.recipe.recipe import Recipe
 from mergedistill.recipe.stages import (
     STAGES,
     Stage,
+    ensembles_or_refuse,
     inputs,
+    known_ensembles,
     rating_file,
     recording_folder,
     refuse_unknown_stage,
-    settled,
-    settled_or_refuse,
     signals_root,
     stages,
 )
 from mergedistill.run.disk import refusing_full_disks
-from mergedistill.run.locks import alone_in
 from mergedistill.student.initialise import new_student, refuse_misfits, refuse_unfit_teachers
 from mergedistill.targets.combined import CombinedSignals
 from mergedistill.targets.online import OnlineTeacher
 from mergedistill.targets.online_ensemble import OnlineEnsemble, open_online
 from mergedistill.targets.recorded import open_signals, record_language
 from teacherzoo import Signals
+from teacherzoo.cache import alone_in
 from teacherzoo.catalogue.catalogue import find_teacher
 from teacherzoo.encoders.teachers import teacher_folder
 from teacherzoo.processes import rank, wait_for_all
@@ -76,7 +77,7 @@ def run(
     """
     for name in (until, force):
         refuse_unknown_stage(name)
-    with alone_in(Path(recipe.out)):
+    with alone_in(Path(recipe.out), refuse=StageError):
         if force is not None and rank() == 0:
             _forget(recipe, force)
         wanted = STAGES[: STAGES.index(until) + 1]
@@ -90,24 +91,21 @@ def run(
             if not plan[name].done:
                 # Recordings and ratings are shared among recipes.
                 shared = name in ("rank", "record")
-                held = alone_in(signals_root(recipe)) if shared else nullcontext()
+                held = (
+                    alone_in(signals_root(recipe), refuse=StageError) if shared else nullcontext()
+                )
                 with held, refusing_full_disks(name, plan[name].folder):
                     _MAKERS[name](recipe, plan, watch)
         wait_for_all()
         return stages(recipe)["card"].folder
 
 
-def status(recipe: Recipe) -> dict[str, bool]:
-    """Which stages are done, from these very inputs."""
-    return {name: stage.done for name, stage in stages(recipe).items()}
-
-
 def _forget(recipe: Recipe, name: str) -> None:
-    shutil.rmtree(stages(recipe)[name].place, ignore_errors=True)
+    stages(recipe)[name].forget()
     if name == "train":  # the student's folder is a copy of what was trained
-        shutil.rmtree(stages(recipe)["card"].place, ignore_errors=True)
-    found = settled(recipe)
-    for each, languages in teachers_in_use(recipe, found or {}).values():
+        stages(recipe)["card"].forget()
+    ensembles = known_ensembles(recipe)
+    for each, languages in teachers_in_use(recipe, ensembles or {}).values():
         for language in languages:
             if name == "record":
                 shutil.rmtree(recording_folder(recipe, each, language), ignore_errors=True)
@@ -121,36 +119,33 @@ def _refuse_early(recipe: Recipe) -> None:
     from mergedistill.training.trainer import refuse_bad_arguments
 
     refuse_bad_arguments(recipe)
-    found = settled(recipe)
-    if found is not None:
-        refuse_misfits(recipe, found)
-        refuse_unfit_teachers(recipe, found)
+    ensembles = known_ensembles(recipe)
+    if ensembles is not None:
+        refuse_misfits(recipe, ensembles)
+        refuse_unfit_teachers(recipe, ensembles)
 
 
 def _rank(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
-    if rank() == 0:
-        rank_candidates(recipe, plan["rank"], watch)
+    plan["rank"].make(lambda folder: rank_candidates(recipe, watch))
 
 
 def _make_vocabulary(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
-    if rank() != 0:
-        return
-    found = settled_or_refuse(recipe)
-    refuse_misfits(recipe, found)
-    refuse_unfit_teachers(recipe, found)
-    teachers = [
-        read_vocabulary(teacher_folder(find_teacher(each.teacher)), name=name)
-        for name, (each, _) in teachers_in_use(recipe, found).items()
-    ]
-    _refuse_conflicts(recipe, found, teachers)
+    ensembles = ensembles_or_refuse(recipe)
     limit = recipe.vocabulary.calibration_lines
 
     def build(folder: Path) -> dict[str, Any]:
+        refuse_misfits(recipe, ensembles)
+        refuse_unfit_teachers(recipe, ensembles)
+        teachers = [
+            read_vocabulary(teacher_folder(find_teacher(teacher.teacher)), name=name)
+            for name, (teacher, _) in teachers_in_use(recipe, ensembles).items()
+        ]
+        _refuse_conflicts(recipe, ensembles, teachers)
         texts = folder / "texts"
         texts.mkdir()
         merged = merge_vocabularies(
             teachers,
-            languages={language: ensemble.primary for language, ensemble in found.items()},
+            languages={language: ensemble.primary for language, ensemble in ensembles.items()},
             corpora={
                 language: TextOnDisk(_texts(recipe, language, limit), texts / language)
                 for language in recipe.languages
@@ -192,14 +187,16 @@ def _refuse_conflicts(
 
 
 def _record(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
-    for each, languages in teachers_in_use(recipe, settled_or_refuse(recipe)).values():
-        for language in languages:
-            folder = recording_folder(recipe, each, language)
-            if not (folder / MANIFEST).is_file():
-                record_language(recipe, each, corpus(recipe, language), folder, watch)
-            wait_for_all()
-    if rank() == 0:
-        plan["record"].finish({})
+    def build(_folder: Path) -> dict[str, Any]:
+        for teacher, languages in teachers_in_use(recipe, ensembles_or_refuse(recipe)).values():
+            for language in languages:
+                folder = recording_folder(recipe, teacher, language)
+                if not (folder / MANIFEST).is_file():
+                    record_language(recipe, teacher, corpus(recipe, language), folder, watch)
+                wait_for_all()
+        return {}
+
+    plan["record"].make(build, together=True)
 
 
 def _train(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
@@ -208,33 +205,34 @@ def _train(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
     from mergedistill.student.loss import DistillationLoss
     from mergedistill.training.trainer import train
 
-    place = plan["train"].place
     vocabulary = plan["vocabulary"].folder
-    found = settled_or_refuse(recipe)
-    teachers: list[OnlineTeacher | OnlineEnsemble] = []
-    if recipe.distil.online:
-        signals, teachers = open_online(recipe, found, vocabulary)
-    else:
-        signals = open_signals(recipe, found, vocabulary)
-    meetings = _meetings(signals) if rank() == 0 else {}
-    student = new_student(recipe, found, vocabulary)
-    log = train(
-        DistillationLoss(student, recipe.distil, teachers),
-        signals,
-        recipe,
-        place / "checkpoints",
-        tokenizers={
-            language: AutoTokenizer.from_pretrained(vocabulary / "languages" / language)
-            for language in recipe.languages
-        },
-        watch=watch,
-    )
-    if rank() == 0:
-        student.save_pretrained(place / "model")
-        (place / "log.json").write_text(json.dumps(log) + "\n")
-        plan["train"].finish({"parameters": student.num_parameters(), "meetings": meetings})
-        shutil.rmtree(place / "checkpoints", ignore_errors=True)
-    del student, teachers
+    ensembles = ensembles_or_refuse(recipe)
+
+    def build(folder: Path) -> dict[str, Any]:
+        teachers: list[OnlineTeacher | OnlineEnsemble] = []
+        if recipe.distil.online:
+            signals, teachers = open_online(recipe, ensembles, vocabulary)
+        else:
+            signals = open_signals(recipe, ensembles, vocabulary)
+        meetings = _meetings(signals) if rank() == 0 else {}
+        student = new_student(recipe, ensembles, vocabulary)
+        log = train(
+            DistillationLoss(student, recipe.distil, teachers),
+            signals,
+            recipe,
+            plan["train"].checkpoints,
+            tokenizers={
+                language: AutoTokenizer.from_pretrained(vocabulary / "languages" / language)
+                for language in recipe.languages
+            },
+            watch=watch,
+        )
+        if rank() == 0:
+            student.save_pretrained(folder / "model")
+            (folder / "log.json").write_text(json.dumps(log) + "\n")
+        return {"parameters": student.num_parameters(), "meetings": meetings}
+
+    plan["train"].make(build, together=True)
     gc.collect()  # Trainer's references go round in circles, and what is on a GPU is wanted by what follows
 
 
@@ -259,8 +257,6 @@ def _meetings(signals: Mapping[str, Signals]) -> dict[str, Any]:
 
 
 def _write_student(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
-    if rank() != 0:
-        return
     from mergedistill.publish.card import card, held_out_scores
 
     place = plan["train"].place
@@ -280,12 +276,12 @@ def _write_student(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None
         )
         run = {
             "recipe": without_places(recipe),
-            "inputs": inputs(recipe, settled_or_refuse(recipe)),
+            "inputs": inputs(recipe, ensembles_or_refuse(recipe)),
             "held_out": scores,
             "ranking": plan["rank"].facts()["ratings"],
             "teaching": {
                 language: asdict(ensemble)
-                for language, ensemble in settled_or_refuse(recipe).items()
+                for language, ensemble in ensembles_or_refuse(recipe).items()
             },
             "meetings": plan["train"].facts()["meetings"],
         }

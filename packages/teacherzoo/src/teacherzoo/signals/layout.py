@@ -26,13 +26,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from teacherzoo.encoders.inference import Precision
 from teacherzoo.errors import SignalsError
 from teacherzoo.text.masking import Masking, TokenSpace
+
+if TYPE_CHECKING:
+    from teacherzoo.encoders.inference import Precision
 
 FORMAT = "teacherzoo signals"
 VERSION = 1
