@@ -111,7 +111,7 @@ class Step:
 
 def on_device(batch: dict[str, object]) -> dict[str, object]:
     return {
-        name: value.to(DEVICE) if isinstance(value, torch.Tensor) else value
+        name: value.to(DEVICE) if hasattr(value, "to") else value
         for name, value in batch.items()
     }
 
@@ -122,8 +122,7 @@ def text_alone(loss: DistillationLoss, batch: dict[str, torch.Tensor]) -> torch.
 
 
 def with_signals(loss: DistillationLoss, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    for logged in ("language", "tail"):
-        batch.pop(logged, None)
+    batch.pop("language")
     return loss(**batch).loss
 
 

@@ -11,10 +11,10 @@ from mergedistill.recipe.stages import ensembles_or_refuse, stages
 from mergedistill.run.run import run
 from mergedistill.student.initialise import new_student
 from mergedistill.student.loss import DistillationLoss
-from mergedistill.targets.online import OnlineSignals, matching_columns
+from mergedistill.targets.online import matching_columns
 from mergedistill.targets.online_ensemble import open_online
 from mergedistill.targets.recorded import open_signals
-from mergedistill.training.schedule import tensors
+from mergedistill.training.schedule import batch_inputs
 from vocabmerge import map_of_ids
 
 Recipes = Callable[..., Recipe]
@@ -34,11 +34,7 @@ def _losses(
     its = signals[language]  # the pieces of qag have other numbers in the union
     student = new_student(recipe, found, vocabulary)
     loss = DistillationLoss(student, recipe.distil, teachers).eval()
-    batch: dict[str, Any] = dict(tensors(its.batch(rows), recipe.distil))
-    if isinstance(its, OnlineSignals):
-        batch["question"] = its.question(rows)
-    batch.pop("tail", None)  # for the log alone
-    output = loss(**batch)
+    output = loss(**batch_inputs(its, rows, recipe.distil))
     output.loss.backward()
     gradients = {name: its.grad for name, its in student.named_parameters() if its.grad is not None}
     parts = {"loss": output.loss.item(), "hard": output.hard.item(), "soft": output.soft.item()}

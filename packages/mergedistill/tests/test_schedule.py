@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mergedistill.errors import StageError
+from mergedistill.targets.batch import OnlineTargets, RecordedTargets
 from mergedistill.training import schedule as scheduling
 from mergedistill.training.schedule import schedule
 
@@ -105,3 +107,18 @@ def test_a_long_plan_of_many_processes_is_small() -> None:
 def test_a_language_without_a_masked_piece_is_refused_by_name() -> None:
     with pytest.raises(StageError, match="l1: nothing of its text was masked"):
         schedule(_recordings([3, 0]), batches=4, tokens=64, block_length=16, exponent=0.0, seed=0)
+
+
+def test_targets_move_to_a_device_with_all_that_they_hold() -> None:
+    ids, numbers = torch.zeros(3, 2, dtype=torch.int64), torch.zeros(3)
+    recorded = RecordedTargets(topk_ids=ids, topk_logprobs=numbers, tail=numbers)
+    query = {"starts": ids, "teachers": [{"cells": ids}, {"cells": ids}]}
+    online = OnlineTargets(teacher=1, query=query)
+
+    moved, asked = recorded.to("meta"), online.to("meta", non_blocking=True)
+
+    assert (moved.topk_ids.device.type, moved.tail.device.type) == ("meta", "meta")
+    assert moved.log_partition is None
+    assert asked.teacher == 1
+    assert asked.query["starts"].device.type == "meta"
+    assert [part["cells"].device.type for part in asked.query["teachers"]] == ["meta", "meta"]

@@ -77,11 +77,11 @@ def test_what_is_logged_is_what_the_formulas_say(one_language: Callable[..., Rec
     assert entry["hard_qav"] == pytest.approx(float(F.nll_loss(logs, batch["labels"])), rel=1e-4)
     hits = (logits.argmax(-1) == batch["labels"]).double().mean()
     assert entry["accuracy_qav"] == pytest.approx(float(hits))
-    p = batch["topk_logprobs"].double().exp()
+    p = batch["targets"].topk_logprobs.double().exp()
     rest = (1 - p.sum(1)).clamp(min=0)
     assert entry["tail_qav"] == pytest.approx(float(rest.mean()), abs=1e-6)
-    taken = logs.gather(1, batch["topk_ids"].clamp(min=0))
-    there = batch["topk_ids"] >= 0
+    taken = logs.gather(1, batch["targets"].topk_ids.clamp(min=0))
+    there = batch["targets"].topk_ids >= 0
     within = torch.where(there, p * (p.clamp(min=1e-30).log() - taken), 0).sum(1)
     mine = (1 - torch.where(there, taken.exp(), 0).sum(1)).clamp(min=1e-30)
     kl = within + torch.where(rest > 0, rest * (rest.clamp(min=1e-30).log() - mine.log()), 0)
@@ -91,7 +91,7 @@ def test_what_is_logged_is_what_the_formulas_say(one_language: Callable[..., Rec
     )
 
 
-def _at_the_start(recipe: Recipe) -> tuple[Any, dict[str, torch.Tensor]]:
+def _at_the_start(recipe: Recipe) -> tuple[Any, dict[str, Any]]:
     """The student before its first step, and the first batch."""
     from transformers import AutoTokenizer
 

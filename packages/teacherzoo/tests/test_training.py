@@ -2,15 +2,17 @@
 
 import json
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, set_seed
 
 from teacherzoo.errors import TeacherError
-from teacherzoo.training.arguments import trainer_arguments
+from teacherzoo.training.arguments import decided_arguments, trainer_arguments
 from teacherzoo.training.loss_module import LossModule
 from teacherzoo.training.trainer import PreparedBatchTrainer
 from teacherzoo.training.watch import TrainingWatch
@@ -53,21 +55,42 @@ class Batches(torch.utils.data.Dataset[dict[str, Any]]):
         }
 
 
-def trained(folder: Path, **wishes: Any) -> CrossEntropy:
-    """As a run in `folder` leaves it, which resumes there."""
-    ours = {
-        "output_dir": str(folder),
-        "max_steps": STEPS,
-        "per_device_train_batch_size": 1,
-        "learning_rate": 0.01,
-        "save_strategy": "steps",
-        "save_steps": 2,
-        "logging_steps": 2,
+class Evaluated(PreparedBatchTrainer):
+    """Evaluations find what they are told to find, in turn."""
+
+    def __init__(self, scores: Iterator[float], **named: Any) -> None:
+        super().__init__(eval_dataset=[], **named)
+        self.scores = scores
+
+    def measure(self) -> dict[str, float]:
+        return {"eval_score": next(self.scores)}
+
+
+def trained(
+    folder: Path, *, scores: Sequence[float] = (), checkpoint_every: int = 2, **wishes: Any
+) -> CrossEntropy:
+    """As a run in `folder` leaves it, which resumes there; patience ends it after two evaluations without a new best."""
+    scored = {
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "metric_for_best_model": "eval_score",
+        "greater_is_better": True,
     }
+    decided = decided_arguments(
+        folder,
+        steps=STEPS,
+        learning_rate=0.01,
+        warmup_steps=0,
+        seed=0,
+        checkpoint_every=checkpoint_every,
+        **(scored if scores else {}),
+    )
     loss = CrossEntropy(tiny_student())
-    PreparedBatchTrainer(
+    Evaluated(
+        iter(scores),
         model=loss,
-        args=trainer_arguments(ours, wishes, where="wishes", error=TeacherError),
+        patience=2,
+        args=trainer_arguments(decided, wishes, where="wishes", error=TeacherError),
         train_dataset=Batches(),
         callbacks=[TrainingWatch(lambda *_: None, what="training", advice="lower it")],
     ).resume()
@@ -135,3 +158,44 @@ def test_a_gathered_state_is_written_as_the_students_own(
     expected = {name: tensor + 1 for name, tensor in tiny_student().state_dict().items()}
     for name, tensor in other.student.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize(
+    "checkpoint_every", [1, 4]
+)  # evaluations and checkpoints need not fall together
+def test_the_best_weights_are_left_and_patience_ends_the_run(
+    tmp_path: Path, checkpoint_every: int
+) -> None:
+    loss = trained(tmp_path, scores=[1.0, 3.0, 2.0, 3.0, 9.0], checkpoint_every=checkpoint_every)
+
+    assert loss.seen == [0, 1, 2, 3]
+    best = AutoModelForMaskedLM.from_pretrained(tmp_path / "checkpoint-2")
+    assert same_weights(best, loss.student)
+
+
+@pytest.mark.parametrize(
+    ("scores", "checkpoint_every", "left"),
+    [
+        ([1.0, 3.0, 2.0, 2.5], 1, []),  # killed between the evaluation that ran out of patience and the end
+        ([1.0, 3.0, 2.0, 2.5], 3, [2.5]),  # where that left no checkpoint, one step is taken again, and its evaluation
+        ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 1, []),  # after the last step
+        ([6.0, 1.0, 7.0, 1.0, 2.0], 4, [2.0]),  # patience counts on over the interruption
+    ],
+)  # fmt: skip
+def test_a_run_that_is_killed_before_it_loads_its_best_weights_makes_what_the_unbroken_one_makes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scores: list[float],
+    checkpoint_every: int,
+    left: list[float],
+) -> None:
+    whole = trained(tmp_path / "whole", scores=scores, checkpoint_every=checkpoint_every)
+    with monkeypatch.context() as killed:
+        killed.setattr(PreparedBatchTrainer, "load_best", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "killed", scores=scores, checkpoint_every=checkpoint_every)
+
+    resumed = trained(tmp_path / "killed", scores=left or [0.0], checkpoint_every=checkpoint_every)
+
+    assert len(resumed.seen) == len(left)
+    assert same_weights(resumed.student, whole.student)

@@ -19,7 +19,9 @@ class Training:
     def __init__(self, folder: Path, **options: Any) -> None:
         self.now = 0.0
         self.said: list[tuple[int, int, str]] = []
-        self.args = SimpleNamespace(output_dir=str(folder), learning_rate=0.5)
+        self.args = SimpleNamespace(
+            output_dir=str(folder), learning_rate=0.5, metric_for_best_model=None
+        )
         self.state = SimpleNamespace(global_step=0, max_steps=100, is_world_process_zero=True)
         self.model = torch.nn.Linear(2, 2)
         self.watch = TrainingWatch(
@@ -67,7 +69,9 @@ def test_the_time_of_an_evaluation_and_of_an_earlier_run_is_not_in_the_rate(tmp_
 
 
 def test_an_evaluation_is_told_with_the_metrics_asked_for(tmp_path: Path) -> None:
-    training = Training(tmp_path, evaluated={"eval_bits": "bits per byte", "eval_absent": "x"})
+    training = Training(
+        tmp_path, evaluated={"eval_bits": "{:.3f} bits per byte", "eval_absent": "x"}
+    )
 
     training.call("evaluate", metrics={"eval_bits": 1.5, "eval_other": 3.0})
 

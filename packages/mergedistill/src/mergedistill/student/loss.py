@@ -1,8 +1,8 @@
-"""The loss of a student: a module around a stock masked LM whose forward pass, given signals, returns the distillation loss."""
+"""The loss of a student: a module around a stock masked LM whose forward pass returns the distillation loss."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from mergedistill.recipe.recipe import Distil
+from mergedistill.targets.batch import OnlineTargets, Targets
 from mergedistill.targets.online import OnlineTeacher, compare_top
 from mergedistill.targets.online_ensemble import OnlineEnsemble
 from teacherzoo import SplitHead, split_head
@@ -27,7 +28,7 @@ class DistilOutput:
         hard: detached mean cross-entropy with the gold pieces.
         soft: detached mean divergence from the teacher.
         rows: how many masked positions counted.
-        hits: [] at how many of them the student puts the gold piece first; None where it was not asked.
+        hits: [] at how many of them the student puts the gold piece first; None where they were not counted.
     """
 
     loss: torch.Tensor
@@ -38,12 +39,15 @@ class DistilOutput:
 
 
 class DistillationLoss(LossModule):
-    """The distillation loss at the masked positions of a batch, around a stock masked LM.
+    """L = (1 - α) · CE(student, gold) + α · D(student, teacher), means over the masked positions of a batch.
+
+    The first term is masked language modelling (Devlin et al. 2019), the second distillation with a temperature (Hinton
+    et al. 2015), which is scaled by T². D is one of `linear_distil_loss`'s divergences.
 
     Args:
         student: a stock `…ForMaskedLM`.
-        distil: alpha, temperature, tail, divergence.
-        teachers: who are asked in each step, where that is wanted; they are no part of the module.
+        distil: α, temperature, tail, divergence.
+        teachers: that run beside the student, where targets are online; they are no part of the module.
     """
 
     accepts_loss_kwargs = True
@@ -61,39 +65,31 @@ class DistillationLoss(LossModule):
         rows: torch.Tensor,
         positions: torch.Tensor,
         labels: torch.Tensor,
-        topk_ids: torch.Tensor | None = None,
-        topk_logprobs: torch.Tensor | None = None,
-        log_partition: torch.Tensor | None = None,
+        targets: Targets,
         num_items_in_batch: torch.Tensor | int | None = None,
         count_hits: bool = False,
-        question: Mapping[str, Any] | None = None,
-        **inputs: Any,
+        **inputs: torch.Tensor,
     ) -> DistilOutput:
         """The loss at N masked positions of a batch [B, S].
 
         Args:
             rows: [N] which block.
             positions: [N] where in it.
-            labels: [N] gold pieces, -100 where nothing is asked.
-            topk_ids: [N, K] the teacher's pieces, -1 where the student has none.
-            topk_logprobs: [N, K].
-            log_partition: [N] log Σ p^(1/T), or None at T = 1.
+            labels: [N] gold pieces, -100 where nothing is predicted.
+            targets: the teacher's predictions, or what it predicts from.
             num_items_in_batch: divides the sums: counted positions over all accumulated batches and processes.
             count_hits: whether to count where the gold piece comes first, which takes one more product with the vocabulary.
-            question: which teacher is asked now, and what, in place of `topk_ids` and `topk_logprobs`; see `OnlineSignals`.
             inputs: `input_ids`, `attention_mask`.
         """
         head = split_head(self.student)
         states = head.transform(head.encoder(**inputs).last_hidden_state[rows, positions])
-        if question is not None:
-            loss, hard, soft, count = self._teachers[question["teacher"]].loss(
-                states, head, labels, question, divisor=num_items_in_batch
+        if isinstance(targets, OnlineTargets):
+            loss, hard, soft, count = self._teachers[targets.teacher].loss(
+                states, head, labels, targets.query, divisor=num_items_in_batch
             )
         else:
-            assert topk_ids is not None
-            assert topk_logprobs is not None
             loss, hard, soft, count = compare_top(
-                states, head, labels, topk_ids, topk_logprobs, log_partition, self._distil, num_items_in_batch
+                states, head, labels, targets.topk_ids, targets.topk_logprobs, targets.log_partition, self._distil, num_items_in_batch
             )  # fmt: skip
         hits = _hits(states, head, labels) if count_hits else None
         return DistilOutput(loss, hard, soft, count, hits)

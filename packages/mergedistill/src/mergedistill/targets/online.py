@@ -38,18 +38,17 @@ class OnlineSignals(Signals):
     ) -> None:
         super().__init__(folder, vocabulary=vocabulary, max_lost=max_lost)
         self._in_teacher_ids = Signals(folder)
-        self._number = number
+        self.number = number
 
-    def question(self, rows: list[int]) -> dict[str, Any]:
+    def query(self, rows: list[int]) -> dict[str, Any]:
         """The same blocks as `batch`, with the same masks, in the teacher's ids.
 
         Returns:
-            `teacher`: its number; `input_ids` [B, S] and `attention_mask` [B, S]; `cells` [N]: the masked positions as
+            `input_ids` [B, S] and `attention_mask` [B, S]; `cells` [N]: the masked positions as
             numbers of cells of [B, S]; `gold` [N]: the true pieces there, in the teacher's ids.
         """
         batch = self._in_teacher_ids.batch(rows)
         return {
-            "teacher": self._number,
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask,
             "cells": batch.rows * batch.input_ids.shape[1] + batch.positions,
@@ -84,7 +83,7 @@ class OnlineTeacher:
         states: torch.Tensor,
         head: SplitHead,
         labels: torch.Tensor,
-        question: Mapping[str, Any],
+        query: Mapping[str, Any],
         *,
         divisor: torch.Tensor | int | None,
     ) -> Compared:
@@ -94,34 +93,34 @@ class OnlineTeacher:
             states: [N, H] of the student, before its decoder.
             head: of the student.
             labels: [N] gold pieces in the student's ids, -100 where nothing is predicted.
-            question: see `OnlineSignals.question`.
+            query: see `OnlineSignals.query`.
             divisor: see `linear_distil_loss`.
 
         Returns:
             The loss, its detached hard and soft part, the counted rows.
         """
         if self._columns is None:
-            predictions = self.top(question)
+            predictions = self.top(query)
             return compare_top(
                 states, head, labels, predictions.ids, predictions.logprobs, at_temperature(predictions.log_partition, self._distil),
                 self._distil, divisor,
             )  # fmt: skip
-        with self._run(question) as (hidden, weight, bias):
+        with self._run(query) as (hidden, weight, bias):
             return self._full_distribution(states, head, labels, hidden, weight, bias, divisor)
 
-    def top(self, question: Mapping[str, Any]) -> Predictions:
+    def top(self, query: Mapping[str, Any]) -> Predictions:
         """Its top k in the student's ids, -1 where the student has none, and the log-probabilities of the true pieces.
 
         Args:
-            question: see `OnlineSignals.question`.
+            query: see `OnlineSignals.query`.
         """
-        with self._run(question) as (hidden, weight, bias):
+        with self._run(query) as (hidden, weight, bias):
             with torch.autocast(hidden.device.type, enabled=False):
                 predictions = predict(
                     hidden,
                     weight,
                     bias,
-                    question["gold"].to(hidden.device)[:, None],
+                    query["gold"].to(hidden.device)[:, None],
                     k=self._distil.k,
                     temperatures=temperatures(self._distil),
                 )
@@ -137,18 +136,18 @@ class OnlineTeacher:
 
     @contextmanager
     def _run(
-        self, question: Mapping[str, Any]
+        self, query: Mapping[str, Any]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
         """Hidden rows, and the decoder for them; without gradients."""
         if self._engine is None:
-            device = question["input_ids"].device
+            device = query["input_ids"].device
             self._engine = PlainEngine(self._teacher, precision=self._precision, device=device)
             self._student_ids = self._student_ids.to(device)
             if self._columns is not None:
                 self._columns = self._columns.to(device)
         with torch.no_grad():
             hidden = self._engine.hidden_rows(
-                question["input_ids"], question["attention_mask"], question["cells"]
+                query["input_ids"], query["attention_mask"], query["cells"]
             )
             with self._engine.decoder() as (weight, bias):
                 yield hidden, weight, bias

@@ -54,25 +54,24 @@ class JointSignals(OnlineSignals):
         )
         self._alignments: OrderedDict[tuple[int, int], NDArray[np.int64]] = OrderedDict()
 
-    def question(self, rows: list[int]) -> dict[str, Any]:
+    def query(self, rows: list[int]) -> dict[str, Any]:
         """For each teacher its own blocks that hold the masked positions of these, and which of its predictions belong to them.
 
         Returns:
-            `teacher`: the number of the ensemble; `starts` [B + 1]: where each block's masked positions begin; `teachers`: for
-            each teacher what `OnlineSignals.question` returns, and `positions` [N], -1 where it has no prediction.
+            `starts` [B + 1]: where each block's masked positions begin; `teachers`: for
+            each teacher what `OnlineSignals.query` returns, and `positions` [N], -1 where it has no prediction.
         """
         counts = [len(self._positions(row)) for row in rows]
         return {
-            "teacher": self._number,
             "starts": torch.from_numpy(np.cumsum([0, *counts])),
-            "teachers": [self._question_of(number, rows) for number in range(len(self._readers))],
+            "teachers": [self._query_of(number, rows) for number in range(len(self._readers))],
         }
 
     def _positions(self, row: int) -> NDArray[np.int64]:
         shard, inside = self._place(row)
         return np.arange(*self.shard(shard).position_starts[inside : inside + 2])
 
-    def _question_of(self, number: int, rows: list[int]) -> dict[str, Any]:
+    def _query_of(self, number: int, rows: list[int]) -> dict[str, Any]:
         """Of one teacher; with the primary's tokenizer its blocks are the primary's, and all of them are inputs."""
         reader = self._readers[number]
         aligned = [self._aligned(number, row) for row in rows]
@@ -93,7 +92,7 @@ class JointSignals(OnlineSignals):
             for blocks, offsets in aligned
             for block, offset in zip(blocks, offsets, strict=True)
         ]
-        return {**reader.question(inputs), "positions": torch.tensor(positions, dtype=torch.int64)}
+        return {**reader.query(inputs), "positions": torch.tensor(positions, dtype=torch.int64)}
 
     def _aligned(self, number: int, row: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """For each masked position of a block the other teacher's block, -1 where it has no prediction, and the position in that."""
@@ -148,12 +147,12 @@ class OnlineEnsemble:
         states: torch.Tensor,
         head: SplitHead,
         labels: torch.Tensor,
-        question: Mapping[str, Any],
+        query: Mapping[str, Any],
         *,
         divisor: torch.Tensor | int | None,
     ) -> Compared:
-        """Run all teachers, and compare the student with them; see `OnlineTeacher.loss` and `JointSignals.question`."""
-        starts, gold = question["starts"].cpu().numpy(), labels.cpu().numpy()
+        """Run all teachers, and compare the student with them; see `OnlineTeacher.loss` and `JointSignals.query`."""
+        starts, gold = query["starts"].cpu().numpy(), labels.cpu().numpy()
         aligned = [
             AlignedTeacher(
                 arrays=_predictions(teacher, inputs, starts, gold, same_text=self._same_text),
@@ -162,7 +161,7 @@ class OnlineEnsemble:
                 unlisted=teacher.unlisted,
             )
             for teacher, weight, inputs in zip(
-                self._teachers, self._ensemble.weights.values(), question["teachers"], strict=True
+                self._teachers, self._ensemble.weights.values(), query["teachers"], strict=True
             )
         ]
         if self._ensemble.combine == "mixture":
@@ -180,13 +179,13 @@ class OnlineEnsemble:
 
 def _predictions(
     teacher: OnlineTeacher,
-    question: Mapping[str, Any],
+    query: Mapping[str, Any],
     starts: NDArray[np.int64],
     gold: NDArray[np.int64],
     *,
     same_text: bool,
 ) -> TeacherTargets:
-    predictions = teacher.top(question)
+    predictions = teacher.top(query)
     logprobs, cross_entropy = (
         predictions.logprobs.cpu().numpy(),
         -predictions.wanted_logprobs[:, 0].cpu().numpy(),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mergedistill.errors import StageError
 from mergedistill.recipe.recipe import Distil
+from mergedistill.targets.batch import OnlineTargets, RecordedTargets, Targets
 from mergedistill.targets.online import OnlineSignals
 from teacherzoo import SignalBatch, Signals
 
@@ -165,30 +166,34 @@ class ScheduledBatches(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         slot = self._slots[index]
-        signals, rows = self._signals[slot.language], slot.rows.tolist()
-        # Numbers stay numbers: read back from a GPU, each would make the host wait for it.
-        taken: dict[str, Any] = {"language": self._languages[slot.language]}
-        if isinstance(signals, OnlineSignals):
-            taken["question"] = signals.question(rows)
-        return tensors(signals.batch(rows), self._distil) | taken
+        # A number stays a number: read back from a GPU, it would make the host wait for it.
+        return {
+            "language": self._languages[slot.language],
+            **batch_inputs(self._signals[slot.language], slot.rows.tolist(), self._distil),
+        }
 
 
-def tensors(batch: SignalBatch, distil: Distil) -> dict[str, torch.Tensor]:
-    """A batch of signals as the student's forward pass takes it."""
-    taken = {
+def batch_inputs(signals: Signals, rows: list[int], distil: Distil) -> dict[str, Any]:
+    """Some blocks of a recording as the forward pass of `DistillationLoss` takes them."""
+    batch = signals.batch(rows)
+    return {
         "input_ids": batch.input_ids,
         "attention_mask": batch.attention_mask,
         "rows": batch.rows,
         "positions": batch.positions,
         "labels": batch.labels,
+        "targets": _targets(signals, batch, rows, distil),
     }
-    if distil.online:
-        return taken
-    taken |= {
-        "topk_ids": batch.topk_ids,
-        "topk_logprobs": batch.topk_logprobs,
-        "tail": batch.tail,
-    }
-    if distil.temperature != 1.0:
-        taken["log_partition"] = batch.log_partition[distil.temperature]
-    return taken
+
+
+def _targets(signals: Signals, batch: SignalBatch, rows: list[int], distil: Distil) -> Targets:
+    if isinstance(signals, OnlineSignals):
+        return OnlineTargets(teacher=signals.number, query=signals.query(rows))
+    return RecordedTargets(
+        topk_ids=batch.topk_ids,
+        topk_logprobs=batch.topk_logprobs,
+        tail=batch.tail,
+        log_partition=None
+        if distil.temperature == 1.0
+        else batch.log_partition[distil.temperature],
+    )

@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 from mergedistill.errors import RecipeError
 from mergedistill.recipe.recipe import Recipe
 from mergedistill.student.loss import DistillationLoss, DistilOutput
+from mergedistill.targets.batch import RecordedTargets
 from mergedistill.training.held_out import Score, held_out_texts, score_languages
 from mergedistill.training.schedule import ScheduledBatches, schedule
 from teacherzoo import Masking, Signals, TeacherError, TeacherzooError
@@ -31,7 +32,7 @@ Watch = Callable[[int, int, str], None]
 _WHERE = "train.arguments"
 _OVERRIDABLE = ("weight_decay",)
 EVALUATED = 64  # held-out documents of a language that an evaluation reads
-_SUMS = ("rows", "hard", "divergence", "tail", "asked", "hits")
+_FIGURES = ("hard", "divergence", "tail", "accuracy")
 
 
 def train(
@@ -86,7 +87,7 @@ def train(
                 advice="lower train.learning_rate",
                 per_step=recipe.train.tokens * batches / recipe.train.steps,
                 unit="tokens",
-                evaluated={"eval_bits_per_byte": "bits per byte on held-out text"},
+                evaluated={"eval_bits_per_byte": "{:.3f} bits per byte on held-out text"},
             )
         ],
     )
@@ -95,16 +96,13 @@ def train(
 
 
 class DistilTrainer(PreparedBatchTrainer):
-    """Logs what each language learns beside their common loss."""
+    """Logs what each language learns beside their common loss, and evaluates on held-out text."""
 
     def __init__(self, *, languages: list[str], held_out: HeldOut, **arguments: Any) -> None:
-        super().__init__(**arguments, eval_dataset=held_out)
+        figures = [f"{name}_{language}" for language in languages for name in _FIGURES]
+        super().__init__(**arguments, eval_dataset=held_out, figures=figures)
         self._languages = languages
         self._held_out = held_out
-        # For each language, over all steps since the last log; on the device, so that no step waits for its figures.
-        self._sums = torch.zeros(
-            len(languages), len(_SUMS), dtype=torch.float64, device=self.args.device
-        )
 
     def compute_loss(
         self,
@@ -114,69 +112,47 @@ class DistilTrainer(PreparedBatchTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Each process's loss is its sum over the global number of positions, so the mean over processes needs their number."""
-        language, tail = inputs.pop("language"), inputs.pop("tail", None)
+        language = self._languages[inputs.pop("language")]
         # To find the likeliest piece takes one more product with the vocabulary: in logged steps only.
         count = (self.state.global_step + 1) % self.state.logging_steps == 0
-        output = model(**inputs, num_items_in_batch=num_items_in_batch, count_hits=count)
+        output: DistilOutput = model(
+            **inputs, num_items_in_batch=num_items_in_batch, count_hits=count
+        )
         loss = output.loss
         if num_items_in_batch is not None:
             # DDP takes the mean over processes; the divisor already counts all of them.
             loss = loss * self.accelerator.num_processes
-        self._note(language, output, tail, inputs["labels"], num_items_in_batch)
+        rows = output.rows
+        scale = rows if num_items_in_batch is None else num_items_in_batch
+        self.means.add(f"hard_{language}", output.hard.double() * scale, rows)
+        self.means.add(f"divergence_{language}", output.soft.double() * scale, rows)
+        if isinstance(targets := inputs["targets"], RecordedTargets):
+            tail = torch.where(inputs["labels"] != -100, targets.tail, 0).sum()
+            self.means.add(f"tail_{language}", tail, rows)
+        if output.hits is not None:
+            self.means.add(f"accuracy_{language}", output.hits, rows)
         return (loss, output) if return_outputs else loss
 
-    def _note(
-        self,
-        language: int,
-        output: DistilOutput,
-        tail: torch.Tensor | None,
-        labels: torch.Tensor,
-        divisor: torch.Tensor | int | None,
-    ) -> None:
-        sums = dict(zip(_SUMS, self._sums[language].unbind(), strict=True))  # views
-        scale = output.rows if divisor is None else divisor
-        sums["rows"] += output.rows
-        sums["hard"] += output.hard.double() * scale
-        sums["divergence"] += output.soft.double() * scale
-        if tail is not None:
-            sums["tail"] += torch.where(labels != -100, tail, 0).sum()
-        if output.hits is not None:
-            sums["asked"] += output.rows
-            sums["hits"] += output.hits
-
-    def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
-        """Add what each language learned since the last log, on all processes together."""
-        if "loss" in logs:
-            sums = self.accelerator.reduce(self._sums.clone(), "sum").tolist()
-            self._sums.zero_()
-            for language, its in zip(self._languages, sums, strict=True):
-                logs |= _means(language, dict(zip(_SUMS, its, strict=True)))
-        super().log(logs, *arguments, **named)
-
-    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **named: Any) -> dict[str, float]:
+    def measure(self) -> dict[str, float]:
         """Bits per byte and masked accuracy on each language's held-out text, languages shared out among the processes."""
         process, processes = self.args.process_index, self.args.world_size
         try:
-            mine = self._held_out.scores(self.model.student, process, processes)
-        except TeacherError as error:  # of the student, which is asked as teachers are
+            share = self._held_out.scores(self.model.student, process, processes)
+        except TeacherError as error:  # of the student, which is measured as teachers are
             raise TeacherzooError(
                 f"The student's predictions are no longer finite at step {self.state.global_step}; "
                 f"lower train.learning_rate (now {self.args.learning_rate:g}) and run again."
             ) from error
-        found: dict[str, Score] = dict(gather_object(mine))
+        scores: dict[str, Score] = dict(gather_object(share))
         metrics = {
-            f"{metric_key_prefix}_{name}_{language}": value
-            for language, score in found.items()
+            f"eval_{name}_{language}": value
+            for language, score in scores.items()
             for name, value in asdict(score).items()
             if math.isfinite(value)
         }
-        bits = [its.bits_per_byte for its in found.values() if math.isfinite(its.bits_per_byte)]
+        bits = [score.bits_per_byte for score in scores.values() if math.isfinite(score.bits_per_byte)]  # fmt: skip
         if bits:
-            metrics[f"{metric_key_prefix}_bits_per_byte"] = sum(bits) / len(bits)
-        self.log(metrics)
-        self.control: Any = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
+            metrics["eval_bits_per_byte"] = sum(bits) / len(bits)
         return metrics
 
 
@@ -190,26 +166,15 @@ class HeldOut:
 
     def scores(self, model: Any, process: int, processes: int) -> list[tuple[str, Score]]:
         """One process's share of the languages."""
-        mine = sorted(self.texts)[process::processes]
-        found = score_languages(
+        share = sorted(self.texts)[process::processes]
+        scores = score_languages(
             model,
             self.tokenizers,
-            {language: self.texts[language] for language in mine},
+            {language: self.texts[language] for language in share},
             masking=Masking(seed=self.recipe.distil.mask_seed),
             block_length=self.recipe.distil.block_length,
         )
-        return list(found.items())
-
-
-def _means(language: str, sums: Mapping[str, float]) -> dict[str, float]:
-    if not sums["rows"]:
-        return {}
-    means = {
-        f"{name}_{language}": sums[name] / sums["rows"] for name in ("hard", "divergence", "tail")
-    }
-    if sums["asked"]:
-        means[f"accuracy_{language}"] = sums["hits"] / sums["asked"]
-    return means
+        return list(scores.items())
 
 
 def refuse_bad_arguments(recipe: Recipe) -> None:

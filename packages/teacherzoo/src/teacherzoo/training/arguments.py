@@ -106,6 +106,7 @@ def decided_arguments(
         "save_total_limit": 2,
         "logging_steps": max(1, min(50, steps // 20)),
         "ddp_find_unused_parameters": False,  # every loss reaches all that is trained
+        "restore_callback_states_from_checkpoint": True,
         **more,
     }
 

@@ -28,8 +28,8 @@ class TrainingWatch(TrainerCallback):
         advice: what to do where the loss is no longer finite.
         per_step: how many units an optimiser step takes, all processes together, for a rate; 0 for none.
         unit: what is counted.
-        evaluated: of an evaluation's metrics, those that are reported, and the word for each, such as
-            `{"eval_bits_per_byte": "bits per byte"}`.
+        evaluated: of an evaluation's metrics, those that are reported, and how each is put, such as
+            `{"eval_bits_per_byte": "{:.3f} bits per byte"}`; where one chooses the best weights, the best is reported, too.
         clock: the time in seconds.
     """
 
@@ -82,13 +82,15 @@ class TrainingWatch(TrainerCallback):
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any
     ) -> None:
-        """Report what it found; its time does not count in the rate."""
-        told = [
-            f", {metrics[name]:.3f} {word}"
-            for name, word in self._evaluated.items()
-            if name in (metrics or {})
-        ]
-        self._watch(state.global_step, state.max_steps, f"evaluated{''.join(told)}")
+        """Report the metrics, and the best; the time of an evaluation does not count in the rate."""
+        report = ["evaluated"]
+        for name, words in self._evaluated.items():
+            if name in (metrics or {}):
+                report.append(words.format(metrics[name]))
+                if name == args.metric_for_best_model:
+                    best, step = _best(metrics[name], args, state)
+                    report.append(f"best {words.format(best)} at step {step}")
+        self._watch(state.global_step, state.max_steps, ", ".join(report))
         self._mark = (self._clock(), state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
@@ -107,6 +109,14 @@ class TrainingWatch(TrainerCallback):
         return TeacherzooError(
             f"{fault} at step {state.global_step}; {self._advice} (now {args.learning_rate:g}) and run again."
         )
+
+
+def _best(value: float, args: Any, state: Any) -> tuple[float, int]:
+    """The best evaluation so far and its step; Trainer compares after its callbacks."""
+    best = state.best_metric
+    if best is None or (value > best if args.greater_is_better else value < best):
+        return value, state.global_step
+    return best, state.best_global_step
 
 
 def _all_finite(model: Any) -> bool:

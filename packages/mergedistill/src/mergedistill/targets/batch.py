@@ -1,0 +1,70 @@
+"""What a batch brings of its teachers: recorded predictions, or what a teacher that runs beside the student reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Moved:
+    """Tensors that a loader pins and moves to a device together."""
+
+    def to(self, device: Any, *, non_blocking: bool = False) -> Self:
+        """The same on a device."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory."""
+        return self._with(torch.Tensor.pin_memory)
+
+    def _with(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
+        return type(self)(
+            **{field.name: _changed(getattr(self, field.name), change) for field in fields(self)}
+        )
+
+
+def _changed(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: _changed(part, change) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_changed(part, change) for part in value]
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedTargets(_Moved):
+    """Predictions of a teacher at N masked positions, recorded before the training.
+
+    Attributes:
+        topk_ids: [N, K] the teacher's likeliest pieces in the student's ids, -1 where the student has none.
+        topk_logprobs: [N, K].
+        tail: [N] probability of all other pieces.
+        log_partition: [N] log Σ p^(1/T), or None at T = 1.
+    """
+
+    topk_ids: torch.Tensor
+    topk_logprobs: torch.Tensor
+    tail: torch.Tensor
+    log_partition: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineTargets(_Moved):
+    """The inputs of a teacher, or of an ensemble, that predicts in this step.
+
+    Attributes:
+        teacher: its number among those that run.
+        query: see `OnlineSignals.query` and `JointSignals.query`.
+    """
+
+    teacher: int
+    query: Mapping[str, Any]
+
+
+Targets = RecordedTargets | OnlineTargets
