@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from questions import read_questions  # noqa: E402  (the path comes first)
 
 QUESTION = '''
 """What does an operation cost?"""
@@ -88,6 +91,14 @@ def bench(house: House, tmp_path: Path) -> Bench:
         )
 
     return run
+
+
+def test_every_question_names_tests_that_are_there() -> None:
+    questions = read_questions()
+
+    assert {question.package for question in questions} == {
+        folder.name for folder in (ROOT / "packages").iterdir()
+    }
 
 
 def test_a_run_tests_first_then_records_and_reports(bench: Bench, tmp_path: Path) -> None:

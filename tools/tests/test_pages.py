@@ -1,6 +1,5 @@
 """What the front door promises is there: links lead somewhere, the picture shows the graph, guides are run."""
 
-import ast
 import json
 import re
 import sys
@@ -110,43 +109,3 @@ def test_a_room_stands_above_what_it_imports() -> None:
     ]
     with pytest.raises(graph.WorkspaceError, match="a -> b -> a is a circle"):
         rooms.levels({"a": {"b"}, "b": {"a"}})
-
-
-def test_the_house_answers_where_to_change_what() -> None:
-    """At least twelve questions; every place is there, and defines the names that it is said to."""
-    table = (ROOT / "HOUSE.md").read_text(encoding="utf-8").split("## Where do I change", 1)[1]
-    rows = [line for line in table.split("\n## ")[0].splitlines() if line.startswith("| ")][2:]
-    places = [re.findall(r"`([\w./-]+)(?:::(\w+))?`", row.split("|")[2]) for row in rows]
-
-    assert len(rows) >= 12
-    assert all(places)
-    assert [place for row in places for place in row if not _is_there(*place)] == []
-
-
-def _is_there(place: str, name: str) -> bool:
-    package, _, rest = place.partition("/")
-    source = ROOT / "packages" / package / "src" / package
-    path = source / rest if source.is_dir() else ROOT / place
-    if not name:
-        return path.exists()
-    if not path.is_file():
-        return False
-    if path.suffix != ".py":
-        return name in path.read_text(encoding="utf-8")
-    statements = ast.parse(path.read_text(encoding="utf-8")).body
-    return name in {
-        defined.id if isinstance(defined, ast.Name) else defined
-        for node in statements
-        for defined in (
-            [node.name]
-            if isinstance(node, ast.FunctionDef | ast.ClassDef)
-            else getattr(node, "targets", [getattr(node, "target", None)])
-        )
-    }
-
-
-def test_a_place_that_is_not_there_would_be_seen() -> None:
-    assert _is_there("tools/rooms.py", "draw")
-    assert _is_there("tools/rooms.py", "PICTURE")
-    assert not _is_there("tools/rooms.py", "paint")
-    assert not _is_there("tools/chambers.py", "")
