@@ -191,7 +191,7 @@ def test_pursuit_recovers_sparse_combinations():
 
     found = matching_pursuit(targets, atoms, torch.arange(200), k=8)
 
-    torch.testing.assert_close(found.of(atoms), targets, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.apply(atoms), targets, atol=1e-4, rtol=1e-4)
     for row in range(50):
         used = found.ids[row][found.weights[row].abs() > 1e-3]
         assert set(used.tolist()) == set(places[row].tolist())
@@ -204,7 +204,7 @@ def test_pursuit_with_as_many_atoms_as_columns_is_exact_and_its_error_never_grow
         torch.randn(9, 16, generator=generator),
     )
     errors = [
-        (matching_pursuit(targets, atoms, torch.arange(40), k=k).of(atoms) - targets).norm()
+        (matching_pursuit(targets, atoms, torch.arange(40), k=k).apply(atoms) - targets).norm()
         for k in (1, 3, 8, 16, 64)
     ]
     assert all(later <= earlier + 1e-5 for earlier, later in itertools.pairwise(errors))
@@ -244,7 +244,7 @@ def test_chunks_do_not_change_what_is_found(monkeypatch):
         similarity_mixture(targets, atoms, torch.arange(30)),
     )
     for a, b in zip(whole, parts, strict=True):
-        torch.testing.assert_close(a.of(atoms), b.of(atoms))
+        torch.testing.assert_close(a.apply(atoms), b.apply(atoms))
 
 
 def test_omp_carries_a_linearly_related_space_exactly():
@@ -382,7 +382,7 @@ def test_half_precision_in_half_precision_out():
 
 def test_a_mean_mixture_names_its_rows():
     table = torch.arange(8.0).reshape(4, 2)
-    assert mean_mixture([[3], [0, 1, 2]]).of(table).tolist() == [[6.0, 7.0], [2.0, 3.0]]
+    assert mean_mixture([[3], [0, 1, 2]]).apply(table).tolist() == [[6.0, 7.0], [2.0, 3.0]]
 
 
 @pytest.mark.parametrize(

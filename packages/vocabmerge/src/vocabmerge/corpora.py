@@ -11,7 +11,7 @@ from vocabmerge.errors import VocabularyError
 
 
 def read_corpus(path: str | Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 text file that are not blank; `.gz` and `.xz` are decompressed.
+    r"""Yield the lines of a UTF-8 text file that are not blank; `.gz` and `.xz` are decompressed.
 
     Args:
         path: the file.
@@ -22,19 +22,25 @@ def read_corpus(path: str | Path) -> Iterator[str]:
     Raises:
         VocabularyError: no such file, damaged compression, bytes that are no UTF-8 (with the line's number), or no
             text at all.
+
+    Example:
+        >>> from pathlib import Path
+        >>> _ = Path("two.txt").write_text("one\n\ntwo\n")
+        >>> list(read_corpus("two.txt"))
+        ['one', 'two']
     """
     path = Path(path)
     if not path.is_file():
         raise VocabularyError(f"{path}: no such corpus file")
     number = 0
-    seen = False
+    any_text = False
     try:
         with _open(path) as file:
             for raw in file:
                 number += 1
                 line = raw.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
                 if line and not line.isspace():
-                    seen = True
+                    any_text = True
                     yield line
     except UnicodeDecodeError as error:
         raise VocabularyError(
@@ -45,7 +51,7 @@ def read_corpus(path: str | Path) -> Iterator[str]:
         raise VocabularyError(
             f"{path}, after line {number}: cannot read on ({error}); fetch or compress the file again"
         ) from error
-    if not seen:
+    if not any_text:
         raise VocabularyError(
             f"{path}: the corpus is empty; give a file with at least one line of text"
         )
@@ -64,6 +70,16 @@ def refuse_missing(corpora: Mapping[str, Sequence[str | Path]]) -> None:
 
 def sample_lines(lines: Iterable[str], most: int) -> list[str]:
     """At most `most` lines of a text, evenly spaced, in one pass and bounded memory.
+
+    Args:
+        lines: the text.
+        most: how many lines to keep.
+
+    Returns:
+        Every n-th line, with the least n that is a power of two and gives no more than `most`.
+
+    Raises:
+        VocabularyError: fewer than one line is asked for.
 
     Example:
         >>> sample_lines("abcdefgh", 3)

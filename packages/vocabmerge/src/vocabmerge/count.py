@@ -26,6 +26,8 @@ def count_pieces(
 ) -> NDArray[np.int64]:
     """How often the segmentation of a text uses each piece, without the special tokens that wrap a line.
 
+    `counts[i] / Σ_j counts[j]` is the unigram probability by which trims choose.
+
     Args:
         vocabulary: whose pieces to count, or its opened tokenizer.
         lines: the text.

@@ -80,10 +80,10 @@ class VocabularyMap:
 
     def one_to_one(self) -> NDArray[np.int64]:
         """The student id of each teacher id [V_t]; -1 where it has several or none."""
-        found = np.full(len(self), -1, dtype=np.int64)
+        student_ids = np.full(len(self), -1, dtype=np.int64)
         single = np.diff(self.offsets) == 1
-        found[single] = self.ids[self.offsets[:-1][single]]
-        return found
+        student_ids[single] = self.ids[self.offsets[:-1][single]]
+        return student_ids
 
     def compose(self, then: "VocabularyMap") -> "VocabularyMap":
         """The map A → C of this one, A → B, and `then`, B → C; no id where a step of the way has none."""
@@ -175,14 +175,17 @@ def map_of_ids(
         teacher: name of the teacher.
         student: name of the student.
 
+    Returns:
+        The map.
+
     Example:
         >>> map_of_ids([2, -1, 0], student_size=3).counts
         {'one_to_one': 2, 'one_to_several': 0, 'none': 1}
     """
-    wanted = np.asarray(student_ids, dtype=np.int64)
+    ids = np.asarray(student_ids, dtype=np.int64)
     return VocabularyMap(
-        offsets=np.concatenate([[0], np.cumsum(wanted >= 0)]),
-        ids=wanted[wanted >= 0].astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(ids >= 0)]),
+        ids=ids[ids >= 0].astype(np.int32),
         student_size=student_size,
         teacher_digest=teacher_digest,
         student_digest=student_digest,
@@ -201,6 +204,17 @@ def map_of_lists(
     student: str = "student",
 ) -> VocabularyMap:
     """The map of explicit lists: student ids of teacher id 0, 1, ….
+
+    Args:
+        student_ids: for each of V_t teacher ids, its student ids.
+        student_size: V_s.
+        teacher_digest: of the teacher's tokenizer.
+        student_digest: of the student's tokenizer.
+        teacher: name of the teacher.
+        student: name of the student.
+
+    Returns:
+        The map.
 
     Example:
         >>> map_of_lists([[2], [], [0, 1]], student_size=3)[2].tolist()
@@ -222,6 +236,11 @@ def map_of_lists(
 def identity_map(size: int, *, digest: str = "", name: str = "teacher") -> VocabularyMap:
     """Every id to itself.
 
+    Args:
+        size: number of ids.
+        digest: of the tokenizer.
+        name: of the tokenizer.
+
     Example:
         >>> identity_map(3).one_to_one().tolist()
         [0, 1, 2]
@@ -239,8 +258,19 @@ def identity_map(size: int, *, digest: str = "", name: str = "teacher") -> Vocab
 def load_map(path: str | Path) -> VocabularyMap:
     """Read a map that `VocabularyMap.save` wrote.
 
+    Args:
+        path: the file.
+
+    Returns:
+        The map.
+
     Raises:
         VocabularyError: the file is missing, cut short, or no vocabulary map.
+
+    Example:
+        >>> identity_map(3).save("same.safetensors")
+        >>> load_map("same.safetensors").counts
+        {'one_to_one': 3, 'one_to_several': 0, 'none': 0}
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -249,7 +279,7 @@ def load_map(path: str | Path) -> VocabularyMap:
                 raise VocabularyError(
                     f"{path}: expected a file of format {FORMAT!r}, got {header.get('format')!r}"
                 )
-            made = VocabularyMap(
+            loaded = VocabularyMap(
                 offsets=file.get_tensor("offsets"),
                 ids=file.get_tensor("ids"),
                 student_size=int(header["student_size"]),
@@ -262,4 +292,4 @@ def load_map(path: str | Path) -> VocabularyMap:
         raise VocabularyError(
             f"{path}: cannot read the vocabulary map ({error}); write it again with vocabmerge"
         ) from error
-    return made
+    return loaded

@@ -45,18 +45,18 @@ def stored_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
         content = torch.load(
             file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
         )
-        seen = set[int]()
+        storages = set[int]()
         for name, tensor in content.items():
-            if isinstance(tensor, torch.Tensor) and tensor.data_ptr() not in seen:
+            if isinstance(tensor, torch.Tensor) and tensor.data_ptr() not in storages:
                 # One storage under two names is one tensor; safetensors writes it once.
-                seen.add(tensor.data_ptr())
+                storages.add(tensor.data_ptr())
                 yield name, tensor
 
 
 def stored_names(folder: Path, model: Any) -> dict[str, str]:
     """For each tensor of a folder's files that a model of it holds: the model's name for it, and the file's."""
-    own = set(model.state_dict(keep_vars=True))
-    names = {_name_in(model, name, own): name for name, _ in stored_tensors(folder)}
+    model_names = set(model.state_dict(keep_vars=True))
+    names = {_name_in(model, name, model_names): name for name, _ in stored_tensors(folder)}
     names.pop("", None)
     return names
 
@@ -93,12 +93,14 @@ def save_model(
     left_out: list[str] = []
     shared = set[int]()
     for name, tensor in stored_tensors(source):
-        own = _name_in(model, name, after)
-        if own and after[own] is not before[own]:
-            changed = after[own].detach().to(tensor.dtype)
-            written[name] = changed.clone() if id(after[own]) in shared else changed.contiguous()
-            shared.add(id(after[own]))
-        elif not own and tensor.dim() and len(tensor) == rows:
+        model_name = _name_in(model, name, after)
+        if model_name and after[model_name] is not before[model_name]:
+            changed = after[model_name].detach().to(tensor.dtype)
+            written[name] = (
+                changed.clone() if id(after[model_name]) in shared else changed.contiguous()
+            )
+            shared.add(id(after[model_name]))
+        elif not model_name and tensor.dim() and len(tensor) == rows:
             if cut is None:
                 left_out.append(name)
             else:
@@ -127,8 +129,8 @@ def _files(folder: Path) -> list[Path]:
     return [folder / part for part in sorted(set(parts.values()))]
 
 
-def _name_in(model: Any, name: str, own: Mapping[str, Any] | set[str]) -> str:
+def _name_in(model: Any, name: str, model_names: Mapping[str, Any] | set[str]) -> str:
     """A file's name in the model, with or without the prefix of the model's body; "" where it has none."""
     prefix = f"{model.base_model_prefix}."
     candidates = (name, prefix + name, name.removeprefix(prefix))
-    return next((candidate for candidate in candidates if candidate in own), "")
+    return next((candidate for candidate in candidates if candidate in model_names), "")

@@ -76,10 +76,12 @@ def open_model(folder: Path) -> Any:
         reason = " ".join(str(error).split())
         raise VocabularyError(f"{folder}: cannot load the model: {reason}") from error
     embedding = model.get_input_embeddings().weight
-    own = {name for name, tensor in model.state_dict(keep_vars=True).items() if tensor is embedding}
-    if not own & stored_names(folder, model).keys():
+    names = {
+        name for name, tensor in model.state_dict(keep_vars=True).items() if tensor is embedding
+    }
+    if not names & stored_names(folder, model).keys():
         raise VocabularyError(
-            f"{folder}: expected the embedding in its weights, found no {min(own)}, which transformers would make "
+            f"{folder}: expected the embedding in its weights, found no {min(names)}, which transformers would make "
             "up; fetch or save the model again"
         )
     return model
@@ -136,26 +138,26 @@ def vocabulary_tensors(model: Any) -> VocabularyTensors:
             biases.append(head.bias)
         biases.append(_holder(model, head)._parameters.get("bias"))
     unique = {id(bias): bias for bias in biases if bias is not None}
-    found = VocabularyTensors(
+    tensors = VocabularyTensors(
         rows=rows,
         embedding=embedding.get_parameter("weight"),
         head=weight,
         biases=tuple(unique.values()),
     )
-    for tensor in found:
+    for tensor in tensors:
         if tensor.shape[0] != rows:
             raise VocabularyError(
                 f"{type(model).__name__}: expected {rows} rows in the head as in the embedding, "
                 f"got {tensor.shape[0]}"
             )
-    _refuse_further_tables(model, found)
-    return found
+    _refuse_further_tables(model, tensors)
+    return tensors
 
 
 def select_rows(model: Any, ids: Sequence[int], *, pad_to: int = 1) -> None:
     """Keep the given rows of the vocabulary, in the given order, in place; nothing else of the model changes.
 
-    New row r is old row `ids[r]`, bit for bit, in embedding, head and head biases alike. Tied parameters stay
+    New row r is old row `ids[r]` [E], bit for bit, in embedding, head and head biases alike. Tied parameters stay
     tied, trainable ones trainable; `padding_idx`, the position offset of the RoBERTa family, `vocab_size` and
     every `…_token_id` of the config and the generation config follow.
 
@@ -179,29 +181,31 @@ def select_rows(model: Any, ids: Sequence[int], *, pad_to: int = 1) -> None:
     """
     import torch
 
-    found = vocabulary_tensors(model)
+    tensors = vocabulary_tensors(model)
     new_of_old = {int(old): new for new, old in enumerate(ids)}
     if len(new_of_old) != len(ids):
         raise VocabularyError(
             f"expected each row once, got {len(ids) - len(new_of_old)} rows repeated"
         )
-    stray = next((old for old in new_of_old if not 0 <= old < found.rows), None)
+    stray = next((old for old in new_of_old if not 0 <= old < tensors.rows), None)
     if stray is not None:
         raise VocabularyError(
-            f"{type(model).__name__}: id {stray} has no row, the embedding has {found.rows}; tokenizer and "
+            f"{type(model).__name__}: id {stray} has no row, the embedding has {tensors.rows}; tokenizer and "
             "model are not of one make, or the model lost rows: rows beyond the vocabulary are legal, missing "
             "ones are not"
         )
     old_pad = model.get_input_embeddings().padding_idx
-    config_ids = _moved_token_ids(model, new_of_old, found.rows)
+    config_ids = _moved_token_ids(model, new_of_old, tensors.rows)
     index = torch.as_tensor([int(old) for old in ids], dtype=torch.int64)
     rows = -(-len(ids) // pad_to) * pad_to
     replace_tensors(
         model,
-        found,
+        tensors,
         {
-            id(t): padded_rows(t.detach(), rows, biased=bool(found.biases), ids=index.to(t.device))
-            for t in found
+            id(t): padded_rows(
+                t.detach(), rows, biased=bool(tensors.biases), ids=index.to(t.device)
+            )
+            for t in tensors
         },
     )
     set_token_ids(model, config_ids)
@@ -210,22 +214,22 @@ def select_rows(model: Any, ids: Sequence[int], *, pad_to: int = 1) -> None:
 
 
 def replace_tensors(
-    model: Any, found: VocabularyTensors, replacements: Mapping[int, torch.Tensor]
+    model: Any, tensors: VocabularyTensors, replacements: Mapping[int, torch.Tensor]
 ) -> None:
     """Put new values in the place of vocabulary parameters, under all their names, and set all sizes by them.
 
     Args:
         model: a transformers model.
-        found: its `vocabulary_tensors`.
+        tensors: its `vocabulary_tensors`.
         replacements: by the id() of the old parameter, values [rows, …] of the new one.
     """
     from torch import nn
 
     parameters = {
         id(old): nn.Parameter(replacements[id(old)], requires_grad=old.requires_grad)
-        for old in found
+        for old in tensors
     }
-    rows = int(parameters[id(found.embedding)].shape[0])
+    rows = int(parameters[id(tensors.embedding)].shape[0])
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and id(parameter) in parameters:
@@ -233,7 +237,7 @@ def replace_tensors(
                 if name == "weight":
                     size = "num_embeddings" if isinstance(module, nn.Embedding) else "out_features"
                     setattr(module, size, rows)
-        if getattr(module, "vocab_size", None) == found.rows:
+        if getattr(module, "vocab_size", None) == tensors.rows:
             module.vocab_size = rows
     model.config.vocab_size = rows
 
@@ -334,19 +338,19 @@ def _holder(model: Any, part: Any) -> Any:
     return next(m for m in model.modules() if any(child is part for child in m.children()))
 
 
-def _refuse_further_tables(model: Any, found: VocabularyTensors) -> None:
+def _refuse_further_tables(model: Any, tensors: VocabularyTensors) -> None:
     from torch import nn
 
-    known = {id(tensor) for tensor in found}
+    known = {id(tensor) for tensor in tensors}
     for name, module in model.named_modules():
         if (
             isinstance(module, nn.Embedding)
             and id(module.weight) not in known
-            and module.num_embeddings == found.rows
-            and found.rows > max(2, getattr(model.config, "max_position_embeddings", 0) or 0)
+            and module.num_embeddings == tensors.rows
+            and tensors.rows > max(2, getattr(model.config, "max_position_embeddings", 0) or 0)
         ):
             raise VocabularyError(
-                f"{type(model).__name__}: {name} is a further table of {found.rows} rows, and what it means "
+                f"{type(model).__name__}: {name} is a further table of {tensors.rows} rows, and what it means "
                 "for the vocabulary is not known here"
             )
 
@@ -369,12 +373,12 @@ def _moved_token_ids(model: Any, new_of_old: Mapping[int, int], rows: int) -> di
 
 def token_ids(model: Any) -> dict[str, Any]:
     """Every `…_token_id` that the config or the generation config of a model sets: an int or a list of ints."""
-    found: dict[str, Any] = {}
+    ids: dict[str, Any] = {}
     for settings in _settings(model):
         for name, value in settings.to_dict().items():
             if name.endswith("_token_id") and value is not None:
-                found.setdefault(name, value)
-    return found
+                ids.setdefault(name, value)
+    return ids
 
 
 def _settings(model: Any) -> list[Any]:

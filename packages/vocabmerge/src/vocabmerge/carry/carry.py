@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vocabmerge.carry.methods import METHODS
 from vocabmerge.carry.pieces import matching_ids
-from vocabmerge.carry.source import ORIGINS, Source, Task
+from vocabmerge.carry.source import ORIGINS, NewTables, Source
 from vocabmerge.errors import VocabularyError
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 
@@ -55,20 +55,22 @@ def carry(
 
     - `copy`: anchors are copied from the first source that has them.
     - `mean`: anchors are averaged over the sources that have them; all others get the mean of the first source.
-    - `subword`: anchors as under `mean`; another piece is the mean of its spelling in the first source that can
-      spell it.
-    - `focus`: anchors are copied from the first source; another piece is a sparsemax-weighted sum of them, by
-      cosine similarity of `auxiliary` embeddings.
+    - `subword`: anchors as under `mean`; another piece is the mean of the old pieces that make it up, in the first
+      source that can (WECHSEL's way with subwords: Minixhofer, Paischer, Rekabsaz 2022).
+    - `focus`: anchors are copied from the first source; another piece is `Σ_a w_a · row of anchor a` with
+      `w = sparsemax` of the cosine similarities of `auxiliary` embeddings (FOCUS: Dobler, de Melo 2023).
     - `omp`: anchors are copied from the first source; another piece is expressed in some later source as a
-      combination of at most k anchors shared with the first, and takes the same combination of the first's rows.
-    - `procrustes`: every source is rotated, scaled and shifted onto the first by their shared anchors; then averaged.
+      combination of at most k anchors shared with the first, by orthogonal matching pursuit, and takes the same
+      combination of the first's rows (Goddard, Fernandes Neto 2025).
+    - `procrustes`: every source is rotated, scaled and shifted onto the first by their shared anchors (Schönemann
+      1966); then averaged.
 
     What a method cannot reach is drawn from a normal distribution with each column's mean and deviation in the first
     source; a bias gets the mean.
 
     Args:
-        new: the vocabulary to fill.
-        sources: the old models. The result lies in the first one's space and has its tables.
+        new: the vocabulary to fill, of V_new pieces.
+        sources: the old models, each with tables [V, E]. The result lies in the first one's space and has its tables.
         method: see above.
         auxiliary: for `focus`, an embedding of each new piece [V_new, D], zero where unknown.
         k: for `omp`, the number of anchors in a combination.
@@ -102,29 +104,30 @@ def carry(
         raise VocabularyError(
             "omp expresses a piece in a second model that has it, got one model; add one, or take subword"
         )
-    match = [matching_ids(new, source.vocabulary) for source in sources]
-    task = Task(
-        new=new,
+    matches = [matching_ids(new, source.vocabulary) for source in sources]
+    filled = NewTables(
+        vocabulary=new,
         sources=sources,
-        match=match,
+        matches=matches,
         tables=_random_tables(len(new), sources[0], seed),
         origin=np.zeros(len(new), dtype=np.int8),
-        options={"auxiliary": auxiliary, "k": k},
+        auxiliary=auxiliary,
+        k=k,
     )
-    METHODS[method](task)
-    bias = task.tables.get("bias")
+    METHODS[method](filled)
+    bias = filled.tables.get("bias")
     return Carried(
-        embedding=task.tables["embedding"],
-        head=task.tables.get("head"),
+        embedding=filled.tables["embedding"],
+        head=filled.tables.get("head"),
         bias=None if bias is None else bias[:, 0],
-        origin=task.origin,
+        origin=filled.origin,
         report={
             "method": method,
             "pieces": len(new),
-            **{name: int((task.origin == index).sum()) for index, name in enumerate(ORIGINS)},
+            **{name: int((filled.origin == index).sum()) for index, name in enumerate(ORIGINS)},
             "anchors": {
                 source.vocabulary.name: int((ids >= 0).sum())
-                for source, ids in zip(sources, match, strict=True)
+                for source, ids in zip(sources, matches, strict=True)
             },
             "seed": seed,
         },
@@ -135,12 +138,12 @@ def _random_tables(size: int, first: Source, seed: int) -> dict[str, torch.Tenso
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    made = {}
+    tables = {}
     for name, table in first.tables().items():
         rows = table[: len(first.vocabulary)].float()
         noise = torch.zeros(size, table.shape[1])
         if name != "bias":
             noise.normal_(generator=generator)
             noise *= rows.std(dim=0, correction=0).cpu()
-        made[name] = (noise + rows.mean(dim=0).cpu()).to(table.device, table.dtype)
-    return made
+        tables[name] = (noise + rows.mean(dim=0).cpu()).to(table.device, table.dtype)
+    return tables

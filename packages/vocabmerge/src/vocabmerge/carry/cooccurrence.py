@@ -33,6 +33,11 @@ def cooccurrence_embeddings(
 
     Returns:
         [V, width], zero rows for pieces that the texts do not use.
+
+    Example:
+        >>> rows = cooccurrence_embeddings([[0, 1], [0, 1], [2, 3], [2, 3]], 5, width=2)
+        >>> rows.shape, bool(rows[4].any())
+        ((5, 2), False)
     """
     if isinstance(texts, Iterator):
         texts = list(texts)
@@ -42,7 +47,7 @@ def cooccurrence_embeddings(
     frequent = np.sort(np.argsort(-counts, kind="stable")[: min(contexts, int((counts > 0).sum()))])
     column = np.full(size, -1, dtype=np.int64)
     column[frequent] = np.arange(len(frequent))
-    places, values = _added_up(
+    places, values = _sum_of_parts(
         _pair_counts(ids, breaks, column, len(frequent), window) for ids, breaks in _chunks(texts)
     )
     row, context = np.divmod(places, max(len(frequent), 1))
@@ -53,7 +58,7 @@ def cooccurrence_embeddings(
     positive = information > 0
     row, context = row[positive], context[positive]
     information = information[positive].astype(np.float32)
-    made = np.zeros((size, width), dtype=np.float32)
+    embeddings = np.zeros((size, width), dtype=np.float32)
     used, local = np.unique(row, return_inverse=True)
     dense = np.zeros((len(used), len(frequent)), dtype=np.float32)
     dense[local, context] = information
@@ -61,8 +66,8 @@ def cooccurrence_embeddings(
     kept = np.argsort(-roots)[:width]
     kept = kept[roots[kept] > 1e-9 * max(float(roots.max(initial=0.0)), 1e-30)]
     turned = vectors[:, kept] / np.sqrt(np.sqrt(roots[kept]))
-    made[used, : len(kept)] = dense @ turned.astype(np.float32)
-    return made
+    embeddings[used, : len(kept)] = dense @ turned.astype(np.float32)
+    return embeddings
 
 
 def _chunks(
@@ -85,7 +90,7 @@ def _joined(rows: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArr
     return np.concatenate(rows), np.repeat(np.arange(len(rows)), [len(row) for row in rows])
 
 
-def _added_up(
+def _sum_of_parts(
     parts: Iterable[tuple[NDArray[np.int64], NDArray[np.float64]]],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The counts of all parts, place by place."""
@@ -125,9 +130,9 @@ def _pair_counts(
         for distance in range(1, window + 1):
             left = np.arange(first, min(stop, len(ids) - distance))
             left = left[text[left] == text[left + distance]]
-            for here, there in ((left, left + distance), (left + distance, left)):
-                context = column[ids[there]]
-                pairs.append((ids[here] * columns + context)[context >= 0])
+            for piece, near in ((left, left + distance), (left + distance, left)):
+                context = column[ids[near]]
+                pairs.append((ids[piece] * columns + context)[context >= 0])
         places, counts = np.unique(np.concatenate(pairs), return_counts=True)
         counted.append((places, counts.astype(np.float64)))
     return _sum(counted)

@@ -33,7 +33,10 @@ def carry_model(
     pad_to: int = 1,
     watch: Watch = silent,
 ) -> dict[str, Any]:
-    """Write the first model with the new tokenizer's vocabulary, its rows made from all models; see `carry`.
+    """Write the first model with the new tokenizer's vocabulary, its rows made from all models.
+
+    The methods and their papers stand at `carry`. The body of the model stays as it is; embedding, head and head bias
+    get a row for each piece of the new vocabulary, and every `…_token_id` follows.
 
     Args:
         tokenizer: the new vocabulary.
@@ -53,6 +56,21 @@ def carry_model(
 
     Raises:
         VocabularyError: any input that cannot be worked with.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> def save(folder, *words):
+        ...     size = len(words)
+        ...     BertModel(BertConfig(vocab_size=size, hidden_size=4, num_attention_heads=1, num_hidden_layers=1,
+        ...                          intermediate_size=4)).save_pretrained(folder)
+        ...     open_tokenizer({"added_tokens": [], "model": {"type": "WordPiece", "unk_token": "?",
+        ...         "continuing_subword_prefix": "##", "max_input_chars_per_word": 9,
+        ...         "vocab": dict(zip(words, range(size)))}}, name=folder).save(f"{folder}/tokenizer.json")
+        >>> save("old", "?", "a", "##b"), save("new", "?", "ab")
+        (None, None)
+        >>> report = carry_model("new", ["old"], "carried", method="subword")
+        >>> report["copied"], report["computed"], read_source("carried").embedding.shape
+        (1, 1, torch.Size([2, 4]))
     """
     out = Path(out)
     if pad_to < 1:
@@ -79,13 +97,13 @@ def carry_model(
                 read_corpus(file) for files in corpora.values() for file in files
             )
             auxiliary = cooccurrence_embeddings(_segmented(new, lines, watch), len(new))
-        made = carry(new, sources, method=method, auxiliary=auxiliary, k=k, seed=seed)
-        lost = _put_into(model, first.vocabulary, new, made, pad_to)
+        carried = carry(new, sources, method=method, auxiliary=auxiliary, k=k, seed=seed)
+        lost = _replace_tables(model, first.vocabulary, new, carried, pad_to)
         left_out = save_model(model, folder, source=Path(models[0]), before=tensors_before)
-        write_tokenizer(folder, _fit_to(new, model), with_model=False)
+        write_tokenizer(folder, _with_model_inputs(new, model), with_model=False)
         report = {
             "format": "vocabmerge-carry/1",
-            **made.report,
+            **carried.report,
             "settings_without_token": lost,
             "tensors_left_out": left_out,
             "versions": {
@@ -98,7 +116,26 @@ def carry_model(
 
 
 def read_source(folder: str | Path) -> Source:
-    """Read the vocabulary and the vocabulary's tables of a model folder."""
+    """Read the vocabulary and the vocabulary's tables of a model folder.
+
+    Args:
+        folder: a model folder with its tokenizer.
+
+    Returns:
+        The vocabulary of V pieces, the embedding [at least V, E], and head and bias where the files hold such.
+
+    Raises:
+        VocabularyError: no tokenizer or no model that can be read there, or fewer rows than pieces.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> BertModel(BertConfig(vocab_size=2, hidden_size=4, num_attention_heads=1, num_hidden_layers=1,
+        ...                      intermediate_size=4)).save_pretrained("tiny")
+        >>> open_tokenizer({"model": {"type": "WordLevel", "vocab": {"?": 0, "a": 1}, "unk_token": "?"}},
+        ...                name="tiny").save("tiny/tokenizer.json")
+        >>> read_source("tiny").embedding.shape
+        torch.Size([2, 4])
+    """
     return _open(Path(folder))[1]
 
 
@@ -107,13 +144,14 @@ def _open(folder: Path) -> tuple[Any, Source]:
 
     vocabulary = read_vocabulary(folder)
     model = open_model(folder)
-    found = vocabulary_tensors(model)
-    own = model.state_dict(keep_vars=True)
-    stored = {id(own[name]) for name in stored_names(folder, model)}
-    tables = [table for table in found if table is not found.embedding and id(table) in stored]
-    return model, Source(  # a head that is not in the files was made up
+    tensors = vocabulary_tensors(model)
+    state = model.state_dict(keep_vars=True)
+    stored = {id(state[name]) for name in stored_names(folder, model)}
+    # A head that is not in the files was made up.
+    tables = [table for table in tensors if table is not tensors.embedding and id(table) in stored]
+    return model, Source(
         vocabulary=vocabulary,
-        embedding=found.embedding.detach(),
+        embedding=tensors.embedding.detach(),
         head=next((table.detach() for table in tables if table.dim() == 2), None),
         bias=next((table.detach() for table in tables if table.dim() == 1), None),
     )
@@ -129,8 +167,8 @@ def _segmented(new: Vocabulary, lines: Iterator[str], watch: Watch) -> Iterator[
         watch(done, None, "lines segmented")
 
 
-def _put_into(
-    model: Any, old: Vocabulary, new: Vocabulary, made: Carried, pad_to: int
+def _replace_tables(
+    model: Any, old: Vocabulary, new: Vocabulary, carried: Carried, pad_to: int
 ) -> dict[str, Any]:
     """Give the model its new tables and ids, in place; returns the settings that name no new token."""
     from vocabmerge.models import (
@@ -142,21 +180,21 @@ def _put_into(
         vocabulary_tensors,
     )
 
-    found = vocabulary_tensors(model)
+    tensors = vocabulary_tensors(model)
     rows = -(-len(new) // pad_to) * pad_to
     # Tables that the files lack are none of the source's, and are not written: their values are of no account.
-    tables = {id(table): table.new_zeros(len(new), *table.shape[1:]) for table in found}
-    tables[id(found.embedding)] = made.embedding
-    if found.head is not None and made.head is not None:
-        tables[id(found.head)] = made.head
-    for bias in found.biases:
-        if made.bias is not None:
-            tables[id(bias)] = made.bias
+    tables = {id(table): table.new_zeros(len(new), *table.shape[1:]) for table in tensors}
+    tables[id(tensors.embedding)] = carried.embedding
+    if tensors.head is not None and carried.head is not None:
+        tables[id(tensors.head)] = carried.head
+    for bias in tensors.biases:
+        if carried.bias is not None:
+            tables[id(bias)] = carried.bias
     old_pad = model.get_input_embeddings().padding_idx
     moved, lost = _settings_in(new, old, token_ids(model))
-    biased = bool(found.biases)
+    biased = bool(tensors.biases)
     padded = {key: padded_rows(table, rows, biased=biased) for key, table in tables.items()}
-    replace_tensors(model, found, padded)
+    replace_tensors(model, tensors, padded)
     set_token_ids(model, moved)
     if old_pad is not None:
         move_padding(model, old_pad, new.special_id("pad"))
@@ -180,7 +218,7 @@ def _settings_in(
     return moved, lost
 
 
-def _fit_to(new: Vocabulary, model: Any) -> Vocabulary:
+def _with_model_inputs(new: Vocabulary, model: Any) -> Vocabulary:
     """The tokenizer with the inputs that the model takes, unless it names its own class."""
     if "tokenizer_class" in new.config:
         return new

@@ -28,7 +28,7 @@ class Mixture:
     ids: torch.Tensor
     weights: torch.Tensor
 
-    def of(self, old: torch.Tensor) -> torch.Tensor:
+    def apply(self, old: torch.Tensor) -> torch.Tensor:
         """The new rows [N, E] of a table of old rows [V, E], summed in fp32, in the table's precision."""
         from torch.nn.functional import embedding_bag
 
@@ -64,6 +64,8 @@ def similarity_mixture(
 ) -> Mixture:
     """FOCUS's weights: sparsemax over the cosine similarities of each query to all anchors (Dobler, de Melo 2023).
 
+    The new row is `Σ_a sparsemax(cos(query, anchors))_a · old row of a`.
+
     Args:
         queries: auxiliary embeddings of the new pieces [N, D].
         anchors: auxiliary embeddings of the anchors [M, D], in the same space.
@@ -90,7 +92,7 @@ def similarity_mixture(
 def matching_pursuit(
     targets: torch.Tensor, atoms: torch.Tensor, atom_ids: torch.Tensor, *, k: int = 64
 ) -> Mixture:
-    """Orthogonal matching pursuit: each target as a combination of at most k atoms, one atom a step.
+    """Orthogonal matching pursuit (Pati, Rezaiifar, Krishnaprasad 1993): each target from at most k atoms, one a step.
 
     A step takes the atom that is most aligned with what is left, and refits all taken atoms: targets are projected on
     an orthonormal basis of the taken atoms (Gram-Schmidt, twice for stability), so that a step for a chunk of

@@ -25,7 +25,7 @@ class Alignment:
     centre: torch.Tensor
     target_centre: torch.Tensor
 
-    def of(self, rows: torch.Tensor) -> torch.Tensor:
+    def apply(self, rows: torch.Tensor) -> torch.Tensor:
         """Teacher rows [N, E] in the target's space [N, E_target], in fp32."""
         return self.scale * (rows.float() - self.centre) @ self.rotation + self.target_centre
 

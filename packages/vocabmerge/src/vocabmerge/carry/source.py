@@ -1,13 +1,13 @@
-"""An old model's vocabulary with its tables, and the job of filling a new vocabulary's."""
+"""An old model's vocabulary with its tables, and the new vocabulary's tables, to be filled from them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from vocabmerge.errors import VocabularyError
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
@@ -46,33 +46,48 @@ class Source:
 
     def tables(self) -> dict[str, torch.Tensor]:
         """The tables that there are, each [V, E]; a bias is [V, 1]."""
-        found = {"embedding": self.embedding, "head": self.head, "bias": self.bias}
+        named = {"embedding": self.embedding, "head": self.head, "bias": self.bias}
         return {
             name: table.detach() if table.dim() == 2 else table.detach()[:, None]
-            for name, table in found.items()
+            for name, table in named.items()
             if table is not None
         }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Task:
-    """What every method is given.
+class NewTables:
+    """What every method is given: the tables to fill, and what to fill them from.
 
     Args:
-        new: the new vocabulary.
+        vocabulary: the new one.
         sources: the old models; the first one's space is the result's.
-        match: per source, the old id of each new piece [V_new], -1 where it lacks it.
+        matches: per source, the old id of each new piece [V_new], -1 where it lacks it.
         tables: the tables to fill, random so far [V_new, E].
         origin: index into ORIGINS, to be filled along [V_new].
-        options: of the method.
+        auxiliary: for `focus`, embeddings of the new pieces [V_new, D].
+        k: for `omp`, the number of anchors in a combination.
     """
 
-    new: Vocabulary
+    vocabulary: Vocabulary
     sources: Sequence[Source]
-    match: Sequence[NDArray[np.int64]]
+    matches: Sequence[NDArray[np.int64]]
     tables: dict[str, torch.Tensor]
     origin: NDArray[np.int8]
-    options: Mapping[str, Any]
+    auxiliary: ArrayLike | None
+    k: int
+
+    def without_row(self) -> NDArray[np.int64]:
+        """The new pieces that no source has filled yet."""
+        return np.flatnonzero(self.origin == RANDOM)
+
+    def fill(
+        self, pieces: NDArray[np.int64], rows: Mapping[str, torch.Tensor], origin: int
+    ) -> None:
+        """Put rows [N, E] of each table into the place of N new pieces, and say where they come from."""
+        for name, table in self.tables.items():
+            if name in rows:
+                table[pieces] = rows[name].to(table.device, table.dtype)
+        self.origin[pieces] = origin
 
 
-Fill = Callable[[Task], None]
+Method = Callable[[NewTables], None]

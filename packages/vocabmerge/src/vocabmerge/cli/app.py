@@ -31,8 +31,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"vocabmerge {__version__}")
         raise typer.Exit()
 
@@ -79,14 +79,15 @@ def merge(
     """Unite vocabularies: one tokenizer, one per language, id maps and a report of fidelity."""
     with refusing():
         read = [_read(teacher) for teacher in teachers]
-        speaks = dict(_pair(one, "--language", "CODE=TEACHER") for one in language)
+        speaks = dict(_pair(given, "--language", "CODE=TEACHER") for given in language)
         named = {
-            given.rpartition("=")[2]: one.name for given, one in zip(teachers, read, strict=True)
+            given.rpartition("=")[2]: teacher.name
+            for given, teacher in zip(teachers, read, strict=True)
         }
         speaks = {code: named.get(name, name) for code, name in speaks.items()}
         files: dict[str, list[str]] = {}
-        for one in corpus or ():
-            code, file = _pair(one, "--corpus", "CODE=FILE")
+        for given in corpus or ():
+            code, file = _pair(given, "--corpus", "CODE=FILE")
             files.setdefault(code, []).append(file)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise VocabularyError(f"{out}: exists and is not empty; choose a new folder")
@@ -114,13 +115,13 @@ def merge(
         rows = [
             [
                 code,
-                f"{one.words_alike:.1%}",
-                f"{one.sentences_alike:.1%}",
-                f"{one.tokens_per_word:.3f}",
-                f"{one.teacher_tokens_per_word:.3f}",
-                f"{one.unknown:.3%}",
+                f"{shares.words_alike:.1%}",
+                f"{shares.sentences_alike:.1%}",
+                f"{shares.tokens_per_word:.3f}",
+                f"{shares.teacher_tokens_per_word:.3f}",
+                f"{shares.unknown:.3%}",
             ]
-            for code, one in merged.fidelity.items()
+            for code, shares in merged.fidelity.items()
         ]
         heads = [
             "language",
@@ -143,20 +144,20 @@ def overlap(
     with refusing():
         if len(vocabularies) < 2:
             raise VocabularyError(f"expected two vocabularies or more, got {len(vocabularies)}")
-        found = overlap_of([_read(one) for one in vocabularies])
+        counts = overlap_of([_read(given) for given in vocabularies])
         if picture is not None:
-            drawn = heatmap(found["shared"], found["names"])
+            drawn = heatmap(counts["shared"], counts["names"])
             temporary = picture.with_name(f".{picture.name}.part")
             temporary.write_bytes(drawn)
             temporary.replace(picture)
     if as_json:
-        _print_json(found)
+        _print_json(counts)
         return
     rows = [
-        [name, *(f"{count:,}" for count in row)]
-        for name, row in zip(found["names"], found["shared"], strict=True)
+        [name, *(f"{shared:,}" for shared in row)]
+        for name, row in zip(counts["names"], counts["shared"], strict=True)
     ]
-    _print_table(["", *found["names"]], rows)
+    _print_table(["", *counts["names"]], rows)
 
 
 @app.command()
@@ -170,20 +171,22 @@ def inspect(
     """Say what a vocabulary is made of, and what its pieces mean."""
     with refusing():
         read = _read(vocabulary)
-        found = inspect_vocabulary(read)
-        found["pieces"] = [_explain(read, one) for one in piece or ()]
+        facts = inspect_vocabulary(read)
+        facts["pieces"] = [_explain(read, given) for given in piece or ()]
     if as_json:
-        _print_json(found)
+        _print_json(facts)
         return
     typer.echo(
-        f"{found['name']}: {found['family']}, {found['size']:,} ids, digest {found['digest'][:16]}"
+        f"{facts['name']}: {facts['family']}, {facts['size']:,} ids, digest {facts['digest'][:16]}"
     )
-    typer.echo("roles: " + ", ".join(f"{n:,} {role}" for role, n in found["roles"].items()))
-    typer.echo("classes: " + ", ".join(f"{n:,} {name}" for name, n in found["classes"].items()))
-    for role, special in found["specials"].items():
+    typer.echo("roles: " + ", ".join(f"{n:,} {role}" for role, n in facts["roles"].items()))
+    typer.echo("classes: " + ", ".join(f"{n:,} {name}" for name, n in facts["classes"].items()))
+    for role, special in facts["specials"].items():
         typer.echo(f"{role}: {special['token']} = {special['id']}")
-    for one in found["pieces"]:
-        typer.echo(f"{one['id']}: {one['piece']!r} {one['class']} {one['text']!r}, {one['role']}")
+    for explained in facts["pieces"]:
+        typer.echo(
+            f"{explained['id']}: {explained['piece']!r} {explained['class']} {explained['text']!r}, {explained['role']}"
+        )
 
 
 @app.command()

@@ -31,7 +31,7 @@ class BytePairEncoding(TokenizerModel):
     type = "BPE"
 
     @classmethod
-    def of(cls, tokenizer: Mapping[str, Any], *, name: str) -> TokenizerModel:
+    def read(cls, tokenizer: Mapping[str, Any], *, name: str) -> TokenizerModel:
         """The kind of BPE, by what happens to text before the model."""
         before = [
             *unfolded(tokenizer.get("normalizer")),
@@ -107,8 +107,8 @@ class BytePairEncoding(TokenizerModel):
         """All pieces, and all merges among them by the lowest rank that any of the models gives them."""
         model = super().united(models, pieces, unknown=unknown, scores=scores)
         rank: dict[tuple[str, str], tuple[int, int]] = {}
-        for number, one in enumerate(models):
-            for place, (left, right) in enumerate(one.merges):
+        for number, model_of_teacher in enumerate(models):
+            for place, (left, right) in enumerate(model_of_teacher.merges):
                 if all(
                     piece in model["vocab"] for piece in (left, right, self.joined(left, right))
                 ):

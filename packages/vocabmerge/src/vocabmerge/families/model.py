@@ -62,7 +62,7 @@ class TokenizerModel:
         self.suffix: str = self.json.get("end_of_word_suffix") or ""
 
     @classmethod
-    def of(cls, tokenizer: Mapping[str, Any], *, name: str) -> TokenizerModel:
+    def read(cls, tokenizer: Mapping[str, Any], *, name: str) -> TokenizerModel:
         """The model of a tokenizer whose `model.type` is this class's."""
         return cls(tokenizer, name=name)
 
@@ -169,8 +169,8 @@ class TokenizerModel:
         unknown = None if self.unknown is None else self.ids.get(self.unknown)
         # Without normalizer and pre-tokenizer a piece goes to the model as it is.
         bare = tokenizers.Tokenizer(open_tokenizer(self.tokenizer, name=self.name).model)
-        segmented = bare.encode_batch_fast(list(pieces), add_special_tokens=False)
-        return [[] if unknown in one.ids else one.ids for one in segmented]
+        encodings = bare.encode_batch_fast(list(pieces), add_special_tokens=False)
+        return [[] if unknown in encoding.ids else encoding.ids for encoding in encodings]
 
     def merge_ids(self) -> NDArray[np.int64]:
         """The ids (left, right, result) of every merge whose three pieces exist, in order of rank [M, 3]."""

@@ -38,7 +38,7 @@ def model_of(tokenizer: Mapping[str, Any], *, name: str) -> TokenizerModel:
     stated = tokenizer["model"]["type"]
     if stated not in known:
         raise VocabularyError(f"{name}: expected a {_either([*known])} model, got {stated!r}")
-    return known[stated].of(tokenizer, name=name)
+    return known[stated].read(tokenizer, name=name)
 
 
 def _either(names: list[str]) -> str:

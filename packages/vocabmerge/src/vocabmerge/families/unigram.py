@@ -80,9 +80,9 @@ class Unigram(TokenizerModel):
         scores: ArrayLike | None,
     ) -> dict[str, Any]:
         """All pieces with their scores; bytes stand in for characters if they do in one of the models."""
-        model = self._settings() | unigram_vocabulary(pieces, scores, unknown)
-        model["byte_fallback"] = any(one.json.get("byte_fallback") for one in models)
-        return model
+        union = self._settings() | unigram_vocabulary(pieces, scores, unknown)
+        union["byte_fallback"] = any(model.json.get("byte_fallback") for model in models)
+        return union
 
     def calibrated(self, data: CalibrationData) -> dict[str, Any]:
         """The union with scores under which fewer words come out wrong; see `correct_scores`."""

@@ -33,8 +33,8 @@ def segment_likeliest(
     for index in sorted(range(len(pieces)), key=pieces.__getitem__):
         piece = pieces[index]
         shared = 0
-        for here, there in zip(piece, before, strict=False):
-            if here != there:
+        for character, earlier in zip(piece, before, strict=False):
+            if character != earlier:
                 break
             shared += 1
         del best[shared + 1 :], start_of[shared + 1 :], last[shared + 1 :]

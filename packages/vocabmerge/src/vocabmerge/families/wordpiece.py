@@ -63,11 +63,11 @@ class WordPiece(TokenizerModel):
         scores: ArrayLike | None,
     ) -> dict[str, Any]:
         """All pieces; the longest word that any of the models still segments."""
-        model = super().united(models, pieces, unknown=unknown, scores=scores)
-        model["max_input_chars_per_word"] = max(
-            one.json["max_input_chars_per_word"] for one in models
+        union = super().united(models, pieces, unknown=unknown, scores=scores)
+        union["max_input_chars_per_word"] = max(
+            model.json["max_input_chars_per_word"] for model in models
         )
-        return model
+        return union
 
     def calibrated(self, data: CalibrationData) -> dict[str, Any]:
         """The union without the pieces that take more words away from their teachers than they serve."""

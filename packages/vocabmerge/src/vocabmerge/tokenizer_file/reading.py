@@ -34,6 +34,12 @@ def read_vocabulary(path: str | Path, *, name: str | None = None) -> Vocabulary:
 
     Raises:
         VocabularyError: nothing readable there, or a slow tokenizer that has no fast form.
+
+    Example:
+        >>> open_tokenizer({"model": {"type": "WordLevel", "vocab": {"?": 0, "a": 1}, "unk_token": "?"}},
+        ...                name="tiny").save("tokenizer.json")
+        >>> read_vocabulary("tokenizer.json", name="tiny")[1].text
+        'a'
     """
     path = Path(path)
     if not path.exists():
@@ -83,21 +89,21 @@ def _convert(path: Path, folder: Path, config: dict[str, Any]) -> tuple[str, dic
         if config:
             Path(temporary, "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
         try:
-            made = AutoTokenizer.from_pretrained(temporary, local_files_only=True)
+            converted = AutoTokenizer.from_pretrained(temporary, local_files_only=True)
         except (ValueError, OSError, ImportError, TypeError, AttributeError, KeyError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise VocabularyError(
                 f"{path}: transformers makes no fast tokenizer of it ({reason}); {_ADVICE}"
             ) from error
-    if not getattr(made, "is_fast", False):
+    if not getattr(converted, "is_fast", False):
         raise VocabularyError(
-            f"{path}: {type(made).__name__} is slow-only and has no tokenizer.json to work on; {_ADVICE}"
+            f"{path}: {type(converted).__name__} is slow-only and has no tokenizer.json to work on; {_ADVICE}"
         )
-    return made.backend_tokenizer.to_str(), {
+    return converted.backend_tokenizer.to_str(), {
         **config,
         **{
             key: str(token)
-            for key, token in made.special_tokens_map.items()
+            for key, token in converted.special_tokens_map.items()
             if isinstance(token, str)
         },
     }

@@ -24,6 +24,8 @@ def rewrite_tokenizer(
 ) -> dict[str, Any]:
     """Give pieces new ids, drop those without one, and re-sync all that refers to them.
 
+    Piece `old` gets the id `new_ids[old]`: in the model, among the added tokens, in post-processor and padding.
+
     The model itself keeps its family, normalizer and pre-tokenizer; its merges lose those that need a dropped piece.
     Every special and added token ends in the model's own vocabulary. Ids below `size` that nothing maps to are filled
     with placeholders that no text can match, so that length, largest id and embedding rows agree.

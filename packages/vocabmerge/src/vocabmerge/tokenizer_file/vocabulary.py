@@ -186,6 +186,12 @@ def tokenizer_digest(tokenizer: Mapping[str, Any]) -> str:
     Key order, decoder, padding and truncation do not count, nor what the library itself takes for the same: a missing
     `model.type`, defaults that are spelled out or left out, older spellings.
 
+    Args:
+        tokenizer: the parsed file.
+
+    Raises:
+        VocabularyError: the library cannot open it.
+
     Example:
         >>> one = {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "decoder": None}
         >>> two = {"decoder": {"type": "Fuse"}, "model": {"vocab": {"a": 0}, "merges": [], "dropout": None}}

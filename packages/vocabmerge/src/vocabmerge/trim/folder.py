@@ -39,6 +39,11 @@ def trim(
 ) -> dict[str, Any]:
     """Cut a model or a tokenizer down to what some languages need, and write it to a new folder.
 
+    BiStil's rule (Ansell, Ponti, Korhonen, Vulić 2023) keeps a piece if `max over languages l of p[l, i] ≥ threshold`,
+    where `p[l, i]` is the share of piece i among the tokens of l's corpus; see `trim_vocabulary` for what stays
+    besides. The model loses the rows of the other pieces, bit for bit, and nothing else: hidden states and the logits
+    of kept pieces are what they were.
+
     The folder holds the tokenizer, the model if the source has one, `maps/<name>.safetensors` (old id → new ids) and
     `report.json`. It appears whole or not at all.
 
@@ -57,6 +62,20 @@ def trim(
 
     Raises:
         VocabularyError: any input that cannot be worked with, or a model with fewer rows than the tokenizer has ids.
+
+    Example:
+        A tokenizer alone; with `config.json` and weights beside it the model is cut, too.
+
+        >>> from pathlib import Path
+        >>> words = ["[UNK]", "a", "##b", "ab", "abb"]
+        >>> tiny = {"added_tokens": [], "model": {"type": "WordPiece", "unk_token": "[UNK]",
+        ...     "continuing_subword_prefix": "##", "max_input_chars_per_word": 9,
+        ...     "vocab": {word: number for number, word in enumerate(words)}}}
+        >>> open_tokenizer(tiny, name="tiny").save("tokenizer.json")
+        >>> _ = Path("en.txt").write_text("ab")
+        >>> report = trim("tokenizer.json", {"en": ["en.txt"]}, "small")
+        >>> report["pieces"]["before"], report["pieces"]["after"], list(read_vocabulary("small").pieces)
+        (5, 4, ['[UNK]', 'a', '##b', 'ab'])
     """
     source, out = Path(source), Path(out)
     if pad_to < 1:
@@ -98,10 +117,10 @@ def _companions(source: Path) -> list[Path]:
     """The files of a model folder that a trim leaves as they are, by their names in it."""
     if not source.is_dir():
         return []
-    found = [source / name for name in _COMPANIONS if (source / name).is_file()]
-    if source / "modules.json" in found:
-        found += [file for file in sorted(source.glob(f"{_MODULE}/*")) if file.is_file()]
-    return [file.relative_to(source) for file in found]
+    files = [source / name for name in _COMPANIONS if (source / name).is_file()]
+    if source / "modules.json" in files:
+        files += [file for file in sorted(source.glob(f"{_MODULE}/*")) if file.is_file()]
+    return [file.relative_to(source) for file in files]
 
 
 def _lines(files: Sequence[str | Path]) -> Iterator[str]:
@@ -142,8 +161,8 @@ def _trim_model(model: Any, cut: Trim, source: Path, folder: Path, pad_to: int) 
 
     from vocabmerge.models import padded_rows, select_rows, vocabulary_tensors
 
-    def size(of: Path) -> dict[str, int]:
-        tensors = [tensor for _, tensor in stored_tensors(of)]
+    def size(model_folder: Path) -> dict[str, int]:
+        tensors = [tensor for _, tensor in stored_tensors(model_folder)]
         return {
             "rows": vocabulary_tensors(model).rows,
             "parameters": sum(tensor.numel() for tensor in tensors),

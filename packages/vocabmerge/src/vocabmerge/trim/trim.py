@@ -77,13 +77,16 @@ def trim_vocabulary(
 ) -> Trim:
     """Keep the pieces that the languages need, number them densely in their old order, and rewrite the tokenizer.
 
+    BiStil's rule (Ansell, Ponti, Korhonen, Vulić 2023): a piece i stays if `max over languages l of p[l, i] ≥ threshold`,
+    where `p[l, i] = counts[l, i] / Σ_j counts[l, j]` is its unigram probability in l.
+
     Special and added tokens, byte pieces and single characters stay whatever their counts; so does the lowest-scored
     piece of a Unigram vocabulary, from which the cost of an unknown character derives; so do the ancestors of every
     kept BPE piece. Text whose pieces all stay is segmented as before.
 
     Args:
         vocabulary: what to cut.
-        counts: per language, how often its corpus uses each piece [V].
+        counts: per language, how often its corpus uses each piece [V]; see `count_pieces`.
         threshold: BiStil's rule, the default with 1e-6: keep a piece if some language's unigram probability of it
             reaches this.
         top: keep this many, by the greatest probability in any language.

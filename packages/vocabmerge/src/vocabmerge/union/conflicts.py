@@ -83,7 +83,23 @@ def _treatment_of_controls(ask: Callable[[str], str]) -> str:
 
 
 def find_conflicts(teachers: Sequence[Vocabulary]) -> list[str]:
-    """Name every way in which the teachers normalize differently, one sentence each."""
+    """Name every way in which the teachers normalize differently, one sentence each.
+
+    Their normalizers are asked: what becomes of case, accents, Unicode forms and Chinese characters.
+
+    Args:
+        teachers: with different names.
+
+    Returns:
+        A sentence for each difference; none where a union needs no policy.
+
+    Example:
+        >>> def tiny(name, normalizer):
+        ...     model = {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"}
+        ...     return parse_vocabulary({"normalizer": normalizer, "model": model}, name=name)
+        >>> find_conflicts([tiny("A", None), tiny("B", {"type": "Lowercase"})])
+        ['case: A kept, B folded']
+    """
     behaviours = {teacher.name: behaviour(teacher) for teacher in teachers}
     sentences = []
     for aspect in ("case", "accents", "form", "ideographs"):
@@ -97,12 +113,12 @@ def find_conflicts(teachers: Sequence[Vocabulary]) -> list[str]:
 
 def split_differences(teachers: Sequence[Vocabulary]) -> list[str]:
     """Name differences in pre-tokenization, which a union of one family settles as its first teacher does."""
-    first, *others = teachers
+    first, *further = teachers
     return [
-        f"{other.name} cuts text before its model otherwise than {first.name}, whose way the union takes"
-        for other in others
-        if other.tokenizer.get("pre_tokenizer") != first.tokenizer.get("pre_tokenizer")
-        or structural_parts(other) != structural_parts(first)
+        f"{teacher.name} cuts text before its model otherwise than {first.name}, whose way the union takes"
+        for teacher in further
+        if teacher.tokenizer.get("pre_tokenizer") != first.tokenizer.get("pre_tokenizer")
+        or structural_parts(teacher) != structural_parts(first)
     ]
 
 

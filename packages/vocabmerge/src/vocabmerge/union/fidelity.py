@@ -58,6 +58,9 @@ def compare_segmentation(
 ) -> Fidelity:
     """Hold one tokenizer's segmentation of a text against another's.
 
+    The share of words segmented alike is `|{w : tokens(w) = teacher's tokens(w)}| / |words|`; tokens are equal if their ids and
+    the characters that they cover are.
+
     Args:
         tested: the tokenizer under test, such as a union.
         teacher: the tokenizer that it should behave as.
@@ -72,6 +75,14 @@ def compare_segmentation(
 
     Raises:
         VocabularyError: no line at all.
+
+    Example:
+        >>> def words(*known):
+        ...     vocab = dict(zip(["?", *known], range(9)))
+        ...     return open_tokenizer({"pre_tokenizer": {"type": "WhitespaceSplit"},
+        ...         "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "?"}}, name="tiny")
+        >>> compare_segmentation(words("a"), words("a", "b"), ["a b"]).words_alike
+        0.5
     """
     words = alike = cut_alike = sentences = sentences_alike = 0
     tokens, unknowns = [0, 0], [0, 0]
@@ -140,13 +151,13 @@ def added_tokens_fidelity(
     """
     if not corpora:
         return {}
-    first, *others = teachers
+    first, *further = teachers
     shortcut = first.segmenter()
     known = set(first.ids)
     foreign = {
         piece: None
-        for other in others
-        for piece, role in zip(other.pieces, other.roles, strict=True)
+        for teacher in further
+        for piece, role in zip(teacher.pieces, teacher.roles, strict=True)
         if piece is not None and role in ("normal", "character") and piece not in known
     }
     if shortcut.normalizer is not None:  # what it makes empty would be found between all characters

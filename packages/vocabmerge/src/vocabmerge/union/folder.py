@@ -23,6 +23,16 @@ def save_merged(merged: Merged, folder: str | Path) -> None:
 
     Raises:
         VocabularyError: something is there already, or a name cannot be a file's.
+
+    Example:
+        >>> def tiny(name, *words):
+        ...     model = {"type": "WordLevel", "vocab": dict(zip(["?", *words], range(9))), "unk_token": "?"}
+        ...     return parse_vocabulary({"model": model}, name=name)
+        >>> union = merge_vocabularies([tiny("A", "a", "b"), tiny("B", "b", "c")], languages={"de": "A", "fi": "B"})
+        >>> save_merged(union, "united")
+        >>> from pathlib import Path
+        >>> sorted(path.name for path in Path("united").iterdir())
+        ['languages', 'maps', 'report.html', 'report.json', 'tokenizer.json', 'tokenizer_config.json']
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -36,8 +46,8 @@ def save_merged(merged: Merged, folder: str | Path) -> None:
         _write_tokenizer(temporary, merged.tokenizer, merged)
         for code, name in merged.languages.items():
             _write_tokenizer(temporary / "languages" / code, merged.teachers[name], merged)
-        for name, one in merged.maps.items():
-            one.save(temporary / "maps" / f"{name}.safetensors")
+        for name, vocabulary_map in merged.maps.items():
+            vocabulary_map.save(temporary / "maps" / f"{name}.safetensors")
         _write_json(temporary / "report.json", merged.facts, indent=1)
         (temporary / "report.html").write_text(report_page(merged.facts), encoding="utf-8")
         temporary.chmod(0o755)

@@ -69,6 +69,10 @@ def merge_vocabularies(
 ) -> Merged:
     """Unite vocabularies at the level of their models.
 
+    Pieces of several teachers that mean the same become one row, and each teacher's tokenizer is written anew in the
+    rows of the union, so that MergeDistill's student (Khanuja, Johnson, Talukdar 2021, section 3) reads every language
+    exactly as its teacher does, and through one vocabulary. Beside these stands one tokenizer for all languages.
+
     Teachers of one family give a union of that family; several families become one Unigram. Corpora, each segmented
     by its language's teacher, calibrate it: the scores of a Unigram, the order of a BPE's merges, and the pieces that
     a WordPiece's greedy search may see. Every tenth line is held out from that and measures fidelity.
@@ -92,15 +96,14 @@ def merge_vocabularies(
 
     Example:
         >>> def tiny(name, *pieces):
-        ...     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        ...     model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
-        ...              "max_input_chars_per_word": 100, "vocab": {p: i for i, p in enumerate([*specials, *pieces])}}
-        ...     return parse_vocabulary({"version": "1.0", "added_tokens": [], "normalizer": None,
-        ...         "pre_tokenizer": {"type": "BertPreTokenizer"}, "post_processor": None, "decoder": None,
-        ...         "model": model}, name=name)
+        ...     vocab = dict(zip(["?", *pieces], range(9)))
+        ...     return parse_vocabulary({"model": {"type": "WordPiece", "unk_token": "?", "vocab": vocab,
+        ...         "continuing_subword_prefix": "##", "max_input_chars_per_word": 9}}, name=name)
         >>> union = merge_vocabularies([tiny("A", "a", "b"), tiny("B", "b", "c")], languages={"de": "A", "fi": "B"})
         >>> sorted(union.tokenizer["model"]["vocab"])[-3:]
         ['a', 'b', 'c']
+        >>> union.maps["B"].one_to_one().tolist()  # ?, b, c
+        [1, 6, 7]
     """
     corpora = corpora or {}
     teacher_of = _check(teachers, languages, corpora, convention, pad_to)
@@ -230,12 +233,12 @@ def _check(
 
 
 def _need_corpora(
-    languages: Mapping[str, str], corpora: Mapping[str, Sequence[str]], what: str
+    languages: Mapping[str, str], corpora: Mapping[str, Sequence[str]], needed_for: str
 ) -> None:
     missing = [code for code in languages if code not in corpora]
     if missing or not languages:
         raise VocabularyError(
-            f"{what} need a corpus for every language, none was given for {missing or 'any'!r}; "
+            f"{needed_for} need a corpus for every language, none was given for {missing or 'any'!r}; "
             "pass corpora (--corpus CODE=FILE)"
         )
 

@@ -10,18 +10,21 @@ from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 def overlap(vocabularies: Sequence[Vocabulary]) -> dict[str, Any]:
     """Count the pieces that each pair of vocabularies shares; special and added tokens and placeholders do not count.
 
+    Pieces are the same if their canonical keys are: the place in a word and the UTF-8 bytes, however a family spells
+    both. With A and B the pieces of two vocabularies, `shared = |A ∩ B|` and `jaccard = |A ∩ B| / |A ∪ B|`.
+
     An isolated piece of one vocabulary (punctuation under BERT's rules) meets the word-internal piece of another, and
     only where there is none the word-initial one.
 
     Args:
-        vocabularies: two or more.
+        vocabularies: two or more, N of them.
 
     Returns:
-        `names`, `sizes`, `shared` and `raw` (matrices of counts), and `jaccard` (shared over united).
+        `names`, `sizes` [N], `shared` and `raw` (counts [N, N], by key and by raw string), and `jaccard` [N, N].
 
     Example:
-        >>> tiny = parse_vocabulary({"added_tokens": [], "model": {"type": "WordPiece", "unk_token": "a",
-        ...     "continuing_subword_prefix": "##", "max_input_chars_per_word": 9, "vocab": {"a": 0, "##b": 1}}},
+        >>> tiny = parse_vocabulary({"added_tokens": [], "model": {"type": "WordPiece", "unk_token": "?",
+        ...     "continuing_subword_prefix": "##", "max_input_chars_per_word": 9, "vocab": {"?": 0, "a": 1, "##b": 2}}},
         ...     name="tiny")
         >>> overlap([tiny, tiny])["shared"]
         [[2, 2], [2, 2]]
@@ -35,18 +38,25 @@ def overlap(vocabularies: Sequence[Vocabulary]) -> dict[str, Any]:
         "shared": shared,
         "raw": [[len(row & column) for column in texts] for row in texts],
         "jaccard": [
-            [both / max(len(keys[i]) + len(keys[j]) - both, 1) for j, both in enumerate(row)]
+            [count / max(len(keys[i]) + len(keys[j]) - count, 1) for j, count in enumerate(row)]
             for i, row in enumerate(shared)
         ],
     }
 
 
 def inspect(vocabulary: Vocabulary) -> dict[str, Any]:
-    """What a vocabulary is made of, ready for JSON.
+    """What a vocabulary is made of, ready for JSON: its model, its special tokens, and counts of what its pieces are.
+
+    Args:
+        vocabulary: what to look at.
+
+    Returns:
+        `name`, `family`, `size`, `digest`, `specials` (token and id by role), `roles` and `classes` (counts of pieces by
+        what they are and by their place in a word) and the number of `merges`.
 
     Example:
-        >>> tiny = parse_vocabulary({"added_tokens": [], "model": {"type": "WordPiece", "unk_token": "a",
-        ...     "continuing_subword_prefix": "##", "max_input_chars_per_word": 9, "vocab": {"a": 0, "##b": 1}}},
+        >>> tiny = parse_vocabulary({"added_tokens": [], "model": {"type": "WordPiece", "unk_token": "?",
+        ...     "continuing_subword_prefix": "##", "max_input_chars_per_word": 9, "vocab": {"?": 0, "a": 1, "##b": 2}}},
         ...     name="tiny")
         >>> inspect(tiny)["classes"]
         {'initial': 1, 'internal': 1, 'isolated': 0}

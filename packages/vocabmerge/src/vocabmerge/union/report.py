@@ -140,20 +140,20 @@ def _teachers(facts: Mapping[str, Any]) -> str:
 
 def _fidelity(facts: Mapping[str, Any]) -> str:
     rows = []
-    for code, one in facts["fidelity"].items():
-        ratio = one["tokens_per_word"] / max(one["teacher_tokens_per_word"], 1e-12)
+    for code, shares in facts["fidelity"].items():
+        ratio = shares["tokens_per_word"] / max(shares["teacher_tokens_per_word"], 1e-12)
         rows.append(
             [
                 code,
-                f"{one['words']:,}",
-                _percent(one["words_alike"]),
-                _percent(one["words_cut_alike"]),
-                _percent(one["sentences_alike"]),
-                f"{one['tokens_per_word']:.3f}",
-                f"{one['teacher_tokens_per_word']:.3f}",
+                f"{shares['words']:,}",
+                _percent(shares["words_alike"]),
+                _percent(shares["words_cut_alike"]),
+                _percent(shares["sentences_alike"]),
+                f"{shares['tokens_per_word']:.3f}",
+                f"{shares['teacher_tokens_per_word']:.3f}",
                 f"{100 * (ratio - 1):+.1f} %",
-                _percent(one["unknown"], 3),
-                _percent(one["teacher_unknown"], 3),
+                _percent(shares["unknown"], 3),
+                _percent(shares["teacher_unknown"], 3),
                 _percent(facts["add_tokens"][code]["words_cut_alike"]),
                 f"{facts['add_tokens'][code]['tokens_per_word']:.3f}",
             ]
@@ -195,7 +195,7 @@ def _percent(share: float, digits: int = 1) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(one)}</th>" for one in heads)
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )

@@ -154,10 +154,10 @@ def _meaning_and_text(
 
 def _complete(texts: list[str], roles: list[Role], taken: set[str]) -> None:
     """Give a mixed union its bare marker, and all bytes if it has some, so that no text is unknown to it."""
-    wanted: list[tuple[str, Role]] = [("▁", "character")]
+    needed: list[tuple[str, Role]] = [("▁", "character")]
     if "byte" in roles:
-        wanted += [(f"<0x{byte:02X}>", "byte") for byte in range(256)]
-    for text, role in wanted:
+        needed += [(f"<0x{byte:02X}>", "byte") for byte in range(256)]
+    for text, role in needed:
         if text not in taken:
             taken.add(text)
             texts.append(text)
