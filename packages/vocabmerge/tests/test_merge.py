@@ -264,6 +264,23 @@ def test_a_policy_decides_the_unions_normalizer(trained, policy, out):
     assert opened.normalizer.normalize_str("Á") == out
 
 
+@pytest.mark.parametrize("convention", ["bert", "roberta"])
+def test_a_cased_union_of_an_uncased_teacher_keeps_its_unknown_piece(trained, texts, convention):
+    folded = json.loads(json.dumps(trained("wordpiece").tokenizer))
+    folded["normalizer"] |= {"lowercase": True, "strip_accents": True}
+    teachers = [trained("wordpiece", name="cased"), parse_vocabulary(folded, name="uncased")]
+    union = merge_vocabularies(
+        teachers,
+        languages={"aa": "uncased"},
+        corpora={"aa": [line.upper() for line in texts["aa"]]},
+        normalizer="keep",
+        convention=convention,
+    )
+    opened = open_tokenizer(union.tokenizer, name="union")
+    unknown = union.tokenizer["model"]["unk_token"]
+    assert opened.encode("\u2603", add_special_tokens=False).tokens == [unknown]
+
+
 @pytest.mark.parametrize(
     ("normalizer", "form"),
     [

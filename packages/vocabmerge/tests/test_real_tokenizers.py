@@ -366,8 +366,24 @@ def test_a_word_without_pieces_blames_no_piece_of_another_word(monkeypatch, ours
     monkeypatch.setattr(
         "vocabmerge.families.wordpiece_hiding.segment_words", lambda *_: ragged(ours)
     )
-    hidden = pieces_to_hide(9, lambda _: None, {"xx": target})
+    hidden = pieces_to_hide(np.ones(9, dtype=bool), lambda _: None, {"xx": target})
     used = {piece for row in theirs for piece in row}
     wrong = {row[0] for row, other in zip(ours, theirs, strict=True) if row and row != other}
     assert set(np.flatnonzero(hidden).tolist()) <= wrong
     assert wrong - used <= set(np.flatnonzero(hidden).tolist())
+
+
+def test_no_trial_hides_what_the_model_cannot_do_without(monkeypatch):
+    offsets, ids = np.array([0, 1, 2, 3]), np.array([3, 4, 5])
+    target = SegmentedWords(words=["a", "b", "c"], weight=np.ones(3) / 3, offsets=offsets, ids=ids)
+    monkeypatch.setattr(
+        "vocabmerge.families.wordpiece_hiding.segment_words", lambda *_: (offsets, ids - 3)
+    )
+    trials = []
+    hidden = pieces_to_hide(
+        np.array([False, True, False, True, True, True]),
+        lambda rows: trials.append(rows.copy()),
+        {"xx": target},
+    )
+    assert np.flatnonzero(hidden).tolist() == [1]
+    assert [np.flatnonzero(trial).tolist() for trial in trials] == [[], [1]]

@@ -82,14 +82,13 @@ class WordPiece(TokenizerModel):
             }
             return {**data.union, "model": {**data.union["model"], "vocab": vocab}}
 
+        # Specials and characters stay in sight: without them text would be unknown.
         hidden = pieces_to_hide(
-            len(texts),
+            np.array([role == "normal" for role in data.roles]),
             lambda rows: open_tokenizer(without(rows), name="union"),
             data.words,
             watch=data.watch,
         )
-        # Specials and characters stay in sight: without them text would be unknown.
-        hidden &= np.array([role == "normal" for role in data.roles])
         return without(hidden)
 
 

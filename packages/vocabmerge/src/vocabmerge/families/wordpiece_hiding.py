@@ -20,7 +20,7 @@ Opener = Callable[[NDArray[np.bool_]], tokenizers.Tokenizer]
 
 
 def pieces_to_hide(
-    size: int,
+    may_hide: NDArray[np.bool_],
     open_without: Opener,
     language_words: Mapping[str, SegmentedWords],
     *,
@@ -32,7 +32,7 @@ def pieces_to_hide(
     of the words it is to blame for exceeds the weight of the words whose teacher uses it.
 
     Args:
-        size: S, the number of rows.
+        may_hide: the rows that the model can do without [S]; no other is ever hidden, in a trial neither.
         open_without: opens the union tokenizer with some rows hidden.
         language_words: the words of each language.
         watch: told the rounds done.
@@ -40,6 +40,7 @@ def pieces_to_hide(
     Returns:
         The rows to hide [S].
     """
+    size = len(may_hide)
     hidden = np.zeros(size, dtype=bool)
     served = np.zeros(size)
     for teacher in language_words.values():
@@ -53,7 +54,7 @@ def pieces_to_hide(
             misread = misread[np.diff(offsets)[misread] > 0]
             first_wrong = _first_differences(offsets, ids, teacher, misread)
             blamed += np.bincount(first_wrong, teacher.weight[misread], minlength=size)
-        newly_hidden = (blamed > served) & ~hidden
+        newly_hidden = (blamed > served) & may_hide & ~hidden
         hidden |= newly_hidden
         watch(turn + 1, _ROUNDS, "rounds of calibration")
         if not newly_hidden.any():
