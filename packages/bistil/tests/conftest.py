@@ -12,7 +12,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-FAMILIES = ("bert", "xlm-roberta", "distilbert", "modernbert", "deberta-v2")
 ALPHABETS = {"en": "abcdefgh", "sw": "mnopqrst", "ha": "uvwxyzij"}
 
 
@@ -83,6 +82,8 @@ def masked_lm(
         settings |= {"local_attention": 8, "initializer_cutoff_factor": 2.0}
     if family == "deberta-v2":
         settings |= {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8}  # fmt: skip
+    if family == "eurobert":
+        settings |= {"num_key_value_heads": 2, "mask_token_id": 4}
     torch.manual_seed(seed)
     config = AutoConfig.for_model(family, **{**settings, **options})
     return AutoModelForMaskedLM.from_config(config).eval()

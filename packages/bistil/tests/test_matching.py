@@ -11,8 +11,9 @@ from torch import Tensor
 from bistil.encoders.capture import Activations, Attention, capture_activations
 from bistil.errors import ModelError
 from bistil.losses.matching import Matching, matching_loss
+from teacherzoo.encoders.families import FAMILIES as ENTRIES
 
-FAMILIES = ("bert", "xlm-roberta", "distilbert", "modernbert", "deberta-v2")
+FAMILIES = [name for name, family in ENTRIES.items() if not family.unreached]
 LAYERS = (1, 3)
 
 
@@ -68,7 +69,7 @@ def _oracle(student: Any, teacher: Any, batch: dict[str, Tensor]) -> tuple[Tenso
     for mine, its in [(0, 0), *((mine + 1, its + 1) for mine, its in enumerate(LAYERS))]:
         difference = (states_s[mine] - states_t[its].detach())[real]
         square = difference**2
-        if student.config.model_type == "modernbert":
+        if ENTRIES[student.config.model_type].pre_norm:
             square = square / (states_t[its].detach()[real] ** 2).mean(-1, keepdim=True)
         hidden.append(square.mean())
     return sum(attention) / len(attention), sum(hidden) / len(hidden)  # type: ignore[return-value]  # tensors
@@ -80,9 +81,10 @@ def test_both_terms_and_their_gradients_are_those_of_eager_maps(
     make_masked_lm: Callable[..., Any], family: str, padded: bool
 ) -> None:
     student, teacher = _pair(make_masked_lm, family)
-    if family == "modernbert":  # its last state in transformers stands behind the final norm
+    final_norm = ENTRIES[family].final_norm
+    if final_norm is not None:  # the last state in transformers stands behind it
         for model in (student, teacher):
-            model.model.final_norm = torch.nn.Identity()
+            model.base_model.set_submodule(final_norm, torch.nn.Identity())
     batch = _batch(padded=padded)
     own = copy.deepcopy(student)
 

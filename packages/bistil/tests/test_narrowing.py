@@ -13,9 +13,10 @@ from bistil.errors import ModelError
 from bistil.losses.matching import matching_loss
 from bistil.student.narrow import choose_hidden, cut_products, cut_sum, narrowed, projection_of
 from bistil.student.units import Moments, least_squares_reconstruction, pivoted_cholesky_selection
+from teacherzoo.encoders.families import FAMILIES as ENTRIES
 
-NARROW = ("bert", "xlm-roberta", "distilbert")
-FAMILIES = (*NARROW, "modernbert", "deberta-v2")
+FAMILIES = [name for name, family in ENTRIES.items() if not family.unreached]
+NARROW = [name for name in FAMILIES if not ENTRIES[name].fixed_width]
 
 
 def _blocks(count: int = 20) -> list[Tensor]:
@@ -209,6 +210,7 @@ def test_what_a_head_adds_is_cut_to_its_rank() -> None:
         ("bert", {"width": 0}, "width must be a multiple"),
         ("distilbert", {"feed_forward": 49}, "feed_forward must be from 1 to the teacher's 48, got 49"),
         ("modernbert", {"width": 16}, "'modernbert' student must be as wide as its teacher .32., for its rotary"),
+        ("eurobert", {"width": 16}, "'eurobert' student must be as wide as its teacher .32., for its rotary"),
         ("deberta-v2", {"width": 16}, "'deberta-v2' student must be as wide as its teacher .32., for its heads"),
     ],
 )  # fmt: skip

@@ -6,8 +6,9 @@ import torch
 
 from bistil.errors import ModelError
 from bistil.student.layers import choose_layers, layer_map, require_equal_to_truncated, student_of
+from teacherzoo.encoders.families import FAMILIES as ENTRIES
 
-FAMILIES = ("bert", "xlm-roberta", "distilbert", "modernbert", "deberta-v2")
+FAMILIES = [name for name, family in ENTRIES.items() if not family.unreached]
 
 
 @pytest.mark.parametrize(
@@ -49,12 +50,7 @@ def test_a_student_computes_what_the_truncated_teacher_does(
 
 
 def _layers(model: Any) -> Any:
-    for path in ("bert.encoder.layer", "roberta.encoder.layer", "distilbert.transformer.layer", "model.layers", "deberta.encoder.layer"):  # fmt: skip
-        try:
-            return model.get_submodule(path)
-        except AttributeError:
-            continue
-    raise AssertionError
+    return model.base_model.get_submodule(ENTRIES[model.config.model_type].layers)
 
 
 def test_a_student_shares_no_memory_with_its_teacher_and_drops_nothing_out(

@@ -30,7 +30,7 @@ def _model(name: str) -> Any:
         "mask_token_id": 2,
         "max_position_embeddings": 34,
         **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1),
-        **dict(family.from_scratch),
+        **family.from_scratch,
     }  # fmt: skip
     if family.grouped_queries:
         settings["num_key_value_heads"] = 2

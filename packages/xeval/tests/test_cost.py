@@ -11,6 +11,8 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
     DistilBertConfig,
     DistilBertForMaskedLM,
     DistilBertModel,
@@ -166,6 +168,16 @@ def test_operations_agree_with_the_formula(
     encoder = kind(config).eval()
 
     assert count_flops(encoder, length=S) == pytest.approx(expected, rel=0.02)
+
+
+def test_operations_of_relative_attention_are_counted_beside_those_of_the_layers() -> None:
+    S, H, F, L = 16, 32, 64, 2
+    config = DebertaV2Config(
+        vocab_size=40, hidden_size=H, intermediate_size=F, num_hidden_layers=L, num_attention_heads=2,
+        relative_attention=True, pos_att_type=["c2p", "p2c"], position_buckets=8,
+    )  # fmt: skip
+
+    assert bert_flops(S, H, F, L) < count_flops(DebertaV2Model(config).eval(), length=S) < 2 * bert_flops(S, H, F, L)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

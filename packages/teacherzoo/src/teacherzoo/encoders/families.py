@@ -6,13 +6,23 @@ narrower by these facts alone. A new architecture is one more entry. Paths are t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from teacherzoo.errors import TeacherError
 
 Architecture = Literal[
-    "modernbert", "bert", "roberta", "xlm-roberta", "distilbert", "albert", "electra", "deberta-v2"
+    "modernbert",
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "distilbert",
+    "albert",
+    "electra",
+    "deberta-v2",
+    "eurobert",
 ]
 """Those that are also made from scratch."""
 
@@ -86,7 +96,7 @@ class Family:
     attention_heads: str = "num_attention_heads"
     inner: str = "intermediate_size"
     dropouts: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-    from_scratch: tuple[tuple[str, Any], ...] = ()
+    from_scratch: Mapping[str, Any] = field(default_factory=dict, hash=False)
     unreached: str = ""
 
     @property
@@ -180,7 +190,25 @@ FAMILIES: dict[str, Family] = {
         key="attention.self.key_proj",
         value="attention.self.value_proj",
         positions="relative",
-        from_scratch=(("relative_attention", True), ("pos_att_type", ["c2p", "p2c"]), ("position_buckets", 32)),
+        from_scratch={"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 32},
+    ),
+    "xlm-roberta-xl": replace(_ROBERTA, final_norm="encoder.LayerNorm"),
+    "eurobert": Family(
+        heads=(Head(decoder="lm_head"),),
+        embeddings="embed_tokens",
+        layers="layers",
+        attention="self_attn",
+        query="self_attn.q_proj",
+        key="self_attn.k_proj",
+        value="self_attn.v_proj",
+        output="self_attn.o_proj",
+        up=("mlp.gate_proj", "mlp.up_proj"),
+        down="mlp.down_proj",
+        norm="RMSNorm",
+        final_norm="norm",
+        positions="rotary",
+        grouped_queries=True,
+        dropouts=("attention_dropout",),
     ),
     "albert": Family(
         heads=(_dense_head("predictions", activation="activation", norm="LayerNorm"),),
@@ -205,10 +233,6 @@ FAMILIES: dict[str, Family] = {
         heads=(_dense_head("cls.predictions", activation="activation", norm="LayerNorm"),),
         embedding_width="input_embedding_size",
         unreached="it attends in code of its own, which gives its queries and keys to nobody",
-    ),
-    "xlm-roberta-xl": replace(_ROBERTA, unreached="its layers are those of another family"),
-    "eurobert": Family(
-        heads=(Head(decoder="lm_head"),), positions="rotary", unreached="its layers are those of another family"
     ),
 }  # fmt: skip
 

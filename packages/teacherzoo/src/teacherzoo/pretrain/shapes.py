@@ -102,7 +102,7 @@ def build_masked_lm(shape: Shape, tokenizer: Any, *, seed: int) -> Any:
         family.width: shape.width,
         family.attention_heads: shape.head_count,
         family.inner: shape.inner_width,
-        **dict(family.from_scratch),
+        **family.from_scratch,
     }
     if family.embedding_width is not None:
         settings[family.embedding_width] = shape.width

@@ -26,6 +26,15 @@ def count_flops(encoder: nn.Module, *, length: int) -> int:
     row = torch.zeros(1, length, dtype=torch.long, device=device)
     counter = FlopCounterMode(display=False)
     # The fused attention of the CPU is invisible to the counter; the plain one is made of products that it sees.
-    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
-        encoder(input_ids=row, attention_mask=torch.ones_like(row))
+    learning = [weight for weight in encoder.parameters() if weight.requires_grad]
+    try:
+        for weight in (
+            learning
+        ):  # the counter looks for the gradients of what modules are given, as in DeBERTa-v2
+            weight.requires_grad_(False)
+        with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
+            encoder(input_ids=row, attention_mask=torch.ones_like(row))
+    finally:
+        for weight in learning:
+            weight.requires_grad_(True)
     return int(counter.get_total_flops())
