@@ -111,6 +111,11 @@ def test_a_graph_gives_for_each_sub_word_what_the_judges_head_gives(
     assert about["bytes"]["model.int8.onnx"] < about["bytes"]["model.onnx"]
 
 
+def test_a_graph_says_nothing_of_the_machine_that_it_was_made_on(served: Path) -> None:
+    for graph in ("model.onnx", "model.int8.onnx"):
+        assert b"site-packages" not in (served / graph).read_bytes()
+
+
 def test_weights_beyond_what_one_file_holds_lie_beside_the_graphs(
     save_teacher: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
