@@ -14,7 +14,7 @@ from record import Recorder
 from scipy.stats import ttest_rel
 
 import xeval
-from bistil.compare.identity import Contents
+from bistil.compare.identity import RecipeDigests
 from bistil.compare.recipe import Comparison, System
 from xeval.report.pareto import Point, pareto_front
 from xeval.statistics.results import Result
@@ -89,7 +89,7 @@ def scores(
 def rows_of(recipe: Comparison) -> list[Result]:
     """The figures of a recipe's models in its results file; those of models that an earlier recipe made there are counted aloud."""
     rows = [row for row in xeval.read_results(Path(recipe.out) / "results.jsonl") if row.value is not None]  # fmt: skip
-    digests = {identity.digest for identity in Contents(recipe).identities.values()}
+    digests = {label.digest for label in RecipeDigests(recipe).labels.values()}
     current = [row for row in rows if row.model_digest in digests]
     if len(current) < len(rows):
         print(f"{len(rows) - len(current)} older rows, of other recipes, are left out", flush=True)

@@ -23,7 +23,7 @@ from bilinguals import (
 )
 from record import Recorder
 
-from bistil.compare.identity import Contents
+from bistil.compare.identity import RecipeDigests
 from bistil.compare.recipe import Comparison, System
 from xeval.statistics.results import Result, append_results
 
@@ -49,7 +49,7 @@ def test_scores_of_another_recipe_in_the_same_file_do_not_count(
     })  # fmt: skip
     better = recipe.model_copy(update={"tune": recipe.tune.model_copy(update={"learning_rate": 1e-3})})  # fmt: skip
     for followed, value in ((recipe, 10.0), (better, 30.0)):
-        digest = Contents(followed).identities["bistil"].digest
+        digest = RecipeDigests(followed).labels["bistil"].digest
         row = replace(_result("bistil", "de", 0, value), model_digest=digest)
         append_results(tmp_path / "results.jsonl", [(row, None)])
 

@@ -7,12 +7,12 @@ import yaml
 from typer.testing import CliRunner
 
 from bistil.cli.app import app
-from bistil.compare.identity import Contents
+from bistil.compare.identity import RecipeDigests
 from bistil.compare.recipe import SYSTEMS, read_comparison
 from bistil.compare.run import compare, results_of, summary
 from bistil.errors import AdaptError
+from xeval import LocalFolder, read_costs, read_results
 from xeval import compare as judge_compare
-from xeval import read_costs, read_results
 
 SHORT = {
     "extract": {"steps": 4, "batch": 4, "length": 16, "checkpoint_every": 4},
@@ -98,7 +98,7 @@ def test_a_changed_recipe_takes_nothing_of_the_old_one(recipe):
     assert len(list(results.parent.glob("*/bistil-sw-seed0"))) == 2
     for followed in (first, second):
         [counted], others = results_of(followed)
-        assert counted.model_digest == Contents(followed).identities["no-task-teacher"].digest
+        assert counted.model_digest == RecipeDigests(followed).labels["no-task-teacher"].digest
         assert others == 1
 
 
@@ -188,6 +188,24 @@ def test_the_command_tells_means_of_the_recipe_at_hand_and_what_it_left_out(reci
     assert "1 other figures in" in done.stdout
     assert f"no-task-teacher@{row.model_digest[:8]}" in done.stdout
     assert done.stderr == ""
+
+
+def test_a_split_of_the_data_is_read_once_where_all_is_done(recipe, monkeypatch):
+    file = recipe(systems=["no-task-teacher"], languages=None)
+    compare(read_comparison(file))
+    seen = []
+    for name in ("read", "digest"):
+        real = getattr(LocalFolder, name)
+
+        def noted(source, task, data_set, split, real=real, name=name):
+            seen.append((name, data_set.name, split))
+            return real(source, task, data_set, split)
+
+        monkeypatch.setattr(LocalFolder, name, noted)
+    done = CliRunner().invoke(app, ["compare", str(file), "--quiet"])
+    assert done.exit_code == 0
+    assert sorted(seen) == sorted({*seen})
+    assert seen
 
 
 def test_every_system_takes_the_same_number_of_steps(recipe):

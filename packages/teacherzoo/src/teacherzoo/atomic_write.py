@@ -28,6 +28,16 @@ def written_whole(path: Path) -> Iterator[Path]:
         >>> [left.name for left in file.parent.iterdir()]
         ['note.txt']
     """
+    with temporary_beside(path) as part:
+        yield part
+        if part.is_dir() and path.is_dir():
+            shutil.rmtree(path)
+        part.replace(path)
+
+
+@contextlib.contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """A name beside `path` for a file or folder that is gone after the block; those of killed processes of this machine go first."""
     stem = f".{path.name}.{socket.gethostname()}-"
     for left in path.parent.glob(f"{glob.escape(stem)}*.part"):
         process = left.name.removeprefix(stem).removesuffix(".part")
@@ -36,9 +46,6 @@ def written_whole(path: Path) -> Iterator[Path]:
     part = path.with_name(f"{stem}{os.getpid()}.part")
     try:
         yield part
-        if part.is_dir() and path.is_dir():
-            shutil.rmtree(path)
-        part.replace(path)
     finally:
         remove(part)
 

@@ -28,13 +28,15 @@ def compare_command(
     from bistil.compare.recipe import read_comparison
 
     stated = read_comparison(recipe)  # before anything that takes seconds to import
-    from bistil.compare.run import compare, results_of, summary
+    from bistil.compare.identity import WantedResults, results_of, summary
+    from bistil.compare.run import compare
 
+    wanted = WantedResults(stated)
     with progress(quiet=quiet) as watch:
-        results, notes = compare(stated, watch=watch)
+        results, notes = compare(stated, wanted=wanted, watch=watch)
     if rank() != 0:
         return
-    rows, others = results_of(stated)
+    rows, others = results_of(stated, wanted)
     means = summary(rows)
     if as_json:
         typer.echo(json.dumps({"results": str(results), "means": means, "notes": notes, "left_out": others}))  # fmt: skip

@@ -34,7 +34,7 @@ _OF_TASKS = ("tune", "tune_by_task", "sources")
 _VERSION = 2
 
 
-class Contents:
+class RecipeDigests:
     """What decides a comparison's models. A task's data does not: figures state of what data they are, and are made anew where it changed.
 
     Args:
@@ -66,19 +66,20 @@ class Contents:
         return _digest({name: part for name, part in self._all.items() if name not in _OF_TASKS})
 
     @cached_property
-    def identities(self) -> dict[str, ResultLabel]:
+    def labels(self) -> dict[str, ResultLabel]:
         """What results call each system: one model for all its targets, tasks and seeds."""
         return {system: ResultLabel(name=system, digest=_digest([system, self._all])) for system in SYSTEMS}  # fmt: skip
 
 
-class Wanted:
+class WantedResults:
     """The figures that a recipe asks for, and on what data.
 
     Args:
         recipe: of the comparison.
-        contents: of it.
 
     Attributes:
+        digests: of the recipe.
+        labels: what results call each system.
         sets: (task, target) to its test sets.
         notes: on pairs that have none.
 
@@ -87,8 +88,10 @@ class Wanted:
         XevalError: for data that cannot be used.
     """
 
-    def __init__(self, recipe: Comparison, contents: Contents) -> None:
-        self._recipe, self._contents = recipe, contents
+    def __init__(self, recipe: Comparison) -> None:
+        self._recipe = recipe
+        self.digests = RecipeDigests(recipe)
+        self.labels = self.digests.labels
         self._source = open_source(recipe.data)
         self.sets: dict[tuple[str, str], Sequence[DataSet]] = {}
         self.notes: list[str] = []
@@ -110,13 +113,15 @@ class Wanted:
 
     def has(self, rows: Iterable[Result], system: System, task: str, sets: Sequence[DataSet], seed: int) -> bool:  # fmt: skip
         """Whether figures of all these test sets are among the rows, on the data as it is now."""
-        names = {one.name for one in sets}
+        names = {data_set.name for data_set in sets}
         asked = [row for row in rows if row.task == task and row.dataset in names]
         return names == {row.dataset for row in asked if self._is(row, system, seed)}
 
     def chosen(self, rows: Iterable[Result]) -> list[Result]:
         """The figures that the recipe asks for, of its models, on the data as it is now."""
-        asked = {(task, one.name) for (task, _), sets in self.sets.items() for one in sets}
+        asked = {
+            (task, data_set.name) for (task, _), sets in self.sets.items() for data_set in sets
+        }
         seeds = range(self._recipe.seeds)
         return [
             row
@@ -128,10 +133,10 @@ class Wanted:
         ]
 
     def _is(self, row: Result, system: str, seed: int) -> bool:
-        identity = self._contents.identities[system]
+        label = self.labels[system]
         return (row.model, row.model_digest, row.seed) == (
-            identity.name,
-            identity.digest,
+            label.name,
+            label.digest,
             seed,
         ) and row.is_of(self._train[row.task], self._test_digest(row.task, row.dataset))
 
@@ -144,7 +149,7 @@ class Wanted:
         """As the judge takes it, of the items as the protocol sees them."""
         if (name, dataset) not in self._test:
             task = _tuned(name)
-            [data_set] = [one for one in self._source.data_sets(task) if one.name == dataset]
+            [data_set] = [known for known in self._source.data_sets(task) if known.name == dataset]
             protocol = Protocol(labels=self._recipe.tuning_of(name).labels)
             examples, _ = task.view(self._source.read(task, data_set, "test"), protocol)
             self._test[name, dataset] = digest_of_examples(examples)
@@ -158,7 +163,7 @@ def _tuned(name: str) -> FineTunedTask:
     return task
 
 
-def results_of(recipe: Comparison) -> tuple[list[Result], int]:
+def results_of(recipe: Comparison, wanted: WantedResults | None = None) -> tuple[list[Result], int]:
     """The figures of a recipe in its results file, and how many others that file has.
 
     Others are of recipes that were followed there before, with other settings, text or data, or of targets, tasks,
@@ -168,7 +173,7 @@ def results_of(recipe: Comparison) -> tuple[list[Result], int]:
         XevalError: where there is no such file yet, or data cannot be used.
     """
     rows = [row for row in read_results(Path(recipe.out) / "results.jsonl") if row.value is not None]  # fmt: skip
-    chosen = Wanted(recipe, Contents(recipe)).chosen(rows)
+    chosen = (wanted or WantedResults(recipe)).chosen(rows)
     return chosen, len(rows) - len(chosen)
 
 
@@ -179,7 +184,7 @@ def summary(rows: Iterable[Result]) -> dict[str, dict[str, float]]:
         if row.value is not None and row.bootstrap is None and row.metric == task_of(row.task).metrics[0]:  # fmt: skip
             values.setdefault(row.task, {}).setdefault(row.model, []).append(row.value)
     return {
-        task: {system: sum(ours) / len(ours) for system, ours in systems.items()}
+        task: {system: sum(scores) / len(scores) for system, scores in systems.items()}
         for task, systems in values.items()
     }
 
