@@ -15,8 +15,10 @@ from vocabmerge import (
     parse_vocabulary,
     read_vocabulary,
     tokenizer_digest,
+    trim_vocabulary,
 )
 from vocabmerge.families.pieces import BYTE_ALPHABET
+from vocabmerge.tokenizer_file import library_form
 
 
 def test_importing_needs_neither_torch_nor_transformers():
@@ -204,3 +206,18 @@ def test_a_slow_only_tokenizer_is_refused_with_the_next_step(tmp_path):
     )
     with pytest.raises(VocabularyError, match=r"tokenizer\.json"):
         read_vocabulary(tmp_path)
+
+
+def test_a_file_goes_through_the_library_once(tmp_path, trained, monkeypatch):
+    """Whatever is then asked of it: its pieces, its digest, a trim, the digest of the trim and the map between them."""
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps(trained("unigram").tokenizer))
+    forms = []
+    rewritten = library_form._rewritten
+    monkeypatch.setattr(
+        library_form, "_rewritten", lambda *given: forms.append(given) or rewritten(*given)
+    )
+    read = read_vocabulary(file)
+    cut = trim_vocabulary(read, {"aa": [1] * len(read)}, top=200)
+    assert cut.map.student_digest == cut.after.digest != read.digest
+    assert len(forms) == 1

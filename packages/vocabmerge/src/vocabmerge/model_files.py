@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vocabmerge.errors import VocabularyError
-from vocabmerge.tokenizer_file.vocabulary import read_json
+from vocabmerge.tokenizer_file.json_file import read_json
 
 if TYPE_CHECKING:
     import torch

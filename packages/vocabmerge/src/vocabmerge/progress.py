@@ -1,4 +1,4 @@
-"""How long work tells its progress: it calls a watcher, which is silent by default."""
+"""How long work tells its progress: it calls a watcher, which by default says nothing."""
 
 from collections.abc import Callable
 
@@ -6,5 +6,5 @@ Watch = Callable[[int, int | None, str], None]
 """Told how many are done, of how many (None: not known), and of what, in words."""
 
 
-def silent(done: int, total: int | None, what: str) -> None:
+def no_progress(done: int, total: int | None, what: str) -> None:
     """The watcher that says nothing."""

@@ -16,7 +16,7 @@ from vocabmerge.count import batches
 from vocabmerge.errors import VocabularyError
 from vocabmerge.model_files import save_model, stored_names
 from vocabmerge.output_folder import new_folder, refuse_taken, write_json, write_tokenizer
-from vocabmerge.progress import Watch, silent
+from vocabmerge.progress import Watch, no_progress
 from vocabmerge.tokenizer_file.reading import read_vocabulary
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 
@@ -31,7 +31,7 @@ def carry_model(
     k: int = 64,
     seed: int = 0,
     pad_to: int = 1,
-    watch: Watch = silent,
+    watch: Watch = no_progress,
 ) -> dict[str, Any]:
     """Write the first model with the new tokenizer's vocabulary, its rows made from all models.
 

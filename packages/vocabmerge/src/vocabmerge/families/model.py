@@ -22,7 +22,7 @@ from vocabmerge.families.pieces import (
     metaspace_marked,
 )
 from vocabmerge.families.union_words import SegmentedWords
-from vocabmerge.progress import Watch, silent
+from vocabmerge.progress import Watch, no_progress
 
 
 def as_it_is(text: str) -> str:
@@ -254,4 +254,4 @@ class CalibrationData:
     teachers: Sequence[TokenizerModel]
     teacher_of: Mapping[str, int]
     words: Mapping[str, SegmentedWords]
-    watch: Watch = silent
+    watch: Watch = no_progress

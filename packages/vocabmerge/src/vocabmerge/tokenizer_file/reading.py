@@ -7,14 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from vocabmerge.errors import VocabularyError
+from vocabmerge.tokenizer_file.json_file import read_json, read_text
 from vocabmerge.tokenizer_file.library_form import library_form
-from vocabmerge.tokenizer_file.vocabulary import (
-    Vocabulary,
-    parse_vocabulary,
-    read_json,
-    read_text,
-    vocabulary_of,
-)
+from vocabmerge.tokenizer_file.vocabulary import Vocabulary, parse_vocabulary, vocabulary_of
 
 _ADVICE = (
     "convert it where its slow tokenizer works, with "

@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -239,28 +238,3 @@ def _without_defaults(value: Any) -> Any:
             if inner is not None and inner is not False
         }
     return [_without_defaults(inner) for inner in value] if isinstance(value, list) else value
-
-
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, or what is wrong with it."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise VocabularyError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise VocabularyError(
-            f"{path}: expected JSON, cannot read it ({error}); fetch or save the tokenizer again"
-        ) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Parse a JSON file, or say what is wrong with it."""
-    try:
-        parsed = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise VocabularyError(
-            f"{path}: expected JSON, cannot read it ({error}); fetch or save the tokenizer again"
-        ) from error
-    if not isinstance(parsed, dict):
-        raise VocabularyError(f"{path}: expected a JSON object, got {type(parsed).__name__}")
-    return parsed

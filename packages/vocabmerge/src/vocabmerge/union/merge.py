@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from vocabmerge.families.model import TokenizerModel
 from vocabmerge.families.pieces import placeholder
 from vocabmerge.families.registry import model_of
 from vocabmerge.maps import VocabularyMap, map_of_lists
-from vocabmerge.progress import Watch, silent
+from vocabmerge.progress import Watch, no_progress
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary, tokenizer_digest
 from vocabmerge.union.assemble import PreTokenization, one_family
 from vocabmerge.union.build import Segmenter, UnionBuilder
@@ -25,7 +25,9 @@ from vocabmerge.union.conflicts import (
     union_normalizer,
     unmarked,
 )
+from vocabmerge.union.facts import union_facts
 from vocabmerge.union.fidelity import Fidelity, added_tokens_fidelity, compare_segmentation
+from vocabmerge.union.held_out import split_corpora
 from vocabmerge.union.limit_size import limit_size
 from vocabmerge.union.specials import CONVENTIONS, Convention
 from vocabmerge.union.union_rows import UnionRows
@@ -65,7 +67,7 @@ def merge_vocabularies(
     normalizer: Policy | None = None,
     pad_to: int = 1,
     max_size: int | None = None,
-    watch: Watch = silent,
+    watch: Watch = no_progress,
 ) -> Merged:
     """Unite vocabularies at the level of their models.
 
@@ -111,9 +113,7 @@ def merge_vocabularies(
     mixed = not one_family(teachers)
     if mixed or max_size is not None:
         _need_corpora(languages, corpora, "unions of several families" if mixed else "max_size")
-    training = {code: _Lines(lines, _not_tenths(len(lines))) for code, lines in corpora.items()}
-    tenths = {code: _Lines(lines, range(0, len(lines), 10)) for code, lines in corpora.items()}
-    held_out = {code: tenths[code] or training[code] for code in tenths}
+    training, held_out = split_corpora(corpora)
     builder = UnionBuilder(
         teachers,
         teacher_of=teacher_of,
@@ -148,7 +148,7 @@ def merge_vocabularies(
             teachers, rows.teacher_rows, all_rows.teacher_rows, strict=True
         )
     }
-    facts = _facts(teachers, languages, rows, union_model, maps, mixed)
+    facts = union_facts(teachers, languages, rows, union_model, maps, mixed)
     facts |= {
         "digest": digest,
         "convention": convention,
@@ -173,31 +173,6 @@ def merge_vocabularies(
         fidelity=fidelity,
         facts=facts,
     )
-
-
-class _Lines(Sequence[str]):
-    """Some lines of a corpus by their numbers; the corpus, which may lie on disk, is not copied."""
-
-    def __init__(self, corpus: Sequence[str], numbers: Sequence[int] | NDArray[np.int64]) -> None:
-        self._corpus = corpus
-        self._numbers = numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return _Lines(self._corpus, self._numbers[index])
-        return self._corpus[int(self._numbers[index])]
-
-
-def _not_tenths(count: int) -> NDArray[np.int64]:
-    numbers = np.arange(count)
-    return numbers[numbers % 10 > 0]
 
 
 def _check(
@@ -295,38 +270,3 @@ def _max_length(teachers: Sequence[Vocabulary]) -> int | None:
     lengths = [teacher.config.get("model_max_length") for teacher in teachers]
     stated = [int(length) for length in lengths if length is not None and length < 1_000_000]
     return min(stated, default=None)
-
-
-def _facts(
-    teachers: Sequence[Vocabulary],
-    languages: Mapping[str, str],
-    rows: UnionRows,
-    union: TokenizerModel,
-    maps: Mapping[str, VocabularyMap],
-    mixed: bool,
-) -> dict[str, Any]:
-    common = {row for row, role in enumerate(rows.roles) if role == "special"}
-    pieces_of = [set(column[column >= 0].tolist()) - common for column in rows.teacher_rows]
-    return {
-        "format": "vocabulary-merge/1",
-        "size": len(rows),
-        "family": union.family,
-        "mixed": mixed,
-        "language_only_rows": sum(
-            piece == placeholder(row) and rows.roles[row] != "placeholder"
-            for row, piece in enumerate(union.pieces)
-        ),
-        "placeholder_rows": sum(role == "placeholder" for role in rows.roles),
-        "teachers": [
-            {
-                "name": teacher.name,
-                "family": teacher.family,
-                "size": len(teacher),
-                "digest": teacher.digest,
-                "languages": [code for code, name in languages.items() if name == teacher.name],
-                **maps[teacher.name].counts,
-            }
-            for teacher in teachers
-        ],
-        "shared": [[len(left & right) for right in pieces_of] for left in pieces_of],
-    }
