@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock, Timeout
+from huggingface_hub import metadata_load
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import vocabmerge
 from bistil.errors import ExtractError
+from bistil.extract.card import card
 from bistil.extract.config import Extraction
 from bistil.extract.plan import Plan
 from bistil.extract.run import extract
@@ -27,6 +29,7 @@ from bistil.text.blocks import TextBlocks
 from bistil.text.languages import text_files
 from teacherzoo import load_teacher
 from teacherzoo.cache import MADE, work_dir
+from xeval.cost.parameters import Parameters
 
 SHORT = Extraction(
     steps=12, batch=4, length=32, learning_rate=1e-3, held_out_share=0.1, checkpoint_every=5
@@ -85,18 +88,44 @@ def test_a_student_is_a_stock_folder_of_half_the_layers_that_came_closer_to_its_
 
 
 def test_the_card_says_what_was_done(student: Path, teacher: Path) -> None:
-    card = (student / "README.md").read_text()
+    page = (student / "README.md").read_text()
 
-    assert "base_model" not in card  # the Hub takes no path, and a path names its user
-    assert str(teacher) not in card
-    assert f"Teacher: `{teacher.name}`, licence: not known: look it up" in card
-    assert "Text in sw: `sw.txt`, licence: CC-BY-4.0" in card
-    assert "Text in en: `en.txt`, licence: not known: look it up" in card
-    assert 'language: ["en", "sw"]' in card
-    assert "# student" in card
-    assert "Layers: 2 of 4 (numbers 1, 3)" in card
-    assert "mean squared difference of attention maps" in card
+    assert "base_model" not in page  # the Hub takes no path, and a path names its user
+    assert str(teacher) not in page
+    assert f"Teacher: `{teacher.name}`, licence: not known: look it up" in page
+    assert "Text in sw: `sw.txt`, licence: CC-BY-4.0" in page
+    assert "Text in en: `en.txt`, licence: not known: look it up" in page
+    facts = metadata_load(student / "README.md")
+    assert facts["language"] == ["en", "sw"]
+    assert "license" not in facts
+    [results] = facts["model-index"]
+    assert {one["dataset"]["config"] for one in results["results"]} == {"en", "sw"}
+    assert [one["type"] for one in results["results"][0]["metrics"]] == ["attention", "hidden"]
+    assert "# student" in page
+    assert "Layers: 2 of 4 (numbers 1, 3)" in page
+    assert "mean squared difference of attention maps" in page
     assert (student / "curves.png").stat().st_size > 1000
+
+
+def test_the_card_of_a_teacher_on_the_hub_names_it_its_licence_and_the_relation_to_it(
+    student: Path, tmp_path: Path
+) -> None:
+    run = json.loads((student / "run.json").read_text())
+    counts = {name: Parameters(**run["plan"].pop(name)) for name in ("teacher_parameters", "student_parameters")}  # fmt: skip
+    plan = Plan(**{**run["plan"], **counts, "teacher": "xlm-r-base"})
+    page = card(
+        plan, run["extraction"], name="small", sfts={}, texts={"en": "en.txt", "sw": "sw.txt"}, licences={},
+        before={}, after={},
+    )  # fmt: skip
+    (tmp_path / "README.md").write_text(page)
+
+    facts = metadata_load(tmp_path / "README.md")
+
+    assert facts["base_model"] == "FacebookAI/xlm-roberta-base"
+    assert facts["base_model_relation"] == "finetune"
+    assert facts["license"] == "mit"
+    assert "Teacher: `FacebookAI/xlm-roberta-base`, licence: MIT" in page
+    assert "(no text was held out)" in page
 
 
 def test_a_plan_is_told_before_training(teacher: Path, texts: dict[str, Path], tmp_path: Path) -> None:  # fmt: skip

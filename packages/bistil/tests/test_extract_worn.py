@@ -76,7 +76,8 @@ def test_a_teacher_wears_it_in_the_batches_of_its_language_alone(
     assert runs["worn"]["en"] == runs["bare"]["en"]
     assert runs["worn"]["sw"]["hidden"] > 1.05 * runs["bare"]["sw"]["hidden"]
     assert (
-        f"In sw the teacher wore `{tuning.name}`" in (tmp_path / "worn" / "README.md").read_text()
+        f"In sw the teacher had the sparse fine-tuning `{tuning.name}` on"
+        in (tmp_path / "worn" / "README.md").read_text()
     )
 
 

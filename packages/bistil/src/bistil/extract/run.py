@@ -13,9 +13,9 @@ import torch
 from bistil.encoders.capture import layers_of
 from bistil.encoders.widths import require_narrowable
 from bistil.errors import ExtractError
-from bistil.extract.card import RunRecord, write_folder
 from bistil.extract.config import Extraction
 from bistil.extract.plan import Plan, attention_route
+from bistil.extract.record import RunRecord, write_folder
 from bistil.extract.student import Shaped, shaped_student
 from bistil.extract.teacher import teacher_in_training, trimmed_teacher
 from bistil.losses.extraction import ExtractionModel, TeacherRunner, freeze_unreached

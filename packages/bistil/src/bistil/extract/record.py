@@ -1,0 +1,112 @@
+"""The student's folder: model, tokenizer, a card and curves made from the record of the run, and `run.json`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bistil.extract.card import card
+from bistil.extract.plan import Plan
+from bistil.losses.table import EXTRACT_TERMS
+
+_TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+    "vocab.json", "merges.txt", "*.model", "LICENSE*", "NOTICE",
+)  # fmt: skip
+_VERSIONS = ("bistil", "kdkernels", "teacherzoo", "vocabmerge", "torch", "transformers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What happened.
+
+    Attributes:
+        plan: in figures.
+        extraction: every option.
+        sfts: language to the sparse fine-tuning that the teacher wore.
+        texts: language to the name of its text.
+        licences: language to the licence of its text, where that is known.
+        digests: of the teacher that taught, its vocabulary trimmed.
+        before: per language the terms on held-out text before training.
+        after: the same after it.
+        log: loss and terms by step.
+        seconds: wall time.
+    """
+
+    plan: Plan
+    extraction: Mapping[str, Any]
+    sfts: Mapping[str, str]
+    texts: Mapping[str, str]
+    licences: Mapping[str, str]
+    digests: Mapping[str, str]
+    before: Mapping[str, Mapping[str, float]]
+    after: Mapping[str, Mapping[str, float]]
+    log: Sequence[Mapping[str, float]]
+    seconds: float
+
+
+def write_folder(
+    student: Any, teacher: Path, record: RunRecord, folder: Path, *, name: str
+) -> None:
+    """Write a plain Hugging Face folder: the student, the trimmed teacher's tokenizer, the card, the curves, the record.
+
+    Args:
+        student: a stock masked LM.
+        teacher: the folder whose tokenizer it shares.
+        record: of the run.
+        folder: where to; what stands there is replaced.
+        name: of the student, for its card.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    student.save_pretrained(folder)
+    for pattern in _TOKENIZER:
+        for file in teacher.glob(pattern):
+            shutil.copy(file, folder)
+    if (teacher / "maps").is_dir():
+        shutil.copytree(teacher / "maps", folder / "maps")
+    _draw_curves(record, folder / "curves.png")
+    page = card(
+        record.plan, record.extraction, sfts=record.sfts, texts=record.texts, licences=record.licences,
+        before=record.before, after=record.after, name=name,
+    )  # fmt: skip
+    (folder / "README.md").write_text(page, encoding="utf-8")
+    run = {
+        "what": "a student extracted by bistil",
+        "plan": record.plan.to_json(),
+        "extraction": record.extraction,
+        "language_sfts": record.sfts,
+        "digests": record.digests,
+        "held_out": {"before": record.before, "after": record.after},
+        "log": record.log,
+        "seconds": round(record.seconds, 1),
+        "versions": {name: version(name) for name in _VERSIONS},
+    }
+    (folder / "run.json").write_text(
+        json.dumps(run, indent=1, default=str) + "\n", encoding="utf-8"
+    )
+
+
+def _draw_curves(record: RunRecord, file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    terms = [term.name for term in EXTRACT_TERMS if any(f"{term.name}_{language}" in entry for entry in record.log for language in record.plan.languages)]  # fmt: skip
+    figure = Figure(figsize=(4 * max(1, len(terms)), 3.2), layout="constrained")
+    plots = figure.subplots(1, max(1, len(terms)), squeeze=False)[0]
+    for axes, term in zip(plots, terms, strict=False):
+        for language in record.plan.languages:
+            name = f"{term}_{language}"
+            points = [(entry["step"], entry[name]) for entry in record.log if name in entry]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=language)
+        axes.set_title(term)
+        axes.set_xlabel("step")
+        axes.set_yscale("log")
+        axes.spines[["top", "right"]].set_visible(False)
+    if terms:
+        plots[0].legend(frameon=False)
+    figure.savefig(file, dpi=130)
