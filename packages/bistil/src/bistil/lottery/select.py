@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from bistil.errors import SparseError
 from bistil.sparse.gap_coding import decode_gaps, encode_gaps
+from teacherzoo.atomic_write import written_whole
 
 _CHUNK = 1 << 17  # entries looked at together: they stay in the cache
 _INFINITE = 0x7F800000  # the bits of infinity; those of NaN lie above
@@ -167,9 +167,8 @@ def _broken(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
 def write_selection(selection: Selection, path: Path) -> None:
     """Write a selection, under a temporary name first."""
     header = {"sizes": dict(selection.sizes), "threshold": selection.threshold}
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
-    save_file(dict(selection.coded), part, metadata={"selection": json.dumps(header)})
-    part.replace(path)
+    with written_whole(path) as part:
+        save_file(dict(selection.coded), part, metadata={"selection": json.dumps(header)})
 
 
 def read_selection(path: Path) -> Selection:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from bistil.errors import SparseError
 from bistil.sparse.composable_sft import read_composable
 from bistil.sparse.difference import SparseFineTuning, SparseTensor
 from bistil.sparse.gap_coding import decode_gaps, encode_gaps
+from teacherzoo.atomic_write import written_whole
 
 FORMAT = "sparse-fine-tuning/1"
 FORMAT_WITH_DENSE = (
@@ -68,13 +68,9 @@ def write_sparse(
         "checksum": _checksum(tensors),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
-    try:
+    with written_whole(path) as part:
         # One entry: safetensors writes several in an order that changes from run to run.
         save_file(tensors, part, metadata={_HEADER: json.dumps(header, sort_keys=True)})
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_sparse(path: Path) -> SparseFineTuning:

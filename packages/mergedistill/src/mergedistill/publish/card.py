@@ -18,6 +18,7 @@ from mergedistill.recipe.recipe import Recipe
 from mergedistill.recipe.stages import ensembles_or_refuse, recording_folder, stages
 from mergedistill.training.held_out import held_out_texts, score, score_languages
 from teacherzoo import Masking
+from teacherzoo.atomic_write import written_whole
 from teacherzoo.catalogue.catalogue import find_teacher, read_catalogue
 from teacherzoo.digests import digest_of_text
 from teacherzoo.encoders.teachers import load_teacher
@@ -102,9 +103,8 @@ def _teachers_scores(
                 )
             )
         watch(number + 1, len(used), f"{name} on held-out text")
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(kept))
-    part.replace(file)
+    with written_whole(file) as part:
+        part.write_text(json.dumps(kept))
     return {language: kept[name] for language, name in wanted.items() if name in kept}
 
 
