@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -13,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from teacherzoo.cache import MADE, made_once, refuse_what_exists
+from teacherzoo.digests import digest_of_text
 from teacherzoo.errors import RecordError
 from teacherzoo.pretrain.config import PretrainedTeacher, PretrainingConfig
 from teacherzoo.pretrain.shapes import build_masked_lm
@@ -30,7 +31,8 @@ def pretrain_teacher(
 ) -> PretrainedTeacher:
     """Train a tokenizer and a masked LM on the training part of `corpora`, and write them as one model folder.
 
-    Interrupted, it resumes from its last checkpoint when called again with the same arguments; the outcome is the one of
+    Interrupted, it resumes from its last checkpoint when called again with the same arguments and text, wherever that lies by
+    then; the outcome is the one of
     a run without interruption. It runs in one process. Two runs from nothing give the same bytes with the families `bpe`
     and `wordpiece`; the trainer of `unigram` in `tokenizers` breaks ties in an order that changes from run to run, so a few
     rare pieces and the numbering of all may differ.
@@ -55,50 +57,37 @@ def pretrain_teacher(
 
     config = config or PretrainingConfig()
     out = Path(out)
-    if out.exists():
-        raise RecordError(f"{out} exists already; remove it, or choose another folder.")
+    refuse_what_exists(out, RecordError)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RecordError("Teachers are pretrained in one process; start it without a launcher.")
-    for corpus in corpora:
-        corpus.files()  # refuses what is not there
-    work = _work_folder(out, config, corpora)
-    tokenizer = train_tokenizer(corpora, config, work / "tokenizer.json", watch=watch)
-    blocks = pack(corpora, tokenizer, config.length, part="train")
-    model = build_masked_lm(config.shape, tokenizer, seed=config.seed)
-    start = time.monotonic()
-    train(model, blocks, tokenizer, config, work, watch=watch)
-    seconds = time.monotonic() - start
-    scores = held_out_scores(model, corpora, tokenizer, config)
-    teacher = PretrainedTeacher(
-        folder=out,
-        parameters=model.num_parameters(),
-        loss={language: score.loss for language, score in scores.items()},
-        accuracy={language: score.accuracy for language, score in scores.items()},
-        seconds=seconds,
-    )
-    _write(model, tokenizer, config, corpora, teacher, work)
-    shutil.rmtree(work)
-    return teacher
+    inputs = {
+        "pretraining": asdict(config),
+        "corpora": [
+            [corpus.language, digest_of_text(corpus.language, corpus)] for corpus in corpora
+        ],
+    }
+    pretrained: list[PretrainedTeacher] = []
 
-
-def _work_folder(out: Path, config: PretrainingConfig, corpora: Sequence[Corpus]) -> Path:
-    """Where the run keeps what it needs to resume; that of another configuration is refused."""
-    work = out.with_name(f".{out.name}.pretraining")
-    stated = json.dumps(
-        {"pretraining": asdict(config), "corpora": [_stated(corpus) for corpus in corpora]},
-        indent=1,
-    )
-    note = work / "plan.json"
-    if note.exists() and note.read_text(encoding="utf-8") != stated:
-        raise RecordError(
-            f"{work} is left from a run with other arguments; remove it, or call it with those again."
+    def make(work: Path) -> None:
+        tokenizer = train_tokenizer(corpora, config, work / "tokenizer.json", watch=watch)
+        blocks = pack(corpora, tokenizer, config.length, part="train")
+        model = build_masked_lm(config.shape, tokenizer, seed=config.seed)
+        start = time.monotonic()
+        train(model, blocks, tokenizer, config, work, watch=watch)
+        seconds = time.monotonic() - start
+        scores = held_out_scores(model, corpora, tokenizer, config)
+        teacher = PretrainedTeacher(
+            folder=out,
+            parameters=model.num_parameters(),
+            loss={language: score.loss for language, score in scores.items()},
+            accuracy={language: score.accuracy for language, score in scores.items()},
+            seconds=seconds,
         )
-    if not note.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        part = work / "plan.json.part"
-        part.write_text(stated, encoding="utf-8")
-        part.replace(note)
-    return work
+        _write(model, tokenizer, config, corpora, teacher, work / MADE)
+        pretrained.append(teacher)
+
+    made_once(out, inputs, make, refuse=RecordError)
+    return pretrained[0]
 
 
 def _stated(corpus: Corpus) -> dict[str, Any]:
@@ -111,10 +100,8 @@ def _write(
     config: PretrainingConfig,
     corpora: Sequence[Corpus],
     teacher: PretrainedTeacher,
-    work: Path,
+    folder: Path,
 ) -> None:
-    folder = work / "folder"
-    shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     run = {
@@ -131,7 +118,6 @@ def _write(
     }
     (folder / "run.json").write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_card(config, corpora, teacher), encoding="utf-8")
-    folder.replace(teacher.folder)
 
 
 def _card(config: PretrainingConfig, corpora: Sequence[Corpus], teacher: PretrainedTeacher) -> str:
