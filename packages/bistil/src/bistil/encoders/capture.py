@@ -122,6 +122,7 @@ def capture_activations(
         ModelError: for an architecture whose attention cannot be reached.
 
     Example:
+        >>> import torch
         >>> from transformers import BertConfig, BertForMaskedLM
         >>> sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
         >>> model = BertForMaskedLM(BertConfig(vocab_size=50, **sizes))

@@ -16,7 +16,7 @@ from bistil.errors import ExtractError
 from bistil.extract.config import Extraction
 from bistil.extract.plan import Plan, attention_route
 from bistil.extract.record import RunRecord, write_folder
-from bistil.extract.student import Shaped, shaped_student
+from bistil.extract.student import InitialStudent, initial_student
 from bistil.extract.teacher import teacher_in_training, trimmed_teacher
 from bistil.losses.extraction import ExtractionModel, TeacherRunner, freeze_unreached
 from bistil.sparse.composable_sft import sparse_path
@@ -127,7 +127,7 @@ def _trim_copy_distil(
     teacher = trimmed_teacher(given.folder, given.files, cache_dir, extraction, watch=watch)
     text = _text_blocks(teacher, given, cache_dir, extraction, watch)
 
-    copied = shaped_student(teacher.model, given.layers, extraction, text)
+    copied = initial_student(teacher.model, given.layers, extraction, text)
 
     batches, held_out = _batches(text, extraction, arguments), text.held_out()
     runner, teacher = teacher_in_training(teacher, given.folder, given.sfts, given.layers, extraction)  # fmt: skip
@@ -243,7 +243,7 @@ def _batches(
 
 
 def _in_training(
-    copied: Shaped,
+    copied: InitialStudent,
     runner: TeacherRunner,
     text: TextBlocks,
     given: _Given,
@@ -265,7 +265,7 @@ def _in_training(
 
 def _plan(
     student: ExtractionModel,
-    copied: Shaped,
+    copied: InitialStudent,
     teacher: Teacher,
     text: TextBlocks,
     batches: MaskedBatches,

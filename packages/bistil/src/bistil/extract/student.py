@@ -22,8 +22,8 @@ _ROWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shaped:
-    """A student before it is taught.
+class InitialStudent:
+    """A student before its training.
 
     Attributes:
         student: a masked LM of the teacher's class.
@@ -38,9 +38,9 @@ class Shaped:
     words: tuple[str, ...] = ()
 
 
-def shaped_student(
+def initial_student(
     teacher: Any, layers: Sequence[int], extraction: Extraction, text_blocks: TextBlocks
-) -> Shaped:
+) -> InitialStudent:
     """The teacher's layers `layers`, verified bit for bit, then made as narrow as `extraction` says.
 
     Args:
@@ -55,7 +55,7 @@ def shaped_student(
     width = None if extraction.width == whole else extraction.width
     feed_forward = None if extraction.feed_forward == inner else extraction.feed_forward
     if width is None and feed_forward is None:
-        return Shaped(student=student)
+        return InitialStudent(student=student)
     sample = _sample(text_blocks.blocks)
     units, words = None, []
     if width is not None:
@@ -67,7 +67,7 @@ def shaped_student(
         )
     if feed_forward is not None:
         words.append(f"{feed_forward:,} of {inner:,} units in each feed-forward layer")
-    return Shaped(
+    return InitialStudent(
         student=narrowed(student, sample, units=units, feed_forward=feed_forward, seed=seed),
         units=units,
         projection=None if units is None else projection_of(units, whole),
@@ -79,5 +79,5 @@ def _sample(blocks: Mapping[str, NDArray[np.int32]]) -> list[Tensor]:
     """The first blocks of each language, a few rows at a time."""
     length = next(iter(blocks.values())).shape[1]
     rows = max(1, _SAMPLE // (length * len(blocks)))
-    chosen = [torch.from_numpy(its[:rows].astype(np.int64)) for its in blocks.values()]
-    return [part for its in chosen for part in its.split(_ROWS)]
+    chosen = [torch.from_numpy(ids[:rows].astype(np.int64)) for ids in blocks.values()]
+    return [part for ids in chosen for part in ids.split(_ROWS)]

@@ -100,7 +100,7 @@ def student_of(teacher: Any, layers: Sequence[int], *, seed: int | None = None) 
     logits are compared with those of the teacher with its other layers left out; they are the same bits.
 
     Args:
-        teacher: a stock `…ForMaskedLM`.
+        teacher: a stock `…ForMaskedLM` in evaluation mode.
         layers: see `choose_layers`.
         seed: given, the weights are random instead, of this seed: a model of the student's shape from scratch.
 
@@ -110,7 +110,8 @@ def student_of(teacher: Any, layers: Sequence[int], *, seed: int | None = None) 
     Example:
         >>> from transformers import BertConfig, BertForMaskedLM
         >>> sizes = {"hidden_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 8}
-        >>> student_of(BertForMaskedLM(BertConfig(vocab_size=50, **sizes)), (1, 3)).config.num_hidden_layers
+        >>> teacher = BertForMaskedLM(BertConfig(vocab_size=50, **sizes)).eval()
+        >>> student_of(teacher, (1, 3)).config.num_hidden_layers
         2
     """
     layers = choose_layers(teacher, layers=tuple(layers))

@@ -37,12 +37,12 @@ from vocabmerge.models import move_padding, replace_tensors, set_token_ids, voca
 _CUT_AT_ONCE = 512  # documents: enough for the tokenizer's threads, little enough to hold
 
 
-def new_student(recipe: Recipe, found: Mapping[str, TeacherEnsemble], vocabulary: Path) -> Any:
+def new_student(recipe: Recipe, ensembles: Mapping[str, TeacherEnsemble], vocabulary: Path) -> Any:
     """A stock masked LM over the merged vocabulary, as `student.start` says.
 
     Args:
         recipe: of the run.
-        found: who teaches what.
+        ensembles: by language.
         vocabulary: the folder of the merged vocabulary.
 
     Raises:
@@ -54,8 +54,8 @@ def new_student(recipe: Recipe, found: Mapping[str, TeacherEnsemble], vocabulary
     tokenizer = AutoTokenizer.from_pretrained(vocabulary)
     if recipe.student.start == "scratch":
         return build_masked_lm(recipe.student.shape, tokenizer, seed=recipe.seed)
-    refuse_misfits(recipe, found)
-    used = teachers_in_use(recipe, found)
+    refuse_misfits(recipe, ensembles)
+    used = teachers_in_use(recipe, ensembles)
     first = _first(recipe, used)
     teachers = {
         name: load_teacher(find_teacher(used[name][0].teacher))
@@ -68,14 +68,14 @@ def new_student(recipe: Recipe, found: Mapping[str, TeacherEnsemble], vocabulary
     return _with_rows(student, _carried(recipe, teachers, vocabulary), tokenizer)
 
 
-def refuse_unfit_teachers(recipe: Recipe, found: Mapping[str, TeacherEnsemble]) -> None:
+def refuse_unfit_teachers(recipe: Recipe, ensembles: Mapping[str, TeacherEnsemble]) -> None:
     """Before anything is spent: blocks longer than a teacher reads, and more pieces asked for than it has.
 
     Raises:
         StageError: in one sentence, with what to set.
     """
-    for name, (each, _) in teachers_in_use(recipe, found).items():
-        source = find_teacher(each.teacher)
+    for name, (entry, _) in teachers_in_use(recipe, ensembles).items():
+        source = find_teacher(entry.teacher)
         config = read_config(teacher_folder(source), source)
         longest = longest_row(config)
         if longest is not None and recipe.distil.block_length > longest:
@@ -89,7 +89,7 @@ def refuse_unfit_teachers(recipe: Recipe, found: Mapping[str, TeacherEnsemble]) 
             )
 
 
-def refuse_misfits(recipe: Recipe, found: Mapping[str, TeacherEnsemble]) -> None:
+def refuse_misfits(recipe: Recipe, ensembles: Mapping[str, TeacherEnsemble]) -> None:
     """Before anything is spent: a teacher that the student cannot begin from.
 
     Raises:
@@ -97,7 +97,7 @@ def refuse_misfits(recipe: Recipe, found: Mapping[str, TeacherEnsemble]) -> None
     """
     if recipe.student.start == "scratch":
         return
-    used = teachers_in_use(recipe, found)
+    used = teachers_in_use(recipe, ensembles)
     name = _first(recipe, used)
     source = find_teacher(used[name][0].teacher)
     config = read_config(teacher_folder(source), source)
@@ -136,19 +136,19 @@ def _refuse_other_shape(recipe: Recipe, name: str, config: Any) -> None:
             f"other; set student.architecture: {config.model_type}, or carry the embeddings alone (student.start: carried)."
         )
     family = known_family(config)
-    wanted = {
+    stated = {
         "width": (family.width, student.width),
         "heads": (family.attention_heads, student.shape.head_count),
         "feed_forward": (family.inner, student.shape.inner_width),
     }
-    others = [
+    corrections = [
         f"student.{key}: {getattr(config, field)}"
-        for key, (field, value) in wanted.items()
+        for key, (field, value) in stated.items()
         if getattr(config, field) != value
     ]
-    if others:
+    if corrections:
         raise StageError(
-            f"the layers of {name} have another shape than the student; set {', '.join(others)}."
+            f"the layers of {name} have another shape than the student; set {', '.join(corrections)}."
         )
     depth = config.num_hidden_layers
     if depth < student.layers:
@@ -178,7 +178,7 @@ def _with_fewer_layers(teacher: Any, recipe: Recipe) -> Any:
 def _carried(recipe: Recipe, teachers: Mapping[str, Teacher], vocabulary: Path) -> Carried:
     """Rows for all pieces, in the first teacher's space."""
     sources = {name: _source(name, teacher) for name, teacher in teachers.items()}
-    new = _told_by_teachers(vocabulary, sources)
+    new = _with_hidden_pieces(vocabulary, sources)
     auxiliary = None
     if recipe.student.carry == "focus":
         auxiliary = cooccurrence_embeddings(_Segmented(recipe, vocabulary), len(new))
@@ -191,14 +191,14 @@ def _carried(recipe: Recipe, teachers: Mapping[str, Teacher], vocabulary: Path) 
     )
 
 
-def _told_by_teachers(vocabulary: Path, sources: Mapping[str, Source]) -> Vocabulary:
-    """The merged vocabulary; what it hides from its own search is told by the maps of the teachers who have it."""
+def _with_hidden_pieces(vocabulary: Path, sources: Mapping[str, Source]) -> Vocabulary:
+    """The merged vocabulary; what it hides from its own search is read from the maps of the teachers who have it."""
     new = read_vocabulary(vocabulary)
     keys, roles = list(new.keys), list(new.roles)
     for name, source in sources.items():
         rows = load_map(vocabulary / "maps" / f"{name}.safetensors").one_to_one().tolist()
-        its = source.vocabulary
-        for row, key, role in zip(rows, its.keys, its.roles, strict=True):
+        teacher = source.vocabulary
+        for row, key, role in zip(rows, teacher.keys, teacher.roles, strict=True):
             if row >= 0 and roles[row] == "placeholder":
                 keys[row], roles[row] = key, role
     return replace(new, keys=keys, roles=roles)
@@ -229,22 +229,24 @@ class _Segmented:
                 corpus(self._recipe, language).documents(),
                 self._recipe.vocabulary.calibration_lines,
             )
-            while some := [document.text for document in islice(documents, _CUT_AT_ONCE)]:
-                for encoding in segmenter.encode_batch_fast(some, add_special_tokens=False):
+            while texts := [document.text for document in islice(documents, _CUT_AT_ONCE)]:
+                for encoding in segmenter.encode_batch_fast(texts, add_special_tokens=False):
                     yield np.array(encoding.ids, dtype=np.uint32)
 
 
-def _with_rows(model: Any, made: Carried, tokenizer: Any) -> Any:
+def _with_rows(model: Any, carried: Carried, tokenizer: Any) -> Any:
     """The model with the carried tables and the tokenizer's special ids, built anew from its files as any stock model is."""
     tensors = vocabulary_tensors(model)
     rows = len(tokenizer)
-    assert len(made.embedding) == rows
-    tables = {id(tensors.embedding): made.embedding}
+    assert len(carried.embedding) == rows
+    tables = {id(tensors.embedding): carried.embedding}
     if tensors.head is not None:
         # A head of its own, where the first teacher ties its head: begin tied in value.
-        tables[id(tensors.head)] = (made.head if made.head is not None else made.embedding).clone()
+        tables[id(tensors.head)] = (
+            carried.head if carried.head is not None else carried.embedding
+        ).clone()
     for bias in tensors.biases:
-        tables[id(bias)] = torch.zeros(rows) if made.bias is None else made.bias.clone()
+        tables[id(bias)] = torch.zeros(rows) if carried.bias is None else carried.bias.clone()
     old_pad = model.get_input_embeddings().padding_idx
     replace_tensors(model, tensors, tables)
     set_token_ids(

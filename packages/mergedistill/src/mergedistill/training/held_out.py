@@ -10,7 +10,7 @@ from typing import Any
 
 from mergedistill.recipe.recipe import Recipe
 from teacherzoo import Masking, Teacher, TokenSpace, split_head
-from teacherzoo.encoders.inference import PlainEngine, Question, answers
+from teacherzoo.encoders.inference import MaskedBlock, PlainEngine, predict_blocks
 from teacherzoo.errors import CorpusError
 from teacherzoo.rank.bits_per_byte import bits_per_byte
 from teacherzoo.text.blocks import Block, blocks_of
@@ -60,37 +60,35 @@ def score(reader: Teacher, texts: list[str], *, masking: Masking, block_length: 
     """
     bits = bits_per_byte(reader, texts, max_length=block_length)
     documents = [Document(text, document_digest(text)) for text in texts]
-    questions = [
-        question
+    masked_blocks = [
+        masked
         for block in blocks_of(documents, reader.backend, length=block_length)
-        if (question := _question(block, masking, reader.space)) is not None
+        if (masked := _masked_block(block, masking, reader.space)) is not None
     ]
-    said = answers(
+    predictions = predict_blocks(
         PlainEngine(reader, device=next(reader.model.parameters()).device),
-        questions,
+        masked_blocks,
         pad=reader.space.pad,
         token_budget=_TOKENS,
         k=1,
         temperatures=(),
     )
     hits = sum(
-        int((one.ids[:, 0].numpy() == asked.wanted[:, 0]).sum())
-        for one, asked in zip(said, questions, strict=True)
+        int((predicted.ids[:, 0].numpy() == masked.wanted[:, 0]).sum())
+        for predicted, masked in zip(predictions, masked_blocks, strict=True)
     )
-    asked_in_all = sum(len(question.positions) for question in questions)
-    return Score(
-        bits_per_byte=bits.value, accuracy=hits / asked_in_all if asked_in_all else float("nan")
-    )
+    count = sum(len(masked.positions) for masked in masked_blocks)
+    return Score(bits_per_byte=bits.value, accuracy=hits / count if count else float("nan"))
 
 
-def _question(block: Block, masking: Masking, space: TokenSpace) -> Question | None:
+def _masked_block(block: Block, masking: Masking, space: TokenSpace) -> MaskedBlock | None:
     positions = masked_positions(block, masking, space=space, draw=0)
     if not len(positions):
         return None
     masked = block.token_ids.copy()
     masked[positions] = space.mask
     gold = block.token_ids[positions, None].astype("int64")
-    return Question(masked, positions, gold, "held-out text")
+    return MaskedBlock(masked, positions, gold, "held-out text")
 
 
 def reader_of(model: Any, tokenizer: Any, *, max_length: int) -> Teacher:

@@ -1,4 +1,4 @@
-"""Asking the teacher: batches by token budget, the head on masked rows only."""
+"""Predictions of a teacher: batches by token budget, the head on masked rows only."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What is put to the teacher: a masked block.
+class MaskedBlock:
+    """A block of text with masks, and the positions to predict.
 
     Attributes:
         input_ids: [S], with masks.
@@ -48,14 +48,14 @@ class Engine(Protocol):
         """Weight [V, H] and bias [V] in float32, whole for as long as the context lasts."""
 
     def finish(self) -> None:
-        """Called when this process has nothing left to ask; engines that share work go on helping the others."""
+        """Called when this process has nothing left to predict; engines that share work go on helping the others."""
 
 
 class PlainEngine:
     """The teacher in this process, which moves to the device.
 
     Args:
-        teacher: who is asked.
+        teacher: that predicts.
         precision: of the encoder.
         device: by default `own_device()`.
     """
@@ -93,49 +93,50 @@ class PlainEngine:
 
 
 @torch.no_grad()
-def answers(
+def predict_blocks(
     engine: Engine,
-    questions: Sequence[Question],
+    blocks: Sequence[MaskedBlock],
     *,
     pad: int,
     token_budget: int,
     k: int,
     temperatures: Sequence[float],
-    asked: Callable[[int], None] = lambda *_: None,
+    report: Callable[[int], None] = lambda *_: None,
 ) -> list[Predictions]:
-    """The teacher's predictions for each question, in their order.
+    """The teacher's predictions for each block, in their order.
 
-    Questions of like length share a batch, and a batch holds at most `token_budget` tokens, padding included. Which questions
-    meet depends on nothing but the questions, so the same list always gives the same bits at the same number of threads.
+    Blocks of like length share a batch, and a batch holds at most `token_budget` tokens, padding included. Which blocks
+    meet depends on nothing but the blocks, so the same list always gives the same bits at the same number of threads.
 
     Args:
         engine: runs the teacher.
-        questions: of any lengths.
+        blocks: of any lengths.
         pad: id that fills up.
-        token_budget: most tokens in a batch; a single longer question is a batch of its own.
+        token_budget: most tokens in a batch; a single longer block is a batch of its own.
         k: ids to keep.
         temperatures: for which partitions are wanted.
-        asked: told the number of tokens after each batch.
+        report: told the number of tokens after each batch.
 
     Raises:
         TeacherError: where the teacher's logits are not finite, naming the document.
     """
-    found: list[Predictions | None] = [None] * len(questions)
-    for batch in batches([len(question.input_ids) for question in questions], token_budget):
-        members = [questions[index] for index in batch]
-        predictions = _ask(engine, members, pad, k, temperatures)
-        counts = [len(question.positions) for question in members]
-        for index, one in zip(batch, _split(predictions, counts), strict=True):
+    by_index: list[Predictions | None] = [None] * len(blocks)
+    for batch in batches([len(block.input_ids) for block in blocks], token_budget):
+        members = [blocks[index] for index in batch]
+        together = _predict_batch(engine, members, pad, k, temperatures)
+        counts = [len(block.positions) for block in members]
+        for index, predictions in zip(batch, _split(together, counts), strict=True):
             if not bool(
-                torch.isfinite(one.wanted_logprobs).all() and torch.isfinite(one.logprobs).all()
+                torch.isfinite(predictions.wanted_logprobs).all()
+                and torch.isfinite(predictions.logprobs).all()
             ):
                 raise TeacherError(
-                    f"The teacher's logits are not finite (NaN or infinite) at {questions[index].name}; "
+                    f"The teacher's logits are not finite (NaN or infinite) at {blocks[index].name}; "
                     "its weights are damaged, or the precision is too low."
                 )
-            found[index] = one
-        asked(sum(len(question.input_ids) for question in members))
-    return [one for one in found if one is not None]
+            by_index[index] = predictions
+        report(sum(len(block.input_ids) for block in members))
+    return [predictions for predictions in by_index if predictions is not None]
 
 
 def batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
@@ -151,18 +152,18 @@ def batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _ask(
-    engine: Engine, members: list[Question], pad: int, k: int, temperatures: Sequence[float]
+def _predict_batch(
+    engine: Engine, members: list[MaskedBlock], pad: int, k: int, temperatures: Sequence[float]
 ) -> Predictions:
     width = len(members[0].input_ids)
     input_ids = torch.full((len(members), width), pad, dtype=torch.int64)
     attention_mask = torch.zeros(len(members), width, dtype=torch.int64)
-    for row, question in enumerate(members):
-        length = len(question.input_ids)
-        input_ids[row, :length] = torch.from_numpy(question.input_ids.astype(np.int64))
+    for row, block in enumerate(members):
+        length = len(block.input_ids)
+        input_ids[row, :length] = torch.from_numpy(block.input_ids.astype(np.int64))
         attention_mask[row, :length] = 1
-    cells = np.concatenate([q.positions + row * width for row, q in enumerate(members)])
-    wanted = torch.from_numpy(np.concatenate([question.wanted for question in members]))
+    cells = np.concatenate([block.positions + row * width for row, block in enumerate(members)])
+    wanted = torch.from_numpy(np.concatenate([block.wanted for block in members]))
     hidden = engine.hidden_rows(input_ids, attention_mask, torch.from_numpy(cells))
     with engine.decoder() as (weight, bias):
         predictions = predict(

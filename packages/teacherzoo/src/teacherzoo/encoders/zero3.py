@@ -89,7 +89,7 @@ class ShardedEngine:
         return self._gathered()
 
     def finish(self) -> None:
-        """Step along until no process has anything left to ask."""
+        """Step along until no process has anything left to predict."""
         dummy = torch.full((1, 8), self._token)
         while self._anyone_working(False):
             with torch.no_grad():
@@ -98,18 +98,18 @@ class ShardedEngine:
                 pass
 
     def _forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        hidden: torch.Tensor = self._engine(*(one.to(self._engine.device) for one in inputs))
+        hidden: torch.Tensor = self._engine(*(tensor.to(self._engine.device) for tensor in inputs))
         return hidden
 
     @contextlib.contextmanager
     def _gathered(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         weight, bias = self._head.weight, self._head.bias
-        parameters = [one for one in (weight, bias) if one is not None]
+        parameters = [tensor for tensor in (weight, bias) if tensor is not None]
         with self._deepspeed.zero.GatheredParameters(parameters):
             yield weight, bias
 
-    def _anyone_working(self, me: bool) -> bool:
-        flag = torch.tensor([int(me)], device=self._engine.device)
+    def _anyone_working(self, here: bool) -> bool:
+        flag = torch.tensor([int(here)], device=self._engine.device)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         return bool(flag.item())
 

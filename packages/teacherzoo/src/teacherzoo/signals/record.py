@@ -15,7 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from teacherzoo.encoders.inference import Engine, PlainEngine, Precision, Question, answers
+from teacherzoo.encoders.inference import (
+    Engine,
+    MaskedBlock,
+    PlainEngine,
+    Precision,
+    predict_blocks,
+)
 from teacherzoo.encoders.predictions import Predictions
 from teacherzoo.encoders.teachers import Teacher, load_teacher
 from teacherzoo.errors import RecordError
@@ -156,18 +162,18 @@ class Recording:
             for shard, documents in _documents_of(plan, share):
                 self._record_shard(plan, shard, documents)
 
-    def ask(
-        self, questions: Sequence[Question], report: Callable[[int], None]
+    def predict(
+        self, blocks: Sequence[MaskedBlock], report: Callable[[int], None]
     ) -> list[Predictions]:
         """The teacher's predictions for a shard's blocks."""
-        return answers(
+        return predict_blocks(
             self.engine,
-            questions,
+            blocks,
             pad=self.settings.space.pad,
             token_budget=self.settings.token_budget,
             k=self.settings.k,
             temperatures=self.settings.temperatures,
-            asked=report,
+            report=report,
         )
 
     def _share(self, plans: Sequence[CorpusPlan]) -> set[ShardPlan]:
@@ -185,8 +191,8 @@ class Recording:
         rows = list(self._rows(documents))
         if rows:
             tokens = sum(len(row.token_ids) for row in rows)
-            predictions = self.ask(
-                _questions(rows, self.settings, language),
+            predictions = self.predict(
+                _masked_blocks(rows, self.settings, language),
                 lambda count: self._report(language, count, shard.bytes / tokens),
             )
             table = shard_table(language, rows, predictions)
@@ -251,7 +257,9 @@ def _documents_of(
             yield shard, list(islice(documents, shard.documents))
 
 
-def _questions(rows: Sequence[Row], settings: RecordingSettings, language: str) -> list[Question]:
+def _masked_blocks(
+    rows: Sequence[Row], settings: RecordingSettings, language: str
+) -> list[MaskedBlock]:
     counts = np.array([len(row.positions) for row in rows])
     gold = np.concatenate([row.token_ids[row.positions] for row in rows])
     masked = corrupt(
@@ -265,14 +273,14 @@ def _questions(rows: Sequence[Row], settings: RecordingSettings, language: str) 
         space=settings.space,
     )
     ends = np.cumsum(counts)
-    questions = []
+    blocks = []
     for row, start, stop in zip(rows, ends - counts, ends, strict=True):
         input_ids = row.token_ids.copy()
         input_ids[row.positions] = masked[start:stop]
         name = f"{language}, document {row.document.hex()}"
         wanted = gold[start:stop, None].astype(np.int64)
-        questions.append(Question(input_ids, row.positions, wanted, name))
-    return questions
+        blocks.append(MaskedBlock(input_ids, row.positions, wanted, name))
+    return blocks
 
 
 def _open(

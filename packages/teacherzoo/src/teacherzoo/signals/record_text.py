@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from teacherzoo.encoders.inference import Question
+from teacherzoo.encoders.inference import MaskedBlock
 from teacherzoo.encoders.predictions import Predictions
 from teacherzoo.encoders.teachers import read_text_side
 from teacherzoo.signals.layout import Manifest, RecordingSettings
@@ -98,14 +98,14 @@ class _NoTeacher:
 
 
 class _TextRecording(Recording):
-    def ask(
-        self, questions: Sequence[Question], report: Callable[[int], None]
+    def predict(
+        self, blocks: Sequence[MaskedBlock], report: Callable[[int], None]
     ) -> list[Predictions]:
         """What stands there, for certain."""
         predictions = []
-        for question in questions:
-            gold = torch.from_numpy(question.wanted[:, :1])
+        for block in blocks:
+            gold = torch.from_numpy(block.wanted[:, :1])
             certain = torch.zeros(gold.shape)
             predictions.append(Predictions(gold, certain, certain[:, :0], certain))
-            report(len(question.input_ids))
+            report(len(block.input_ids))
         return predictions

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from teacherzoo.encoders.inference import PlainEngine, Question, answers
+from teacherzoo.encoders.inference import MaskedBlock, PlainEngine, predict_blocks
 from teacherzoo.encoders.predictions import Predictions
 from teacherzoo.encoders.teachers import load_teacher
 from teacherzoo.errors import SignalsError
@@ -89,9 +89,9 @@ def verify(
         rows_here = sorted(sample[(sample >= start) & (sample < start + shard.rows)].tolist())
         if rows_here:
             batch = signals.batch(rows_here)
-            predictions = answers(
+            predictions = predict_blocks(
                 engine,
-                _questions(batch),
+                _masked_blocks(batch),
                 pad=signals.settings.space.pad,
                 token_budget=signals.settings.token_budget,
                 k=1,
@@ -103,19 +103,19 @@ def verify(
     return _together(checks)
 
 
-def _questions(batch: SignalBatch) -> list[Question]:
-    questions = []
+def _masked_blocks(batch: SignalBatch) -> list[MaskedBlock]:
+    blocks = []
     for row, length in enumerate(batch.attention_mask.sum(dim=1).tolist()):
         here = batch.rows == row
-        questions.append(
-            Question(
+        blocks.append(
+            MaskedBlock(
                 batch.input_ids[row, :length].numpy().astype(np.uint32),
                 batch.positions[here].numpy(),
                 batch.topk_ids[here].numpy(),
                 f"{batch.languages[row]}, document {batch.documents[row].hex()}",
             )
         )
-    return questions
+    return blocks
 
 
 def _compare(batch: SignalBatch, predictions: list[Predictions]) -> Verification:
