@@ -16,7 +16,8 @@ from xeval.data.source import LocalFolder
 from xeval.errors import XevalError
 from xeval.evaluate.score import score
 from xeval.finetune.callbacks import LossMeter, NotFiniteError
-from xeval.finetune.tune import _Attempt, tune
+from xeval.finetune.trainer import training_arguments
+from xeval.finetune.tune import tune
 from xeval.protocol import Protocol
 
 Models = Callable[[str], Path]
@@ -199,15 +200,10 @@ def four_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_of_several_visible_gpus_one_is_used_and_one_line_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from xeval.tasks import task_of
-
-    pos = task_of("pos")
-    attempt = _Attempt(
-        model="m", task=pos, train=[], dev=[], language="xx", protocol=BRIEF, seed=0,  # type: ignore[arg-type]
-        watch=lambda *_: None,
-    )  # fmt: skip
     with caplog.at_level(logging.WARNING, logger="xeval"):
-        arguments = attempt._arguments(str(tmp_path))
+        arguments = training_arguments(
+            tmp_path, BRIEF, metric="accuracy", at_a_time=BRIEF.batch_size, bf16=True, seed=0
+        )
 
     assert (arguments.device, arguments.n_gpu) == (torch.device("cuda:0"), 1)
     assert arguments.train_batch_size == BRIEF.batch_size

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from xeval.data.source import LocalFolder
 from xeval.errors import XevalError
 from xeval.finetune import tune as finetune_tune
-from xeval.finetune.tune import _LikeLengths, tune
+from xeval.finetune.trainer import LikeLengths
+from xeval.finetune.tune import tune
 from xeval.protocol import Protocol
 from xeval.task_templates.heads import WordHead
 from xeval.task_templates.word_tokenization import Encoded
@@ -160,13 +161,13 @@ def test_tuning_stops_when_the_dev_score_does_not_get_better(
 
 def test_the_order_takes_every_example_once_an_epoch_and_steps_of_like_length() -> None:
     encoded = [Encoded(rows=[[1] * (1 + i % 40)]) for i in range(1000)]
-    sampler = _LikeLengths(encoded, 8, seed=0)
+    sampler = LikeLengths(encoded, 8, seed=0)
 
     first, second = list(sampler), list(sampler)
 
     assert sorted(first) == sorted(second) == list(range(1000))
     assert first != second
-    assert first == list(_LikeLengths(encoded, 8, seed=0))
+    assert first == list(LikeLengths(encoded, 8, seed=0))
     spread = [
         max(encoded[i].length for i in step) - min(encoded[i].length for i in step)
         for step in (first[k : k + 8] for k in range(0, 900, 8))

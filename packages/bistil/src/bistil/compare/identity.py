@@ -12,7 +12,6 @@ from typing import Any
 from bistil.compare.recipe import SYSTEMS, Comparison, System
 from bistil.errors import AdaptError
 from bistil.tasks.adapt import ResultLabel
-from bistil.tasks.data import digest_of_training
 from bistil.text.languages import text_files
 from teacherzoo.digests import digest_of_inputs
 from xeval import (
@@ -25,7 +24,7 @@ from xeval import (
     read_results,
     task_of,
 )
-from xeval.data.source import choose_source, choose_targets
+from xeval.data.source import choose_source, choose_targets, digest_of_training
 from xeval.statistics.items import digest_of_examples
 
 # Parts of a recipe that no student depends on.

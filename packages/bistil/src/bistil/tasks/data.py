@@ -12,7 +12,7 @@ from torch import Tensor
 from bistil.errors import AdaptError
 from bistil.text.batches import examples_per_pass
 from xeval import DataSet, FineTunedTask, Protocol, task_of
-from xeval.data.source import Source, choose_source
+from xeval.data.source import Source, choose_source, digest_of_training
 from xeval.finetune.checkpoint import TaskModel, predict
 from xeval.task_templates.word_tokenization import Encoded, Pieces
 
@@ -62,13 +62,6 @@ def read_task(task: str, source: Source, language: str, protocol: Protocol) -> T
         notes=notes,
         digest=digest_of_training(source, chosen, data_set),
     )
-
-
-def digest_of_training(source: Source, task: FineTunedTask, data_set: DataSet) -> str:
-    """A digest of the contents of training and development data, as the judge takes it."""
-    from xeval.finetune.tune import digest_of_training as of_training  # late: it imports Trainer
-
-    return of_training(source, task, data_set)
 
 
 class TaskBatches(torch.utils.data.Dataset[dict[str, Tensor]]):

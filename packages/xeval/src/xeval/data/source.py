@@ -68,6 +68,12 @@ def _file(data_set: DataSet, split: str) -> Path:
     return data_set.files[split]
 
 
+def digest_of_training(source: Source, task: Task, data_set: DataSet) -> str:
+    """A digest of the training and development data of a data set."""
+    parts = [source.digest(task, data_set, split) for split in ("train", "dev")]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
 def choose_source(sets: Sequence[DataSet], wanted: str) -> DataSet:
     """The one data set with train and dev splits that `wanted` means: a language, or a data set's own name.
 

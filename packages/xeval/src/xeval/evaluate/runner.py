@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from xeval.data.source import Source, choose_source
+from xeval.data.source import Source, choose_source, digest_of_training
 from xeval.encoder import model_digest
 from xeval.evaluate.score import score
 from xeval.finetune.tune import tune
@@ -33,8 +33,8 @@ def run(
 ) -> list[Result]:
     """Tune and score every model on every task.
 
-    What is there is not done again: a tuned folder of the same model, task, source, protocol and seed, and every
-    figure that the results file has.
+    What is there is not done again: a tuned folder of the same model, task, training data, protocol and seed, wherever model
+    and data lie, and every figure that the results file has. Training data that changed is tuned on anew.
 
     Args:
         models: model folders or Hub names.
@@ -69,11 +69,12 @@ def run(
                     protocol=protocol, bootstraps=bootstraps, watch=watch,
                 )  # fmt: skip
                 continue
-            short = choose_source(source.data_sets(task), language).short
-            settings = digest_of(task.settings(protocol))
+            data_set = choose_source(source.data_sets(task), language)
+            settings = digest_of(task.settings(protocol))[:8]
+            data = digest_of_training(source, task, data_set)[:8]
             place = f"{re.sub('[^A-Za-z0-9._-]+', '_', Path(model).name)}-{model_digest(model)[:8]}"
             for seed in range(seeds):
-                folder = work / place / f"{task.name}-{short}-{settings[:8]}-seed{seed}"
+                folder = work / place / f"{task.name}-{data_set.short}-{data}-{settings}-seed{seed}"
                 tune(
                     model, folder, task=task.name, source=source, language=language,
                     protocol=protocol, seed=seed, watch=watch,

@@ -1,8 +1,7 @@
-"""What is looked at while a model is tuned: the losses, the development score, and the weights that did best."""
+"""What is looked at while a model is fine-tuned: the losses, and how it goes."""
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -13,7 +12,6 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from xeval.progress import Watch
-from xeval.protocol import Protocol
 
 # Fetching a number from a GPU waits for all that was asked of it, so losses are fetched this often and no oftener.
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -56,79 +54,73 @@ class LossMeter:
         return float(total)
 
 
-class Keeper(TrainerCallback):
-    """Evaluates every so often, keeps the best weights, stops when they do not get better, and says how it goes.
+class TrainingProgress(TrainerCallback):
+    """Says how a training goes, and ends it when a loss is not finite, before anything is evaluated or saved.
 
     Args:
-        model: what is tuned.
-        score: gives its score on the development set.
         losses: of its batches.
-        protocol: how often to evaluate, and when to stop.
-        metric: the name of the score.
+        batch_size: examples per optimizer step.
+        metric: of its evaluations.
         watch: told.
         clock: the time in seconds.
     """
 
     def __init__(
         self,
-        model: Any,
-        score: Callable[[], float],
         losses: LossMeter,
         *,
-        protocol: Protocol,
+        batch_size: int,
         metric: str,
         watch: Watch,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.model, self.score, self.watch, self.clock = model, score, watch, clock
-        self.losses, self.metric, self.batch_size = losses, metric, protocol.batch_size
-        self.patience, self.every = protocol.patience, protocol.evaluate_every
-        self.best, self.best_step, self.steps, self.stale = -math.inf, 0, 0, 0
-        self.state: dict[str, Any] = {}
-        self._seen, self._looked, self._figures = 0, -math.inf, ""
+        self.losses, self.batch_size, self.metric = losses, batch_size, metric
+        self.watch, self.clock = watch, clock
+        self._first = self._seen = 0
+        self._looked, self._figures = -math.inf, ""
         self._training_since = 0.0
+        self._pause: float | None = None
 
     def on_train_begin(self, _args: Any, state: Any, control: Any, **_rest: Any) -> Any:
-        """Say that it begins."""
+        """Say that it begins, or goes on."""
         self._training_since = self.clock()
-        self.watch(0, state.max_steps, "tuning")
+        self._first = self._seen = state.global_step
+        self.watch(state.global_step, state.max_steps, "tuning")
+        return control
+
+    def on_step_begin(self, _args: Any, _state: Any, control: Any, **_rest: Any) -> Any:
+        """Examples per second are those of training: what was evaluated and saved in between does not count."""
+        if self._pause is not None:
+            self._training_since += self.clock() - self._pause
+            self._pause = None
         return control
 
     def on_step_end(self, _args: Any, state: Any, control: Any, **_rest: Any) -> Any:
-        """Look at the loss and evaluate, where it is time."""
-        self.steps = state.global_step
-        due = self.steps % self.every == 0 or self.steps == state.max_steps
-        if due or self.clock() - self._looked >= _SECONDS_BETWEEN_LOOKS:
-            self._look()
-        self.watch(self.steps, state.max_steps, f"tuning{self._figures}")
-        if due:
-            began = self.clock()
-            self._evaluate(state.max_steps)
-            # Examples per second are those of training.
-            self._training_since += self.clock() - began
-            control.should_training_stop |= self.stale >= self.patience
+        """Look at the loss, where it is time."""
+        if control.should_evaluate or self.clock() - self._looked >= _SECONDS_BETWEEN_LOOKS:
+            self._look(state)
+        self.watch(state.global_step, state.max_steps, f"tuning{self._figures}")
+        if control.should_evaluate:
+            self._pause = self.clock()
         return control
 
-    def _look(self) -> None:
-        loss = self.losses.take() / (self.steps - self._seen)
-        self._seen, self._looked = self.steps, self.clock()
+    def _look(self, state: Any) -> None:
+        loss = self.losses.take() / (state.global_step - self._seen)
+        self._seen, self._looked = state.global_step, self.clock()
         seconds = self._looked - self._training_since
-        rate = f", {self.steps * self.batch_size / seconds:,.3g} examples/s" if seconds > 0 else ""
-        best = f", best {self.metric} {self.best:.2f}" if self.state else ""
+        examples = (state.global_step - self._first) * self.batch_size
+        rate = f", {examples / seconds:,.3g} examples/s" if seconds > 0 else ""
+        best = f", best {self.metric} {state.best_metric:.2f}" if state.best_global_step else ""
         self._figures = f", loss {loss:#.3g}{rate}{best}"
 
-    def _evaluate(self, last: int) -> None:
-        score = self.score()
-        if score > self.best:
-            self.best, self.best_step, self.stale = score, self.steps, 0
-            self.state = copy.deepcopy(self.model.state_dict())
-        else:
-            self.stale += 1
-        best = "the best so far" if not self.stale else f"best {self.best:.2f} at {self.best_step}"
-        self.watch(
-            self.steps, last, f"evaluated at step {self.steps}: {self.metric} {score:.2f}, {best}"
-        )
-
-    def restore(self) -> None:
-        """Put the best weights back."""
-        self.model.load_state_dict(self.state)
+    def on_evaluate(
+        self, _args: Any, state: Any, control: Any, metrics: dict[str, float], **_rest: Any
+    ) -> Any:
+        """Say the score, beside the best of before."""
+        score = metrics[f"eval_{self.metric}"]
+        best = "the best so far"
+        if state.best_global_step and score <= state.best_metric:
+            best = f"best {state.best_metric:.2f} at {state.best_global_step}"
+        said = f"evaluated at step {state.global_step}: {self.metric} {score:.2f}, {best}"
+        self.watch(state.global_step, state.max_steps, said)
+        return control
