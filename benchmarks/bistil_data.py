@@ -121,7 +121,7 @@ def main() -> None:
     size = QUICK if options.quick else Size()
     seeds = 1 if options.quick else options.seeds
     tasks = {
-        task: tuple(each for each in TARGETS[task] if each in (options.languages or LANGUAGES))
+        task: tuple(code for code in TARGETS[task] if code in (options.languages or LANGUAGES))
         for task in options.tasks
     }
     systems = tuple(options.systems)

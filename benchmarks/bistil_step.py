@@ -81,11 +81,11 @@ def measure(
     compared = [which for which in losses if which != "no distillation"]
     shape = {"B": batch, "S": length, "layers": "12 to 6", "width": 768, "dtype": name}
     with torch.no_grad():
-        found = {which: float(losses[which]()) for which in compared}
-    other = found.pop("eager maps")
+        values = {which: float(losses[which]()) for which in compared}
+    eager_value = values.pop("eager maps")
     recorder.add(
         "difference of the loss from that of eager maps, relative",
-        {which: [abs(one - other) / other] for which, one in found.items()},
+        {which: [abs(value - eager_value) / eager_value] for which, value in values.items()},
         unit="",
         bar={"ours": 1e-5} if name == "fp32" else {},
         shape=shape,
@@ -137,11 +137,19 @@ def eager(teacher: Any, student: Any, ids: Tensor, dtype: torch.dtype) -> Tensor
         torch.autocast(DEVICE, dtype=dtype, enabled=dtype != torch.float32),
     ):
         with torch.no_grad():
-            its = teacher.bert(input_ids=ids, **named)
-        mine = student.bert(input_ids=ids, **named)
-        maps = [F.mse_loss(mine.attentions[i].float(), its.attentions[j].float()) for i, j in enumerate(LAYERS)]  # fmt: skip
+            teacher_outputs = teacher.bert(input_ids=ids, **named)
+        student_outputs = student.bert(input_ids=ids, **named)
+        maps = [
+            F.mse_loss(student_outputs.attentions[i].float(), teacher_outputs.attentions[j].float())
+            for i, j in enumerate(LAYERS)
+        ]
         pairs = [(0, 0), *((i + 1, j + 1) for i, j in enumerate(LAYERS))]
-        states = [F.mse_loss(mine.hidden_states[i].float(), its.hidden_states[j].float()) for i, j in pairs]  # fmt: skip
+        states = [
+            F.mse_loss(
+                student_outputs.hidden_states[i].float(), teacher_outputs.hidden_states[j].float()
+            )
+            for i, j in pairs
+        ]
     return torch.stack(maps).mean() + torch.stack(states).mean()
 
 
@@ -155,19 +163,19 @@ def textbrewer(
         return {}
 
     def matches(feature: str, pairs: list[tuple[int, int]]) -> list[dict[str, object]]:
-        its = {"feature": feature, "loss": f"{feature}_mse", "weight": 1 / len(pairs)}
-        return [{"layer_S": i, "layer_T": j, **its} for i, j in pairs]
+        match = {"feature": feature, "loss": f"{feature}_mse", "weight": 1 / len(pairs)}
+        return [{"layer_S": i, "layer_T": j, **match} for i, j in pairs]
 
     maps, states = list(enumerate(LAYERS)), [(0, 0), *((i + 1, j + 1) for i, j in enumerate(LAYERS))]  # fmt: skip
     config = DistillationConfig(
         intermediate_matches=matches("attention", maps) + matches("hidden", states)
     )
 
-    def said(_: object, found: Any) -> dict[str, object]:
-        return {"attention": found.attentions, "hidden": found.hidden_states}
+    def adapt(_: object, outputs: Any) -> dict[str, object]:
+        return {"attention": outputs.attentions, "hidden": outputs.hidden_states}
 
     plain = TrainingConfig(device=DEVICE, log_dir=None)
-    distiller = GeneralDistiller(plain, config, teacher.bert, student.bert, said, said)
+    distiller = GeneralDistiller(plain, config, teacher.bert, student.bert, adapt, adapt)
     named = {"output_attentions": True, "output_hidden_states": True}
 
     def loss() -> Tensor:
@@ -213,9 +221,9 @@ def kept_bytes(loss: Callable[[], Tensor], student: Any) -> int:
     with Made(
         {parameter.untyped_storage().data_ptr() for parameter in student.parameters()}
     ) as made:
-        found = loss()
+        value = loss()
     kept = sum(size for storage, size in made.storages.items() if not storage.expired())
-    del found
+    del value
     return kept
 
 
@@ -230,20 +238,20 @@ class Made(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, _types: Any, inputs: Any = (), named: Any = None) -> Any:  # fmt: skip
         named = named or {}
         outputs = function(*inputs, **named)
-        given = {one.data_ptr() for one in storages((inputs, named))}
+        given = {storage.data_ptr() for storage in storages((inputs, named))}
         if function is torch.ops.aten._to_copy.default and given & self._weights:
             return outputs
         self.storages |= {
-            StorageWeakRef(one): one.nbytes()
-            for one in storages(outputs)
-            if one.data_ptr() not in given
+            StorageWeakRef(storage): storage.nbytes()
+            for storage in storages(outputs)
+            if storage.data_ptr() not in given
         }
         return outputs
 
 
-def storages(found: Any) -> list[torch.UntypedStorage]:
+def storages(tree: Any) -> list[torch.UntypedStorage]:
     """Of all tensors in there."""
-    return [one.untyped_storage() for one in tree_leaves(found) if isinstance(one, Tensor)]
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 if __name__ == "__main__":

@@ -111,8 +111,7 @@ class Step:
 
 def on_device(batch: dict[str, object]) -> dict[str, object]:
     return {
-        name: value.to(DEVICE) if hasattr(value, "to") else value
-        for name, value in batch.items()
+        name: value.to(DEVICE) if hasattr(value, "to") else value for name, value in batch.items()
     }
 
 
