@@ -137,6 +137,24 @@ def test_the_card_names_text_and_licences_and_follows_them(
     assert [name for name, done in status(stated("CC-BY-4.0")).items() if not done] == ["card"]
 
 
+@pytest.mark.parametrize(("licence", "stated"), [("mit", "mit"), ("CC0-1.0", None), (None, None)])
+def test_the_header_of_a_card_states_the_licence_that_teachers_and_texts_share(
+    recipe_of: Callable[..., Recipe], town: Path, licence: str | None, stated: str | None
+) -> None:
+    texts = {
+        language: {"corpus": str(town / f"{language}.txt"), "licence": licence}
+        for language in ("qav", "qag")
+    }
+    teachers = [{"teacher": "xlm-r-base", "languages": ["qav", "qag"]}]
+
+    data = carding.card_metadata(recipe_of(languages=texts, teachers=teachers), {})
+
+    assert data.license == stated
+    assert data.base_model == ["FacebookAI/xlm-roberta-base"]
+    assert data.to_dict()["base_model_relation"] == "finetune"
+    assert "datasets" not in data.to_dict()  # they lie on this machine
+
+
 @pytest.mark.parametrize(
     ("digest", "shown"),
     [("hub:o/t@c0ffee", "`qag.txt` at `c0ffee`"), ("hub:o/t", "`qag.txt`, its commit not known")],
@@ -148,6 +166,6 @@ def test_the_card_names_the_commit_of_a_text_on_the_hub_or_says_that_it_is_not_k
     run(recipe, until="record")
     monkeypatch.setattr(carding, "digest_of_text", lambda language, text: digest)
 
-    line = carding._read(recipe, "qag", ensembles_or_refuse(recipe)["qag"])
+    row = carding._text_row(recipe, "qag", ensembles_or_refuse(recipe)["qag"])
 
-    assert line.startswith(f"| qag | {shown} | not known: look it up | ")
+    assert row[:3] == ("qag", shown, "not known: look it up")

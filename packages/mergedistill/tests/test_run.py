@@ -57,6 +57,7 @@ def _altered(world: Path, name: str, **changes: object) -> Path:
 
 
 def test_a_recipe_becomes_a_stock_student_folder(world: Path) -> None:
+    from huggingface_hub import ModelCard
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
     recipe = read_recipe(world / "recipe.yaml")
@@ -78,6 +79,17 @@ def test_a_recipe_becomes_a_stock_student_folder(world: Path) -> None:
     scores = json.loads((student / "run.json").read_text())["held_out"]
     assert set(scores) == set(recipe.languages)
     assert all(0 < its["student"] < 12 for its in scores.values())
+    data = ModelCard(card).data
+    assert data.language == list(recipe.languages)
+    assert "\nbase_model" not in card  # its teachers lie on this machine
+    assert {
+        (result.dataset_config, result.metric_type): result.metric_value
+        for result in data.eval_results
+    } == {
+        (language, metric): figures[name]
+        for language, figures in scores.items()
+        for metric, name in (("bits_per_byte", "student"), ("accuracy", "student_accuracy"))
+    }
 
 
 def test_a_second_run_does_nothing_and_a_changed_recipe_only_what_depends_on_it(

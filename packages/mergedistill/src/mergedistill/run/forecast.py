@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mergedistill.publish.card import MEASURED
+from mergedistill.publish.held_out_scores import MEASURED
 from mergedistill.rank.corpus_warnings import corpus_warnings
 from mergedistill.recipe.corpora import corpus
 from mergedistill.recipe.language_teachers import TeacherEnsemble, teachers_in_use

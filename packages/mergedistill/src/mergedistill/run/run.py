@@ -257,7 +257,8 @@ def _meetings(signals: Mapping[str, Signals]) -> dict[str, Any]:
 
 
 def _write_student(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
-    from mergedistill.publish.card import card, held_out_scores
+    from mergedistill.publish.card import card
+    from mergedistill.publish.held_out_scores import held_out_scores
 
     place = plan["train"].place
 
