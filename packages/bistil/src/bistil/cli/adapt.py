@@ -14,7 +14,7 @@ from bistil.errors import AdaptError
 from bistil.losses.table import ADAPT_TERMS
 from bistil.losses.weights import TaskLossWeights
 from teacherzoo.cache import refuse_what_exists
-from teacherzoo.cli.console import progress
+from teacherzoo.cli.console import Json, Quiet, progress
 from teacherzoo.processes import rank
 
 
@@ -78,8 +78,8 @@ def adapt_command(
     values: o.Values = "bfloat16",
     seed: o.Seed = 0,
     trainer: o.Arguments = None,
-    as_json: o.Json = False,
-    quiet: o.Quiet = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
     **loss: Any,
 ) -> None:
     """Adapt a student to a task under a teacher that knows it. Run it again to go on where it stopped."""

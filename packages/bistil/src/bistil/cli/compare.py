@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from bistil.cli.console import refusing_plainly
-from bistil.cli.options import Json, Quiet
-from teacherzoo.cli.console import progress
+from teacherzoo.cli.console import Json, Quiet, progress
 from teacherzoo.processes import rank
 
 

@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bistil.cli.console import refusing_plainly
-from teacherzoo.cli.console import progress
+from teacherzoo.cli.console import Json, Quiet, progress
 
 if TYPE_CHECKING:
     from bistil.export.measure import Measured
     from bistil.export.onnx import Exported
     from bistil.export.scores import ScoreDrop
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 
 
 def register(app: typer.Typer) -> None:

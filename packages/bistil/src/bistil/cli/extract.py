@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bistil.cli.console import refusing_plainly
+from bistil.cli.options import arguments_in
 from bistil.errors import ExtractError
 from bistil.losses.table import EXTRACT_TERMS, settings_of
 from bistil.losses.weights import PRESETS, LossWeights
 from teacherzoo.cache import refuse_what_exists
-from teacherzoo.cli.console import progress
+from teacherzoo.cli.console import Json, Quiet, progress
 from teacherzoo.processes import rank
 
 if TYPE_CHECKING:
     from bistil.extract.plan import Plan
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No plan and no progress on stderr.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -104,7 +102,7 @@ def extract_command(
         init=init, threshold=threshold, top=top, budget=budget, keep_vocabulary=keep_vocabulary,  # type: ignore[arg-type]  # checked there
         steps=steps, batch=batch, length=length, learning_rate=learning_rate, warmup=warmup,
         mask_rate=mask_rate, held_out_share=held_out_share, precision=precision, offload=offload, seed=seed, checkpoint_every=checkpoint_every,  # type: ignore[arg-type]  # checked there
-        arguments=_json(trainer),
+        arguments=arguments_in(trainer),
     )  # fmt: skip
     # What needs no library that takes seconds to import is refused at once.
     for language in languages_of(source, target, corpora, sfts, licences):
@@ -181,19 +179,3 @@ def _pairs(option: str, given: list[str], *, what: str = "FILE") -> dict[str, st
             raise ExtractError(f"{option}: {language} is given twice; put its files in one folder.")
         pairs[language] = value
     return pairs
-
-
-def _json(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ExtractError(
-            f"{file}: expected a JSON file of Trainer arguments ({error})."
-        ) from error
-    if not isinstance(found, dict):
-        raise ExtractError(
-            f"{file}: expected a JSON object of Trainer arguments, got {type(found).__name__}."
-        )
-    return found

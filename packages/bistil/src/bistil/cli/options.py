@@ -42,8 +42,6 @@ Seed = Annotated[int, typer.Option(min=0, help="Of head, order and dropout.")]
 Arguments = Annotated[
     Path | None, typer.Option("--trainer", help="JSON file of further Trainer arguments.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on standard error.")]
 
 
 def with_term_options(*terms: Term) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -13,7 +13,7 @@ from bistil.cli.console import refusing_plainly
 from bistil.errors import AdaptError
 from bistil.text.languages import text_files
 from teacherzoo.cache import refuse_what_exists
-from teacherzoo.cli.console import progress
+from teacherzoo.cli.console import Json, Quiet, progress
 from teacherzoo.processes import rank
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ def sft_command(
     values: o.Values = "bfloat16",
     seed: o.Seed = 0,
     trainer: o.Arguments = None,
-    as_json: o.Json = False,
-    quiet: o.Quiet = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Learn a language or a task by sparse fine-tuning. Run it again to go on where it stopped."""
     if corpus is not None and task is None:

@@ -26,7 +26,7 @@ def tag(sentences: Sequence[str]) -> Iterator[tuple[str, str]]:
         words = row.word_ids
         for place, word in enumerate(words):
             if word is not None and word not in words[:place]:
-                start, end = row.word_to_chars(word)
+                start, end = row.word_to_chars(word) or (0, 0)
                 yield sentence[start:end], _label(scores[place])
 
 

@@ -7,40 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from mergedistill import __version__
 from mergedistill.cli.console import refusing_plainly
 from mergedistill.errors import RecipeError, StageError
-from teacherzoo.cli.console import progress
+from teacherzoo.cli.console import Json, Quiet, package_app, progress
 from teacherzoo.processes import rank
 
 # What a command works with is imported in it: `--help` and refusals do not wait for torch.
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on standard error.")]
+app = package_app("mergedistill", "Many masked-LM teachers, one multilingual student.")
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe in YAML.")]
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"mergedistill {__version__}")
-        raise typer.Exit()
-
-
-@app.callback()
-def main(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
-        ),
-    ] = False,
-    local_rank: Annotated[
-        int | None,
-        typer.Option("--local_rank", hidden=True, help="DeepSpeed's launcher says it here, too."),
-    ] = None,
-) -> None:
-    """Many masked-LM teachers, one multilingual student."""
 
 
 @app.command("run")

@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
@@ -23,20 +24,63 @@ if TYPE_CHECKING:
     from teacherzoo.text.corpora import Corpus
 
 Watch = Callable[[int, int, str], None]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell the progress.")]
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def refusing_plainly(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn our errors into one sentence on standard error and exit status 2, and hush the libraries below."""
+def package_app(package: str, summary: str) -> typer.Typer:
+    """A package's command line: help where nothing is typed, `--version`, and what DeepSpeed's launcher says to processes.
+
+    Args:
+        package: its name.
+        summary: of what it is for.
+    """
+    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+    def print_version(wanted: bool) -> None:
+        if wanted:
+            typer.echo(f"{package} {version(package)}")
+            raise typer.Exit()
+
+    @app.callback(help=summary)
+    def main(
+        version: bool = typer.Option(
+            False,
+            "--version",
+            callback=print_version,
+            is_eager=True,
+            help="Print the version and exit.",
+        ),
+        local_rank: int | None = typer.Option(
+            None, "--local_rank", hidden=True, help="DeepSpeed's launcher says it here, too."
+        ),
+    ) -> None:
+        pass
+
+    return app
+
+
+def refusing_plainly(
+    command: Callable[P, R], *, refusals: Callable[[], tuple[type[Exception], ...]] = tuple
+) -> Callable[P, R]:
+    """Turn refusals into one sentence on standard error and exit status 2, and hush the libraries below.
+
+    Args:
+        command: what is typed.
+        refusals: gives the kinds of errors that are refusals beside teacherzoo's.
+    """
+
+    def kinds() -> tuple[type[Exception], ...]:
+        return (TeacherzooError, *refusals())
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         _hush()
         try:
             return command(*args, **kwargs)
-        except TeacherzooError as error:
+        except kinds() as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(2) from error
         except (OSError, SafetensorError, RuntimeError) as error:
