@@ -12,7 +12,7 @@ from transformers import AutoModel
 from bistil.encoders.body import body_digests, body_parameters
 from bistil.errors import AdaptError, ModelError, SparseError
 from bistil.losses.weights import TaskLossWeights
-from bistil.lottery.lottery_ticket import Sparsity
+from bistil.lottery.config import Sparsity
 from bistil.sparse.apply import apply
 from bistil.sparse.files import read_sparse, write_sparse
 from bistil.tasks.adapt import TASK_FILE, TEACHER_FILE, ResultLabel, adapt

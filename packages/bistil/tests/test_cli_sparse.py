@@ -18,8 +18,8 @@ from bistil.cli.app import app
 from bistil.cli.sft import sft_command
 from bistil.errors import AdaptError
 from bistil.losses.weights import TaskLossWeights
+from bistil.lottery.config import Sparsity
 from bistil.lottery.language import SPARSITY, LanguageTraining
-from bistil.lottery.lottery_ticket import Sparsity
 from bistil.sparse.files import read_sparse
 from bistil.tasks.training import TaskTraining
 from xeval import LocalFolder, score

@@ -17,7 +17,7 @@ from bistil.errors import ModelError
 from bistil.export.measure import measure
 from bistil.extract.config import Extraction
 from bistil.extract.run import extract
-from bistil.lottery.lottery_ticket import Sparsity
+from bistil.lottery.config import Sparsity
 from bistil.sparse.apply import apply
 from bistil.sparse.files import read_sparse
 from bistil.student.layers import choose_layers, student_of

@@ -15,7 +15,7 @@ from bistil.errors import AdaptError, ModelError
 from bistil.extract.config import Extraction
 from bistil.extract.run import extract
 from bistil.losses.weights import PRESETS, TaskLossWeights
-from bistil.lottery.lottery_ticket import Sparsity
+from bistil.lottery.config import Sparsity
 from bistil.tasks.adapt import adapt
 from bistil.tasks.teacher import TaskTeacher
 from bistil.tasks.training import TaskTraining

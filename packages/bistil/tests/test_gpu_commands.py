@@ -17,8 +17,8 @@ from bistil.compare.run import compare
 from bistil.extract.config import Extraction
 from bistil.extract.run import extract
 from bistil.losses.weights import PRESETS, LossWeights
+from bistil.lottery.config import Sparsity
 from bistil.lottery.language import LanguageTraining, language_sft
-from bistil.lottery.lottery_ticket import Sparsity
 from bistil.sparse.difference import SparseFineTuning, SparseTensor
 from bistil.sparse.files import read_sparse, write_sparse
 from bistil.student.layers import student_of

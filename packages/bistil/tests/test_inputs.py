@@ -7,8 +7,8 @@ import pytest
 from transformers import AutoModelForMaskedLM
 
 from bistil.errors import AdaptError
+from bistil.lottery.config import Sparsity
 from bistil.lottery.language import LanguageTraining, language_sft
-from bistil.lottery.lottery_ticket import Sparsity
 from bistil.tasks.adapt import TASK_FILE, adapt
 from bistil.tasks.task_sft import task_sft
 from bistil.tasks.teacher import TaskTeacher

@@ -9,8 +9,8 @@ from transformers import AutoModelForMaskedLM
 
 from bistil.encoders.body import body_digests, body_parameters
 from bistil.errors import AdaptError, BistilError
+from bistil.lottery.config import Sparsity
 from bistil.lottery.language import LanguageTraining, language_sft
-from bistil.lottery.lottery_ticket import Sparsity
 from bistil.sparse.apply import applied
 from bistil.sparse.files import read_sparse
 from teacherzoo import TeacherzooError

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from bistil.errors import SparseError
-from bistil.lottery.lottery_ticket import Sparsity, lottery_ticket
-from bistil.lottery.training_run import Fitting
+from bistil.lottery.config import Sparsity, TrainingPlan
+from bistil.lottery.lottery_ticket import lottery_ticket
 
 
 class Model(nn.Module):
@@ -31,7 +31,7 @@ def batches(steps):
 
 def trained(folder, **sparsity):
     model = Model()
-    plan = Fitting(steps=5, learning_rate=0.05)
+    plan = TrainingPlan(steps=5, learning_rate=0.05)
     ticket = lottery_ticket(model, model, batches, plan, Sparsity(values="float32", **sparsity), folder)  # fmt: skip
     return model, ticket
 
@@ -53,7 +53,7 @@ def test_keeping_everything_takes_the_steps_of_both_phases_if_asked_and_no_place
 
 def test_what_is_kept_is_what_moved_most_in_the_first_phase(tmp_path):
     first = Model()
-    plan = Fitting(steps=4, learning_rate=0.05)
+    plan = TrainingPlan(steps=4, learning_rate=0.05)
     lottery_ticket(first, first, batches, plan, Sparsity(full=True, values="float32"), tmp_path / "first")  # fmt: skip
     _, ticket = trained(tmp_path / "sparse", count=20, full_steps=4, freeze_norms=False)
     start = Model()

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from bistil.errors import AdaptError, SparseError
+from bistil.lottery.config import Evaluation, TrainingPlan
 from bistil.lottery.masks import Masks, penalise_distance
 from bistil.lottery.select import Selection
-from bistil.lottery.trainer import BestKeeper, check_arguments, training_arguments
-from bistil.lottery.training_run import Fitting, fit
+from bistil.lottery.training_run import check_arguments, train, training_arguments
 from bistil.sparse.gap_coding import encode_gaps
+from teacherzoo.training.trainer import PreparedBatchTrainer
 
 
 class Sum(nn.Module):
@@ -77,21 +78,21 @@ def test_frozen_entries_keep_their_bits(tmp_path, accumulation, optimizer, decay
     selection = some(body(model))
     start = {name: its.detach().clone() for name, its in body(model).items()}
     masks = Masks(body(model), selection)
-    plan = Fitting(
+    plan = TrainingPlan(
         steps=12, learning_rate=0.05, weight_decay=decay,
         arguments={"gradient_accumulation_steps": accumulation, "optim": optimizer, "max_grad_norm": 0.05},
     )  # fmt: skip
-    fit(model, batches(12 * accumulation), plan, tmp_path, masks=masks)
+    train(model, batches(12 * accumulation), plan, tmp_path, masks=masks)
     frozen_and_moved(model, start, selection)
 
 
 def test_chosen_entries_decay_as_adamw_decays_them(tmp_path):
     """Masking everything nothing: the same as training without a mask."""
-    plan = Fitting(steps=8, learning_rate=0.05, weight_decay=0.4)
+    plan = TrainingPlan(steps=8, learning_rate=0.05, weight_decay=0.4)
     free, masked = Sum(), Sum()
-    fit(free, batches(8), plan, tmp_path / "free")
+    train(free, batches(8), plan, tmp_path / "free")
     masks = Masks(body(masked), some(body(masked), share=2.0))
-    fit(masked, batches(8), plan, tmp_path / "masked", masks=masks)
+    train(masked, batches(8), plan, tmp_path / "masked", masks=masks)
     for name, parameter in body(free).items():
         torch.testing.assert_close(parameter, body(masked)[name], rtol=1e-6, atol=1e-7)
 
@@ -136,7 +137,7 @@ def test_clipping_counts_chosen_entries_alone(tmp_path):
     masks = Masks(body(model), selection)
     # SGD without momentum, so that what a step adds is the clipped gradient times the rate.
     arguments = {"optim": "sgd", "max_grad_norm": 0.05, "lr_scheduler_type": "constant"}
-    fit(model, batches(1), Fitting(steps=1, learning_rate=1.0, arguments=arguments), tmp_path, masks=masks)  # fmt: skip
+    train(model, batches(1), TrainingPlan(steps=1, learning_rate=1.0, arguments=arguments), tmp_path, masks=masks)  # fmt: skip
 
     plain(**batches(1)[0])["loss"].backward()
     for name, parameter in body(plain).items():
@@ -168,9 +169,9 @@ def test_one_large_batch_equals_two_accumulated(tmp_path):
     whole = batches(6, size=8)
     parts = [{n: t[part] for n, t in one.items()} for one in whole for part in (slice(0, 3), slice(3, 8))]  # fmt: skip
     one, two = Sum(), Sum()
-    fit(one, whole, Fitting(steps=6, learning_rate=0.05), tmp_path / "one")
-    plan = Fitting(steps=6, learning_rate=0.05, arguments={"gradient_accumulation_steps": 2})
-    fit(two, parts, plan, tmp_path / "two")
+    train(one, whole, TrainingPlan(steps=6, learning_rate=0.05), tmp_path / "one")
+    plan = TrainingPlan(steps=6, learning_rate=0.05, arguments={"gradient_accumulation_steps": 2})
+    train(two, parts, plan, tmp_path / "two")
     for name, parameter in one.named_parameters():
         torch.testing.assert_close(parameter, two.get_parameter(name))
 
@@ -183,16 +184,16 @@ def test_the_best_weights_are_kept_and_patience_ends_the_run(tmp_path):
         seen.append(model.head.weight.detach().clone())
         return next(scores)
 
-    plan = Fitting(steps=10, learning_rate=0.05, evaluate_every=2, patience=2)
-    fitted = fit(model, batches(10), plan, tmp_path, score=score)
-    assert (fitted.steps, fitted.best_step, fitted.best) == (8, 4, 3.0)
+    plan = TrainingPlan(steps=10, learning_rate=0.05, evaluate_every=2, patience=2)
+    result = train(model, batches(10), plan, tmp_path, evaluation=Evaluation(measure=score))
+    assert (result.steps, result.best_step, result.best) == (8, 4, 3.0)
     assert torch.equal(model.head.weight, seen[1])
 
 
 @pytest.mark.parametrize("better", [1.0, -1.0])
 def test_an_interrupted_run_ends_in_the_same_bits(tmp_path, better):
     """Whether the best weights are the last, or those of before the interruption."""
-    plan = Fitting(steps=9, learning_rate=0.05, evaluate_every=2, checkpoint_every=3)
+    plan = TrainingPlan(steps=9, learning_rate=0.05, evaluate_every=2, checkpoint_every=3)
 
     def run(folder, *, stop_at=None):
         model, values = Sum(), itertools.count()
@@ -204,7 +205,15 @@ def test_an_interrupted_run_ends_in_the_same_bits(tmp_path, better):
 
         try:
             score = lambda: better * next(values)  # noqa: E731
-            fit(model, batches(9), plan, folder, masks=masks, score=score, watch=watch)
+            train(
+                model,
+                batches(9),
+                plan,
+                folder,
+                masks=masks,
+                evaluation=Evaluation(measure=score),
+                watch=watch,
+            )
         except KeyboardInterrupt:
             return run(folder)
         return model
@@ -218,30 +227,32 @@ def test_an_interrupted_run_ends_in_the_same_bits(tmp_path, better):
 @pytest.mark.parametrize("patience", [2, 99])
 def test_a_run_that_is_killed_after_its_last_checkpoint_trains_no_further(tmp_path, monkeypatch, patience):  # fmt: skip
     """Whether patience ended it or its steps did: the run that goes on makes what the unbroken one makes."""
-    plan = Fitting(steps=10, learning_rate=0.05, evaluate_every=2, patience=patience, checkpoint_every=2)  # fmt: skip
+    plan = TrainingPlan(steps=10, learning_rate=0.05, evaluate_every=2, patience=patience, checkpoint_every=2)  # fmt: skip
 
     def run(folder, scores):
         model, values = Sum(), iter(scores)
-        fitted = fit(model, batches(10), plan, folder, score=lambda: next(values))
-        return model, fitted
+        result = train(
+            model, batches(10), plan, folder, evaluation=Evaluation(measure=lambda: next(values))
+        )
+        return model, result
 
     straight, expected = run(tmp_path / "a", [1.0, 3.0, 2.0, 2.5, 2.0])
     with monkeypatch.context() as killed:
-        killed.setattr(BestKeeper, "restore", Mock(side_effect=KeyboardInterrupt))
+        killed.setattr(PreparedBatchTrainer, "load_best", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "b", [1.0, 3.0, 2.0, 2.5, 2.0])
-    resumed, fitted = run(tmp_path / "b", [])
-    assert fitted == expected
-    assert fitted.steps == (8 if patience == 2 else 10)
+    resumed, result = run(tmp_path / "b", [])
+    assert result == expected
+    assert result.steps == (8 if patience == 2 else 10)
     for name, parameter in straight.named_parameters():
         assert torch.equal(parameter, resumed.get_parameter(name)), name
 
 
 def test_an_evaluation_is_told_in_words(tmp_path):
     told, scores = [], iter([1.0, 3.0, 2.0])
-    plan = Fitting(steps=6, learning_rate=0.05, evaluate_every=2)
-    fit(
-        Sum(), batches(6), plan, tmp_path, score=lambda: next(scores), describe="accuracy {:.1f}".format,
+    plan = TrainingPlan(steps=6, learning_rate=0.05, evaluate_every=2)
+    train(
+        Sum(), batches(6), plan, tmp_path, evaluation=Evaluation(measure=lambda: next(scores), words="accuracy {:.1f}"),
         watch=lambda done, total, what: told.append((done, total, what)),
     )  # fmt: skip
     assert [event for event in told if event[2].startswith("evaluated")] == [
@@ -262,18 +273,18 @@ def test_an_evaluation_is_told_in_words(tmp_path):
     ],
 )  # fmt: skip
 def test_an_argument_that_a_fine_tuning_cannot_honour_is_refused(tmp_path, arguments, fault):
-    plan = Fitting(steps=2, learning_rate=0.1, arguments=arguments)
+    plan = TrainingPlan(steps=2, learning_rate=0.1, arguments=arguments)
     with pytest.raises(AdaptError, match=f"Trainer arguments: .*{fault}"):
-        fit(Sum(), batches(2), plan, tmp_path)
+        train(Sum(), batches(2), plan, tmp_path)
     with pytest.raises(AdaptError, match=f"Trainer arguments: .*{fault}"):
         check_arguments(plan)
 
 
 def test_of_several_visible_gpus_one_is_used(tmp_path, monkeypatch):
     """A batch is one item of the data set: a Trainer that counted four devices would ask for four of them."""
-    arguments = training_arguments(Fitting(steps=1, learning_rate=0.1), tmp_path)
+    arguments = training_arguments(TrainingPlan(steps=1, learning_rate=0.1), tmp_path)
     monkeypatch.setattr(type(arguments), "_setup_devices", property(_four_devices))
-    arguments = training_arguments(Fitting(steps=1, learning_rate=0.1), tmp_path)
+    arguments = training_arguments(TrainingPlan(steps=1, learning_rate=0.1), tmp_path)
     assert (arguments.n_gpu, arguments.train_batch_size) == (1, 1)
 
 

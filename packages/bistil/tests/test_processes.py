@@ -11,8 +11,8 @@ from transformers import AutoModel
 
 from bistil.encoders.body import body_parameters
 from bistil.errors import AdaptError
-from bistil.lottery.lottery_ticket import Sparsity, lottery_ticket
-from bistil.lottery.training_run import Fitting
+from bistil.lottery.config import Sparsity, TrainingPlan
+from bistil.lottery.lottery_ticket import lottery_ticket
 from bistil.sparse.apply import apply
 from bistil.sparse.files import read_sparse
 
@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 from torch import nn
 from safetensors.torch import save_file
-from bistil.lottery.training_run import Fitting
-from bistil.lottery.lottery_ticket import Sparsity, lottery_ticket
+from bistil.lottery.config import Evaluation, Sparsity, TrainingPlan
+from bistil.lottery.lottery_ticket import lottery_ticket
 from teacherzoo.processes import rank, world_size
 
 class Model(nn.Module):
@@ -52,10 +52,10 @@ def batches(steps):
 work, out, arguments, decay = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]), float(sys.argv[4])
 passes = arguments.get("gradient_accumulation_steps", 1)
 model = Model()
-plan = Fitting(steps=6, learning_rate=0.02, weight_decay=decay, evaluate_every=1, patience=2, arguments=arguments)
+plan = TrainingPlan(steps=6, learning_rate=0.02, weight_decay=decay, evaluate_every=1, patience=2, arguments=arguments)
 scores = itertools.count()  # ever better in the first process, ever worse in the others, which alone would stop early
 sparsity = Sparsity(density=0.4, l1=0.01, full_steps=3, values="float32")
-ticket = lottery_ticket(model, model, batches, plan, sparsity, work, score=lambda: next(scores) * (1 if rank() == 0 else -1))
+ticket = lottery_ticket(model, model, batches, plan, sparsity, work, evaluation=Evaluation(measure=lambda: next(scores) * (1 if rank() == 0 else -1)))
 assert ticket.last.steps == 6
 if rank() == 0:
     state = {f"{n}/{m}": t for n, d in ticket.body.items() for m, t in (("i", torch.from_numpy(d.indices)), ("v", d.values))}
@@ -129,7 +129,7 @@ def test_deepspeed_leaves_frozen_entries_alone(python, tmp_path, alone, stage):
     [({"weight_decay": 0.1}, "weight_decay to 0"), ({"bf16": True}, "float32")],
 )
 def test_what_deepspeed_cannot_do_to_single_entries_is_refused(tmp_path, changes, fault):
-    plan = Fitting(steps=1, learning_rate=0.1, arguments={"deepspeed": {}}, **changes)
+    plan = TrainingPlan(steps=1, learning_rate=0.1, arguments={"deepspeed": {}}, **changes)
     with pytest.raises(AdaptError, match=fault):
         lottery_ticket(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), lambda _: [], plan, Sparsity(), tmp_path)  # fmt: skip
 
@@ -139,7 +139,7 @@ import json, sys
 from pathlib import Path
 from bistil.tasks.adapt import adapt
 from bistil.tasks.teacher import TaskTeacher
-from bistil.lottery.lottery_ticket import Sparsity
+from bistil.lottery.config import Sparsity
 from bistil.tasks.training import TaskTraining
 from xeval import LocalFolder, Protocol
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from bistil.extract.run import extract
     from bistil.losses.matching import Matching, matching_loss
     from bistil.losses.weights import LossWeights, TaskLossWeights
+    from bistil.lottery.config import Sparsity
     from bistil.lottery.language import LanguageTraining, language_sft
-    from bistil.lottery.lottery_ticket import Sparsity
     from bistil.lottery.select import Selection, select
     from bistil.sparse.apply import applied, apply, combine, reindex
     from bistil.sparse.difference import SparseFineTuning, SparseTensor
@@ -114,7 +114,7 @@ _import_late(
         "SparseError": "bistil.errors",
         "SparseFineTuning": "bistil.sparse.difference",
         "SparseTensor": "bistil.sparse.difference",
-        "Sparsity": "bistil.lottery.lottery_ticket",
+        "Sparsity": "bistil.lottery.config",
         "Activations": "bistil.encoders.capture",
         "TaskLossWeights": "bistil.losses.weights",
         "TaskTeacher": "bistil.tasks.teacher",

@@ -96,7 +96,7 @@ def adapt_command(
     refuse_what_exists(out, AdaptError)
     correspondence, arguments = o.layers_of(layers), o.arguments_in(trainer)
     # What needs no library that takes seconds to import was refused by now.
-    from bistil.lottery.lottery_ticket import Sparsity
+    from bistil.lottery.config import Sparsity
     from bistil.tasks.adapt import adapt
     from bistil.tasks.teacher import TaskTeacher
     from bistil.tasks.training import TaskTraining

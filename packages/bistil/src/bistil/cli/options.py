@@ -14,7 +14,7 @@ from bistil.errors import AdaptError
 from bistil.losses.table import Term, settings_of
 
 if TYPE_CHECKING:
-    from bistil.lottery.lottery_ticket import Sparsity
+    from bistil.lottery.config import Sparsity
     from xeval import Protocol
 
 Data = Annotated[
@@ -167,7 +167,7 @@ def sparsity_of(
     """
     from dataclasses import replace
 
-    from bistil.lottery.lottery_ticket import Sparsity
+    from bistil.lottery.config import Sparsity
 
     if full:
         idle = {"--density": density, "--count": count, "--full-steps": full_steps, "--norms": norms}  # fmt: skip

@@ -136,7 +136,7 @@ def sft_command(
                 model, text, out, language=language, training=training, sparsity=sparsity, watch=watch
             )  # fmt: skip
     else:
-        from bistil.lottery.lottery_ticket import Sparsity
+        from bistil.lottery.config import Sparsity
         from bistil.tasks.task_sft import task_sft
         from bistil.tasks.training import TaskTraining
         from xeval import open_source

@@ -12,7 +12,7 @@ from bistil.extract.config import Extraction
 from bistil.extract.run import extract
 from bistil.losses.weights import PRESETS, TaskLossWeights
 from bistil.lottery.language import LanguageTraining, language_sft
-from bistil.lottery.lottery_ticket import Sparsity
+from bistil.lottery.config import Sparsity
 from bistil.sparse.files import read_sparse
 from bistil.tasks.adapt import adapt
 from bistil.tasks.task_sft import apply_task, task_sft

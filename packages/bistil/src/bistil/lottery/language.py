@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bistil.encoders.body import body_digests
 from bistil.errors import AdaptError
-from bistil.lottery.lottery_ticket import NUMBERS, Sparsity, Ticket, lottery_ticket
-from bistil.lottery.training_run import Fitting
+from bistil.lottery.config import NUMBERS, Evaluation, Sparsity, TrainingPlan
+from bistil.lottery.lottery_ticket import Ticket, lottery_ticket
+from bistil.lottery.training_run import check_arguments
 from bistil.sparse.difference import SparseFineTuning
 from bistil.sparse.files import read_sparse, write_sparse
 from bistil.text.batches import MaskedBatches, Schedule, examples_per_pass
@@ -25,6 +25,8 @@ from teacherzoo import load_teacher, split_head
 from teacherzoo.cache import DIGESTS, MADE, made_once, refuse_what_exists, work_dir
 from teacherzoo.digests import digest_of_arguments, digest_of_inputs, keep_digests
 from teacherzoo.processes import rank
+from teacherzoo.training import arguments
+from teacherzoo.training.loss_module import LossModule
 
 Watch = Callable[[int, int, str], None]
 
@@ -39,7 +41,7 @@ class LanguageTraining:
         length: tokens in a block.
         learning_rate: falls linearly to 0.
         warmup: share of the steps in which it rises first.
-        mask_rate: share of the positions asked about.
+        mask_rate: share of the positions that are masked.
         held_out_share: of the text, on which the best weights are chosen; 0 takes the last ones.
         evaluate_every: steps between evaluations.
         checkpoint_every: steps between checkpoints.
@@ -120,17 +122,19 @@ def language_sft(
             seed=training.seed,
             watch=watch,
         )
-        learner = _Learner(teacher.model)
+        loss = MaskedLMLoss(teacher.model)
         held_out = text_blocks.held_out().get(language) if training.held_out_share else None
+        evaluation = None if held_out is None else Evaluation(
+            measure=lambda: loss.mean_over(held_out), words="held-out loss {:.3f}", greater_is_better=False
+        )  # fmt: skip
         ticket = lottery_ticket(
-            learner,
+            loss,
             teacher.model,
             lambda steps: _batches(text_blocks, language, training, plan, steps),
             plan,
             sparsity,
             work,
-            score=(lambda: -learner.loss_on(held_out)) if held_out is not None else None,
-            describe=lambda score: f"held-out loss {-score:.3f}",
+            evaluation=evaluation,
             watch=watch,
         )
         tuning = SparseFineTuning(
@@ -146,13 +150,17 @@ def language_sft(
 
 def _settled(training: LanguageTraining) -> LanguageTraining:
     """With what the machine decides, so that the file and the plan say it."""
-    from teacherzoo.training.arguments import has_bfloat16  # late: it imports Trainer
-
-    return training if training.bf16 is not None else replace(training, bf16=has_bfloat16())
+    if training.bf16 is not None:
+        return training
+    return replace(training, bf16=arguments.has_bfloat16())
 
 
 def _batches(
-    text_blocks: TextBlocks, language: str, training: LanguageTraining, plan: Fitting, steps: int
+    text_blocks: TextBlocks,
+    language: str,
+    training: LanguageTraining,
+    plan: TrainingPlan,
+    steps: int,
 ) -> MaskedBatches:
     sizes = {language: len(text_blocks.blocks[language])}
     share = examples_per_pass(training.batch, plan.passes)
@@ -161,14 +169,12 @@ def _batches(
     return MaskedBatches(slots, text_blocks.blocks, text_blocks.corruption)
 
 
-def _plan(training: LanguageTraining) -> Fitting:
-    from bistil.lottery.trainer import check_arguments  # late: it imports Trainer
-
+def _plan(training: LanguageTraining) -> TrainingPlan:
     if training.steps < 1:
         raise AdaptError(f"steps must be at least 1, got {training.steps!r}.")
     names = ("steps", "learning_rate", "warmup", "evaluate_every", "checkpoint_every", "bf16", "seed", "arguments")  # fmt: skip
     tokens = training.batch * training.length
-    plan = Fitting(**{name: getattr(training, name) for name in names}, per_step=tokens, unit="tokens")  # fmt: skip
+    plan = TrainingPlan(**{name: getattr(training, name) for name in names}, per_step=tokens, unit="tokens")  # fmt: skip
     check_arguments(plan)
     examples_per_pass(training.batch, plan.passes, unit="blocks")
     return plan
@@ -181,51 +187,54 @@ def _about(
     sparsity: Sparsity,
     ticket: Ticket,
 ) -> dict[str, Any]:
-    score = ticket.last.best
     return {
         "kind": "language",
         "language": language,
         "model": name,
         "training": {**asdict(training), "arguments": dict(training.arguments)},
         "sparsity": asdict(sparsity),
-        "held_out_loss": None if math.isnan(score) else -score,
+        "held_out_loss": ticket.last.best,
         **ticket.record,
     }
 
 
-class _Learner(nn.Module):
-    """A masked LM whose forward pass is its loss at masked positions, its head frozen."""
+class MaskedLMLoss(LossModule):
+    """Mean cross-entropy at masked positions of a masked LM whose head is frozen."""
 
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-        self._plain = split_head(model)
-        body = {id(parameter) for parameter in model.base_model.parameters()}
-        for parameter in model.parameters():
+    accepts_loss_kwargs = True
+
+    def __init__(self, student: Any) -> None:
+        super().__init__(student)
+        self._head = split_head(student)
+        body = {id(parameter) for parameter in student.base_model.parameters()}
+        for parameter in student.parameters():
             parameter.requires_grad_(id(parameter) in body)
-        for name, parameter in model.base_model.named_parameters():
+        for name, parameter in student.base_model.named_parameters():
             if name.startswith("pooler."):
                 parameter.requires_grad_(False)
 
-    def forward(self, num_items_in_batch: Tensor | int | None = None, **batch: Tensor) -> dict[str, Tensor]:  # fmt: skip
-        """Cross-entropy of a batch [B, S] of `input_ids` and `labels`, -100 where nothing is asked."""
-        asked = batch["labels"] >= 0
-        hidden = self._plain.encoder(input_ids=batch["input_ids"]).last_hidden_state[asked]
-        weight, bias = self._plain.weight, self._plain.bias
-        labels = batch["labels"][asked]
+    def forward(
+        self, num_items_in_batch: Tensor | int | None = None, **batch: Tensor
+    ) -> dict[str, Tensor]:
+        """The loss on a batch [B, S] of `input_ids` and `labels`, -100 where nothing is masked."""
+        head, masked = self._head, batch["labels"] >= 0
+        states = head.encoder(input_ids=batch["input_ids"]).last_hidden_state[masked]
         divisor = None if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
-        rows = self._plain.transform(hidden)
-        return {"loss": linear_cross_entropy(rows, weight, bias, labels, divisor=divisor).loss}
+        rows, labels = head.transform(states), batch["labels"][masked]
+        return {
+            "loss": linear_cross_entropy(rows, head.weight, head.bias, labels, divisor=divisor).loss
+        }
 
     @torch.inference_mode()
-    def loss_on(self, batches: MaskedBatches) -> float:
-        """Mean loss on a few batches."""
+    def mean_over(self, batches: MaskedBatches) -> float:
+        """Mean loss on a few batches, in float32."""
         training = self.training
         self.eval()
         device = next(self.parameters()).device
         total = 0.0
         for number in range(len(batches)):
-            item = {name: its.to(device) for name, its in batches[number].items()}
-            total += float(_Learner.forward(self, **item)["loss"])
+            batch = {name: tensor.to(device) for name, tensor in batches[number].items()}
+            # Past what a Trainer in bfloat16 has put around this module's own forward.
+            total += float(MaskedLMLoss.forward(self, **batch)["loss"])
         self.train(training)
         return total / len(batches)

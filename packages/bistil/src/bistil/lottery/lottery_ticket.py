@@ -1,4 +1,4 @@
-"""Lottery-ticket sparse fine-tuning: train everything, keep what moved most, rewind, train that alone (Ansell et al. 2022)."""
+"""Lottery-ticket sparse fine-tuning : LT-SFT (Ansell et al. 2022), after lottery tickets (Frankle & Carbin 2019)."""
 
 from __future__ import annotations
 
@@ -14,52 +14,65 @@ from torch import Tensor, nn
 
 from bistil.encoders.body import body_parameters, copies, norm_names
 from bistil.errors import AdaptError, SparseError
+from bistil.lottery.config import NUMBERS, Evaluation, Sparsity, TrainingPlan, TrainingResult
 from bistil.lottery.masks import Masks, penalise_distance
 from bistil.lottery.select import Selection, read_selection, select, write_selection
-from bistil.lottery.training_run import Fitted, Fitting, Watch, fit
+from bistil.lottery.training_run import Watch, assign, train
 from bistil.sparse.apply import apply, difference
 from bistil.sparse.difference import SparseFineTuning, SparseTensor
 from teacherzoo.processes import rank, wait_for_all
 
 Batches = Callable[[int], torch.utils.data.Dataset[dict[str, Tensor]]]
-NUMBERS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sparsity:
-    """What of the body is kept, and how it is found.
+def lottery_ticket(
+    model: nn.Module,
+    student: nn.Module,
+    batches: Batches,
+    plan: TrainingPlan,
+    sparsity: Sparsity,
+    folder: Path,
+    *,
+    evaluation: Evaluation | None = None,
+    watch: Watch = lambda done, total, what: None,
+) -> Ticket:
+    """φ = θ₂ - θ₀, in place: the body is left as θ₀ + φ, the head as the last phase made it.
+
+    1. Train all of θ from θ₀, to θ₁. 2. Let μ be the K entries of the body with the greatest |θ₁ - θ₀|. 3. Rewind θ to θ₀.
+    4. Train the entries in μ alone, to θ₂. Both phases add λ/N · Σ|θ - θ₀| to the loss. The head trains in both.
 
     Args:
-        density: share of the body's trainable entries, heads and frozen tensors not counted.
-        count: or their number.
-        full_steps: steps of the first phase, which trains all; None for as many as the second has. With `full`, so many
-            more for the one phase; None for none more.
-        l1: weight of Σ|θ - θ0| / N in both phases.
-        freeze_norms: whether normalisation layers stay as they are.
-        full: keep everything instead: ordinary fine-tuning in one phase, normalisation layers included.
-        values: number format of the file's differences. The model is left as the start plus these very numbers.
+        model: what is trained, see `train`; what needs no gradient stays as it is.
+        student: the part of it with the body.
+        batches: number of steps to the batches of a phase.
+        plan: of the last phase; the first differs in its steps.
+        sparsity: K and λ.
+        folder: for checkpoints and the choice; an interrupted run goes on there.
+        evaluation: chooses the best weights of each phase.
+        watch: told (done, total, what).
 
     Raises:
-        SparseError: for a value that makes no sense.
+        AdaptError: for what DeepSpeed cannot do to single entries.
+        SparseError: for a density that leaves nothing, or a frozen entry that moved.
     """
-
-    density: float = 0.08
-    count: int | None = None
-    full_steps: int | None = None
-    l1: float = 0.0
-    freeze_norms: bool = True
-    full: bool = False
-    values: str = "bfloat16"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.density <= 1:
-            raise SparseError(f"density must be above 0 and at most 1, got {self.density!r}.")
-        if self.full_steps is not None and self.full_steps < 1:
-            raise SparseError(f"full_steps must be at least 1, got {self.full_steps!r}.")
-        if self.l1 < 0:
-            raise SparseError(f"l1 must be 0 or more, got {self.l1!r}.")
-        if self.values not in NUMBERS:
-            raise SparseError(f"values must be one of {', '.join(NUMBERS)}, got {self.values!r}.")
+    body = trainable_body(student, freeze_norms=sparsity.freeze_norms and not sparsity.full)
+    tuning = _Tuning(model, body, batches, plan, sparsity, folder, evaluation, watch)
+    chosen = None
+    if sparsity.full:
+        last = tuning.train_all(plan.steps + (sparsity.full_steps or 0))
+    else:
+        refuse_partitioned_entries(plan)
+        count = entries_to_keep(body, sparsity)
+        chosen = tuning.chosen_before()
+        if chosen is None:
+            tuning.train_all(sparsity.full_steps or plan.steps)
+            chosen = tuning.choose_most_changed(count)
+            tuning.rewind()
+        last = tuning.train_chosen(chosen)
+    phi = tuning.difference(chosen)
+    tuning.rewind_body()
+    apply(student, phi, check=False)
+    return Ticket(body=dict(phi.body), last=last, threshold=chosen.threshold if chosen else 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +80,13 @@ class Ticket:
     """What came of both phases.
 
     Attributes:
-        body: the differences, in the number format of the file.
+        body: φ, the differences, in the number format of the file.
         last: of the phase that gave the differences.
         threshold: the smallest movement among the chosen in the first phase.
     """
 
     body: dict[str, SparseTensor]
-    last: Fitted
+    last: TrainingResult
     threshold: float
 
     @property
@@ -86,108 +99,53 @@ class Ticket:
         }
 
 
-def lottery_ticket(
-    model: nn.Module,
-    trained: nn.Module,
-    batches: Batches,
-    plan: Fitting,
-    sparsity: Sparsity,
-    folder: Path,
-    *,
-    score: Callable[[], float] | None = None,
-    describe: Callable[[float], str] = "score {:.2f}".format,
-    watch: Watch = lambda done, total, what: None,
-) -> Ticket:
-    """Both phases, in place: the body is left as its start plus the differences, the head as the last phase made it.
-
-    Args:
-        model: what is trained, see `fit`; what needs no gradient stays as it is.
-        trained: the part of it with the body.
-        batches: number of steps to the batches of a phase.
-        plan: of the last phase; the first differs in its steps.
-        sparsity: what is kept.
-        folder: for checkpoints and the choice; an interrupted run goes on there.
-        score: see `fit`.
-        describe: see `fit`.
-        watch: told (done, total, what).
-
-    Raises:
-        AdaptError: for what DeepSpeed cannot do to single entries.
-        SparseError: for a density that leaves nothing, or a frozen entry that moved.
-    """
-    if not sparsity.full:
-        _check_engine(plan)
-    body = trainable_body(trained, freeze_norms=sparsity.freeze_norms and not sparsity.full)
-    run = _Run(model, body, batches, plan, sparsity, folder, score, describe, watch)
-    if sparsity.full:
-        plan = replace(plan, steps=plan.steps + (sparsity.full_steps or 0))
-        last, threshold = run.phase(plan, "full", "training all"), 0.0
-        places: dict[str, NDArray[np.int64] | None] = dict.fromkeys(body)  # all of them
-    else:
-        selection = run.choose()
-        last = run.phase(plan, "sparse", "training the chosen", selection)
-        threshold = selection.threshold
-        places = {name: selection.places(name) for name in selection.coded}
-    found = SparseFineTuning(body=difference(run.origin, body, places)).rounded(NUMBERS[sparsity.values])  # fmt: skip
-    with torch.no_grad():
-        for name, parameter in body.items():
-            parameter.copy_(run.origin[name])
-    apply(trained, found, check=False)
-    return Ticket(body=dict(found.body), last=last, threshold=threshold)
-
-
-class _Run:
-    """The two phases of one fine-tuning, with what both start from."""
+class _Tuning:
+    """θ in training, and θ₀, which both phases start from."""
 
     def __init__(
         self,
         model: nn.Module,
         body: dict[str, nn.Parameter],
         batches: Batches,
-        plan: Fitting,
+        plan: TrainingPlan,
         sparsity: Sparsity,
         folder: Path,
-        score: Callable[[], float] | None,
-        describe: Callable[[float], str],
+        evaluation: Evaluation | None,
         watch: Watch,
     ) -> None:
-        self._model, self._body, self._batches, self._plan = model, body, batches, plan
-        self._sparsity, self._folder = sparsity, folder
-        self._score, self._describe, self._watch = score, describe, watch
-        self.origin = copies(body)
-        own = {id(parameter) for parameter in body.values()}
-        self._head = {name: its.detach().clone() for name, its in model.named_parameters() if its.requires_grad and id(its) not in own}  # fmt: skip
+        self._model, self._body, self._batches = model, body, batches
+        self._plan, self._sparsity, self._folder = plan, sparsity, folder
+        self._evaluation, self._watch = evaluation, watch
+        self._body_start = copies(body)
+        in_body = {id(parameter) for parameter in body.values()}
+        self._head_start = {
+            name: parameter.detach().clone()
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and id(parameter) not in in_body
+        }
 
-    def choose(self) -> Selection:
-        """The first phase and what moved most in it, then everything as at the start; the choice of an earlier run is read."""
-        file = self._folder / "chosen.safetensors"
-        if not file.is_file():
-            plan = replace(self._plan, steps=self._sparsity.full_steps or self._plan.steps)
-            self.phase(plan, "full", "training all")
-            count = _count(self._body, self._sparsity)
-            selection = select(self.origin, self._body, count=count, watch=self._watch)
-            if rank() == 0:
-                write_selection(selection, file)
-            self._rewind()
-        wait_for_all()
-        return read_selection(file)
+    def train_all(self, steps: int) -> TrainingResult:
+        """The first phase."""
+        return self._train(replace(self._plan, steps=steps), "full", "training all")
 
-    def phase(
-        self, plan: Fitting, name: str, what: str, selection: Selection | None = None
-    ) -> Fitted:
-        """Train, only the selection where there is one."""
+    def train_chosen(self, chosen: Selection) -> TrainingResult:
+        """The second phase."""
+        return self._train(self._plan, "sparse", "training the chosen", chosen)
+
+    def _train(
+        self, plan: TrainingPlan, name: str, what: str, chosen: Selection | None = None
+    ) -> TrainingResult:
         strength = self._sparsity.l1 / plan.passes
-        hooks = penalise_distance(self._body, self.origin, strength) if strength else []
-        masks = None if selection is None else Masks(self._body, selection)
+        hooks = penalise_distance(self._body, self._body_start, strength) if strength else []
+        masks = None if chosen is None else Masks(self._body, chosen)  # after what it must mask
         try:
-            return fit(
+            return train(
                 self._model,
                 self._batches(plan.steps),
                 plan,
                 self._folder / name,
                 masks=masks,
-                score=self._score,
-                describe=self._describe,
+                evaluation=self._evaluation,
                 watch=self._watch,
                 what=what,
             )
@@ -197,13 +155,43 @@ class _Run:
             if masks is not None:
                 masks.remove()
 
+    def choose_most_changed(self, count: int) -> Selection:
+        """μ, which is kept for a run that goes on later."""
+        chosen = select(self._body_start, self._body, count=count, watch=self._watch)
+        if rank() == 0:
+            write_selection(chosen, self._file)
+        return chosen
+
+    def chosen_before(self) -> Selection | None:
+        """μ, where an earlier run has chosen."""
+        there = self._file.is_file()
+        wait_for_all()  # before one process writes what another looks for
+        return read_selection(self._file) if there else None
+
+    @property
+    def _file(self) -> Path:
+        return self._folder / "chosen.safetensors"
+
+    def rewind(self) -> None:
+        """θ to θ₀, body and head."""
+        assign(self._model, self._head_start)
+        self.rewind_body()
+
     @torch.no_grad()
-    def _rewind(self) -> None:
-        named = dict(self._model.named_parameters())
-        for name, tensor in self._head.items():
-            named[name].copy_(tensor)
-        for name, tensor in self.origin.items():
+    def rewind_body(self) -> None:
+        """The body to θ₀."""
+        for name, tensor in self._body_start.items():
             self._body[name].copy_(tensor)
+
+    def difference(self, chosen: Selection | None) -> SparseFineTuning:
+        """θ - θ₀ at the chosen entries, or everywhere, in the number format of the file."""
+        places: dict[str, NDArray[np.int64] | None] = (
+            dict.fromkeys(self._body)
+            if chosen is None
+            else {name: chosen.places(name) for name in chosen.coded}
+        )
+        body = difference(self._body_start, self._body, places)
+        return SparseFineTuning(body=body).rounded(NUMBERS[self._sparsity.values])
 
 
 def trainable_body(model: nn.Module, *, freeze_norms: bool) -> dict[str, nn.Parameter]:
@@ -212,10 +200,15 @@ def trainable_body(model: nn.Module, *, freeze_norms: bool) -> dict[str, nn.Para
     for name, parameter in body.items():
         if freeze_norms and name in norms:
             parameter.requires_grad_(False)
-    return {name: its for name, its in body.items() if its.requires_grad}
+    return {name: parameter for name, parameter in body.items() if parameter.requires_grad}
 
 
-def _check_engine(plan: Fitting) -> None:
+def refuse_partitioned_entries(plan: TrainingPlan) -> None:
+    """What DeepSpeed cannot do to single entries.
+
+    Raises:
+        AdaptError: for weight decay or bfloat16 under DeepSpeed.
+    """
     if "deepspeed" not in plan.arguments:
         return
     if plan.weight_decay:
@@ -228,7 +221,12 @@ def _check_engine(plan: Fitting) -> None:
         )
 
 
-def _count(body: Mapping[str, Tensor], sparsity: Sparsity) -> int:
+def entries_to_keep(body: Mapping[str, Tensor], sparsity: Sparsity) -> int:
+    """K.
+
+    Raises:
+        SparseError: where that is nothing, or more than there is.
+    """
     total = sum(tensor.numel() for tensor in body.values())
     count = round(sparsity.density * total) if sparsity.count is None else sparsity.count
     if not 0 < count <= total:

@@ -16,7 +16,7 @@ from bistil.encoders.body import body_digests
 from bistil.errors import AdaptError
 from bistil.losses.task import TASKS, DistillationModel
 from bistil.losses.weights import TaskLossWeights
-from bistil.lottery.lottery_ticket import NUMBERS
+from bistil.lottery.config import NUMBERS
 from bistil.sparse.difference import SparseFineTuning
 from bistil.sparse.files import write_sparse
 from bistil.tasks.alignment import Alignment, align, plan_of_extraction

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bistil.encoders.body import body_digests
 from bistil.errors import AdaptError, SparseError
-from bistil.lottery.lottery_ticket import NUMBERS
+from bistil.lottery.config import NUMBERS
 from bistil.sparse.apply import apply
 from bistil.sparse.composable_sft import sparse_path
 from bistil.sparse.difference import SparseFineTuning

@@ -1,4 +1,4 @@
-"""A model with a task's head, trained by lottery ticket: on gold labels, or on what a teacher answers."""
+"""A model with a task's head, trained by lottery ticket: on gold labels, or on a teacher's predictions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from bistil.lottery.lottery_ticket import Sparsity, Ticket, lottery_ticket
-from bistil.lottery.training_run import Fitting
+from bistil.lottery.config import Evaluation, Sparsity, TrainingPlan
+from bistil.lottery.lottery_ticket import Ticket, lottery_ticket
+from bistil.lottery.training_run import check_arguments
 from bistil.tasks.data import TaskBatches, TaskData, dev_score
 from bistil.text.batches import examples_per_pass
 from teacherzoo.digests import digest_of_arguments
 from teacherzoo.processes import world_size
+from teacherzoo.training import arguments
 from xeval import Protocol
 from xeval.finetune.checkpoint import TaskModel, build
 from xeval.task_templates.word_tokenization import Pieces
@@ -53,17 +55,14 @@ class TaskTraining:
         return {**asdict(self), "arguments": digest_of_arguments(self.arguments)}
 
 
-def plan_of(training: TaskTraining) -> Fitting:
+def plan_of(training: TaskTraining) -> TrainingPlan:
     """How the last phase goes.
 
     Raises:
         AdaptError: for Trainer arguments that the training cannot honour, and examples that cannot be shared evenly.
     """
-    from bistil.lottery.trainer import check_arguments  # late, as the next: they import Trainer
-    from teacherzoo.training.arguments import has_bfloat16
-
     protocol = training.protocol
-    plan = Fitting(
+    plan = TrainingPlan(
         steps=protocol.steps,
         learning_rate=protocol.learning_rate,
         warmup=protocol.warmup,
@@ -71,7 +70,7 @@ def plan_of(training: TaskTraining) -> Fitting:
         evaluate_every=protocol.evaluate_every,
         patience=protocol.patience,
         checkpoint_every=training.checkpoint_every or protocol.evaluate_every,
-        bf16=protocol.precision == "auto" and has_bfloat16(),
+        bf16=protocol.precision == "auto" and arguments.has_bfloat16(),
         seed=training.seed,
         arguments=training.arguments,
         per_step=protocol.batch_size,
@@ -131,7 +130,7 @@ def train_task(
     learner = model if objective is None else objective(model, plan.passes * world_size())
     ticket = lottery_ticket(
         learner, model, batches, plan, training.sparsity, work,
-        score=score, describe=lambda value: f"{task.metrics[0]} {value:.2f}", watch=watch,
+        evaluation=Evaluation(measure=score, words=f"{task.metrics[0]} {{:.2f}}"), watch=watch,
     )  # fmt: skip
     record = {
         **ticket.record,
