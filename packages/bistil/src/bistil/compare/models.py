@@ -11,8 +11,8 @@ from bistil.compare.recipe import Comparison, System
 from bistil.extract.config import Extraction
 from bistil.extract.run import extract
 from bistil.losses.weights import PRESETS, TaskLossWeights
-from bistil.lottery.language import LanguageTraining, language_sft
 from bistil.lottery.config import Sparsity
+from bistil.lottery.language import LanguageTraining, language_sft
 from bistil.sparse.files import read_sparse
 from bistil.tasks.adapt import adapt
 from bistil.tasks.task_sft import apply_task, task_sft

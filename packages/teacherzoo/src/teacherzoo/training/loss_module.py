@@ -45,11 +45,6 @@ class LossModule(nn.Module):
         """The student's configuration, which Trainer and DeepSpeed ask for; None where it has none."""
         return getattr(self.student, "config", None)
 
-    def num_parameters(self, *, exclude_embeddings: bool) -> int:
-        """Of the student: Trainer logs floating-point operations by it; 0 where the student does not count them."""
-        count = getattr(self.student, "num_parameters", lambda **_options: 0)
-        return int(count(exclude_embeddings=exclude_embeddings))
-
     def save_student(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Write the student as a plain model folder.
 

@@ -51,6 +51,8 @@ class PreparedBatchTrainer(Trainer):
         if self.args.metric_for_best_model is not None:
             self.add_callback(BestCheckpoint(patience or self.args.max_steps + 1))
         self._figures = figures
+        count = getattr(getattr(model, "student", model), "num_parameters", None)
+        self._parameters = 0 if count is None else count(exclude_embeddings=True)
         self.means = RunningMeans(figures, self.args.device, figures_dtype)
 
     def resume(self) -> None:
@@ -92,6 +94,10 @@ class PreparedBatchTrainer(Trainer):
         if "loss" in logs and self._figures:
             logs |= self.means.take(self.accelerator)
         super().log(logs, *arguments, **named)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Of the student, as Trainer counts them; 0 for one that does not count its parameters."""
+        return 6 * int(inputs["input_ids"].numel()) * self._parameters
 
     def _get_train_sampler(self, *_: Any) -> Any:
         return torch.utils.data.SequentialSampler(self.train_dataset)
