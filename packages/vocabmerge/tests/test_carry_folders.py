@@ -6,18 +6,13 @@ import random
 import pytest
 import torch
 import transformers
-import typer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from typer.testing import CliRunner
 
 from vocabmerge.carry.folder import carry_model, read_source
-from vocabmerge.cli.trim import add_trim_and_carry
+from vocabmerge.cli.app import app
 from vocabmerge.errors import VocabularyError
 from vocabmerge.tokenizer_file.reading import read_vocabulary
-
-APP = typer.Typer()
-APP.callback()(lambda: None)
-add_trim_and_carry(APP)
 
 TINY = {
     "hidden_size": 16,
@@ -199,7 +194,7 @@ def test_the_same_carry_twice_writes_the_same_bytes(world, tmp_path):
 )
 def test_bad_input_exits_2_with_one_sentence(arguments, sentence, world, tmp_path, monkeypatch):
     monkeypatch.chdir(world)
-    done = CliRunner().invoke(APP, ["carry", *arguments, "-o", str(tmp_path / "out")])
+    done = CliRunner().invoke(app, ["carry", *arguments, "-o", str(tmp_path / "out")])
     assert done.exit_code == 2
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1
@@ -221,11 +216,11 @@ def test_the_command_says_what_was_carried(world, tmp_path, monkeypatch):
         "-o",
         out,
     ]
-    done = CliRunner().invoke(APP, arguments)
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.stderr
     assert "xlmr" in done.stdout
     assert "anchors" in done.stdout
-    done = CliRunner().invoke(APP, [*arguments[:-1], out + "2", "--json"])
+    done = CliRunner().invoke(app, [*arguments[:-1], out + "2", "--json"])
     assert json.loads(done.stdout)["method"] == "procrustes"
 
 

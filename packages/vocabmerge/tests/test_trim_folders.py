@@ -7,19 +7,14 @@ import resource
 import pytest
 import torch
 import transformers
-import typer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from typer.testing import CliRunner
 
-from vocabmerge.cli.trim import add_trim_and_carry
+from vocabmerge.cli.app import app
 from vocabmerge.errors import VocabularyError
 from vocabmerge.maps import load_map
 from vocabmerge.tokenizer_file.reading import read_vocabulary
 from vocabmerge.trim.folder import trim
-
-APP = typer.Typer()
-APP.callback()(lambda: None)
-add_trim_and_carry(APP)
 
 TINY = {
     "hidden_size": 16,
@@ -340,7 +335,7 @@ def test_bad_input_exits_2_with_one_sentence(arguments, sentence, tmp_path, monk
     (tmp_path / "a.txt").write_text("ba be bi")
     (tmp_path / "empty.txt").write_text("\n\n")
 
-    done = CliRunner().invoke(APP, ["trim", "--quiet", *arguments])
+    done = CliRunner().invoke(app, ["trim", "--quiet", *arguments])
 
     assert done.exit_code == 2
     assert sentence in done.stderr
@@ -354,7 +349,7 @@ def test_the_command_trims_several_corpora_and_prints_json(corpora, tmp_path, mo
     given = [f"{name}={files[0]}" for name, files in corpora.items()]
 
     done = CliRunner().invoke(
-        APP,
+        app,
         ["trim", "tokenizer.json", "--corpus", *given, "-o", "cut", "--budget", "320", "--json"],
     )
 
@@ -362,5 +357,5 @@ def test_the_command_trims_several_corpora_and_prints_json(corpora, tmp_path, mo
     report = json.loads(done.stdout)
     assert list(report["languages"]) == ["xx", "yy"]
     assert report["pieces"]["after"] == len(read_vocabulary(tmp_path / "cut")) == 320
-    shown = CliRunner().invoke(APP, ["trim", "tokenizer.json", *given, "-o", "cut2"])
+    shown = CliRunner().invoke(app, ["trim", "tokenizer.json", *given, "-o", "cut2"])
     assert "tokens per word" in shown.stdout
