@@ -17,7 +17,7 @@ import xeval
 from bistil.compare.identity import RecipeDigests
 from bistil.compare.recipe import Comparison, System
 from xeval.report.pareto import Point, pareto_front
-from xeval.statistics.results import Result
+from xeval.statistics.result import Result
 from xeval.statistics.summary import Estimate
 
 BAR = {"bistil": 0.97}  # of the full teacher

@@ -25,7 +25,8 @@ from record import Recorder
 
 from bistil.compare.identity import RecipeDigests
 from bistil.compare.recipe import Comparison, System
-from xeval.statistics.results import Result, append_results
+from xeval.statistics.result import Result
+from xeval.statistics.results_file import append_results
 
 SYSTEMS: tuple[System, ...] = ("bistil", "full-teacher")
 

@@ -11,7 +11,8 @@ import pytest
 
 from xeval.report import write_report
 from xeval.statistics.items import Items
-from xeval.statistics.results import Result, append_results, read_results
+from xeval.statistics.result import Result
+from xeval.statistics.results_file import append_results, read_results
 
 pytestmark = pytest.mark.browser
 

@@ -16,7 +16,8 @@ from xeval.finetune.record import read_record
 from xeval.finetune.tune import tune
 from xeval.protocol import Protocol
 from xeval.statistics.items import Items
-from xeval.statistics.results import Result, append_results, read_results
+from xeval.statistics.result import Result
+from xeval.statistics.results_file import append_results, read_results
 
 BRIEF = Protocol(learning_rate=3e-3, batch_size=4, steps=1, evaluate_every=1, max_length=32)
 Models = Callable[[str], Path]

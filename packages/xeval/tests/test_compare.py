@@ -10,11 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xeval.errors import XevalError
-from xeval.statistics.compare import Comparison, TaskComparison, _judge_mean, _Pair, compare, judge
+from xeval.statistics.compare import (
+    Comparison,
+    TaskComparison,
+    _compare_means,
+    _Pair,
+    compare,
+    compare_test_set,
+)
 from xeval.statistics.display_names import place_labels
 from xeval.statistics.items import Items
 from xeval.statistics.metrics import value_of
-from xeval.statistics.results import Result, append_results, read_results
+from xeval.statistics.result import Result
+from xeval.statistics.results_file import append_results, read_results
 from xeval.statistics.significance import (
     bootstrap_differences,
     holm,
@@ -106,7 +114,7 @@ def test_the_mean_over_translations_has_the_interval_of_the_items_they_share() -
             _Pair(str(i), {0: right_or_wrong(x)}, {0: right_or_wrong(np.zeros(204))})
             for i, x in enumerate(languages)
         ]
-        mean = _judge_mean("accuracy", evidence, level=0.05, resamples=400, seed=0)
+        mean = _compare_means("accuracy", evidence, level=0.05, resamples=400, seed=0)
         assert mean is not None
         spread[name] = mean.high - mean.low
 
@@ -124,7 +132,7 @@ def test_the_noise_of_seeds_is_students() -> None:
 
 
 def test_the_noise_of_one_seed_is_that_of_the_other_model_s_seeds() -> None:
-    noise = seed_noise([60.0], resamples=100_000, seed=0, other=[70.0, 74.0, 72.0])
+    noise = seed_noise([60.0], resamples=100_000, seed=0, fallback=[70.0, 74.0, 72.0])
 
     assert np.quantile(noise, 0.975) == pytest.approx(4.303 * 2, rel=0.03)
 
@@ -166,7 +174,7 @@ def false_alarms(
             skill = random.normal(0, seed_spread, size=(k, 1))
             right = random.random((k, n)) < 1 / (1 + np.exp(-difficulty - skill))
             models.append({s: right_or_wrong(r) for s, r in enumerate(right)})
-        found = judge("accuracy", *models, place="", resamples=400, seed=trial)
+        found = compare_test_set("accuracy", *models, place="", resamples=400, seed=trial)
         by_verdict += found.p < 0.05
         a, b = (list(model.values()) for model in models)
         by_items += permutation_p("accuracy", a, b, resamples=400, seed=trial) < 0.05
@@ -202,7 +210,7 @@ def test_a_difference_of_the_detectable_size_is_found_four_times_in_five() -> No
     for trial in range(trials):
         a = {0: right_or_wrong(random.random(n) < 0.6 + difference)}
         b = {0: right_or_wrong(random.random(n) < 0.6)}
-        result = judge("accuracy", a, b, place="", resamples=400, seed=trial)
+        result = compare_test_set("accuracy", a, b, place="", resamples=400, seed=trial)
         found += result.p < 0.05
         assert result.detectable is not None
         detectable.append(result.detectable)

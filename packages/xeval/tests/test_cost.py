@@ -28,7 +28,7 @@ from xeval.cost.flops import count_flops
 from xeval.cost.measure import cost
 from xeval.cost.parameters import bytes_on_disk, parameters_of, split_parameters
 from xeval.errors import XevalError
-from xeval.statistics.results import COST_COLUMNS
+from xeval.statistics.result import COST_COLUMNS
 
 
 def on_meta(kind: Any, config: Any) -> Any:

@@ -16,7 +16,7 @@ from xeval.errors import XevalError
 from xeval.evaluate.runner import run
 from xeval.evaluate.score import score
 from xeval.protocol import Protocol
-from xeval.statistics.results import read_results
+from xeval.statistics.results_file import read_results
 from xeval.task_templates.masked import open_masked
 from xeval.task_templates.word_tokenization import Pieces
 from xeval.tasks import task_of

@@ -17,7 +17,7 @@ from xeval.finetune.record import read_record
 from xeval.finetune.tune import tune
 from xeval.progress import silent
 from xeval.protocol import Protocol
-from xeval.statistics.results import read_results
+from xeval.statistics.results_file import read_results
 from xeval.task_templates.task import FineTunedTask
 from xeval.task_templates.word_labels import Tagged
 from xeval.tasks import task_of

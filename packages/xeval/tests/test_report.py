@@ -22,7 +22,8 @@ from xeval.report.page import _TEMPLATES
 from xeval.report.pareto import Point, pareto_front
 from xeval.report.render import environment, render
 from xeval.statistics.items import Items
-from xeval.statistics.results import Result, append_results, read_results
+from xeval.statistics.result import Result
+from xeval.statistics.results_file import append_results, read_results
 from xeval.statistics.summary import Estimate, summarise
 
 COST = {

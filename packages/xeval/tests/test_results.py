@@ -17,13 +17,8 @@ from hypothesis import strategies as st
 from xeval.errors import XevalError
 from xeval.statistics.comparable import check_one_protocol
 from xeval.statistics.items import Items, bootstrap_rows, test_set_digest
-from xeval.statistics.results import (
-    Result,
-    append_result,
-    append_results,
-    digest_of,
-    read_results,
-)
+from xeval.statistics.result import Result, digest_of
+from xeval.statistics.results_file import append_result, append_results, read_results
 
 ITEMS = Items(metric="accuracy", rows=np.array([[3, 4], [4, 4]]), test_digest="t" * 16)
 
@@ -175,7 +170,8 @@ def test_whatever_is_cut_off_appending_again_restores_the_file(
 WRITER = """
 import sys, time
 from pathlib import Path
-from xeval.statistics.results import Result, append_result
+from xeval.statistics.result import Result
+from xeval.statistics.results_file import append_result
 while not Path(sys.argv[4]).exists():
     time.sleep(0.001)
 file, start, stop = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

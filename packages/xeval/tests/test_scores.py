@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xeval.errors import XevalError
-from xeval.statistics.metrics import SCORES, value_of
+from xeval.statistics.metrics import METRICS, value_of
 
 
 @given(
@@ -49,17 +49,17 @@ def test_las_of_equal_words_is_the_share_of_right_words() -> None:
 
 def test_bits_per_byte_is_a_ratio_of_sums_and_lower_is_better() -> None:
     assert value_of("bits_per_byte", [24.0, 16.0]) == 1.5
-    assert not SCORES["bits_per_byte"].higher_is_better
+    assert not METRICS["bits_per_byte"].higher_is_better
 
 
-@pytest.mark.parametrize("metric", sorted(SCORES))
+@pytest.mark.parametrize("metric", sorted(METRICS))
 def test_nothing_at_all_scores_zero_and_not_nan(metric: str) -> None:
-    assert value_of(metric, np.zeros(len(SCORES[metric].columns))) == 0
+    assert value_of(metric, np.zeros(len(METRICS[metric].columns))) == 0
 
 
-@pytest.mark.parametrize("metric", sorted(SCORES))
+@pytest.mark.parametrize("metric", sorted(METRICS))
 def test_leading_axes_are_kept(metric: str) -> None:
-    sums = np.random.default_rng(0).integers(1, 9, size=(2, 5, len(SCORES[metric].columns)))
+    sums = np.random.default_rng(0).integers(1, 9, size=(2, 5, len(METRICS[metric].columns)))
 
     together = value_of(metric, sums)
 

@@ -11,7 +11,8 @@ from xeval.protocol import Protocol
 from xeval.report import markdown, page, write_plots, write_report
 from xeval.statistics.compare import Comparison, TaskComparison, compare
 from xeval.statistics.items import Items, read_items
-from xeval.statistics.results import Result, append_result, append_results, read_results
+from xeval.statistics.result import Result
+from xeval.statistics.results_file import append_result, append_results, read_results
 from xeval.statistics.summary import Estimate, Summary, Table, summarise
 from xeval.task_templates.task import FineTunedTask, ZeroShotTask
 from xeval.tasks import task_of

@@ -11,7 +11,8 @@ import typer
 from xeval.cli import options as o
 from xeval.cli.console import one_sentence, progress
 from xeval.statistics.display_names import choose
-from xeval.statistics.results import Result, read_results
+from xeval.statistics.result import Result
+from xeval.statistics.results_file import read_results
 
 
 def register(app: typer.Typer) -> None:
@@ -39,17 +40,19 @@ def compare(
         from xeval.statistics.compare import compare as compare_models
 
         chosen = _chosen(results, task, metric, protocol, source)
-        found = compare_models(chosen, a, b, level=level, resamples=resamples)
+        comparisons = compare_models(chosen, a, b, level=level, resamples=resamples)
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in found], ensure_ascii=False))
+        typer.echo(
+            json.dumps([asdict(comparison) for comparison in comparisons], ensure_ascii=False)
+        )
         return
     from rich.table import Table
     from rich.text import Text
 
     console = _console()
-    for one in found:
+    for comparison in comparisons:
         # Text, not strings: a name in square brackets is no markup.
-        table = Table(title=Text(f"{one.task}, {one.metric}"), title_justify="left")
+        table = Table(title=Text(f"{comparison.task}, {comparison.metric}"), title_justify="left")
         for head in (
             "language",
             "items",
@@ -64,8 +67,8 @@ def compare(
             table.add_column(
                 Text(head), justify="left" if head in ("language", "verdict") else "right"
             )
-        for row in [*one.languages, *([one.mean] if one.mean else [])]:
-            if row is one.mean:
+        for row in [*comparison.languages, *([comparison.mean] if comparison.mean else [])]:
+            if row is comparison.mean:
                 table.add_section()
             cells = (
                 row.place, str(row.n), f"{row.score_a:.2f}", f"{row.score_b:.2f}", f"{row.difference:+.2f}",
@@ -74,13 +77,13 @@ def compare(
             )  # fmt: skip
             table.add_row(*map(Text, cells))
         console.print(table)
-        for line in one.left_out:
+        for line in comparison.left_out:
             console.print(Text(f"not compared: {line}"))
-    console.print(Text(_explained(found, level)))
+    console.print(Text(_explained(comparisons, level)))
 
 
-def _explained(found: Sequence[Any], level: float) -> str:
-    rows = [row for one in found for row in one.languages]
+def _explained(comparisons: Sequence[Any], level: float) -> str:
+    rows = [row for comparison in comparisons for row in comparison.languages]
     several = any(max(row.seeds_a, row.seeds_b) > 1 for row in rows)
     one_sided = any(
         min(row.seeds_a, row.seeds_b) == 1 < max(row.seeds_a, row.seeds_b) for row in rows

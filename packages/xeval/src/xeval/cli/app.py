@@ -11,7 +11,7 @@ from xeval.cli import analyse
 from xeval.cli import options as o
 from xeval.cli.console import one_sentence, progress
 from xeval.protocol import Protocol
-from xeval.statistics.results import Result
+from xeval.statistics.result import Result
 from xeval.task_templates.task import FineTunedTask
 from xeval.tasks import task_of, task_to_tune
 
@@ -122,11 +122,11 @@ def score(
         choose_targets(opened.data_sets(chosen), names)
         from xeval.evaluate.score import score as score_model
 
-        found = score_model(
+        figures = score_model(
             model, results, source=opened, languages=names, task=task, protocol=protocol,
             bootstraps=bootstraps, watch=watch,
         )  # fmt: skip
-    _show(found, as_json)
+    _show(figures, as_json)
 
 
 @app.command()
@@ -177,11 +177,11 @@ def run(
                 choose_source(sets, source)
         from xeval.evaluate.runner import run as run_all
 
-        found = run_all(
+        figures = run_all(
             models, results, tasks=_names(tasks), source=opened, language=source, languages=names,
             protocol=protocol, seeds=seeds, bootstraps=bootstraps, work=work, watch=watch,
         )  # fmt: skip
-    _show(found, as_json)
+    _show(figures, as_json)
 
 
 analyse.register(app)

@@ -15,7 +15,7 @@ from xeval.cost.flops import count_flops
 from xeval.cost.parameters import Parameters, bytes_on_disk, parameters_of
 from xeval.errors import XevalError
 from xeval.progress import Watch, silent
-from xeval.statistics.results import COST_COLUMNS, SCHEMA, Result
+from xeval.statistics.result import COST_COLUMNS, SCHEMA, Result
 
 if TYPE_CHECKING:
     from torch import nn
@@ -122,7 +122,7 @@ def cost(
     if device == "cuda" and not torch.cuda.is_available():
         raise XevalError("device 'cuda': torch sees no such device here; use --device cpu")
     folder = Path(model)
-    found, size = parameters_of(folder), bytes_on_disk(folder)
+    parameters, size = parameters_of(folder), bytes_on_disk(folder)
     encoder = open_encoder(str(folder)).to(device=device, dtype=getattr(torch, dtype)).eval()
     if length > longest_row(encoder):
         raise XevalError(
@@ -135,7 +135,7 @@ def cost(
     return Cost(
         model=str(model),
         model_digest=model_digest(str(model)),
-        parameters=found,
+        parameters=parameters,
         bytes=size,
         flops=count_flops(encoder, length=length),
         latency_ms=1000 * statistics.median(ordered),

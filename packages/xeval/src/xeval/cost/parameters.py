@@ -112,14 +112,14 @@ def parameters_of(folder: Path) -> Parameters:
     encoder: Any = model.base_model
     if names and not any("pooler." in name for name in names) and hasattr(encoder, "pooler"):
         encoder.pooler = None
-    found = split_parameters(model)
+    counted = split_parameters(model)
     task_head = sum(_tensor_sizes(folder / "head.safetensors").values())
     return Parameters(
-        architecture=found.architecture + (" with a task head" if task_head else ""),
-        vocabulary=found.vocabulary,
-        embeddings=found.embeddings,
-        body=found.body,
-        head=found.head + task_head,
+        architecture=counted.architecture + (" with a task head" if task_head else ""),
+        vocabulary=counted.vocabulary,
+        embeddings=counted.embeddings,
+        body=counted.body,
+        head=counted.head + task_head,
     )
 
 

@@ -45,18 +45,18 @@ def find_data_sets(root: Path, folder: str, suffix: str) -> list[DataSet]:
         raise XevalError(
             f"{top}: no such folder; the task reads {folder}/<name>/<split>.{suffix}[.xz|.gz] or {folder}/<name>.{suffix}[.xz|.gz]"
         )
-    found: dict[str, dict[str, Path]] = {}
+    files_of: dict[str, dict[str, Path]] = {}
     for ending in UNPACKERS:
         for path in sorted(top.glob(f"*.{suffix}{ending}")):
-            found.setdefault(path.name.removesuffix(f".{suffix}{ending}"), {})["test"] = path
+            files_of.setdefault(path.name.removesuffix(f".{suffix}{ending}"), {})["test"] = path
         for path in sorted(top.glob(f"*/*.{suffix}{ending}")):
             split = path.name.removesuffix(f".{suffix}{ending}")
             if split in SPLITS:
-                found.setdefault(path.parent.name, {})[split] = path
+                files_of.setdefault(path.parent.name, {})[split] = path
     for path in sorted(top.iterdir()):
         if path.is_dir():
-            found.setdefault(path.name, {})
-    if not found:
+            files_of.setdefault(path.name, {})
+    if not files_of:
         raise XevalError(f"{top}: holds no <name>/<split>.{suffix} and no <name>.{suffix} file")
     return [
         DataSet(
@@ -65,5 +65,5 @@ def find_data_sets(root: Path, folder: str, suffix: str) -> list[DataSet]:
             splits=tuple(split for split in SPLITS if split in files),
             files=files,
         )
-        for name, files in sorted(found.items())
+        for name, files in sorted(files_of.items())
     ]

@@ -80,22 +80,24 @@ def choose_source(sets: Sequence[DataSet], wanted: str) -> DataSet:
     Raises:
         XevalError: when there is none, or a language has several.
     """
-    meant = [one for one in sets if wanted in (one.short, one.name)] or [
-        one for one in sets if one.language == wanted
+    meant = [data_set for data_set in sets if wanted in (data_set.short, data_set.name)] or [
+        data_set for data_set in sets if data_set.language == wanted
     ]
     if not meant:
         raise XevalError(
-            f"source {wanted!r}: there is no such data set; there are {', '.join(one.short for one in sets)}"
+            f"source {wanted!r}: there is no such data set; there are {', '.join(data_set.short for data_set in sets)}"
         )
-    fit = [one for one in meant if {"train", "dev"} <= set(one.splits)]
+    fit = [data_set for data_set in meant if {"train", "dev"} <= set(data_set.splits)]
     if not fit:
-        found = "; ".join(f"{one.name} has {', '.join(one.splits) or 'none'}" for one in meant)
+        splits = "; ".join(
+            f"{data_set.name} has {', '.join(data_set.splits) or 'none'}" for data_set in meant
+        )
         raise XevalError(
-            f"source {wanted!r}: expected a data set with the splits train and dev, but {found}"
+            f"source {wanted!r}: expected a data set with the splits train and dev, but {splits}"
         )
     if len(fit) > 1:
         raise XevalError(
-            f"source {wanted!r}: {' and '.join(one.short for one in fit)} have train and dev splits; name one of them"
+            f"source {wanted!r}: {' and '.join(data_set.short for data_set in fit)} have train and dev splits; name one of them"
         )
     return fit[0]
 
@@ -115,17 +117,17 @@ def choose_targets(
         return [s for s in sets if "test" in s.splits], [s for s in sets if "test" not in s.splits]
     chosen: dict[str, DataSet] = {}
     for name in wanted:
-        meant = [one for one in sets if name in (one.short, one.name)] or [
-            one for one in sets if one.language == name
+        meant = [data_set for data_set in sets if name in (data_set.short, data_set.name)] or [
+            data_set for data_set in sets if data_set.language == name
         ]
         if not meant:
             raise XevalError(
-                f"language {name!r}: there is no such data set; there are {', '.join(one.short for one in sets)}"
+                f"language {name!r}: there is no such data set; there are {', '.join(data_set.short for data_set in sets)}"
             )
-        fit = [one for one in meant if "test" in one.splits]
+        fit = [data_set for data_set in meant if "test" in data_set.splits]
         if not fit:
             raise XevalError(
                 f"language {name!r}: {meant[0].name} has no test split, only {', '.join(meant[0].splits) or 'an empty folder'}"
             )
-        chosen.update((one.name, one) for one in fit)
+        chosen.update((data_set.name, data_set) for data_set in fit)
     return list(chosen.values()), []

@@ -12,7 +12,7 @@ from xeval.evaluate.score import score
 from xeval.finetune.tune import tune
 from xeval.progress import Watch, silent
 from xeval.protocol import Protocol
-from xeval.statistics.results import Result, digest_of
+from xeval.statistics.result import Result, digest_of
 from xeval.task_templates.task import FineTunedTask
 from xeval.tasks import task_of
 

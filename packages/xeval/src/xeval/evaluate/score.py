@@ -14,7 +14,8 @@ from xeval.finetune.record import digest_of_base, task_to_score
 from xeval.progress import Watch, silent
 from xeval.protocol import Protocol
 from xeval.statistics.items import Items, digest_of_examples
-from xeval.statistics.results import Result, append_results, read_results
+from xeval.statistics.result import Result
+from xeval.statistics.results_file import append_results, read_results
 from xeval.task_templates.task import FineTunedTask, Task, ZeroShotTask
 
 
@@ -64,14 +65,14 @@ def score(
         examples, notes = evaluator.read(data_set)
         digest = digest_of_examples(examples)
         blank = list(evaluator.blanks(data_set, bootstraps))
-        there = [known.get(r.key) for r in blank]
-        if all(r is not None and r.is_of(evaluator.train_digest, digest) for r in there):
-            reached += [r for r in there if r is not None and r.bootstrap is None]
+        recorded = [known.get(r.key) for r in blank]
+        if all(r is not None and r.is_of(evaluator.train_digest, digest) for r in recorded):
+            reached += [r for r in recorded if r is not None and r.bootstrap is None]
             continue
         _tell(notes, data_set, watch)
-        made = evaluator.measure(data_set, examples, digest, bootstraps)
-        append_results(results, made)
-        figures = [r for r, _ in made if r.bootstrap is None]
+        measured = evaluator.measure(data_set, examples, digest, bootstraps)
+        append_results(results, measured)
+        figures = [r for r, _ in measured if r.bootstrap is None]
         reached += figures
         said = ", ".join(f"{r.metric} {r.value:.2f}" for r in figures)
         watch(number, len(chosen), f"evaluated {evaluator.task.name} {data_set.short}: {said}")
@@ -142,13 +143,13 @@ class _Evaluator:
     def measure(
         self, data_set: DataSet, examples: Sequence[Any], digest: str, bootstraps: int
     ) -> list[tuple[Result, Items]]:
-        made = []
+        records = []
         for measured in self._measure(data_set, examples):
             # By one digest for all tasks, those of others included, the next call knows the test set again.
             items = replace(measured, test_digest=digest)
             for draw in (None, *range(bootstraps)):
                 value = items.value() if draw is None else items.bootstrap_value(draw)
-                made.append(
+                records.append(
                     (
                         self.result(
                             data_set, items.metric, value=value, n=len(items.rows), bootstrap=draw
@@ -156,7 +157,7 @@ class _Evaluator:
                         items,
                     )
                 )
-        return made
+        return records
 
 
 def _evaluator(

@@ -202,7 +202,7 @@ def read_finetuned(folder: Path) -> FineTunedModel:
         raise XevalError(
             f"{folder / 'head.safetensors'}: the head cannot be read ({str(error).splitlines()[0]}); tune again"
         ) from error
-    rest = {k: record[k] for k in ("source", "source_language", "seed", "base", "base_digest")}
+    origin = {k: record[k] for k in ("source", "source_language", "seed", "base", "base_digest")}
     if torch.cuda.is_available():
         model.to("cuda")
     return FineTunedModel(
@@ -213,5 +213,5 @@ def read_finetuned(folder: Path) -> FineTunedModel:
         protocol=protocol,
         notes=record["notes"],
         train_digest=record.get("train_digest"),
-        **rest,
+        **origin,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from xeval.report.markdown import markdown
 from xeval.report.page import page
 from xeval.report.plots import write_plots
-from xeval.statistics.results import Result
+from xeval.statistics.result import Result
 
 __all__ = ["markdown", "page", "write_plots", "write_report"]
 

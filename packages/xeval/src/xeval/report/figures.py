@@ -1,27 +1,27 @@
 """Numbers as people read them."""
 
-from xeval.statistics.metrics import Score
+from xeval.statistics.metrics import Metric
 from xeval.statistics.summary import Estimate
 
 NOTHING = "–"
 
 
-def decimals(score: Score) -> int:
+def decimals(score: Metric) -> int:
     """One decimal for percentages, three for rates."""
     return 1 if score.unit == "%" else 3
 
 
-def metric_title(score: Score) -> str:
+def metric_title(score: Metric) -> str:
     """The name of a metric, with its unit where that is per cent."""
     return score.title + (", %" if score.unit == "%" else "")
 
 
-def figure(value: float | None, score: Score) -> str:
+def figure(value: float | None, score: Metric) -> str:
     """A score."""
     return NOTHING if value is None else f"{value:.{decimals(score)}f}"
 
 
-def interval(estimate: Estimate, score: Score) -> str:
+def interval(estimate: Estimate, score: Metric) -> str:
     """Its 95 % interval, or nothing."""
     if estimate.low is None or estimate.high is None:
         return ""

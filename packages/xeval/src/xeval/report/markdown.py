@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from xeval.report.figures import NOTHING, figure, interval, metric_title, scaled
-from xeval.statistics.results import Result
+from xeval.statistics.result import Result
 from xeval.statistics.summary import Estimate, Summary, Table, summarise
 
 

@@ -11,8 +11,8 @@ from xeval.report.figures import figure, interval, megabytes, milliseconds, scal
 from xeval.report.pareto import Plot, Point, pareto
 from xeval.report.render import environment, inline, render
 from xeval.report.tables import Badge, badges_of
-from xeval.statistics.metrics import Score
-from xeval.statistics.results import Result
+from xeval.statistics.metrics import Metric
+from xeval.statistics.result import Result
 from xeval.statistics.summary import Summary, Table, summarise
 
 _CONDITIONS = ("batch", "length", "threads", "device", "dtype")
@@ -91,7 +91,7 @@ def _counts(summary: Summary) -> str:
     return " · ".join(f"{n} {name}" + ("" if n == 1 else "s") for n, name in counts)
 
 
-def _unit(score: Score) -> str:
+def _unit(score: Metric) -> str:
     unit = " in %" if score.unit == "%" else ""
     return score.title + unit + ("" if score.higher_is_better else ", lower is better")
 

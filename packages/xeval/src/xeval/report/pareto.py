@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from xeval.report.colour import ink_on_hex
 from xeval.report.figures import figure, metric_title
-from xeval.statistics.metrics import Score
+from xeval.statistics.metrics import Metric
 from xeval.statistics.summary import Estimate
 
 
@@ -105,7 +105,7 @@ def pareto(
     title: str,
     cost_title: str,
     shown: Callable[[float], str],
-    score: Score,
+    score: Metric,
 ) -> Plot:
     """The picture.
 
@@ -171,7 +171,7 @@ def _cost_axis(costs: Sequence[float]) -> _Axis:
     return _Axis(_ticks(0.0, stop, step), 0.0, stop, logarithmic=False)
 
 
-def _score_axis(scores: Sequence[Estimate], score: Score) -> _Axis:
+def _score_axis(scores: Sequence[Estimate], score: Metric) -> _Axis:
     low = min(s.value if s.low is None else s.low for s in scores)
     high = max(s.value if s.high is None else s.high for s in scores)
     room = (high - low) * 0.2 or max(abs(high) * 0.05, 1e-3)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from xeval.report.colour import MODEL_COLOURS, cividis, hex_of, ink_on
 from xeval.report.figures import figure, metric_title, scaled
 from xeval.report.page import time_conditions
-from xeval.statistics.results import Result
+from xeval.statistics.result import Result
 from xeval.statistics.summary import Summary, Table, summarise
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ def environment(
         filters: what they do to values.
         values: what all of them know.
     """
-    made = Environment(
+    templates = Environment(
         loader=PackageLoader("xeval.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -29,9 +29,9 @@ def environment(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(filters)
-    made.globals.update(values or {})
-    return made
+    templates.filters.update(filters)
+    templates.globals.update(values or {})
+    return templates
 
 
 def render(templates: Environment, name: str, **values: Any) -> Markup:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from xeval.report.colour import MODEL_COLOURS, cividis, hex_of, ink_on, ink_on_hex
 from xeval.report.figures import letter
-from xeval.statistics.metrics import Score
+from xeval.statistics.metrics import Metric
 from xeval.statistics.summary import ModelScore, Summary, Table
 
 
@@ -69,7 +69,7 @@ class Shade:
     ink: str
 
 
-def shade(value: float, score: Score, low: float, high: float) -> Shade:
+def shade(value: float, score: Metric, low: float, high: float) -> Shade:
     """The colour of a value between the lowest and the highest: the better the yellower."""
     share = (value - low) / (high - low) if high > low else 1.0
     colour = cividis(share if score.higher_is_better else 1 - share)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from xeval.errors import XevalError
-from xeval.statistics.results import Result
+from xeval.statistics.result import Result
 
 
 def check_one_protocol(results: Iterable[Result]) -> None:
@@ -19,25 +19,25 @@ def check_one_protocol(results: Iterable[Result]) -> None:
     transferred: dict[tuple[str, str], Result] = {}
     for result in results:
         group = (result.task, result.split)
-        other = first.setdefault(group, result)
-        if other.protocol_digest != result.protocol_digest:
+        earlier = first.setdefault(group, result)
+        if earlier.protocol_digest != result.protocol_digest:
             differ = [
-                f"{key}: {other.protocol.get(key)!r} and {result.protocol.get(key)!r}"
-                for key in dict.fromkeys([*other.protocol, *result.protocol])
-                if other.protocol.get(key) != result.protocol.get(key)
+                f"{key}: {earlier.protocol.get(key)!r} and {result.protocol.get(key)!r}"
+                for key in dict.fromkeys([*earlier.protocol, *result.protocol])
+                if earlier.protocol.get(key) != result.protocol.get(key)
             ]
             raise XevalError(
-                f"task {result.task!r} has results of two protocols, of {other.model!r} and {result.model!r} "
+                f"task {result.task!r} has results of two protocols, of {earlier.model!r} and {result.model!r} "
                 f"({'; '.join(differ)}); they cannot stand in one table: choose "
-                f"--protocol {other.protocol_digest} or --protocol {result.protocol_digest}"
+                f"--protocol {earlier.protocol_digest} or --protocol {result.protocol_digest}"
             )
         if result.source_language != result.language:
-            other = transferred.setdefault(group, result)
-            if other.source_language != result.source_language:
+            earlier = transferred.setdefault(group, result)
+            if earlier.source_language != result.source_language:
                 raise XevalError(
-                    f"task {result.task!r} has results of two source languages, {other.source_language!r} of "
-                    f"{other.model!r} and {result.source_language!r} of {result.model!r}; they cannot stand in one "
-                    f"table: choose --source {other.source_language} or --source {result.source_language}"
+                    f"task {result.task!r} has results of two source languages, {earlier.source_language!r} of "
+                    f"{earlier.model!r} and {result.source_language!r} of {result.model!r}; they cannot stand in one "
+                    f"table: choose --source {earlier.source_language} or --source {result.source_language}"
                 )
 
 
@@ -52,9 +52,9 @@ def check_same_items(results: Iterable[Result]) -> None:
         if result.test_digest is None:
             continue
         key = (result.task, result.split, result.dataset, result.language)
-        other = first.setdefault(key, result)
-        if other.test_digest != result.test_digest:
+        earlier = first.setdefault(key, result)
+        if earlier.test_digest != result.test_digest:
             raise XevalError(
-                f"{result.task}, {result.language} ({result.dataset}): {other.model!r} and {result.model!r} were scored "
-                f"on different test items ({other.test_digest} and {result.test_digest}); score both on the same data"
+                f"{result.task}, {result.language} ({result.dataset}): {earlier.model!r} and {result.model!r} were scored "
+                f"on different test items ({earlier.test_digest} and {result.test_digest}); score both on the same data"
             )

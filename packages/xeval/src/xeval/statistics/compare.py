@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from xeval.statistics.comparable import check_one_protocol, check_same_items
 from xeval.statistics.display_names import of_model, place_labels
-from xeval.statistics.metrics import Values, score_of, value_of
-from xeval.statistics.results import Result
+from xeval.statistics.metrics import Values, metric_of, value_of
+from xeval.statistics.result import Result
 from xeval.statistics.significance import (
     bootstrap_differences,
     bootstrap_p,
@@ -148,7 +148,7 @@ def _compare_task(
     metric = example.metric
     pairs, left_out = _pair_up(of_a, of_b, names)
     compared = [
-        judge(
+        compare_test_set(
             metric,
             pair.a,
             pair.b,
@@ -160,10 +160,12 @@ def _compare_task(
         for pair in pairs
     ]
     languages = [
-        _with_verdict(replace(one, p_holm=p), metric, names, level)
-        for one, p in zip(compared, holm([one.p for one in compared]), strict=True)
+        _with_verdict(replace(comparison, p_holm=p), metric, names, level)
+        for comparison, p in zip(
+            compared, holm([comparison.p for comparison in compared]), strict=True
+        )
     ]
-    mean = _judge_mean(metric, pairs, level=level, resamples=resamples, seed=seed)
+    mean = _compare_means(metric, pairs, level=level, resamples=resamples, seed=seed)
     return TaskComparison(
         task=example.task,
         metric=metric,
@@ -202,7 +204,7 @@ def _rows(by_seed: dict[int, Result]) -> dict[int, NDArray[np.float64]]:
     return {seed: result.load_items().rows.astype(float) for seed, result in by_seed.items()}
 
 
-def judge(
+def compare_test_set(
     metric: str,
     of_a: Mapping[int, NDArray[np.float64]],
     of_b: Mapping[int, NDArray[np.float64]],
@@ -215,7 +217,7 @@ def judge(
     """Compare two models on one test set; the statistics of `compare`, before the correction over languages.
 
     Args:
-        metric: a key of `xeval.statistics.metrics.SCORES`.
+        metric: a key of `xeval.statistics.metrics.METRICS`.
         of_a: rows `[n, S]` of model A by seed.
         of_b: rows `[n, S]` of model B by seed.
         place: what the test set is called.
@@ -237,7 +239,7 @@ def judge(
     )
 
 
-def _judge_mean(
+def _compare_means(
     metric: str, pairs: Sequence[_Pair], *, level: float, resamples: int, seed: int
 ) -> Comparison | None:
     """The unweighted mean over languages; its seeds are those that were scored on every language."""
@@ -252,9 +254,11 @@ def _judge_mean(
     for pair in pairs:
         a, b = [pair.a[s] for s in seeds_a], [pair.b[s] for s in seeds_b]
         items += bootstrap_differences(metric, a, b, resamples=resamples, seed=seed)
-        here, there = permutation_differences(metric, a, b, resamples=resamples, seed=seed)
-        observed += here
-        exchanged += there
+        difference, differences = permutation_differences(
+            metric, a, b, resamples=resamples, seed=seed
+        )
+        observed += difference
+        exchanged += differences
     return _summarise(
         place=f"mean of {len(pairs)}",
         n=sum(len(next(iter(pair.a.values()))) for pair in pairs),
@@ -281,8 +285,8 @@ def _summarise(
     draws = len(items)
     spread = (
         items
-        + seed_noise(values_a, resamples=draws, seed=2 * seed, other=values_b)
-        - seed_noise(values_b, resamples=draws, seed=2 * seed + 1, other=values_a)
+        + seed_noise(values_a, resamples=draws, seed=2 * seed, fallback=values_b)
+        - seed_noise(values_b, resamples=draws, seed=2 * seed + 1, fallback=values_a)
     )
     several = max(len(values_a), len(values_b)) > 1
     p = max(p_items, bootstrap_p(spread)) if several else p_items
@@ -306,20 +310,22 @@ def _summarise(
     )
 
 
-def _with_verdict(one: Comparison, metric: str, names: tuple[str, str], level: float) -> Comparison:
-    score = score_of(metric)
+def _with_verdict(
+    comparison: Comparison, metric: str, names: tuple[str, str], level: float
+) -> Comparison:
+    score = metric_of(metric)
     unit = "points" if score.unit == "%" else score.unit
-    if one.p_holm < level and one.difference != 0:
-        a_leads = (one.difference > 0) == score.higher_is_better
-        verdict = f"{names[0] if a_leads else names[1]} better by {abs(one.difference):.2f} {unit}"
-    elif one.detectable is None:
-        same = "no difference: the same score on every item"
-        verdict = same if one.difference == 0 else "no difference shown"
-    else:
+    if comparison.p_holm < level and comparison.difference != 0:
+        a_leads = (comparison.difference > 0) == score.higher_is_better
         verdict = (
-            f"no difference shown; one of {one.detectable:.2f} {unit} would have been, 4 times in 5"
+            f"{names[0] if a_leads else names[1]} better by {abs(comparison.difference):.2f} {unit}"
         )
-    return replace(one, verdict=verdict)
+    elif comparison.detectable is None:
+        same = "no difference: the same score on every item"
+        verdict = same if comparison.difference == 0 else "no difference shown"
+    else:
+        verdict = f"no difference shown; one of {comparison.detectable:.2f} {unit} would have been, 4 times in 5"
+    return replace(comparison, verdict=verdict)
 
 
 def _value(metric: str, rows: NDArray[np.float64]) -> float:

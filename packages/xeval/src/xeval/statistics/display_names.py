@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from xeval.errors import XevalError
-from xeval.statistics.results import Result
+from xeval.statistics.result import Result
 
 
 def model_labels(results: Iterable[Result]) -> dict[tuple[str, str], str]:
@@ -28,12 +28,12 @@ def of_model(results: Iterable[Result], wanted: str) -> list[Result]:
     """
     results = list(results)
     labels = model_labels(results)
-    found = [r for r in results if labels[r.model, r.model_digest] == wanted]
-    if not found:
+    of_wanted = [r for r in results if labels[r.model, r.model_digest] == wanted]
+    if not of_wanted:
         raise XevalError(
             f"no results of a model {wanted!r}; there are results of {', '.join(map(repr, labels.values()))}"
         )
-    return found
+    return of_wanted
 
 
 def place_labels(results: Iterable[Result]) -> dict[tuple[str, str], str]:
@@ -83,13 +83,13 @@ def choose(
     results = list(results)
     for protocol in protocols:
         _met(f"protocol {protocol!r}", (r.protocol_digest.startswith(protocol) for r in results))
-    for what, wanted, found in (
+    for kind, wanted, known in (
         ("task", tasks, {r.task for r in results}),
         ("metric", metrics, {r.metric for r in results}),
         ("source language", [source] if source else [], {r.source_language for r in results}),
     ):
         for name in wanted:
-            _met(f"{what} {name!r} (there are {', '.join(sorted(found))})", [name in found])
+            _met(f"{kind} {name!r} (there are {', '.join(sorted(known))})", [name in known])
     chosen = tuple(protocols)
     transferred = {r.task for r in results if r.source_language != r.language}
     narrowed = {r.task for r in results if chosen and r.protocol_digest.startswith(chosen)}
@@ -103,6 +103,6 @@ def choose(
     ]
 
 
-def _met(what: str, among: Iterable[bool]) -> None:
+def _met(choice: str, among: Iterable[bool]) -> None:
     if not any(among):
-        raise XevalError(f"no result has the {what}")
+        raise XevalError(f"no result has the {choice}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from xeval.errors import XevalError
-from xeval.statistics.metrics import Rows, Values, score_of, value_of
+from xeval.statistics.metrics import Rows, Values, metric_of, value_of
 
 FOLDER = "items"
 
@@ -21,7 +21,7 @@ class Items:
     """What every item of a test set contributes to one metric.
 
     Args:
-        metric: a key of `xeval.statistics.metrics.SCORES`.
+        metric: a key of `xeval.statistics.metrics.METRICS`.
         rows: `[n, S]`, one row of additive statistics per item, in the ORDER OF THE TEST SET (never of the batches).
         test_digest: `test_set_digest` of the items, the proof that two models met the same ones.
         groups: names of the classes of `macro_f1`, empty for other metrics.
@@ -104,7 +104,7 @@ def write_items(results_file: Path, items: Items) -> str:
     rows = np.ascontiguousarray(_smallest(items.rows))
     header = {
         "metric": items.metric,
-        "columns": list(score_of(items.metric).columns),
+        "columns": list(metric_of(items.metric).columns),
         "groups": list(items.groups),
         "test_digest": items.test_digest,
     }

@@ -19,7 +19,7 @@ Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class Metric:
     """A metric: which statistics it sums, and what it makes of the sums.
 
     Args:
@@ -41,8 +41,8 @@ def value_of(metric: str, sums: Rows) -> Values:
     """The value of a metric from summed item statistics; leading axes are kept.
 
     Args:
-        metric: a key of `SCORES`.
-        sums: `[..., S]`, with the columns that `SCORES[metric]` names.
+        metric: a key of `METRICS`.
+        sums: `[..., S]`, with the columns that `METRICS[metric]` names.
 
     Returns:
         `[...]`, float64. A ratio whose denominator is zero is 0.
@@ -56,7 +56,7 @@ def value_of(metric: str, sums: Rows) -> Values:
         >>> value_of("f1", np.array([[8, 2, 2], [5, 5, 5]])).tolist()
         [80.0, 50.0]
     """
-    score = score_of(metric)
+    score = metric_of(metric)
     sums = np.asarray(sums, dtype=np.float64)
     width, unit = sums.shape[-1], len(score.columns)
     if width == 0 or (width % unit if metric == "macro_f1" else width != unit):
@@ -67,11 +67,11 @@ def value_of(metric: str, sums: Rows) -> Values:
     return score.of_sums(sums)
 
 
-def score_of(metric: str) -> Score:
+def metric_of(metric: str) -> Metric:
     """The metric of that name, or an error that lists the names."""
-    if metric not in SCORES:
-        raise XevalError(f"metric {metric!r} is not known; known are {', '.join(sorted(SCORES))}")
-    return SCORES[metric]
+    if metric not in METRICS:
+        raise XevalError(f"metric {metric!r} is not known; known are {', '.join(sorted(METRICS))}")
+    return METRICS[metric]
 
 
 def _percentage(sums: Values) -> Values:
@@ -104,24 +104,24 @@ _SHARE = ("correct", "total")
 _COUNTS = ("tp", "fp", "fn")
 _MEAN = ("sum", "count")
 
-SCORES: dict[str, Score] = {
-    "accuracy": Score(title="accuracy", columns=_SHARE, of_sums=_percentage),
-    "macro_f1": Score(title="macro F1", columns=_COUNTS, of_sums=_macro_f1),
-    "f1": Score(title="F1", columns=_COUNTS, of_sums=_f1),
-    "uas": Score(title="UAS", columns=_COUNTS, of_sums=_f1),
-    "las": Score(title="LAS", columns=_COUNTS, of_sums=_f1),
-    "clas": Score(title="CLAS", columns=_COUNTS, of_sums=_f1),
-    "exact_match": Score(title="exact match", columns=_MEAN, of_sums=_percentage),
-    "answer_f1": Score(title="answer F1", columns=_MEAN, of_sums=_percentage),
-    "squad_f1": Score(title="answer F1, as SQuAD", columns=_MEAN, of_sums=_percentage),
-    "squad_exact_match": Score(title="exact match, as SQuAD", columns=_MEAN, of_sums=_percentage),
-    "retrieval_to_source": Score(
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric(title="accuracy", columns=_SHARE, of_sums=_percentage),
+    "macro_f1": Metric(title="macro F1", columns=_COUNTS, of_sums=_macro_f1),
+    "f1": Metric(title="F1", columns=_COUNTS, of_sums=_f1),
+    "uas": Metric(title="UAS", columns=_COUNTS, of_sums=_f1),
+    "las": Metric(title="LAS", columns=_COUNTS, of_sums=_f1),
+    "clas": Metric(title="CLAS", columns=_COUNTS, of_sums=_f1),
+    "exact_match": Metric(title="exact match", columns=_MEAN, of_sums=_percentage),
+    "answer_f1": Metric(title="answer F1", columns=_MEAN, of_sums=_percentage),
+    "squad_f1": Metric(title="answer F1, as SQuAD", columns=_MEAN, of_sums=_percentage),
+    "squad_exact_match": Metric(title="exact match, as SQuAD", columns=_MEAN, of_sums=_percentage),
+    "retrieval_to_source": Metric(
         title="accuracy@1, target → source", columns=_SHARE, of_sums=_percentage
     ),
-    "retrieval_from_source": Score(
+    "retrieval_from_source": Metric(
         title="accuracy@1, source → target", columns=_SHARE, of_sums=_percentage
     ),
-    "bits_per_byte": Score(
+    "bits_per_byte": Metric(
         title="bits per byte",
         columns=("bits", "bytes"),
         of_sums=_rate,

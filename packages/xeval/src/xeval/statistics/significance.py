@@ -26,7 +26,7 @@ def bootstrap_scores(
     translations of one another (SIB-200, XQuAD) need when they are averaged, and does no harm to unrelated sets.
 
     Args:
-        metric: a key of `xeval.statistics.metrics.SCORES`.
+        metric: a key of `xeval.statistics.metrics.METRICS`.
         samples: rows of each model per seed, all of the same n items.
         resamples: how many.
         seed: of the draws.
@@ -54,14 +54,14 @@ def bootstrap_differences(
 
 
 def seed_noise(
-    values: Sequence[float], *, resamples: int, seed: int, other: Sequence[float] = ()
+    values: Sequence[float], *, resamples: int, seed: int, fallback: Sequence[float] = ()
 ) -> Values:
     """Draws of the error of a mean over k seeds: s/√k · t(k−1).
 
-    One seed tells nothing about others: its s and degrees of freedom are then those of `other`, the values of the model
+    One seed tells nothing about others: its s and degrees of freedom are then those of `fallback`, the values of the model
     it is compared with. Where that has no more than one either, there are none to tell, and the draws are zeros.
     """
-    k, known = len(values), values if len(values) > 1 else other
+    k, known = len(values), values if len(values) > 1 else fallback
     if len(known) < 2:
         return np.zeros(resamples)
     random = np.random.default_rng([seed, k, 1])
@@ -78,7 +78,7 @@ def permutation_differences(
     over seeds first, so the statistic is the score of the average sums.
 
     Args:
-        metric: a key of `xeval.statistics.metrics.SCORES`.
+        metric: a key of `xeval.statistics.metrics.METRICS`.
         a: rows of model A per seed.
         b: rows of model B per seed.
         resamples: how many exchanges.

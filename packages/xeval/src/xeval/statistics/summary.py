@@ -9,8 +9,8 @@ import numpy as np
 from xeval.errors import XevalError
 from xeval.statistics.comparable import check_one_protocol, check_same_items
 from xeval.statistics.display_names import model_labels, place_labels
-from xeval.statistics.metrics import Score, Values, score_of
-from xeval.statistics.results import Result
+from xeval.statistics.metrics import Metric, Values, metric_of
+from xeval.statistics.result import Result
 from xeval.statistics.significance import bootstrap_scores, seed_noise
 
 RESAMPLES = 1000
@@ -61,7 +61,7 @@ class Table:
 
     Args:
         task: name.
-        metric: key of `SCORES`.
+        metric: key of `METRICS`.
         split: of the data.
         protocol: the settings, and their digest.
         digest: of the protocol.
@@ -86,9 +86,9 @@ class Table:
     rows: tuple[ModelScore, ...]
 
     @property
-    def score(self) -> Score:
+    def score(self) -> Metric:
         """The metric."""
-        return score_of(self.metric)
+        return metric_of(self.metric)
 
     def best(self) -> tuple[str, ...]:
         """Labels of the models with the best mean: several where they tie, none where there is no mean."""
@@ -159,8 +159,8 @@ def _table(results: Sequence[Result], labels: Mapping[tuple[str, str], str]) -> 
     cells: dict[tuple[str, str], Estimate] = {}
     totals = {m: np.zeros(RESAMPLES) for m in models}
     for place in languages:
-        here = {m: by_cell[m, place] for m in models if (m, place) in by_cell}
-        for model, (draws, values, known) in _draws(example.metric, here).items():
+        of_place = {m: by_cell[m, place] for m in models if (m, place) in by_cell}
+        for model, (draws, values, known) in _draws(example.metric, of_place).items():
             cells[model, place] = _estimate(draws, values, known)
             if place in common:
                 totals[model] += draws if known else np.nan
@@ -185,10 +185,10 @@ def _table(results: Sequence[Result], labels: Mapping[tuple[str, str], str]) -> 
 
 
 def _draws(
-    metric: str, here: Mapping[str, Sequence[Result]]
+    metric: str, of_place: Mapping[str, Sequence[Result]]
 ) -> dict[str, tuple[Values, list[float], bool]]:
     """For each model on one test set: resampled means over seeds, the value of each seed, and whether the draws tell anything."""
-    whole = {m: {r.seed: r for r in rs if r.bootstrap is None} for m, rs in here.items()}
+    whole = {m: {r.seed: r for r in rs if r.bootstrap is None} for m, rs in of_place.items()}
     with_items = [
         m for m, by_seed in whole.items() if by_seed and all(r.items for r in by_seed.values())
     ]
@@ -204,20 +204,20 @@ def _draws(
         if samples
         else {}
     )
-    found = {}
-    for model, results in here.items():
+    draws_of = {}
+    for model, results in of_place.items():
         resampled = _recorded_bootstraps(results)
         values = [float(r.value) for r in whole[model].values() if r.value is not None] or [
             float(np.mean([r.value for r in results if r.value is not None]))
         ]
         draws = drawn.get(model, resampled)
         known = draws is not None
-        found[model] = (
+        draws_of[model] = (
             np.full(RESAMPLES, np.mean(values)) if draws is None else draws,
             values,
             known,
         )
-    return found
+    return draws_of
 
 
 def _recorded_bootstraps(results: Sequence[Result]) -> Values | None:
@@ -252,7 +252,7 @@ def _model_score(
     source: str | None,
     metric: str,
 ) -> ModelScore:
-    sign = 1.0 if score_of(metric).higher_is_better else -1.0
+    sign = 1.0 if metric_of(metric).higher_is_better else -1.0
     at_home = [cells[model, p].value for p in common if languages[p] == source]
     abroad = [cells[model, p].value for p in common if languages[p] != source]
     if not common:

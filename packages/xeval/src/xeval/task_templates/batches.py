@@ -42,13 +42,13 @@ def pad_rows(encoded: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row)
         mask[i, : len(row)] = 1
-    made = {"input_ids": ids, "attention_mask": mask}
+    tensors = {"input_ids": ids, "attention_mask": mask}
     if all(example.types is not None for example in encoded):
         types = torch.zeros_like(ids)
         for i, row in enumerate(row for example in encoded for row in example.types or []):
             types[i, : len(row)] = torch.tensor(row)
-        made["token_type_ids"] = types
-    return made
+        tensors["token_type_ids"] = types
+    return tensors
 
 
 def place_words(encoded: Sequence[Encoded]) -> dict[str, torch.Tensor]:
@@ -77,7 +77,7 @@ def pad_labels(rows: Sequence[Sequence[Any]]) -> torch.Tensor:
     """Labels `[B, W]`, `IGNORED` where a row is shorter."""
     import torch
 
-    made = torch.full((len(rows), max(map(len, rows))), IGNORED, dtype=torch.long)
+    padded = torch.full((len(rows), max(map(len, rows))), IGNORED, dtype=torch.long)
     for i, row in enumerate(rows):
-        made[i, : len(row)] = torch.tensor(row, dtype=torch.long)
-    return made
+        padded[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return padded

@@ -20,22 +20,26 @@ def spans_of(tags: Sequence[str]) -> set[Span]:
         >>> sorted(spans_of(["B-PER", "I-PER", "O", "I-LOC", "B-LOC"]))
         [(0, 2, 'PER'), (4, 5, 'LOC')]
     """
-    found: set[Span] = set()
+    spans: set[Span] = set()
     start, kind = -1, ""
     for i, tag in enumerate([*tags, "O"]):
         if start >= 0 and tag != f"I-{kind}":
-            found.add((start, i, kind))
+            spans.add((start, i, kind))
             start = -1
         if tag.startswith("B-"):
             start, kind = i, tag[2:]
-    return found
+    return spans
 
 
 def entity_counts(gold: Sequence[str], guess: Sequence[str]) -> tuple[int, int, int]:
     """True positives, false positives and false negatives of one sentence; a span counts with its exact ends and type."""
     assert len(gold) == len(guess)
-    right, found = spans_of(gold), spans_of(guess)
-    return len(right & found), len(found - right), len(right - found)
+    gold_spans, guessed_spans = spans_of(gold), spans_of(guess)
+    return (
+        len(gold_spans & guessed_spans),
+        len(guessed_spans - gold_spans),
+        len(gold_spans - guessed_spans),
+    )
 
 
 def is_iob2(tags: Sequence[str]) -> bool:

@@ -22,8 +22,8 @@ def mean_loss(logits: Tensor, labels: Tensor, count: Tensor | int | None = None)
     total = F.cross_entropy(
         logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum"
     )
-    found = labels.ne(IGNORED).sum() if count is None else torch.as_tensor(count)
-    return total / found.clamp(min=1)
+    rows = labels.ne(IGNORED).sum() if count is None else torch.as_tensor(count)
+    return total / rows.clamp(min=1)
 
 
 def word_states(hidden: Tensor, batch: Batch, pooling: str) -> Tensor:

@@ -117,8 +117,8 @@ def encode_labelled(
         [example.text for example in examples],
         None if seconds[0] is None else [second or "" for second in seconds],
     )
-    for example, made in zip(examples, encoded, strict=True):
-        made.labels = [number_of(example.label, labels, example.where)]
+    for example, rows in zip(examples, encoded, strict=True):
+        rows.labels = [number_of(example.label, labels, example.where)]
     return encoded, [f"{cut} of {len(encoded)} texts were longer than a row and were cut"] * (
         cut > 0
     )

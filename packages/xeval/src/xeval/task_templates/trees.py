@@ -66,15 +66,15 @@ def _arborescence(scores: Arcs) -> NDArray[np.intp]:
     small[:-1, :-1] = scores[np.ix_(outside, outside)]
     small[-1, :-1] = entering.max(axis=0)
     small[:-1, -1] = leaving.max(axis=1)
-    found = _arborescence(small)
+    best = _arborescence(small)
     whole = heads.copy()
     for place, node in enumerate(outside):
-        head = found[place]
+        head = best[place]
         at = leaving[place].argmax() if head == len(outside) else None
         whole[node] = outside[head] if at is None else inside[at]
     # The arc that enters the cycle replaces one of its own.
-    broken = entering[:, found[-1]].argmax()
-    whole[inside[broken]] = outside[found[-1]]
+    broken = entering[:, best[-1]].argmax()
+    whole[inside[broken]] = outside[best[-1]]
     return whole
 
 

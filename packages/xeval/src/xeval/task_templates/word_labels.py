@@ -99,8 +99,8 @@ def encode_tagged(
 ) -> tuple[list[Encoded], list[str]]:
     """Words to rows of sub-words, labels to numbers."""
     encoded = pieces.encode_words([example.words for example in examples])
-    for example, made in zip(examples, encoded, strict=True):
-        made.labels = [number_of(label, labels, example.where) for label in example.labels]
+    for example, rows in zip(examples, encoded, strict=True):
+        rows.labels = [number_of(label, labels, example.where) for label in example.labels]
     return encoded, split_note(encoded)
 
 

@@ -120,18 +120,18 @@ class Pieces:
         Returns:
             The rows, and how many had to be cut to the limit.
         """
-        made = self.tokenizer(list(texts), list(seconds) if seconds is not None else None)
-        longest = [len(ids) for ids in made["input_ids"]]
+        tokenized = self.tokenizer(list(texts), list(seconds) if seconds is not None else None)
+        longest = [len(ids) for ids in tokenized["input_ids"]]
         cut = sum(length > self.limit for length in longest)
         if cut:
-            made = self.tokenizer(
+            tokenized = self.tokenizer(
                 list(texts),
                 list(seconds) if seconds is not None else None,
                 truncation=True,
                 max_length=self.limit,
             )
-        types = made.get("token_type_ids")
+        types = tokenized.get("token_type_ids")
         return [
             Encoded(rows=[list(ids)], types=[list(types[i])] if types is not None else None)
-            for i, ids in enumerate(made["input_ids"])
+            for i, ids in enumerate(tokenized["input_ids"])
         ], cut

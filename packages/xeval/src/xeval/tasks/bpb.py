@@ -101,14 +101,14 @@ def _measure(
             len(word.encode()) for word, use in zip(block.words, block.scored, strict=True) if use
         )
         passes += [
-            (block.document, one)
-            for one in mask_passes(block, pieces, masked.mask_id, protocol.mask_rate)
+            (block.document, masked_row)
+            for masked_row in mask_passes(block, pieces, masked.mask_id, protocol.mask_rate)
         ]
     if not rows[:, 1].any():
         raise XevalError(
             "every word of the text is unknown to the tokenizer, so there is no figure"
         )
-    encoded = [one for _, one in passes]
+    encoded = [masked_row for _, masked_row in passes]
     done = 0
     for indices in by_length(encoded, tokens=masked.rows_at_once(_TOKENS)):
         batch = pad_rows([encoded[i] for i in indices], pieces.pad_id)
@@ -142,10 +142,10 @@ def split_blocks(lines: Sequence[str], pieces: Pieces) -> Iterator[Block]:
     unknown = pieces.tokenizer.unk_token_id
     for number, words in enumerate(documents):
         ids, offsets = encoded["input_ids"][number], encoded["offset_mapping"][number]
-        own, joined = _assign(words, offsets)
+        word_of_piece, joined = _assign(words, offsets)
         units: list[list[int]] = []
         word_ids: list[list[int]] = [[] for _ in words]
-        for piece, word in zip(ids, own, strict=True):
+        for piece, word in zip(ids, word_of_piece, strict=True):
             word_ids[word].append(piece)
         known = [bool(p) and unknown not in p for p in word_ids]
         for i in range(len(words)):
@@ -188,23 +188,23 @@ def _assign(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> tuple[l
     word_at: list[int] = []
     for i, text in enumerate(words):
         word_at += [i] * len(text) + [-1]
-    own: list[int | None] = []
+    word_of_piece: list[int | None] = []
     joined: set[int] = set()
     for start, end in offsets:
         touched = [word for word in word_at[start:end] if word >= 0]
-        own.append(touched[0] if touched else None)
+        word_of_piece.append(touched[0] if touched else None)
         if touched:
             joined.update(range(touched[0] + 1, touched[-1] + 1))
     following: int | None = None
-    for i in range(len(own) - 1, -1, -1):
-        following = own[i] if own[i] is not None else following
-        own[i] = following
+    for i in range(len(word_of_piece) - 1, -1, -1):
+        following = word_of_piece[i] if word_of_piece[i] is not None else following
+        word_of_piece[i] = following
     last = 0
-    settled = []
-    for found in own:
-        last = last if found is None else found
-        settled.append(last)
-    return settled, joined
+    filled = []
+    for word in word_of_piece:
+        last = last if word is None else word
+        filled.append(last)
+    return filled, joined
 
 
 def mask_passes(block: Block, pieces: Pieces, mask_id: int, rate: float) -> Iterator[Encoded]:

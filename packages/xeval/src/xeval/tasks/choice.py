@@ -48,26 +48,26 @@ class Choice:
 
 def _read(path: Path, _cache: Path | None) -> list[Choice]:
     text, _ = read_text(path)
-    made = []
+    examples = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
         try:
             row = json.loads(line)
-            one = Choice(
+            example = Choice(
                 row["passage"], row["question"], tuple(row["options"]), int(row["answer"]), where
             )
         except (ValueError, KeyError, TypeError) as error:
             raise XevalError(
                 f"{where}: expected an object with passage, question, options and answer, got {error!r}"
             ) from error
-        if len(one.options) < 2 or not 0 <= one.answer < len(one.options):
+        if len(example.options) < 2 or not 0 <= example.answer < len(example.options):
             raise XevalError(
-                f"{where}: expected two or more options and an answer among them, got answer {one.answer} of {len(one.options)}"
+                f"{where}: expected two or more options and an answer among them, got answer {example.answer} of {len(example.options)}"
             )
-        made.append(one)
-    return made
+        examples.append(example)
+    return examples
 
 
 def _labels(_examples: Sequence[Choice]) -> tuple[str, ...]:
@@ -85,12 +85,14 @@ def _encode(
     rows, cut = pieces.encode_texts([a for a, _ in pairs], [b for _, b in pairs])
     encoded, at = [], 0
     for example in examples:
-        mine = rows[at : at + len(example.options)]
-        at += len(mine)
-        types = [row for one in mine for row in one.types or []]
+        option_rows = rows[at : at + len(example.options)]
+        at += len(option_rows)
+        types = [row for option in option_rows for row in option.types or []]
         encoded.append(
             Encoded(
-                rows=[one.rows[0] for one in mine], types=types or None, labels=[example.answer]
+                rows=[option.rows[0] for option in option_rows],
+                types=types or None,
+                labels=[example.answer],
             )
         )
     note = f"{cut} of {len(pairs)} passages with an option were longer than a row and were cut"

@@ -63,9 +63,9 @@ def _encode(
     pieces: Pieces, examples: Sequence[Parsed], labels: tuple[str, ...]
 ) -> tuple[list[Encoded], list[str]]:
     encoded = pieces.encode_words([example.words for example in examples])
-    for example, made in zip(examples, encoded, strict=True):
-        made.labels = list(example.heads)
-        made.extra["relations"] = [labels.index(relation) for relation in example.relations]
+    for example, rows in zip(examples, encoded, strict=True):
+        rows.labels = list(example.heads)
+        rows.extra["relations"] = [labels.index(relation) for relation in example.relations]
     return encoded, split_note(encoded)
 
 

@@ -53,7 +53,7 @@ def _read(path: Path, _cache: Path | None) -> list[Question]:
     text, _ = read_text(path)
     try:
         articles = json.loads(text)["data"]
-        made = [
+        questions = [
             _question(path, paragraph["context"], asked)
             for article in articles
             for paragraph in article["paragraphs"]
@@ -63,9 +63,9 @@ def _read(path: Path, _cache: Path | None) -> list[Question]:
         if isinstance(error, XevalError):
             raise
         raise XevalError(f"{path}: expected SQuAD 1.1 JSON, got {error!r}") from error
-    if not made:
+    if not questions:
         raise XevalError(f"{path}: holds no question")
-    return made
+    return questions
 
 
 def _question(path: Path, context: str, asked: Any) -> Question:
@@ -98,14 +98,14 @@ def _encode(
             f"a row of {pieces.limit} sub-words has no room for a question and its context; raise max_length"
         )
     for example in examples:
-        asked = pieces.tokenizer(
+        question_pieces = pieces.tokenizer(
             example.question, add_special_tokens=False, return_offsets_mapping=True
         )
-        question, length = example.question, len(asked["input_ids"])
+        question, length = example.question, len(question_pieces["input_ids"])
         if length > most:
-            question, length = question[: asked["offset_mapping"][most - 1][1]], most
+            question, length = question[: question_pieces["offset_mapping"][most - 1][1]], most
             shortened += 1
-        made = pieces.tokenizer(
+        windows_of_context = pieces.tokenizer(
             question,
             example.context,
             truncation="only_second",
@@ -114,7 +114,7 @@ def _encode(
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
-        encoded.append(_rows(made, example))
+        encoded.append(_rows(windows_of_context, example))
     windows = sum(len(e.rows) > 1 for e in encoded)
     notes = [
         f"{windows} of {len(encoded)} contexts were longer than a row and were read in windows"
@@ -125,19 +125,19 @@ def _encode(
     return encoded, notes * (windows > 0) + cut * (shortened > 0)
 
 
-def _rows(made: Any, example: Question) -> Encoded:
-    rows = [list(ids) for ids in made["input_ids"]]
+def _rows(tokenized: Any, example: Question) -> Encoded:
+    rows = [list(ids) for ids in tokenized["input_ids"]]
     offsets, labels = [], []
     text, start = example.answers[0]
     for i in range(len(rows)):
-        inside = [part == 1 for part in made.sequence_ids(i)]
+        inside = [part == 1 for part in tokenized.sequence_ids(i)]
         places = [
             (a, b) if use and b > a else None
-            for use, (a, b) in zip(inside, made["offset_mapping"][i], strict=True)
+            for use, (a, b) in zip(inside, tokenized["offset_mapping"][i], strict=True)
         ]
         offsets.append(places)
         labels.append(_span_of(places, start, start + len(text)))
-    types = made.get("token_type_ids")
+    types = tokenized.get("token_type_ids")
     return Encoded(
         rows=rows,
         types=[list(row) for row in types] if types is not None else None,
@@ -210,7 +210,7 @@ def _items(
     language: str,
 ) -> list[Items]:
     digest = digest_of_examples(examples)
-    made = []
+    items = []
     for metric, judge, script in (
         ("answer_f1", answer_f1, language),
         ("exact_match", exact_match, language),
@@ -221,8 +221,8 @@ def _items(
             (judge(guess, [text for text, _ in gold.answers], script), 1)
             for gold, guess in zip(examples, predictions, strict=True)
         ]
-        made.append(Items(metric=metric, rows=np.array(rows, dtype=float), test_digest=digest))
-    return made
+        items.append(Items(metric=metric, rows=np.array(rows, dtype=float), test_digest=digest))
+    return items
 
 
 def _hub_example(row: Row, _names: LabelNames, where: str) -> Question:

@@ -76,8 +76,8 @@ def _measure(
 
 
 def _right(nearness: States, wanted: Sequence[str]) -> NDArray[np.int64]:
-    found = nearness.argmax(axis=1)
-    return np.array([(wanted[at] == right, 1) for at, right in zip(found, wanted, strict=True)])
+    nearest = nearness.argmax(axis=1)
+    return np.array([(wanted[at] == right, 1) for at, right in zip(nearest, wanted, strict=True)])
 
 
 def near(a: States, b: States, csls: int) -> States:
@@ -104,7 +104,7 @@ def mean_states(
         raise XevalError(
             f"layer must lie between {-layers - 1} and {layers}, the last, for this model; got {layer!r}"
         )
-    made = np.zeros((len(texts), encoder.config.hidden_size), dtype=np.float32)
+    means = np.zeros((len(texts), encoder.config.hidden_size), dtype=np.float32)
     before, after = len(pieces.before), len(pieces.after)
     done = 0
     with torch.inference_mode():
@@ -121,10 +121,10 @@ def mean_states(
                     inside[row, length - after : length] = 0
             weights = inside[..., None].to(states.dtype)
             mean = (states * weights).sum(dim=1) / weights.sum(dim=1)
-            made[indices] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
+            means[indices] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
             done += len(indices)
             watch(done, len(texts), "retrieval")
-    return made, cut
+    return means, cut
 
 
 def _hub_example(row: Row, _names: LabelNames, _where: str) -> Pair:
