@@ -164,7 +164,7 @@ def difference(
     for name, indices in places.items():
         if indices is None or len(indices):
             chosen = slice(None) if indices is None else torch.from_numpy(indices)
-            old, new = (_flat(its[name]).cpu()[chosen].float() for its in (before, after))
+            old, new = (_flat(tensors[name]).cpu()[chosen].float() for tensors in (before, after))
             body[name] = SparseTensor(
                 shape=tuple(before[name].shape), indices=indices, values=new - old
             )
@@ -189,8 +189,8 @@ def check_base(
     """
     _check_shapes(model, tuning)
     if tuning.base:
-        own = body_digests(model) if digests is None else digests
-        _same_base(tuning.base, own, tuning.name, "this model")
+        known = body_digests(model) if digests is None else digests
+        _same_base(tuning.base, known, tuning.name, "this model")
 
 
 def _check_all(model: nn.Module, tunings: Sequence[SparseFineTuning], check: bool) -> None:
@@ -205,34 +205,34 @@ def _check_all(model: nn.Module, tunings: Sequence[SparseFineTuning], check: boo
 def _check_shapes(model: nn.Module, tuning: SparseFineTuning) -> None:
     parameters = body_parameters(model)
     for name, delta in tuning.body.items():
-        found = tuple(parameters[name].shape) if name in parameters else None
-        if found != delta.shape:
+        shape = tuple(parameters[name].shape) if name in parameters else None
+        if shape != delta.shape:
             raise SparseError(
                 f"{tuning.name}: it changes a tensor {name!r} of shape {delta.shape!r}, and this model has "
-                f"{'none of that name' if found is None else f'one of shape {found!r}'}; "
+                f"{'none of that name' if shape is None else f'one of shape {shape!r}'}; "
                 "it was made for another base model (or another vocabulary: `bistil compose --trimmed` carries it over)."
             )
 
 
-def _same_base(made_for: Mapping[str, str], found: Mapping[str, str], name: str, what: str) -> None:
-    for tensor in sorted(made_for.keys() & found.keys()):
-        if made_for[tensor] != found[tensor]:
+def _same_base(made_for: Mapping[str, str], base: Mapping[str, str], name: str, what: str) -> None:
+    for tensor in sorted(made_for.keys() & base.keys()):
+        if made_for[tensor] != base[tensor]:
             raise SparseError(
                 f"{name}: it was made for another base model than {what}: the tensor {tensor!r} has the digest "
-                f"{found[tensor]!r}, expected {made_for[tensor]!r}; give the model it was made from."
+                f"{base[tensor]!r}, expected {made_for[tensor]!r}; give the model it was made from."
             )
 
 
-def _sum(one: SparseTensor, other: SparseTensor, name: str) -> SparseTensor:
-    if one.shape != other.shape:
-        raise SparseError(f"The tensor {name!r} has the shapes {one.shape!r} and {other.shape!r}; combine differences to one base model.")  # fmt: skip
-    if one.indices is None or other.indices is None:
-        dense = one.dense() + other.dense()
-        return SparseTensor(shape=one.shape, indices=None, values=dense.flatten())
-    indices, where = np.unique(np.concatenate([one.indices, other.indices]), return_inverse=True)
+def _sum(first: SparseTensor, second: SparseTensor, name: str) -> SparseTensor:
+    if first.shape != second.shape:
+        raise SparseError(f"The tensor {name!r} has the shapes {first.shape!r} and {second.shape!r}; combine differences to one base model.")  # fmt: skip
+    if first.indices is None or second.indices is None:
+        dense = first.dense() + second.dense()
+        return SparseTensor(shape=first.shape, indices=None, values=dense.flatten())
+    indices, where = np.unique(np.concatenate([first.indices, second.indices]), return_inverse=True)
     values = torch.zeros(len(indices))
-    values.index_add_(0, torch.from_numpy(where.ravel()), torch.cat([one.values, other.values]))
-    return SparseTensor(shape=one.shape, indices=indices, values=values)
+    values.index_add_(0, torch.from_numpy(where.ravel()), torch.cat([first.values, second.values]))
+    return SparseTensor(shape=first.shape, indices=indices, values=values)
 
 
 def _add(tensor: Tensor, delta: SparseTensor) -> None:

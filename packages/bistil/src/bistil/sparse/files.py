@@ -95,7 +95,7 @@ def read_sparse(path: Path) -> SparseFineTuning:
         if count != len(values):
             raise SparseError(f"{path}, {name}: {count} places but {len(values)} values; make the file again.")  # fmt: skip
         body[name] = SparseTensor(shape=tuple(shape), indices=indices, values=values)
-    head = {name.removeprefix("head/"): its for name, its in tensors.items() if name.startswith("head/")}  # fmt: skip
+    head = {name.removeprefix("head/"): tensor for name, tensor in tensors.items() if name.startswith("head/")}  # fmt: skip
     return SparseFineTuning(
         body=body, base=header["base"], head=head, about=header["about"], name=str(path)
     )

@@ -26,8 +26,8 @@ def kept_ids(trimmed: str | Path, whole: str | Path) -> NDArray[np.int64]:
         SparseError: naming a piece that the whole vocabulary lacks.
     """
     before, after = (
-        read_vocabulary(its if Path(its).exists() else teacher_folder(its))
-        for its in (whole, trimmed)
+        read_vocabulary(model if Path(model).exists() else teacher_folder(model))
+        for model in (whole, trimmed)
     )
     ids = before.ids
     strange = [str(piece) for piece in after.pieces if str(piece) not in ids]

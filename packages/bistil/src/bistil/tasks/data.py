@@ -96,7 +96,7 @@ class TaskBatches(torch.utils.data.Dataset[dict[str, Tensor]]):
     ) -> None:
         part = examples_per_pass(examples, passes)
         self._encoded, self._task, self._pad_id = encoded, task, pad_id
-        order = _order([one.length for one in encoded], examples, seed)
+        order = _order([example.length for example in encoded], examples, seed)
         self._items = [
             step[i : i + part] for _, step in zip(range(steps), order, strict=False) for i in range(0, examples, part)
         ]  # fmt: skip
@@ -128,4 +128,4 @@ def dev_score(model: TaskModel, data: TaskData, dev: Sequence[Encoded], pieces: 
     """The task's first metric on the development set."""
     guesses = predict(model, data.task, dev, labels=data.labels, pad_id=pieces.pad_id, what="dev")
     items = data.task.items(data.dev, guesses, data.labels, data.data_set.language)
-    return next(each for each in items if each.metric == data.task.metrics[0]).value()
+    return next(item for item in items if item.metric == data.task.metrics[0]).value()

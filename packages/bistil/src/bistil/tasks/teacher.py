@@ -99,7 +99,9 @@ def open_teacher(
 def _how_labels_differ(of_teacher: Sequence[str], of_data: Sequence[str]) -> str:
     if strange := sorted(set(of_teacher) ^ set(of_data)):
         return f"{strange[0]!r} is on one side alone"
-    first = next(label for label, other in zip(of_data, of_teacher, strict=True) if label != other)
+    first = next(
+        label for label, taught in zip(of_data, of_teacher, strict=True) if label != taught
+    )
     return (
         f"they are the same in another order: {first!r} is number {list(of_data).index(first)} in the data and "
         f"number {list(of_teacher).index(first)} in the teacher"

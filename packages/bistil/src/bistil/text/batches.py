@@ -42,7 +42,7 @@ class Corruption:
     def is_special(self) -> NDArray[np.bool_]:
         """[pieces]: whether an id is never chosen."""
         table = np.zeros(self.pieces, dtype=np.bool_)
-        table[[one for one in self.special if one < self.pieces]] = True
+        table[[piece for piece in self.special if piece < self.pieces]] = True
         return table
 
     @cached_property

@@ -89,15 +89,15 @@ class TextBlocks:
 
     def held_out(self) -> dict[str, MaskedBatches]:
         """Per language a few batches of text that is not trained on; languages without are absent."""
-        found = {}
+        held_out = {}
         for language in self._files:
             blocks = {language: self._blocks(language, "held_out")}
             size = self._batch
             batches = min(_HELD_OUT_BATCHES, len(blocks[language]) // size)
             if batches:
                 slots = Schedule({language: batches * size}, batches=batches, size=size, seed=0)
-                found[language] = MaskedBatches(slots, blocks, self.corruption)
-        return found
+                held_out[language] = MaskedBatches(slots, blocks, self.corruption)
+        return held_out
 
     def _blocks(self, language: str, part: Part) -> NDArray[np.int32]:
         files = self._files[language]

@@ -61,17 +61,21 @@ def needs_ranking(recipe: Recipe) -> bool:
 
 
 def teachers_in_use(
-    recipe: Recipe, found: Mapping[str, TeacherEnsemble]
+    recipe: Recipe, ensembles: Mapping[str, TeacherEnsemble]
 ) -> dict[str, tuple[Teaching, list[str]]]:
     """Name to teacher and the languages it teaches, in the recipe's order; those who teach nothing are absent."""
     used = {
-        each.called: (
-            each,
-            [language for language, ensemble in found.items() if each.called in ensemble.weights],
+        teacher.called: (
+            teacher,
+            [
+                language
+                for language, ensemble in ensembles.items()
+                if teacher.called in ensemble.weights
+            ],
         )
-        for each in recipe.teachers
+        for teacher in recipe.teachers
     }
-    return {name: (each, its) for name, (each, its) in used.items() if its}
+    return {name: (teacher, languages) for name, (teacher, languages) in used.items() if languages}
 
 
 def _ensemble(recipe: Recipe, language: str, ratings: Ratings) -> TeacherEnsemble:
@@ -80,7 +84,7 @@ def _ensemble(recipe: Recipe, language: str, ratings: Ratings) -> TeacherEnsembl
     if len(candidates) == 1:
         return TeacherEnsemble(combine=combine, weights={candidates[0].called: 1.0})
     if _stated(recipe, candidates):
-        weights = {each.called: each.weight or 0.0 for each in candidates}
+        weights = {teacher.called: teacher.weight or 0.0 for teacher in candidates}
     else:
         weights = _by_rank(recipe, language, candidates, ratings)
     # Python's sort is stable: of equals the first stated leads.
@@ -96,15 +100,17 @@ def _ensemble(recipe: Recipe, language: str, ratings: Ratings) -> TeacherEnsembl
 def _by_rank(
     recipe: Recipe, language: str, candidates: tuple[Teaching, ...], ratings: Ratings
 ) -> dict[str, float]:
-    found = ratings.get(language, {})
-    for each in candidates:
-        if each.called not in found:
+    rated = ratings.get(language, {})
+    for teacher in candidates:
+        if teacher.called not in rated:
             raise StageError(
-                f"{language}: {each.called} has not been ranked; run the recipe until rank, or state weights."
+                f"{language}: {teacher.called} has not been ranked; run the recipe until rank, or state weights."
             )
-    bits = {each.called: found[each.called] for each in candidates}
+    bits = {teacher.called: rated[teacher.called] for teacher in candidates}
     best = min(bits.values())
-    odds = {name: 2 ** (-recipe.rank.sharpness * (its - best)) for name, its in bits.items()}
+    odds = {
+        name: 2 ** (-recipe.rank.sharpness * (charged - best)) for name, charged in bits.items()
+    }
     total = sum(odds.values())
     # With sharpness 0 all weigh the same, yet the best leads: the order of the ranking comes first.
     names = sorted(odds, key=lambda name: bits[name])
@@ -112,4 +118,4 @@ def _by_rank(
 
 
 def _stated(recipe: Recipe, candidates: tuple[Teaching, ...]) -> bool:
-    return recipe.assign == "stated" and all(each.weight is not None for each in candidates)
+    return recipe.assign == "stated" and all(teacher.weight is not None for teacher in candidates)

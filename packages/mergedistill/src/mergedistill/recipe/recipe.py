@@ -199,9 +199,9 @@ class Recipe(_Part):
     def candidates(self, language: str) -> tuple[Teaching, ...]:
         """The teachers that may teach a language, as stated."""
         return tuple(
-            each
-            for each in self.teachers
-            if language in each.languages or (self.assign == "rank" and not each.languages)
+            teacher
+            for teacher in self.teachers
+            if language in teacher.languages or (self.assign == "rank" and not teacher.languages)
         )
 
     def combination(self, language: str) -> Combine:
@@ -210,7 +210,7 @@ class Recipe(_Part):
 
     @model_validator(mode="after")
     def _languages_and_teachers_match(self) -> Self:
-        names = [each.called for each in self.teachers]
+        names = [teacher.called for teacher in self.teachers]
         for name in [*names, *self.languages]:
             if not name or name in (".", "..") or set(name) & set("/\\\0"):
                 raise ValueError(
@@ -221,13 +221,13 @@ class Recipe(_Part):
                 raise ValueError(
                     f"two teachers are called {name!r}; give one of them another `name`"
                 )
-        for each in self.teachers:
-            self._check_teaching(each)
+        for teacher in self.teachers:
+            self._check_teaching(teacher)
         for language in self.languages:
             candidates = self.candidates(language)
             if not candidates:
                 raise ValueError(f"no teacher teaches {language!r}; add it to one, or leave it out")
-            stated = [each.called for each in candidates if each.weight is not None]
+            stated = [teacher.called for teacher in candidates if teacher.weight is not None]
             if self.assign == "stated" and 0 < len(stated) < len(candidates):
                 raise ValueError(
                     f"of the teachers of {language!r} only {', '.join(stated)} has a weight; give one to each or to none"
@@ -241,7 +241,7 @@ class Recipe(_Part):
         return self
 
     def _check_student(self) -> None:
-        names = [each.called for each in self.teachers]
+        names = [teacher.called for teacher in self.teachers]
         wanted = self.student.teacher
         if wanted is not None and wanted not in names:
             raise ValueError(
@@ -257,23 +257,23 @@ class Recipe(_Part):
                 "distil.online keeps the teachers in memory and record.offload outside of it; leave one of the two out"
             )
 
-    def _check_teaching(self, each: Teaching) -> None:
-        if each.weight is not None and self.assign == "rank":
+    def _check_teaching(self, teacher: Teaching) -> None:
+        if teacher.weight is not None and self.assign == "rank":
             raise ValueError(
-                f"the teacher {each.called!r} has a weight, but under `assign: rank` ranking weighs; leave one of the two out"
+                f"the teacher {teacher.called!r} has a weight, but under `assign: rank` ranking weighs; leave one of the two out"
             )
-        if not each.languages and self.assign == "stated":
+        if not teacher.languages and self.assign == "stated":
             raise ValueError(
-                f"the teacher {each.called!r} has no languages; list them, or let ranking decide with `assign: rank`"
+                f"the teacher {teacher.called!r} has no languages; list them, or let ranking decide with `assign: rank`"
             )
-        for language in each.languages:
+        for language in teacher.languages:
             if language not in self.languages:
                 raise ValueError(
                     f"{language!r} is taught but not among the languages"
                     f"{nearest(language, self.languages)}; add its corpus"
                 )
-            if each.languages.count(language) > 1:
-                raise ValueError(f"{each.called!r} teaches {language!r} twice; once is enough")
+            if teacher.languages.count(language) > 1:
+                raise ValueError(f"{teacher.called!r} teaches {language!r} twice; once is enough")
 
 
 def nearest(name: str, known: Any) -> str:

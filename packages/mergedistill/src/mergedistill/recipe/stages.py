@@ -127,7 +127,7 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
     }
 
 
-def inputs(recipe: Recipe, found: Mapping[str, TeacherEnsemble]) -> dict[str, dict[str, str]]:
+def inputs(recipe: Recipe, ensembles: Mapping[str, TeacherEnsemble]) -> dict[str, dict[str, str]]:
     """Digests of texts and teachers; of what is on the Hub `hub:NAME@COMMIT`, without the commit where it is not known."""
     return {
         "texts": {
@@ -135,8 +135,8 @@ def inputs(recipe: Recipe, found: Mapping[str, TeacherEnsemble]) -> dict[str, di
             for language, text in recipe.languages.items()
         },
         "teachers": {
-            name: digest_of_model(each.teacher)
-            for name, (each, _) in teachers_in_use(recipe, found).items()
+            name: digest_of_model(teacher.teacher)
+            for name, (teacher, _) in teachers_in_use(recipe, ensembles).items()
         },
     }
 
@@ -151,7 +151,7 @@ def known_ensembles(
     if not first.done:
         return None
     ratings = {
-        language: {name: its["charged"] for name, its in of_language.items()}
+        language: {name: measures["charged"] for name, measures in of_language.items()}
         for language, of_language in first.facts()["ratings"].items()
     }
     return choose_teachers(recipe, ratings)
@@ -176,25 +176,29 @@ def signals_root(recipe: Recipe) -> Path:
     return Path(recipe.signals or Path(recipe.out) / "signals")
 
 
-def rating_file(recipe: Recipe, each: Teaching, language: str) -> Path:
+def rating_file(recipe: Recipe, teacher: Teaching, language: str) -> Path:
     """Where the measures of a teacher on a language are kept."""
     key = digest_of_values(
         [
-            digest_of_model(each.teacher),
+            digest_of_model(teacher.teacher),
             _text(recipe, language),
             recipe.rank.documents,
             recipe.distil.block_length,
         ]
     )
-    return signals_root(recipe) / each.called / f"{language}-{key[:12]}.rating.json"
+    return signals_root(recipe) / teacher.called / f"{language}-{key[:12]}.rating.json"
 
 
-def recording_folder(recipe: Recipe, each: Teaching, language: str) -> Path:
+def recording_folder(recipe: Recipe, teacher: Teaching, language: str) -> Path:
     """Where what a teacher said of a language is recorded, or with `distil.online` what it will be asked."""
-    return signals_root(recipe) / each.called / f"{language}-{_recording(recipe, each, language)}"
+    return (
+        signals_root(recipe)
+        / teacher.called
+        / f"{language}-{_recording(recipe, teacher, language)}"
+    )
 
 
-def _recording(recipe: Recipe, each: Teaching, language: str) -> str:
+def _recording(recipe: Recipe, teacher: Teaching, language: str) -> str:
     asked = {"draws", "policy", "rate", "mask_seed", "block_length"}
     if recipe.distil.online:
         terms: Any = recipe.distil.model_dump(include=asked)
@@ -204,40 +208,40 @@ def _recording(recipe: Recipe, each: Teaching, language: str) -> str:
             recipe.distil.model_dump(include={"k", "temperature", *asked}),
             recipe.record.model_dump(exclude={"offload"}),
         ]
-    return digest_of_values([digest_of_model(each.teacher), _text(recipe, language), terms])[:12]
+    return digest_of_values([digest_of_model(teacher.teacher), _text(recipe, language), terms])[:12]
 
 
 def _ranking_key(recipe: Recipe) -> str:
     return digest_of_values(
         {
             "files": [
-                str(rating_file(recipe, each, language).name)
+                str(rating_file(recipe, teacher, language).name)
                 for language in recipe.languages
-                for each in recipe.candidates(language)
+                for teacher in recipe.candidates(language)
             ],
             "offload": recipe.record.offload is not None,
         }
     )
 
 
-def _keys(recipe: Recipe, found: Mapping[str, TeacherEnsemble]) -> dict[str, str]:
-    used = teachers_in_use(recipe, found)
+def _keys(recipe: Recipe, ensembles: Mapping[str, TeacherEnsemble]) -> dict[str, str]:
+    used = teachers_in_use(recipe, ensembles)
     # Lists, for the order of languages and teachers decides what the first of them lends to all.
     vocabulary = digest_of_values(
         {
             "texts": [[language, _text(recipe, language)] for language in recipe.languages],
             "tokenizers": [
-                [name, digest_of_model(each.teacher, TOKENIZER_FILES)]
-                for name, (each, _) in used.items()
+                [name, digest_of_model(teacher.teacher, TOKENIZER_FILES)]
+                for name, (teacher, _) in used.items()
             ],
-            "primary": {language: ensemble.primary for language, ensemble in found.items()},
+            "primary": {language: ensemble.primary for language, ensemble in ensembles.items()},
             "policy": recipe.vocabulary.model_dump(),
         }
     )
     record = digest_of_values(
         {
-            name: [_recording(recipe, each, language) for language in its]
-            for name, (each, its) in used.items()
+            name: [_recording(recipe, teacher, language) for language in languages]
+            for name, (teacher, languages) in used.items()
         }
     )
     train = digest_of_values(
@@ -246,18 +250,18 @@ def _keys(recipe: Recipe, found: Mapping[str, TeacherEnsemble]) -> dict[str, str
             "record": record,
             "ensembles": {
                 language: [ensemble.combine, [*ensemble.weights.items()]]
-                for language, ensemble in found.items()
+                for language, ensemble in ensembles.items()
             },
             "start": []
             if recipe.student.start == "scratch"
-            else [[name, digest_of_model(each.teacher)] for name, (each, _) in used.items()],
+            else [[name, digest_of_model(teacher.teacher)] for name, (teacher, _) in used.items()],
             **recipe.model_dump(include={"distil", "seed"}),
             "student": recipe.student.model_dump() | {"positions": recipe.student.longest_row},
             "train": recipe.train.model_dump(exclude={"checkpoint_every", "evaluate_every"})
             | {"arguments": digest_of_arguments(recipe.train.arguments)},
         }
     )
-    licences = {code: its.licence for code, its in recipe.languages.items() if its.licence}
+    licences = {code: text.licence for code, text in recipe.languages.items() if text.licence}
     return {
         "vocabulary": vocabulary,
         "record": record,

@@ -91,13 +91,13 @@ def ablate(
     total = len(planned) * len(seeds)
     for variant, recipes in zip(variants, planned, strict=True):
         students = []
-        for each in recipes:
+        for variant_recipe in recipes:
             # No comma: behind one, progress has its figures.
             name = variant.name.replace(", ", " ")
-            label = f"run {len(done)} of {total} ({name} seed {each.seed})"
-            _take_vocabulary(each, done)
-            students.append(run(each, watch=_told(watch, label)))
-            done.append(each)
+            label = f"run {len(done)} of {total} ({name} seed {variant_recipe.seed})"
+            _take_vocabulary(variant_recipe, done)
+            students.append(run(variant_recipe, watch=_told(watch, label)))
+            done.append(variant_recipe)
         outcomes.append(_outcome(variant, seeds, students))
     return outcomes
 
@@ -131,15 +131,15 @@ def baselines(recipe: Recipe) -> list[Variant]:
     if len(recipe.teachers) > 1:
         made += [
             Variant(
-                name=f"only {each.called}",
+                name=f"only {teacher.called}",
                 changes={
                     "assign": "stated",
-                    "teachers": [each.model_dump() | {"languages": [*recipe.languages]}],
+                    "teachers": [teacher.model_dump() | {"languages": [*recipe.languages]}],
                 },
             )
-            for each in recipe.teachers
+            for teacher in recipe.teachers
         ]
-    taught = [language for each in recipe.teachers for language in each.languages]
+    taught = [language for teacher in recipe.teachers for language in teacher.languages]
     if len(recipe.teachers) > 1 and recipe.assign == "stated" and len({*taught}) == len(taught):
         made.append(
             Variant(name="random teachers", changes={"teachers": _random_assignment(recipe)})
@@ -192,15 +192,15 @@ def read_over(given: Sequence[str]) -> dict[str, list[Any]]:
         >>> read_over(["distil.alpha=0,0.5", "distil.tail=drop"])
         {'distil.alpha': [0, 0.5], 'distil.tail': ['drop']}
     """
-    found: dict[str, list[Any]] = {}
-    for each in given:
-        key, separator, values = each.partition("=")
+    over: dict[str, list[Any]] = {}
+    for option in given:
+        key, separator, values = option.partition("=")
         if not separator or not key or not values:
-            raise RecipeError(f"--over must be KEY=VALUE,VALUE…, got {each!r}.")
-        if key in found:
+            raise RecipeError(f"--over must be KEY=VALUE,VALUE…, got {option!r}.")
+        if key in over:
             raise RecipeError(f"--over names {key!r} twice; put all its values into one.")
-        found[key] = [yaml.safe_load(value) for value in values.split(",")]
-    return found
+        over[key] = [yaml.safe_load(value) for value in values.split(",")]
+    return over
 
 
 def read_seeds(given: str) -> tuple[int, ...]:
@@ -230,7 +230,7 @@ def _take_vocabulary(recipe: Recipe, others: Sequence[Recipe]) -> None:
     wanted = stages(recipe)["vocabulary"]
     if wanted.done:
         return
-    for made in (stages(other)["vocabulary"] for other in others):
+    for made in (stages(recipe_before)["vocabulary"] for recipe_before in others):
         if made.key == wanted.key and made.done:
             with alone_in(Path(recipe.out), refuse=StageError):
                 wanted.make(lambda folder, made=made: _copied(made, folder))
@@ -243,31 +243,31 @@ def _copied(stage: Stage, folder: Path) -> dict[str, Any]:
 
 
 def _outcome(variant: Variant, seeds: Sequence[int], students: Sequence[Path]) -> Outcome:
-    found = Outcome(variant=variant, seeds=tuple(seeds), students=tuple(students))
+    outcome = Outcome(variant=variant, seeds=tuple(seeds), students=tuple(students))
     for student in students:
         scores = json.loads((student / "run.json").read_text(encoding="utf-8"))
-        for language, its in scores["held_out"].items():
-            found.bits_per_byte.setdefault(language, []).append(its["student"])
-            found.accuracy.setdefault(language, []).append(its["student_accuracy"])
-    return found
+        for language, figures in scores["held_out"].items():
+            outcome.bits_per_byte.setdefault(language, []).append(figures["student"])
+            outcome.accuracy.setdefault(language, []).append(figures["student_accuracy"])
+    return outcome
 
 
 def _random_assignment(recipe: Recipe) -> list[dict[str, Any]]:
     """Languages dealt anew among the teachers, as many to each as before, and not all to whom they had."""
-    places = [each for each in recipe.teachers for _ in each.languages]
-    before = [language for each in recipe.teachers for language in each.languages]
+    places = [teacher for teacher in recipe.teachers for _ in teacher.languages]
+    before = [language for teacher in recipe.teachers for language in teacher.languages]
     random = Random(recipe.seed)
     order = list(before)
     while all(code in place.languages for code, place in zip(order, places, strict=True)):
         random.shuffle(order)
     return [
-        each.model_dump()
+        teacher.model_dump()
         | {
             "languages": [
-                language for place, language in zip(places, order, strict=True) if place is each
+                language for place, language in zip(places, order, strict=True) if place is teacher
             ]
         }
-        for each in recipe.teachers
+        for teacher in recipe.teachers
     ]
 
 

@@ -178,14 +178,14 @@ def _miniature(recipe: Recipe, counts: Mapping[str, _Count], folder: Path) -> Re
                 "logging_steps": _NEVER,
                 "report_to": [],
             },
-            **{f"languages.{code}.limit": its.sample_documents for code, its in counts.items()},
+            **{f"languages.{code}.limit": count.sample_documents for code, count in counts.items()},
         },
     )
 
 
 def _ranked(recipe: Recipe, counts: Mapping[str, _Count]) -> int:
     """Documents of each language that the miniature ranks teachers on."""
-    longest = max(its.sample_bytes / its.sample_documents for its in counts.values())
+    longest = max(count.sample_bytes / count.sample_documents for count in counts.values())
     return min(recipe.rank.documents, max(8, round(_RANKED_BYTES / longest)))
 
 
@@ -216,41 +216,46 @@ def _time(small: Recipe, until: str, noted: str, seen: _Observed, watch: Watch) 
 
 
 def _language_plan(recipe: Recipe, small: Recipe, language: str, count: _Count) -> LanguagePlan:
-    found = ensembles_or_refuse(small)
-    used = teachers_in_use(small, found)
+    ensembles = ensembles_or_refuse(small)
+    used = teachers_in_use(small, ensembles)
     scale = count.bytes / count.sample_bytes
-    there = _there(recipe, language, found)
+    there = _there(recipe, language, ensembles)
     size = 0
-    for name in found[language].weights:
-        each: Teaching = used[name][0]
+    for name in ensembles[language].weights:
+        teacher: Teaching = used[name][0]
         if name in there:
             size += sum(shard.bytes for shard in Signals(there[name]).manifest.shards)
         else:
-            signals = Signals(recording_folder(small, each, language))
+            signals = Signals(recording_folder(small, teacher, language))
             size += round(scale * sum(column_sizes(signals).values()))
-    primary = Signals(recording_folder(small, used[found[language].primary][0], language), held=1)
+    primary = Signals(
+        recording_folder(small, used[ensembles[language].primary][0], language), held=1
+    )
     tokens = sum(
         len(primary.shard(number).token_ids) for number in range(len(primary.manifest.shards))
     )
     return LanguagePlan(
         language=language,
-        teachers=tuple(found[language].weights),
+        teachers=tuple(ensembles[language].weights),
         documents=count.documents,
         bytes=count.bytes,
         tokens=round(scale * tokens),
         blocks=round(scale * len(primary)),
         positions=round(scale * sum(shard.positions for shard in primary.manifest.shards)),
         signal_bytes=size,
-        recorded=len(there) == len(found[language].weights),
+        recorded=len(there) == len(ensembles[language].weights),
         rounds=0.0,
     )
 
 
-def _there(recipe: Recipe, language: str, found: Mapping[str, TeacherEnsemble]) -> dict[str, Path]:
+def _there(
+    recipe: Recipe, language: str, ensembles: Mapping[str, TeacherEnsemble]
+) -> dict[str, Path]:
     """What has been recorded for the run itself."""
-    named = {each.called: each for each in recipe.teachers}
+    named = {teacher.called: teacher for teacher in recipe.teachers}
     folders = {
-        name: recording_folder(recipe, named[name], language) for name in found[language].weights
+        name: recording_folder(recipe, named[name], language)
+        for name in ensembles[language].weights
     }
     return {name: folder for name, folder in folders.items() if (folder / MANIFEST).is_file()}
 
@@ -258,14 +263,14 @@ def _there(recipe: Recipe, language: str, found: Mapping[str, TeacherEnsemble]) 
 def _with_rounds(recipe: Recipe, languages: tuple[LanguagePlan, ...]) -> tuple[LanguagePlan, ...]:
     from dataclasses import replace
 
-    weights = {its.language: its.blocks**recipe.train.sampling_exponent for its in languages}
+    weights = {plan.language: plan.blocks**recipe.train.sampling_exponent for plan in languages}
     size = max(1, recipe.train.tokens // recipe.distil.block_length)
     accumulated = int(recipe.train.arguments.get("gradient_accumulation_steps", 1))
     read = recipe.train.steps * accumulated * size
     total = sum(weights.values())
     return tuple(
-        replace(its, rounds=read * weights[its.language] / total / max(1, its.blocks))
-        for its in languages
+        replace(plan, rounds=read * weights[plan.language] / total / max(1, plan.blocks))
+        for plan in languages
     )
 
 
@@ -278,7 +283,9 @@ def _model_sizes(small: Recipe) -> dict[str, int]:
         "pieces": len(embedding),
         "body_parameters": model.num_parameters() - embedding.numel(),
         "embedding_parameters": embedding.numel(),
-        "student_bytes": sum(its.numel() * its.element_size() for its in model.parameters()),
+        "student_bytes": sum(
+            parameter.numel() * parameter.element_size() for parameter in model.parameters()
+        ),
     }
 
 
@@ -292,15 +299,15 @@ def _seconds(
 ) -> dict[str, float]:
     def documents_read(most: int, in_miniature: int) -> float:
         """How many times as many held-out documents the run reads as the miniature, where those are the most of each."""
-        held = [_held_out(recipe, its) for its in counts.values()]
-        sampled = [its.sample_documents for its in counts.values()]
-        read = sum(min(most, its) for its in held)
+        held = [_held_out(recipe, count) for count in counts.values()]
+        sampled = [count.sample_documents for count in counts.values()]
+        read = sum(min(most, count) for count in held)
         return read / sum(
-            min(in_miniature, its, here) for its, here in zip(held, sampled, strict=True)
+            min(in_miniature, count, here) for count, here in zip(held, sampled, strict=True)
         )
 
-    text = sum(counts[its.language].bytes for its in languages if not its.recorded)
-    sample = sum(its.sample_bytes for its in counts.values())
+    text = sum(counts[plan.language].bytes for plan in languages if not plan.recorded)
+    sample = sum(count.sample_bytes for count in counts.values())
     ready, step, evaluation = _training_times(seen)
     evaluations = recipe.train.steps // (
         recipe.train.evaluate_every or max(1, recipe.train.steps // 10)
@@ -325,10 +332,11 @@ def _held_out(recipe: Recipe, count: _Count) -> int:
 def _calibrated(recipe: Recipe, counts: Mapping[str, _Count], seen: _Observed) -> float:
     """Seconds of the vocabulary: what two numbers of lines took tells what grows with the text from what does not."""
     lines = recipe.vocabulary.calibration_lines
-    all_of_it = sum(its.bytes * min(1, lines / its.documents) for its in counts.values())
-    sample = sum(its.sample_bytes for its in counts.values())
+    all_of_it = sum(count.bytes * min(1, lines / count.documents) for count in counts.values())
+    sample = sum(count.sample_bytes for count in counts.values())
     few = sum(
-        its.sample_bytes * min(1, _FEWEST_LINES / its.sample_documents) for its in counts.values()
+        count.sample_bytes * min(1, _FEWEST_LINES / count.sample_documents)
+        for count in counts.values()
     )
     took, fewest = seen.spent["vocabulary"], seen.spent[_FEWEST]
     per_byte = max(0.0, took - fewest) / (sample - few) if few < sample else took / sample

@@ -105,13 +105,13 @@ def _forget(recipe: Recipe, name: str) -> None:
     if name == "train":  # the student's folder is a copy of what was trained
         stages(recipe)["card"].forget()
     ensembles = known_ensembles(recipe)
-    for each, languages in teachers_in_use(recipe, ensembles or {}).values():
+    for teacher, languages in teachers_in_use(recipe, ensembles or {}).values():
         for language in languages:
             if name == "record":
-                shutil.rmtree(recording_folder(recipe, each, language), ignore_errors=True)
+                shutil.rmtree(recording_folder(recipe, teacher, language), ignore_errors=True)
     for language in recipe.languages if name == "rank" else ():
-        for each in recipe.candidates(language):
-            rating_file(recipe, each, language).unlink(missing_ok=True)
+        for teacher in recipe.candidates(language):
+            rating_file(recipe, teacher, language).unlink(missing_ok=True)
 
 
 def _refuse_early(recipe: Recipe) -> None:
@@ -168,7 +168,7 @@ def _texts(recipe: Recipe, language: str, most: int) -> Iterator[str]:
 
 
 def _refuse_conflicts(
-    recipe: Recipe, found: Mapping[str, TeacherEnsemble], teachers: Sequence[Vocabulary]
+    recipe: Recipe, ensembles: Mapping[str, TeacherEnsemble], teachers: Sequence[Vocabulary]
 ) -> None:
     """Before any text is read: teachers who cannot meet."""
     conflicts = find_conflicts(teachers)
@@ -178,7 +178,7 @@ def _refuse_conflicts(
             "keeps what some teacher keeps apart), fold (it drops what some teacher drops) or first (as the first teacher)."
         )
     digests = {teacher.name: teacher.digest for teacher in teachers}
-    for language, ensemble in found.items():
+    for language, ensemble in ensembles.items():
         if len({digests[name] for name in ensemble.weights}) > 1 and recipe.distil.policy == "bert":
             raise StageError(
                 f"{language}: its teachers {', '.join(ensemble.weights)} cut text differently, and masks drawn piece by piece "
@@ -238,22 +238,22 @@ def _train(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
 
 def _meetings(signals: Mapping[str, Signals]) -> dict[str, Any]:
     """Per language with several teachers and for each of them, how much of it is heard."""
-    found = {
-        language: {name: asdict(hearing) for name, hearing in its.usage().items()}
-        for language, its in signals.items()
-        if isinstance(its, CombinedSignals)
+    usage = {
+        language: {name: asdict(teacher) for name, teacher in combined.usage().items()}
+        for language, combined in signals.items()
+        if isinstance(combined, CombinedSignals)
     }
-    for language, of_language in found.items():
-        for name, its in of_language.items():
+    for language, of_language in usage.items():
+        for name, heard in of_language.items():
             _LOG.info(
                 "%s: %s is heard at %d of %d masked positions, in %d blocks",
                 language,
                 name,
-                its["heard"],
-                its["asked"],
-                its["blocks"],
+                heard["heard"],
+                heard["asked"],
+                heard["blocks"],
             )
-    return found
+    return usage
 
 
 def _write_student(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
