@@ -24,7 +24,7 @@ def compare(
     wanted: WantedResults | None = None,
     watch: Watch = lambda done, total, what: None,
 ) -> tuple[Path, list[str]]:
-    """Make every system for every target, task and seed, and let the judge score it (as Ansell et al. 2023, section 4).
+    """Make every system for every target, task and seed, and let the judge score it (the comparisons of Ansell et al. 2023).
 
     What the results file has is not done again, and what was interrupted goes on; a changed recipe, another model or
     other texts are made anew beside, and so is what depends on a task's data where that changed. Where things lie makes no

@@ -80,7 +80,9 @@ def language_sft(
 ) -> SparseFineTuning:
     """Learn a language by masked-LM training, keep what moved most, and write it as a sparse fine-tuning.
 
-    The masked-LM head stays as it is, as in composable-sft; a decoder tied to the embeddings moves with them.
+    LT-SFT with L = CE at masked positions + l1 · Σ|θ - θ₀| / N (Ansell et al. 2022, section 3). The text is cut into blocks
+    [N, length] of the model's own pieces, documents packed one behind another; a share of them, by content, is held out, and
+    the weights that are best there are kept. The masked-LM head stays as it is, as in composable-sft; a decoder tied to the embeddings moves with them.
     Interrupted, it goes on when called again with the same arguments, model and text, wherever these lie by then.
 
     Args:
@@ -92,9 +94,15 @@ def language_sft(
         sparsity: what is kept; `SPARSITY` by default.
         watch: told (done, total, what).
 
+    Returns:
+        The differences, as the file has them.
+
     Raises:
         AdaptError, ExtractError: for options that do not fit, and a file in the way.
         TeacherzooError: for a model or text that does not serve, or where training diverges.
+
+    Example:
+            language_sft("FacebookAI/xlm-roberta-base", "sw.txt", Path("sw.safetensors"), language="sw")
     """
     training, sparsity = _settled(training or LanguageTraining()), sparsity or SPARSITY
     refuse_what_exists(out, AdaptError)

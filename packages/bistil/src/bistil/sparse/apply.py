@@ -18,9 +18,9 @@ from bistil.sparse.difference import SparseFineTuning, SparseTensor
 
 @torch.no_grad()
 def apply(model: nn.Module, *tunings: SparseFineTuning, check: bool = True) -> None:
-    """Add differences to a model's body, for good. Heads are left alone.
+    """θ ← θ + Σ φ: add differences to a model's body, for good (composition; Ansell et al. 2022, section 3).
 
-    All are of the same base model, which is what `model` must be: every one is checked before any is added.
+    Heads are left alone. All are of the same base model, which is what `model` must be: every one is checked before any is added.
 
     Args:
         model: anything with the body.
@@ -29,6 +29,14 @@ def apply(model: nn.Module, *tunings: SparseFineTuning, check: bool = True) -> N
 
     Raises:
         SparseError: naming what was made for another base model.
+
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> _ = nn.init.ones_(model.weight)
+        >>> delta = SparseTensor(shape=(1, 2), indices=np.array([1]), values=torch.tensor([0.5]))
+        >>> apply(model, SparseFineTuning(body={"weight": delta}))
+        >>> model.weight.tolist()
+        [[1.0, 1.5]]
     """
     _check_all(model, tunings, check)
     parameters = body_parameters(model)
@@ -39,7 +47,7 @@ def apply(model: nn.Module, *tunings: SparseFineTuning, check: bool = True) -> N
 
 @contextlib.contextmanager
 def applied(model: nn.Module, *tunings: SparseFineTuning, check: bool = True) -> Iterator[None]:
-    """Add differences for the length of a block and put the touched entries back bit for bit.
+    """θ + Σ φ for the length of a block; then the touched entries are put back bit for bit.
 
     Args:
         model: see `apply`.
@@ -48,6 +56,15 @@ def applied(model: nn.Module, *tunings: SparseFineTuning, check: bool = True) ->
 
     Raises:
         SparseError: see `apply`.
+
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> _ = nn.init.ones_(model.weight)
+        >>> delta = SparseTensor(shape=(1, 2), indices=np.array([1]), values=torch.tensor([0.5]))
+        >>> with applied(model, SparseFineTuning(body={"weight": delta})):
+        ...     inside = model.weight.tolist()
+        >>> inside, model.weight.tolist()
+        ([[1.0, 1.5]], [[1.0, 1.0]])
     """
     _check_all(model, tunings, check)
     parameters = body_parameters(model)
@@ -118,8 +135,18 @@ def reindex(
         embedding: name in the body of the tensor with a row per piece.
         rows: of the trimmed tensor, where it is padded beyond the vocabulary.
 
+    Returns:
+        Differences of the embedding [rows, H], row i being that of the old piece `kept[i]`, and of all else as they were; the
+        embedding's digest is no longer part of the base.
+
     Raises:
         SparseError: for ids beyond the rows there were.
+
+    Example:
+        >>> delta = SparseTensor(shape=(3, 1), indices=np.array([0, 2]), values=torch.tensor([1.0, 3.0]))
+        >>> tuning = SparseFineTuning(body={"words": delta})
+        >>> reindex(tuning, np.array([2, 1]), embedding="words").body["words"].dense().tolist()
+        [[3.0], [0.0]]
     """
     rows = len(kept) if rows is None else rows
     base = {name: digest for name, digest in tuning.base.items() if name != embedding}

@@ -76,8 +76,17 @@ def write_sparse(
 def read_sparse(path: Path) -> SparseFineTuning:
     """Read a sparse fine-tuning: our file, or the folder or `pytorch_diff.bin` that composable-sft wrote.
 
+    Args:
+        path: of the file or folder.
+
+    Returns:
+        Per tensor of the body the places [K] that change, ascending, and what is added there [K].
+
     Raises:
         SparseError: naming the file, for one that is missing, damaged, or something else.
+
+    Example:
+        See `write_sparse`.
     """
     if path.is_dir() or path.suffix == ".bin":
         return read_composable(path)

@@ -25,7 +25,7 @@ def compose(
     subtract: Sequence[str | Path] = (),
     trimmed_from: str | Path | None = None,
 ) -> Path:
-    """Write a model folder with sparse fine-tunings added for good.
+    """Write θ + Σ added - Σ subtracted as a model folder (composition; Ansell et al. 2022, section 3).
 
     With a task's among them the folder is one that `xeval score` reads; without, a masked LM.
 
@@ -36,9 +36,22 @@ def compose(
         subtract: files to take away; heads of these are left out.
         trimmed_from: the model that the files were made for, where `model` is that one with a trimmed vocabulary.
 
+    Returns:
+        `out`: a plain folder, which needs nothing of this package.
+
     Raises:
         AdaptError: where `out` exists, or two files have a task's head.
         SparseError: for files of another base model.
+
+    Example:
+        A tagger of Swahili out of English examples:
+
+            compose(
+                "FacebookAI/xlm-roberta-base",
+                Path("pos-sw"),
+                add=["pos.safetensors", "sw.safetensors"],
+                subtract=["en.safetensors"],
+            )
     """
     refuse_what_exists(out, AdaptError)
     adding, taking = ([read_sparse(Path(file)) for file in files] for files in (add, subtract))

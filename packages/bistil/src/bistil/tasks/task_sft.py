@@ -39,9 +39,10 @@ def task_sft(
     training: TaskTraining | None = None,
     watch: Watch = lambda done, total, what: None,
 ) -> SparseFineTuning:
-    """Learn a task on the source language by LT-SFT, and write differences and head as one file.
+    """Learn a task on the source language by LT-SFT, and write differences and head as one file (Ansell et al. 2022, section 3).
 
-    Interrupted, it goes on when called again with the same arguments, model, files and data, wherever these lie by then.
+    Started from θ + φ_language and a fresh head, everything is trained; the entries of the body that moved most are chosen, all
+    is put back, and those alone are trained: φ_task. Interrupted, it goes on when called again with the same arguments, model, files and data, wherever these lie by then.
 
     Args:
         model: a model folder or Hub name.
@@ -49,15 +50,30 @@ def task_sft(
         task: one of the judge's, with a head.
         source: where the data lies.
         language: the source language, or a data set's own name.
-        language_sfts: worn while the task is learnt and no part of the outcome, so that another language's can be worn
+        language_sfts: applied while the task is learnt and no part of the outcome, so that another language's can be applied
             with the task's later.
         training: steps and what is kept.
         watch: told (done, total, what).
+
+    Returns:
+        Differences of the body and the head, as the file has them.
 
     Raises:
         AdaptError: for a task without a head, options that do not fit, a file in the way.
         SparseError: for a language's file of another base model.
         XevalError: for a model or data that cannot be used.
+
+    Example:
+        Parts of speech for XLM-R on English, with the English of `language_sft`:
+
+            task_sft(
+                "FacebookAI/xlm-roberta-base",
+                Path("pos.safetensors"),
+                task="pos",
+                source=open_source("data"),
+                language="en",
+                language_sfts=["en.safetensors"],
+            )
     """
     training = training or TaskTraining()
     refuse_what_exists(out, AdaptError)
@@ -116,7 +132,7 @@ def apply_task(
     name: str | None = None,
     digest: str | None = None,
 ) -> FineTunedModel:
-    """The big model with a task's sparse fine-tuning and any languages', as the judge takes it.
+    """θ + φ_task + Σ φ_language with the task's head, as the judge takes it (zero-shot transfer; Ansell et al. 2022, section 3).
 
     Args:
         model: the base model, a folder or Hub name.
@@ -125,8 +141,20 @@ def apply_task(
         name: what results call it; the base model's name when None.
         digest: what results know it by; the base model's when None.
 
+    Returns:
+        The model, its tokenizer, labels and where it comes from.
+
     Raises:
         SparseError: for a file without a task's head, or of another base model.
+
+    Example:
+        A tagger of Swahili out of English examples:
+
+            tagger = apply_task(
+                "FacebookAI/xlm-roberta-base",
+                read_sparse(Path("pos.safetensors")),
+                language_sfts=[read_sparse(Path("sw.safetensors"))],
+            )
     """
     about = tuning.about
     if about.get("kind") != "task" or not tuning.head:

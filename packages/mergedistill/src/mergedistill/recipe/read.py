@@ -16,8 +16,22 @@ from mergedistill.recipe.recipe import Recipe, Teaching, Text, nearest
 def read_recipe(file: Path) -> Recipe:
     """Read and check a recipe; names of files in it count from the recipe's own folder.
 
+    Args:
+        file: YAML with the keys of `Recipe`.
+
+    Returns:
+        What it states, defaults filled in.
+
     Raises:
         RecipeError: naming file and key, what was expected and what stands there, all faults at once.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "recipe.yaml"
+        >>> stated = "{out: run, languages: {de: org/text}, teachers: [{teacher: org/bert, languages: [de]}]}"
+        >>> _ = file.write_text(stated)
+        >>> read_recipe(file).distil.alpha
+        0.7
     """
     try:
         text = file.read_text(encoding="utf-8")

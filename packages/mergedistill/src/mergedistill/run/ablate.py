@@ -10,6 +10,7 @@ import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -233,7 +234,7 @@ def _take_vocabulary(recipe: Recipe, others: Sequence[Recipe]) -> None:
     for made in (stages(recipe_before)["vocabulary"] for recipe_before in others):
         if made.key == wanted.key and made.done:
             with alone_in(Path(recipe.out), refuse=StageError):
-                wanted.make(lambda folder, made=made: _copied(made, folder))
+                wanted.make(partial(_copied, made))
             return
 
 

@@ -60,6 +60,9 @@ def run(
 ) -> Path:
     """Follow a recipe; a second call does nothing, an interrupted one goes on, a changed one redoes what depends on it.
 
+    MergeDistill (Khanuja et al. 2021, section 3): each language's teachers are asked once what they predict at masked positions,
+    their vocabularies are united, and one student learns (1 - α) · CE(gold) + α · T² · KL(teacher ‖ student) on all languages.
+
     Args:
         recipe: what to do.
         until: the last stage to run.
@@ -74,6 +77,10 @@ def run(
             process works in the same folder.
         TeacherzooError, VocabularyError: for text, teachers and vocabularies that do not serve, or where training
             diverges; they say why.
+
+    Example:
+            student = run(read_recipe(Path("recipe.yaml")))
+            AutoModelForMaskedLM.from_pretrained(student)
     """
     for name in (until, force):
         refuse_unknown_stage(name)

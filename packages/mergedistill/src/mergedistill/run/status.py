@@ -19,6 +19,9 @@ def status(recipe: Recipe) -> dict[str, bool]:
 
     Raises:
         TeacherzooError: for texts and teachers that are not there.
+
+    Example:
+            undone = [stage for stage, done in status(read_recipe(Path("recipe.yaml"))).items() if not done]
     """
     return {name: stage.done for name, stage in stages(recipe).items()}
 
