@@ -239,14 +239,14 @@ def test_adding_and_subtracting_gives_the_model_back(tmp_path, teacher, pos_sft)
         torch.testing.assert_close(after[name], tensor)
 
 
-def test_what_is_subtracted_is_not_worn(tmp_path, teacher, pos_sft):
+def test_what_is_subtracted_is_not_applied(tmp_path, teacher, pos_sft):
     plain = replace(read_sparse(pos_sft), head={}, about={"kind": "language"})
     en, sw = tmp_path / "en", tmp_path / "sw"
     for file in (en, sw):
         write_sparse(plain, file)
     compose(teacher, tmp_path / "out", add=[sw, pos_sft], subtract=[en])
     notes = json.loads((tmp_path / "out" / "xeval.json").read_text())["notes"]
-    assert (notes["wears"], notes["subtracted"]) == ([str(pos_sft), str(sw)], [str(en)])
+    assert (notes["applied"], notes["subtracted"]) == ([str(pos_sft), str(sw)], [str(en)])
 
 
 def test_composing_leaves_the_work_of_an_interrupted_run_alone(tmp_path, teacher, pos_sft):

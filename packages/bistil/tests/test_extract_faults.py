@@ -44,7 +44,7 @@ def _extract(teacher: Path, texts: dict[str, Path], out: Path, **options: Any) -
         ({"targets": ["sw", "en"]}, "all different, got en, sw, en"),
         ({"targets": ["ha"]}, "ha: there is no corpus of this language, only of en, sw; add ha=FILE"),
         ({"language_sfts": {"ha": "x"}}, "ha: a sparse fine-tuning is given, but the languages are en, sw"),
-        ({"language_sfts": {"sw": "x"}, "extraction": Extraction(offload="cpu")}, "cannot wear a sparse fine-tuning"),
+        ({"language_sfts": {"sw": "x"}, "extraction": Extraction(offload="cpu")}, "no sparse fine-tuning can be applied"),
         ({"extraction": Extraction(reduction=3)}, "does not divide the teacher's 4 layers"),
         ({"extraction": Extraction(length=500)}, "length 500 is beyond the teacher's limit of 80"),
         ({"extraction": Extraction(arguments={"seed": 3})}, "Trainer arguments: seed is decided elsewhere"),

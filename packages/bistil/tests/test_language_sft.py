@@ -39,7 +39,7 @@ def loss_of(model, tokenizer, file):
     return float(torch.nn.functional.cross_entropy(logits[asked], ids[asked]))
 
 
-def test_a_model_that_wears_a_language_knows_it_better(sw, teacher, tokenizer, texts):
+def test_a_model_with_a_language_applied_knows_it_better(sw, teacher, tokenizer, texts):
     model = AutoModelForMaskedLM.from_pretrained(teacher).eval()
     tuning = read_sparse(sw)
     bare, before = loss_of(model, tokenizer, texts["sw"]), body_digests(model)

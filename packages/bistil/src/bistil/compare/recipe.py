@@ -90,7 +90,7 @@ class Comparison(_Part):
     """The folder of everything that is made; the results are in its `results.jsonl`."""
     extract: Extracting = Extracting()
     languages: LanguageTuning | None = LanguageTuning()
-    """None: no model wears a language."""
+    """None: no language's sparse fine-tuning is applied to any model."""
     tune: Tuning = Tuning()
     tune_by_task: dict[str, Tuning] = {}
     """Task to what is otherwise there."""

@@ -175,7 +175,7 @@ def _check(
     languages = languages_of(source, targets, corpora, sfts, licences)
     if sfts and extraction.offload is not None:
         raise ExtractError(
-            "A teacher whose weights are shared among processes cannot wear a sparse fine-tuning; leave offload out."
+            "To a teacher whose weights are shared among processes no sparse fine-tuning can be applied; leave offload out."
         )
     folder = teacher_folder(model)
     return _Given(

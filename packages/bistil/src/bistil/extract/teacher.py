@@ -90,7 +90,7 @@ def teacher_in_training(
 def open_tunings(
     files: Mapping[str, str | Path], *, whole: Path, trimmed: Teacher | None
 ) -> dict[str, list[SparseFineTuning]]:
-    """Per language what the teacher wears, checked against the whole teacher and carried to its trimmed vocabulary.
+    """Per language what is applied to the teacher, checked against the whole teacher and carried to its trimmed vocabulary.
 
     Args:
         files: language to a sparse fine-tuning.

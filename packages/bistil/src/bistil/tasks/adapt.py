@@ -190,7 +190,7 @@ def _about(tuned: FineTunedModel) -> dict[str, Any]:
         "train_digest": tuned.train_digest,
         "seed": tuned.seed,
         "model": tuned.base,
-        "worn": [],
+        "language_sfts": [],
         "record": tuned.notes,
     }
 

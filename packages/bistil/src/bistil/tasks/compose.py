@@ -63,8 +63,8 @@ def compose(
     if tasks:
         task = next(tuning for tuning in adding if _is_task(tuning))
         tuned = apply_task(model, task, language_sfts=rest)
-        wears = [task.name, *(tuning.name for tuning in adding if tuning is not task)]
-        notes = {**tuned.notes, "wears": wears, "subtracted": [tuning.name for tuning in taking]}
+        added = [task.name, *(tuning.name for tuning in adding if tuning is not task)]
+        notes = {**tuned.notes, "applied": added, "subtracted": [tuning.name for tuning in taking]}
         write_finetuned(out, replace(tuned, notes=notes))
         return out
     return _write_masked_lm(model, rest, out)

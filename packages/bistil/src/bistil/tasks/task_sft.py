@@ -104,7 +104,7 @@ def task_sft(
             "train_digest": data.digest,
             "seed": training.seed,
             "model": _name(model),
-            "worn": [dict(tuning.about) for tuning in languages],
+            "language_sfts": [dict(tuning.about) for tuning in languages],
             "record": record,
         }
         tuning = SparseFineTuning(body=ticket.body, base=base, head=head_of(learner), about=about)
@@ -178,7 +178,7 @@ def apply_task(
         train_digest=about.get("train_digest"),
         notes={
             **about["record"],
-            "wears": [tuning.name, *(language.name for language in language_sfts)],
+            "applied": [tuning.name, *(language.name for language in language_sfts)],
         },
     )
 

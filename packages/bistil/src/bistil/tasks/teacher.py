@@ -26,7 +26,7 @@ class TaskTeacher:
     Args:
         model: a folder that `xeval tune` wrote; or a model, with a task's sparse fine-tuning or one still to be made.
         task_sft: of the model; None to make it, or where the folder is tuned.
-        language_sfts: of the source language, which the model wears besides.
+        language_sfts: of the source language, applied to the model, too.
     """
 
     model: str | Path
