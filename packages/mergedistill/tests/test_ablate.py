@@ -1,6 +1,6 @@
+import importlib
 import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ from mergedistill.run.ablate import (
 def test_variants_are_trained_on_one_recording_and_one_vocabulary(
     recipe_of: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running: Any = sys.modules["mergedistill.run.run"]  # the package calls a function so, too
+    running: Any = importlib.import_module(
+        "mergedistill.run.run"
+    )  # the package calls a function so, too
 
     counts = {"recorded": 0, "merged": 0}
     record, merge = running.record_language, running.merge_vocabularies
