@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vocabmerge.families.components import open_tokenizer, unfolded
 from vocabmerge.families.merge_order import order_merges
-from vocabmerge.families.model import CalibrationData, TokenizerModel, as_it_is
+from vocabmerge.families.model import CalibrationData, TokenizerModel
 from vocabmerge.families.pieces import (
     BYTE_ALPHABET,
     Key,
@@ -168,7 +168,7 @@ class ByteLevelBpe(BytePairEncoding):
         """Whether a piece stands for one byte."""
         return len(piece.removesuffix(self.suffix)) == 1
 
-    def piece_of(self, key: Key, normalize: Callable[[str], str] = as_it_is) -> str:
+    def piece_of(self, key: Key, normalize: Callable[[str], str] = str) -> str:
         """The bytes of a key in the printable alphabet, whether or not they are text."""
         place, text = key
         return "".join(BYTE_ALPHABET[byte] for byte in (b" " if place == "initial" else b"") + text)

@@ -25,11 +25,6 @@ from vocabmerge.families.union_words import SegmentedWords
 from vocabmerge.progress import Watch, no_progress
 
 
-def as_it_is(text: str) -> str:
-    """A text without any normalization."""
-    return text
-
-
 class TokenizerModel:
     """The model of one tokenizer, and all in which model types differ.
 
@@ -136,7 +131,7 @@ class TokenizerModel:
         """Whether a piece stands for one byte."""
         return bool(self.json.get("byte_fallback")) and byte_value(piece) is not None
 
-    def piece_of(self, key: Key, normalize: Callable[[str], str] = as_it_is) -> str | None:
+    def piece_of(self, key: Key, normalize: Callable[[str], str] = str) -> str | None:
         """The string that a piece with this key has in this vocabulary, the inverse of `key`.
 
         Args:

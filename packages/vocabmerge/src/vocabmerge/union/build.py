@@ -123,7 +123,10 @@ class UnionBuilder:
     def calibrated(self, rows: UnionRows, pre_tokenization: PreTokenization) -> dict[str, Any]:
         """The union tokenizer, fitted to the words of the corpora as its family allows."""
         words = self.language_words(rows, self._corpora)
-        union = self._uncalibrated(rows, words, pre_tokenization)
+        scores = None
+        if self._mixed or self._teachers[0].model.has_scores:
+            scores = first_scores(self._teachers, rows, words, self._teacher_of)
+        union = self._union(rows, scores, pre_tokenization)
         return model_of(union, name="union").calibrated(
             CalibrationData(
                 union=union,
@@ -162,17 +165,6 @@ class UnionBuilder:
             shares[pre_tokenization] = float(np.mean(alike))
             self._watch(number, len(PRE_TOKENIZATIONS), "ways to cut text tried")
         return max(PRE_TOKENIZATIONS, key=lambda tokenization: shares[tokenization]), shares
-
-    def _uncalibrated(
-        self,
-        rows: UnionRows,
-        words: Mapping[str, SegmentedWords],
-        pre_tokenization: PreTokenization,
-    ) -> dict[str, Any]:
-        scores = None
-        if self._mixed or self._teachers[0].model.has_scores:
-            scores = first_scores(self._teachers, rows, words, self._teacher_of)
-        return self._union(rows, scores, pre_tokenization)
 
     def _union(
         self,
