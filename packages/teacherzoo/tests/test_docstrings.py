@@ -8,6 +8,9 @@ import pytest
 @pytest.mark.parametrize(
     "module",
     [
+        "encoders.families",
+        "encoders.heads",
+        "encoders.layers",
         "rank.rank",
         "signals.record",
         "signals.stats",
