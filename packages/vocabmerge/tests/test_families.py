@@ -51,6 +51,19 @@ def test_no_file_outside_the_room_asks_which_model_a_tokenizer_has():
     assert asked == []
 
 
+def test_no_file_outside_the_room_looks_into_a_model():
+    """Asking whether there are merges or scores in it is asking which model it is, too."""
+    fields = {"merges", "unk_id", "unk_token", "byte_fallback", "max_input_chars_per_word"}
+    fields |= {"continuing_subword_prefix", "end_of_word_suffix"}
+    read = [
+        f"{file.relative_to(SOURCES)}:{line}: {text}"
+        for file in OUTSIDE
+        for text, line in compared_texts(ast.parse(file.read_text(encoding="utf-8")))
+        if text in fields
+    ]
+    assert read == []
+
+
 def test_a_comparison_with_the_name_of_a_model_is_seen():
     code = 'if kind == "BPE" or x in ("a", "unigram") or {"wordpiece": 1}["wordpiece"]: pass'
     assert {text for text, _ in compared_texts(ast.parse(code))} >= {"BPE", "unigram", "wordpiece"}
