@@ -61,8 +61,6 @@ class TokenizerModel:
         """The model of a tokenizer whose `model.type` is this class's."""
         return cls(tokenizer, name=name)
 
-    # What the file holds.
-
     def entries(self) -> Sequence[tuple[str, int]]:
         """The model's own pieces with their ids, without tokens that were added to it."""
         return list(self.json["vocab"].items())
@@ -106,8 +104,6 @@ class TokenizerModel:
         """The model's vocabulary as digests take it."""
         return self.json["vocab"]
 
-    # What a piece is.
-
     def key(self, piece: str) -> Key:
         """The canonical key of a piece."""
         return metaspace_key(piece)
@@ -150,8 +146,6 @@ class TokenizerModel:
         """A text with the mark of its place in a word; None where no piece stands there."""
         return metaspace_marked(text, place)
 
-    # How pieces are made of others.
-
     def segment(self, pieces: Sequence[str]) -> list[list[int]]:
         """How the model segments pieces that it may not have, each in its own place in a word.
 
@@ -174,8 +168,6 @@ class TokenizerModel:
     def indispensable(self) -> list[int]:
         """Ids without which the rest would be segmented otherwise."""
         return []
-
-    # What a model with other pieces is.
 
     def rewritten(
         self, new_ids: NDArray[np.int64], pieces: Sequence[str], rename: Mapping[str, str]
