@@ -95,6 +95,16 @@ def test_a_changed_input_is_refused_and_a_moved_one_goes_on(tmp_path, inputs, le
     assert (out / TASK_FILE if out.is_dir() else out).is_file()
 
 
+def test_of_an_engines_configuration_the_content_counts_and_not_its_place(tmp_path):
+    for name, text in (("a", "{}"), ("b", "{}"), ("c", '{"zero_optimization": {"stage": 1}}')):
+        (tmp_path / name).write_text(text)
+    first, moved, changed = (
+        replace(TASK, arguments={"deepspeed": str(tmp_path / name)}).decides() for name in "abc"
+    )
+    assert first == moved
+    assert first != changed
+
+
 def test_layers_of_the_teacher_that_are_others_are_another_run(tmp_path, inputs):
     out = tmp_path / "out"
     interrupted(lambda **options: learn_from_teacher(inputs, out, layers=(0, 3), **options))

@@ -104,6 +104,7 @@ def test_by_a_users_name_nothing_is_written_over(
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         made_once(out, {"steps": 1}, stop, refuse=TeacherError)
+    assert not work_dir(out).exists()
     # A run that was stopped before it made anything stands in nobody's way.
     with pytest.raises(KeyboardInterrupt):
         made_once(out, {"steps": 2}, interrupted, refuse=TeacherError)
@@ -171,10 +172,10 @@ def test_one_that_finished_in_the_meantime_is_refused_or_taken(
         place = tmp_path / str(refuse)
         real = made_once.__globals__["alone_in"]
 
-        def late(folder: Path, *, place=place, real=real, **options):  # type: ignore[no-untyped-def]
+        def late(folder: Path, *, place=place, real=real, refuse=refuse, **options):  # type: ignore[no-untyped-def]
             monkeypatch.undo()
-            made_once(place, {"text": "1"}, count)
-            return real(folder, **options)
+            made_once(place, {"text": "1"}, count, refuse=refuse)
+            return real(folder, refuse=refuse, **options)
 
         monkeypatch.setitem(made_once.__globals__, "alone_in", late)
         if refuse is None:

@@ -13,6 +13,7 @@ from teacherzoo import digests as inputs
 from teacherzoo.digests import (
     TOKENIZER_FILES,
     _on_hub,
+    digest_of_arguments,
     digest_of_inputs,
     digest_of_model,
     digest_of_text,
@@ -191,3 +192,20 @@ def test_digests_that_find_no_room_are_forgotten_and_nothing_else_happens(
     inputs.keep_digests(tmp_path / "digests.json")
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_file_among_a_trainers_arguments_the_content_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "engine.json").write_text("{}")
+    arguments = {"deepspeed": str(tmp_path / "engine.json"), "max_grad_norm": 0.5, "report_to": "none"}  # fmt: skip
+    before = digest_of_arguments(arguments)
+
+    monkeypatch.chdir(tmp_path)
+    assert digest_of_arguments(arguments | {"deepspeed": "engine.json"}) == before
+    assert {name: before[name] for name in ("max_grad_norm", "report_to")} == {
+        "max_grad_norm": 0.5,
+        "report_to": "none",
+    }
+    (tmp_path / "engine.json").write_text('{"zero_optimization": {"stage": 1}}')
+    assert digest_of_arguments(arguments) != before
