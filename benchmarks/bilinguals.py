@@ -21,7 +21,7 @@ from xeval.statistics.result import Result
 from xeval.statistics.summary import Estimate
 
 BAR = {"bistil": 0.97}  # of the full teacher
-OURS, OTHERS = "#00508f", "#9aa5b1"
+PACKAGE_COLOUR, PEER_COLOUR = "#00508f", "#9aa5b1"
 
 
 def add_options(arguments: ArgumentParser) -> None:
@@ -223,7 +223,7 @@ def draw_pareto(
         for axes, (column, unit, label) in zip(row_of_axes, axes_of, strict=True):
             points = [
                 Point(
-                    letter=system, name=system, colour=OURS if system == "bistil" else OTHERS,
+                    letter=system, name=system, colour=PACKAGE_COLOUR if system == "bistil" else PEER_COLOUR,
                     cost=cost / unit, score=estimate,
                 )
                 for system, estimate in estimates.items()
@@ -231,7 +231,11 @@ def draw_pareto(
             ]  # fmt: skip
             front = pareto_front(points, higher_is_better=True)
             axes.plot(
-                [p.cost for p in front], [p.score.value for p in front], "--", color=OTHERS, lw=1
+                [p.cost for p in front],
+                [p.score.value for p in front],
+                "--",
+                color=PEER_COLOUR,
+                lw=1,
             )
             for point in points:
                 axes.plot([point.cost] * 2, [point.score.low, point.score.high], color=point.colour)

@@ -73,7 +73,7 @@ def measure(
     """Race the three, and weigh them."""
     ids = torch.randint(VOCABULARY, (batch, length), device=DEVICE)
     losses = {
-        "ours": lambda: ours(teacher, student, ids, dtype),
+        "ours": lambda: extraction_loss(teacher, student, ids, dtype),
         "eager maps": lambda: eager(teacher, student, ids, dtype),
         "no distillation": lambda: bare(teacher, student, ids, dtype),
     }
@@ -119,7 +119,7 @@ def step(student: Any, loss: Callable[[], Tensor]) -> Callable[[], None]:
     return run
 
 
-def ours(teacher: Any, student: Any, ids: Tensor, dtype: torch.dtype) -> Tensor:
+def extraction_loss(teacher: Any, student: Any, ids: Tensor, dtype: torch.dtype) -> Tensor:
     """As `bistil extract` does it."""
     weights = LossWeights()
     runner = TeacherRunner(teacher, weights, LAYERS)

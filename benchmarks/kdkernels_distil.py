@@ -54,13 +54,13 @@ def step(case: Case, loss: Callable[[Case], torch.Tensor]) -> Callable[[], objec
     return run
 
 
-def ours(case: Case) -> torch.Tensor:
+def linear_distil(case: Case) -> torch.Tensor:
     return kdkernels.linear_distil_loss(
         case.hidden, case.weight, case.bias, case.labels, case.ids, case.logprobs, alpha=ALPHA
     ).loss
 
 
-def ours_hard(case: Case) -> torch.Tensor:
+def linear_hard(case: Case) -> torch.Tensor:
     return kdkernels.linear_cross_entropy(case.hidden, case.weight, case.bias, case.labels).loss
 
 
@@ -103,8 +103,8 @@ def main() -> None:
         dtype = getattr(torch, name)
         case = make_case(*shape, dtype=dtype, device="cuda" if on_gpu else "cpu")
         losses = {
-            "linear_distil_loss": ours,
-            "linear_cross_entropy": ours_hard,
+            "linear_distil_loss": linear_distil,
+            "linear_cross_entropy": linear_hard,
             "sparse eager": functools.partial(sparse, alpha=ALPHA),
             "dense targets": functools.partial(dense, alpha=ALPHA),
         }

@@ -23,7 +23,7 @@ from kdkernels.testing import relative_error
 ALPHA = 0.5
 
 
-def ours(case: Case) -> Tensor:
+def linear_distil(case: Case) -> Tensor:
     return kdkernels.linear_distil_loss(
         case.hidden, case.weight, None, case.labels, case.ids, case.logprobs, alpha=ALPHA
     ).loss
@@ -51,7 +51,7 @@ def main() -> None:
     N, H, V, K = (128, 384, 20_000, 8) if options.quick else (256, 768, 120_000, 8)
     recorder = Recorder("kdkernels_precision", options)
     contenders = {
-        "linear_distil_loss": ours,
+        "linear_distil_loss": linear_distil,
         "sparse eager, widened logits": lambda case: sparse(case, alpha=ALPHA),
         "sparse eager, all bfloat16": unwidened,
     }

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 Record = dict[str, Any]
-OURS, OTHERS, GOAL = "#00508f", "#9aa5b1", "#c44e00"
+PACKAGE_COLOUR, PEER_COLOUR, GOAL = "#00508f", "#9aa5b1", "#c44e00"
 PEERS = (
     "eager",
     "dense",
@@ -81,7 +81,10 @@ def _bars(axes: Axes, comparison: Sequence[Record]) -> None:
     above = [spread["high"] - spread["median"] for spread in shown]
     names = [record["contender"] for record in comparison]
     places = range(len(names) - 1, -1, -1)
-    colours = [OTHERS if any(peer in name.lower() for peer in PEERS) else OURS for name in names]
+    colours = [
+        PEER_COLOUR if any(peer in name.lower() for peer in PEERS) else PACKAGE_COLOUR
+        for name in names
+    ]
     axes.barh(
         list(places),
         values,

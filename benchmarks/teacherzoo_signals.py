@@ -256,7 +256,7 @@ def made_up_rows(recorder: Recorder, arguments: argparse.Namespace) -> None:
         best = -np.sort(-sample, axis=1)[:, :k]
         size, decoded = distillkit(best, head, 4)
         codes, scale, log_kept = encode_logprobs(best)
-        ours = kl(
+        decoded_kl = kl(
             best, decode_logprobs(codes, scale, log_kept), -np.expm1(log_kept.astype(np.float64))
         )
         recorder.add(
@@ -264,7 +264,7 @@ def made_up_rows(recorder: Recorder, arguments: argparse.Namespace) -> None:
         )
         recorder.add(
             f"DistillKit's coding, {name}: KL mean",
-            {"DistillKit's": [float(kl(best, decoded).mean())], "ours at that k": [float(ours.mean())]}, unit="nat", shape=shape,
+            {"DistillKit's": [float(kl(best, decoded).mean())], "ours at that k": [float(decoded_kl.mean())]}, unit="nat", shape=shape,
         )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ def main(arguments: argparse.Namespace) -> None:
             for batch in batches(lines):
                 opened.encode_batch_fast(batch, add_special_tokens=False)
 
-        def ours(opened: Tokenizer = opened, size: int = len(vocabulary)) -> None:
+        def count(opened: Tokenizer = opened, size: int = len(vocabulary)) -> None:
             count_pieces(opened, lines, size=size)
 
         def loop(opened: Tokenizer = opened) -> None:
@@ -34,7 +34,7 @@ def main(arguments: argparse.Namespace) -> None:
                     counts[number] = counts.get(number, 0) + 1
 
         times = race(
-            {"encode_batch_fast alone": raw, "count_pieces": ours, "dict loop": loop},
+            {"encode_batch_fast alone": raw, "count_pieces": count, "dict loop": loop},
             repeats=3 if arguments.quick else 5,
         )
         recorder.add(
@@ -43,7 +43,7 @@ def main(arguments: argparse.Namespace) -> None:
             unit="s",
             floor="encode_batch_fast alone",
             bar={"count_pieces": 1 / 0.9},
-            memory={"count_pieces": extra_memory(ours)},
+            memory={"count_pieces": extra_memory(count)},
             shape={
                 "family": family,
                 "lines": len(lines),

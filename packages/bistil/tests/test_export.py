@@ -113,7 +113,11 @@ def test_a_graph_gives_for_each_sub_word_what_the_judges_head_gives(
 
 def test_a_graph_says_nothing_of_the_machine_that_it_was_made_on(served: Path) -> None:
     for graph in ("model.onnx", "model.int8.onnx"):
-        assert b"site-packages" not in (served / graph).read_bytes()
+        content = (served / graph).read_bytes()
+        assert b"site-packages" not in content
+        for place in (Path.home(), Path(__file__).parents[3], sys.prefix, served.parent):
+            assert str(place).encode() not in content
+        assert b"pkg.torch" not in content  # the exporter's notes on nodes, values and graph
 
 
 def test_weights_beyond_what_one_file_holds_lie_beside_the_graphs(

@@ -140,10 +140,19 @@ def _write_float(graph: Graph, file: Path) -> int:
             verbose=False,
         )
         assert program is not None
-        for node in program.model.graph.all_nodes():
-            node.metadata_props.clear()  # where on this machine the code lies that made it
+        _strip_metadata(program.model)
         program.save(str(file), external_data=_is_large(graph))
     return int(program.model.opset_imports[""])
+
+
+def _strip_metadata(model: Any) -> None:
+    """Take out what the exporter notes of the code that a graph was made from, and where on this machine that lies."""
+    for graph in (model.graph, *model.functions.values()):
+        nodes = list(graph.all_nodes())
+        inner = [value for node in nodes for value in node.outputs]
+        weights = model.graph.initializers.values()
+        for part in (graph, *graph.inputs, *weights, *nodes, *inner):
+            part.metadata_props.clear()
 
 
 def _write_int8(folder: Path, libraries: _Libraries, *, large: bool) -> None:

@@ -8,20 +8,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData, metadata_load
+from huggingface_hub import EvalResult, ModelCardData
 
 from mergedistill.publish.curves import draw_curves
 from mergedistill.rank.corpus_warnings import corpus_warnings
 from mergedistill.recipe.language_teachers import TeacherEnsemble, teachers_in_use
 from mergedistill.recipe.recipe import Recipe
 from mergedistill.recipe.stages import ensembles_or_refuse, recording_folder, stages
-from teacherzoo.catalogue.catalogue import find_teacher, read_catalogue
+from teacherzoo.catalogue.catalogue import find_teacher
+from teacherzoo.catalogue.licence import UNKNOWN, licence_of
 from teacherzoo.digests import digest_of_text
 from teacherzoo.signals.layout import read_manifest
 
 Scores = Mapping[str, Mapping[str, float]]
-
-_UNKNOWN = "not known: look it up"
 
 
 def card(
@@ -72,14 +71,16 @@ def card_metadata(recipe: Recipe, scores: Scores) -> ModelCardData:
         for teacher, _ in teachers_in_use(recipe, ensembles_or_refuse(recipe)).values()
     ]
     stated = [
-        *map(_licence, teachers),
-        *(text.licence or _UNKNOWN for text in recipe.languages.values()),
+        *map(licence_of, teachers),
+        *(text.licence for text in recipe.languages.values()),
     ]
-    licences = {licence.lower() for licence in stated}  # the Hub's names are SPDX's in lower case
+    licences = {
+        (licence or "").lower() for licence in stated
+    }  # the Hub's names are SPDX's in lower case
     base_models = _on_the_hub(teachers)
     return ModelCardData(
         language=list(recipe.languages),
-        license=licences.pop() if len(licences) == 1 and _UNKNOWN not in licences else None,
+        license=(licences.pop() or None) if len(licences) == 1 else None,
         library_name="transformers",
         pipeline_tag="fill-mask",
         datasets=_on_the_hub(text.corpus for text in recipe.languages.values()) or None,
@@ -112,7 +113,7 @@ def _teacher_rows(
             name,
             ", ".join(_part(name, language, ensembles[language]) for language in languages),
             f"`{_shown(teacher.teacher)}`",
-            _licence(find_teacher(teacher.teacher)),
+            licence_of(find_teacher(teacher.teacher)) or UNKNOWN,
         )
         for name, (teacher, languages) in teachers_in_use(recipe, ensembles).items()
     ]
@@ -151,7 +152,7 @@ def _text_row(recipe: Recipe, language: str, ensemble: TeacherEnsemble) -> tuple
     if digest.startswith("hub:"):
         commit = digest.partition("@")[2]
         shown += f" at `{commit}`" if commit else ", its commit not known"
-    licence = text.licence or _UNKNOWN
+    licence = text.licence or UNKNOWN
     return language, shown, licence, f"{read.documents:,}", f"{read.bytes:,}", f"{masked:,}"
 
 
@@ -172,12 +173,3 @@ def _shown(source: str) -> str:
 
 def _on_the_hub(names: Iterable[str]) -> list[str]:
     return sorted({name for name in names if not Path(name).exists()})
-
-
-def _licence(source: str) -> str:
-    """Of a teacher: as the catalogue has it, or its own folder's card."""
-    readme = Path(source) / "README.md"
-    stated = {entry.hub: entry.licence for entry in read_catalogue()}.get(source)
-    if stated is None and readme.is_file():
-        stated = (metadata_load(readme) or {}).get("license")
-    return str(stated or _UNKNOWN)

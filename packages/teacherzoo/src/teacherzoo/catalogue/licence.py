@@ -22,7 +22,7 @@ def licence_of(source: str) -> str | None:
     from huggingface_hub import metadata_load
 
     stated = {entry.hub: entry.licence for entry in read_catalogue()}.get(source)
-    own = Path(source) / "README.md"
-    if stated is None and own.is_file():
-        stated = (metadata_load(own) or {}).get("license")
+    readme = Path(source) / "README.md"
+    if stated is None and readme.is_file():
+        stated = (metadata_load(readme) or {}).get("license")
     return None if stated is None else str(stated)

@@ -155,19 +155,19 @@ def _rate(
 ) -> Rating:
     start = time.perf_counter()
     try:
-        found: BitsPerByte = bits_per_byte(teacher, documents, rate=rate, max_length=max_length)
+        bits: BitsPerByte = bits_per_byte(teacher, documents, rate=rate, max_length=max_length)
     except CorpusError as error:
         raise CorpusError(f"{language}: {error}") from error
     seconds = time.perf_counter() - start
     return Rating(
         language=language,
         teacher=name,
-        bits_per_byte=found.value,
-        charged_bits_per_byte=found.charged,
-        pieces_per_word=found.pieces / found.words,
-        left_out=found.left_out_words / found.words,
-        words=found.words,
-        tokens_per_second=found.tokens_read / seconds,
+        bits_per_byte=bits.value,
+        charged_bits_per_byte=bits.charged,
+        pieces_per_word=bits.pieces / bits.words,
+        left_out=bits.left_out_words / bits.words,
+        words=bits.words,
+        tokens_per_second=bits.tokens_read / seconds,
         peak_bytes=peak(),
     )
 

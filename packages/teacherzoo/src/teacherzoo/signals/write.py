@@ -145,8 +145,8 @@ def _lists(arrays: Sequence[NDArray[Any]], kind: pa.DataType) -> pa.Array:
     return _flat(values, [len(array) for array in arrays], 1, kind)
 
 
-def _flat(values: NDArray[Any], counts: Sequence[int], each: int, kind: pa.DataType) -> pa.Array:
-    offsets = np.concatenate([[0], np.cumsum(counts)]) * each
+def _flat(values: NDArray[Any], counts: Sequence[int], width: int, kind: pa.DataType) -> pa.Array:
+    offsets = np.concatenate([[0], np.cumsum(counts)]) * width
     if offsets[-1] > _MOST_VALUES:
         raise RecordError(
             f"A shard would hold {offsets[-1]:,} values in one column, where {_MOST_VALUES:,} can be counted; lower shard_bytes, "
