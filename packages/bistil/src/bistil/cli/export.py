@@ -39,16 +39,16 @@ def measure_command(
     from bistil.export.measure import measure
 
     with progress(quiet=quiet) as watch:
-        found = {
+        measured = {
             str(model): measure(
                 model, threads=threads, batch=batch, length=length, repeats=repeats, watch=watch
             )
             for model in models
         }
     if as_json:
-        typer.echo(json.dumps({name: asdict(its) for name, its in found.items()}))
+        typer.echo(json.dumps({name: asdict(figures) for name, figures in measured.items()}))
         return
-    _print_measured(found, length)
+    _print_measured(measured, length)
 
 
 def export_command(
@@ -76,7 +76,7 @@ def export_command(
             chosen = [name.strip() for name in languages.split(",") if name.strip()]
             drops = int8_scores(model, out, source=LocalFolder(data), languages=chosen, watch=watch)
     if as_json:
-        typer.echo(json.dumps({**asdict(exported), "scores": [asdict(one) for one in drops]}))
+        typer.echo(json.dumps({**asdict(exported), "scores": [asdict(drop) for drop in drops]}))
         return
     _print_exported(exported, drops)
 
@@ -87,41 +87,41 @@ def _print_exported(exported: Exported, drops: list[ScoreDrop]) -> None:
     typer.echo(
         f"  largest difference from torch: float32 {exported.float32_difference:.2g}, int8 {exported.int8_difference:.2g}"
     )
-    for one in drops:
+    for drop in drops:
         typer.echo(
-            f"  {one.dataset}: {one.metric} {one.torch:.2f} in torch, {one.int8:.2f} in eight bits "
-            f"({one.int8 - one.torch:+.2f}, {one.n} items)"
+            f"  {drop.dataset}: {drop.metric} {drop.torch:.2f} in torch, {drop.int8:.2f} in eight bits "
+            f"({drop.int8 - drop.torch:+.2f}, {drop.n} items)"
         )
 
 
-def _print_measured(found: dict[str, Measured], length: int) -> None:
+def _print_measured(measured: dict[str, Measured], length: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    first = next(iter(found.values()))
+    first = next(iter(measured.values()))
     table = Table(title=f"{length} sub-words", title_justify="left")
     threads = first.many.threads
     for head in ("model", "embeddings", "layers", "head", "MiB", "GFLOP", "ms, 1 thread", f"ms, {threads} threads"):  # fmt: skip
         table.add_column(head, justify="left" if head == "model" else "right")
-    told = all(its.joules is not None for its in found.values())
-    if told:
+    with_energy = all(figures.joules is not None for figures in measured.values())
+    if with_energy:
         table.add_column("J an example", justify="right")
-    for name, its in found.items():
-        parameters = its.one.parameters
+    for name, figures in measured.items():
+        parameters = figures.one.parameters
         times = [
-            f"{cost.latency_ms:,.1f} (×{other.latency_ms / cost.latency_ms:.2f})"
-            for cost, other in ((its.one, first.one), (its.many, first.many))
+            f"{cost.latency_ms:,.1f} (×{reference.latency_ms / cost.latency_ms:.2f})"
+            for cost, reference in ((figures.one, first.one), (figures.many, first.many))
         ]
         table.add_row(
             name,
             f"{parameters.embeddings:,}",
             f"{parameters.body:,}",
             f"{parameters.head:,}",
-            f"{its.one.bytes / 2**20:,.1f}",
-            f"{its.one.flops / 1e9:,.2f}",
+            f"{figures.one.bytes / 2**20:,.1f}",
+            f"{figures.one.flops / 1e9:,.2f}",
             *times,
-            *([f"{its.joules:,.3g}"] if told else []),
+            *([f"{figures.joules:,.3g}"] if with_energy else []),
         )
     Console().print(table)
-    if not told:
+    if not with_energy:
         typer.echo("energy: not measured; no counter of the processor can be read here (/sys/class/powercap, often by root alone)")  # fmt: skip

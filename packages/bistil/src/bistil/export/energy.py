@@ -16,13 +16,13 @@ _SECONDS = 1.0
 
 def counters(folder: Path | None = None) -> dict[Path, int]:
     """Counter to microjoules, of every processor package that this user may read; empty where the machine does not tell."""
-    found = {}
+    readings = {}
     for place in sorted((folder or _COUNTERS).glob(_PACKAGES)):
         try:
-            found[place] = int((place / "energy_uj").read_text())
+            readings[place] = int((place / "energy_uj").read_text())
         except (OSError, ValueError):  # often only root may
             return {}
-    return found
+    return readings
 
 
 def joules_between(before: dict[Path, int], after: dict[Path, int]) -> float:

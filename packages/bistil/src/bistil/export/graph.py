@@ -146,7 +146,7 @@ class _Tuned(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         read, places = (inputs[:-2], inputs[-2:]) if self._part.words else (inputs, ())
         hidden = self.encoder(**dict(zip(INPUTS, read, strict=False))).last_hidden_state
-        return self._part.learnt(self.head, hidden, read[1], *places)
+        return self._part.in_graph(self.head, hidden, read[1], *places)
 
 
 def example_inputs(graph: Graph, *, rows: int, tokens: int) -> tuple[Tensor, ...]:

@@ -23,15 +23,15 @@ class Part:
 
     Attributes:
         outputs: names of what comes out, and what the axes of each are.
-        learnt: head, hidden states [R, T, H], mask [R, T] and, with `words`, the judge's `word_start` and `word_size` [B, W],
+        in_graph: head, hidden states [R, T, H], mask [R, T] and, with `words`, the judge's `word_start` and `word_size` [B, W],
             to those outputs.
-        judged: what comes out and the judge's batch, as the head itself would have answered.
+        as_judged: what comes out and the judge's batch, as the head itself would have answered.
         words: whether the graph takes the places of words, too.
     """
 
     outputs: Mapping[str, tuple[str, ...]]
-    learnt: Callable[..., tuple[Tensor, ...]]
-    judged: Callable[[Any, Named, Named], Named]
+    in_graph: Callable[..., tuple[Tensor, ...]]
+    as_judged: Callable[[Any, Named, Named], Named]
     words: bool = False
 
 
@@ -65,8 +65,8 @@ def _trees(head: Any, hidden: Tensor, _mask: Tensor, start: Tensor, size: Tensor
     nodes = torch.cat([head.root.expand(sentences, 1, -1), words], dim=1)
     arcs = _with_one(head.arc_dependent(words)) @ head.arc @ head.arc_governor(nodes).mT
     absent = F.pad(size == 0, (1, 0))
-    itself = torch.arange(count)[:, None] + 1 == torch.arange(count + 1)
-    arcs = arcs.masked_fill(absent[:, None] | itself, float("-inf"))
+    loops = torch.arange(count)[:, None] + 1 == torch.arange(count + 1)
+    arcs = arcs.masked_fill(absent[:, None] | loops, float("-inf"))
     classes, inner, outer = head.relation.shape
     # As one product with constants, which eight bits can hold.
     maps = head.relation.permute(1, 0, 2).reshape(inner, classes * outer)
@@ -89,43 +89,43 @@ def _with_one(states: Tensor) -> Tensor:
     return torch.cat([states, torch.ones_like(states[..., :1])], dim=-1)
 
 
-def _judged_spans(_head: Any, found: Named, batch: Named) -> Named:
+def _judged_spans(_head: Any, outputs: Named, batch: Named) -> Named:
     outside = ~batch["answerable"].bool()
-    return {name: found[name].masked_fill(outside, float("-inf")) for name in ("start", "end")}
+    return {name: outputs[name].masked_fill(outside, float("-inf")) for name in ("start", "end")}
 
 
-def _judged_options(_head: Any, found: Named, batch: Named) -> Named:
+def _judged_options(_head: Any, outputs: Named, batch: Named) -> Named:
     rows = batch["option_rows"]
-    scores = found["score"][rows.clamp(min=0)]
+    scores = outputs["score"][rows.clamp(min=0)]
     return {"options": scores.masked_fill(rows == IGNORED, float("-inf"))}
 
 
 _PARTS: dict[type[nn.Module], Part] = {
     WordHead: Part(
         outputs={"logits": ("batch", "tokens", "labels")},
-        learnt=_words,
-        judged=lambda head, found, batch: {
-            "labels": word_states(found["logits"], batch, head.pooling)
+        in_graph=_words,
+        as_judged=lambda head, outputs, batch: {
+            "labels": word_states(outputs["logits"], batch, head.pooling)
         },
     ),
     TextHead: Part(
         outputs={"logits": ("batch", "labels")},
-        learnt=_texts,
-        judged=lambda _head, found, _batch: {"labels": found["logits"]},
+        in_graph=_texts,
+        as_judged=lambda _head, outputs, _batch: {"labels": outputs["logits"]},
     ),
-    ChoiceHead: Part(outputs={"score": ("batch",)}, learnt=_options, judged=_judged_options),
+    ChoiceHead: Part(outputs={"score": ("batch",)}, in_graph=_options, as_judged=_judged_options),
     SpanHead: Part(
         outputs={"start": ("batch", "tokens"), "end": ("batch", "tokens")},
-        learnt=_spans,
-        judged=_judged_spans,
+        in_graph=_spans,
+        as_judged=_judged_spans,
     ),
     BiaffineHead: Part(
         outputs={
             "arcs": ("sentences", "words", "heads"),
             "relations": ("sentences", "words", "heads", "labels"),
         },
-        learnt=_trees,
-        judged=lambda _head, found, _batch: found,
+        in_graph=_trees,
+        as_judged=lambda _head, outputs, _batch: outputs,
         words=True,
     ),
 }

@@ -58,11 +58,14 @@ def export(
 ) -> Exported:
     """Write a model as ONNX, and once more with its matrix products in eight bits.
 
-    A weight W is kept as the whole numbers round(W / s) from -127 to 127 with one s for each tensor; an activation likewise,
-    with bounds found as it comes (onnxruntime's dynamic quantisation; Jacob et al. 2018, section 2.1). Both graphs take `input_ids`, `attention_mask` and, where model and tokenizer tell first texts from second,
+    A weight W becomes whole numbers round(W / s) from -127 to 127 with one scale s for a tensor, once; activations become
+    eight bits as they come (onnxruntime's dynamic quantisation; the scheme of Jacob et al. 2018, section 2.1).
+
+    Both graphs take `input_ids`, `attention_mask` and, where model and tokenizer tell first texts from second,
     `token_type_ids`, all [batch, tokens], of any size up to the model's limit; a parser's also `word_start` and `word_size`
     [sentences, words], as xeval's heads do: where in all rows, one behind the other, a word's sub-words begin, and how many
-    they are. The float32 graph is refused where an output differs from torch's by more than 1e-4; what eight bits cost in score `int8_scores` measures.
+    they are. The float32 graph is refused where an output differs from torch's by more than 1e-4; what eight bits cost in
+    score `int8_scores` measures.
 
     Args:
         model: a folder with a masked-LM, token- or sequence-classification head, a bare encoder, or one that `xeval tune` or

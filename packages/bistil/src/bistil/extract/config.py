@@ -49,6 +49,10 @@ class Extraction:
 
     Raises:
         ExtractError: for a value that makes no sense.
+
+    Example:
+        >>> Extraction(reduction=3, loss=LossWeights(mlm=0.5)).steps
+        200000
     """
 
     reduction: int = 2

@@ -87,11 +87,10 @@ def extract(
             diverges; they say why.
 
     Example:
-        >>> extract(
-        ...     "xlm-roberta-base", {"en": "en.txt", "sw": "sw.txt"}, Path("student"), source="en", targets=["sw"],
-        ...     extraction=Extraction(reduction=2, steps=200_000),
-        ... )  # doctest: +SKIP
-        PosixPath('student')
+        >>> corpora = {"en": "en.txt", "sw": "sw.txt"}
+        >>> short = Extraction(reduction=2, steps=2, batch=2, length=32)
+        >>> extract("teacher", corpora, Path("small"), source="en", targets=["sw"], extraction=short).name
+        'small'
     """
     started, out, extraction = time.monotonic(), Path(out), extraction or Extraction()
     given = _check(model, corpora, source, targets, extraction, language_sfts or {}, licences or {})

@@ -52,6 +52,7 @@ def matching_loss(
         ModelError: where head counts or widths do not fit.
 
     Example:
+        >>> import torch
         >>> from transformers import BertConfig, BertForMaskedLM
         >>> from bistil import capture_activations, student_of
         >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16)
