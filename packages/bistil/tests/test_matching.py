@@ -39,12 +39,17 @@ def _batch(*, padded: bool) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def _heard(student: Any, teacher: Any, batch: dict[str, Tensor]) -> Matching:
-    with capture_activations(student) as mine, capture_activations(teacher, layers=LAYERS) as its:
+def _matched(student: Any, teacher: Any, batch: dict[str, Tensor]) -> Matching:
+    with (
+        capture_activations(student) as of_student,
+        capture_activations(teacher, layers=LAYERS) as of_teacher,
+    ):
         student(**batch)
         with torch.no_grad():
             teacher(**batch)
-    return matching_loss(mine, its, layers=LAYERS, attention_mask=batch["attention_mask"])
+    return matching_loss(
+        of_student, of_teacher, layers=LAYERS, attention_mask=batch["attention_mask"]
+    )
 
 
 def _oracle(student: Any, teacher: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -62,15 +67,15 @@ def _oracle(student: Any, teacher: Any, batch: dict[str, Tensor]) -> tuple[Tenso
         places = torch.arange(real.shape[1])
         pairs = pairs & ((places[:, None] - places).abs() <= window // 2)
     attention, hidden = [], []
-    for mine, its in enumerate(LAYERS):
-        square = (maps_s[mine].double() - maps_t[its].double().detach()) ** 2
+    for number, layer in enumerate(LAYERS):
+        square = (maps_s[number].double() - maps_t[layer].double().detach()) ** 2
         entries = [square[b, h][pairs[b]] for b in range(3) for h in range(4)]
         attention.append(torch.cat(entries).mean())
-    for mine, its in [(0, 0), *((mine + 1, its + 1) for mine, its in enumerate(LAYERS))]:
-        difference = (states_s[mine] - states_t[its].detach())[real]
+    for number, layer in [(0, 0), *((i + 1, j + 1) for i, j in enumerate(LAYERS))]:
+        difference = (states_s[number] - states_t[layer].detach())[real]
         square = difference**2
         if ENTRIES[student.config.model_type].pre_norm:
-            square = square / (states_t[its].detach()[real] ** 2).mean(-1, keepdim=True)
+            square = square / (states_t[layer].detach()[real] ** 2).mean(-1, keepdim=True)
         hidden.append(square.mean())
     return sum(attention) / len(attention), sum(hidden) / len(hidden)  # type: ignore[return-value]  # tensors
 
@@ -86,23 +91,25 @@ def test_both_terms_and_their_gradients_are_those_of_eager_maps(
         for model in (student, teacher):
             model.base_model.set_submodule(final_norm, torch.nn.Identity())
     batch = _batch(padded=padded)
-    own = copy.deepcopy(student)
+    untouched = copy.deepcopy(student)
 
-    found = _heard(student, teacher, batch)
-    expected = _oracle(own, teacher, batch)
+    matching = _matched(student, teacher, batch)
+    expected = _oracle(untouched, teacher, batch)
 
     # transformers takes eager softmaxes of some families in float32
     tolerance = {"rtol": 1e-6, "atol": 1e-9}
-    torch.testing.assert_close(found.attention, expected[0], **tolerance)
-    torch.testing.assert_close(found.hidden, expected[1], **tolerance)
-    assert found.attention > 1e-8
-    (10 * found.attention + found.hidden).backward()
+    torch.testing.assert_close(matching.attention, expected[0], **tolerance)
+    torch.testing.assert_close(matching.hidden, expected[1], **tolerance)
+    assert matching.attention > 1e-8
+    (10 * matching.attention + matching.hidden).backward()
     (10 * expected[0] + expected[1]).backward()
-    for (name, mine), its in zip(student.named_parameters(), own.parameters(), strict=True):
-        if its.grad is None or not its.grad.abs().max() > 0:
-            assert mine.grad is None or not mine.grad.abs().max() > 0, name
+    for (name, actual), weight in zip(
+        student.named_parameters(), untouched.parameters(), strict=True
+    ):
+        if weight.grad is None or not weight.grad.abs().max() > 0:
+            assert actual.grad is None or not actual.grad.abs().max() > 0, name
         else:
-            torch.testing.assert_close(mine.grad, its.grad, rtol=1e-4, atol=1e-8)
+            torch.testing.assert_close(actual.grad, weight.grad, rtol=1e-4, atol=1e-8)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -111,11 +118,11 @@ def test_what_stands_in_padding_changes_nothing(
 ) -> None:
     student, teacher = _pair(make_masked_lm, family)
     batch = _batch(padded=True)
-    before = _heard(student, teacher, batch)
+    before = _matched(student, teacher, batch)
     with torch.no_grad():
         batch["input_ids"][batch["attention_mask"] == 0] = 7 if family != "xlm-roberta" else 0
 
-    after = _heard(student, teacher, batch)
+    after = _matched(student, teacher, batch)
 
     torch.testing.assert_close(after, before)
 
@@ -127,13 +134,13 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(
     teacher = make_masked_lm(family)
     batch = _batch(padded=False)
 
-    with capture_activations(teacher) as mine:
+    with capture_activations(teacher) as of_student:
         teacher(**batch)
-    with capture_activations(teacher) as its, torch.no_grad():
+    with capture_activations(teacher) as of_teacher, torch.no_grad():
         teacher(**batch)
-    found = matching_loss(mine, its, layers=range(4), attention_mask=None)
+    matching = matching_loss(of_student, of_teacher, layers=range(4), attention_mask=None)
 
-    assert found == (0.0, 0.0)
+    assert matching == (0.0, 0.0)
 
 
 def test_listening_leaves_the_model_as_it_was(make_masked_lm: Callable[..., Any]) -> None:
@@ -195,35 +202,39 @@ def test_a_projection_stands_between_widths(make_masked_lm: Callable[..., Any]) 
     batch = _batch(padded=True)
     projection = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
     with (
-        capture_activations(student) as mine,
-        capture_activations(teacher, layers=LAYERS) as its,
+        capture_activations(student) as of_student,
+        capture_activations(teacher, layers=LAYERS) as of_teacher,
         torch.no_grad(),
     ):
         student(**batch)
         teacher(**batch)
 
-    found = matching_loss(
-        mine, its, layers=LAYERS, attention_mask=batch["attention_mask"], projection=projection
+    matching = matching_loss(
+        of_student,
+        of_teacher,
+        layers=LAYERS,
+        attention_mask=batch["attention_mask"],
+        projection=projection,
     )
 
     real = batch["attention_mask"].bool()
     expected = [
-        ((mine.hidden[a] - its.hidden[b] @ projection)[real] ** 2).mean() for a, b in ((0, 0), (1, 2), (2, 4))
+        ((of_student.hidden[a] - of_teacher.hidden[b] @ projection)[real] ** 2).mean() for a, b in ((0, 0), (1, 2), (2, 4))
     ]  # fmt: skip
-    torch.testing.assert_close(found.hidden, sum(expected) / 3)
+    torch.testing.assert_close(matching.hidden, sum(expected) / 3)
     with pytest.raises(ModelError, match="16 wide and the teacher's 32; give a projection"):
-        matching_loss(mine, its, layers=LAYERS, attention_mask=None)
+        matching_loss(of_student, of_teacher, layers=LAYERS, attention_mask=None)
 
 
 def test_of_two_compared_states_backward_keeps_one_tensor() -> None:
-    mine, its = (
+    of_student, of_teacher = (
         Activations(
             hidden={number: torch.randn(2, 5, 24) for number in range(2)},
             attention={0: Attention(torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 8))},
         )
         for _ in range(2)
     )
-    for state in mine.hidden.values():
+    for state in of_student.hidden.values():
         state.requires_grad_()
     kept: dict[int, int] = {}
 
@@ -233,13 +244,13 @@ def test_of_two_compared_states_backward_keeps_one_tensor() -> None:
         return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        found = matching_loss(mine, its, layers=[0], attention_mask=None)
+        matching = matching_loss(of_student, of_teacher, layers=[0], attention_mask=None)
 
-    assert sum(kept.values()) < 1.1 * sum(state.nbytes for state in mine.hidden.values())
-    found.hidden.backward()
-    for number, state in mine.hidden.items():
+    assert sum(kept.values()) < 1.1 * sum(state.nbytes for state in of_student.hidden.values())
+    matching.hidden.backward()
+    for number, state in of_student.hidden.items():
         assert state.grad is not None
-        expected = (state.detach() - its.hidden[number]) / state.numel()
+        expected = (state.detach() - of_teacher.hidden[number]) / state.numel()
         torch.testing.assert_close(state.grad, expected)
 
 
@@ -248,15 +259,15 @@ def test_different_head_counts_are_refused(make_masked_lm: Callable[..., Any]) -
         student = make_masked_lm(family, layers=2, num_attention_heads=2)
         teacher = make_masked_lm(family)
         with (
-            capture_activations(student) as mine,
-            capture_activations(teacher) as its,
+            capture_activations(student) as of_student,
+            capture_activations(teacher) as of_teacher,
             torch.no_grad(),
         ):
             student(**_batch(padded=False))
             teacher(**_batch(padded=False))
 
         with pytest.raises(ModelError, match="the student has 2 heads and the teacher 4"):
-            matching_loss(mine, its, layers=LAYERS, attention_mask=None)
+            matching_loss(of_student, of_teacher, layers=LAYERS, attention_mask=None)
 
 
 def test_an_architecture_we_cannot_listen_to_is_named() -> None:

@@ -33,8 +33,8 @@ def test_where_nothing_is_left_out_it_is_the_same_model_bit_for_bit(
     same = narrowed(model, _blocks(1), units=range(32), feed_forward=48)
 
     assert same is not model
-    for name, its in model.state_dict().items():
-        assert torch.equal(same.state_dict()[name], its), name
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(same.state_dict()[name], tensor), name
 
 
 @pytest.mark.parametrize("family", NARROW)
@@ -48,7 +48,7 @@ def test_a_model_with_units_to_spare_loses_nothing(
 
     narrow = narrowed(model, _blocks(), units=range(16), feed_forward=24)
 
-    whole, small = (encoder_of(one)(input_ids=ids).last_hidden_state for one in (model, narrow))
+    whole, small = (encoder_of(lm)(input_ids=ids).last_hidden_state for lm in (model, narrow))
     assert small.shape[-1] == narrow.config.hidden_size == 16
     assert whole[..., 16:].abs().max() == 0
     torch.testing.assert_close(small, whole[..., :16], atol=2e-3, rtol=0)
@@ -92,18 +92,22 @@ def test_a_narrow_student_starts_far_nearer_to_its_teacher_than_a_random_one(
     def distance(student: Any) -> float:
         with (
             torch.no_grad(),
-            capture_activations(student) as mine,
-            capture_activations(teacher) as its,
+            capture_activations(student) as of_student,
+            capture_activations(teacher) as of_teacher,
         ):
             student(input_ids=ids)
             teacher(input_ids=ids)
         matching = matching_loss(
-            mine, its, layers=layers, attention_mask=None, projection=projection_of(units, 32)
+            of_student,
+            of_teacher,
+            layers=layers,
+            attention_mask=None,
+            projection=projection_of(units, 32),
         )
         return float(matching.hidden)
 
-    made, random = (narrowed(teacher, _blocks(), units=units, seed=seed) for seed in (None, 1))
-    assert distance(made) < 0.25 * distance(random)
+    narrow, random = (narrowed(teacher, _blocks(), units=units, seed=seed) for seed in (None, 1))
+    assert distance(narrow) < 0.25 * distance(random)
 
 
 def test_as_many_pieces_as_hidden_units_are_not_taken_for_units(
@@ -126,13 +130,13 @@ def test_fewer_inner_units_change_answers_the_less_the_more_there_are(
     model, ids = make_masked_lm(family), _blocks(1)[0]
     expected = encoder_of(model)(input_ids=ids).last_hidden_state
 
-    found = [
+    errors = [
         float((encoder_of(narrowed(model, _blocks(), feed_forward=count))(input_ids=ids).last_hidden_state - expected).detach().square().mean())
         for count in (12, 36)
     ]  # fmt: skip
 
-    assert found[1] < 0.5 * found[0]
-    assert found[0] < float(expected.detach().var())
+    assert errors[1] < 0.5 * errors[0]
+    assert errors[0] < float(expected.detach().var())
 
 
 def test_the_projection_is_the_choice_of_units() -> None:
@@ -153,12 +157,12 @@ def test_units_are_chosen_from_which_all_others_can_be_told() -> None:
         moments.add(part)
 
     kept = pivoted_cholesky_selection(moments.covariance, 3)
-    told, constants = least_squares_reconstruction(kept.numbers, moments, constant=True)
+    linear, constants = least_squares_reconstruction(kept.numbers, moments, constant=True)
 
     assert kept.explained == pytest.approx(1)
     assert list(kept.numbers) == sorted(kept.numbers)
-    torch.testing.assert_close(rows[:, list(kept.numbers)].double() @ told + constants, rows.double(), atol=1e-3, rtol=0)  # fmt: skip
-    assert torch.equal(told[:, list(kept.numbers)], torch.eye(3).double())
+    torch.testing.assert_close(rows[:, list(kept.numbers)].double() @ linear + constants, rows.double(), atol=1e-3, rtol=0)  # fmt: skip
+    assert torch.equal(linear[:, list(kept.numbers)], torch.eye(3).double())
 
 
 def test_more_units_explain_more_and_all_of_them_everything() -> None:
@@ -179,24 +183,24 @@ def test_a_head_of_lower_rank_keeps_its_attention_whatever_the_mean_of_its_keys(
     keys[:, 2:] = 0
     keys += 2
 
-    heard = [Moments(6), Moments(6)]
-    for moments, rows in zip(heard, (queries, keys), strict=True):
+    both = [Moments(6), Moments(6)]
+    for moments, rows in zip(both, (queries, keys), strict=True):
         moments.add(rows)
-    turn_q, turn_k = cut_products(heard[0], heard[1], 2)
+    turn_q, turn_k = cut_products(both[0], both[1], 2)
 
-    found = (queries.double() @ turn_q) @ (keys.double() @ turn_k).T / 2**0.5
+    actual = (queries.double() @ turn_q) @ (keys.double() @ turn_k).T / 2**0.5
     expected = queries.double() @ keys.double().T / 6**0.5
-    torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(actual.softmax(-1), expected.softmax(-1), atol=1e-4, rtol=0)
 
 
 def test_what_a_head_adds_is_cut_to_its_rank() -> None:
     torch.manual_seed(0)
     context, out = torch.randn(200, 6) + 1, torch.randn(6, 9).double()
     context[:, 2:] = 0
-    heard = Moments(6)
-    heard.add(context)
+    moments = Moments(6)
+    moments.add(context)
 
-    turn, put = cut_sum(heard, out, 2)
+    turn, put = cut_sum(moments, out, 2)
 
     assert (turn.shape, put.shape) == ((6, 2), (2, 9))
     torch.testing.assert_close(context.double() @ turn @ put, context.double() @ out, atol=1e-3, rtol=0)  # fmt: skip

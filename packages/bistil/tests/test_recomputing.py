@@ -29,7 +29,9 @@ def _gradients(encoder: Any, *, lean: bool, half: bool) -> dict[str, Tensor]:
     encoder.zero_grad()
     _forward(encoder, lean=lean, half=half).backward()
     return {
-        name: one.grad.clone() for name, one in encoder.named_parameters() if one.grad is not None
+        name: weight.grad.clone()
+        for name, weight in encoder.named_parameters()
+        if weight.grad is not None
     }
 
 
@@ -52,10 +54,10 @@ def test_outputs_of_norms_activations_and_values_are_let_go(
 ) -> None:
     encoder = encoder_of(make_masked_lm("bert"))
     layer = encoder.encoder.layer[1]
-    made: dict[str, StorageWeakRef] = {}
+    outputs: dict[str, StorageWeakRef] = {}
 
     def note(name: str) -> Callable[..., None]:
-        return lambda _module, _inputs, output: made.update({name: StorageWeakRef(output.untyped_storage())})  # fmt: skip
+        return lambda _module, _inputs, output: outputs.update({name: StorageWeakRef(output.untyped_storage())})  # fmt: skip
 
     modules = {
         "activation": layer.intermediate.intermediate_act_fn,
@@ -67,10 +69,10 @@ def test_outputs_of_norms_activations_and_values_are_let_go(
         module.register_forward_hook(note(name))
     loss = _forward(encoder, lean=True, half=False)
 
-    there = {name for name, storage in made.items() if not storage.expired()}
+    there = {name for name, storage in outputs.items() if not storage.expired()}
     assert there == {"key"}
     loss.backward()
-    assert made["key"].expired()
+    assert outputs["key"].expired()
 
 
 def test_what_was_changed_in_place_is_kept(make_masked_lm: Callable[..., Any]) -> None:

@@ -40,12 +40,12 @@ def test_a_student_computes_what_the_truncated_teacher_does(
 
     student = student_of(teacher, chosen)
 
-    found = student(input_ids=ids).logits
+    actual = student(input_ids=ids).logits
     skipped = set(range(4)) - set(chosen)
     for number in skipped:
         layer = _layers(teacher)[number]
         layer.register_forward_hook(lambda _m, inputs, output: (inputs[0], *output[1:]) if isinstance(output, tuple) else inputs[0])  # fmt: skip
-    assert torch.equal(found, teacher(input_ids=ids).logits)
+    assert torch.equal(actual, teacher(input_ids=ids).logits)
     assert len(_layers(student)) == len(chosen)
 
 
@@ -64,7 +64,7 @@ def test_a_student_shares_no_memory_with_its_teacher_and_drops_nothing_out(
         for parameter in student.parameters():
             parameter.add_(1.0)
 
-    assert all(torch.equal(before[name], its) for name, its in teacher.state_dict().items())
+    assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
     assert student.config.hidden_dropout_prob == student.config.attention_probs_dropout_prob == 0
     assert student.get_output_embeddings().weight is student.get_input_embeddings().weight
 
@@ -86,9 +86,9 @@ def test_modernbert_keeps_its_first_layer_first_and_every_layers_window(
 def test_random_weights_follow_from_the_seed_alone(make_masked_lm: Callable[..., Any]) -> None:
     teacher = make_masked_lm("bert")
 
-    one, same, other = (student_of(teacher, (1, 3), seed=seed) for seed in (5, 5, 6))
+    five, again, six = (student_of(teacher, (1, 3), seed=seed) for seed in (5, 5, 6))
 
-    weights = [model.bert.encoder.layer[0].attention.self.query.weight for model in (one, same, other)]  # fmt: skip
+    weights = [model.bert.encoder.layer[0].attention.self.query.weight for model in (five, again, six)]  # fmt: skip
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
     assert not torch.equal(weights[0], teacher.bert.encoder.layer[1].attention.self.query.weight)
