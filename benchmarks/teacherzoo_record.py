@@ -23,7 +23,7 @@ from transformers import BertConfig, BertForMaskedLM  # offline first
 
 from teacherzoo import Masking, Signals, TokenSpace
 from teacherzoo.encoders.heads import split_head
-from teacherzoo.encoders.inference import PlainEngine, Question, answers
+from teacherzoo.encoders.inference import MaskedBlock, PlainEngine, predict_blocks
 from teacherzoo.encoders.teachers import Teacher
 from teacherzoo.signals.layout import CorpusRecord, Manifest, RecordingSettings
 from teacherzoo.signals.write import Row, shard_table, write_shard, write_whole
@@ -74,8 +74,8 @@ def main() -> None:
     some = blocks(count, length, size)
     pad = teacher.space.pad
 
-    def ask() -> tuple[list[Row], list[Question]]:
-        rows, questions = [], []
+    def mask_all() -> tuple[list[Row], list[MaskedBlock]]:
+        rows, masked = [], []
         for block in some:
             where = masked_positions(block, masking, space=teacher.space, draw=0)
             gold = block.token_ids[where]
@@ -86,10 +86,10 @@ def main() -> None:
             inputs = block.token_ids.copy()
             inputs[where] = shown
             rows.append(Row(block.document, 0, 0, block.token_ids, where, block.words[where]))
-            questions.append(Question(inputs, where, gold[:, None].astype(np.int64), "made"))
-        return rows, questions
+            masked.append(MaskedBlock(inputs, where, gold[:, None].astype(np.int64), "made"))
+        return rows, masked
 
-    _, fixed = ask()
+    _, fixed = mask_all()
     input_ids = torch.from_numpy(np.stack([q.input_ids for q in fixed]).astype(np.int64))
     mask = torch.ones_like(input_ids)
     cells = torch.from_numpy(
@@ -111,10 +111,10 @@ def main() -> None:
         folder = Path(name)
 
         def recording() -> None:
-            rows, questions = ask()
-            said = answers(
+            rows, masked = mask_all()
+            predictions = predict_blocks(
                 engine,
-                questions,
+                masked,
                 pad=pad,
                 token_budget=count * length,
                 k=K,
@@ -123,7 +123,7 @@ def main() -> None:
             write_shard(
                 folder,
                 "en-00000.parquet",
-                shard_table("en", rows, said),
+                shard_table("en", rows, predictions),
                 language="en",
                 metadata={},
             )
@@ -149,7 +149,7 @@ def main() -> None:
             unit="s", floor="recording", bar={"logits everywhere + top k": 2.0}, at_least=True, shape=shape,
         )  # fmt: skip
 
-        reading_beside_training(recorder, teacher, folder, some, ask, engine, repeats)
+        reading_beside_training(recorder, teacher, folder, some, mask_all, engine, repeats)
     recorder.close()
 
 
@@ -158,20 +158,20 @@ def reading_beside_training(
     teacher: Teacher,
     folder: Path,
     some: list[Block],
-    ask: Callable[[], tuple[list[Row], list[Question]]],
+    mask_all: Callable[[], tuple[list[Row], list[MaskedBlock]]],
     engine: PlainEngine,
     repeats: int,
 ) -> None:
     """A student's step on a batch, and reading that batch: decoding its share of a shard, and gathering it."""
-    signal_rows, questions = ask()
-    said = answers(
-        engine, questions, pad=0, token_budget=len(some) * 256, k=K, temperatures=TEMPERATURES
+    signal_rows, masked = mask_all()
+    predictions = predict_blocks(
+        engine, masked, pad=0, token_budget=len(some) * 256, k=K, temperatures=TEMPERATURES
     )
     many = 512 // max(8, len(some))
     shard = write_shard(
         folder,
         "en-00000.parquet",
-        shard_table("en", signal_rows * many, said * many),
+        shard_table("en", signal_rows * many, predictions * many),
         language="en",
         metadata={},
     )
