@@ -11,12 +11,14 @@ import pytest
         "encoders.families",
         "encoders.heads",
         "encoders.layers",
+        "pretrain.pretrain",
         "rank.rank",
         "signals.record",
         "signals.stats",
         "signals.verify",
         "text.corpora",
         "text.words",
+        "training.loss_module",
     ],
 )
 def test_examples_run(

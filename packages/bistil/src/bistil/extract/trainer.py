@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import TrainingArguments
 
 from bistil.errors import ExtractError
@@ -84,9 +83,9 @@ class ExtractTrainer(PreparedBatchTrainer):
     """Logs every term of the loss, by the language of the batch."""
 
     def __init__(self, *, languages: Sequence[str], **arguments: Any) -> None:
-        super().__init__(**arguments)
+        terms = [f"{term.name}_{language}" for term in EXTRACT_TERMS for language in languages]
+        super().__init__(figures=terms, figures_dtype=torch.float32, **arguments)
         self._languages = languages
-        self._sums: dict[str, Tensor] = {}  # [2]: of a term in a language, and of how many batches
 
     def compute_loss(
         self,
@@ -99,21 +98,8 @@ class ExtractTrainer(PreparedBatchTrainer):
         language = self._languages[int(inputs.pop("language"))]
         output: LossOutput = model(**inputs, language=language)
         for name, value in output.terms.items():
-            logged = torch.stack([value.float(), torch.ones_like(value, dtype=torch.float32)])
-            self._sums[f"{name}_{language}"] = logged + self._sums.get(f"{name}_{language}", 0)
+            self.means.add(f"{name}_{language}", value.float())
         return (output.loss, output) if return_outputs else output.loss
-
-    def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
-        """Add the terms by language, averaged since the last log over the batches of all processes."""
-        if "loss" in logs:
-            # Every process asks for the same names: one may have had no batch of some language.
-            names = [f"{term.name}_{language}" for term in EXTRACT_TERMS for language in self._languages]  # fmt: skip
-            none = torch.zeros(2, device=self.args.device)
-            sums = torch.stack([self._sums.get(name, none) for name in names])
-            totals = self.accelerator.reduce(sums, reduction="sum").tolist()
-            logs |= {name: total / count for name, (total, count) in zip(names, totals, strict=True) if count}  # fmt: skip
-            self._sums.clear()
-        super().log(logs, *arguments, **named)
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ class Sparsity:
         count: or their number.
         full_steps: steps of the first phase, which trains all; None for as many as the second has. With `full`, so many
             more for the one phase; None for none more.
-        l1: weight of Σ|θ - θ0| / N in both phases.
+        l1: λ, the weight of Σ|θ - θ₀| / N in both phases.
         freeze_norms: whether normalisation layers stay as they are.
         full: keep everything instead: ordinary fine-tuning in one phase, normalisation layers included.
         values: number format of the file's differences. The model is left as the start plus these very numbers.

@@ -82,7 +82,8 @@ def language_sft(
 
     LT-SFT with L = CE at masked positions + l1 · Σ|θ - θ₀| / N (Ansell et al. 2022, section 3). The text is cut into blocks
     [N, length] of the model's own pieces, documents packed one behind another; a share of them, by content, is held out, and
-    the weights that are best there are kept. The masked-LM head stays as it is, as in composable-sft; a decoder tied to the embeddings moves with them.
+    the weights that are best there are kept. The masked-LM head stays as it is, as in composable-sft; a decoder tied to the
+    embeddings moves with them.
     Interrupted, it goes on when called again with the same arguments, model and text, wherever these lie by then.
 
     Args:

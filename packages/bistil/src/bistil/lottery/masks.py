@@ -28,7 +28,7 @@ class Masks:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], selection: Selection) -> None:
         self._parameters = dict(parameters)
-        self._start = {name: its.detach().clone() for name, its in parameters.items()}
+        self._start = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         self._frozen: dict[str, Tensor] = {}
         self._hooks: list[Any] = []
         for name in selection.coded:
@@ -102,12 +102,12 @@ class Masks:
 def penalise_distance(
     parameters: Mapping[str, nn.Parameter], start: Mapping[str, Tensor], weight: float
 ) -> list[Any]:
-    """Pull parameters to where they started: the gradient of weight · Σ|θ - θ0| / N, once per backward pass.
+    """The L1 term of LT-SFT, λ/N · Σ|θ - θ₀|, by its gradient: once per backward pass.
 
     Args:
         parameters: that move; N is the number of all their entries.
-        start: θ0, under the same names.
-        weight: of the term, divided by the number of backward passes of a step.
+        start: θ₀, under the same names.
+        weight: λ, divided by the number of backward passes of a step.
 
     Returns:
         The hooks; `remove()` each to end it. Add them before `Masks`, which then masks this gradient, too.
@@ -115,11 +115,11 @@ def penalise_distance(
     strength = weight / sum(parameter.numel() for parameter in parameters.values())
 
     def pulling(parameter: nn.Parameter, origin: Tensor) -> Callable[[Tensor], Tensor]:
-        place = [origin]  # where the parameter is, once it has been moved
+        start_there = [origin]  # where the parameter is, once it has been moved
 
         def hook(gradient: Tensor) -> Tensor:
-            place[0] = place[0].to(parameter.device)
-            return gradient + strength * (parameter.detach() - place[0]).sign()
+            start_there[0] = start_there[0].to(parameter.device)
+            return gradient + strength * (parameter.detach() - start_there[0]).sign()
 
         return hook
 

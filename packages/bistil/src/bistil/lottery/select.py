@@ -146,8 +146,8 @@ def _histogram(
     """How often each half of the bits occurs: the upper halves, or the lower ones below one upper half."""
     counts = np.zeros(1 << 16, dtype=np.int64)
     for bits in movements:
-        mine = bits if of is None else bits[(bits >> 16) == of] & 0xFFFF
-        counts += np.bincount(mine >> shift, minlength=1 << 16)
+        halves = bits if of is None else bits[(bits >> 16) == of] & 0xFFFF
+        counts += np.bincount(halves >> shift, minlength=1 << 16)
     return counts
 
 

@@ -40,8 +40,8 @@ def held_out_texts(recipe: Recipe, documents: int) -> dict[str, list[str]]:
     texts = {}
     for language in recipe.languages:
         try:
-            found = islice(held_out_corpus(recipe, language).documents(), documents)
-            texts[language] = [document.text for document in found]
+            first = islice(held_out_corpus(recipe, language).documents(), documents)
+            texts[language] = [document.text for document in first]
         except CorpusError:
             continue
     return texts
@@ -137,11 +137,11 @@ def score_languages(
         return {
             language: score(
                 reader_of(model, tokenizers[language], max_length=block_length),
-                its,
+                documents,
                 masking=masking,
                 block_length=block_length,
             )
-            for language, its in texts.items()
+            for language, documents in texts.items()
         }
     finally:
         model.train(training)
