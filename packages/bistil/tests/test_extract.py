@@ -114,7 +114,7 @@ def test_the_card_of_a_teacher_on_the_hub_names_it_its_licence_and_the_relation_
     counts = {name: Parameters(**run["plan"].pop(name)) for name in ("teacher_parameters", "student_parameters")}  # fmt: skip
     plan = Plan(**{**run["plan"], **counts, "teacher": "xlm-r-base"})
     page = card(
-        plan, run["extraction"], name="small", sfts={}, texts={"en": "en.txt", "sw": "sw.txt"}, licences={},
+        plan, run["extraction"], name="small", sfts={}, texts={"en": "en.txt", "sw": "sw.txt"}, licences={"en": "MIT", "sw": "MIT"},
         before={}, after={},
     )  # fmt: skip
     (tmp_path / "README.md").write_text(page)

@@ -46,13 +46,15 @@ def card(
     hub = None if Path(plan.teacher).exists() else find_teacher(plan.teacher)
     licence = licence_of(hub or plan.teacher)
     results = list(_results(texts, after))
+    # One for all: what is made of several is under each of their licences.
+    stated = {(known or "").lower() for known in (licence, *map(licences.get, plan.languages))}
     data = ModelCardData(
         base_model=hub,  # the Hub takes no path of a folder
         base_model_relation="finetune" if hub else None,
         eval_results=results or None,
         language=list(plan.languages),
         library_name="transformers",
-        license=None if licence is None else licence.lower(),
+        license=(stated.pop() or None) if len(stated) == 1 else None,
         model_name=name,
         pipeline_tag="fill-mask",
         tags=["knowledge-distillation", "bistil"],
