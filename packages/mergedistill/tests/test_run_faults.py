@@ -256,7 +256,7 @@ from pathlib import Path
 import torch
 from mergedistill import MergedistillError, read_recipe, run, status
 from mergedistill.recipe.stages import STAGES, stages
-from mergedistill import card, training  # imported late by a run
+import mergedistill.publish.card, mergedistill.training.trainer  # imported late by a run
 from teacherzoo import TeacherzooError
 torch.set_num_threads(1)
 recipe = read_recipe(Path(sys.argv[1]))
