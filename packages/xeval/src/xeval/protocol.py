@@ -78,12 +78,12 @@ class Protocol:
                     f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
                 )
 
-    def settings(self, own: Sequence[str] = (), *, finetuned: bool) -> dict[str, Any]:
+    def settings(self, task_settings: Sequence[str] = (), *, finetuned: bool) -> dict[str, Any]:
         """The settings that bear on a task.
 
         Args:
-            own: those that no other task has.
+            task_settings: those that no other task has.
             finetuned: whether it has a head that is fine-tuned.
         """
-        bearing = {*_EVERY_TASK, *own, *(_FINE_TUNING if finetuned else ())}
+        bearing = {*_EVERY_TASK, *task_settings, *(_FINE_TUNING if finetuned else ())}
         return {s.name: getattr(self, s.name) for s in fields(self) if s.name in bearing}
