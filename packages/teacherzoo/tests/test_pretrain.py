@@ -11,6 +11,7 @@ from teacherzoo.pretrain import trainer as pretraining
 from teacherzoo.pretrain.config import PretrainingConfig, TokenizerFamily
 from teacherzoo.pretrain.pretrain import pretrain_teacher
 from teacherzoo.pretrain.text import pack, train_tokenizer
+from teacherzoo.progress import no_progress
 from teacherzoo.text.corpora import Corpus
 
 TINY = PretrainingConfig(
@@ -122,18 +123,14 @@ def test_the_same_call_gives_the_same_bytes(
 
 
 def test_letters_are_ordinary_pieces(corpora: list[Corpus], tmp_path: Path) -> None:
-    tokenizer = train_tokenizer(
-        corpora, TINY, tmp_path / "tokenizer.json", watch=lambda done, total, what: None
-    )
+    tokenizer = train_tokenizer(corpora, TINY, tmp_path / "tokenizer.json", watch=no_progress)
 
     added = set(tokenizer.get_added_vocab())
     assert added == {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
 
 
 def test_held_out_documents_are_in_no_training_block(corpora: list[Corpus], tmp_path: Path) -> None:
-    tokenizer = train_tokenizer(
-        corpora, TINY, tmp_path / "tokenizer.json", watch=lambda done, total, what: None
-    )
+    tokenizer = train_tokenizer(corpora, TINY, tmp_path / "tokenizer.json", watch=no_progress)
     corpus = corpora[0]
     held_out = {document.text for document in replace(corpus, part="held_out").documents()}
 
@@ -154,9 +151,7 @@ def test_blocks_are_the_same_however_many_documents_are_read_at_a_time(
     together: int, corpora: list[Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("teacherzoo.pretrain.text._TOGETHER", together)
-    tokenizer = train_tokenizer(
-        corpora, TINY, tmp_path / "tokenizer.json", watch=lambda done, total, what: None
-    )
+    tokenizer = train_tokenizer(corpora, TINY, tmp_path / "tokenizer.json", watch=no_progress)
     stream = []
     for document in replace(corpora[0], part="train").documents():
         stream += [*tokenizer(document.text, add_special_tokens=False).input_ids, tokenizer.sep_token_id]  # fmt: skip

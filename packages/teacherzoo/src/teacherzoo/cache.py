@@ -16,11 +16,11 @@ from teacherzoo.atomic_write import remove, written_whole
 from teacherzoo.digests import keep_digests
 from teacherzoo.errors import CacheError
 from teacherzoo.processes import rank, wait_for_all
+from teacherzoo.progress import ProgressCallback, no_progress
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-Watch = Callable[[int, int, str], None]
 MADE = "made"
 """In a work folder, what becomes the outcome."""
 DIGESTS = "digests.json"
@@ -38,7 +38,7 @@ def made_once(
     *,
     together: bool = False,
     refuse: type[Exception] | None = None,
-    watch: Watch = lambda done, total, what: None,
+    watch: ProgressCallback = no_progress,
 ) -> Path:
     """`place`, made now unless it is there already, made of these very inputs.
 
@@ -142,7 +142,7 @@ def alone_in(
     *,
     name: Path | None = None,
     refuse: type[Exception] | None = CacheError,
-    watch: Watch = lambda done, total, what: None,
+    watch: ProgressCallback = no_progress,
 ) -> Iterator[None]:
     """Inside, no other run works in `folder`; a killed one leaves it free. Under a launcher the first process holds it for all.
 
@@ -225,7 +225,9 @@ def _as_text(inputs: Any) -> str:
     return json.dumps(inputs, indent=1, sort_keys=True, default=str)
 
 
-def _locked(folder: Path, name: Path, refuse: type[Exception] | None, watch: Watch) -> BaseFileLock:
+def _locked(
+    folder: Path, name: Path, refuse: type[Exception] | None, watch: ProgressCallback
+) -> BaseFileLock:
     from filelock import FileLock, Timeout
 
     while True:

@@ -9,7 +9,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from vocabmerge.errors import VocabularyError
-from vocabmerge.progress import Watch, no_progress
+from vocabmerge.progress import ProgressCallback, no_progress
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 
 _LINES_AT_ONCE = 2000
@@ -21,7 +21,7 @@ def count_pieces(
     lines: Iterable[str],
     *,
     size: int | None = None,
-    watch: Watch = no_progress,
+    watch: ProgressCallback = no_progress,
     what: str = "lines counted",
 ) -> NDArray[np.int64]:
     """How often the segmentation of a text uses each piece, without the special tokens that wrap a line.

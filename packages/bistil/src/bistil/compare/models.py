@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bistil.compare.identity import WantedResults
@@ -20,10 +20,10 @@ from bistil.tasks.teacher import TaskTeacher
 from bistil.tasks.training import TaskTraining
 from teacherzoo.atomic_write import temporary_beside
 from teacherzoo.processes import rank, wait_for_all
+from teacherzoo.progress import ProgressCallback
 from xeval import Protocol, open_source
 from xeval.finetune.checkpoint import write_finetuned
 
-Watch = Callable[[int, int, str], None]
 BILINGUAL: dict[System, str] = {
     "bistil": "bistil",
     "no-task-teacher": "bistil",
@@ -54,7 +54,7 @@ class Models:
 
     @contextlib.contextmanager
     def with_task(
-        self, system: System, task: str, target: str, seed: int, watch: Watch
+        self, system: System, task: str, target: str, seed: int, watch: ProgressCallback
     ) -> Iterator[Path]:
         """The folder, for the length of a block, of a system that knows a task and is to be used on a target."""
         if system in BILINGUAL:
@@ -74,7 +74,7 @@ class Models:
             wait_for_all()
             yield folder
 
-    def base(self, system: System, target: str, seed: int, watch: Watch) -> str:
+    def base(self, system: System, target: str, seed: int, watch: ProgressCallback) -> str:
         """What a system tunes: the multilingual model, or a student, extracted now if it is not there."""
         if system == "full-teacher":
             return self._recipe.model
@@ -108,7 +108,7 @@ class Models:
         return str(folder)
 
     def _languages(
-        self, system: System, model: str, languages: Sequence[str], watch: Watch
+        self, system: System, model: str, languages: Sequence[str], watch: ProgressCallback
     ) -> list[Path]:
         """The model's sparse fine-tunings of some languages, made now if they are not there."""
         plan = self._recipe.languages
@@ -130,7 +130,9 @@ class Models:
             files.append(file)
         return files
 
-    def _task_file(self, system: System, model: str, task: str, seed: int, watch: Watch) -> Path:
+    def _task_file(
+        self, system: System, model: str, task: str, seed: int, watch: ProgressCallback
+    ) -> Path:
         """The model's sparse fine-tuning of a task under the source's language, made now if it is not there."""
         place = "tasks" if system == "full-teacher" else Path(model).name
         file = self._of_task(task) / "sft" / place / f"seed{seed}.safetensors"
@@ -142,7 +144,9 @@ class Models:
             )  # fmt: skip
         return file
 
-    def _adapted(self, system: System, task: str, target: str, seed: int, watch: Watch) -> Path:
+    def _adapted(
+        self, system: System, task: str, target: str, seed: int, watch: ProgressCallback
+    ) -> Path:
         folder = self._of_task(task) / "adapted" / f"{system}-{target}-seed{seed}"
         if folder.is_dir():
             return folder

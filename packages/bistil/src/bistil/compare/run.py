@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,18 +11,17 @@ from bistil.compare.models import Models
 from bistil.compare.recipe import Comparison
 from bistil.tasks.adapt import ResultLabel
 from teacherzoo.processes import rank, wait_for_all
+from teacherzoo.progress import ProgressCallback, no_progress
 from xeval import DataSet, append_cost, cost, open_source, read_costs, read_results, score
 
 __all__ = ["compare", "results_of", "summary"]
-
-Watch = Callable[[int, int, str], None]
 
 
 def compare(
     recipe: Comparison,
     *,
     wanted: WantedResults | None = None,
-    watch: Watch = lambda done, total, what: None,
+    watch: ProgressCallback = no_progress,
 ) -> tuple[Path, list[str]]:
     """Make every system for every target, task and seed, and let the judge score it (the comparisons of Ansell et al. 2023).
 
@@ -77,17 +76,21 @@ def compare(
                 _score(folder, results, sets, recipe, inner)
     for system in recipe.systems:
         if not _cost_is_known(costs, wanted.labels[system]):
-            model = models.base(system, plan[0][2], 0, lambda done, total, what: None)
+            model = models.base(system, plan[0][2], 0, no_progress)
             _measure_cost(model, costs, wanted.labels[system], length=recipe.tune.length)
     return results, wanted.notes
 
 
-def _labelled(watch: Watch, label: str) -> Watch:
+def _labelled(watch: ProgressCallback, label: str) -> ProgressCallback:
     return lambda done, total, what: watch(done, total, f"{label}: {what}")
 
 
 def _score(
-    folder: Path, results: Path, sets: Sequence[DataSet], recipe: Comparison, watch: Watch
+    folder: Path,
+    results: Path,
+    sets: Sequence[DataSet],
+    recipe: Comparison,
+    watch: ProgressCallback,
 ) -> None:
     """By the first process alone, while the others wait."""
     if rank() == 0:

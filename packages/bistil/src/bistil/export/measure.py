@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from bistil.export.energy import joules_per_example
+from teacherzoo.progress import ProgressCallback, no_progress
 from xeval.cost.measure import Cost, cost
-
-Watch = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +32,7 @@ def measure(
     batch: int = 1,
     length: int = 128,
     repeats: int = 20,
-    watch: Watch = lambda done, total, what: None,
+    watch: ProgressCallback = no_progress,
 ) -> Measured:
     """Measure a model folder as the judge does, at one thread and at `threads`.
 

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,8 +20,8 @@ from bistil.export.graph import PLACES_OF_WORDS, Graph, example_inputs, open_gra
 from bistil.export.readme import write_readme
 from teacherzoo.atomic_write import written_whole
 from teacherzoo.cache import refuse_what_exists
+from teacherzoo.progress import ProgressCallback, no_progress
 
-Watch = Callable[[int, int, str], None]
 TOLERANCE = 1e-4  # of logits in float32: beyond it an export is refused
 # Protocol buffers, which ONNX files are, end at 2 GiB; weights beyond that lie in a file beside the graph.
 _LARGEST_FILE = 2**31 - 2**24
@@ -53,9 +53,7 @@ class Exported:
     bytes: dict[str, int]
 
 
-def export(
-    model: str | Path, out: Path, *, watch: Watch = lambda done, total, what: None
-) -> Exported:
+def export(model: str | Path, out: Path, *, watch: ProgressCallback = no_progress) -> Exported:
     """Write a model as ONNX, and once more with its matrix products in eight bits.
 
     A weight W becomes whole numbers round(W / s) from -127 to 127 with one scale s for a tensor, once; activations become

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from bistil.errors import ExportError
 from bistil.export.heads import Part, part_of
+from teacherzoo.progress import ProgressCallback, no_progress
 from xeval.data.source import Source, choose_targets
 from xeval.evaluate.score import score_examples
 from xeval.finetune.checkpoint import TaskModel, read_finetuned
-from xeval.progress import Watch, silent
 from xeval.task_templates.task import FineTunedTask
 from xeval.tasks import task_of
 
@@ -49,7 +49,7 @@ def int8_scores(
     *,
     source: Source,
     languages: Sequence[str] = ("all",),
-    watch: Watch = silent,
+    watch: ProgressCallback = no_progress,
 ) -> list[ScoreDrop]:
     """Judge a tuned model and its eight-bit graph on the same test sets, by xeval's own decoding and metrics.
 

@@ -29,13 +29,12 @@ from teacherzoo.cache import DIGESTS, MADE, made_once, work_dir
 from teacherzoo.digests import digest_of_arguments, digest_of_inputs, keep_digests
 from teacherzoo.encoders.teachers import read_config, teacher_folder
 from teacherzoo.processes import rank
+from teacherzoo.progress import ProgressCallback, no_progress
 from vocabmerge import read_vocabulary
 from xeval.cost.parameters import parameters_of, split_parameters
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
-
-Watch = Callable[[int, int, str], None]
 
 
 def extract(
@@ -50,7 +49,7 @@ def extract(
     licences: Mapping[str, str] | None = None,
     cache_dir: Path | None = None,
     tell: Callable[[Plan], None] = lambda plan: None,
-    watch: Watch = lambda done, total, what: None,
+    watch: ProgressCallback = no_progress,
 ) -> Path:
     """Extract a small model for a few languages out of a big multilingual one (BiStil, phase 1; Ansell et al. 2023, section 3).
 
@@ -116,7 +115,7 @@ def _trim_copy_distil(
     work: Path,
     cache_dir: Path,
     tell: Callable[[Plan], None],
-    watch: Watch,
+    watch: ProgressCallback,
 ) -> tuple[dict[str, Any], Any, Teacher]:
     """Figures for the record, the student, and the teacher with a trimmed vocabulary."""
     from bistil.extract.trainer import held_out_terms, train, training_arguments  # late: slow
@@ -216,7 +215,7 @@ def _layers(folder: Path, name: str | Path, extraction: Extraction) -> tuple[int
 
 
 def _text_blocks(
-    teacher: Teacher, given: _Given, folder: Path, extraction: Extraction, watch: Watch
+    teacher: Teacher, given: _Given, folder: Path, extraction: Extraction, watch: ProgressCallback
 ) -> TextBlocks:
     """The text in blocks, cut when they are asked for if no earlier run left them."""
     return TextBlocks(

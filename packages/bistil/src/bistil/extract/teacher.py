@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -15,9 +15,8 @@ from bistil.sparse.reindex import carry_over, kept_ids
 from teacherzoo import Teacher, load_teacher
 from teacherzoo.cache import MADE, digest_of_values, made_once
 from teacherzoo.digests import digest_of_inputs
+from teacherzoo.progress import ProgressCallback
 from vocabmerge import trim
-
-Watch = Callable[[int, int, str], None]
 
 
 def trimmed_teacher(
@@ -26,7 +25,7 @@ def trimmed_teacher(
     cache_dir: Path,
     extraction: Extraction,
     *,
-    watch: Watch,
+    watch: ProgressCallback,
 ) -> Teacher:
     """The teacher with the pieces that the languages need, made once in a cache; whole where all are kept.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,10 @@ from bistil.losses.extraction import ExtractionModel
 from bistil.losses.outputs import LossOutput
 from bistil.losses.table import EXTRACT_TERMS
 from bistil.text.batches import MaskedBatches
+from teacherzoo.progress import ProgressCallback
 from teacherzoo.training.arguments import decided_arguments, trainer_arguments
 from teacherzoo.training.trainer import PreparedBatchTrainer
 from teacherzoo.training.watch import TrainingWatch
-
-Watch = Callable[[int, int, str], None]
 
 
 def train(
@@ -30,7 +29,7 @@ def train(
     languages: Sequence[str],
     arguments: TrainingArguments,
     *,
-    watch: Watch,
+    watch: ProgressCallback,
 ) -> list[dict[str, float]]:
     """Train the student of `model` in place, resuming from the last whole checkpoint.
 

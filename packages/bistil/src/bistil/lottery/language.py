@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,9 @@ from teacherzoo import load_teacher, split_head
 from teacherzoo.cache import DIGESTS, MADE, made_once, refuse_what_exists, work_dir
 from teacherzoo.digests import digest_of_arguments, digest_of_inputs, keep_digests
 from teacherzoo.processes import rank
+from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.training import arguments
 from teacherzoo.training.loss_module import LossModule
-
-Watch = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +75,7 @@ def language_sft(
     language: str,
     training: LanguageTraining | None = None,
     sparsity: Sparsity | None = None,
-    watch: Watch = lambda done, total, what: None,
+    watch: ProgressCallback = no_progress,
 ) -> SparseFineTuning:
     """Learn a language by masked-LM training, keep what moved most, and write it as a sparse fine-tuning.
 

@@ -17,10 +17,11 @@ from bistil.errors import AdaptError, SparseError
 from bistil.lottery.config import NUMBERS, Evaluation, Sparsity, TrainingPlan, TrainingResult
 from bistil.lottery.masks import Masks, penalise_distance
 from bistil.lottery.select import Selection, read_selection, select, write_selection
-from bistil.lottery.training_run import Watch, assign, train
+from bistil.lottery.training_run import assign, train
 from bistil.sparse.apply import apply, difference
 from bistil.sparse.difference import SparseFineTuning, SparseTensor
 from teacherzoo.processes import rank, wait_for_all
+from teacherzoo.progress import ProgressCallback, no_progress
 
 Batches = Callable[[int], torch.utils.data.Dataset[dict[str, Tensor]]]
 
@@ -34,7 +35,7 @@ def lottery_ticket(
     folder: Path,
     *,
     evaluation: Evaluation | None = None,
-    watch: Watch = lambda done, total, what: None,
+    watch: ProgressCallback = no_progress,
 ) -> Ticket:
     """φ = θ₂ - θ₀, in place: the body is left as θ₀ + φ, the head as the last phase made it.
 
@@ -111,7 +112,7 @@ class _Tuning:
         sparsity: Sparsity,
         folder: Path,
         evaluation: Evaluation | None,
-        watch: Watch,
+        watch: ProgressCallback,
     ) -> None:
         self._model, self._body, self._batches = model, body, batches
         self._plan, self._sparsity, self._folder = plan, sparsity, folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from bistil.errors import SparseError
 from bistil.sparse.gap_coding import decode_gaps, encode_gaps
 from teacherzoo.atomic_write import written_whole
+from teacherzoo.progress import ProgressCallback, no_progress
 
 _CHUNK = 1 << 17  # entries looked at together: they stay in the cache
 _INFINITE = 0x7F800000  # the bits of infinity; those of NaN lie above
@@ -51,7 +52,7 @@ def select(
     after: Mapping[str, Tensor],
     *,
     count: int,
-    watch: Callable[[int, int, str], None] = lambda done, total, what: None,
+    watch: ProgressCallback = no_progress,
 ) -> Selection:
     """The `count` entries with the greatest |after - before|, pooled over all tensors.
 
@@ -107,7 +108,7 @@ def select(
 
 
 class _Progress:
-    def __init__(self, watch: Callable[[int, int, str], None], total: int) -> None:
+    def __init__(self, watch: ProgressCallback, total: int) -> None:
         self._watch, self._total, self._done = watch, total, 0
 
     def add(self, entries: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from bistil.errors import AdaptError
 from bistil.lottery.config import Evaluation, TrainingPlan, TrainingResult
 from bistil.lottery.masks import Masks
 from teacherzoo.processes import join_processes
+from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.training.arguments import (
     decided_arguments,
     refuse_unfit_arguments,
@@ -25,7 +26,6 @@ from teacherzoo.training.arguments import (
 from teacherzoo.training.trainer import PreparedBatchTrainer
 from teacherzoo.training.watch import TrainingWatch
 
-Watch = Callable[[int, int, str], None]
 _WEIGHTS = "trained.safetensors"
 _SCORE = "eval_score"
 _WHERE = "Trainer arguments"
@@ -39,7 +39,7 @@ def train(
     *,
     masks: Masks | None = None,
     evaluation: Evaluation | None = None,
-    watch: Watch = lambda done, total, what: None,
+    watch: ProgressCallback = no_progress,
     what: str = "training",
 ) -> TrainingResult:
     """Train `model` in place on `batches` in their order, going on from the last whole checkpoint in `folder`.

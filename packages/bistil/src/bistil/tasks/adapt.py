@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,12 +27,12 @@ from bistil.tasks.training import Objective, TaskTraining, plan_of, train_task, 
 from teacherzoo.cache import DIGESTS, MADE, made_once, refuse_what_exists, work_dir
 from teacherzoo.digests import digest_of_model, keep_digests
 from teacherzoo.processes import rank
+from teacherzoo.progress import ProgressCallback, no_progress
 from xeval import FineTunedModel
 from xeval.data.source import Source
 from xeval.encoder import model_digest
 from xeval.finetune.checkpoint import TaskModel, write_finetuned
 
-Watch = Callable[[int, int, str], None]
 TASK_FILE = "task.sft.safetensors"
 TEACHER_FILE = "teacher.sft.safetensors"
 
@@ -49,7 +49,7 @@ def adapt(
     loss: TaskLossWeights | None = None,
     layers: Sequence[int] | None = None,
     label: ResultLabel | None = None,
-    watch: Watch = lambda done, total, what: None,
+    watch: ProgressCallback = no_progress,
 ) -> Path:
     """Adapt a student to a task on the source language, for use on the target's (BiStil, phase 2; Ansell et al. 2023, section 3.2).
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,12 +20,11 @@ from bistil.tasks.training import TaskTraining, plan_of, train_task, untrained
 from teacherzoo.cache import MADE, made_once, refuse_what_exists
 from teacherzoo.digests import digest_of_files, digest_of_model
 from teacherzoo.processes import rank
+from teacherzoo.progress import ProgressCallback, no_progress
 from xeval import FineTunedModel, FineTunedTask, Protocol, task_of
 from xeval.data.source import Source
 from xeval.encoder import model_digest
 from xeval.finetune.checkpoint import TaskModel, build
-
-Watch = Callable[[int, int, str], None]
 
 
 def task_sft(
@@ -37,7 +36,7 @@ def task_sft(
     language: str,
     language_sfts: Sequence[str | Path] = (),
     training: TaskTraining | None = None,
-    watch: Watch = lambda done, total, what: None,
+    watch: ProgressCallback = no_progress,
 ) -> SparseFineTuning:
     """Learn a task on the source language by LT-SFT, and write differences and head as one file (Ansell et al. 2022, section 3).
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,9 @@ from bistil.tasks.data import TaskData
 from bistil.tasks.task_sft import apply_task, digests_of, task_sft
 from bistil.tasks.training import TaskTraining
 from teacherzoo.digests import digest_of_files, digest_of_model
+from teacherzoo.progress import ProgressCallback
 from xeval import FineTunedModel, read_finetuned
 from xeval.data.source import Source
-
-Watch = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +55,7 @@ def open_teacher(
     language: str,
     training: TaskTraining,
     file: Path,
-    watch: Watch,
+    watch: ProgressCallback,
 ) -> FineTunedModel:
     """The teacher with its head; its labels are checked.
 

@@ -16,12 +16,12 @@ from bistil.tasks.data import TaskBatches, TaskData, dev_score
 from bistil.text.batches import examples_per_pass
 from teacherzoo.digests import digest_of_arguments
 from teacherzoo.processes import world_size
+from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.training import arguments
 from xeval import Protocol
 from xeval.finetune.checkpoint import TaskModel, build
 from xeval.task_templates.word_tokenization import Pieces
 
-Watch = Callable[[int, int, str], None]
 Objective = Callable[[TaskModel, int], nn.Module]
 
 PROTOCOL = Protocol(batch_size=8, warmup=0.0, patience=1000, weight_decay=0.0)
@@ -98,7 +98,7 @@ def train_task(
     work: Path,
     *,
     objective: Objective | None = None,
-    watch: Watch = lambda done, total, what: None,
+    watch: ProgressCallback = no_progress,
 ) -> tuple[Ticket, dict[str, Any]]:
     """Train in place; see `lottery_ticket`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from teacherzoo.cache import MADE, digest_of_values, made_once
 from teacherzoo.digests import TOKENIZER_FILES, digest_of_model, digest_of_text
 from teacherzoo.encoders.teachers import read_tokenizer
 from teacherzoo.pretrain.text import stream_blocks
+from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.text.corpora import Part
 
-Watch = Callable[[int, int, str], None]
 _HELD_OUT_BATCHES = 8
 _BLOCKS = "blocks.int32"  # row after row, as the machine holds them
 
@@ -56,7 +56,7 @@ class TextBlocks:
         held_out_share: float,
         mask_rate: float,
         seed: int,
-        watch: Watch = lambda done, total, what: None,
+        watch: ProgressCallback = no_progress,
     ) -> None:
         if length > teacher.max_length:
             raise ExtractError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,12 +16,13 @@ from teacherzoo.atomic_write import written_whole
 from teacherzoo.catalogue.catalogue import find_teacher
 from teacherzoo.encoders.teachers import load_teacher
 from teacherzoo.processes import own_device
+from teacherzoo.progress import ProgressCallback
 
 MEASURED = 200  # held-out documents of a language that models are measured on
 
 
 def held_out_scores(
-    recipe: Recipe, student: Path, *, kept: Path, watch: Callable[[int, int, str], None]
+    recipe: Recipe, student: Path, *, kept: Path, watch: ProgressCallback
 ) -> dict[str, dict[str, float]]:
     """Per language, bits per byte and masked accuracy of the student and of its teacher on the same held-out documents.
 
@@ -65,7 +66,7 @@ def _teacher_scores(
     recipe: Recipe,
     texts: Mapping[str, list[str]],
     file: Path,
-    watch: Callable[[int, int, str], None],
+    watch: ProgressCallback,
 ) -> dict[str, dict[str, float]]:
     """Of each language's primary teacher; those that do not fit into memory are not measured."""
     kept: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.is_file() else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,10 @@ from teacherzoo import Corpus, CorpusError
 from teacherzoo import rank as rank_teachers
 from teacherzoo.atomic_write import written_whole
 from teacherzoo.catalogue.catalogue import find_teacher
+from teacherzoo.progress import ProgressCallback
 
-Watch = Callable[[int, int, str], None]
 
-
-def rank_candidates(recipe: Recipe, watch: Watch) -> dict[str, Any]:
+def rank_candidates(recipe: Recipe, watch: ProgressCallback) -> dict[str, Any]:
     """Measure the teachers that have not been measured yet, and write the ratings of all.
 
     Teachers kept outside of memory are not measured: that would take as long as recording them.
@@ -71,7 +70,9 @@ def _measured_text(recipe: Recipe, language: str) -> Corpus:
     return held_out
 
 
-def _measure(recipe: Recipe, teacher: Teaching, corpora: Sequence[Corpus], watch: Watch) -> None:
+def _measure(
+    recipe: Recipe, teacher: Teaching, corpora: Sequence[Corpus], watch: ProgressCallback
+) -> None:
     ranking = rank_teachers(
         [find_teacher(teacher.teacher)],
         corpora,

@@ -8,7 +8,7 @@ import math
 import re
 import shutil
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,8 @@ from mergedistill.recipe.recipe import Recipe
 from mergedistill.recipe.stages import Stage, stages
 from teacherzoo.cache import alone_in
 from teacherzoo.processes import wait_for_all
+from teacherzoo.progress import ProgressCallback, no_progress
 
-Watch = Callable[[int, int, str], None]
 # Quantiles of Student's t that 95 % of it lie between, for 1, 2, … degrees of freedom.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
@@ -61,7 +61,7 @@ def ablate(
     variants: Sequence[Variant],
     *,
     seeds: Sequence[int] = (),
-    watch: Watch = lambda done, total, what: None,
+    watch: ProgressCallback = no_progress,
 ) -> list[Outcome]:
     """Run every variant with every seed, each in `out/ablations/VARIANT/seed-N`.
 
@@ -272,5 +272,5 @@ def _random_assignment(recipe: Recipe) -> list[dict[str, Any]]:
     ]
 
 
-def _told(watch: Watch, label: str) -> Watch:
+def _told(watch: ProgressCallback, label: str) -> ProgressCallback:
     return lambda done, total, what: watch(done, total, f"{label}: {what}")

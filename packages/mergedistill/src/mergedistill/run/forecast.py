@@ -27,10 +27,10 @@ from mergedistill.recipe.stages import STAGES, ensembles_or_refuse, recording_fo
 from mergedistill.run.run import run
 from mergedistill.training.trainer import EVALUATED
 from teacherzoo import Signals
+from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.signals.layout import MANIFEST
 from teacherzoo.signals.stats import column_sizes
 
-Watch = Callable[[int, int, str], None]
 _SAMPLE_BYTES = 32 << 10  # of each language's text; four times that where it holds few documents
 _STEPS = 4  # of the miniature's training; the first is not timed
 _RANKED_BYTES = 4 << 10  # of each language's text, that the miniature ranks teachers on
@@ -96,7 +96,7 @@ class Plan:
     corpus_warnings: tuple[str, ...]
 
 
-def plan(recipe: Recipe, *, watch: Watch = lambda done, total, what: None) -> Plan:
+def plan(recipe: Recipe, *, watch: ProgressCallback = no_progress) -> Plan:
     """Foresee a run; nothing is written but to a temporary folder.
 
     Args:
@@ -189,7 +189,7 @@ def _ranked(recipe: Recipe, counts: Mapping[str, _Count]) -> int:
     return min(recipe.rank.documents, max(8, round(_RANKED_BYTES / longest)))
 
 
-def _observe(small: Recipe, watch: Watch) -> _Observed:
+def _observe(small: Recipe, watch: ProgressCallback) -> _Observed:
     seen = _Observed()
     for name in STAGES:
         if name == "vocabulary":
@@ -200,7 +200,7 @@ def _observe(small: Recipe, watch: Watch) -> _Observed:
     return seen
 
 
-def _time(small: Recipe, until: str, noted: str, seen: _Observed, watch: Watch) -> None:
+def _time(small: Recipe, until: str, noted: str, seen: _Observed, watch: ProgressCallback) -> None:
     reports = seen.times.setdefault(noted, [])
 
     def note(done: int, total: int, what: str) -> None:

@@ -6,7 +6,7 @@ import gc
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import islice
@@ -42,12 +42,12 @@ from teacherzoo.cache import alone_in
 from teacherzoo.catalogue.catalogue import find_teacher
 from teacherzoo.encoders.teachers import teacher_folder
 from teacherzoo.processes import rank, wait_for_all
+from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.signals.layout import MANIFEST
 from vocabmerge import Vocabulary, find_conflicts, read_vocabulary
 from vocabmerge.union.folder import save_merged
 from vocabmerge.union.merge import merge_vocabularies
 
-Watch = Callable[[int, int, str], None]
 _LOG = logging.getLogger("mergedistill")
 
 
@@ -56,7 +56,7 @@ def run(
     *,
     until: str = STAGES[-1],
     force: str | None = None,
-    watch: Watch = lambda done, total, what: None,
+    watch: ProgressCallback = no_progress,
 ) -> Path:
     """Follow a recipe; a second call does nothing, an interrupted one goes on, a changed one redoes what depends on it.
 
@@ -132,11 +132,11 @@ def _refuse_early(recipe: Recipe) -> None:
         refuse_unfit_teachers(recipe, ensembles)
 
 
-def _rank(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
+def _rank(recipe: Recipe, plan: dict[str, Stage], watch: ProgressCallback) -> None:
     plan["rank"].make(lambda folder: rank_candidates(recipe, watch))
 
 
-def _make_vocabulary(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
+def _make_vocabulary(recipe: Recipe, plan: dict[str, Stage], watch: ProgressCallback) -> None:
     ensembles = ensembles_or_refuse(recipe)
     limit = recipe.vocabulary.calibration_lines
 
@@ -193,7 +193,7 @@ def _refuse_conflicts(
             )
 
 
-def _record(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
+def _record(recipe: Recipe, plan: dict[str, Stage], watch: ProgressCallback) -> None:
     def build(_folder: Path) -> dict[str, Any]:
         for teacher, languages in teachers_in_use(recipe, ensembles_or_refuse(recipe)).values():
             for language in languages:
@@ -206,7 +206,7 @@ def _record(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
     plan["record"].make(build, together=True)
 
 
-def _train(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
+def _train(recipe: Recipe, plan: dict[str, Stage], watch: ProgressCallback) -> None:
     from transformers import AutoTokenizer
 
     from mergedistill.student.loss import DistillationLoss
@@ -263,7 +263,7 @@ def _meetings(signals: Mapping[str, Signals]) -> dict[str, Any]:
     return usage
 
 
-def _write_student(recipe: Recipe, plan: dict[str, Stage], watch: Watch) -> None:
+def _write_student(recipe: Recipe, plan: dict[str, Stage], watch: ProgressCallback) -> None:
     from mergedistill.publish.card import card
     from mergedistill.publish.held_out_scores import held_out_scores
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from mergedistill.recipe.language_teachers import TeacherEnsemble, teachers_in_use
@@ -11,14 +11,13 @@ from mergedistill.recipe.stages import recording_folder
 from mergedistill.targets.combined import CombinedSignals
 from teacherzoo import Corpus, Masking, Signals, record
 from teacherzoo.catalogue.catalogue import find_teacher
+from teacherzoo.progress import ProgressCallback
 from teacherzoo.signals.record_text import record_text
 from vocabmerge import load_map
 
-Watch = Callable[[int, int, str], None]
-
 
 def record_language(
-    recipe: Recipe, teaching: Teaching, text: Corpus, folder: Path, watch: Watch
+    recipe: Recipe, teaching: Teaching, text: Corpus, folder: Path, watch: ProgressCallback
 ) -> None:
     """Record a teacher's predictions on a language's text, or its inputs for an online run; interrupted, the same call goes on."""
     distil = recipe.distil

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from mergedistill.targets.batch import RecordedTargets
 from mergedistill.training.held_out import Score, held_out_texts, score_languages
 from mergedistill.training.schedule import ScheduledBatches, schedule
 from teacherzoo import Masking, Signals, TeacherError, TeacherzooError
+from teacherzoo.progress import ProgressCallback
 from teacherzoo.training.arguments import (
     decided_arguments,
     refuse_unfit_arguments,
@@ -28,7 +29,6 @@ from teacherzoo.training.arguments import (
 from teacherzoo.training.trainer import PreparedBatchTrainer
 from teacherzoo.training.watch import TrainingWatch
 
-Watch = Callable[[int, int, str], None]
 _WHERE = "train.arguments"
 _OVERRIDABLE = ("weight_decay",)
 EVALUATED = 64  # held-out documents of a language that an evaluation reads
@@ -42,7 +42,7 @@ def train(
     folder: Path,
     *,
     tokenizers: Mapping[str, Any],
-    watch: Watch,
+    watch: ProgressCallback,
 ) -> list[dict[str, float]]:
     """Train the student of `model` in place, resuming from the last whole checkpoint in `folder`.
 

@@ -19,11 +19,11 @@ from teacherzoo.cli.disk import is_about_room
 from teacherzoo.cli.plain_lines import PlainLines
 from teacherzoo.errors import CorpusError, TeacherzooError
 from teacherzoo.processes import rank
+from teacherzoo.progress import ProgressCallback, no_progress
 
 if TYPE_CHECKING:
     from teacherzoo.text.corpora import Corpus
 
-Watch = Callable[[int, int, str], None]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell the progress.")]
 P = ParamSpec("P")
@@ -118,7 +118,7 @@ def corpora_named(given: Sequence[str], **options: Any) -> list[Corpus]:
 
 
 @contextlib.contextmanager
-def progress(*, quiet: bool = False) -> Iterator[Watch]:
+def progress(*, quiet: bool = False) -> Iterator[ProgressCallback]:
     """Progress on standard error, by the first process alone: a bar in a terminal, elsewhere plain lines.
 
     Args:
@@ -130,7 +130,7 @@ def progress(*, quiet: bool = False) -> Iterator[Watch]:
     # DeepSpeed prints; standard output belongs to the result.
     with contextlib.redirect_stdout(sys.stderr):
         if quiet or rank() != 0:
-            yield lambda done, total, what: None
+            yield no_progress
         elif sys.stderr.isatty():
             with _bar() as watch:
                 yield watch
@@ -140,7 +140,7 @@ def progress(*, quiet: bool = False) -> Iterator[Watch]:
 
 
 @contextlib.contextmanager
-def _bar() -> Iterator[Watch]:
+def _bar() -> Iterator[ProgressCallback]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
+from teacherzoo.progress import ProgressCallback
+
 _EVALUATION = re.compile(r"(^|: )evaluated\b")
 
 
@@ -48,7 +50,7 @@ class PlainLines:
         self._announced: set[str] = set()
         self._written = ""
 
-    def __enter__(self) -> Callable[[int, int, str], None]:
+    def __enter__(self) -> ProgressCallback:
         """Start repeating."""
         self._repeater.start()
         return self._watch

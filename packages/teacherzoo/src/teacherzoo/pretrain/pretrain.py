@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -17,9 +17,8 @@ from teacherzoo.digests import digest_of_text
 from teacherzoo.errors import RecordError
 from teacherzoo.pretrain.config import PretrainedTeacher, PretrainingConfig
 from teacherzoo.pretrain.shapes import build_masked_lm
+from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.text.corpora import Corpus
-
-Watch = Callable[[int, int, str], None]
 
 
 def pretrain_teacher(
@@ -27,7 +26,7 @@ def pretrain_teacher(
     out: Path,
     *,
     config: PretrainingConfig | None = None,
-    watch: Watch = lambda done, total, what: None,
+    watch: ProgressCallback = no_progress,
 ) -> PretrainedTeacher:
     """Train a tokenizer and a masked LM on the training part of `corpora`, and write them as one model folder.
 

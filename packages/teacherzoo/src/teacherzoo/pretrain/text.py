@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from tokenizers import (
 )
 
 from teacherzoo.pretrain.config import PretrainingConfig
+from teacherzoo.progress import ProgressCallback
 from teacherzoo.text.corpora import Corpus, Part
 
 _SAMPLE = 200_000  # documents a language gives to the tokenizer's trainer: more changes no piece worth having
@@ -37,7 +38,7 @@ def train_tokenizer(
     config: PretrainingConfig,
     file: Path,
     *,
-    watch: Callable[[int, int, str], None],
+    watch: ProgressCallback,
 ) -> Any:
     """Train the tokenizer of `config` on the training parts, or read it from `file` where an earlier run left it.
 

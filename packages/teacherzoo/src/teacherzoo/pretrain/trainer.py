@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from teacherzoo.encoders.heads import split_head
 from teacherzoo.errors import CorpusError, TeacherError
 from teacherzoo.pretrain.config import PretrainingConfig
 from teacherzoo.pretrain.text import pack
+from teacherzoo.progress import ProgressCallback
 from teacherzoo.text.corpora import Corpus
 from teacherzoo.training.arguments import decided_arguments, has_bfloat16, trainer_arguments
 from teacherzoo.training.loss_module import LossModule
@@ -41,7 +42,7 @@ def train(
     config: PretrainingConfig,
     work: Path,
     *,
-    watch: Callable[[int, int, str], None],
+    watch: ProgressCallback,
 ) -> None:
     """Train `model` in place; resumes from the last whole checkpoint in `work`.
 

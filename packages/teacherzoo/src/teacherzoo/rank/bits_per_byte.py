@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import math
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from teacherzoo.encoders.inference import batches
 from teacherzoo.encoders.teachers import Teacher
 from teacherzoo.errors import CorpusError
+from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.text.blocks import TokenFrame
 
 _TOKENS = 8192
@@ -100,7 +101,7 @@ def bits_per_byte(
     *,
     rate: float = 0.15,
     max_length: int = 256,
-    watch: Callable[[int, int, str], None] = lambda done, total, what: None,
+    watch: ProgressCallback = no_progress,
 ) -> BitsPerByte:
     """Measure `teacher` on raw text.
 
@@ -244,9 +245,7 @@ def _passes(block: Sequence[_Unit], frame: TokenFrame, mask: int, rate: float) -
 
 
 @torch.inference_mode()
-def _bits(
-    teacher: Teacher, passes: Sequence[_Pass], watch: Callable[[int, int, str], None]
-) -> float:
+def _bits(teacher: Teacher, passes: Sequence[_Pass], watch: ProgressCallback) -> float:
     device = next(teacher.model.parameters()).device
     total = 0.0
     done = 0

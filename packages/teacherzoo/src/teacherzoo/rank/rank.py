@@ -14,10 +14,9 @@ from teacherzoo.catalogue.catalogue import find_teacher
 from teacherzoo.encoders.teachers import Teacher, load_teacher
 from teacherzoo.errors import CorpusError, RecordError
 from teacherzoo.processes import own_device
+from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.rank.bits_per_byte import BitsPerByte, bits_per_byte
 from teacherzoo.text.corpora import Corpus
-
-Watch = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +78,7 @@ def rank(
     documents: int = 200,
     rate: float = 0.15,
     max_length: int = 256,
-    watch: Watch = lambda done, total, what: None,
+    watch: ProgressCallback = no_progress,
 ) -> Ranking:
     """Measure every teacher on every language and rank them by bits per byte.
 

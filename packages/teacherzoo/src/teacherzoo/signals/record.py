@@ -26,6 +26,7 @@ from teacherzoo.encoders.predictions import Predictions
 from teacherzoo.encoders.teachers import Teacher, load_teacher
 from teacherzoo.errors import RecordError
 from teacherzoo.processes import rank, wait_for_all, world_size
+from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.signals.folder import finish_folder, refuse_other_recordings
 from teacherzoo.signals.layout import (
     FORMAT,
@@ -35,7 +36,7 @@ from teacherzoo.signals.layout import (
     RecordingSettings,
     read_manifest,
 )
-from teacherzoo.signals.shard_plan import CorpusPlan, ShardPlan, Watch, plan_shards
+from teacherzoo.signals.shard_plan import CorpusPlan, ShardPlan, plan_shards
 from teacherzoo.signals.write import Row, shard_table, write_shard, write_whole
 from teacherzoo.text.blocks import blocks_of
 from teacherzoo.text.corpora import Corpus, Document
@@ -56,7 +57,7 @@ def record(
     token_budget: int = 4096,
     shard_bytes: int = 1 << 20,
     offload: str | Path | None = None,
-    watch: Watch = lambda *_: None,
+    watch: ProgressCallback = no_progress,
 ) -> Manifest:
     """Record a teacher's top-k predictions at masked positions into a folder of Parquet shards.
 
@@ -148,7 +149,7 @@ class Recording:
     engine: Engine
     settings: RecordingSettings
     folder: Path
-    watch: Watch
+    watch: ProgressCallback
     done: int = 0
     total: int = 0
     tokens: int = 0

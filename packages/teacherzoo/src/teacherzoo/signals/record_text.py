@@ -12,9 +12,10 @@ import torch
 from teacherzoo.encoders.inference import MaskedBlock
 from teacherzoo.encoders.predictions import Predictions
 from teacherzoo.encoders.teachers import read_text_side
+from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.signals.layout import Manifest, RecordingSettings
 from teacherzoo.signals.record import Recording, complete
-from teacherzoo.signals.shard_plan import Watch, plan_shards
+from teacherzoo.signals.shard_plan import plan_shards
 from teacherzoo.text.corpora import Corpus
 from teacherzoo.text.masking import Masking
 
@@ -28,7 +29,7 @@ def record_text(
     draws: int = 1,
     block_length: int = 256,
     shard_bytes: int = 1 << 20,
-    watch: Watch = lambda *_: None,
+    watch: ProgressCallback = no_progress,
 ) -> Manifest:
     """Lay a corpus out as `record` does, block by block and mask by mask, but let the text speak for itself.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from teacherzoo.errors import CorpusError
+from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.text.corpora import DIGEST_BYTES, Corpus
 
-Watch = Callable[[int, int, str], None]
 _TOLD_EVERY = 1000
 
 
@@ -35,7 +35,7 @@ class CorpusPlan:
 
 
 def plan_shards(
-    corpora: Sequence[Corpus], *, shard_bytes: int, watch: Watch = lambda *_: None
+    corpora: Sequence[Corpus], *, shard_bytes: int, watch: ProgressCallback = no_progress
 ) -> list[CorpusPlan]:
     """Read every corpus once and cut it into shards of about `shard_bytes` of text.
 
@@ -58,7 +58,7 @@ def plan_shards(
     return [_plan_corpus(corpus, shard_bytes, watch) for corpus in corpora]
 
 
-def _plan_corpus(corpus: Corpus, shard_bytes: int, watch: Watch) -> CorpusPlan:
+def _plan_corpus(corpus: Corpus, shard_bytes: int, watch: ProgressCallback) -> CorpusPlan:
     content = hashlib.blake2b(digest_size=DIGEST_BYTES)
     shards: list[ShardPlan] = []
     start = documents = size = total = 0

@@ -13,8 +13,8 @@ from teacherzoo.encoders.inference import MaskedBlock, PlainEngine, predict_bloc
 from teacherzoo.encoders.predictions import Predictions
 from teacherzoo.encoders.teachers import load_teacher
 from teacherzoo.errors import SignalsError
+from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.signals.read import SignalBatch, Signals
-from teacherzoo.signals.shard_plan import Watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def verify(
     *,
     rows: int = 256,
     seed: int = 0,
-    watch: Watch = lambda *_: None,
+    watch: ProgressCallback = no_progress,
 ) -> Verification:
     """Ask the teacher again about a sample of recorded blocks, and measure what the recording lost.
 

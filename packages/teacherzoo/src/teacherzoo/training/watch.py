@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from teacherzoo.errors import TeacherzooError
 from teacherzoo.processes import wait_for_all
+from teacherzoo.progress import ProgressCallback
 
 _MARKER = (
     "complete"  # the last file of a checkpoint: what a killed run leaves looks whole without it
@@ -35,7 +36,7 @@ class TrainingWatch(TrainerCallback):
 
     def __init__(
         self,
-        watch: Callable[[int, int, str], None],
+        watch: ProgressCallback,
         *,
         what: str,
         advice: str,

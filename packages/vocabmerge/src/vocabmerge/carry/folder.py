@@ -16,7 +16,7 @@ from vocabmerge.count import batches
 from vocabmerge.errors import VocabularyError
 from vocabmerge.model_files import save_model, stored_names
 from vocabmerge.output_folder import new_folder, refuse_taken, write_json, write_tokenizer
-from vocabmerge.progress import Watch, no_progress
+from vocabmerge.progress import ProgressCallback, no_progress
 from vocabmerge.tokenizer_file.reading import read_vocabulary
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 
@@ -31,7 +31,7 @@ def carry_model(
     k: int = 64,
     seed: int = 0,
     pad_to: int = 1,
-    watch: Watch = no_progress,
+    watch: ProgressCallback = no_progress,
 ) -> dict[str, Any]:
     """Write the first model with the new tokenizer's vocabulary, its rows made from all models.
 
@@ -157,7 +157,9 @@ def _open(folder: Path) -> tuple[Any, Source]:
     )
 
 
-def _segmented(new: Vocabulary, lines: Iterator[str], watch: Watch) -> Iterator[list[int]]:
+def _segmented(
+    new: Vocabulary, lines: Iterator[str], watch: ProgressCallback
+) -> Iterator[list[int]]:
     segmenter = new.segmenter()
     done = 0
     for batch in batches(lines):

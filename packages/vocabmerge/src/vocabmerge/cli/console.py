@@ -13,7 +13,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from vocabmerge.errors import VocabularyError
-from vocabmerge.progress import Watch
+from vocabmerge.progress import ProgressCallback, no_progress
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
 
@@ -32,7 +32,7 @@ def refusing() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress(*, quiet: bool = False) -> Iterator[Watch]:
+def progress(*, quiet: bool = False) -> Iterator[ProgressCallback]:
     """Progress on standard error: a bar in a terminal, elsewhere plain lines.
 
     Args:
@@ -40,7 +40,7 @@ def progress(*, quiet: bool = False) -> Iterator[Watch]:
     """
     with contextlib.redirect_stdout(sys.stderr):  # some libraries talk on import
         if quiet:
-            yield lambda done, total, what: None
+            yield no_progress
         elif sys.stderr.isatty():
             with _bar() as watch:
                 yield watch
@@ -50,7 +50,7 @@ def progress(*, quiet: bool = False) -> Iterator[Watch]:
 
 
 @contextlib.contextmanager
-def _bar() -> Iterator[Watch]:
+def _bar() -> Iterator[ProgressCallback]:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -87,7 +87,7 @@ class PlainLines:
         self._began, self._done_before = clock(), 0
         self._due = clock() + every
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> ProgressCallback:
         """Start the repeating thread."""
         self._repeater.start()
         return self._watch

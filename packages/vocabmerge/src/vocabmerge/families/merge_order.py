@@ -13,7 +13,7 @@ from vocabmerge.families.union_words import (
     rows_differ,
     segment_words,
 )
-from vocabmerge.progress import Watch, no_progress
+from vocabmerge.progress import ProgressCallback, no_progress
 
 _ROUNDS = 8
 _STEP = 1.0
@@ -30,7 +30,7 @@ def order_merges(
     open_with: Opener,
     language_words: Mapping[str, SegmentedWords],
     *,
-    watch: Watch = no_progress,
+    watch: ProgressCallback = no_progress,
 ) -> NDArray[np.int64]:
     """An averaged perceptron (Freund, Schapire 1999) on the logarithm of a merge's rank.
 

@@ -22,7 +22,7 @@ from vocabmerge.families.pieces import (
     metaspace_marked,
 )
 from vocabmerge.families.union_words import SegmentedWords
-from vocabmerge.progress import Watch, no_progress
+from vocabmerge.progress import ProgressCallback, no_progress
 
 
 class TokenizerModel:
@@ -241,4 +241,4 @@ class CalibrationData:
     teachers: Sequence[TokenizerModel]
     teacher_of: Mapping[str, int]
     words: Mapping[str, SegmentedWords]
-    watch: Watch = no_progress
+    watch: ProgressCallback = no_progress

@@ -12,7 +12,7 @@ from vocabmerge.families.union_words import (
     rows_differ,
     segment_words,
 )
-from vocabmerge.progress import Watch, no_progress
+from vocabmerge.progress import ProgressCallback, no_progress
 
 _ROUNDS = 8
 _STEP = 1.0
@@ -26,7 +26,7 @@ def correct_scores(
     open_with: Opener,
     language_words: Mapping[str, SegmentedWords],
     *,
-    watch: Watch = no_progress,
+    watch: ProgressCallback = no_progress,
 ) -> NDArray[np.float64]:
     """An averaged perceptron (Freund, Schapire 1999): pieces of words that come out wrong lose, those that the teacher uses there gain.
 

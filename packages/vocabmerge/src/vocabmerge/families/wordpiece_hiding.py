@@ -12,7 +12,7 @@ from vocabmerge.families.union_words import (
     rows_differ,
     segment_words,
 )
-from vocabmerge.progress import Watch, no_progress
+from vocabmerge.progress import ProgressCallback, no_progress
 
 _ROUNDS = 4
 
@@ -24,7 +24,7 @@ def pieces_to_hide(
     open_without: Opener,
     language_words: Mapping[str, SegmentedWords],
     *,
-    watch: Watch = no_progress,
+    watch: ProgressCallback = no_progress,
 ) -> NDArray[np.bool_]:
     """Pieces that longest-match-first should not see, though the language tokenizers keep them.
 

@@ -11,7 +11,7 @@ from vocabmerge.count import count_pieces
 from vocabmerge.errors import VocabularyError
 from vocabmerge.model_files import has_weights, save_model, stored_tensors
 from vocabmerge.output_folder import new_folder, refuse_taken, write_json, write_tokenizer
-from vocabmerge.progress import Watch, no_progress
+from vocabmerge.progress import ProgressCallback, no_progress
 from vocabmerge.tokenizer_file.reading import read_vocabulary
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 from vocabmerge.trim.segmentation_change import segmentation_change
@@ -35,7 +35,7 @@ def trim(
     top: int | None = None,
     budget: int | None = None,
     pad_to: int = 1,
-    watch: Watch = no_progress,
+    watch: ProgressCallback = no_progress,
 ) -> dict[str, Any]:
     """Cut a model or a tokenizer down to what some languages need, and write it to a new folder.
 
@@ -183,7 +183,7 @@ def _trim_model(model: Any, cut: Trim, source: Path, folder: Path, pad_to: int) 
     return {"architecture": type(model).__name__, "before": size_before, "after": size(folder)}
 
 
-def _report(cut: Trim, corpora: Corpora, watch: Watch) -> dict[str, Any]:
+def _report(cut: Trim, corpora: Corpora, watch: ProgressCallback) -> dict[str, Any]:
     languages = {}
     for number, (language, files) in enumerate(corpora.items()):
         watch(number, len(corpora), "languages compared")

@@ -12,7 +12,7 @@ from vocabmerge.families.model import CalibrationData
 from vocabmerge.families.registry import model_of
 from vocabmerge.families.unigram import open_with_scores
 from vocabmerge.families.union_words import SegmentedWords
-from vocabmerge.progress import Watch
+from vocabmerge.progress import ProgressCallback
 from vocabmerge.tokenizer_file.rewrite import rewrite_tokenizer
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 from vocabmerge.union.assemble import (
@@ -58,7 +58,7 @@ class UnionBuilder:
         normalizer: Sequence[Mapping[str, Any]],
         corpora: Mapping[str, Sequence[str]],
         mixed: bool,
-        watch: Watch,
+        watch: ProgressCallback,
     ) -> None:
         self._teachers = teachers
         self._teacher_of = teacher_of

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vocabmerge.count import batches
 from vocabmerge.errors import VocabularyError
 from vocabmerge.families.union_words import rows_differ
-from vocabmerge.progress import Watch, no_progress
+from vocabmerge.progress import ProgressCallback, no_progress
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 from vocabmerge.union.character_spans import CharacterSpans
 
@@ -54,7 +54,7 @@ def compare_segmentation(
     rows: NDArray[np.int64] | None = None,
     unknown: int | None = None,
     same_ids: bool = True,
-    watch: Watch = no_progress,
+    watch: ProgressCallback = no_progress,
 ) -> Fidelity:
     """Hold one tokenizer's segmentation of a text against another's.
 

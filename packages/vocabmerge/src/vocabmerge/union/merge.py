@@ -13,7 +13,7 @@ from vocabmerge.families.model import TokenizerModel
 from vocabmerge.families.pieces import placeholder
 from vocabmerge.families.registry import model_of
 from vocabmerge.maps import VocabularyMap, map_of_lists
-from vocabmerge.progress import Watch, no_progress
+from vocabmerge.progress import ProgressCallback, no_progress
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary, tokenizer_digest
 from vocabmerge.union.assemble import PreTokenization, one_family
 from vocabmerge.union.build import Segmenter, UnionBuilder
@@ -67,7 +67,7 @@ def merge_vocabularies(
     normalizer: Policy | None = None,
     pad_to: int = 1,
     max_size: int | None = None,
-    watch: Watch = no_progress,
+    watch: ProgressCallback = no_progress,
 ) -> Merged:
     """Unite vocabularies at the level of their models.
 
@@ -229,7 +229,7 @@ def _fidelity(
     segmenters: Mapping[str, Segmenter],
     held_out: Mapping[str, Sequence[str]],
     convention: Convention,
-    watch: Watch,
+    watch: ProgressCallback,
 ) -> dict[str, Fidelity]:
     if not segmenters:
         return {}
