@@ -31,7 +31,10 @@ def run(
     work: Path | None = None,
     watch: Watch = silent,
 ) -> list[Result]:
-    """Tune and score every model on every task.
+    """Tune and score every model on every task: zero-shot cross-lingual transfer, with seeds.
+
+    Each model is fine-tuned on the source language alone, with the seeds 0 … k − 1, and scored on the test sets of all
+    languages, as in XTREME (Hu et al. 2020); tasks without a head ask the model as it is.
 
     What is there is not done again: a tuned folder of the same model, task, training data, protocol and seed, wherever model
     and data lie, and every figure that the results file has. Training data that changed is tuned on anew.
@@ -56,8 +59,15 @@ def run(
         XevalError: as `tune` and `score`.
 
     Example:
-        >>> source = LocalFolder(Path("data"))  # doctest: +SKIP
-        >>> figures = run(["small", "smaller"], Path("results.jsonl"), tasks=["pos", "bpb"], source=source)  # doctest: +SKIP
+        >>> from xeval import LocalFolder
+        >>> source = LocalFolder(Path("data"))
+        >>> brief = Protocol(steps=4, evaluate_every=2, batch_size=8)
+        >>> figures = run(
+        ...     ["small"], Path("run/results.jsonl"), tasks=["pos"], source=source, language="xx", languages=["xx", "yy"],
+        ...     protocol=brief, seeds=2,
+        ... )
+        >>> [(figure.language, figure.seed) for figure in figures]
+        [('xx', 0), ('yy', 0), ('xx', 1), ('yy', 1)]
     """
     protocol, work = protocol or Protocol(), work or results.parent / "tuned"
     reached: list[Result] = []

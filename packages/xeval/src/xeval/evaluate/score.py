@@ -32,7 +32,9 @@ def score(
 ) -> list[Result]:
     """Score a model on the test split of every language asked for, and append each figure once.
 
-    The model is opened once for all languages, and not at all when every figure is already there. A test set whose items
+    A figure is m(Σ x_i), a function of sums: every test item i gives a row x_i `[S]` of additive statistics, such as
+    (tp, fp, fn) for F1 (`xeval.statistics.metrics`), which is kept beside the figure, so that bootstraps, tests and tables
+    need no model. Predictions are made in float32 and do not depend on how examples are batched. The model is opened once for all languages, and not at all when every figure is already there. A test set whose items
     have changed since, or a model that was tuned on other data than the figures say, is scored anew.
 
     Args:
@@ -52,9 +54,11 @@ def score(
         XevalError: naming what cannot be scored and why.
 
     Example:
-        >>> source = LocalFolder(Path("data"))  # doctest: +SKIP
-        >>> [r.value for r in score("tuned", Path("results.jsonl"), source=source, languages=["de"])]  # doctest: +SKIP
-        [28.87]
+        >>> from xeval import LocalFolder
+        >>> source = LocalFolder(Path("data"))  # with ud/yy_made/test.conllu
+        >>> [figure] = score("tuned", Path("results.jsonl"), source=source, languages=["yy"])
+        >>> figure.language, figure.metric, figure.n, 0 <= figure.value <= 100
+        ('yy', 'accuracy', 25, True)
     """
     evaluator = _evaluator(str(model), task, protocol or Protocol(), source, watch)
     chosen, absent = choose_targets(source.data_sets(evaluator.task), languages)

@@ -95,12 +95,15 @@ def compare(
 ) -> list[TaskComparison]:
     """Compare two models on every task, metric and language that both have results of.
 
-    On each test set two questions are asked. *These* tuned models: a paired permutation test over items. *Models
-    tuned like these*: a paired bootstrap over items, to which the uncertainty of the mean over seeds is added
-    (s/√k · t with k − 1 degrees of freedom, for each model: seeds are nested in models). A model with one seed is taken
-    to vary as the other does; with one seed each only the first can be answered. The larger p counts; it is corrected over
-    the languages of a task by Holm's method, and
-    "better" needs a corrected p below `level`. The mean over languages is one test of its own.
+    On each test set two questions are asked. *These* tuned models: a paired permutation test over items (Noreen 1989).
+    *Models tuned like these*: a paired bootstrap over items (Efron and Tibshirani 1993; Koehn 2004), to which the
+    uncertainty of the mean over k seeds is added for each model, as seeds are nested in models:
+
+        d* = m(Σ_items* a) − m(Σ_items* b) + t(k_A − 1) · s_A/√k_A − t(k_B − 1) · s_B/√k_B
+
+    A model with one seed is taken to vary as the other does; with one seed each only the first question can be answered. The
+    larger p counts; it is corrected over the languages of a task by Holm's method (Holm 1979), and "better" needs a
+    corrected p below `level`. The mean over languages is one test of its own. The tests are in `xeval.statistics.significance`.
 
     Args:
         results: of both models, with per-item statistics.
@@ -116,6 +119,23 @@ def compare(
     Raises:
         XevalError: for an unknown model, results of different protocols, results without item statistics, or
             different test items.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from xeval import Items, Result, append_result, read_results
+        >>> file = Path(tempfile.mkdtemp()) / "results.jsonl"
+        >>> for model, right in (("large", 90), ("small", 60)):
+        ...     rows = np.array([[i < right, 1] for i in range(100)], dtype=int)  # [n, S]: (correct, total) of each item
+        ...     items = Items(metric="accuracy", rows=rows, test_digest="0" * 16)
+        ...     result = Result(
+        ...         model=model, model_digest=model, task="topic", dataset="sib200/de", split="test", language="de",
+        ...         source_language="en", protocol={}, seed=0, metric="accuracy", value=items.value(), n=100,
+        ...     )
+        ...     _ = append_result(file, result, items=items)
+        >>> (task,) = compare(read_results(file), "large", "small", resamples=1000)
+        >>> task.languages[0].verdict
+        'large better by 30.00 points'
     """
     results = [r for r in results if r.bootstrap is None]
     of_a, of_b = of_model(results, a), of_model(results, b)

@@ -1,7 +1,16 @@
 """What a difference between two models on the same items is worth: bootstrap, permutation, Holm.
 
-Notation: model A was tuned with k_A seeds, B with k_B; each seed gives every item i of n a row of statistics. Seeds are
-nested in models (seed 1 of A has nothing in common with seed 1 of B); items are crossed with both, hence the pairing.
+Notation: model A was tuned with k_A seeds, B with k_B; each seed gives every item i of n a row of statistics x_i. Seeds are
+nested in models (seed 1 of A has nothing in common with seed 1 of B); items are crossed with both, hence the pairing. A
+score is a function m of the sum of rows, and d = m(Σ a_i) − m(Σ b_i) the difference that was observed.
+
+*   Paired bootstrap (Efron and Tibshirani 1993; for test sets, Koehn 2004): draw n items with replacement, the same for A
+    and B, and take d* of them; the quantiles of many d* are an interval of d.
+*   Paired permutation, or approximate randomization (Noreen 1989; Yeh 2000): under the hypothesis that A and B are alike on
+    every item, exchanging a_i and b_i changes nothing. p is the share of exchanges with |d*| ≥ |d|; where they are drawn and
+    not all gone through, (1 + #{|d*| ≥ |d|}) / (1 + number drawn) (Phipson and Smyth 2010).
+*   Holm 1979: of m tests, the smallest p is multiplied by m, the next by m − 1, and so on; the rate of any false "better"
+    among them stays below the level, whatever they have to do with each other.
 """
 
 from collections.abc import Iterator, Sequence

@@ -112,11 +112,27 @@ class Summary:
 def summarise(results: Iterable[Result]) -> Summary:
     """Reduce records to tables.
 
-    A cell is the mean over seeds; its interval joins a bootstrap over items with the uncertainty of a mean over seeds
-    (see `xeval.statistics.compare.compare`). Records of single bootstraps serve where item statistics are lacking.
+    A cell is the mean over seeds; its 95 % interval lies between the 2.5th and 97.5th percentile of a bootstrap over items
+    (Efron and Tibshirani 1993), to which the uncertainty of a mean over k seeds, s/√k · t(k − 1), is added. The transfer gap
+    of a model is its score on the source language less the mean over the others (Hu et al. 2020). Records of single
+    bootstraps serve where item statistics are lacking.
+
+    Args:
+        results: of any models and tasks, as `read_results` gives them.
+
+    Returns:
+        A table for each task and metric, costs, and what is missing.
 
     Raises:
         XevalError: for no results, results of different protocols in one task, or different test items in one column.
+
+    Example:
+        >>> about = {"model": "small", "model_digest": "ab", "task": "pos", "split": "test", "source_language": "en",
+        ...          "protocol": {}, "seed": 0, "metric": "accuracy", "n": 100}
+        >>> results = [Result(dataset=f"ud/{l}", language=l, value=v, **about) for l, v in (("en", 95.0), ("de", 80.0))]
+        >>> (table,) = summarise(results).tables
+        >>> table.rows[0].mean.value, table.rows[0].gap, table.rows[0].worst
+        (87.5, 15.0, ('de', 80.0))
     """
     results = list(results)
     if not results:
