@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from inputs import make_case, sparse
 from kdkernels_attention import OPERATIONS
-from kdkernels_distil import ALPHA, ours, ours_hard, products, step
+from kdkernels_distil import ALPHA, linear_distil, linear_hard, products, step
 from record import Recorder, extra_memory, parser, race
 
 from kdkernels import linear_kl, tuning
@@ -73,8 +73,8 @@ def use_blocks(file: Path | None) -> str:
 def top_k(recorder: Recorder, N: int, H: int, V: int, repeats: int, blocks: str) -> None:
     case = make_case(N, H, V, 8, dtype=torch.bfloat16, device=DEVICE, bias=True)
     losses = {
-        "linear_distil_loss": ours,
-        "linear_cross_entropy": ours_hard,
+        "linear_distil_loss": linear_distil,
+        "linear_cross_entropy": linear_hard,
         "sparse eager": functools.partial(sparse, alpha=ALPHA),
     }
     runs = {"three products": products(case)} | {n: step(case, loss) for n, loss in losses.items()}

@@ -38,16 +38,19 @@ def test_a_place_that_is_not_there_would_be_seen(tmp_path: Path) -> None:
     assert is_there("tools/rooms.py", "PICTURE")
     assert not is_there("tools/rooms.py", "paint")
     assert not is_there("tools/chambers.py")
+    (tmp_path / "beside.py").write_text("HERE = 1\n")
     program = tmp_path / "program.py"
     program.write_text(
         "def f():\n    from xeval.tasks import TASKS, CHORES\n    import xeval.chores\n"
+        "from beside import HERE, GONE\n"
     )
 
-    assert [is_there(*name) for name in imported(program)] == [True, False, False]
+    there = {name: is_there(place, name) for place, name in imported(program)}
+    assert there == {"HERE": True, "GONE": False, "TASKS": True, "CHORES": False, "": False}
 
 
 def imported(program: Path) -> Iterator[tuple[str, str]]:
-    """(place, name) of everything that a program imports of our packages."""
+    """(place, name) of everything that a program imports of our packages and of what lies beside it."""
     for node in ast.walk(ast.parse(program.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [(alias.name, "") for alias in node.names]
@@ -56,7 +59,10 @@ def imported(program: Path) -> Iterator[tuple[str, str]]:
         else:
             continue
         for module, name in names:
-            if source_of(module.partition(".")[0]).is_dir():
+            beside = program.with_name(f"{module}.py")
+            if beside.exists():
+                yield str(beside), name
+            elif source_of(module.partition(".")[0]).is_dir():
                 yield module.replace(".", "/"), name
 
 
