@@ -21,7 +21,8 @@ Result = TypeVar("Result")
 OF_A_BATCH = ("log_partition", "mask", "row_weight", "divisor")
 
 
-class LossModule(nn.Module, Generic[Result]):
+# Generic first: DeepSpeed, while it loads in shares, replaces what nn.Module does for a new class.
+class LossModule(Generic[Result], nn.Module):
     """A loss function with its options set once; it has no parameters of its own.
 
     The options are those of the function, by the same names and with the same defaults: its keywords but for
