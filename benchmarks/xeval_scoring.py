@@ -29,7 +29,7 @@ from xeval.finetune.checkpoint import (
     read_finetuned,
     write_finetuned,
 )
-from xeval.progress import silent
+from xeval.progress import no_progress
 from xeval.protocol import Protocol
 from xeval.task_templates.batches import by_length
 from xeval.task_templates.task import FineTunedTask
@@ -116,7 +116,7 @@ def contenders(tuned: FineTunedModel, examples: list[Any]) -> dict[str, Callable
     def scoring() -> object:
         # A tokenizer that has met no word yet, as at the first language.
         tuned.pieces._known.clear()
-        return evaluate_score.score_examples(tuned, task, examples, there, silent)
+        return evaluate_score.score_examples(tuned, task, examples, there, no_progress)
 
     return {
         "bare forward": lambda: bare(bucketed),

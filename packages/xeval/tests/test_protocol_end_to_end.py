@@ -15,7 +15,7 @@ from xeval.evaluate.score import score, score_examples
 from xeval.finetune.checkpoint import predict, read_finetuned
 from xeval.finetune.record import read_record
 from xeval.finetune.tune import tune
-from xeval.progress import silent
+from xeval.progress import no_progress
 from xeval.protocol import Protocol
 from xeval.statistics.results_file import read_results
 from xeval.task_templates.task import FineTunedTask
@@ -112,7 +112,7 @@ def test_a_sentence_longer_than_the_limit_is_split_scored_whole_and_counted(
     short = Tagged(("das",), ("DET",))
     there = DataSet(name="ud/xx_made", language="xx", splits=("test",))
 
-    (items,), notes = score_examples(tuned, task("pos"), [long, short], there, silent)
+    (items,), notes = score_examples(tuned, task("pos"), [long, short], there, no_progress)
 
     assert items.rows[:, 1].tolist() == [90, 1]
     assert notes == ["1 of 2 sentences were longer than a row and were read in several"]

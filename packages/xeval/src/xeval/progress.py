@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-Watch = Callable[[int, int, str], None]
+ProgressCallback = Callable[[int, int, str], None]
 """Told (done, total, what): a total of 0 is a note, one of 1 a thing that is not counted."""
 
 
-def silent(done: int, total: int, what: str) -> None:
-    """Watch nothing."""
+def no_progress(done: int, total: int, what: str) -> None:
+    """Do nothing."""

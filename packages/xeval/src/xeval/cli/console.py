@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import typer
 
 from xeval.errors import XevalError
-from xeval.progress import Watch
+from xeval.progress import ProgressCallback
 
 
 @contextlib.contextmanager
@@ -30,7 +30,7 @@ def one_sentence() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress(*, quiet: bool = False) -> Iterator[Watch]:
+def progress(*, quiet: bool = False) -> Iterator[ProgressCallback]:
     """Progress on standard error: a bar in a terminal, elsewhere plain lines. Notes stay in either."""
     # Read by transformers when it is imported: no report on loaded weights, no bars.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -47,7 +47,7 @@ def progress(*, quiet: bool = False) -> Iterator[Watch]:
                 yield watch
 
 
-def _notes_alone(stream: TextIO) -> Watch:
+def _notes_alone(stream: TextIO) -> ProgressCallback:
     def watch(_done: int, total: int, what: str) -> None:
         if not total:
             _write(stream, what)
@@ -56,7 +56,7 @@ def _notes_alone(stream: TextIO) -> Watch:
 
 
 @contextlib.contextmanager
-def _bar() -> Iterator[Watch]:
+def _bar() -> Iterator[ProgressCallback]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -92,7 +92,7 @@ def _bar() -> Iterator[Watch]:
 @contextlib.contextmanager
 def plain_lines(
     stream: TextIO, *, every: float = 30.0, clock: Callable[[], float] = time.monotonic
-) -> Iterator[Watch]:
+) -> Iterator[ProgressCallback]:
     """Progress for a log: a line at the start of each thing, at each evaluation, and after so many seconds without one.
 
     What is watched is a thing and, behind a comma, its figures. A thread repeats the last state, so that one long step

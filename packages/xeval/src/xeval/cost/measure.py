@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from xeval.cost.flops import count_flops
 from xeval.cost.parameters import Parameters, bytes_on_disk, parameters_of
 from xeval.errors import XevalError
-from xeval.progress import Watch, silent
+from xeval.progress import ProgressCallback, no_progress
 from xeval.statistics.result import COST_COLUMNS, SCHEMA, Result
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def cost(
     device: str = "cpu",
     dtype: str = "float32",
     repeats: int = 20,
-    watch: Watch = silent,
+    watch: ProgressCallback = no_progress,
 ) -> Cost:
     """Measure a model folder.
 
@@ -210,7 +210,7 @@ def with_costs(results: Iterable[Result], costs: Mapping[str, Mapping[str, Any]]
 
 
 def _time_passes(
-    encoder: nn.Module, *, batch: int, length: int, repeats: int, watch: Watch
+    encoder: nn.Module, *, batch: int, length: int, repeats: int, watch: ProgressCallback
 ) -> list[float]:
     """Seconds of each pass, after two that are not counted."""
     import torch

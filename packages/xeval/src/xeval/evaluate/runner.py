@@ -10,7 +10,7 @@ from xeval.data.source import Source, choose_source, digest_of_training
 from xeval.encoder import model_digest
 from xeval.evaluate.score import score
 from xeval.finetune.tune import tune
-from xeval.progress import Watch, silent
+from xeval.progress import ProgressCallback, no_progress
 from xeval.protocol import Protocol
 from xeval.statistics.result import Result, digest_of
 from xeval.task_templates.task import FineTunedTask
@@ -29,7 +29,7 @@ def run(
     seeds: int = 1,
     bootstraps: int = 0,
     work: Path | None = None,
-    watch: Watch = silent,
+    watch: ProgressCallback = no_progress,
 ) -> list[Result]:
     """Tune and score every model on every task: zero-shot cross-lingual transfer, with seeds.
 

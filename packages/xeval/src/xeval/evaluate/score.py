@@ -11,7 +11,7 @@ from xeval.data.folder import DataSet
 from xeval.data.source import Source, choose_targets
 from xeval.finetune.checkpoint import FineTunedModel, predict, read_finetuned
 from xeval.finetune.record import digest_of_base, task_to_score
-from xeval.progress import Watch, silent
+from xeval.progress import ProgressCallback, no_progress
 from xeval.protocol import Protocol
 from xeval.statistics.items import Items, digest_of_examples
 from xeval.statistics.result import Result
@@ -28,7 +28,7 @@ def score(
     task: str | None = None,
     protocol: Protocol | None = None,
     bootstraps: int = 0,
-    watch: Watch = silent,
+    watch: ProgressCallback = no_progress,
 ) -> list[Result]:
     """Score a model on the test split of every language asked for, and append each figure once.
 
@@ -165,7 +165,7 @@ class _Evaluator:
 
 
 def _evaluator(
-    model: str, task: str | None, protocol: Protocol, source: Source, watch: Watch
+    model: str, task: str | None, protocol: Protocol, source: Source, watch: ProgressCallback
 ) -> _Evaluator:
     chosen, record = task_to_score(model, task)
     if isinstance(chosen, FineTunedTask):
@@ -176,7 +176,11 @@ def _evaluator(
 
 
 def _finetuned_evaluator(
-    folder: Path, task: FineTunedTask, record: dict[str, Any], source: Source, watch: Watch
+    folder: Path,
+    task: FineTunedTask,
+    record: dict[str, Any],
+    source: Source,
+    watch: ProgressCallback,
 ) -> _Evaluator:
     opened: list[FineTunedModel] = []
 
@@ -205,7 +209,7 @@ def score_examples(
     task: FineTunedTask,
     examples: Sequence[Any],
     data_set: DataSet,
-    watch: Watch,
+    watch: ProgressCallback,
 ) -> tuple[list[Items], list[str]]:
     """Per-item statistics of a tuned model on examples, and notes."""
     encoded, notes = task.encode(tuned.pieces, examples, tuned.labels)
@@ -222,7 +226,7 @@ def score_examples(
 
 
 def _zero_shot_evaluator(
-    model: str, task: ZeroShotTask, protocol: Protocol, source: Source, watch: Watch
+    model: str, task: ZeroShotTask, protocol: Protocol, source: Source, watch: ProgressCallback
 ) -> _Evaluator:
     opened: list[Any] = []
 
@@ -243,6 +247,6 @@ def _zero_shot_evaluator(
     )
 
 
-def _tell(notes: Sequence[str], data_set: DataSet, watch: Watch) -> None:
+def _tell(notes: Sequence[str], data_set: DataSet, watch: ProgressCallback) -> None:
     for note in notes:
         watch(0, 0, f"{data_set.short}: {note}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from xeval.progress import Watch
+from xeval.progress import ProgressCallback
 
 # Fetching a number from a GPU waits for all that was asked of it, so losses are fetched this often and no oftener.
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -71,7 +71,7 @@ class TrainingProgress(TrainerCallback):
         *,
         batch_size: int,
         metric: str,
-        watch: Watch,
+        watch: ProgressCallback,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.losses, self.batch_size, self.metric = losses, batch_size, metric

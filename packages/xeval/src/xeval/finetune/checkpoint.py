@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from xeval.encoder import longest_row, open_encoder, open_tokenizer, quiet
 from xeval.errors import XevalError
 from xeval.finetune.record import FORMAT, read_record
-from xeval.progress import Watch, silent
+from xeval.progress import ProgressCallback, no_progress
 from xeval.protocol import Protocol
 from xeval.task_templates.batches import by_length
 from xeval.task_templates.task import FineTunedTask
@@ -102,7 +102,7 @@ def predict(
     labels: tuple[str, ...],
     pad_id: int,
     tokens: int = 4096,
-    watch: Watch = silent,
+    watch: ProgressCallback = no_progress,
     what: str = "scoring",
 ) -> list[Any]:
     """Predictions for encoded examples, in their order, whatever the batches.

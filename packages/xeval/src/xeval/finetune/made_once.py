@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from xeval.progress import Watch
+from xeval.progress import ProgressCallback
 
 _INPUTS = "made_of.json"
 _LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def work_folder(out: Path, inputs: Mapping[str, Any], watch: Watch) -> Iterator[Path]:
+def work_folder(out: Path, inputs: Mapping[str, Any], watch: ProgressCallback) -> Iterator[Path]:
     """Where `out` is worked on: `.NAME.making` beside it, this process's alone.
 
     What an interrupted or killed process left there of the same inputs is still there; what is of others is removed. A

@@ -22,7 +22,7 @@ from transformers import (
 
 from xeval.errors import XevalError
 from xeval.finetune.callbacks import LossMeter, TrainingProgress
-from xeval.progress import Watch
+from xeval.progress import ProgressCallback
 from xeval.protocol import Protocol
 from xeval.task_templates.word_tokenization import Encoded
 
@@ -57,7 +57,7 @@ class FineTuningTrainer(Trainer):
         metric: str,
         patience: int,
         arguments: TrainingArguments,
-        watch: Watch,
+        watch: ProgressCallback,
     ) -> None:
         self.losses = LossMeter()
         self._score, self._metric = score, metric

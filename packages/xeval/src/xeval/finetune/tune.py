@@ -31,7 +31,7 @@ from xeval.finetune.trainer import (
     refuse_launcher,
     training_arguments,
 )
-from xeval.progress import Watch, silent
+from xeval.progress import ProgressCallback, no_progress
 from xeval.protocol import Protocol
 from xeval.task_templates.task import FineTunedTask
 from xeval.tasks import task_of, task_to_tune
@@ -48,7 +48,7 @@ def tune(
     language: str,
     protocol: Protocol | None = None,
     seed: int = 0,
-    watch: Watch = silent,
+    watch: ProgressCallback = no_progress,
 ) -> dict[str, Any]:
     """Tune a model on one task and language, and write it to a folder.
 
@@ -164,7 +164,7 @@ class _Attempts:
         protocol: Protocol,
         seed: int,
         work: Path,
-        watch: Watch,
+        watch: ProgressCallback,
     ) -> None:
         self.model, self.task, self.train, self.dev = model, task, train, dev
         self.language, self.protocol, self.seed = data_set.language, protocol, seed

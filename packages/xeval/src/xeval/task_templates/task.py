@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from xeval.errors import XevalError
-from xeval.progress import Watch
+from xeval.progress import ProgressCallback
 from xeval.protocol import Protocol
 from xeval.statistics.items import Items
 from xeval.task_templates.hub import HubSet
@@ -93,7 +93,9 @@ class ZeroShotTask(Task):
     finetuned = False
 
     open: Callable[[str, Protocol], Any]
-    measure: Callable[[Any, Sequence[Any], Protocol, Watch], tuple[list[Items], list[str]]]
+    measure: Callable[
+        [Any, Sequence[Any], Protocol, ProgressCallback], tuple[list[Items], list[str]]
+    ]
 
 
 def number_of(label: str, labels: Sequence[str], where: str) -> int:

@@ -41,7 +41,7 @@ import numpy as np
 
 from xeval.encoder import longest_row
 from xeval.errors import XevalError
-from xeval.progress import Watch
+from xeval.progress import ProgressCallback
 from xeval.protocol import Protocol
 from xeval.statistics.items import Items, digest_of_examples
 from xeval.task_templates.batches import by_length, pad_rows
@@ -90,7 +90,10 @@ def _view(examples: list[str], protocol: Protocol) -> tuple[list[str], list[str]
 
 
 def _measure(
-    opened: tuple[MaskedModel, Pieces], examples: Sequence[str], protocol: Protocol, watch: Watch
+    opened: tuple[MaskedModel, Pieces],
+    examples: Sequence[str],
+    protocol: Protocol,
+    watch: ProgressCallback,
 ) -> tuple[list[Items], list[str]]:
     masked, pieces = opened
     blocks = list(split_blocks(examples, pieces))

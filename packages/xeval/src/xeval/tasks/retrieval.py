@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from xeval.encoder import longest_row, open_encoder, open_tokenizer
 from xeval.errors import XevalError
-from xeval.progress import Watch
+from xeval.progress import ProgressCallback
 from xeval.protocol import Protocol
 from xeval.statistics.items import Items, digest_of_examples
 from xeval.task_templates.batches import by_length, pad_rows
@@ -56,7 +56,10 @@ def _open(model: str, protocol: Protocol) -> tuple[Any, Pieces]:
 
 
 def _measure(
-    opened: tuple[Any, Pieces], examples: Sequence[Pair], protocol: Protocol, watch: Watch
+    opened: tuple[Any, Pieces],
+    examples: Sequence[Pair],
+    protocol: Protocol,
+    watch: ProgressCallback,
 ) -> tuple[list[Items], list[str]]:
     texts, translations = [e.text for e in examples], [e.translation for e in examples]
     foreign, cut_foreign = mean_states(*opened, texts, protocol.layer, watch)
@@ -92,7 +95,7 @@ def near(a: States, b: States, csls: int) -> States:
 
 
 def mean_states(
-    encoder: Any, pieces: Pieces, texts: Sequence[str], layer: int | None, watch: Watch
+    encoder: Any, pieces: Pieces, texts: Sequence[str], layer: int | None, watch: ProgressCallback
 ) -> tuple[States, int]:
     """Mean hidden state of each text, of unit length `[n, H]`, and how many texts were cut."""
     import torch
