@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import (
@@ -19,6 +20,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from xeval.errors import XevalError
 from xeval.finetune.callbacks import LossMeter, TrainingProgress
@@ -102,6 +104,15 @@ class FineTuningTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         (folder / _WHOLE).touch()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, _model: Any = None) -> None:
+        weights = load_file(Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME)
+        with torch.no_grad():
+            for name, tensor in self.model.state_dict().items():
+                tensor.copy_(weights[name])
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         encoded = self.train_dataset if train_dataset is None else train_dataset
