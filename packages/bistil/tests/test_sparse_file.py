@@ -74,6 +74,12 @@ def test_a_file_gives_back_what_was_written(tmp_path, values):
         assert torch.equal(read.body[name].values, delta.values.to(values))
 
 
+def test_a_file_is_known_by_its_content_whatever_its_name_ends_in(tmp_path):
+    tuning = drawn(tiny())
+    write_sparse(tuning, tmp_path / "sw.bin")
+    assert read_sparse(tmp_path / "sw.bin").base_digest == tuning.base_digest
+
+
 def test_equal_tunings_are_equal_bytes(tmp_path):
     for name in "ab":
         write_sparse(drawn(tiny()), tmp_path / name)

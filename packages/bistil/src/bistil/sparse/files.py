@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,7 +89,7 @@ def read_sparse(path: Path) -> SparseFineTuning:
     Example:
         See `write_sparse`.
     """
-    if path.is_dir() or path.suffix == ".bin":
+    if path.is_dir() or (path.suffix == ".bin" and not _begins_as_safetensors(path)):
         return read_composable(path)
     header, tensors = _open(path)
     if header.get("checksum") != _checksum(tensors):
@@ -108,6 +109,13 @@ def read_sparse(path: Path) -> SparseFineTuning:
     return SparseFineTuning(
         body=body, base=header["base"], head=head, about=header["about"], name=str(path)
     )
+
+
+def _begins_as_safetensors(path: Path) -> bool:
+    """Whether a JSON header follows the eight bytes of its length, whatever the file is called."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+    return False
 
 
 def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

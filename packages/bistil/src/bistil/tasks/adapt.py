@@ -51,7 +51,7 @@ def adapt(
     label: ResultLabel | None = None,
     watch: ProgressCallback = no_progress,
 ) -> Path:
-    """Adapt a student to a task on the source language, for use on the target's (BiStil, phase 2; Ansell et al. 2023, section 3.2).
+    """Adapt a student to a task on the source language, for use on the target's (BiStil, phase 2; Ansell et al. 2023, section 3).
 
     The student S gets a fresh head and becomes S + φ by lottery-ticket sparse fine-tuning (Ansell et al. 2022) under a
     teacher that knows the task, its sparse fine-tunings of language and task applied:
