@@ -43,6 +43,13 @@ def _in_training(student: Any, teacher: Any, loss: LossWeights, layers: tuple[in
     return ExtractionModel(student, runner, weights=loss, layers=layers, positions=3, **options)
 
 
+def test_the_teacher_takes_no_gradients(make_masked_lm: Callable[..., Any]) -> None:
+    teacher, model = _pair(make_masked_lm)
+    model(**_batch()).loss.backward()
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert all(parameter.grad is not None for parameter in model.student.bert.encoder.parameters())
+
+
 def test_each_term_is_its_formula(make_masked_lm: Callable[..., Any]) -> None:
     teacher, model = _pair(make_masked_lm)
     student, batch = model.student, _batch()

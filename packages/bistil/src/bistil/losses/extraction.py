@@ -109,7 +109,8 @@ class TeacherRunner:
         with_sft: Callable[[str], AbstractContextManager[None]] = lambda _language: contextlib.nullcontext(),
         engine: ShardedEngine | None = None,
     ) -> None:  # fmt: skip
-        self._teacher, self._engine = teacher, engine
+        # Autocast would keep half copies of weights that take gradients until the student's pass is over.
+        self._teacher, self._engine = teacher.requires_grad_(False), engine
         self._sees, self._layers, self._with_sft = weights.sees_of_teacher, tuple(layers), with_sft
 
     @torch.no_grad()
