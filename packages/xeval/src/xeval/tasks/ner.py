@@ -122,7 +122,7 @@ TASK = word_labelling(
             labels={"ner_tags": _TAGS},
             revision=CONVERTED,
             languages="amh hau ibo kin lug luo pcm swa wol yor",
-            licence="CC BY-NC 4.0",
+            licence="not stated on the Hub",
             citation="Adelani et al. 2021: MasakhaNER: Named Entity Recognition for African Languages",
         ),
         HubSet(
@@ -132,7 +132,7 @@ TASK = word_labelling(
             labels={"ner_tags": _TAGS},
             revision=CONVERTED,
             languages="bam bbj ewe fon hau ibo kin lug luo mos nya pcm sna swa tsn twi wol xho yor zul",
-            licence="CC BY-NC 4.0",
+            licence="AFL 3.0",
             citation="Adelani et al. 2022: MasakhaNER 2.0: Africa-centric Transfer Learning for Named Entity Recognition",
         ),
     ),
