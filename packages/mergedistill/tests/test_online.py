@@ -136,7 +136,9 @@ def test_online_teachers_teach_in_mixed_precision_nearly_the_same(
         torch.testing.assert_close(weight, exact[name], rtol=0.1, atol=0.02)
 
 
-def test_several_teachers_asked_in_each_step_train_a_student(recipe_of: Recipes, town: Path) -> None:
+def test_several_teachers_asked_in_each_step_train_a_student(
+    recipe_of: Recipes, town: Path
+) -> None:
     teachers = [
         {"teacher": str(town / name), "languages": [language], "weight": 1}
         for name, language in (("wp", "qav"), ("uni", "qav"), ("foreign", "qag"))
