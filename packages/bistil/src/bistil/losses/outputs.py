@@ -27,6 +27,7 @@ class ModelOutputs:
         masked: [B, S] where its decoder is asked.
         task_head: in phase 2, the head for the task.
         answers: the task head's logits by name.
+        vectors: [B, D] of the batch's sentences.
     """
 
     activations: Activations
@@ -35,6 +36,7 @@ class ModelOutputs:
     masked: Tensor | None = None
     task_head: Any = None
     answers: Mapping[str, Tensor] = field(default_factory=dict)
+    vectors: Tensor | None = None
 
     @functools.cached_property
     def decoder(self) -> SplitHead:

@@ -27,6 +27,10 @@ class Sees(enum.Flag):
     """What the masked-LM decoder reads at masked positions, and the decoder itself."""
     ANSWERS = enum.auto()
     """The logits of a task's head."""
+    VECTORS = enum.auto()
+    """The vectors of sentences, behind pooling and the modules after it."""
+    PAIRS = enum.auto()
+    """Sentences and their translations: terms that see them are computed on batches of pairs, all others on text."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bistil.errors import AdaptError, ExtractError
 from teacherzoo.processes import world_size
 
+_SORTED = 64  # batches whose blocks are sorted by length together
 _ORDER = 2**63  # the stream that orders batches; the others are numbered by batch
 
 
@@ -61,22 +62,35 @@ class Schedule:
         batches: how many there are: steps times accumulation times processes.
         size: blocks in a batch.
         seed: of the order.
+        lengths: tokens of each block, where they differ: then a batch is of blocks of much the same length, and what does
+            not fill a batch is left out of a pass (others in each).
 
     Raises:
         ExtractError: for a language without a block.
     """
 
-    def __init__(self, sizes: Mapping[str, int], *, batches: int, size: int, seed: int) -> None:
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        *,
+        batches: int,
+        size: int,
+        seed: int,
+        lengths: Mapping[str, NDArray[np.int64]] | None = None,
+    ) -> None:
         for language, count in sizes.items():
             if not count:
                 raise too_short(language)
-        self._sizes, self._batches, self._size = dict(sizes), batches, size
+        self._batches, self._size = batches, size
         languages = list(sizes)
         self._turns = _Stream([seed, _ORDER], len(languages))
         self._passes = {
             language: _Stream([seed, _ORDER + 1 + number], sizes[language])
+            if lengths is None
+            else _LengthStream([seed, _ORDER + 1 + number], lengths[language], size)
             for number, language in enumerate(languages)
         }
+        self._sizes = {language: self._passes[language].count for language in languages}
 
     def __len__(self) -> int:
         return self._batches
@@ -99,7 +113,7 @@ class _Stream:
     """Random orders of the numbers below `count`, one behind another; one further back is drawn from the start again."""
 
     def __init__(self, key: list[int], count: int) -> None:
-        self._key, self._count = key, count
+        self._key, self.count = key, count
         self._drawn, self._order = 0, np.empty(0, dtype=np.int64)
 
     def order(self, number: int) -> NDArray[np.int64]:
@@ -107,9 +121,30 @@ class _Stream:
         if number < self._drawn - 1 or not self._drawn:
             self._random, self._drawn = np.random.Generator(np.random.Philox(key=self._key)), 0
         while self._drawn <= number:
-            self._order = self._random.permutation(self._count)
+            self._order = self._draw(self._random)
             self._drawn += 1
         return self._order
+
+    def _draw(self, random: np.random.Generator) -> NDArray[np.int64]:
+        return random.permutation(self.count)
+
+
+class _LengthStream(_Stream):
+    """Orders in which the members of a batch are of much the same length: chunks of batches are sorted by it, then mixed."""
+
+    def __init__(self, key: list[int], lengths: NDArray[np.int64], size: int) -> None:
+        super().__init__(key, max(len(lengths) // size * size, min(size, len(lengths))))
+        self._lengths, self._size = lengths, size
+
+    def _draw(self, random: np.random.Generator) -> NDArray[np.int64]:
+        order = random.permutation(len(self._lengths))[: self.count]
+        chunks = [
+            order[first : first + _SORTED * self._size]
+            for first in range(0, self.count, _SORTED * self._size)
+        ]
+        order = np.concatenate([chunk[np.argsort(self._lengths[chunk], kind="stable")] for chunk in chunks])  # fmt: skip
+        batches = [order[first : first + self._size] for first in range(0, self.count, self._size)]
+        return np.concatenate([batches[number] for number in random.permutation(len(batches))])
 
 
 def examples_per_pass(examples: int, passes: int, *, unit: str = "examples") -> int:
