@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vocabmerge.carry.source import Source
     from vocabmerge.corpora import read_corpus, sample_lines
     from vocabmerge.count import count_pieces
+    from vocabmerge.encoder_folder.layout import Kind, Layout, read_layout
     from vocabmerge.errors import VocabularyError
     from vocabmerge.families.components import open_tokenizer
     from vocabmerge.maps import VocabularyMap, identity_map, load_map, map_of_ids, map_of_lists
@@ -36,6 +37,8 @@ __all__ = [
     "Carried",
     "FairChoice",
     "Fidelity",
+    "Kind",
+    "Layout",
     "Merged",
     "Piece",
     "Source",
@@ -60,6 +63,7 @@ __all__ = [
     "overlap",
     "parse_vocabulary",
     "read_corpus",
+    "read_layout",
     "read_source",
     "read_vocabulary",
     "rewrite_tokenizer",
@@ -77,6 +81,8 @@ _HOMES = {
     "Carried": "carry.carry",
     "FairChoice": "trim.fair_choice",
     "Fidelity": "union.fidelity",
+    "Kind": "encoder_folder.layout",
+    "Layout": "encoder_folder.layout",
     "Merged": "union.merge",
     "Piece": "tokenizer_file.vocabulary",
     "Source": "carry.source",
@@ -100,6 +106,7 @@ _HOMES = {
     "overlap": "union.overlap",
     "parse_vocabulary": "tokenizer_file.vocabulary",
     "read_corpus": "corpora",
+    "read_layout": "encoder_folder.layout",
     "read_source": "carry.folder",
     "read_vocabulary": "tokenizer_file.reading",
     "rewrite_tokenizer": "tokenizer_file.rewrite",

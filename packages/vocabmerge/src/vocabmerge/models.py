@@ -52,29 +52,9 @@ def open_model(folder: Path) -> Any:
     Raises:
         VocabularyError: no config, an architecture that transformers does not have, or unreadable weights.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise VocabularyError(
-            "models need torch and transformers: pip install 'vocabmerge[models]'"
-        ) from error
-    try:
-        with _quiet():
-            config = transformers.AutoConfig.from_pretrained(folder)
-        named = (config.architectures or ["AutoModel"])[0]
-        architecture = getattr(transformers, named, None)
-        if architecture is None:
-            raise VocabularyError(
-                f"{folder}: transformers {transformers.__version__} has no {named!r}; code that comes "
-                "with a model is not run here, convert the model to a stock architecture first"
-            )
-        with _quiet():
-            model = architecture.from_pretrained(folder, dtype="auto")
-    except VocabularyError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise VocabularyError(f"{folder}: cannot load the model: {reason}") from error
+    _, architecture = config_and_class(folder)
+    with _loading(folder):
+        model = architecture.from_pretrained(folder, dtype="auto")
     embedding = model.get_input_embeddings().weight
     names = {
         name for name, tensor in model.state_dict(keep_vars=True).items() if tensor is embedding
@@ -85,6 +65,47 @@ def open_model(folder: Path) -> Any:
             "up; fetch or save the model again"
         )
     return model
+
+
+def config_and_class(folder: Path) -> tuple[Any, Any]:
+    """The config of a model folder, and the class of transformers that it names.
+
+    Raises:
+        VocabularyError: no config, or an architecture that transformers does not have.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise VocabularyError(
+            "models need torch and transformers: pip install 'vocabmerge[models]'"
+        ) from error
+    with _loading(folder):
+        config = transformers.AutoConfig.from_pretrained(folder)
+    named = (config.architectures or ["AutoModel"])[0]
+    architecture = getattr(transformers, named, None)
+    if architecture is None:
+        raise VocabularyError(
+            f"{folder}: transformers {transformers.__version__} has no {named!r}; code that comes "
+            "with a model is not run here, convert the model to a stock architecture first"
+        )
+    return config, architecture
+
+
+def config_token_ids(folder: Path) -> dict[str, Any]:
+    """Every `…_token_id` of a model folder's config, those that are its class's defaults included."""
+    config, _ = config_and_class(folder)
+    return _token_ids_of(config)
+
+
+@contextmanager
+def _loading(folder: Path) -> Iterator[None]:
+    """Silently, and what transformers says of a folder that it cannot load in one sentence."""
+    try:
+        with _quiet():
+            yield
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise VocabularyError(f"{folder}: cannot load the model: {reason}") from error
 
 
 @contextmanager
@@ -375,10 +396,17 @@ def token_ids(model: Any) -> dict[str, Any]:
     """Every `…_token_id` that the config or the generation config of a model sets: an int or a list of ints."""
     ids: dict[str, Any] = {}
     for settings in _settings(model):
-        for name, value in settings.to_dict().items():
-            if name.endswith("_token_id") and value is not None:
-                ids.setdefault(name, value)
+        for name, value in _token_ids_of(settings).items():
+            ids.setdefault(name, value)
     return ids
+
+
+def _token_ids_of(settings: Any) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in settings.to_dict().items()
+        if name.endswith("_token_id") and value is not None
+    }
 
 
 def _settings(model: Any) -> list[Any]:
