@@ -27,7 +27,7 @@ for arguments, code in (
     assert done.exit_code == code, (arguments, done.output)
 print(*sorted({"torch", "transformers", "datasets", "deepspeed", "matplotlib"} & sys.modules.keys()))
 assert set(mergedistill.__all__) <= set(dir(mergedistill))
-from mergedistill import push, run
+from mergedistill import run
 import mergedistill.run.run
 assert mergedistill.run is run, "the function, though its module has that name too"
 """

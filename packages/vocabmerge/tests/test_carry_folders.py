@@ -186,8 +186,8 @@ def test_the_same_carry_twice_writes_the_same_bytes(world, tmp_path):
         (["new", "--model", "bert", "--method", "omp"], "omp expresses a piece in a second model"),
         (["new", "--model", "bert", "--method", "focus"], "got no corpus"),
         (
-            ["new", "--model", "bert", "--method", "focus", "--corpus", "xx"],
-            "expected LANGUAGE=FILE",
+            ["new", "--model", "bert", "--method", "focus", "--language", "xx"],
+            "--language: expected CODE=FILE",
         ),
         (["new", "--model", "bert", "--pad-to", "0"], "multiple of 1 or more, got 0"),
     ],

@@ -17,9 +17,9 @@ MODULES = sorted(
 VERBS = (
     *("carry", "carry_model", "choose_fair", "compare_segmentation", "count_pieces"),
     *("find_conflicts", "identity_map", "inspect", "load_map", "map_of_ids", "map_of_lists"),
-    *("merge_vocabularies", "open_tokenizer", "overlap", "parse_vocabulary", "read_corpus"),
-    *("read_layout", "read_source", "read_vocabulary", "rewrite_tokenizer", "sample_lines"),
-    *("save_merged", "select_rows", "tokenizer_digest", "trim", "trim_vocabulary"),
+    *("merge_vocabularies", "open_tokenizer", "overlap", "parse_vocabulary", "push_folder"),
+    *("read_corpus", "read_layout", "read_source", "read_vocabulary", "rewrite_tokenizer"),
+    *("sample_lines", "save_merged", "select_rows", "tokenizer_digest", "trim", "trim_vocabulary"),
 )
 
 

@@ -318,15 +318,15 @@ def test_a_taken_folder_is_left_alone(corpora, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nowhere", "-o", "out", "--corpus", "xx=a.txt"], "nowhere: no such file or folder"),
-        (["tokenizer.json", "-o", "out"], "expected a corpus of at least one language"),
-        (["tokenizer.json", "-o", "out", "--corpus", "a.txt"], "expected LANGUAGE=FILE for a corpus, got 'a.txt'"),
-        (["tokenizer.json", "-o", "out", "--corpus", "xx=no.txt"], "no.txt: no such corpus file"),
-        (["tokenizer.json", "-o", "out", "--corpus", "xx=empty.txt"], "empty.txt: the corpus is empty"),
-        (["tokenizer.json", "-o", "out", "--corpus", "xx=a.txt", "--top", "9"], "the size is 9"),
-        (["tokenizer.json", "-o", "out", "--corpus", "xx=a.txt", "--top", "9", "--budget", "9"], "expected one rule"),
-        (["tokenizer.json", "-o", "out", "--corpus", "xx=a.txt", "--threshold", "2"], "expected a threshold between 0 and 1, got 2.0"),
-        (["tokenizer.json", "-o", "out", "--corpus", "xx=a.txt", "--pad-to", "0"], "multiple of 1 or more, got 0"),
+        (["nowhere", "-o", "out", "--language", "xx=a.txt"], "nowhere: no such file or folder"),
+        (["tokenizer.json", "-o", "out"], "expected the text of at least one language"),
+        (["tokenizer.json", "-o", "out", "--language", "a.txt"], "--language: expected CODE=FILE, FOLDER or hub:NAME, got 'a.txt'"),
+        (["tokenizer.json", "-o", "out", "--language", "xx=no.txt"], "no.txt: no such corpus file"),
+        (["tokenizer.json", "-o", "out", "--language", "xx=empty.txt"], "empty.txt: the corpus is empty"),
+        (["tokenizer.json", "-o", "out", "--language", "xx=a.txt", "--top", "9"], "the size is 9"),
+        (["tokenizer.json", "-o", "out", "--language", "xx=a.txt", "--top", "9", "--budget", "9"], "expected one rule"),
+        (["tokenizer.json", "-o", "out", "--language", "xx=a.txt", "--threshold", "2"], "expected a threshold between 0 and 1, got 2.0"),
+        (["tokenizer.json", "-o", "out", "--language", "xx=a.txt", "--pad-to", "0"], "multiple of 1 or more, got 0"),
     ],
 )  # fmt: skip
 def test_bad_input_exits_2_with_one_sentence(arguments, sentence, tmp_path, monkeypatch):
@@ -350,7 +350,7 @@ def test_the_command_trims_several_corpora_and_prints_json(corpora, tmp_path, mo
 
     done = CliRunner().invoke(
         app,
-        ["trim", "tokenizer.json", "--corpus", *given, "-o", "cut", "--budget", "320", "--json"],
+        ["trim", "tokenizer.json", "--language", *given, "-o", "cut", "--budget", "320", "--json"],
     )
 
     assert done.exit_code == 0, done.stderr

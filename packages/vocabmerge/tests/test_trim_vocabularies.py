@@ -21,7 +21,8 @@ from vocabmerge.errors import VocabularyError
 from vocabmerge.maps import load_map
 from vocabmerge.tokenizer_file.rewrite import rewrite_tokenizer
 from vocabmerge.tokenizer_file.vocabulary import parse_vocabulary
-from vocabmerge.trim.segmentation_change import segmentation_change
+from vocabmerge.trim.segmentation_change import SegmentationChange, segmentation_change
+from vocabmerge.trim.segmented_text import SegmentedText, segment
 from vocabmerge.trim.trim import trim_vocabulary
 
 BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -129,6 +130,31 @@ def counts_of(vocabulary, languages):
     return {name: count(vocabulary, TEXT[name]) for name in languages}
 
 
+def change_of(vocabulary, cut, lines):
+    text = SegmentedText(vocabulary, lines)
+    change = segmentation_change(text, vocabulary, cut.after, cut.new_ids)
+    assert change == every_line_again(vocabulary, cut.after, cut.new_ids, lines)
+    return change
+
+
+def every_line_again(before, after, new_ids, lines):
+    """What changed, by segmenting everything with both vocabularies."""
+    (old, old_lengths), (new, new_lengths) = (
+        segment(vocabulary.segmenter(), lines) for vocabulary in (before, after)
+    )
+    moved = np.split(new_ids[old], np.cumsum(old_lengths)[:-1])
+    rows = np.split(new, np.cumsum(new_lengths)[:-1])
+    return SegmentationChange(
+        lines=len(lines),
+        words=sum(len(line.split()) for line in lines),
+        lines_unchanged=sum(map(np.array_equal, moved, rows)),
+        tokens_before=len(old),
+        tokens_after=len(new),
+        unknown_before=int((old == before.special_id("unk")).sum()),
+        unknown_after=int((new == after.special_id("unk")).sum()),
+    )
+
+
 def behaviour(vocabulary, lines):
     """Pieces of every line, specials included."""
     segmenter = Tokenizer.from_str(json.dumps(vocabulary.tokenizer))
@@ -142,7 +168,7 @@ def test_the_counted_text_is_segmented_as_before(family):
 
     assert len(cut.after) < len(vocabulary) - 100
     for name in ("xx", "yy"):
-        change = segmentation_change(vocabulary, cut.after, cut.new_ids, TEXT[name])
+        change = change_of(vocabulary, cut, TEXT[name])
         assert change.lines_unchanged == change.lines == len(TEXT[name])
         assert change.tokens_after == change.tokens_before
 
@@ -158,7 +184,7 @@ def test_only_bpe_has_ancestors_and_without_them_its_counted_text_would_change(f
         used[vocabulary.having("special", "added", "byte", "character")] = True
         new_ids = np.where(used, np.cumsum(used) - 1, -1)
         childless = parse_vocabulary(rewrite_tokenizer(vocabulary, new_ids), name="childless")
-        change = segmentation_change(vocabulary, childless, new_ids, TEXT["xx"])
+        change = every_line_again(vocabulary, childless, new_ids, TEXT["xx"])
         assert change.lines_unchanged < change.lines
 
 
@@ -166,7 +192,7 @@ def test_only_bpe_has_ancestors_and_without_them_its_counted_text_would_change(f
 def test_every_letter_of_a_dropped_language_still_has_a_piece(family):
     vocabulary = VOCABULARIES[family]
     cut = trim_vocabulary(vocabulary, counts_of(vocabulary, ["xx"]), top=420)
-    change = segmentation_change(vocabulary, cut.after, cut.new_ids, TEXT["zz"])
+    change = change_of(vocabulary, cut, TEXT["zz"])
     assert change.unknown_before == change.unknown_after == 0
     assert change.tokens_after > change.tokens_before
 

@@ -7,7 +7,6 @@ from mergedistill.errors import MergedistillError, RecipeError, StageError
 from vocabmerge.late_names import import_late as _import_late
 
 if TYPE_CHECKING:
-    from mergedistill.publish.hub import push
     from mergedistill.rank.corpus_warnings import corpus_warnings
     from mergedistill.recipe.read import read_recipe
     from mergedistill.recipe.recipe import Recipe
@@ -21,7 +20,6 @@ __all__ = [
     "StageError",
     "__version__",
     "corpus_warnings",
-    "push",
     "read_recipe",
     "run",
     "status",
@@ -34,7 +32,6 @@ _import_late(
     __name__,
     {
         "Recipe": "mergedistill.recipe.recipe",
-        "push": "mergedistill.publish.hub",
         "read_recipe": "mergedistill.recipe.read",
         "run": "mergedistill.run.run",
         "status": "mergedistill.run.status",

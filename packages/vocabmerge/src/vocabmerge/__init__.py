@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vocabmerge.encoder_folder.layout import Kind, Layout, read_layout
     from vocabmerge.errors import VocabularyError
     from vocabmerge.families.components import open_tokenizer
+    from vocabmerge.hub.push import push_folder
     from vocabmerge.maps import VocabularyMap, identity_map, load_map, map_of_ids, map_of_lists
     from vocabmerge.models import select_rows
     from vocabmerge.tokenizer_file.reading import read_vocabulary
@@ -62,6 +63,7 @@ __all__ = [
     "open_tokenizer",
     "overlap",
     "parse_vocabulary",
+    "push_folder",
     "read_corpus",
     "read_layout",
     "read_source",
@@ -105,6 +107,7 @@ _HOMES = {
     "open_tokenizer": "families.components",
     "overlap": "union.overlap",
     "parse_vocabulary": "tokenizer_file.vocabulary",
+    "push_folder": "hub.push",
     "read_corpus": "corpora",
     "read_layout": "encoder_folder.layout",
     "read_source": "carry.folder",

@@ -1,5 +1,6 @@
 """Reads the lines of a text corpus, plain or compressed, and refuses what is not text."""
 
+import bz2
 import gzip
 import lzma
 import zlib
@@ -9,9 +10,11 @@ from typing import BinaryIO
 
 from vocabmerge.errors import VocabularyError
 
+_OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+
 
 def read_corpus(path: str | Path) -> Iterator[str]:
-    r"""Yield the lines of a UTF-8 text file that are not blank; `.gz` and `.xz` are decompressed.
+    r"""Yield the lines of a UTF-8 text file that are not blank; `.gz`, `.xz` and `.bz2` are decompressed.
 
     Args:
         path: the file.
@@ -100,7 +103,35 @@ def sample_lines(lines: Iterable[str], most: int) -> list[str]:
     return kept
 
 
-def _open(path: Path) -> BinaryIO | gzip.GzipFile | lzma.LZMAFile:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")
-    return lzma.open(path, "rb") if path.suffix == ".xz" else path.open("rb")
+def corpus_files(source: str | Path) -> list[Path]:
+    """The text files of a source: the file itself, or a folder's `.txt` files, compressed or not, sorted by name.
+
+    Raises:
+        VocabularyError: no such file or folder, or a folder without text files.
+
+    Example:
+        >>> from pathlib import Path
+        >>> Path("texts").mkdir()
+        >>> _ = Path("texts/b.txt").write_text("two"), Path("texts/a.txt").write_text("one")
+        >>> [file.name for file in corpus_files("texts")]
+        ['a.txt', 'b.txt']
+    """
+    path = Path(source)
+    if not path.is_dir():
+        refuse_missing({"": [path]})
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.is_file() and _is_text(file))
+    if not files:
+        raise VocabularyError(
+            f"{path}: expected .txt files in the folder (also with .gz, .xz or .bz2), found none; name a file"
+        )
+    return files
+
+
+def _is_text(file: Path) -> bool:
+    return file.suffix == ".txt" or file.suffix in _OPENERS
+
+
+def _open(path: Path) -> BinaryIO | gzip.GzipFile | lzma.LZMAFile | bz2.BZ2File:
+    opener = _OPENERS.get(path.suffix)
+    return path.open("rb") if opener is None else opener(path, "rb")

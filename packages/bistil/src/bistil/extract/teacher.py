@@ -47,6 +47,7 @@ def trimmed_teacher(
             files,
             work / MADE,
             **kept,
+            lines=None,
             watch=lambda done, total, what: watch(done, total or 0, what),
         )
 

@@ -38,9 +38,10 @@ def run_command(
     quiet: Quiet = False,
 ) -> None:
     """Follow a recipe: a second call does nothing, an interrupted one goes on, a changed one redoes what depends on it."""
-    from mergedistill.publish.hub import push, refuse_bad_name
     from mergedistill.recipe.read import read_recipe
-    from mergedistill.recipe.stages import refuse_unknown_stage
+    from mergedistill.recipe.stages import FACTS, refuse_unknown_stage
+    from teacherzoo.cache import NOTE
+    from vocabmerge.hub.push import push_folder, refuse_bad_name
 
     followed = read_recipe(recipe)
     for name in (until, force):
@@ -63,7 +64,15 @@ def run_command(
     if rank() != 0:
         return
     if push_to is not None:
-        typer.echo(push(student, push_to, public=public))
+        typer.echo(
+            push_folder(
+                student,
+                push_to,
+                public=public,
+                message="A student distilled by mergedistill",
+                ignore=[FACTS, NOTE],
+            )
+        )
     typer.echo(f"{student}" if until == "card" else f"done until {until}")
 
 

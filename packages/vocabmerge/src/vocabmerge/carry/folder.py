@@ -11,9 +11,9 @@ from vocabmerge.carry.carry import Carried, Method, carry
 from vocabmerge.carry.cooccurrence import cooccurrence_embeddings
 from vocabmerge.carry.pieces import same_token
 from vocabmerge.carry.source import Source
-from vocabmerge.corpora import read_corpus, refuse_missing
 from vocabmerge.count import batches
 from vocabmerge.errors import VocabularyError
+from vocabmerge.language_texts import Corpora, language_texts
 from vocabmerge.model_files import save_model, stored_names
 from vocabmerge.output_folder import new_folder, refuse_taken, write_json, write_tokenizer
 from vocabmerge.progress import ProgressCallback, no_progress
@@ -27,7 +27,7 @@ def carry_model(
     out: str | Path,
     *,
     method: Method = "subword",
-    corpora: Mapping[str, Sequence[str | Path]] | None = None,
+    corpora: Corpora | None = None,
     k: int = 64,
     seed: int = 0,
     pad_to: int = 1,
@@ -43,7 +43,7 @@ def carry_model(
         models: model folders; the first gives the body and the space, others add rows.
         out: the folder to make; must not exist, or be empty.
         method: see `carry`.
-        corpora: per language, text files; `focus` learns from them which pieces are alike.
+        corpora: per language, texts, as `trim` takes them; `focus` learns from them which pieces are alike.
         k: for `omp`.
         seed: of random rows.
         pad_to: the number of rows is rounded up to a multiple of this.
@@ -82,7 +82,7 @@ def carry_model(
             "focus learns from text which pieces are alike, got no corpus; add one"
         )
     refuse_taken(out)
-    refuse_missing(corpora or {})
+    texts = language_texts(corpora, lines=None) if corpora else {}
     new = read_vocabulary(tokenizer)
     with new_folder(out) as folder:
         model, first = _open(Path(models[0]))
@@ -92,10 +92,8 @@ def carry_model(
             watch(number, len(models), "models read")
             sources.append(_open(Path(path))[1])
         auxiliary = None
-        if method == "focus" and corpora:
-            lines = chain.from_iterable(
-                read_corpus(file) for files in corpora.values() for file in files
-            )
+        if method == "focus":
+            lines = chain.from_iterable(texts.values())
             auxiliary = cooccurrence_embeddings(_segmented(new, lines, watch), len(new))
         carried = carry(new, sources, method=method, auxiliary=auxiliary, k=k, seed=seed)
         lost = _replace_tables(model, first.vocabulary, new, carried, pad_to)

@@ -15,8 +15,21 @@ from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to make; new or empty.")]
-FurtherCorpora = Annotated[
-    list[str] | None, typer.Argument(metavar="[LANGUAGE=FILE]...", help="Further corpora.")
+LanguageText = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--language",
+        metavar="CODE=TEXT",
+        help="Text that says what a language needs: a file (.txt, .gz, .xz, .bz2), a folder of them, or "
+        "hub:NAME[:CONFIG[:SPLIT]]. Repeat.",
+    ),
+]
+FurtherTexts = Annotated[
+    list[str] | None, typer.Argument(metavar="[CODE=TEXT]...", help="Further texts.")
+]
+Lines = Annotated[
+    str,
+    typer.Option(help="Lines of each language, evenly spread over its files; or all."),
 ]
 PadTo = Annotated[int, typer.Option(help="Round the model's rows up to a multiple.")]
 
@@ -37,15 +50,22 @@ def divided(given: str, option: str, form: str) -> tuple[str, str]:
     return left, right
 
 
-def read_corpora(given: Sequence[str]) -> dict[str, list[str]]:
-    """The files of each language, from arguments of the form LANGUAGE=FILE."""
-    corpora: dict[str, list[str]] = {}
+def read_languages(given: Sequence[str]) -> dict[str, list[str]]:
+    """The texts of each language, from arguments of the form CODE=TEXT."""
+    texts: dict[str, list[str]] = {}
     for argument in given:
-        language, equals, file = argument.partition("=")
-        if not (language and equals and file):
-            raise VocabularyError(f"expected LANGUAGE=FILE for a corpus, got {argument!r}")
-        corpora.setdefault(language, []).append(file)
-    return corpora
+        language, source = divided(argument, "--language", "CODE=FILE, FOLDER or hub:NAME")
+        texts.setdefault(language, []).append(source)
+    return texts
+
+
+def read_lines(given: str) -> int | None:
+    """How many lines of a language: a number, or None for `all`."""
+    if given == "all":
+        return None
+    if not given.replace("_", "").isdecimal():
+        raise VocabularyError(f"--lines: expected a number or 'all', got {given!r}")
+    return int(given)
 
 
 def print_json(value: Any) -> None:

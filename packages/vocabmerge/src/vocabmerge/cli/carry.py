@@ -7,7 +7,15 @@ import typer
 
 from vocabmerge.carry.carry import Method
 from vocabmerge.carry.folder import carry_model
-from vocabmerge.cli.arguments import FurtherCorpora, Json, Out, PadTo, print_json, read_corpora
+from vocabmerge.cli.arguments import (
+    FurtherTexts,
+    Json,
+    LanguageText,
+    Out,
+    PadTo,
+    print_json,
+    read_languages,
+)
 from vocabmerge.cli.console import Quiet, progress, refusing
 
 
@@ -18,10 +26,8 @@ def carry(
         list[Path], typer.Option(help="Model folder; the first gives body and space. Repeat.")
     ],
     method: Annotated[Method, typer.Option(help="How rows are made.")] = "subword",
-    corpus: Annotated[
-        list[str] | None, typer.Option(help="LANGUAGE=FILE, text from which focus learns.")
-    ] = None,
-    more: FurtherCorpora = None,
+    language: LanguageText = None,
+    more: FurtherTexts = None,
     k: Annotated[int, typer.Option(help="Anchors in a combination of omp.", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="Of random rows.")] = 0,
     pad_to: PadTo = 1,
@@ -30,7 +36,7 @@ def carry(
 ) -> None:
     """Give a model a new vocabulary, its embeddings made from those of old models."""
     with refusing():
-        corpora = read_corpora([*(corpus or ()), *(more or ())])
+        corpora = read_languages([*(language or ()), *(more or ())])
         with progress(quiet=quiet) as watch:
             report = carry_model(
                 tokenizer,

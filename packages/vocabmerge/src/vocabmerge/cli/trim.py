@@ -7,19 +7,33 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vocabmerge.cli.arguments import FurtherCorpora, Json, Out, PadTo, print_json, read_corpora
+from vocabmerge.cli.arguments import (
+    FurtherTexts,
+    Json,
+    LanguageText,
+    Lines,
+    Out,
+    PadTo,
+    print_json,
+    read_languages,
+    read_lines,
+)
 from vocabmerge.cli.console import Quiet, progress, refusing
+from vocabmerge.language_texts import LINES
 from vocabmerge.trim.folder import trim as trim_folder
 
 
 def trim(
-    source: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder or tokenizer.")],
+    source: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Model folder, tokenizer, or name on the Hub.")
+    ],
     out: Out,
-    corpus: Annotated[
-        list[str] | None,
-        typer.Option(help="LANGUAGE=FILE, text (.gz, .xz) that says what the language needs."),
+    language: LanguageText = None,
+    more: FurtherTexts = None,
+    lines: Lines = str(LINES),
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a name on the Hub.")
     ] = None,
-    more: FurtherCorpora = None,
     threshold: Annotated[
         float | None, typer.Option(help="Keep what reaches this probability; 1e-6 by default.")
     ] = None,
@@ -33,7 +47,8 @@ def trim(
 ) -> None:
     """Cut a model or tokenizer down to what some languages need, every kept piece and bit as before."""
     with refusing():
-        corpora = read_corpora([*(corpus or ()), *(more or ())])
+        corpora = read_languages([*(language or ()), *(more or ())])
+        most = read_lines(lines)
         with progress(quiet=quiet) as watch:
             report = trim_folder(
                 source,
@@ -43,6 +58,8 @@ def trim(
                 top=top,
                 budget=budget,
                 pad_to=pad_to,
+                lines=most,
+                revision=revision,
                 watch=watch,
             )
     if as_json:

@@ -1,20 +1,20 @@
 """Trims a folder: tokenizer, and the model if one is in it, into a new folder that plain transformers opens."""
 
 import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vocabmerge.corpora import read_corpus, refuse_missing
-from vocabmerge.count import count_pieces
 from vocabmerge.errors import VocabularyError
+from vocabmerge.hub.fetch import model_folder
+from vocabmerge.language_texts import LINES, Corpora, language_texts
 from vocabmerge.model_files import has_weights, save_model, stored_tensors
 from vocabmerge.output_folder import new_folder, refuse_taken, write_json, write_tokenizer
 from vocabmerge.progress import ProgressCallback, no_progress
 from vocabmerge.tokenizer_file.reading import read_vocabulary
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 from vocabmerge.trim.segmentation_change import segmentation_change
+from vocabmerge.trim.segmented_text import SegmentedText
 from vocabmerge.trim.trim import Trim, trim_vocabulary
 
 _COMPANIONS = (
@@ -22,8 +22,6 @@ _COMPANIONS = (
     *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
 )
 _MODULE = "[0-9]_*"  # what sentence-transformers does behind the model, a folder each
-
-Corpora = Mapping[str, Sequence[str | Path]]
 
 
 def trim(
@@ -35,6 +33,8 @@ def trim(
     top: int | None = None,
     budget: int | None = None,
     pad_to: int = 1,
+    lines: int | None = LINES,
+    revision: str | None = None,
     watch: ProgressCallback = no_progress,
 ) -> dict[str, Any]:
     """Cut a model or a tokenizer down to what some languages need, and write it to a new folder.
@@ -48,13 +48,16 @@ def trim(
     `report.json`. It appears whole or not at all.
 
     Args:
-        source: a model folder or a tokenizer; see `read_vocabulary`.
-        corpora: per language, the text files that say what it needs.
+        source: a model folder, a tokenizer (see `read_vocabulary`), or `OWNER/NAME` on the Hugging Face Hub.
+        corpora: per language, the texts that say what it needs: files, folders of text files, and data sets of the Hub
+            as `hub:NAME[:CONFIG[:SPLIT]]`, which are streamed.
         out: the folder to make; must not exist, or be empty.
         threshold: BiStil's rule, the default with 1e-6.
         top: or: how many pieces to keep.
         budget: or: how many pieces to keep, fairly to the worst-served language.
         pad_to: the model's rows are rounded up to a multiple of this.
+        lines: of each language at most so many, evenly spread over its files; None for all.
+        revision: branch, tag or commit of a source on the Hub.
         watch: told what is going on.
 
     Returns:
@@ -77,40 +80,44 @@ def trim(
         >>> report["pieces"]["before"], report["pieces"]["after"], list(read_vocabulary("small").pieces)
         (5, 4, ['[UNK]', 'a', '##b', 'ab'])
     """
-    source, out = Path(source), Path(out)
+    out = Path(out)
     if pad_to < 1:
         raise VocabularyError(f"expected to pad to a multiple of 1 or more, got {pad_to!r}")
-    if not corpora:
-        raise VocabularyError("expected a corpus of at least one language, got none")
     refuse_taken(out)
-    refuse_missing(corpora)
-    vocabulary = read_vocabulary(source)
-    model = _model_in(source, vocabulary)
+    texts = language_texts(corpora, lines=lines)
+    base = model_folder(source, revision=revision)
+    vocabulary = read_vocabulary(base, name=base_name(source, base))
+    model = _model_in(base, vocabulary)
     with new_folder(out) as folder:
-        counts = {
-            language: count_pieces(
-                vocabulary, _lines(files), watch=watch, what=f"lines of {language} counted"
+        segmented = {
+            language: SegmentedText(
+                vocabulary, text, watch=watch, what=f"lines of {language} counted"
             )
-            for language, files in corpora.items()
+            for language, text in texts.items()
         }
         cut = trim_vocabulary(
             vocabulary,
-            counts,
+            {language: text.counts for language, text in segmented.items()},
             threshold=threshold,
             top=top,
             budget=budget,
             protect=_named_ids(model),
         )
-        report = _report(cut, corpora, watch)
+        report = _report(cut, segmented, watch)
         write_tokenizer(folder, cut.after, with_model=model is not None)
         cut.map.save(folder / "maps" / f"{vocabulary.name}.safetensors")
         report["map"] = cut.map.counts
-        report["model"] = None if model is None else _trim_model(model, cut, source, folder, pad_to)
-        for name in _companions(source):
+        report["model"] = None if model is None else _trim_model(model, cut, base, folder, pad_to)
+        for name in _companions(base):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes((source / name).read_bytes())
+            (folder / name).write_bytes((base / name).read_bytes())
         write_json(folder / "report.json", report)
     return report
+
+
+def base_name(source: str | Path, base: Path) -> str | None:
+    """What a model fetched from the Hub is called: its name there without the owner; None for what lies here."""
+    return None if Path(source) == base else str(source).rpartition("/")[2]
 
 
 def _companions(source: Path) -> list[Path]:
@@ -121,10 +128,6 @@ def _companions(source: Path) -> list[Path]:
     if source / "modules.json" in files:
         files += [file for file in sorted(source.glob(f"{_MODULE}/*")) if file.is_file()]
     return [file.relative_to(source) for file in files]
-
-
-def _lines(files: Sequence[str | Path]) -> Iterator[str]:
-    return chain.from_iterable(read_corpus(file) for file in files)
 
 
 def _model_in(source: Path, vocabulary: Vocabulary) -> Any:
@@ -183,11 +186,13 @@ def _trim_model(model: Any, cut: Trim, source: Path, folder: Path, pad_to: int) 
     return {"architecture": type(model).__name__, "before": size_before, "after": size(folder)}
 
 
-def _report(cut: Trim, corpora: Corpora, watch: ProgressCallback) -> dict[str, Any]:
+def _report(
+    cut: Trim, segmented: Mapping[str, SegmentedText], watch: ProgressCallback
+) -> dict[str, Any]:
     languages = {}
-    for number, (language, files) in enumerate(corpora.items()):
-        watch(number, len(corpora), "languages compared")
-        change = segmentation_change(cut.before, cut.after, cut.new_ids, _lines(files))
+    for number, (language, text) in enumerate(segmented.items()):
+        watch(number, len(segmented), "languages compared")
+        change = segmentation_change(text, cut.before, cut.after, cut.new_ids)
         languages[language] = {**change.as_record(), "coverage": cut.coverage[language]}
     return {
         "format": "vocabmerge-trim/1",

@@ -1,15 +1,13 @@
 """What a trim costs each language: tokens per word, unknown tokens, and how many lines are segmented as before."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from vocabmerge.count import batches
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
+from vocabmerge.trim.segmented_text import SegmentedText, segment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,42 +45,46 @@ class SegmentationChange:
 
 
 def segmentation_change(
-    before: Vocabulary, after: Vocabulary, new_ids: NDArray[np.int64], lines: Iterable[str]
+    text: SegmentedText, before: Vocabulary, after: Vocabulary, new_ids: NDArray[np.int64]
 ) -> SegmentationChange:
-    """Segment lines with both vocabularies and count what changed.
+    """Segment with the new vocabulary the lines that it may cut otherwise, and count what changed.
+
+    A line whose pieces all stayed, none of them unknown, is cut as before; `trim_vocabulary` says why. An unknown
+    token may come apart into pieces where WordPiece no longer finds the longer one that led it astray.
 
     Args:
+        text: segmented by the old vocabulary.
         before: the old vocabulary.
-        after: the new one.
+        after: what `trim_vocabulary` made of it.
         new_ids: the new id of each old one [V_old], negative where it has none.
-        lines: the text.
     """
-    old_segmenter, new_segmenter = before.segmenter(), after.segmenter()
+    segmenter = after.segmenter()
     old_unknown, new_unknown = before.special_id("unk"), after.special_id("unk")
-    count = dict.fromkeys(SegmentationChange.__dataclass_fields__, 0)
-    for batch in batches(lines):
-        old, old_ends = _encode(old_segmenter, batch)
-        new, new_ends = _encode(new_segmenter, batch)
+    settled = new_ids >= 0
+    if old_unknown is not None:
+        settled[old_unknown] = False
+    unchanged = tokens_after = unknown_after = 0
+    for lines, old, lengths in text.batches():
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        open_before = np.concatenate([[0], np.cumsum(~settled[old])])
+        again = np.flatnonzero(open_before[ends] > open_before[starts])
+        new, new_lengths = segment(segmenter, [lines[number] for number in again.tolist()])
+        new_ends = np.cumsum(new_lengths, dtype=np.int64)
         moved = new_ids[old]
-        count["lines"] += len(batch)
-        count["words"] += sum(len(line.split()) for line in batch)
-        count["tokens_before"] += len(old)
-        count["tokens_after"] += len(new)
-        count["unknown_before"] += 0 if old_unknown is None else int((old == old_unknown).sum())
-        count["unknown_after"] += 0 if new_unknown is None else int((new == new_unknown).sum())
-        count["lines_unchanged"] += sum(
-            np.array_equal(moved[a:b], new[c:d])
-            for (a, b), (c, d) in zip(_spans(old_ends), _spans(new_ends), strict=True)
+        unchanged += len(lines) - len(again)
+        unchanged += sum(
+            np.array_equal(moved[starts[number] : ends[number]], new[end - length : end])
+            for number, end, length in zip(again, new_ends, new_lengths, strict=True)
         )
-    return SegmentationChange(**count)
-
-
-def _encode(segmenter: Tokenizer, batch: list[str]) -> tuple[NDArray[np.int64], list[int]]:
-    encodings = segmenter.encode_batch_fast(batch, add_special_tokens=False)
-    rows = [encoding.ids for encoding in encodings]
-    ids = np.fromiter((number for row in rows for number in row), dtype=np.int64)
-    return ids, np.cumsum([len(row) for row in rows]).tolist()
-
-
-def _spans(ends: list[int]) -> Iterator[tuple[int, int]]:
-    return zip([0, *ends[:-1]], ends, strict=True)
+        tokens_after += int(lengths.sum() - lengths[again].sum()) + len(new)
+        unknown_after += 0 if new_unknown is None else int((new == new_unknown).sum())
+    return SegmentationChange(
+        lines=text.lines,
+        words=text.words,
+        lines_unchanged=unchanged,
+        tokens_before=int(text.counts.sum()),
+        tokens_after=tokens_after,
+        unknown_before=0 if old_unknown is None else int(text.counts[old_unknown]),
+        unknown_after=unknown_after,
+    )

@@ -8,11 +8,8 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-from typer.testing import CliRunner
 
-from mergedistill.cli.app import app
-from mergedistill.errors import StageError
-from mergedistill.publish.hub import push
+from vocabmerge import VocabularyError, push_folder
 
 
 class _Hub(BaseHTTPRequestHandler):
@@ -34,8 +31,8 @@ class _Hub(BaseHTTPRequestHandler):
             self._answer(
                 {
                     "files": [
-                        {"path": its["path"], "uploadMode": "regular", "shouldIgnore": False}
-                        for its in asked
+                        {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                        for file in asked
                     ]
                 }
             )
@@ -86,8 +83,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Hub]]:
 
 
 @pytest.fixture
-def student(tmp_path: Path) -> Path:
-    folder = tmp_path / "student"
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "small"
     (folder / "languages" / "de").mkdir(parents=True)
     for name in (
         "model.safetensors",
@@ -100,8 +97,8 @@ def student(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_student_is_pushed_whole_and_privately(hub: type[_Hub], student: Path) -> None:
-    push(student, "someone/ours")
+def test_a_folder_is_pushed_whole_and_privately(hub: type[_Hub], folder: Path) -> None:
+    push_folder(folder, "someone/ours", ignore=["stage.json", "made_of.json"])
 
     assert hub.made["name"] == "ours"
     assert "private" in (
@@ -114,32 +111,24 @@ def test_a_student_is_pushed_whole_and_privately(hub: type[_Hub], student: Path)
     }
 
 
-def test_a_refusal_of_the_hub_is_one_sentence(hub: type[_Hub], student: Path) -> None:
+def test_a_refusal_of_the_hub_is_one_sentence(hub: type[_Hub], folder: Path) -> None:
     hub.refusing = True
 
     with pytest.raises(
-        StageError,
-        match=r"student is done, but the Hub did not take it as someone/ours .*you may not",
+        VocabularyError,
+        match=r"small is done, but the Hub did not take it as someone/ours .*you may not",
     ) as caught:
-        push(student, "someone/ours")
+        push_folder(folder, "someone/ours")
 
     assert "\n" not in str(caught.value)
 
 
-def test_offline_is_one_sentence(student: Path) -> None:
-    with pytest.raises(StageError, match="hf auth login"):
-        push(student, "someone/ours")
+def test_offline_is_one_sentence(folder: Path) -> None:
+    with pytest.raises(VocabularyError, match="hf auth login"):
+        push_folder(folder, "someone/ours")
 
 
-def test_a_bad_name_is_refused_before_the_run(tmp_path: Path) -> None:
-    (tmp_path / "de.txt").write_text("x")
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(
-        "out: run\nlanguages: {de: de.txt}\nteachers: [{teacher: nowhere/x, languages: [de]}]\n"
-    )
-
-    done = CliRunner().invoke(app, ["run", str(recipe), "--push", "not a name"])
-
-    assert done.exit_code == 2
-    assert "OWNER/MODEL" in done.stderr
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("name", ["not a name", "small", "a/b/c", "/small", "someone/"])
+def test_a_bad_name_is_refused_before_anything_is_asked(name: str, folder: Path) -> None:
+    with pytest.raises(VocabularyError, match="OWNER/NAME"):
+        push_folder(folder, name)

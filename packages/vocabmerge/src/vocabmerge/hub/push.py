@@ -1,0 +1,90 @@
+"""A finished folder on the Hugging Face Hub: how every package of ours uploads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from vocabmerge.errors import VocabularyError
+
+_NAME = re.compile(r"[^/]+/[^/]+")
+
+
+def refuse_bad_name(name: str) -> None:
+    """Before any work: a name that the Hub would not take.
+
+    Raises:
+        VocabularyError: with what a name looks like.
+
+    Example:
+        >>> refuse_bad_name("someone/multilingual-e5-small-en-sw")
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in __all__
+
+    reason = "without an owner"
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        reason = " ".join(str(error).split())
+    else:
+        if _NAME.fullmatch(name):
+            return
+    raise VocabularyError(
+        f"{name!r} is no name for a model on the Hub ({reason}); name it OWNER/NAME"
+    )
+
+
+def push_folder(
+    folder: str | Path,
+    name: str,
+    *,
+    public: bool = False,
+    message: str = "A folder of vocabmerge",
+    ignore: Sequence[str] = (),
+) -> str:
+    """Upload a finished folder as one commit, under the account that is logged in.
+
+    Args:
+        folder: what a command finished.
+        name: `OWNER/NAME`; made if it is not there.
+        public: whether others see a model that is made now.
+        message: of the commit.
+        ignore: patterns of files that stay here.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        VocabularyError: a bad name, or the Hub cannot be reached or does not want it.
+
+    Example:
+        Without a folder to push nothing is asked of the Hub.
+
+        >>> push_folder("nowhere", "someone/small")
+        Traceback (most recent call last):
+        vocabmerge.errors.VocabularyError: nowhere: expected a folder to push, there is none
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # its client's, whichever that is
+
+    refuse_bad_name(name)
+    if not Path(folder).is_dir():
+        raise VocabularyError(f"{folder}: expected a folder to push, there is none")
+    api = HfApi()
+    try:
+        api.create_repo(name, private=not public, exist_ok=True)
+        made = api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            commit_message=message,
+            ignore_patterns=list(ignore),
+        )
+    except (HTTPError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise VocabularyError(
+            f"{folder} is done, but the Hub did not take it as {name} ({reason}); log in with `hf auth login`, see to name "
+            f"and connection, and push again, for example with `hf upload {name} {folder} --private`"
+        ) from error
+    return str(made.repo_url)
