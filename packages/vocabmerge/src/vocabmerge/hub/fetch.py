@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from vocabmerge.errors import VocabularyError
@@ -113,7 +114,6 @@ def _snapshot(name: str, revision: str | None) -> Path:
 
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
-        GatedRepoError,
         HFValidationError,
         HTTPError,  # type: ignore[attr-defined]  # its client's, whichever that is
         RepositoryNotFoundError,
@@ -123,14 +123,15 @@ def _snapshot(name: str, revision: str | None) -> Path:
     try:
         listed = HfApi().model_info(name, revision=revision).siblings or []
         wanted = files_to_fetch([file.rfilename for file in listed])
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=[*map(escape, wanted)])
-        )
+        with _no_bars():
+            return Path(
+                snapshot_download(name, revision=revision, allow_patterns=[*map(escape, wanted)])
+            )
     except RevisionNotFoundError as error:
         raise VocabularyError(
             f"{name}: the Hub has no revision {revision!r} of it; give a branch, a tag or a commit"
         ) from error
-    except (RepositoryNotFoundError, GatedRepoError) as error:
+    except RepositoryNotFoundError as error:
         raise VocabularyError(
             f"{name}: no such file or folder, and no model of that name on the Hub that you may read; see to the "
             "name, ask for access on its page, or log in with `hf auth login`"
@@ -143,26 +144,44 @@ def _snapshot(name: str, revision: str | None) -> Path:
 
 def _cached(name: str, revision: str | None, error: Exception) -> Path:
     """The snapshot that an earlier fetch left, where the Hub cannot be reached."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
     at = f" --revision {revision}" if revision else ""
     advice = (
         f"fetch it where there is a connection, with `hf download {name}{at}`, into the same cache "
         f"({HF_HUB_CACHE}), or pass a folder"
     )
+    unreachable = f"the Hub cannot be reached ({type(error).__name__})"
+    for file in ("config.json", "modules.json", "tokenizer.json"):
+        path = try_to_load_from_cache(name, file, revision=revision)
+        if isinstance(path, str):
+            folder = Path(path).parent
+            weights = any(found.suffix in (".safetensors", ".bin") for found in folder.rglob("*"))
+            if weights or file == "tokenizer.json":
+                return folder
+            raise VocabularyError(
+                f"{name}: the local cache holds its settings without its weights, and {unreachable}; {advice}"
+            ) from error
+    raise VocabularyError(
+        f"{name}: no such file or folder, not in the local cache, and {unreachable}; {advice}"
+    ) from error
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the Hub's progress bars: a library is silent."""
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    shown = not are_progress_bars_disabled()
+    if shown:
+        disable_progress_bars()
     try:
-        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, OSError) as missing:
-        raise VocabularyError(
-            f"{name}: no such file or folder, not in the local cache, and the Hub cannot be reached "
-            f"({type(error).__name__}); {advice}"
-        ) from missing
-    names = local_files(folder)
-    if "config.json" in names and not any(n.endswith((".safetensors", ".bin")) for n in names):
-        raise VocabularyError(
-            f"{name}: the local cache holds its settings without its weights, and the Hub cannot be reached "
-            f"({type(error).__name__}); {advice}"
-        ) from error
-    return folder
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
