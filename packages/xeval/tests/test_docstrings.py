@@ -16,7 +16,10 @@ MODULES = sorted(
     for path in SOURCES.rglob("*.py")
     if ">>> " in path.read_text(encoding="utf-8")
 )
-VERBS = (xeval.compare, xeval.cost, xeval.run, xeval.score, xeval.summarise, xeval.tune)
+VERBS = (
+    *(xeval.compare, xeval.compare_mteb, xeval.cost),
+    *(xeval.run, xeval.score, xeval.summarise, xeval.tune),
+)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from xeval.errors import XevalError
 from xeval.protocol import Protocol
 from xeval.report import markdown, page, write_plots, write_report
 from xeval.statistics.compare import Comparison, TaskComparison, compare
+from xeval.statistics.compare_mteb import MtebComparison, MtebTaskScore, compare_mteb
 from xeval.statistics.items import Items, read_items
 from xeval.statistics.result import Result
 from xeval.statistics.results_file import append_result, append_results, read_results
@@ -32,6 +33,8 @@ __all__ = [
     "FineTunedTask",
     "Items",
     "LocalFolder",
+    "MtebComparison",
+    "MtebTaskScore",
     "Protocol",
     "Result",
     "Summary",
@@ -44,6 +47,7 @@ __all__ = [
     "append_result",
     "append_results",
     "compare",
+    "compare_mteb",
     "cost",
     "markdown",
     "open_source",

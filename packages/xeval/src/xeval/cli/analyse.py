@@ -22,9 +22,19 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    a: Annotated[str, typer.Argument(help="A model, as the results name it.")],
+    a: Annotated[
+        str, typer.Argument(help="A model, as the results name it; with --mteb a folder.")
+    ],
     b: Annotated[str, typer.Argument(help="Another.")],
-    results: o.Files,
+    results: Annotated[
+        list[Path] | None, typer.Argument(help="Results files, JSON Lines; none with --mteb.")
+    ] = None,
+    mteb: Annotated[
+        bool,
+        typer.Option(
+            "--mteb", help="A and B are folders with results of mteb; tests are over tasks."
+        ),
+    ] = False,
     task: o.Tasks = None,
     metric: o.Metrics = None,
     protocol: o.Protocols = None,
@@ -36,6 +46,14 @@ def compare(
     as_json: o.Json = False,
 ) -> None:
     """Is A better than B? Paired tests per language, corrected for their number, with a verdict in words."""
+    if mteb:
+        _refuse_beside_mteb(
+            {"RESULTS": results, "--metric": metric, "--protocol": protocol, "--source": source}
+        )
+        _compare_mteb(a, b, task or (), level, resamples, as_json)
+        return
+    if not results:
+        raise typer.BadParameter("expected a results file after the two models, or --mteb")
     with one_sentence():
         from xeval.statistics.compare import compare as compare_models
 
@@ -46,40 +64,81 @@ def compare(
             json.dumps([asdict(comparison) for comparison in comparisons], ensure_ascii=False)
         )
         return
+    console = _console()
+    for comparison in comparisons:
+        sections = [comparison.languages, (comparison.mean,) if comparison.mean else ()]
+        title = f"{comparison.task}, {comparison.metric}"
+        console.print(_table(title, ("language", "items", a, b), sections))
+        _print_lines(console, [f"not compared: {line}" for line in comparison.left_out])
+    _print_lines(console, [_explained(comparisons, level)])
+
+
+def _refuse_beside_mteb(given: dict[str, Any]) -> None:
+    for name, value in given.items():
+        if value:
+            raise typer.BadParameter(f"{name} does not go with --mteb, which reads two folders")
+
+
+def _compare_mteb(
+    a: str, b: str, tasks: Sequence[str], level: float, resamples: int, as_json: bool
+) -> None:
+    with one_sentence():
+        from xeval.statistics.compare_mteb import compare_mteb
+
+        compared = compare_mteb(Path(a), Path(b), tasks=tasks, level=level, resamples=resamples)
+    if as_json:
+        typer.echo(json.dumps(asdict(compared), ensure_ascii=False))
+        return
+    console = _console()
+    if compared.all_tasks is None:
+        scores = [
+            f"{s.task}: {compared.a} {s.score_a:.2f}, {compared.b} {s.score_b:.2f}"
+            for s in compared.tasks
+        ]
+        _print_lines(console, scores)
+    else:
+        sections = [(compared.all_tasks,), compared.kinds, compared.languages]
+        heads = ("", "tasks", compared.a, compared.b)
+        console.print(_table("mteb, main score", heads, sections))
+    _print_lines(console, [f"not compared: {line}" for line in compared.left_out])
+    _print_lines(console, compared.notes)
+    _print_lines(
+        console,
+        [
+            "A task of several subsets is their mean. Interval: a bootstrap over tasks. p: from the signs of the differences of "
+            "tasks, exchanged; corrected by Holm's method over the kinds of tasks, and over the languages; all tasks are a test "
+            f"of their own. 'better': p below {level:g}. could show: the true difference that would be found four times in five."
+        ],
+    )
+
+
+def _print_lines(console: Any, lines: Sequence[str]) -> None:
+    from rich.text import Text
+
+    for line in lines:
+        console.print(Text(line))  # not a string: a name in square brackets is no markup
+
+
+def _table(title: str, heads: Sequence[str], sections: Sequence[Sequence[Any]]) -> Any:
+    """A table of comparisons; `heads` are those of place, n and the two models."""
     from rich.table import Table
     from rich.text import Text
 
-    console = _console()
-    for comparison in comparisons:
-        # Text, not strings: a name in square brackets is no markup.
-        table = Table(title=Text(f"{comparison.task}, {comparison.metric}"), title_justify="left")
-        for head in (
-            "language",
-            "items",
-            a,
-            b,
-            "difference",
-            "95 % interval",
-            "could show",
-            "p",
-            "verdict",
-        ):
-            table.add_column(
-                Text(head), justify="left" if head in ("language", "verdict") else "right"
-            )
-        for row in [*comparison.languages, *([comparison.mean] if comparison.mean else [])]:
-            if row is comparison.mean:
-                table.add_section()
+    table = Table(title=Text(title), title_justify="left")
+    for number, head in enumerate(
+        [*heads, "difference", "95 % interval", "could show", "p", "verdict"]
+    ):
+        table.add_column(Text(head), justify="left" if number in (0, 8) else "right")
+    for section in sections:
+        for row in section:
             cells = (
                 row.place, str(row.n), f"{row.score_a:.2f}", f"{row.score_b:.2f}", f"{row.difference:+.2f}",
                 f"{row.low:+.2f} to {row.high:+.2f}", "–" if row.detectable is None else f"{row.detectable:.2f}",
                 f"{row.p_holm:.4f}", row.verdict.partition(";")[0],
             )  # fmt: skip
             table.add_row(*map(Text, cells))
-        console.print(table)
-        for line in comparison.left_out:
-            console.print(Text(f"not compared: {line}"))
-    console.print(Text(_explained(comparisons, level)))
+        table.add_section()
+    return table
 
 
 def _explained(comparisons: Sequence[Any], level: float) -> str:

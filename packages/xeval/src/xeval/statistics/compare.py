@@ -179,21 +179,26 @@ def _compare_task(
         )
         for pair in pairs
     ]
-    languages = [
-        _with_verdict(replace(comparison, p_holm=p), metric, names, level)
-        for comparison, p in zip(
-            compared, holm([comparison.p for comparison in compared]), strict=True
-        )
-    ]
     mean = _compare_means(metric, pairs, level=level, resamples=resamples, seed=seed)
     return TaskComparison(
         task=example.task,
         metric=metric,
         a=names[0],
         b=names[1],
-        languages=tuple(languages),
+        languages=with_verdicts(compared, metric, names, level),
         mean=mean and _with_verdict(mean, metric, names, level),
         left_out=tuple(left_out),
+    )
+
+
+def with_verdicts(
+    compared: Sequence[Comparison], metric: str, names: tuple[str, str], level: float
+) -> tuple[Comparison, ...]:
+    """The comparisons of one family: their p corrected by Holm's method, and verdicts in words."""
+    corrected = holm([comparison.p for comparison in compared])
+    return tuple(
+        _with_verdict(replace(comparison, p_holm=p), metric, names, level)
+        for comparison, p in zip(compared, corrected, strict=True)
     )
 
 

@@ -121,6 +121,7 @@ METRICS: dict[str, Metric] = {
     "retrieval_from_source": Metric(
         title="accuracy@1, source → target", columns=_SHARE, of_sums=_percentage
     ),
+    "main_score": Metric(title="main score of mteb", columns=_MEAN, of_sums=_percentage),
     "bits_per_byte": Metric(
         title="bits per byte",
         columns=("bits", "bytes"),
