@@ -69,7 +69,7 @@ class PlainEngine:
     ) -> None:
         self._device = own_device() if device is None else device
         teacher.model.to(self._device)
-        self._head = teacher.head
+        self._head = teacher.masked_lm
         self._autocast = precision == "bfloat16"
 
     def hidden_rows(

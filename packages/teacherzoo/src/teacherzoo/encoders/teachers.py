@@ -1,4 +1,4 @@
-"""A teacher: a masked-LM model folder, opened, checked and named by the digests of its weights and tokenizer."""
+"""A teacher: a model folder, a masked LM or of another kind, opened, checked and named by the digests of its weights and tokenizer."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ import torch
 from teacherzoo.catalogue.catalogue import find_teacher, local_folder
 from teacherzoo.encoders.families import longest_row
 from teacherzoo.encoders.heads import SplitHead, split_head
+from teacherzoo.encoders.kinds import PLAIN_NAMES, encoder_folder, model_layout, open_whole
 from teacherzoo.errors import TeacherError
 from teacherzoo.text.masking import TokenSpace
-from vocabmerge import tokenizer_digest
+from vocabmerge import Kind, Layout, tokenizer_digest
 
 _ENDLESS = 10**6  # tokenizers without a limit state an astronomical one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """A model that can say what stands behind a mask.
+    """A model from which others learn: what it says stands behind a mask, or what its encoder computes.
 
     Attributes:
         name: as the user named it: a folder or a Hub name.
         folder: where its files are.
         model: the whole model, in evaluation mode.
-        head: its parts.
+        head: the parts of a masked LM; None where it has no such head.
+        layout: where the parts of its folder lie, of a model that was opened as what it was saved as; None for a masked LM.
         backend: its `tokenizers.Tokenizer`, without truncation and padding.
-        space: the ids that masking must know.
+        space: the ids that masking must know; the mask is -1 where the tokenizer has none.
         max_length: the longest input in tokens.
         weights_digest: of weights and configuration.
         tokenizer_digest: of the tokenizer.
@@ -40,17 +42,42 @@ class Teacher:
     name: str
     folder: Path
     model: Any
-    head: SplitHead
+    head: SplitHead | None
     backend: Any
     space: TokenSpace
     max_length: int
     weights_digest: str
     tokenizer_digest: str
+    layout: Layout | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What it was saved as."""
+        return Kind.MASKED_LM if self.layout is None else self.layout.kind
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where its tokenizer lies, in a folder of sentence-transformers with one of its own for each module."""
+        return self.folder if self.layout is None else self.folder / self.layout.tokenizer
 
     @property
     def vocabulary_size(self) -> int:
-        """Rows of the decoder: the ids the teacher distributes its probability over."""
+        """Rows of the vocabulary: the ids that a masked LM distributes its probability over."""
         return int(self.model.config.vocab_size)
+
+    @property
+    def masked_lm(self) -> SplitHead:
+        """`head`, for what asks it.
+
+        Raises:
+            TeacherError: where there is none.
+        """
+        if self.head is None:
+            raise TeacherError(
+                f"{self.name}: it is {PLAIN_NAMES[self.kind]}, whose files hold no masked-LM head, so it cannot say which token "
+                "stands behind a mask; choose a model saved with its masked-LM head."
+            )
+        return self.head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,19 +91,22 @@ class TextSide:
     tokenizer_digest: str
 
 
-def load_teacher(name: str | Path) -> Teacher:
+def load_teacher(name: str | Path, *, headless: bool = False) -> Teacher:
     """Open a teacher.
 
     Args:
         name: a model folder, or a name in the catalogue or on the Hub (fetched if it is not in the local cache and the
             machine is online).
+        headless: whether a model without a masked-LM head serves, too: an encoder alone, a sentence-transformers folder, a
+            classifier, a reranker. It is opened as what it was saved as, without what its files lack, such as a pooler.
 
     Returns:
         The teacher in float32, in evaluation mode, on the CPU.
 
     Raises:
-        TeacherError: where there is no such model; where it has no masked-LM head, no mask token, no fast tokenizer;
-            where weights are missing or need code of their own.
+        TeacherError: where there is no such model; where it has no fast tokenizer, or, unless `headless`, no masked-LM
+            head or no mask token; where weights are missing or need code of their own.
+        VocabularyError: where a part of the folder is not understood.
 
     Example:
         >>> teacher = load_teacher("FacebookAI/xlm-roberta-base")  # doctest: +SKIP
@@ -84,6 +114,8 @@ def load_teacher(name: str | Path) -> Teacher:
         (512, 250002)
     """
     folder = teacher_folder(name)
+    if headless and (layout := model_layout(folder)).kind is not Kind.MASKED_LM:
+        return _load_headless(name, layout)
     config = read_config(folder, name)
     tokenizer = read_tokenizer(folder, name)
     model = _read_model(folder, name)
@@ -93,7 +125,7 @@ def load_teacher(name: str | Path) -> Teacher:
 def assemble_teacher(
     name: str | Path, folder: Path, *, config: Any, tokenizer: Any, model: Any
 ) -> Teacher:
-    """Put a teacher together from its loaded parts, checking that they fit."""
+    """Put a masked-LM teacher together from its loaded parts, checking that they fit."""
     model.eval()
     cut = _text_side(name, folder, config=config, tokenizer=tokenizer)
     return Teacher(
@@ -105,6 +137,27 @@ def assemble_teacher(
         space=cut.space,
         max_length=_max_length(config, tokenizer),
         weights_digest=weights_digest(folder),
+        tokenizer_digest=cut.tokenizer_digest,
+    )
+
+
+def _load_headless(name: str | Path, layout: Layout) -> Teacher:
+    """A teacher of any kind, with a masked-LM head where it is a sparse encoder."""
+    tokenizer = read_tokenizer(layout.folder / layout.tokenizer, name, needs_mask=False)
+    model = open_whole(layout)
+    cut = _text_side(name, layout.folder / layout.tokenizer, config=model.config, tokenizer=tokenizer)  # fmt: skip
+    weights_digest(encoder_folder(layout))  # refuses a folder without weights
+    parts = sorted(file for pattern in ("config.json", "*.safetensors", "*.pt") for file in layout.folder.rglob(pattern))  # fmt: skip
+    return Teacher(
+        name=cut.name,
+        folder=layout.folder,
+        model=model,
+        head=split_head(model) if layout.kind is Kind.SPARSE else None,
+        layout=layout,
+        backend=cut.backend,
+        space=cut.space,
+        max_length=_max_length(model.config, tokenizer),
+        weights_digest=files_digest(parts),
         tokenizer_digest=cut.tokenizer_digest,
     )
 
@@ -154,7 +207,7 @@ def teacher_folder(name: str | Path) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*_linear.pt", "*_Dense/*.bin"]
     try:
         return Path(snapshot_download(find_teacher(str(name)), allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
@@ -192,8 +245,8 @@ def read_config(folder: Path, name: str | Path) -> Any:
     return config
 
 
-def read_tokenizer(folder: Path, name: str | Path) -> Any:
-    """The teacher's fast tokenizer, which must know a mask token.
+def read_tokenizer(folder: Path, name: str | Path, *, needs_mask: bool = True) -> Any:
+    """The teacher's fast tokenizer, which must know a mask token where `needs_mask`.
 
     Raises:
         TeacherError: with the reason why it does not serve.
@@ -208,7 +261,7 @@ def read_tokenizer(folder: Path, name: str | Path) -> Any:
         raise TeacherError(
             f"{name}: {type(tokenizer).__name__} has no fast form (tokenizer.json), and positions need its offsets."
         )
-    if tokenizer.mask_token_id is None:
+    if needs_mask and tokenizer.mask_token_id is None:
         raise TeacherError(
             f"{name}: its tokenizer has no mask token; a masked-LM teacher needs one."
         )
@@ -270,7 +323,7 @@ def _token_space(name: str | Path, tokenizer: Any) -> TokenSpace:
         )
     pad = tokenizer.pad_token_id
     return TokenSpace(
-        mask=int(tokenizer.mask_token_id),
+        mask=-1 if tokenizer.mask_token_id is None else int(tokenizer.mask_token_id),
         pad=int(pad) if pad is not None else 0,
         unknown=tokenizer.unk_token_id,
         special=tuple(sorted(int(index) for index in special)),

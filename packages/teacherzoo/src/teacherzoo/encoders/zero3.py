@@ -61,11 +61,11 @@ def load_sharded_teacher(
     model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
     _read_weights(deepspeed, model, folder, name)
     teacher = assemble_teacher(name, folder, config=config, tokenizer=tokenizer, model=model)
-    rows = _MaskedRows(model, teacher.head, autocast=precision == "bfloat16")
+    rows = _MaskedRows(model, teacher.masked_lm, autocast=precision == "bfloat16")
     engine = deepspeed.initialize(model=rows, config=settings)[0]
     engine.module.eval()
     del zero_is_on
-    return teacher, ShardedEngine(deepspeed, engine, teacher.head, teacher.space.mask)
+    return teacher, ShardedEngine(deepspeed, engine, teacher.masked_lm, teacher.space.mask)
 
 
 class ShardedEngine:

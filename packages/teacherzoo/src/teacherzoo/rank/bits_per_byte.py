@@ -254,7 +254,7 @@ def _bits(teacher: Teacher, passes: Sequence[_Pass], watch: ProgressCallback) ->
         hidden = _hidden(teacher, members, device)
         gold = torch.tensor([piece for masked in members for piece in masked.gold], device=device)
         for rows, wanted in zip(hidden.split(_ROWS), gold.split(_ROWS), strict=True):
-            logits = F.linear(rows, teacher.head.weight, teacher.head.bias).float()
+            logits = F.linear(rows, teacher.masked_lm.weight, teacher.masked_lm.bias).float()
             total += float(F.cross_entropy(logits, wanted, reduction="sum"))
         done += len(members)
         watch(done, len(passes), "bits per byte")
@@ -268,10 +268,10 @@ def _hidden(teacher: Teacher, members: Sequence[_Pass], device: Any) -> torch.Te
     for row, masked in enumerate(members):
         input_ids[row, : len(masked.input_ids)] = torch.tensor(masked.input_ids)
         attention[row, : len(masked.input_ids)] = 1
-    output = teacher.head.encoder(
+    output = teacher.masked_lm.encoder(
         input_ids=input_ids.to(device), attention_mask=attention.to(device)
     ).last_hidden_state.flatten(0, 1)
     cells = [
         row * width + place for row, masked in enumerate(members) for place in masked.positions
     ]
-    return teacher.head.transform(output[torch.tensor(cells, device=device)])
+    return teacher.masked_lm.transform(output[torch.tensor(cells, device=device)])

@@ -70,7 +70,7 @@ class TokenSpace:
     """The ids that masking must know.
 
     Attributes:
-        mask: id of the mask token.
+        mask: id of the mask token; -1 where there is none.
         pad: id that fills up batches.
         unknown: id of unknown pieces, or None; such positions are never masked, for they have nothing to teach.
         special: ids that are never masked and never drawn at random, ascending.

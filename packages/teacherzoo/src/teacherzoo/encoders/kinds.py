@@ -1,0 +1,173 @@
+"""Models of every kind, opened as what they were saved as; nothing that their files lack is made up."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from teacherzoo.encoders.families import FAMILIES
+from teacherzoo.errors import TeacherError
+from vocabmerge import Kind, Layout, read_layout
+
+if TYPE_CHECKING:
+    import torch
+
+_AUTO_CLASSES = {
+    Kind.MASKED_LM: "AutoModelForMaskedLM",
+    Kind.SPARSE: "AutoModelForMaskedLM",
+    Kind.HEADLESS: "AutoModel",
+    Kind.SENTENCE: "AutoModel",
+    Kind.MULTI_VECTOR: "AutoModel",
+    Kind.CLASSIFIER: "AutoModelForSequenceClassification",
+    Kind.TOKEN_CLASSIFIER: "AutoModelForTokenClassification",
+    Kind.QUESTION_ANSWERING: "AutoModelForQuestionAnswering",
+}
+
+PLAIN_NAMES = {
+    Kind.MASKED_LM: "a masked LM",
+    Kind.CAUSAL_LM: "a causal LM",
+    Kind.SPARSE: "a sparse encoder",
+    Kind.HEADLESS: "an encoder without a head",
+    Kind.SENTENCE: "a sentence encoder",
+    Kind.MULTI_VECTOR: "a multi-vector encoder",
+    Kind.CLASSIFIER: "a sequence classifier or reranker",
+    Kind.TOKEN_CLASSIFIER: "a token classifier",
+    Kind.QUESTION_ANSWERING: "a question answerer",
+    Kind.TOKENIZER: "a tokenizer without a model",
+}
+"""Kind of a folder to what a sentence calls it."""
+
+
+def model_layout(folder: Path) -> Layout:
+    """What lies in a model folder; where its configuration names no class, a masked LM if the files hold such a head.
+
+    Raises:
+        VocabularyError: for a part that is not understood.
+    """
+    layout = read_layout(folder)
+    if layout.kind is Kind.HEADLESS and layout.architecture == "AutoModel":
+        steps = {step for family in FAMILIES.values() for head in family.heads for step in head.transform}  # fmt: skip
+        if any(name.startswith(tuple(steps)) for name in _stored_names(folder)):
+            return replace(layout, kind=Kind.MASKED_LM)
+    return layout
+
+
+def encoder_folder(layout: Layout) -> Path:
+    """Where configuration and weights of the one encoder of a model folder lie.
+
+    Raises:
+        TeacherError: where there is none, or where there are several, as behind a router.
+    """
+    if layout.kind not in _AUTO_CLASSES:
+        raise TeacherError(
+            f"{layout.folder}: expected an encoder, found {PLAIN_NAMES[layout.kind]}; give a folder with config.json and weights."
+        )
+    if len(layout.transformers) != 1:
+        raise TeacherError(
+            f"{layout.folder}: expected one encoder, found {len(layout.transformers)} "
+            f"({', '.join(map(str, layout.transformers))}); give the folder of one of them."
+        )
+    return layout.folder / layout.transformers[0]
+
+
+def shell_of(layout: Layout) -> torch.nn.Module:
+    """The model as its class builds it, on the meta device: its shape without a weight.
+
+    Raises:
+        TeacherError: where the configuration cannot be read, or transformers has no such model of this kind.
+    """
+    import torch
+
+    model_class, config, options = _parts(layout)
+    with torch.device("meta"), _refusing(layout, "config.json"):
+        shell: torch.nn.Module = model_class.from_config(config, **options)
+    return shell
+
+
+def open_whole(layout: Layout) -> Any:
+    """The model in float32, in evaluation mode, every weight of it from its files; a pooler only where they have one.
+
+    Raises:
+        TeacherError: where weights cannot be read or are missing.
+    """
+    import torch
+
+    model_class, _, options = _parts(layout)
+    with _refusing(layout, "the weights"):
+        model, info = model_class.from_pretrained(
+            encoder_folder(layout), dtype=torch.float32, output_loading_info=True, **options
+        )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise TeacherError(
+            f"{layout.folder}: {len(missing)} weights are not in its files, among them {missing[0]!r}, and would be random; "
+            "save the whole model again."
+        )
+    return model.eval()
+
+
+def same_class(model: Any, config: Any) -> Any:
+    """A model of `model`'s class with fresh weights by another configuration; without a pooler where `model` has none.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+        >>> same_class(BertModel(config, add_pooling_layer=False), config).pooler is None
+        True
+    """
+    bare = model.base_model is model and getattr(model, "pooler", model) is None
+    return type(model)(config, **({"add_pooling_layer": False} if bare else {}))
+
+
+def _parts(layout: Layout) -> tuple[Any, Any, dict[str, Any]]:
+    """The auto class, the configuration, and the options that the model's class is built with."""
+    import transformers
+
+    folder = encoder_folder(layout)
+    with _refusing(layout, "config.json"):
+        config = transformers.AutoConfig.from_pretrained(folder)
+    auto_class: Any = getattr(transformers, _AUTO_CLASSES[layout.kind])
+    model_class = auto_class._model_mapping.get(type(config), None)
+    if model_class is None:
+        raise TeacherError(
+            f"{layout.folder}: transformers has no {config.model_type!r} model that is {PLAIN_NAMES[layout.kind]}; "
+            "choose another encoder."
+        )
+    if isinstance(model_class, list | tuple):
+        model_class = model_class[0]
+    takes_pooler = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    headless = auto_class is transformers.AutoModel
+    without = headless and takes_pooler and not any("pooler." in name for name in _stored_names(folder))  # fmt: skip
+    return auto_class, config, {"add_pooling_layer": False} if without else {}
+
+
+def _stored_names(folder: Path) -> Iterator[str]:
+    """Of the tensors in the safetensors files of a folder."""
+    from safetensors import safe_open
+
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="numpy") as opened:
+            yield from opened.keys()
+
+
+@contextlib.contextmanager
+def _refusing(layout: Layout, part: str) -> Iterator[None]:
+    """What cannot be read is refused in one sentence, and what transformers reports of weights left aside is not printed."""
+    from safetensors import SafetensorError
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        lines = str(error).strip().splitlines()
+        raise TeacherError(
+            f"{layout.folder}: {part} cannot be read: {lines[0] if lines else type(error).__name__}"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)

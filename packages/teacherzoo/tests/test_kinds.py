@@ -1,0 +1,136 @@
+"""Teachers of every kind, in folders that transformers and sentence-transformers wrote."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.base.modules import Dense, Transformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from transformers import BertConfig, PreTrainedTokenizerFast
+
+from teacherzoo import Corpus, TeacherError, load_teacher, rank, record
+from teacherzoo.encoders.heads import SplitHead
+from teacherzoo.encoders.kinds import same_class
+from vocabmerge import Kind
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def save(
+    tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    def save_as(architecture: str, **options: Any) -> Path:
+        folder = tmp_path_factory.mktemp(architecture)
+        torch.manual_seed(0)
+        built = {"add_pooling_layer": False} if options.pop("bare", False) else {}
+        config = BertConfig(
+            vocab_size=len(tokenizer), max_position_embeddings=64, **SIZES, **options
+        )
+        getattr(transformers, architecture)(config, **built).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return save_as
+
+
+KINDS = {
+    "BertForMaskedLM": Kind.MASKED_LM,
+    "BertModel": Kind.HEADLESS,
+    "BertForSequenceClassification": Kind.CLASSIFIER,
+    "BertForTokenClassification": Kind.TOKEN_CLASSIFIER,
+    "BertForQuestionAnswering": Kind.QUESTION_ANSWERING,
+}
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_a_teacher_is_opened_as_what_it_was_saved_as(
+    architecture: str, save: Callable[..., Path]
+) -> None:
+    folder = save(architecture)
+
+    teacher = load_teacher(folder, headless=True)
+
+    assert teacher.kind is KINDS[architecture]
+    assert type(teacher.model).__name__ == architecture
+    assert not teacher.model.training
+    saved = getattr(transformers, architecture).from_pretrained(folder).state_dict()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in teacher.model.state_dict().items())  # fmt: skip
+    assert isinstance(teacher.head, SplitHead) == (architecture == "BertForMaskedLM")
+
+
+def test_a_pooler_is_there_only_if_the_file_has_one(save: Callable[..., Path]) -> None:
+    bare, pooled = (load_teacher(save("BertModel", bare=bare), headless=True).model for bare in (True, False))  # fmt: skip
+
+    assert bare.pooler is None
+    assert pooled.pooler is not None
+    assert same_class(bare, bare.config).pooler is None
+    assert same_class(pooled, pooled.config).pooler is not None
+
+
+def test_folders_of_sentence_transformers_teach(save: Callable[..., Path], tmp_path: Path) -> None:
+    modules = [Transformer(str(save("BertModel", bare=True))), Pooling(16), Dense(16, 8), Normalize()]  # fmt: skip
+    SentenceTransformer(modules=modules).save(str(tmp_path / "sentences"))
+    CrossEncoder(str(save("BertForSequenceClassification", num_labels=1))).save_pretrained(str(tmp_path / "reranker"))  # fmt: skip
+
+    encoder = load_teacher(tmp_path / "sentences", headless=True)
+    reranker = load_teacher(tmp_path / "reranker", headless=True)
+
+    assert (encoder.kind, type(encoder.model).__name__) == (Kind.SENTENCE, "BertModel")
+    assert (reranker.kind, reranker.model.config.num_labels) == (Kind.CLASSIFIER, 1)
+    assert encoder.tokenizer_digest == reranker.tokenizer_digest
+    # What stands behind the encoder is part of what tells one teacher from another.
+    before = encoder.weights_digest
+    dense = tmp_path / "sentences" / "2_Dense" / "model.safetensors"
+    dense.write_bytes(dense.read_bytes()[:-1] + b"\x01")
+    assert load_teacher(tmp_path / "sentences", headless=True).weights_digest != before
+
+
+def test_what_needs_a_masked_lm_refuses_every_other_kind_by_name(
+    save: Callable[..., Path], text: Path, tmp_path: Path
+) -> None:
+    folder = save("BertModel")
+
+    for refused in (
+        lambda: load_teacher(folder),
+        lambda: rank([folder], [Corpus("en", text)]),
+        lambda: record(folder, [Corpus("en", text)], tmp_path / "out"),
+    ):
+        with pytest.raises(TeacherError) as caught:
+            refused()
+        assert f"{folder}: it was saved as BertModel" in str(caught.value)
+        assert "choose a model saved with its masked-LM head" in str(caught.value)
+    with pytest.raises(TeacherError, match="an encoder without a head, whose files hold no masked-LM head"):  # fmt: skip
+        load_teacher(folder, headless=True).masked_lm  # noqa: B018
+
+
+def test_a_mask_token_is_needed_only_where_text_is_masked(
+    save: Callable[..., Path], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    folder = save("BertModel")
+    config = folder / "tokenizer_config.json"
+    config.write_text(config.read_text().replace('"mask_token"', '"no_token"'))
+
+    assert load_teacher(folder, headless=True).space.mask == -1
+
+
+def test_a_class_that_is_not_named_is_told_by_the_weights(save: Callable[..., Path]) -> None:
+    for architecture, kind in (("BertForMaskedLM", Kind.MASKED_LM), ("BertModel", Kind.HEADLESS)):
+        folder = save(architecture)
+        config = folder / "config.json"
+        config.write_text(config.read_text().replace('"architectures"', '"classes"'))
+
+        assert load_teacher(folder, headless=True).kind is kind
+
+
+def test_missing_weights_are_refused_and_never_made_up(save: Callable[..., Path]) -> None:
+    folder = save("BertModel")
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace("BertModel", "BertForTokenClassification"))
+
+    with pytest.raises(TeacherError, match=r"2 weights are not in its files, among them 'classifier.bias'"):  # fmt: skip
+        load_teacher(folder, headless=True)
