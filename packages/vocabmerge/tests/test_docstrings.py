@@ -15,7 +15,8 @@ MODULES = sorted(
     if not module.ispkg and not module.name.endswith("__main__")
 )
 VERBS = (
-    *("carry", "carry_model", "choose_fair", "compare_segmentation", "count_pieces"),
+    *("carry", "carry_model", "choose_fair", "compare_segmentation", "count_characters"),
+    *("count_pieces",),
     *("find_conflicts", "identity_map", "inspect", "load_map", "map_of_ids", "map_of_lists"),
     *("merge_vocabularies", "open_tokenizer", "overlap", "parse_vocabulary", "push_folder"),
     *("read_corpus", "read_layout", "read_source", "read_vocabulary", "rewrite_tokenizer"),

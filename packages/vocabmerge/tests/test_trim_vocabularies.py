@@ -189,9 +189,9 @@ def test_only_bpe_has_ancestors_and_without_them_its_counted_text_would_change(f
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_letter_of_a_dropped_language_still_has_a_piece(family):
+def test_with_all_characters_every_letter_of_a_dropped_language_still_has_a_piece(family):
     vocabulary = VOCABULARIES[family]
-    cut = trim_vocabulary(vocabulary, counts_of(vocabulary, ["xx"]), top=420)
+    cut = trim_vocabulary(vocabulary, counts_of(vocabulary, ["xx"]), top=420, characters="all")
     change = change_of(vocabulary, cut, TEXT["zz"])
     assert change.unknown_before == change.unknown_after == 0
     assert change.tokens_after > change.tokens_before
@@ -302,7 +302,7 @@ def test_with_the_counts_carried_over_any_threshold_is_stable(family, data):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_map_keeps_kept_pieces_and_spells_the_others_with_their_own_text(family, tmp_path):
     vocabulary = VOCABULARIES[family]
-    cut = trim_vocabulary(vocabulary, counts_of(vocabulary, ["xx"]), top=430)
+    cut = trim_vocabulary(vocabulary, counts_of(vocabulary, ["xx"]), top=430, characters="all")
 
     cut.map.save(tmp_path / "map.safetensors")
     found = load_map(tmp_path / "map.safetensors")
@@ -325,7 +325,7 @@ def test_the_map_keeps_kept_pieces_and_spells_the_others_with_their_own_text(fam
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_dropped_piece_is_spelled_as_the_trimmed_model_itself_would(family):
     vocabulary = VOCABULARIES[family]
-    cut = trim_vocabulary(vocabulary, counts_of(vocabulary, ["xx"]), top=430)
+    cut = trim_vocabulary(vocabulary, counts_of(vocabulary, ["xx"]), top=430, characters="all")
     model = cut.after.segmenter().model
     for old in np.flatnonzero(cut.new_ids < 0).tolist():
         piece = vocabulary.pieces[old]

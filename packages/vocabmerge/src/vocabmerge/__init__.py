@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from vocabmerge.carry.folder import carry_model, read_source
     from vocabmerge.carry.source import Source
     from vocabmerge.corpora import read_corpus, sample_lines
-    from vocabmerge.count import count_pieces
+    from vocabmerge.count import count_characters, count_pieces
     from vocabmerge.encoder_folder.layout import Kind, Layout, read_layout
     from vocabmerge.errors import VocabularyError
     from vocabmerge.families.components import open_tokenizer
@@ -52,6 +52,7 @@ __all__ = [
     "carry_model",
     "choose_fair",
     "compare_segmentation",
+    "count_characters",
     "count_pieces",
     "find_conflicts",
     "identity_map",
@@ -96,6 +97,7 @@ _HOMES = {
     "carry_model": "carry.folder",
     "choose_fair": "trim.fair_choice",
     "compare_segmentation": "union.fidelity",
+    "count_characters": "count",
     "count_pieces": "count",
     "find_conflicts": "union.conflicts",
     "identity_map": "maps",

@@ -1,5 +1,6 @@
-"""Counts how often a text uses each piece."""
+"""Counts how often a text uses each piece and each character."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import TypeVar
@@ -12,7 +13,7 @@ from vocabmerge.errors import VocabularyError
 from vocabmerge.progress import ProgressCallback, no_progress
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 
-_LINES_AT_ONCE = 2000
+_LINES_AT_ONCE = 2000  # even: every other line of a batch is every other line of the text
 T = TypeVar("T")
 
 
@@ -63,6 +64,30 @@ def count_pieces(
         watch(done, None, what)
     if not done:
         raise VocabularyError("the text to count is empty; give at least one line")
+    return counts
+
+
+def count_characters(lines: Iterable[str]) -> Counter[str]:
+    """How often a text has each character, as it stands there, before any normalization.
+
+    They say which scripts a language is written in; see `trim_vocabulary`.
+
+    Args:
+        lines: the text.
+
+    Returns:
+        Counts by character.
+
+    Example:
+        >>> count_characters(["Aa", "a"])["a"]
+        2
+    """
+    counts: Counter[str] = Counter()
+    for batch in batches(lines):
+        codes = np.frombuffer("".join(batch).encode("utf-32-le", "surrogatepass"), dtype="<u4")
+        numbers = np.bincount(codes)
+        for code in np.flatnonzero(numbers).tolist():
+            counts[chr(code)] += int(numbers[code])
     return counts
 
 

@@ -101,6 +101,7 @@ def trim(
             threshold=threshold,
             top=top,
             budget=budget,
+            seen={language: text.characters for language, text in segmented.items()},
             protect=_named_ids(model),
         )
         report = _report(cut, segmented, watch)

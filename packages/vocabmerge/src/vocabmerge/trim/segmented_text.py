@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 import weakref
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from vocabmerge.count import batches
+from vocabmerge.count import batches, count_characters
 from vocabmerge.errors import VocabularyError
 from vocabmerge.progress import ProgressCallback, no_progress
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
@@ -31,7 +32,8 @@ class SegmentedText:
         what: the watcher's word for them.
 
     Attributes:
-        counts: how often the text uses each piece [V].
+        halves: how often the first, third, fifth … line and the second, fourth … use each piece [2, V].
+        characters: how often the text has each character.
         lines: how many lines it has.
         words: stretches between white space in them.
 
@@ -55,7 +57,8 @@ class SegmentedText:
         watch: ProgressCallback = no_progress,
         what: str = "lines counted",
     ) -> None:
-        self.counts: NDArray[np.int64] = np.zeros(len(vocabulary), dtype=np.int64)
+        self.halves: NDArray[np.int64] = np.zeros((2, len(vocabulary)), dtype=np.int64)
+        self.characters: Counter[str] = Counter()
         self.words = 0
         self._text = lines
         self._lengths = array("I")
@@ -64,13 +67,21 @@ class SegmentedText:
         segmenter = vocabulary.segmenter()
         for batch in batches(lines):
             ids, lengths = segment(segmenter, batch)
-            self.counts += np.bincount(ids, minlength=len(vocabulary))
+            second = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+            for half, of_half in enumerate((ids[~second], ids[second])):
+                self.halves[half] += np.bincount(of_half, minlength=len(vocabulary))
+            self.characters.update(count_characters(batch))
             self.words += sum(len(line.split()) for line in batch)
             self._ids.write(ids.tobytes())
             self._lengths.extend(lengths)
             watch(len(self._lengths), None, what)
         if not self._lengths:
             raise VocabularyError("the text to count is empty; give at least one line")
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """How often the text uses each piece [V]."""
+        return self.halves.sum(axis=0, dtype=np.int64)
 
     @property
     def lines(self) -> int:

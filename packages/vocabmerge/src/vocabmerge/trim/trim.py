@@ -12,14 +12,11 @@ from vocabmerge.errors import VocabularyError
 from vocabmerge.maps import VocabularyMap
 from vocabmerge.tokenizer_file.rewrite import rewrite_tokenizer
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary, vocabulary_of
-from vocabmerge.trim.choose_pieces import (
-    THRESHOLD,
-    choose_by_threshold,
-    choose_within,
-    close_over_merges,
-)
+from vocabmerge.trim.characters import CharacterRule, Characters, choose_characters
+from vocabmerge.trim.choose_pieces import close_over_merges
 from vocabmerge.trim.id_map import map_after_trim
 from vocabmerge.trim.probabilities import unigram_probabilities
+from vocabmerge.trim.rule import Rule, choose
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,8 +30,9 @@ class Trim:
         rule: the rule and its number, in words.
         always: how many pieces stayed whatever their counts.
         ancestors: how many stayed only because BPE needs them on its way to others.
-        coverage: per language, the share of the counted tokens whose piece stayed.
+        coverage: per language, the share of the counted tokens whose piece stayed; unknown tokens have none.
         bound: under the fair rule, what no choice of the size can exceed in its worst language; else None.
+        characters: which single characters stayed whatever their counts, and what each choice of them costs.
     """
 
     before: Vocabulary
@@ -45,6 +43,7 @@ class Trim:
     ancestors: int
     coverage: Mapping[str, float]
     bound: float | None
+    characters: Characters
 
     @cached_property
     def after(self) -> Vocabulary:
@@ -73,6 +72,10 @@ def trim_vocabulary(
     threshold: float | None = None,
     top: int | None = None,
     budget: int | None = None,
+    coverage: float | None = None,
+    multiple: int = 1,
+    characters: CharacterRule = "scripts",
+    seen: Mapping[str, Mapping[str, int]] | None = None,
     protect: Iterable[int] = (),
 ) -> Trim:
     """Keep the pieces that the languages need, number them densely in their old order, and rewrite the tokenizer.
@@ -80,9 +83,9 @@ def trim_vocabulary(
     BiStil's rule (Ansell, Ponti, Korhonen, Vulić 2023): a piece i stays if `max over languages l of p[l, i] ≥ threshold`,
     where `p[l, i] = counts[l, i] / Σ_j counts[l, j]` is its unigram probability in l.
 
-    Special and added tokens, byte pieces and single characters stay whatever their counts; so does the lowest-scored
-    piece of a Unigram vocabulary, from which the cost of an unknown character derives; so do the ancestors of every
-    kept BPE piece. Text whose pieces all stay is segmented as before.
+    Special and added tokens, byte pieces, the characters that the text has and those of the scripts that it is written in
+    stay whatever their counts; so does the lowest-scored piece of a Unigram vocabulary, from which the cost of an unknown
+    character derives; so do the ancestors of every kept BPE piece. Text whose pieces all stay is segmented as before.
 
     Args:
         vocabulary: what to cut.
@@ -91,13 +94,21 @@ def trim_vocabulary(
             reaches this.
         top: keep this many, by the greatest probability in any language.
         budget: keep this many, chosen so that the worst-served language is served best; see `choose_fair`.
+        coverage: keep, for every language, its most frequent pieces until they are this share of its tokens.
+        multiple: round the number of pieces up to a multiple of this, with the pieces that come next by the rule.
+        characters: `scripts` keeps the characters of every script with a hundredth of a language's letters, and those
+            seen; `seen` only those; `all` every single character of the vocabulary.
+        seen: per language, how often its text has each character, see `count_characters`; by default what the used pieces
+            spell, which does not show the characters of unknown words.
         protect: further ids that stay, such as those that a model's config names.
 
     Returns:
-        The cut. Under `top` and `budget` never more pieces than asked for, BPE ancestors included.
+        The cut. Under `top` and `budget` never more pieces than asked for, rounded up to the multiple, BPE ancestors
+        included. A vocabulary that has no more pieces stays whole, whatever the multiple.
 
     Raises:
-        VocabularyError: two rules at once, counts of another length, an empty language, or a size below what must stay.
+        VocabularyError: two rules at once, counts of another length, an empty language, a size below what must stay, or
+            a coverage that cannot be met because too many tokens are unknown.
 
     Example:
         >>> vocabulary = parse_vocabulary({"added_tokens": [], "model": {"type": "WordPiece", "unk_token": "[UNK]",
@@ -106,45 +117,38 @@ def trim_vocabulary(
         >>> trim_vocabulary(vocabulary, {"en": [0, 0, 1, 5, 0]}).tokenizer["model"]["vocab"]
         {'[UNK]': 0, 'a': 1, '##b': 2, 'ab': 3}
     """
-    given = [name for name, value in (("threshold", threshold), ("top", top), ("budget", budget)) if value is not None]  # fmt: skip
-    if len(given) > 1:
-        raise VocabularyError(
-            f"expected one rule of threshold, top and budget, got {' and '.join(given)}"
-        )
+    rule = Rule(threshold=threshold, top=top, budget=budget, coverage=coverage, multiple=multiple)
     table = _count_table(vocabulary, counts)
+    rows = dict(zip(counts, table, strict=True))
+    kept_characters, about = choose_characters(vocabulary, rows, rule=characters, seen=seen)
     merges = vocabulary.model.merge_ids()
-    always = close_over_merges(_always(vocabulary, protect), merges)
+    always = close_over_merges(_always(vocabulary, protect) | kept_characters, merges)
     live = np.array([role != "hole" for role in vocabulary.roles])
-    bound = None
-    if top is not None or budget is not None:
-        size = min(int(top or budget or 0), int(live.sum()))
-        chosen, closed = np.zeros_like(live), np.zeros_like(live)
-        chosen[live], closed[live], bound = choose_within(
-            table[:, live],
-            size,
-            always=always[live],
-            merges=(np.cumsum(live) - 1)[merges],
-            fair=top is None,
-        )
-        rule = f"top {top}" if top is not None else f"fair budget of {budget}"
-    else:
-        threshold = THRESHOLD if threshold is None else threshold
-        chosen = choose_by_threshold(table, always=always, threshold=threshold) & live
-        closed = close_over_merges(chosen, merges)
-        rule = f"probability of at least {threshold:g} in some language"
-    kept = np.flatnonzero(closed)
+    unknown = vocabulary.special_id("unk")
+    place = np.cumsum(live) - 1
+    choice = choose(
+        table[:, live],
+        rule,
+        always=always[live],
+        merges=place[merges],
+        unknown=() if unknown is None else [place[unknown]],
+        languages=list(counts),
+    )
+    kept = np.flatnonzero(live)[choice.keep]
     new_ids = np.full(len(vocabulary), -1, dtype=np.int64)
     new_ids[kept] = np.arange(len(kept))
-    coverage = unigram_probabilities(table)[:, kept].sum(axis=1)
+    covering = kept if unknown is None else kept[kept != unknown]
+    covered = unigram_probabilities(table)[:, covering].sum(axis=1)
     return Trim(
         before=vocabulary,
         kept=kept,
         tokenizer=rewrite_tokenizer(vocabulary, new_ids),
-        rule=rule,
+        rule=str(rule),
         always=int(always.sum()),
-        ancestors=int(closed.sum() - chosen.sum()),
-        coverage=dict(zip(counts, coverage.tolist(), strict=True)),
-        bound=bound,
+        ancestors=choice.ancestors,
+        coverage=dict(zip(counts, covered.tolist(), strict=True)),
+        bound=choice.bound,
+        characters=about,
     )
 
 
@@ -167,7 +171,7 @@ def _count_table(vocabulary: Vocabulary, counts: Mapping[str, ArrayLike]) -> NDA
 
 def _always(vocabulary: Vocabulary, protect: Iterable[int]) -> NDArray[np.bool_]:
     forced = np.zeros(len(vocabulary), dtype=bool)
-    forced[vocabulary.having("special", "added", "byte", "character")] = True
+    forced[vocabulary.having("special", "added", "byte")] = True
     forced[vocabulary.model.indispensable()] = True
     for number in protect:
         if 0 <= number < len(vocabulary) and vocabulary.roles[number] != "hole":
