@@ -209,3 +209,25 @@ def _write_tasks(root: Path, language: str, split: str, lines: list[list[str]]) 
     ])  # fmt: skip
     place = f"xquad/{language}/{split}.json"
     write(place, [json.dumps({"data": [{"title": "x", "paragraphs": rows}]})])
+
+
+@pytest.fixture(scope="session")
+def sentence_teacher(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
+) -> Path:
+    """A sentence encoder of four layers as sentence-transformers writes it: mean pooling, a Dense, a norm, prompts."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import (
+        Dense,
+        Normalize,
+        Pooling,
+        Transformer,
+    )
+
+    encoder, folder = (tmp_path_factory.mktemp(name) for name in ("encoder", "sentences"))
+    masked_lm("bert", pieces=len(tokenizer), initializer_range=0.4).base_model.save_pretrained(encoder)  # fmt: skip
+    tokenizer.save_pretrained(encoder)
+    torch.manual_seed(0)
+    modules = [Transformer(str(encoder), max_seq_length=40), Pooling(32, "mean"), Dense(32, 24), Normalize()]  # fmt: skip
+    SentenceTransformer(modules=modules, prompts={"query": "ask: "}, device="cpu").save(str(folder))
+    return folder

@@ -107,6 +107,19 @@ EXTRACT_TERMS = (
         "logits", "divergence from the teacher's predictions at masked positions", "bistil.losses.logits:logits_loss",
         weight=0.0, sees=Sees.MASKED_ROWS, settings=(_TEMPERATURE,),
     ),
+    Term(
+        "embedding", "distance of sentence vectors", "bistil.losses.embedding:embedding_loss",
+        weight=0.0, sees=Sees.VECTORS,
+    ),
+    Term(
+        "similarity", "divergence of nearness among a batch's sentences", "bistil.losses.similarity:similarity_loss",
+        weight=0.0, sees=Sees.VECTORS,
+        settings=(Setting("similarity_temperature", float, 0.05, "τ, by which cosines of sentences are divided"),),
+    ),
+    Term(
+        "parallel", "distance of translations' vectors from the teacher's of the source", "bistil.losses.parallel:parallel_loss",
+        weight=0.0, sees=Sees.VECTORS | Sees.PAIRS,
+    ),
 )  # fmt: skip
 
 ADAPT_TERMS = (

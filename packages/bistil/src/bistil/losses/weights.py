@@ -102,10 +102,12 @@ class LossWeights(_Weights):
     """Weights of phase 1's terms, and their settings; by default those of BiStil (Ansell et al. 2023, section 3).
 
     L = Σ w_t · L_t over the terms t of `bistil.losses.table.EXTRACT_TERMS` (`bistil extract --help` lists them): attention
-    and hidden with weight 1, and, with weight 0 unless given, mlm, logits, relations and cosine.
+    and hidden with weight 1, and, with weight 0 unless given, mlm, logits, relations and cosine, and of sentence encoders
+    embedding, similarity and parallel.
 
     Args:
-        given: weights by the name of the term, and `temperature` of logits or `relation_heads` of relations.
+        given: weights by the name of the term, and `temperature` of logits, `relation_heads` of relations or
+            `similarity_temperature` of similarity.
 
     Raises:
         ExtractError: for names, weights and settings that are none, and where every weight is 0.
@@ -119,6 +121,19 @@ class LossWeights(_Weights):
 
     table = EXTRACT_TERMS
     error = ExtractError
+
+    def on_text(self) -> Self | None:
+        """The terms on batches of text; None where there are none."""
+        return self._without([term for term in self.terms if Sees.PAIRS in term.sees])
+
+    def on_pairs(self) -> Self | None:
+        """The terms on batches of translation pairs; None where there are none."""
+        return self._without([term for term in self.terms if Sees.PAIRS not in term.sees])
+
+    def _without(self, terms: list[Term]) -> Self | None:
+        if len(terms) == len(self):
+            return None
+        return self.replace(**{term.name: 0.0 for term in terms})
 
     def _check(self) -> None:
         super()._check()
@@ -166,4 +181,5 @@ PRESETS = {
     "distilmbert": LossWeights.only(logits=5, mlm=2, cosine=1),
     "minilmv2": LossWeights.only(relations=1),
     "mlm": LossWeights.only(mlm=1),
+    "sentences": LossWeights(embedding=1, similarity=1),
 }
