@@ -114,21 +114,21 @@ def test_terms_on_layers_and_on_vectors_are_those_of_their_functions_on_real_tok
     assert float(output.terms["attention"]) == pytest.approx(float(attention_loss(*outputs, context)), rel=1e-4)  # fmt: skip
     weights = {"attention": 1, "hidden": 2, "embedding": 3, "similarity": 0.5}
     expected = sum(weight * float(output.terms[name]) for name, weight in weights.items())
-    assert float(output.loss) == pytest.approx(expected, rel=1e-5)
+    assert output.loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_recorded_vectors_stand_for_the_teacher(
     opened: SentenceEncoder, batch: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, _ = _losses(opened, embedding=1, similarity=1)
-    expected = model(language="en", **batch).loss
+    expected = model(language="en", **batch).loss.item()
     with torch.no_grad():
         recorded = opened(batch["input_ids"], batch["attention_mask"])
     monkeypatch.setattr(opened, "forward", None)
 
-    loss = model(language="en", **batch, teacher_vectors=recorded).loss
+    loss = model(language="en", **batch, teacher_vectors=recorded).loss.item()
 
-    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    assert loss == pytest.approx(expected, rel=1e-6)
 
 
 def test_on_pairs_the_parallel_term_alone_is_computed_with_both_sides(
