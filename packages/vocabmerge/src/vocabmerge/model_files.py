@@ -36,7 +36,7 @@ def stored_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     import torch
     from safetensors import safe_open
 
-    for file in _files(folder):
+    for file in weight_files(folder):
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():  # noqa: SIM118 -- no mapping
@@ -56,7 +56,7 @@ def stored_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 def stored_names(folder: Path, model: Any) -> dict[str, str]:
     """For each tensor of a folder's files that a model of it holds: the model's name for it, and the file's."""
     model_names = set(model.state_dict(keep_vars=True))
-    names = {_name_in(model, name, model_names): name for name, _ in stored_tensors(folder)}
+    names = {name_in_model(model, name, model_names): name for name, _ in stored_tensors(folder)}
     names.pop("", None)
     return names
 
@@ -93,7 +93,7 @@ def save_model(
     left_out: list[str] = []
     shared = set[int]()
     for name, tensor in stored_tensors(source):
-        model_name = _name_in(model, name, after)
+        model_name = name_in_model(model, name, after)
         if model_name and after[model_name] is not before[model_name]:
             changed = after[model_name].detach().to(tensor.dtype)
             written[name] = (
@@ -116,7 +116,7 @@ def save_model(
     return left_out
 
 
-def _files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The files of the first kind of weights that there is, in transformers' order of preference."""
     name = next(name for name in WEIGHTS if (folder / name).is_file())
     if not name.endswith(".index.json"):
@@ -129,7 +129,7 @@ def _files(folder: Path) -> list[Path]:
     return [folder / part for part in sorted(set(parts.values()))]
 
 
-def _name_in(model: Any, name: str, model_names: Mapping[str, Any] | set[str]) -> str:
+def name_in_model(model: Any, name: str, model_names: Mapping[str, Any] | set[str]) -> str:
     """A file's name in the model, with or without the prefix of the model's body; "" where it has none."""
     prefix = f"{model.base_model_prefix}."
     candidates = (name, prefix + name, name.removeprefix(prefix))

@@ -91,6 +91,19 @@ def config_and_class(folder: Path) -> tuple[Any, Any]:
     return config, architecture
 
 
+def model_without_values(folder: Path) -> Any:
+    """The model of a folder's class and config on torch's meta device: names, shapes and ties, and no weights.
+
+    Raises:
+        VocabularyError: no config, or an architecture that transformers does not have.
+    """
+    config, architecture = config_and_class(folder)
+    import torch
+
+    with _loading(folder), torch.device("meta"):
+        return getattr(architecture, "from_config", architecture)(config)
+
+
 def config_token_ids(folder: Path) -> dict[str, Any]:
     """Every `…_token_id` of a model folder's config, those that are its class's defaults included."""
     config, _ = config_and_class(folder)
@@ -216,7 +229,9 @@ def select_rows(model: Any, ids: Sequence[int], *, pad_to: int = 1) -> None:
             "ones are not"
         )
     old_pad = model.get_input_embeddings().padding_idx
-    config_ids = _moved_token_ids(model, new_of_old, tensors.rows)
+    config_ids = moved_ids(
+        token_ids(model), new_of_old, tensors.rows, where=f"{type(model).__name__}: config."
+    )
     index = torch.as_tensor([int(old) for old in ids], dtype=torch.int64)
     rows = -(-len(ids) // pad_to) * pad_to
     replace_tensors(
@@ -376,19 +391,32 @@ def _refuse_further_tables(model: Any, tensors: VocabularyTensors) -> None:
             )
 
 
-def _moved_token_ids(model: Any, new_of_old: Mapping[int, int], rows: int) -> dict[str, Any]:
+def moved_ids(
+    settings: Mapping[str, Any], new_of_old: Mapping[int, int], rows: int, *, where: str
+) -> dict[str, Any]:
+    """New values of settings that name ids.
+
+    Args:
+        settings: an id or a list of ids by the setting's name.
+        new_of_old: the new id of each kept one.
+        rows: how many rows there were. A setting that named none names none afterwards and is not in the result.
+        where: what stands before a setting's name in messages.
+
+    Raises:
+        VocabularyError: a setting names a row that would be dropped.
+    """
     moved: dict[str, Any] = {}
-    for name, value in token_ids(model).items():
+    for setting, value in settings.items():
         ids = value if isinstance(value, list) else [value]
-        if any(old < 0 or old >= rows for old in ids):
-            continue  # it named no row before, and names none afterwards
+        if any(old is None or old < 0 or old >= rows for old in ids):
+            continue
         lost = [old for old in ids if old not in new_of_old]
         if lost:
             raise VocabularyError(
-                f"{type(model).__name__}: config.{name} is {value!r} and row {lost[0]} would be dropped; keep it"
+                f"{where}{setting} is {value!r} and row {lost[0]} would be dropped; keep it"
             )
         new = [new_of_old[old] for old in ids]
-        moved[name] = new if isinstance(value, list) else new[0]
+        moved[setting] = new if isinstance(value, list) else new[0]
     return moved
 
 
