@@ -15,7 +15,7 @@ from xeval import LocalFolder, read_costs, read_results
 from xeval import compare as judge_compare
 
 SHORT = {
-    "extract": {"steps": 4, "batch": 4, "length": 16, "checkpoint_every": 4},
+    "extract": {"steps": 4, "batch": 4, "length": 16, "checkpoint_every": 4, "precision": "float32"},
     "languages": {"steps": 3, "full_steps": 2, "batch": 4, "length": 16, "evaluate_every": 3},
     "tune": {"steps": 4, "full_steps": 2, "batch": 4, "length": 40, "evaluate_every": 4, "precision": "float32"},
 }  # fmt: skip

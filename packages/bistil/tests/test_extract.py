@@ -23,7 +23,6 @@ from bistil.extract.plan import Plan
 from bistil.extract.run import extract
 from bistil.extract.teacher import trimmed_teacher
 from bistil.losses.extraction import TeacherRunner
-from bistil.losses.table import EXTRACT_TERMS
 from bistil.losses.weights import PRESETS, LossWeights
 from bistil.text.blocks import TextBlocks
 from bistil.text.languages import text_files
@@ -32,7 +31,13 @@ from teacherzoo.cache import MADE, work_dir
 from xeval.cost.parameters import Parameters
 
 SHORT = Extraction(
-    steps=12, batch=4, length=32, learning_rate=1e-3, held_out_share=0.1, checkpoint_every=5
+    steps=12,
+    batch=4,
+    length=32,
+    learning_rate=1e-3,
+    held_out_share=0.1,
+    checkpoint_every=5,
+    precision="float32",
 )
 BLOCKS = {name: getattr(SHORT, name) for name in ("length", "batch", "held_out_share", "mask_rate", "seed")}  # fmt: skip
 EVERY = LossWeights(attention=1, hidden=1, mlm=1, logits=1, relations=1, cosine=1)
@@ -265,7 +270,7 @@ def test_a_student_taught_in_bfloat16_comes_closer_and_keeps_its_weights_in_floa
     out = _extract(teacher, texts, tmp_path / "out", extraction=half)
 
     held_out = json.loads((out / "run.json").read_text())["held_out"]
-    for term in EXTRACT_TERMS:
+    for term in EVERY.terms:
         assert held_out["after"]["en"][term.name] < held_out["before"]["en"][term.name], term.name
     weights = load_file(out / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}

@@ -23,7 +23,7 @@ from xeval import LocalFolder, Protocol, score
 
 NARROW = Extraction(
     steps=12, batch=4, length=32, learning_rate=1e-3, held_out_share=0.1, checkpoint_every=5,
-    width=16, feed_forward=24,
+    width=16, feed_forward=24, precision="float32",
 )  # fmt: skip
 QUICK = TaskTraining(
     protocol=Protocol(

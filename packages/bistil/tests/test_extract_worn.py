@@ -20,7 +20,7 @@ from bistil.sparse.difference import SparseFineTuning, SparseTensor
 from bistil.sparse.files import read_sparse, write_sparse
 from teacherzoo import load_teacher
 
-SHORT = Extraction(steps=4, batch=2, length=32, held_out_share=0.1)
+SHORT = Extraction(steps=4, batch=2, length=32, held_out_share=0.1, precision="float32")
 
 
 @pytest.fixture(scope="module")

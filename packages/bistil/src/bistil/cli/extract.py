@@ -12,7 +12,7 @@ from bistil.cli.console import refusing_plainly
 from bistil.cli.options import arguments_in
 from bistil.errors import ExtractError
 from bistil.losses.table import EXTRACT_TERMS, settings_of
-from bistil.losses.weights import PRESETS, LossWeights
+from bistil.losses.weights import PRESETS, LossWeights, weights_for
 from teacherzoo.cache import refuse_what_exists
 from teacherzoo.cli.console import Json, Quiet, progress
 from teacherzoo.processes import rank
@@ -42,7 +42,13 @@ def extract_command(
     feed_forward: Annotated[
         int | None, typer.Option(help="Units of its feed-forward layers; else as the teacher's.")
     ] = None,
-    style: Annotated[str, typer.Option(help=f"Terms of the loss: {'|'.join(PRESETS)}.")] = "bistil",
+    style: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Terms of the loss: {'|'.join(PRESETS)}; by default what the kind of model needs: attention and hidden (bistil), of "
+            "classifiers and rerankers answers_mse too (answers)."
+        ),
+    ] = None,
     term: Annotated[
         list[str] | None,
         typer.Option(
@@ -66,11 +72,16 @@ def extract_command(
     length: Annotated[int, typer.Option(help="Tokens in a block.")] = 256,
     learning_rate: Annotated[float, typer.Option(help="At its peak.")] = 1e-4,
     warmup: Annotated[float, typer.Option(help="Share of steps that lead up to it.")] = 0.0,
-    mask_rate: Annotated[float, typer.Option(help="Share of positions hidden.")] = 0.15,
+    mask_rate: Annotated[
+        float, typer.Option(help="Share of positions hidden in running text.")
+    ] = 0.15,
     held_out_share: Annotated[
         float, typer.Option(help="Share of the text for the figures before and after.")
     ] = 0.01,
-    precision: Annotated[str, typer.Option(help="float32|bfloat16.")] = "float32",
+    precision: Annotated[
+        str,
+        typer.Option(help="auto (bfloat16 where the machine has units for it)|float32|bfloat16."),
+    ] = "auto",
     offload: Annotated[
         str | None, typer.Option(help="Share the teacher by ZeRO-3: cpu, or a folder.")
     ] = None,
@@ -98,7 +109,7 @@ def extract_command(
     corpora, sfts = _pairs("--corpus", corpus), _pairs("--language-sft", language_sft or [])
     licences = _pairs("--licence", licence or [], what="LICENCE")
     extraction = Extraction(
-        reduction=reduction, layers=_layers(layers), width=width, feed_forward=feed_forward, loss=_loss(style, term or []),
+        reduction=reduction, layers=_layers(layers), width=width, feed_forward=feed_forward, loss=_loss(style, term or [], model),
         init=init, threshold=threshold, top=top, budget=budget, keep_vocabulary=keep_vocabulary,  # type: ignore[arg-type]  # checked there
         steps=steps, batch=batch, length=length, learning_rate=learning_rate, warmup=warmup,
         mask_rate=mask_rate, held_out_share=held_out_share, precision=precision, offload=offload, seed=seed, checkpoint_every=checkpoint_every,  # type: ignore[arg-type]  # checked there
@@ -151,8 +162,8 @@ def _layers(text: str) -> Any:
     return text
 
 
-def _loss(style: str, changed: list[str]) -> LossWeights:
-    if style not in PRESETS:
+def _loss(style: str | None, changed: list[str], model: str) -> LossWeights | None:
+    if style is not None and style not in PRESETS:
         raise ExtractError(f"--style must be one of {', '.join(PRESETS)}, got {style!r}.")
     settings = settings_of(EXTRACT_TERMS)
     stated: dict[str, float] = {}
@@ -166,7 +177,14 @@ def _loss(style: str, changed: list[str]) -> LossWeights:
             stated[name] = settings[name].kind(value) if name in settings else float(value)
         except ValueError as error:
             raise ExtractError(f"--term {option!r}: expected a number, got {value!r}.") from error
-    return PRESETS[style].replace(**stated)
+    if style is not None:
+        return PRESETS[style].replace(**stated)
+    if not stated:
+        return None
+    from teacherzoo.encoders.kinds import model_layout
+    from teacherzoo.encoders.teachers import teacher_folder
+
+    return weights_for(model_layout(teacher_folder(model)).kind).replace(**stated)
 
 
 def _pairs(option: str, given: list[str], *, what: str = "FILE") -> dict[str, str]:

@@ -60,6 +60,11 @@ def require_narrowable(model: Any, *, width: int | None, feed_forward: int | Non
             f"width must be a multiple of the {heads} attention heads, which are compared one by one, and at most the "
             f"teacher's {whole}; got {width!r}."
         )
+    if model.base_model is not model and model.get_output_embeddings() is None:
+        raise ModelError(
+            f"width {width!r}: the head of {type(model).__name__} reads all {whole} hidden units, and which of its own it could do "
+            "without is not known; leave width out, and narrow its feed-forward layers alone."
+        )
     if family.fixed_width:
         raise ModelError(
             f"width {width!r}: a {encoder_of(model).config.model_type!r} student must be as wide as its teacher ({whole}), "

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bistil.extract.opened_as import OPENED_AS
 from bistil.extract.plan import Plan
 from bistil.losses.table import EXTRACT_TERMS
 from teacherzoo.catalogue.catalogue import find_teacher
@@ -45,7 +46,8 @@ def card(
 
     hub = None if Path(plan.teacher).exists() else find_teacher(plan.teacher)
     licence = licence_of(hub or plan.teacher)
-    results = list(_results(texts, after))
+    opened = OPENED_AS[plan.kind]
+    results = list(_results(texts, after, opened.pipeline_tag))
     # One for all: what is made of several is under each of their licences.
     stated = {(known or "").lower() for known in (licence, *map(licences.get, plan.languages))}
     data = ModelCardData(
@@ -53,16 +55,17 @@ def card(
         base_model_relation="finetune" if hub else None,
         eval_results=results or None,
         language=list(plan.languages),
-        library_name="transformers",
+        library_name=opened.library,
         license=(stated.pop() or None) if len(stated) == 1 else None,
         model_name=name,
-        pipeline_tag="fill-mask",
+        pipeline_tag=opened.pipeline_tag,
         tags=["knowledge-distillation", "bistil"],
     )
     page = ModelCard.from_template(
         data,
         template_str=(files("bistil.extract") / "card.md.jinja").read_text(encoding="utf-8"),
         name=name,
+        opened=opened,
         plan=plan,
         extraction=extraction,
         teacher=hub or Path(plan.teacher).name,
@@ -80,13 +83,13 @@ def card(
 _PLAIN_NAMES = {term.name: term.plain_name for term in EXTRACT_TERMS}
 
 
-def _results(texts: Mapping[str, str], after: Terms) -> Iterator[EvalResult]:
+def _results(texts: Mapping[str, str], after: Terms, pipeline_tag: str) -> Iterator[EvalResult]:
     from huggingface_hub import EvalResult
 
     for language, terms in after.items():
         for term, value in terms.items():
             yield EvalResult(
-                task_type="fill-mask",
+                task_type=pipeline_tag,
                 dataset_type="text",
                 dataset_name=f"{texts[language]}, held out",
                 dataset_config=language,

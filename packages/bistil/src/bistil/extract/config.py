@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from bistil.errors import ExtractError
 from bistil.losses.table import Sees
-from bistil.losses.weights import LossWeights
+from bistil.losses.weights import LossWeights, require_seen, weights_for
 
 if TYPE_CHECKING:
     from teacherzoo.encoders.layers import Strategy
+    from vocabmerge import Kind
 
 Init = Literal["teacher", "random"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class Extraction:
             it keeps is chosen on the text, see `bistil.student.narrow`.
         feed_forward: units of its feed-forward layers; as the teacher's unless given.
         init: the student's first weights: the teacher's, or random ones (a model from scratch).
-        loss: its terms and their weights.
+        loss: its terms and their weights; by default what the teacher's kind needs, see `bistil.losses.weights.weights_for`.
         threshold: keep a piece whose probability reaches this in some language; 1e-6 unless another rule is given.
         top: or: how many pieces to keep, by probability.
         budget: or: how many pieces to keep, fairly to the worst-served language.
@@ -38,9 +39,10 @@ class Extraction:
         length: tokens in a block; documents are packed, with a separator between them.
         learning_rate: falls linearly to 0.
         warmup: share of the steps on which it rises first.
-        mask_rate: share of the positions hidden from student and teacher alike; 0 leaves the text as it is.
+        mask_rate: share of the positions hidden from student and teacher alike, of running text; 0 leaves the text as it is.
         held_out_share: of each corpus, by content, for the figures in the card.
-        precision: of the forward passes.
+        precision: of the forward passes; "auto" is bfloat16 where the processor or GPU multiplies matrices in it, else
+            float32. The student's weights are float32 all the while.
         offload: shares the teacher's weights among the processes by DeepSpeed ZeRO-3 while it teaches, for teachers that
             would not fit beside the student: "cpu", or a folder for their disk. To make the student it is opened whole once.
         seed: of masks and order, and of random weights.
@@ -60,7 +62,7 @@ class Extraction:
     width: int | None = None
     feed_forward: int | None = None
     init: Init = "teacher"
-    loss: LossWeights = field(default_factory=LossWeights)
+    loss: LossWeights | None = None
     threshold: float | None = None
     top: int | None = None
     budget: int | None = None
@@ -72,7 +74,7 @@ class Extraction:
     warmup: float = 0.0
     mask_rate: float = 0.15
     held_out_share: float = 0.01
-    precision: Precision = "float32"
+    precision: Precision = "auto"
     offload: str | None = None
     seed: int = 0
     checkpoint_every: int = 5000
@@ -87,7 +89,7 @@ class Extraction:
         for name in ("mask_rate", "warmup", "held_out_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ExtractError(f"{name} must be in [0, 1), got {getattr(self, name)!r}.")
-        masked = [term for term in self.loss.terms if Sees.MASKED_ROWS in term.sees]
+        masked = [term for term in self.weights.terms if Sees.MASKED_ROWS in term.sees]
         names = " and ".join(term.name for term in masked)
         if self.mask_rate == 0 and masked:
             raise ExtractError(
@@ -98,7 +100,7 @@ class Extraction:
                 raise ExtractError(
                     f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}."
                 )
-        if self.offload is not None and Sees.MASKED_ROWS in self.loss.sees_of_teacher:
+        if self.offload is not None and Sees.MASKED_ROWS in self.weights.sees_of_teacher:
             raise ExtractError(
                 f"offload shares the teacher's weights, which {names} needs whole; leave the term out, or do without offload."
             )
@@ -113,9 +115,29 @@ class Extraction:
                 "Of threshold, top, budget and keep_vocabulary one can hold; leave the others out."
             )
 
+    @property
+    def weights(self) -> LossWeights:
+        """`loss`, or that of a masked LM where none is given."""
+        return self.loss or LossWeights()
+
+    def decided(self, kind: Kind) -> Extraction:
+        """The same with what was left open decided: the loss by the teacher's kind, the precision by this machine.
+
+        Raises:
+            ExtractError: for terms that a teacher of this kind does not have what they see for.
+        """
+        from teacherzoo.training.arguments import has_bfloat16  # late: imports torch
+
+        loss = weights_for(kind) if self.loss is None else self.loss
+        require_seen(loss, kind)
+        precision = self.precision
+        if precision == "auto":
+            precision = "bfloat16" if has_bfloat16() else "float32"
+        return replace(self, loss=loss, precision=precision)
+
     def to_json(self) -> dict[str, Any]:
         """As plain values; widths only where they are not the teacher's."""
-        stated = {**asdict(self), "loss": self.loss.to_json(), "arguments": dict(self.arguments)}
+        stated = {**asdict(self), "loss": self.weights.to_json(), "arguments": dict(self.arguments)}
         return {
             name: value
             for name, value in stated.items()

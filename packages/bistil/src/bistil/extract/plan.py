@@ -16,7 +16,8 @@ class Plan:
 
     Attributes:
         teacher: as the user named it.
-        architecture: the class of teacher and student.
+        kind: of teacher and student: that of the teacher's folder, or "reranker", a classifier with one label.
+        architecture: their class.
         languages: the source first.
         pieces: of the vocabulary, before and after the trim.
         teacher_parameters: of the whole teacher, where they are.
@@ -34,6 +35,7 @@ class Plan:
     """
 
     teacher: str
+    kind: str = "masked_lm"
     architecture: str
     languages: tuple[str, ...]
     pieces: tuple[int, int]
@@ -59,7 +61,7 @@ class Plan:
         before, after = self.teacher_parameters, self.student_parameters
         kept = 100 * after.total / before.total
         return [
-            f"teacher     {self.teacher}, {self.architecture}",
+            f"teacher     {self.teacher}, {self.architecture} ({self.kind.replace('_', ' ')})",
             f"languages   {', '.join(self.languages)}",
             f"vocabulary  {self.pieces[1]:,} of {self.pieces[0]:,} pieces",
             f"layers      {len(self.layers)} of {self.teacher_layers}: {', '.join(map(str, self.layers))}",

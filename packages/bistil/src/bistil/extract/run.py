@@ -15,26 +15,26 @@ from bistil.encoders.widths import require_narrowable
 from bistil.errors import ExtractError
 from bistil.extract.config import Extraction
 from bistil.extract.plan import Plan, attention_route
-from bistil.extract.record import RunRecord, write_folder
+from bistil.extract.record import RunRecord, require_narrowable_modules, write_folder
 from bistil.extract.student import InitialStudent, initial_student
 from bistil.extract.teacher import teacher_in_training, trimmed_teacher
+from bistil.extract.text import Batches, ExtractionText, open_text
 from bistil.losses.extraction import ExtractionModel, TeacherRunner, freeze_unreached
 from bistil.sparse.composable_sft import sparse_path
 from bistil.student.layers import choose_layers
-from bistil.text.batches import MaskedBatches, Schedule
-from bistil.text.blocks import TextBlocks
 from bistil.text.languages import languages_of, text_files
 from teacherzoo import Teacher
 from teacherzoo.cache import DIGESTS, MADE, made_once, work_dir
 from teacherzoo.digests import digest_of_arguments, digest_of_inputs, keep_digests
+from teacherzoo.encoders.kinds import encoder_folder, model_layout, shell_of
 from teacherzoo.encoders.teachers import read_config, teacher_folder
 from teacherzoo.processes import rank
 from teacherzoo.progress import ProgressCallback, no_progress
-from vocabmerge import read_vocabulary
+from vocabmerge import Kind, Layout, read_vocabulary
 from xeval.cost.parameters import parameters_of, split_parameters
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
+    pass
 
 
 def extract(
@@ -62,7 +62,8 @@ def extract(
     weights. It runs in one process, under `torchrun`, or, by `extraction.arguments`, with DeepSpeed's ZeRO-1 and 2.
 
     Args:
-        model: the teacher: a masked-LM folder or a Hub name.
+        model: the teacher: a model folder or a Hub name; a masked LM, an encoder without a head, a sentence encoder, a
+            reranker or another classifier.
         corpora: language to a text file (`.txt`, also `.gz` and `.xz`) or a folder of such.
         out: the folder to write; it must not exist.
         source: the language that tasks will be tuned on.
@@ -76,7 +77,7 @@ def extract(
         watch: told (done, total, what).
 
     Returns:
-        `out`: a plain Hugging Face folder with tokenizer, masked-LM head, card and `run.json`.
+        `out`: a folder of the teacher's kind and layout, which the same class opens, with card and `run.json`.
 
     Raises:
         ExtractError: for languages without a corpus, a folder in the way, options that do not fit.
@@ -92,7 +93,7 @@ def extract(
         'small'
     """
     started, out, extraction = time.monotonic(), Path(out), extraction or Extraction()
-    given = _check(model, corpora, source, targets, extraction, language_sfts or {}, licences or {})
+    given, extraction = _check(model, corpora, source, targets, extraction, language_sfts or {}, licences or {})  # fmt: skip
     keep_digests((cache_dir or work_dir(out)) / DIGESTS)
 
     def make(work: Path) -> None:
@@ -104,7 +105,7 @@ def extract(
             seconds=time.monotonic() - started,
         )  # fmt: skip
         if rank() == 0:
-            write_folder(student, teacher.folder, record, work / MADE, name=out.name)
+            write_folder(student, teacher, record, work / MADE, name=out.name)
 
     return made_once(out, _inputs(given, extraction), make, together=True, refuse=ExtractError)
 
@@ -123,11 +124,12 @@ def _trim_copy_distil(
     # Chooses the device, and forms the process group, if there is one.
     arguments = training_arguments(work / "checkpoints", extraction)
     teacher = trimmed_teacher(given.folder, given.files, cache_dir, extraction, watch=watch)
-    text = _text_blocks(teacher, given, cache_dir, extraction, watch)
+    text = open_text(teacher, given.files, cache_dir, extraction, watch=watch)
 
     copied = initial_student(teacher.model, given.layers, extraction, text)
 
-    batches, held_out = _batches(text, extraction, arguments), text.held_out()
+    batches = text.batches(extraction.steps * arguments.gradient_accumulation_steps * arguments.world_size)  # fmt: skip
+    held_out = {language: group if isinstance(group, list) else [group] for language, group in text.held_out().items()}  # fmt: skip
     runner, teacher = teacher_in_training(teacher, given.folder, given.sfts, given.layers, extraction)  # fmt: skip
     student = _in_training(copied, runner, text, given, extraction, arguments.device)
     plan = _plan(student, copied, teacher, text, batches, given, extraction)
@@ -147,6 +149,7 @@ class _Given:
     Attributes:
         model: as the user named it.
         folder: where it lies.
+        layout: its parts.
         languages: the source first.
         files: of text, by language.
         sfts: language to a sparse fine-tuning.
@@ -155,6 +158,7 @@ class _Given:
 
     model: str
     folder: Path
+    layout: Layout
     languages: tuple[str, ...]
     files: Mapping[str, list[Path]]
     sfts: Mapping[str, str | Path]
@@ -169,21 +173,26 @@ def _check(
     extraction: Extraction,
     sfts: Mapping[str, str | Path],
     licences: Mapping[str, str],
-) -> _Given:
+) -> tuple[_Given, Extraction]:
     languages = languages_of(source, targets, corpora, sfts, licences)
     if sfts and extraction.offload is not None:
         raise ExtractError(
             "To a teacher whose weights are shared among processes no sparse fine-tuning can be applied; leave offload out."
         )
+    files = {language: text_files(language, corpora[language]) for language in languages}
     folder = teacher_folder(model)
-    return _Given(
+    layout = model_layout(folder)
+    extraction = extraction.decided(layout.kind)
+    given = _Given(
         model=str(model),
         folder=folder,
+        layout=layout,
         languages=languages,
-        files={language: text_files(language, corpora[language]) for language in languages},
+        files=files,
         sfts=sfts,
-        layers=_layers(folder, model, extraction),
+        layers=_layers(layout, model, extraction),
     )
+    return given, extraction
 
 
 def _inputs(given: _Given, extraction: Extraction) -> dict[str, Any]:
@@ -202,48 +211,31 @@ def _inputs(given: _Given, extraction: Extraction) -> dict[str, Any]:
     }
 
 
-def _layers(folder: Path, name: str | Path, extraction: Extraction) -> tuple[int, ...]:
+def _layers(layout: Layout, name: str | Path, extraction: Extraction) -> tuple[int, ...]:
     """Known from the configuration alone: what cannot be cut is refused before text is read."""
-    from transformers import AutoModelForMaskedLM
-
-    config = read_config(folder, name)
-    with torch.device("meta"):
-        shell = AutoModelForMaskedLM.from_config(config)
+    if layout.kind is Kind.MASKED_LM:
+        read_config(layout.folder, name)
+    elif extraction.offload is not None:
+        raise ExtractError(
+            f"{name}: offload shares the weights of masked LMs alone, and this is a teacher of kind {layout.kind.value!r}; leave "
+            "offload out."
+        )
+    shell: Any = shell_of(layout)
+    if "answers" in extraction.weights and shell.config.problem_type == "regression":
+        raise ExtractError(
+            f"{name}: its problem_type is 'regression', so its answers are no distributions to diverge; use answers_mse in place "
+            "of answers."
+        )
     layers = choose_layers(shell, reduction=extraction.reduction, layers=extraction.layers)
+    require_narrowable_modules(layout, extraction.width)
     require_narrowable(shell, width=extraction.width, feed_forward=extraction.feed_forward)
     return layers
-
-
-def _text_blocks(
-    teacher: Teacher, given: _Given, folder: Path, extraction: Extraction, watch: ProgressCallback
-) -> TextBlocks:
-    """The text in blocks, cut when they are asked for if no earlier run left them."""
-    return TextBlocks(
-        given.files,
-        teacher,
-        folder,
-        length=extraction.length,
-        batch=extraction.batch,
-        held_out_share=extraction.held_out_share,
-        mask_rate=extraction.mask_rate,
-        seed=extraction.seed,
-        watch=watch,
-    )
-
-
-def _batches(
-    text: TextBlocks, extraction: Extraction, arguments: TrainingArguments
-) -> MaskedBatches:
-    count = extraction.steps * arguments.gradient_accumulation_steps * arguments.world_size
-    sizes = {language: len(blocks) for language, blocks in text.blocks.items()}
-    slots = Schedule(sizes, batches=count, size=extraction.batch, seed=extraction.seed)
-    return MaskedBatches(slots, text.blocks, text.corruption)
 
 
 def _in_training(
     copied: InitialStudent,
     runner: TeacherRunner,
-    text: TextBlocks,
+    text: ExtractionText,
     given: _Given,
     extraction: Extraction,
     device: torch.device,
@@ -253,9 +245,9 @@ def _in_training(
     model = ExtractionModel(
         copied.student,
         runner,
-        weights=extraction.loss,
+        weights=extraction.weights,
         layers=given.layers,
-        positions=text.corruption.positions(extraction.length),
+        positions=text.masked_positions,
         projection=copied.projection,
     )
     return model.to(device)
@@ -265,8 +257,8 @@ def _plan(
     student: ExtractionModel,
     copied: InitialStudent,
     teacher: Teacher,
-    text: TextBlocks,
-    batches: MaskedBatches,
+    text: ExtractionText,
+    batches: Batches,
     given: _Given,
     extraction: Extraction,
 ) -> Plan:
@@ -275,22 +267,30 @@ def _plan(
     probe = {name: tensor[:1].to(device) for name, tensor in batches[0].items() if tensor.dim()}
     return Plan(
         teacher=given.model,
+        kind=_kind(given.layout),
         architecture=type(teacher.model).__name__,
         languages=given.languages,
-        pieces=(len(read_vocabulary(given.folder)), len(read_vocabulary(teacher.folder))),
-        teacher_parameters=parameters_of(given.folder),
+        pieces=(
+            len(read_vocabulary(given.folder / given.layout.tokenizer)),
+            len(read_vocabulary(teacher.tokenizer_folder)),
+        ),
+        teacher_parameters=parameters_of(encoder_folder(given.layout)),
         student_parameters=split_parameters(student.student),
         layers=given.layers,
         teacher_layers=len(layers_of(teacher.model)),
         units=copied.units,
         narrowed=copied.words,
-        attention=attention_route(student.student, extraction.loss),
-        terms=dict(extraction.loss),
+        attention=attention_route(student.student, extraction.weights),
+        terms=dict(extraction.weights),
         frozen=freeze_unreached(student, {**probe, "language": given.languages[0]}),
-        blocks={language: len(blocks) for language, blocks in text.blocks.items()},
+        blocks=text.sizes,
         steps=extraction.steps,
         tokens=len(batches) * extraction.batch * extraction.length,
     )
+
+
+def _kind(layout: Layout) -> str:
+    return "reranker" if layout.num_labels == 1 else layout.kind.value
 
 
 def _in_words(when: str, figures: Mapping[str, Mapping[str, float]]) -> str:

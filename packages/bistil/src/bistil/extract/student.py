@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from bistil.encoders.widths import inner_width
 from bistil.extract.config import Extraction
+from bistil.extract.text import ExtractionText
 from bistil.student.layers import student_of
 from bistil.student.narrow import choose_hidden, narrowed, projection_of
-from bistil.text.blocks import TextBlocks
 
-_SAMPLE = 8192  # positions of text, shared evenly by the languages, on which units are chosen
-_ROWS = 8
+_SAMPLE = 8192  # positions of text on which units are chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +22,7 @@ class InitialStudent:
     """A student before its training.
 
     Attributes:
-        student: a masked LM of the teacher's class.
+        student: of the teacher's class.
         units: the teacher's hidden units that its states stand for; None for all.
         projection: [H_t, H_s] that teacher states are multiplied by; None where they are as wide.
         words: what was made narrower, for plan and card.
@@ -39,15 +35,15 @@ class InitialStudent:
 
 
 def initial_student(
-    teacher: Any, layers: Sequence[int], extraction: Extraction, text_blocks: TextBlocks
+    teacher: Any, layers: Sequence[int], extraction: Extraction, text: ExtractionText
 ) -> InitialStudent:
     """The teacher's layers `layers`, verified bit for bit, then made as narrow as `extraction` says.
 
     Args:
-        teacher: a masked LM in evaluation mode.
+        teacher: in evaluation mode.
         layers: see `choose_layers`.
         extraction: widths, first weights, seed.
-        text_blocks: of which a sample decides what is kept.
+        text: of which a sample decides what is kept.
     """
     seed = extraction.seed if extraction.init == "random" else None
     student = student_of(teacher, layers, seed=seed)
@@ -56,7 +52,7 @@ def initial_student(
     feed_forward = None if extraction.feed_forward == inner else extraction.feed_forward
     if width is None and feed_forward is None:
         return InitialStudent(student=student)
-    sample = _sample(text_blocks.blocks)
+    sample = text.sample(_SAMPLE)
     units, words = None, []
     if width is not None:
         kept = choose_hidden(teacher, layers, sample, width=width)
@@ -73,11 +69,3 @@ def initial_student(
         projection=None if units is None else projection_of(units, whole),
         words=tuple(words),
     )
-
-
-def _sample(blocks: Mapping[str, NDArray[np.int32]]) -> list[Tensor]:
-    """The first blocks of each language, a few rows at a time."""
-    length = next(iter(blocks.values())).shape[1]
-    rows = max(1, _SAMPLE // (length * len(blocks)))
-    chosen = [torch.from_numpy(ids[:rows].astype(np.int64)) for ids in blocks.values()]
-    return [part for ids in chosen for part in ids.split(_ROWS)]

@@ -37,7 +37,7 @@ def trimmed_teacher(
         watch: told (done, total, what).
     """
     if extraction.keep_vocabulary:
-        return load_teacher(folder)
+        return load_teacher(folder, headless=True)
     kept = {name: getattr(extraction, name) for name in ("threshold", "top", "budget")}
     inputs = {**digest_of_inputs(corpora=files, models={"teacher": folder}), **kept}
 
@@ -52,7 +52,7 @@ def trimmed_teacher(
         )
 
     place = cache_dir / f"teacher-{digest_of_values(inputs)[:16]}"
-    return load_teacher(made_once(place, inputs, make, watch=watch))
+    return load_teacher(made_once(place, inputs, make, watch=watch), headless=True)
 
 
 def teacher_in_training(
@@ -76,6 +76,7 @@ def teacher_in_training(
     if extraction.offload is not None:
         from teacherzoo.encoders.zero3 import load_sharded_teacher
 
+        assert extraction.precision != "auto"  # decided when the run was checked
         teacher, engine = load_sharded_teacher(
             teacher.folder, offload=extraction.offload, precision=extraction.precision
         )
@@ -83,7 +84,9 @@ def teacher_in_training(
     def with_sft(language: str) -> AbstractContextManager[None]:
         return applied(teacher.model, *tunings.get(language, ()), check=False)
 
-    runner = TeacherRunner(teacher.model, extraction.loss, layers, with_sft=with_sft, engine=engine)
+    runner = TeacherRunner(
+        teacher.model, extraction.weights, layers, with_sft=with_sft, engine=engine
+    )
     return runner, teacher
 
 
@@ -102,12 +105,12 @@ def open_tunings(
     """
     if not files:
         return {}
-    model = load_teacher(whole).model
+    model = load_teacher(whole, headless=True).model
     tunings = {language: read_sparse(Path(file)) for language, file in files.items()}
     for tuning in tunings.values():
         check_base(model, tuning)
     if trimmed is not None:
-        kept = kept_ids(trimmed.folder, whole)
+        kept = kept_ids(trimmed.tokenizer_folder, whole)
         tunings = {
             language: carry_over(tuning, trimmed.model, kept)
             for language, tuning in tunings.items()

@@ -13,10 +13,10 @@ from transformers import TrainingArguments
 
 from bistil.errors import ExtractError
 from bistil.extract.config import Extraction
+from bistil.extract.text import Batches
 from bistil.losses.extraction import ExtractionModel
 from bistil.losses.outputs import LossOutput
 from bistil.losses.table import EXTRACT_TERMS
-from bistil.text.batches import MaskedBatches
 from teacherzoo.progress import ProgressCallback
 from teacherzoo.training.arguments import decided_arguments, trainer_arguments
 from teacherzoo.training.trainer import PreparedBatchTrainer
@@ -25,7 +25,7 @@ from teacherzoo.training.watch import TrainingWatch
 
 def train(
     model: ExtractionModel,
-    batches: MaskedBatches,
+    batches: Batches,
     languages: Sequence[str],
     arguments: TrainingArguments,
     *,
@@ -103,18 +103,20 @@ class ExtractTrainer(PreparedBatchTrainer):
 
 @torch.no_grad()
 def held_out_terms(
-    model: ExtractionModel, batches: Mapping[str, MaskedBatches], arguments: TrainingArguments
+    model: ExtractionModel, batches: Mapping[str, Sequence[Batches]], arguments: TrainingArguments
 ) -> dict[str, dict[str, float]]:
     """Per language, every term on text that is not trained on, computed where and as exactly as the training computes."""
     device = arguments.device
     half = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None
     autocast = functools.partial(torch.autocast, device.type, dtype=half, enabled=half is not None)
     means = {}
-    for language, items in batches.items():
+    for language, groups in batches.items():
         sums: dict[str, float] = {}
-        for item in (items[number] for number in range(len(items))):
+        items = [(group, number) for group in groups for number in range(len(group))]
+        for group, number in items:
+            item = {name: tensor.to(device) for name, tensor in group[number].items()}
             with autocast():
-                output = model(item["input_ids"].to(device), item["labels"].to(device), language)
+                output = model(**{**item, "language": language})
             for name, value in output.terms.items():
                 sums[name] = sums.get(name, 0.0) + float(value) / len(items)
         means[language] = sums

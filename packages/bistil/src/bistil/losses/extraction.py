@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from bistil.encoders.capture import capture_activations, layers_of
+from bistil.encoders.answers import answers_of
+from bistil.encoders.capture import capture_activations, encoder_of, layers_of
 from bistil.encoders.recompute import recomputing
 from bistil.losses.outputs import (
     LossContext,
     LossOutput,
     ModelOutputs,
+    real_tokens,
     recorded_layers,
     weighted_loss,
 )
@@ -27,18 +30,20 @@ from teacherzoo.training.loss_module import LossModule
 if TYPE_CHECKING:
     from teacherzoo.encoders.zero3 import ShardedEngine
 
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
 
 class ExtractionModel(LossModule):
-    """A student in training for phase 1: L = Σ w_t · L_t over the terms in use, on masked text of one language.
+    """A student in training for phase 1: L = Σ w_t · L_t over the terms in use, on text of one language.
 
     The teacher is no part of the module, so that it is neither saved, trained nor wrapped.
 
     Args:
-        student: a stock `…ForMaskedLM`.
+        student: a stock model, with or without a head.
         teacher: run on each batch.
         weights: of the terms.
         layers: for each of the student's layers the teacher's.
-        positions: masked positions of each block, which means are taken over.
+        positions: masked positions of each block, which means are taken over; 0 where none are.
         projection: [H_t, H_s] that teacher states are multiplied by, where the student is narrower.
     """
 
@@ -61,39 +66,70 @@ class ExtractionModel(LossModule):
         self.projection: Tensor | None
         self.register_buffer("projection", projection, persistent=False)
 
-    def forward(self, input_ids: Tensor, labels: Tensor, language: str) -> LossOutput:
-        """The loss on a batch without padding.
+    def forward(
+        self, labels: Tensor | None = None, language: str = "", **batch: Tensor
+    ) -> LossOutput:
+        """The loss on a batch: blocks of running text without padding, or padded rows.
 
         Args:
-            input_ids: [B, S].
-            labels: [B, S], -100 where nothing is asked.
+            labels: [B, S] of masked running text, -100 where nothing is asked.
             language: of the batch.
+            batch: input_ids [B, S]; of padded rows attention_mask, too, and token_type_ids where they have segments.
         """
-        teacher = self._teacher(language, input_ids, labels)
+        inputs = inputs_of(batch)
+        teacher = self._teacher(language, inputs, labels)
         sees, last = self._weights.sees, len(self._layers) - 1
-        head, masked = split_head(self.student), labels >= 0
         recorded = recorded_layers(sees, range(last + 1), last=last)
-        with (
-            recomputing(self.student),
-            capture_activations(self.student, layers=recorded, values=Sees.LAST_LAYER in sees) as activations,
-        ):  # fmt: skip
-            head.encoder(input_ids=input_ids)
-        student = ModelOutputs(activations=activations, layers=last + 1, head=head, masked=masked)
+        with recomputing(self.student):
+            student = _run(self.student, inputs, labels, sees, recorded)
         context = LossContext(
             layers=self._layers,
             projection=self.projection,
-            labels=labels[masked],
-            divisor=self._positions * len(labels),
+            real=real_tokens(inputs.get("attention_mask")),
+            labels=None if labels is None else labels[labels >= 0],
+            divisor=1 if labels is None else self._positions * len(labels),
             settings=self._weights.settings,
         )
         return weighted_loss(self._weights, student, teacher, context)
+
+
+def inputs_of(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of a batch an encoder reads."""
+    return {name: batch[name] for name in _INPUTS if name in batch}
+
+
+def _run(
+    model: Any,
+    inputs: Mapping[str, Tensor],
+    labels: Tensor | None,
+    sees: Sees,
+    recorded: Collection[int],
+    *,
+    forward: Callable[[], Any] | None = None,
+) -> ModelOutputs:
+    """A forward pass of a model, or `forward`, recorded for what terms see."""
+    answers: Mapping[str, Tensor] = {}
+    with capture_activations(model, layers=recorded, values=Sees.LAST_LAYER in sees) as activations:
+        if forward is not None:
+            forward()
+        elif Sees.ANSWERS in sees:
+            answers = answers_of(model(**inputs), model.config, inputs["attention_mask"])
+        else:
+            encoder_of(model)(**inputs)
+    return ModelOutputs(
+        activations=activations,
+        layers=len(layers_of(model)),
+        head=split_head(model) if Sees.MASKED_ROWS in sees else None,
+        masked=None if labels is None else labels >= 0,
+        answers=answers,
+    )
 
 
 class TeacherRunner:
     """The teacher in training: run on a batch under its language's sparse fine-tuning, and recorded for what terms see.
 
     Args:
-        teacher: a masked LM in evaluation mode.
+        teacher: in evaluation mode, with or without a head.
         weights: of the terms.
         layers: for each of the student's layers the teacher's.
         with_sft: gives for a language the context in which the teacher is run on its batches.
@@ -114,22 +150,26 @@ class TeacherRunner:
         self._sees, self._layers, self._with_sft = weights.sees_of_teacher, tuple(layers), with_sft
 
     @torch.no_grad()
-    def __call__(self, language: str, input_ids: Tensor, labels: Tensor) -> ModelOutputs | None:
-        """What the teacher does with a batch [B, S] without padding; None where no term sees it."""
+    def __call__(
+        self, language: str, inputs: Mapping[str, Tensor], labels: Tensor | None
+    ) -> ModelOutputs | None:
+        """What the teacher does with a batch [B, S]; None where no term sees it."""
         if not self._sees:
             return None
-        depth, head = len(layers_of(self._teacher)), split_head(self._teacher)
-        recorded = recorded_layers(self._sees, self._layers, last=depth - 1)
+        last = len(layers_of(self._teacher)) - 1
+        recorded = recorded_layers(self._sees, self._layers, last=last)
+        forward = None if self._engine is None else functools.partial(self._in_shares, inputs)
         with self._with_sft(language):
-            with capture_activations(self._teacher, layers=recorded, values=Sees.LAST_LAYER in self._sees) as activations:  # fmt: skip
-                if self._engine is not None:
-                    self._engine.hidden_rows(input_ids, torch.ones_like(input_ids), torch.zeros(1, dtype=torch.int64))  # fmt: skip
-                else:
-                    head.encoder(input_ids=input_ids)
-            outputs = ModelOutputs(activations=activations, layers=depth, head=head, masked=labels >= 0)  # fmt: skip
+            outputs = _run(self._teacher, inputs, labels, self._sees, recorded, forward=forward)
             if Sees.MASKED_ROWS in self._sees:
                 outputs.masked_rows  # noqa: B018  # now, under the fine-tuning and without a gradient
         return outputs
+
+    def _in_shares(self, inputs: Mapping[str, Tensor]) -> None:
+        assert self._engine is not None
+        input_ids = inputs["input_ids"]
+        mask = inputs.get("attention_mask", torch.ones_like(input_ids))
+        self._engine.hidden_rows(input_ids, mask, torch.zeros(1, dtype=torch.int64))
 
     def move_to(self, device: torch.device) -> None:
         """Put the teacher where the student is, unless its engine sees to that."""

@@ -120,6 +120,14 @@ EXTRACT_TERMS = (
         "parallel", "distance of translations' vectors from the teacher's of the source", "bistil.losses.parallel:parallel_loss",
         weight=0.0, sees=Sees.VECTORS | Sees.PAIRS,
     ),
+    Term(
+        "answers", "divergence from a classifier's or reranker's answers", "bistil.losses.answers:answers_loss",
+        weight=0.0, sees=Sees.ANSWERS, settings=(_TEMPERATURE,),
+    ),
+    Term(
+        "answers_mse", "mean squared difference of a classifier's or reranker's logits", "bistil.losses.answers_mse:answers_mse_loss",
+        weight=0.0, sees=Sees.ANSWERS,
+    ),
 )  # fmt: skip
 
 ADAPT_TERMS = (

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 from bistil.errors import AdaptError, BistilError, ExtractError
 from bistil.losses.table import ADAPT_TERMS, EXTRACT_TERMS, Sees, Term, settings_of
+from vocabmerge import Kind
 
 
 class _Weights(Mapping[str, float]):
@@ -74,6 +75,11 @@ class _Weights(Mapping[str, float]):
         """What they must see of the teacher; nothing where none is needed."""
         return _union([term for term in self.terms if term.taught])
 
+    @property
+    def needs_rows(self) -> bool:
+        """Whether a term is about whole sentences, so that the text is read line by line and not as running text."""
+        return bool(self.sees & (Sees.ANSWERS | Sees.VECTORS | Sees.PAIRS))
+
     def to_json(self) -> dict[str, Any]:
         """Every weight and setting, as plain values."""
         return dict(self._stated)
@@ -102,8 +108,8 @@ class LossWeights(_Weights):
     """Weights of phase 1's terms, and their settings; by default those of BiStil (Ansell et al. 2023, section 3).
 
     L = Σ w_t · L_t over the terms t of `bistil.losses.table.EXTRACT_TERMS` (`bistil extract --help` lists them): attention
-    and hidden with weight 1, and, with weight 0 unless given, mlm, logits, relations and cosine, and of sentence encoders
-    embedding, similarity and parallel.
+    and hidden with weight 1, and, with weight 0 unless given, mlm, logits, relations and cosine, of sentence encoders
+    embedding, similarity and parallel, and of classifiers and rerankers answers and answers_mse.
 
     Args:
         given: weights by the name of the term, and `temperature` of logits, `relation_heads` of relations or
@@ -140,6 +146,12 @@ class LossWeights(_Weights):
         if not self:
             names = ", ".join(term.name for term in self.table)
             raise self.error(f"Every term has weight 0; give one of {names} another.")
+        if self.needs_rows and (
+            masked := [term.name for term in self.terms if Sees.MASKED_ROWS in term.sees]
+        ):
+            raise self.error(
+                f"{masked[0]} is computed on masked running text, the other terms on whole sentences; leave one or the other out."
+            )
 
 
 class TaskLossWeights(_Weights):
@@ -178,8 +190,47 @@ def _union(terms: list[Term]) -> Sees:
 
 PRESETS = {
     "bistil": LossWeights(),
+    "answers": LossWeights(answers_mse=1),
     "distilmbert": LossWeights.only(logits=5, mlm=2, cosine=1),
     "minilmv2": LossWeights.only(relations=1),
     "mlm": LossWeights.only(mlm=1),
     "sentences": LossWeights(embedding=1, similarity=1),
 }
+
+_WITH_ANSWERS = (Kind.CLASSIFIER, Kind.TOKEN_CLASSIFIER, Kind.QUESTION_ANSWERING)
+PRESET_OF_KIND = dict.fromkeys(_WITH_ANSWERS, "answers")
+"""Kind of a teacher to the preset of its extraction; "bistil" for every other."""
+
+_NEEDS = {
+    Sees.MASKED_ROWS: ((Kind.MASKED_LM, Kind.SPARSE), "a masked-LM head"),
+    Sees.ANSWERS: (_WITH_ANSWERS, "a classifier's or reranker's head"),
+    Sees.VECTORS: ((Kind.SENTENCE,), "the pooling of a sentence encoder"),
+}
+
+
+def weights_for(kind: Kind) -> LossWeights:
+    """What is compared of a teacher of this kind unless one says otherwise.
+
+    Attention and hidden states (Ansell et al. 2023); of classifiers and rerankers their logits, too, by mean squared
+    difference (Gurgurov et al. 2025).
+
+    Example:
+        >>> dict(weights_for(Kind.CLASSIFIER))
+        {'attention': 1.0, 'hidden': 1.0, 'answers_mse': 1}
+    """
+    return PRESETS[PRESET_OF_KIND.get(kind, "bistil")]
+
+
+def require_seen(weights: LossWeights, kind: Kind) -> None:
+    """Refuse terms that a teacher of this kind has nothing for.
+
+    Raises:
+        ExtractError: naming the term, what it needs and what the teacher is.
+    """
+    for term in weights.terms:
+        for sees, (kinds, part) in _NEEDS.items():
+            if sees in term.sees and kind not in kinds:
+                raise ExtractError(
+                    f"{term.name} needs {part}, which a teacher of kind {kind.value!r} does not have; leave the term out, or give "
+                    "a teacher that has it."
+                )

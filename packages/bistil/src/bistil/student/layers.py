@@ -12,6 +12,7 @@ from torch import nn
 from bistil.encoders.capture import encoder_of, family_of, layers_of
 from bistil.encoders.widths import paths_of_layers
 from bistil.errors import ModelError
+from teacherzoo.encoders.kinds import same_class
 from teacherzoo.encoders.layers import Strategy, config_of_layers, replace_layers, spread_layers
 
 
@@ -60,7 +61,7 @@ def choose_layers(
     """The map for this teacher: by strategy, or as named, checked.
 
     Args:
-        teacher: a masked LM or what holds an encoder.
+        teacher: an encoder or what holds one.
         reduction: see `layer_map`; without effect where layers are named.
         layers: a strategy, or ascending numbers of the teacher's layers from 0.
 
@@ -96,11 +97,11 @@ def student_of(teacher: Any, layers: Sequence[int], *, seed: int | None = None) 
     """A student of the teacher's class with the teacher's layers `layers` and all else of it.
 
     The student's embeddings, layers and head are copies, as in BiStil (Ansell et al. 2023) and DistilBERT (Sanh et al. 2019).
-    Dropout is 0, in the configuration too. Before it is returned the student's
-    logits are compared with those of the teacher with its other layers left out; they are the same bits.
+    Dropout is 0, in the configuration too. Before it is returned the student's outputs (a head's logits, or the states of an
+    encoder without one) are compared with those of the teacher with its other layers left out; they are the same bits.
 
     Args:
-        teacher: a stock `…ForMaskedLM` in evaluation mode.
+        teacher: a stock model with or without a head, in evaluation mode.
         layers: see `choose_layers`.
         seed: given, the weights are random instead, of this seed: a model of the student's shape from scratch.
 
@@ -118,7 +119,7 @@ def student_of(teacher: Any, layers: Sequence[int], *, seed: int | None = None) 
     config = _student_config(teacher, layers)
     with torch.random.fork_rng(devices=[]):  # the caller's numbers go on as they were
         torch.manual_seed(0 if seed is None else seed)
-        student = type(teacher)(config)
+        student = same_class(teacher, config)
     student.config._attn_implementation = teacher.config._attn_implementation
     if seed is not None:
         return student.eval()
@@ -152,7 +153,7 @@ def _mapped_weights(teacher: Any, layers: Sequence[int]) -> dict[str, torch.Tens
 
 @torch.no_grad()
 def require_equal_to_truncated(student: Any, teacher: Any, layers: Sequence[int]) -> None:
-    """Compare the student's logits with those of the teacher cut down to `layers`, on random tokens.
+    """Compare the student's outputs with those of the teacher cut down to `layers`, on random tokens.
 
     Raises:
         ModelError: where one bit differs.
@@ -162,14 +163,21 @@ def require_equal_to_truncated(student: Any, teacher: Any, layers: Sequence[int]
     inputs = torch.randint(rows, (2, 12), generator=random).to(next(student.parameters()).device)
     mask = torch.ones_like(inputs)
     mask[1, 8:] = 0
-    actual = student(input_ids=inputs, attention_mask=mask).logits[mask.bool()]
+    actual = _outputs(student(input_ids=inputs, attention_mask=mask), mask)
     with truncated(teacher, layers):
-        expected = teacher(input_ids=inputs, attention_mask=mask).logits[mask.bool()]
+        expected = _outputs(teacher(input_ids=inputs, attention_mask=mask), mask)
     if not torch.equal(actual, expected):
         raise ModelError(
             f"The student does not compute what layers {list(layers)} of the teacher compute (they differ by up to "
             f"{float((actual - expected).abs().max()):.2g}); this is an architecture that cannot be cut so."
         )
+
+
+def _outputs(output: Any, mask: torch.Tensor) -> torch.Tensor:
+    """All that a forward pass returned, padding left out, flat."""
+    tensors = [value for value in output.values() if isinstance(value, torch.Tensor)]
+    real = [tensor[mask.bool()] if tensor.shape[:2] == mask.shape else tensor for tensor in tensors]
+    return torch.cat([tensor.flatten() for tensor in real])
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from bistil.student.units import (
     least_squares_reconstruction,
     pivoted_cholesky_selection,
 )
+from teacherzoo.encoders.kinds import same_class
 
 Weights = dict[str, Tensor]
 
@@ -30,7 +31,7 @@ def choose_hidden(
     those before it has one meaning everywhere. Each state's variance weighs the same.
 
     Args:
-        teacher: a masked LM in evaluation mode.
+        teacher: in evaluation mode.
         layers: the student's map.
         blocks: token ids [B, S] without padding.
         width: how many units.
@@ -72,7 +73,7 @@ def narrowed(
     the same model, bit for bit.
 
     Args:
-        model: a masked LM in evaluation mode that `require_narrowable` takes.
+        model: in evaluation mode, one that `require_narrowable` takes.
         blocks: token ids [B, S] without padding.
         units: hidden units that are kept, ascending; None for all.
         feed_forward: how many feed-forward units of each layer; None for all.
@@ -83,7 +84,7 @@ def narrowed(
     config = narrow_config(model.config, width=None if kept is None else len(kept), feed_forward=inner)  # fmt: skip
     with torch.random.fork_rng(devices=[]):  # see `student_of`
         torch.manual_seed(0 if seed is None else seed)
-        narrow = type(model)(config)
+        narrow = same_class(model, config)
     narrow.config._attn_implementation = model.config._attn_implementation
     narrow.to(next(model.parameters())).eval()  # its device and dtype
     if seed is None:

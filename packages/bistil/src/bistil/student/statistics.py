@@ -20,7 +20,7 @@ class ActivationStatistics:
     """Sums over forward passes of a model, by the name of a module.
 
     Args:
-        model: a masked LM in evaluation mode.
+        model: in evaluation mode.
         units: hidden units that will be kept; None where all are, and then only feed-forward layers are looked at.
         blocks: token ids [B, S] without padding, that it is run on.
         inner: whether feed-forward units will be left out.
@@ -125,8 +125,9 @@ def _add_heads(heads: list[Moments], inputs: Tensor, outputs: Tensor, *, of_inpu
 
 
 def head_maps(model: Any) -> list[str]:
-    """Names of the linear maps from hidden states to hidden states behind the encoder, in a masked-LM head."""
-    inside, decoder = {*encoder_of(model).modules()}, model.get_output_embeddings()
+    """Names of the linear maps from hidden states to hidden states behind the layers, in a masked-LM head or a pooler."""
+    encoder, decoder = encoder_of(model), model.get_output_embeddings()
+    inside = {*encoder.modules()} - {*getattr(getattr(encoder, "pooler", None), "modules", list)()}
     return [
         name
         for name, module in model.named_modules()

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bistil.errors import ExtractError
@@ -20,6 +21,7 @@ from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.text.corpora import Part
 
 _HELD_OUT_BATCHES = 8
+_TOGETHER = 8  # blocks of a sample
 _BLOCKS = "blocks.int32"  # row after row, as the machine holds them
 
 
@@ -41,7 +43,7 @@ class TextBlocks:
         watch: told (done, total, what).
 
     Raises:
-        ExtractError: where blocks are longer than the teacher can read.
+        ExtractError: where blocks are longer than the teacher can read, or shall be masked by a tokenizer without a mask token.
         CorpusError: for text that cannot be read.
     """
 
@@ -62,11 +64,15 @@ class TextBlocks:
             raise ExtractError(
                 f"length {length} is beyond the teacher's limit of {teacher.max_length} tokens; choose a smaller one."
             )
+        if mask_rate and teacher.space.mask < 0:
+            raise ExtractError(
+                f"{teacher.name}: its tokenizer has no mask token, so mask_rate must be 0, got {mask_rate!r}."
+            )
         self._files = files
         self._length, self._batch, self._held_out_share = length, batch, held_out_share
-        self._cache_dir, self._watch = cache_dir, watch
-        self._tokenizer_digest = digest_of_model(teacher.folder, TOKENIZER_FILES)
-        self._tokenizer = read_tokenizer(teacher.folder, teacher.name)
+        self._cache_dir, self._watch, self._seed = cache_dir, watch, seed
+        self._tokenizer_digest = digest_of_model(teacher.tokenizer_folder, TOKENIZER_FILES)
+        self._tokenizer = read_tokenizer(teacher.tokenizer_folder, teacher.name, needs_mask=bool(mask_rate))  # fmt: skip
         self._tokenizer.backend_tokenizer.no_truncation()
         self._tokenizer.backend_tokenizer.no_padding()
         if self._tokenizer.cls_token_id is None or self._tokenizer.sep_token_id is None:
@@ -86,6 +92,27 @@ class TextBlocks:
     def blocks(self) -> dict[str, NDArray[np.int32]]:
         """Per language [N, S], to train on."""
         return {language: self._blocks(language, "train") for language in self._files}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Blocks per language, to train on."""
+        return {language: len(blocks) for language, blocks in self.blocks.items()}
+
+    @property
+    def masked_positions(self) -> int:
+        """Of each block."""
+        return self.corruption.positions(self._length)
+
+    def batches(self, count: int) -> MaskedBatches:
+        """So many batches; the languages take turns."""
+        slots = Schedule(self.sizes, batches=count, size=self._batch, seed=self._seed)
+        return MaskedBatches(slots, self.blocks, self.corruption)
+
+    def sample(self, positions: int) -> list[torch.Tensor]:
+        """About so many positions of text without masks, shared evenly by the languages, a few blocks [B, S] at a time."""
+        rows = max(1, positions // (self._length * len(self.blocks)))
+        chosen = [torch.from_numpy(ids[:rows].astype(np.int64)) for ids in self.blocks.values()]
+        return [part for ids in chosen for part in ids.split(_TOGETHER)]
 
     def held_out(self) -> dict[str, MaskedBatches]:
         """Per language a few batches of text that is not trained on; languages without are absent."""

@@ -109,6 +109,7 @@ class TextRows:
         held_out_share: of each text, by content.
         seed: of the order.
         form: "lines" are rows of their own; in "pairs" a line `first TAB second` is one row of two segments.
+        segments: whether rows of pairs say which tokens are of the second part.
         prompts: put in front of a line, in turn; of pairs in one row, of the first part.
         parallel: per target language files of lines `source TAB target`.
         watch: told (done, total, what).
@@ -130,6 +131,7 @@ class TextRows:
         held_out_share: float,
         seed: int,
         form: Form = "lines",
+        segments: bool = True,
         prompts: Sequence[str] = ("",),
         parallel: Mapping[str, Sequence[Path]] | None = None,
         watch: ProgressCallback = no_progress,
@@ -139,12 +141,29 @@ class TextRows:
         self._length, self._batch, self._seed = length, batch, seed
         self._held_out_share, self._cache_dir, self._watch = held_out_share, cache_dir, watch
         self._form: Form = form
+        self._segments = segments
         self._prompts = tuple(dict.fromkeys(prompts)) or ("",)
 
     @cached_property
     def groups(self) -> dict[str, RowGroup]:
         """What batches are made of, to train on."""
         return self._groups("train")
+
+    masked_positions = 0
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Rows per group, to train on."""
+        return {name: len(group.rows) for name, group in self.groups.items()}
+
+    def sample(self, positions: int) -> list[torch.Tensor]:
+        """About so many positions of text, shared evenly by the languages, row by row [1, S]."""
+        groups = {group.language: group.rows for group in self.groups.values()}
+        chosen = []
+        for rows in groups.values():
+            count = int(np.searchsorted(rows.ends, positions // len(groups))) + 1
+            chosen += [rows.padded([number], 0)["input_ids"] for number in range(min(count, len(rows)))]  # fmt: skip
+        return chosen
 
     def batches(self, count: int) -> RowBatches:
         """So many batches; the groups take turns."""
@@ -205,6 +224,7 @@ class TextRows:
             "held_out_share": self._held_out_share,
             "part": part,
             "form": "translations" if translations else self._form,
+            "segments": self._segments,
             "prompts": list(self._prompts),
             "prompt": prompt,
         }
@@ -254,7 +274,7 @@ class TextRows:
             truncation="longest_first",
             max_length=self._length,
             return_attention_mask=False,
-            return_token_type_ids=second is not None,
+            return_token_type_ids=second is not None and self._segments,
         )
 
 
@@ -324,7 +344,7 @@ def pairs_of(
     """
     seen = set()
     for file in files:
-        for number, line in enumerate(_lines(file), start=1):
+        for number, line in enumerate(lines_of(file), start=1):
             if not line.strip():
                 continue
             columns = line.split("\t")
@@ -343,7 +363,12 @@ def pairs_of(
                 yield columns[0], columns[1]
 
 
-def _lines(file: Path) -> Iterator[str]:
+def lines_of(file: Path) -> Iterator[str]:
+    """The lines of a text, also of a `.gz` or `.xz`.
+
+    Raises:
+        CorpusError: for a file that cannot be read.
+    """
     opened = {".gz": gzip.open, ".xz": lzma.open}.get(file.suffix, open)
     try:
         with opened(file, "rt", encoding="utf-8", newline="\n") as stream:  # type: ignore[operator]  # three of one signature
@@ -365,9 +390,9 @@ class _RowWriter:
         self._end = int(ends[-1])
         self._streams[_IDS].write(np.concatenate(rows).tobytes())
         self._streams[_ENDS].write(ends.tobytes())
-        texts = zip(first, second or [None] * len(first), strict=True)
+        texts = zip(first) if second is None else zip(first, second, strict=True)
         self._streams[_DIGESTS].write(b"".join(row_digest(*text) for text in texts))
-        if second is not None:
+        if "token_type_ids" in encoded:
             types = np.concatenate([np.array(kinds, dtype=np.int8) for kinds in encoded["token_type_ids"]])  # fmt: skip
             if _TYPES not in self._streams:
                 self._streams[_TYPES] = (self._folder / _TYPES).open("wb")
