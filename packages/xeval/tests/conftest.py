@@ -172,6 +172,39 @@ def models(tmp_path_factory: pytest.TempPathFactory, text: list[str]) -> Callabl
     return make
 
 
+@pytest.fixture(scope="session")
+def sentence_encoder(
+    models: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An untrained sentence encoder as sentence-transformers writes it, with a Dense and a prompt of its own."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Dense, Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    torch.manual_seed(1)
+    modules = [Transformer(str(models("bert"))), Pooling(32, "mean"), Dense(32, 16), Normalize()]
+    folder = tmp_path_factory.mktemp("models") / "encoder"
+    SentenceTransformer(modules=modules, prompts={"query": "das "}, device="cpu").save(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reranker(models: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained cross-encoder, as sentence-transformers writes it."""
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    torch.manual_seed(2)
+    model = CrossEncoder(str(models("bert")), num_labels=1, device="cpu")
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data *= 6
+    folder = tmp_path_factory.mktemp("models") / "reranker"
+    model.save_pretrained(str(folder))
+    return folder
+
+
 TOPICS = {"hund": "tiere", "katze": "tiere", "haus": "dinge", "buch": "dinge"}
 
 

@@ -20,11 +20,12 @@ from xeval.statistics.compare import (
 )
 from xeval.statistics.display_names import place_labels
 from xeval.statistics.items import Items
-from xeval.statistics.metrics import value_of
+from xeval.statistics.metrics import value_of, value_of_rows
 from xeval.statistics.result import Result
 from xeval.statistics.results_file import append_results, read_results
 from xeval.statistics.significance import (
     bootstrap_differences,
+    bootstrap_scores,
     holm,
     permutation_differences,
     permutation_p,
@@ -60,6 +61,48 @@ def test_the_exact_permutation_p_is_that_of_enumeration(outcomes: list[tuple[int
     p = permutation_p("accuracy", [a], [b], resamples=2**10, seed=0)
 
     assert p == pytest.approx(extreme / 2 ** len(outcomes))
+
+
+def correlated(gold: Rows, noise: float, seed: int) -> Rows:
+    """Rows of a model whose cosines follow the gold scores, more or less."""
+    cosines = gold + noise * np.random.default_rng(seed).normal(size=len(gold))
+    return np.stack([cosines, gold], axis=1)
+
+
+def test_the_exact_permutation_p_of_a_correlation_is_that_of_enumeration() -> None:
+    gold = np.arange(7.0)
+    a, b = correlated(gold, 1, 0), correlated(gold, 3, 1)
+    b[0] = a[0]
+    observed = value_of_rows("cosine_spearman", a) - value_of_rows("cosine_spearman", b)
+    extreme = 0
+    for swaps in product([False, True], repeat=7):
+        swap = np.array(swaps)[:, None]
+        first, second = np.where(swap, b, a), np.where(swap, a, b)
+        difference = value_of_rows("cosine_spearman", first) - value_of_rows(
+            "cosine_spearman", second
+        )
+        extreme += abs(difference) >= abs(observed) - 1e-9
+
+    exact = permutation_p("cosine_spearman", [a], [b], resamples=2**10, seed=0)
+    seen, exchanged = permutation_differences("cosine_spearman", [a], [b], resamples=4000, seed=0)
+
+    assert exact == pytest.approx(extreme / 2**7)
+    assert seen == observed
+    assert two_sided_p(seen, exchanged, exhaustive=False) == pytest.approx(exact, abs=0.03)
+
+
+def test_a_correlation_is_resampled_by_the_same_pairs_for_all_models() -> None:
+    gold = np.repeat(np.arange(6.0), 30)
+    a, b = correlated(gold, 1, 0), correlated(gold, 3, 1)
+
+    draws, same, worse = bootstrap_scores("cosine_spearman", [[a], [a], [b]], resamples=500, seed=0)
+
+    assert (draws == same).all()
+    assert (draws > worse).mean() > 0.99
+    assert draws.mean() == pytest.approx(value_of_rows("cosine_spearman", a), abs=1)
+    verdict = compare_test_set("cosine_spearman", {0: a}, {0: b}, place="de", resamples=500)
+    assert verdict.p < 0.01
+    assert verdict.low > 0
 
 
 def test_the_estimated_permutation_p_meets_the_exact_one() -> None:

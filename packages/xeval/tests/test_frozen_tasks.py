@@ -1,4 +1,4 @@
-"""Sentence retrieval and bits per byte: what asks a model as it is."""
+"""Bitext of plain encoders and bits per byte: what asks a model as it is."""
 
 import hashlib
 import math
@@ -16,12 +16,13 @@ from xeval.errors import XevalError
 from xeval.evaluate.runner import run
 from xeval.evaluate.score import score
 from xeval.protocol import Protocol
+from xeval.sentences.vectors import MeanStates
 from xeval.statistics.results_file import read_results
 from xeval.task_templates.masked import open_masked
 from xeval.task_templates.word_tokenization import Pieces
 from xeval.tasks import task_of
+from xeval.tasks.bitext import near
 from xeval.tasks.bpb import evenly, mask_passes, split_blocks
-from xeval.tasks.retrieval import near
 
 Models = Callable[[str], Path]
 LINES = [
@@ -37,13 +38,13 @@ def test_translations_that_are_the_text_itself_are_all_found(
     csls: int, models: Models, more_data: Path, tmp_path: Path
 ) -> None:
     results = score(
-        models("bert"), tmp_path / "r.jsonl", source=LocalFolder(more_data), task="retrieval",
+        models("bert"), tmp_path / "r.jsonl", source=LocalFolder(more_data), task="bitext",
         protocol=Protocol(csls=csls, layer=0),
     )  # fmt: skip
 
     assert {r.metric: r.value for r in results} == {
-        "retrieval_to_source": 100.0,
-        "retrieval_from_source": 100.0,
+        "bitext_to_source": 100.0,
+        "bitext_from_source": 100.0,
     }
     assert {r.source_language for r in results} == {"yy"}
 
@@ -61,13 +62,13 @@ def test_csls_is_its_formula() -> None:
 
 
 def test_states_do_not_depend_on_batches_and_leave_special_tokens_out(models: Models) -> None:
-    from xeval.tasks.retrieval import mean_states
-
     encoder = open_encoder(str(models("bert"))).eval()
     pieces = Pieces(open_tokenizer(str(models("bert"))), 64)
     texts = ["das haus", "ein " * 20, "hund ."]
+    prompts = {"text": None, "query": None, "document": None}
 
-    together, _ = mean_states(encoder, pieces, texts, -1, lambda *_: None)
+    vectors = MeanStates(str(models("bert")), 64, -1, prompts)
+    together, _ = vectors.encode(texts, "text", lambda *_: None, "")
     ids = torch.tensor([pieces.encode_texts(texts[:1])[0][0].rows[0]])
     alone = encoder(input_ids=ids).last_hidden_state[0, 1:-1].mean(dim=0)
 
@@ -81,7 +82,7 @@ def test_a_layer_that_is_not_there_is_named(
 ) -> None:
     with pytest.raises(XevalError, match="layer must lie between -3 and 2"):
         score(
-            models("bert"), tmp_path / "r", source=LocalFolder(more_data), task="retrieval",
+            models("bert"), tmp_path / "r", source=LocalFolder(more_data), task="bitext",
             protocol=Protocol(layer=9),
         )  # fmt: skip
 
@@ -254,7 +255,7 @@ def test_lines_are_spread_over_the_text() -> None:
 
 
 def test_the_tasks_that_need_no_tuning_are_these() -> None:
-    assert {task_of(name).metrics for name in ("retrieval", "bpb")} == {
-        ("retrieval_to_source", "retrieval_from_source"),
+    assert {task_of(name).metrics for name in ("bitext", "bpb")} == {
+        ("bitext_to_source", "bitext_from_source"),
         ("bits_per_byte",),
     }

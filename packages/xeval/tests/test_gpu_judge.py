@@ -67,7 +67,7 @@ def test_every_other_task_is_tuned_and_scored_on_the_gpu_as_on_the_cpu(
 
 
 @pytest.mark.parametrize("kind", DEVICES)
-@pytest.mark.parametrize(("task", "language"), [("bpb", "xx"), ("retrieval", "yy")])
+@pytest.mark.parametrize(("task", "language"), [("bpb", "xx"), ("bitext", "yy")])
 def test_a_model_is_asked_as_it_is_on_the_gpu_as_on_the_cpu(
     kind: str,
     task: str,

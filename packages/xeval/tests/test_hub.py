@@ -14,10 +14,10 @@ from xeval.errors import XevalError
 from xeval.task_templates.text_labels import Labelled
 from xeval.task_templates.word_labels import Tagged
 from xeval.tasks import TASKS, task_of
+from xeval.tasks.bitext import Pair
 from xeval.tasks.choice import Choice
 from xeval.tasks.dp import Parsed
 from xeval.tasks.qa import Question
-from xeval.tasks.retrieval import Pair
 
 TAGS = datasets.ClassLabel(names=["NOUN", "VERB", "_"])
 # Rows with the columns that the sets on the Hub document.
@@ -84,7 +84,7 @@ ROWS: dict[tuple[str, str], tuple[str, dict[str, list[Any]], dict[str, Any], Any
         {},
         Choice("p", "q", ("1", "2", "3", "4"), 2),
     ),
-    ("tatoeba", "retrieval"): (
+    ("tatoeba", "bitext"): (
         "deu-eng",
         {"sentence1": ["Haus"], "sentence2": ["house"]},
         {},

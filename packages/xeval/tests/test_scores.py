@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import sklearn.metrics as oracle
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.stats import rankdata, spearmanr
 
 from xeval.errors import XevalError
-from xeval.statistics.metrics import METRICS, value_of
+from xeval.statistics.metrics import METRICS, average_ranks, value_of, value_of_rows
 
 
 @given(
@@ -54,17 +55,37 @@ def test_bits_per_byte_is_a_ratio_of_sums_and_lower_is_better() -> None:
 
 @pytest.mark.parametrize("metric", sorted(METRICS))
 def test_nothing_at_all_scores_zero_and_not_nan(metric: str) -> None:
-    assert value_of(metric, np.zeros(len(METRICS[metric].columns))) == 0
+    assert value_of_rows(metric, np.zeros((3, len(METRICS[metric].columns)))) == 0
 
 
 @pytest.mark.parametrize("metric", sorted(METRICS))
 def test_leading_axes_are_kept(metric: str) -> None:
-    sums = np.random.default_rng(0).integers(1, 9, size=(2, 5, len(METRICS[metric].columns)))
+    rows = np.random.default_rng(0).integers(1, 9, size=(2, 5, 6, len(METRICS[metric].columns)))
 
-    together = value_of(metric, sums)
+    together = value_of_rows(metric, rows)
 
     assert together.shape == (2, 5)
-    assert together[1, 3] == value_of(metric, sums[1, 3])
+    assert together[1, 3] == value_of_rows(metric, rows[1, 3])
+    if METRICS[metric].of_sums:
+        assert (together == value_of(metric, rows.sum(axis=2))).all()
+
+
+@given(values=st.lists(st.integers(0, 6), min_size=2, max_size=30), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_spearman_is_that_of_scipy_ties_included(values: list[int], seed: int) -> None:
+    other = np.random.default_rng(seed).integers(0, 5, size=len(values))
+    assume(len(set(values)) > 1 and len(set(other.tolist())) > 1)
+    rows = np.stack([values, other], axis=1)
+
+    assert value_of_rows("cosine_spearman", rows) == pytest.approx(
+        100 * spearmanr(values, other).statistic, abs=1e-9
+    )
+    np.testing.assert_array_equal(average_ranks(rows.T.astype(float)), rankdata(rows.T, axis=1))
+
+
+def test_a_metric_of_rows_has_no_value_of_sums() -> None:
+    with pytest.raises(XevalError, match="needs the rows"):
+        value_of("cosine_spearman", [1.0, 2.0])
 
 
 @pytest.mark.parametrize(("metric", "width"), [("accuracy", 3), ("f1", 2), ("macro_f1", 4)])

@@ -87,20 +87,30 @@ def longest_row(encoder: nn.Module) -> int:
 
 
 def model_digest(model: str) -> str:
-    """A digest of the weights, configuration and tokenizer of a model folder; of a Hub name, of name and commit."""
+    """A digest of the weights, configuration and tokenizer of a model folder; of a Hub name, of name and commit.
+
+    Of a folder with `modules.json` the folders of its modules and the files that say how it encodes count as well.
+    """
     folder = Path(model)
     if not folder.is_dir():
         return _hub_digest(model)
+    has_modules = (folder / "modules.json").is_file()
+    names = {*_PARTS, *(_MODULE_PARTS if has_modules else ())}
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in {".safetensors", ".bin", ".model"} or path.name in _PARTS:
-            digest.update(path.name.encode() + b"\0")
+    for path in sorted(folder.rglob("*") if has_modules else folder.iterdir()):
+        if path.is_file() and (path.suffix in _WEIGHTS or path.name in names):
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
 
 
+_WEIGHTS = (".safetensors", ".bin", ".model")
 _PARTS = ("config.json", "tokenizer.json", "vocab.txt")
+_MODULE_PARTS = (
+    *("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
+    *("router_config.json", "tokenizer_config.json"),
+)
 
 
 def _hub_digest(model: str) -> str:

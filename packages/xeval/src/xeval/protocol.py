@@ -6,7 +6,7 @@ from typing import Any
 
 from xeval.errors import XevalError
 
-_EVERY_TASK = ("max_length",)
+_WINDOW = 256
 _FINE_TUNING = (
     *("learning_rate", "batch_size", "steps", "evaluate_every", "patience", "warmup"),
     *("weight_decay", "pooling", "precision"),
@@ -30,12 +30,17 @@ class Protocol:
         patience: evaluations without improvement before tuning stops.
         warmup: share of the steps.
         weight_decay: of AdamW.
-        max_length: sub-words per window; the model's own limit where that is smaller.
+        max_length: sub-words per window, or of a text; the model's own limit where that is smaller. None is 256, and of a
+            sentence encoder or reranker its own limit.
         pooling: how sub-words stand for a word, and tokens for a text: "first" or "mean".
         precision: of tuning: "auto" is bfloat16 where the machine has it, "float32" never. Scoring is float32.
         labels: NER: "common" maps entity types to PER, LOC and ORG, "own" takes them as they are.
-        layer: retrieval: which hidden states are averaged; -1 is the last, None the middle one.
-        csls: retrieval: cross-domain similarity local scaling over so many neighbours; 0 is plain cosine.
+        layer: texts of a model that is no sentence encoder: which hidden states are averaged; -1 is the last, None the
+            middle one.
+        csls: bitext: cross-domain similarity local scaling over so many neighbours; 0 is plain similarity.
+        text_prompt: bitext, sts: what stands before every text; None is the model's own prompt, which may be none.
+        query_prompt: retrieval, rerank: likewise before queries.
+        document_prompt: retrieval, rerank: likewise before documents.
         mask_rate: bits per byte: share of the words of a block that one pass masks.
         lines: bits per byte: at most so many lines of a text, evenly spread; 0 is all.
     """
@@ -47,12 +52,15 @@ class Protocol:
     patience: int = 4
     warmup: float = 0.1
     weight_decay: float = 0.01
-    max_length: int = 256
+    max_length: int | None = None
     pooling: str = "first"
     precision: str = "auto"
     labels: str = "common"
     layer: int | None = None
     csls: int = 0
+    text_prompt: str | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
     mask_rate: float = 0.15
     lines: int = 1000
 
@@ -61,7 +69,7 @@ class Protocol:
         for name in ("batch_size", "steps", "evaluate_every", "patience"):
             if getattr(self, name) < 1:
                 raise XevalError(f"{name} must be at least 1, got {getattr(self, name)!r}")
-        if self.max_length < 8:
+        if self.max_length is not None and self.max_length < 8:
             raise XevalError(f"max_length must be at least 8, got {self.max_length!r}")
         if not self.learning_rate > 0:
             raise XevalError(f"learning_rate must be positive, got {self.learning_rate!r}")
@@ -78,12 +86,20 @@ class Protocol:
                     f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
                 )
 
+    @property
+    def window(self) -> int:
+        """Sub-words per window."""
+        return _WINDOW if self.max_length is None else self.max_length
+
     def settings(self, task_settings: Sequence[str] = (), *, finetuned: bool) -> dict[str, Any]:
         """The settings that bear on a task.
 
         Args:
-            task_settings: those that no other task has.
+            task_settings: those that not every task has. `max_length` bears on every one; where it is among these, None
+                stays the model's own limit, else it is the 256 that it means.
             finetuned: whether it has a head that is fine-tuned.
         """
-        bearing = {*_EVERY_TASK, *task_settings, *(_FINE_TUNING if finetuned else ())}
-        return {s.name: getattr(self, s.name) for s in fields(self) if s.name in bearing}
+        bearing = {*task_settings, *(_FINE_TUNING if finetuned else ())}
+        settings = {s.name: getattr(self, s.name) for s in fields(self)}
+        settings["max_length"] = self.max_length if "max_length" in bearing else self.window
+        return {name: settings[name] for name in settings if name in {*bearing, "max_length"}}

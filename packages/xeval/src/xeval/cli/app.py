@@ -103,6 +103,7 @@ def score(
     max_length: o.Length = o.DEFAULT.max_length,
     layer: o.Layer = None,
     csls: o.Csls = 0,
+    prompt: o.Prompts = None,
     mask_rate: o.MaskRate = o.DEFAULT.mask_rate,
     lines: o.Lines = o.DEFAULT.lines,
     cache: o.Cache = None,
@@ -115,8 +116,9 @@ def score(
         from xeval.finetune.record import task_to_score
 
         protocol = Protocol(
-            max_length=max_length, layer=layer, csls=csls, mask_rate=mask_rate, lines=lines
-        )
+            max_length=max_length, layer=layer, csls=csls, mask_rate=mask_rate, lines=lines,
+            **o.prompt_settings(prompt),
+        )  # fmt: skip
         opened, names = open_source(data, cache=cache), _names(languages)
         chosen, _ = task_to_score(model, task)
         choose_targets(opened.data_sets(chosen), names)
@@ -153,6 +155,7 @@ def run(
     labels: o.Labels = o.DEFAULT.labels,
     layer: o.Layer = None,
     csls: o.Csls = 0,
+    prompt: o.Prompts = None,
     mask_rate: o.MaskRate = o.DEFAULT.mask_rate,
     lines: o.Lines = o.DEFAULT.lines,
     cache: o.Cache = None,
@@ -167,7 +170,7 @@ def run(
             learning_rate=learning_rate, batch_size=batch_size, steps=steps,
             evaluate_every=evaluate_every, patience=patience, max_length=max_length,
             pooling=pooling, precision=precision, labels=labels,
-            layer=layer, csls=csls, mask_rate=mask_rate, lines=lines,
+            layer=layer, csls=csls, mask_rate=mask_rate, lines=lines, **o.prompt_settings(prompt),
         )  # fmt: skip
         opened, names = open_source(data, cache=cache), _names(languages)
         for chosen in map(task_of, _names(tasks)):

@@ -1,10 +1,11 @@
 """Options that several commands have."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from xeval.errors import XevalError
 from xeval.protocol import Protocol
 from xeval.tasks import TASKS
 
@@ -15,6 +16,25 @@ def listed(finetuned: bool) -> str:
     """The names of the tasks that are fine-tuned, or of the others, in words."""
     *first, last = [task.name for task in TASKS.values() if task.finetuned == finetuned]
     return f"{', '.join(first)} or {last}"
+
+
+def prompt_settings(given: list[str] | None) -> dict[str, Any]:
+    """The settings of a `Protocol` that `--prompt ROLE=TEXT` means.
+
+    Raises:
+        XevalError: no role, an unknown one, or one twice.
+    """
+    settings: dict[str, Any] = {}
+    for prompt in given or []:
+        role, equals, text = prompt.partition("=")
+        if not equals or role not in ("text", "query", "document"):
+            raise XevalError(
+                f"--prompt {prompt!r}: expected text=, query= or document= and what stands before them, such as 'query=query: '"
+            )
+        if f"{role}_prompt" in settings:
+            raise XevalError(f"--prompt {prompt!r}: there are two for {role}; give one")
+        settings[f"{role}_prompt"] = text
+    return settings
 
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
@@ -37,16 +57,28 @@ Batch = Annotated[int, typer.Option(help="Examples per optimizer step.")]
 Steps = Annotated[int, typer.Option(help="Optimizer steps at most.")]
 Every = Annotated[int, typer.Option(help="Steps between evaluations on the dev set.")]
 Patience = Annotated[int, typer.Option(help="Evaluations without gain before stopping.")]
-Length = Annotated[int, typer.Option(help="Sub-words per window.")]
+Length = Annotated[
+    int | None,
+    typer.Option(help="Sub-words per window; if absent 256, or a sentence encoder's own limit."),
+]
 Pooling = Annotated[
     str, typer.Option(help="Words by their first sub-word, or the mean: first|mean.")
 ]
 Precision = Annotated[str, typer.Option(help="Of tuning: auto|float32.")]
 Labels = Annotated[str, typer.Option(help="NER types: common (PER, LOC, ORG) | own.")]
 Layer = Annotated[
-    int | None, typer.Option(help="Retrieval: hidden layer; the middle one if absent.")
+    int | None,
+    typer.Option(help="Texts of a plain encoder: hidden layer; the middle one if absent."),
 ]
-Csls = Annotated[int, typer.Option(help="Retrieval: CSLS neighbours; 0 is cosine.")]
+Csls = Annotated[int, typer.Option(help="Bitext: CSLS neighbours; 0 is plain similarity.")]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompt",
+        metavar="ROLE=TEXT",
+        help="What stands before texts (bitext, sts), queries or documents, in place of the model's own: text=, query=, document=.",
+    ),
+]
 MaskRate = Annotated[float, typer.Option(help="Bits per byte: share of words per pass.")]
 Lines = Annotated[int, typer.Option(help="Bits per byte: lines per language; 0 is all.")]
 

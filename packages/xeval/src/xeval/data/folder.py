@@ -31,28 +31,31 @@ class DataSet:
         return self.name.rpartition("/")[2]
 
 
-def find_data_sets(root: Path, folder: str, suffix: str) -> list[DataSet]:
+def find_data_sets(root: Path, folder: str, suffix: str, inside: str = "") -> list[DataSet]:
     """The data sets of one task in a local folder.
 
     A set is `root/folder/<name>/<split>.<suffix>`, or `root/folder/<name>.<suffix>`, which is its test split; either
-    may end in .xz or .gz. The language is the part of the name before the first underscore.
+    may end in .xz or .gz. Where `inside` names a folder, a set is `root/folder/<name>/<inside>/<split>.<suffix>` alone. The
+    language is the part of the name before the first underscore.
 
     Raises:
         XevalError: when the folder is absent or holds no such file.
     """
     top = root / folder
+    within = f"{inside}/" if inside else ""
     if not top.is_dir():
+        single = "" if inside else f" or {folder}/<name>.{suffix}[.xz|.gz]"
         raise XevalError(
-            f"{top}: no such folder; the task reads {folder}/<name>/<split>.{suffix}[.xz|.gz] or {folder}/<name>.{suffix}[.xz|.gz]"
+            f"{top}: no such folder; the task reads {folder}/<name>/{within}<split>.{suffix}[.xz|.gz]{single}"
         )
     files_of: dict[str, dict[str, Path]] = {}
     for ending in UNPACKERS:
-        for path in sorted(top.glob(f"*.{suffix}{ending}")):
+        for path in [] if inside else sorted(top.glob(f"*.{suffix}{ending}")):
             files_of.setdefault(path.name.removesuffix(f".{suffix}{ending}"), {})["test"] = path
-        for path in sorted(top.glob(f"*/*.{suffix}{ending}")):
+        for path in sorted(top.glob(f"*/{within}*.{suffix}{ending}")):
             split = path.name.removesuffix(f".{suffix}{ending}")
             if split in SPLITS:
-                files_of.setdefault(path.parent.name, {})[split] = path
+                files_of.setdefault(path.relative_to(top).parts[0], {})[split] = path
     for path in sorted(top.iterdir()):
         if path.is_dir():
             files_of.setdefault(path.name, {})

@@ -39,7 +39,9 @@ class LocalFolder:
 
     def data_sets(self, task: Task) -> list[DataSet]:
         """The data sets of a task."""
-        return find_data_sets(self.root, task.folder, task.suffix)
+        layouts = [(task.folder, task.suffix, task.inside), *((*place, "") for place in task.also)]
+        there = [layout for layout in layouts if (self.root / layout[0]).is_dir()] or layouts[:1]
+        return [s for layout in there for s in find_data_sets(self.root, *layout)]
 
     def read(self, task: Task, data_set: DataSet, split: str) -> list[Any]:
         """The examples of a split."""

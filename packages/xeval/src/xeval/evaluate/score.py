@@ -233,11 +233,12 @@ def _zero_shot_evaluator(
     def measure(data_set: DataSet, examples: Sequence[Any]) -> list[Items]:
         if not opened:
             opened.append(task.open(model, protocol))
+            constants["method"] = getattr(opened[0], "method", None)
         items, notes = task.measure(opened[0], examples, protocol, watch)
         _tell(notes, data_set, watch)
         return items
 
-    constants = {
+    constants: dict[str, Any] = {
         "model": Path(model).name if Path(model).is_dir() else model,
         "model_digest": digest_of_base(model),
         "seed": 0,

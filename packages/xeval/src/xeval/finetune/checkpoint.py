@@ -89,7 +89,7 @@ def build(
 ) -> tuple[TaskModel, Pieces]:
     """An encoder with a fresh head, drawn from torch's generator."""
     encoder = open_encoder(model)
-    pieces = Pieces(open_tokenizer(model), min(protocol.max_length, longest_row(encoder)))
+    pieces = Pieces(open_tokenizer(model), min(protocol.window, longest_row(encoder)))
     width: Any = encoder.config.hidden_size  # type: ignore[union-attr]  # every encoder has a config
     return TaskModel(encoder, task.head(int(width), len(labels), protocol)), pieces
 

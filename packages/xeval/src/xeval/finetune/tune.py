@@ -192,7 +192,7 @@ class _Attempts:
                 smaller = self._fewer_at_a_time()
                 if not smaller:
                     raise XevalError(
-                        f"{self.model}: one example at a time does not fit into memory; lower max_length, now {self.protocol.max_length}"
+                        f"{self.model}: one example at a time does not fit into memory; lower max_length, now {self.protocol.window}"
                     ) from error
                 self.at_a_time = smaller
                 self._note(

@@ -7,8 +7,8 @@ NOTHING = "–"
 
 
 def decimals(score: Metric) -> int:
-    """One decimal for percentages, three for rates."""
-    return 1 if score.unit == "%" else 3
+    """One decimal for what goes up to 100, three for rates."""
+    return 1 if score.highest == 100 else 3
 
 
 def metric_title(score: Metric) -> str:

@@ -175,9 +175,7 @@ def _score_axis(scores: Sequence[Estimate], score: Metric) -> _Axis:
     low = min(s.value if s.low is None else s.low for s in scores)
     high = max(s.value if s.high is None else s.high for s in scores)
     room = (high - low) * 0.2 or max(abs(high) * 0.05, 1e-3)
-    low, high = max(0.0, low - room), high + room
-    if score.unit == "%":
-        high = min(high, 100.0)
+    low, high = max(score.lowest, low - room), min(score.highest, high + room)
     step = _round_step((high - low) / 5)
     return _Axis(_ticks(low, high, step), low, high, logarithmic=False)
 

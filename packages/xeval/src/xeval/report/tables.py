@@ -97,5 +97,5 @@ def interval_scale(table: Table) -> IntervalScale:
     means = [row.mean for row in table.rows if row.mean]
     ends = [x for m in means for x in (m.low, m.high, m.value) if x is not None] or [0.0, 1.0]
     room = (max(ends) - min(ends)) * 0.06 or 1.0
-    most = 100.0 if table.score.unit == "%" else float("inf")
-    return IntervalScale(max(0.0, min(ends) - room), min(most, max(ends) + room))
+    score = table.score
+    return IntervalScale(max(score.lowest, min(ends) - room), min(score.highest, max(ends) + room))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from xeval.statistics.comparable import check_one_protocol, check_same_items
 from xeval.statistics.display_names import of_model, place_labels
-from xeval.statistics.metrics import Values, metric_of, value_of
+from xeval.statistics.metrics import Values, metric_of, value_of_rows
 from xeval.statistics.result import Result
 from xeval.statistics.significance import (
     bootstrap_differences,
@@ -354,4 +354,4 @@ def _with_verdict(
 
 
 def _value(metric: str, rows: NDArray[np.float64]) -> float:
-    return float(value_of(metric, rows.sum(axis=0)))
+    return float(value_of_rows(metric, rows))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from xeval.errors import XevalError
-from xeval.statistics.metrics import Rows, Values, metric_of, value_of
+from xeval.statistics.metrics import Rows, Values, check_columns, metric_of, value_of_rows
 
 FOLDER = "items"
 
@@ -22,7 +22,7 @@ class Items:
 
     Args:
         metric: a key of `xeval.statistics.metrics.METRICS`.
-        rows: `[n, S]`, one row of additive statistics per item, in the ORDER OF THE TEST SET (never of the batches).
+        rows: `[n, S]`, one row of statistics per item, in the ORDER OF THE TEST SET (never of the batches).
         test_digest: `test_set_digest` of the items, the proof that two models met the same ones.
         groups: names of the classes of `macro_f1`, empty for other metrics.
     """
@@ -44,20 +44,16 @@ class Items:
                 f"the item statistics of {self.metric!r} hold a number that is not finite; "
                 "score again in float32"
             )
-        value_of(self.metric, self.rows[0])
+        check_columns(self.metric, self.rows.shape[1])
 
     def value(self) -> float:
         """The score of the whole test set."""
-        return float(value_of(self.metric, self.rows.sum(axis=0, dtype=np.float64)))
+        return float(value_of_rows(self.metric, self.rows))
 
     def bootstrap_value(self, draw: int) -> float:
         """The score of bootstrap number `draw`; for one draw and size the same items for every model."""
-        return float(
-            value_of(
-                self.metric,
-                self.rows[bootstrap_rows(len(self.rows), draw)].sum(axis=0, dtype=np.float64),
-            )
-        )
+        drawn = self.rows[bootstrap_rows(len(self.rows), draw)]
+        return float(value_of_rows(self.metric, drawn))
 
 
 def test_set_digest(items: Iterable[str]) -> str:

@@ -1,8 +1,8 @@
-"""Scores as functions of sums: every metric is computed from additive statistics of the test items.
+"""Scores as functions of rows: every metric is computed from statistics of the test items.
 
 A test item (a sentence, a question, a pair) contributes one row of statistics, such as (correct, total). The score
-of any set of items is a function of the sum of their rows, so a bootstrap, a permutation or a subset needs no model:
-it sums other rows.
+of any set of items is a function of the sum of their rows or, of a correlation, of the rows themselves; so a bootstrap,
+a permutation or a subset needs no model: it takes other rows.
 """
 
 from collections.abc import Callable
@@ -20,20 +20,26 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric: which statistics it sums, and what it makes of the sums.
+    """A metric: which statistics it takes of each item, and what it makes of them.
 
     Args:
         title: its name for people.
         columns: the statistics of one item, in order. Those of `macro_f1` are (tp, fp, fn) once per class.
-        of_sums: sums `[..., S]` to values `[...]`.
-        unit: "%" for scores from 0 to 100, else a unit in words.
+        of_sums: sums `[..., S]` over items to values `[...]`; None for what is no function of sums.
+        of_rows: for that: rows `[..., n, S]` of n items to values `[...]`.
+        unit: "%" for shares, else a unit in words.
+        lowest: the lowest value there is.
+        highest: the highest.
         higher_is_better: the direction of progress.
     """
 
     title: str
     columns: tuple[str, ...]
-    of_sums: Callable[[Values], Values]
+    of_sums: Callable[[Values], Values] | None = None
+    of_rows: Callable[[Values], Values] | None = None
     unit: str = "%"
+    lowest: float = 0.0
+    highest: float = 100.0
     higher_is_better: bool = True
 
 
@@ -41,14 +47,14 @@ def value_of(metric: str, sums: Rows) -> Values:
     """The value of a metric from summed item statistics; leading axes are kept.
 
     Args:
-        metric: a key of `METRICS`.
+        metric: a key of `METRICS` that is a function of sums.
         sums: `[..., S]`, with the columns that `METRICS[metric]` names.
 
     Returns:
         `[...]`, float64. A ratio whose denominator is zero is 0.
 
     Raises:
-        XevalError: for a metric that is not known, or a number of columns that is not the metric's.
+        XevalError: for a metric that is not known or is no function of sums, or a number of columns that is not the metric's.
 
     Example:
         >>> float(value_of("accuracy", np.array([45, 60])))
@@ -58,13 +64,50 @@ def value_of(metric: str, sums: Rows) -> Values:
     """
     score = metric_of(metric)
     sums = np.asarray(sums, dtype=np.float64)
-    width, unit = sums.shape[-1], len(score.columns)
-    if width == 0 or (width % unit if metric == "macro_f1" else width != unit):
-        expected = ", ".join(score.columns) + (" per class" if metric == "macro_f1" else "")
+    check_columns(metric, sums.shape[-1])
+    if score.of_sums is None:
         raise XevalError(
-            f"metric {metric!r} sums the columns ({expected}), but the statistics have {width} columns"
+            f"metric {metric!r} is no function of sums; it needs the rows (`value_of_rows`)"
         )
     return score.of_sums(sums)
+
+
+def value_of_rows(metric: str, rows: Rows) -> Values:
+    """The value of a metric from the rows of its items, one row per item; leading axes are kept.
+
+    Args:
+        metric: a key of `METRICS`.
+        rows: `[..., n, S]`, with the columns that `METRICS[metric]` names.
+
+    Returns:
+        `[...]`, float64.
+
+    Raises:
+        XevalError: for a metric that is not known, or a number of columns that is not the metric's.
+
+    Example:
+        >>> float(value_of_rows("accuracy", np.array([[1, 1], [0, 1]])))
+        50.0
+        >>> float(value_of_rows("cosine_spearman", np.array([[0.9, 5], [0.7, 3], [0.8, 1]])))
+        50.0
+    """
+    score = metric_of(metric)
+    rows = np.asarray(rows, dtype=np.float64)
+    if score.of_rows is None:
+        return value_of(metric, rows.sum(axis=-2))
+    check_columns(metric, rows.shape[-1])
+    return score.of_rows(rows)
+
+
+def check_columns(metric: str, width: int) -> None:
+    """Refuse statistics whose columns are not those of the metric."""
+    columns = metric_of(metric).columns
+    unit = len(columns)
+    if width == 0 or (width % unit if metric == "macro_f1" else width != unit):
+        expected = ", ".join(columns) + (" per class" if metric == "macro_f1" else "")
+        raise XevalError(
+            f"metric {metric!r} takes the columns ({expected}), but the statistics have {width} columns"
+        )
 
 
 def metric_of(metric: str) -> Metric:
@@ -95,6 +138,35 @@ def _macro_f1(sums: Values) -> Values:
     return _ratio((_f1(classes) * occurs).sum(axis=-1), occurs.sum(axis=-1).astype(np.float64))
 
 
+def _spearman(rows: Values) -> Values:
+    """Spearman's ρ of two columns, times 100: Pearson's correlation of their ranks, ties at their mean rank.
+
+    Where a column is constant there is no order to agree with, and the value is 0.
+    """
+    ranks = average_ranks(np.swapaxes(rows, -1, -2))
+    ranks -= ranks.mean(axis=-1, keepdims=True)
+    first, second = ranks[..., 0, :], ranks[..., 1, :]
+    spread = np.sqrt((first**2).sum(axis=-1) * (second**2).sum(axis=-1))
+    return np.clip(100.0 * _ratio((first * second).sum(axis=-1), spread), -100.0, 100.0)
+
+
+def average_ranks(values: Values) -> Values:
+    """Ranks from 1 along the last axis `[..., n]`; equal values share the mean of theirs."""
+    order = np.argsort(values, axis=-1, kind="stable")
+    ordered = np.take_along_axis(values, order, axis=-1)
+    place = np.broadcast_to(np.arange(values.shape[-1]), values.shape)
+    changes = ordered[..., 1:] != ordered[..., :-1]
+    edge = np.ones((*values.shape[:-1], 1), dtype=bool)
+    starts = np.concatenate([edge, changes], axis=-1)
+    ends = np.concatenate([changes, edge], axis=-1)
+    first = np.maximum.accumulate(np.where(starts, place, 0), axis=-1)
+    backwards = np.where(ends, place, values.shape[-1])[..., ::-1]
+    last = np.minimum.accumulate(backwards, axis=-1)[..., ::-1]
+    ranks = np.empty(values.shape)
+    np.put_along_axis(ranks, order, (first + last) / 2 + 1, axis=-1)
+    return ranks
+
+
 def _ratio(above: Values, below: Values) -> Values:
     empty = below == 0
     return np.where(empty, 0.0, above / np.where(empty, 1.0, below))
@@ -115,18 +187,30 @@ METRICS: dict[str, Metric] = {
     "answer_f1": Metric(title="answer F1", columns=_MEAN, of_sums=_percentage),
     "squad_f1": Metric(title="answer F1, as SQuAD", columns=_MEAN, of_sums=_percentage),
     "squad_exact_match": Metric(title="exact match, as SQuAD", columns=_MEAN, of_sums=_percentage),
-    "retrieval_to_source": Metric(
+    "bitext_to_source": Metric(
         title="accuracy@1, target → source", columns=_SHARE, of_sums=_percentage
     ),
-    "retrieval_from_source": Metric(
+    "bitext_from_source": Metric(
         title="accuracy@1, source → target", columns=_SHARE, of_sums=_percentage
     ),
     "main_score": Metric(title="main score of mteb", columns=_MEAN, of_sums=_percentage),
+    "cosine_spearman": Metric(
+        title="Spearman of cosine × 100",
+        columns=("cosine", "gold"),
+        of_rows=_spearman,
+        unit="points",
+        lowest=-100.0,
+    ),
+    "ndcg_at_10": Metric(title="nDCG@10", columns=_MEAN, of_sums=_percentage),
+    "mrr_at_10": Metric(title="MRR@10", columns=_MEAN, of_sums=_percentage),
+    "map": Metric(title="MAP", columns=_MEAN, of_sums=_percentage),
+    "recall_at_100": Metric(title="recall@100", columns=_MEAN, of_sums=_percentage),
     "bits_per_byte": Metric(
         title="bits per byte",
         columns=("bits", "bytes"),
         of_sums=_rate,
         unit="bits/byte",
+        highest=float("inf"),
         higher_is_better=False,
     ),
 }

@@ -45,6 +45,7 @@ class Result:
         metric: a key of `xeval.statistics.metrics.METRICS`.
         value: the figure; None where nothing could be run, and then `skipped` says why.
         n: how many items it stands on.
+        method: how the model was asked, in words, where it says itself how, as a sentence encoder does.
         skipped: why there is no figure, in words.
         cost: optional columns, of `COST_COLUMNS`.
         items: the side file of per-item statistics, relative to the results file; filled in by `append_results`.
@@ -65,6 +66,7 @@ class Result:
     metric: str
     value: float | None
     n: int
+    method: str | None = None
     bootstrap: int | None = None
     skipped: str | None = None
     cost: Mapping[str, Any] | None = None
@@ -87,9 +89,10 @@ class Result:
             )
         elif self.n < 1:
             raise XevalError(f"{self.where}: a value needs at least one item, got n={self.n!r}")
-        elif not 0 <= self.value <= (100 if metric.unit == "%" else float("inf")):
+        elif not metric.lowest <= self.value <= metric.highest:
+            most = "infinity" if metric.highest == float("inf") else f"{metric.highest:g}"
             raise XevalError(
-                f"{self.where}: {self.metric} must lie between 0 and {'100' if metric.unit == '%' else 'infinity'}, got {self.value!r}"
+                f"{self.where}: {self.metric} must lie between {metric.lowest:g} and {most}, got {self.value!r}"
             )
         if strange := sorted(set(self.cost or ()) - set(COST_COLUMNS)):
             raise XevalError(

@@ -2,7 +2,8 @@
 
 Notation: model A was tuned with k_A seeds, B with k_B; each seed gives every item i of n a row of statistics x_i. Seeds are
 nested in models (seed 1 of A has nothing in common with seed 1 of B); items are crossed with both, hence the pairing. A
-score is a function m of the sum of rows, and d = m(Σ a_i) − m(Σ b_i) the difference that was observed.
+score is a function m of the sum of rows, and d = m(Σ a_i) − m(Σ b_i) the difference that was observed. A rank correlation
+is a function of the rows themselves; it is taken of the rows drawn or exchanged, else all is the same.
 
 *   Paired bootstrap (Efron and Tibshirani 1993; for test sets, Koehn 2004): draw n items with replacement, the same for A
     and B, and take d* of them; the quantiles of many d* are an interval of d.
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from xeval.statistics.metrics import Values, value_of
+from xeval.statistics.metrics import Values, metric_of, value_of, value_of_rows
 
 _CHUNK = 1 << 22  # numbers drawn at a time: 32 MiB
 
@@ -47,8 +48,13 @@ def bootstrap_scores(
     random = np.random.default_rng([seed, n, 0])
     parts: list[list[Values]] = [[] for _ in samples]
     for count in _chunks(resamples, n):
-        drawn = random.integers(n, size=(count, n)) + n * np.arange(count)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n).astype(float)
+        drawn = random.integers(n, size=(count, n))
+        if metric_of(metric).of_sums is None:
+            for part, sample in zip(parts, samples, strict=True):
+                part.append(np.mean([value_of_rows(metric, r[drawn]) for r in sample], axis=0))
+            continue
+        flat = (drawn + n * np.arange(count)[:, None]).ravel()
+        weights = np.bincount(flat, minlength=count * n).reshape(count, n).astype(float)
         for part, sample in zip(parts, samples, strict=True):
             part.append(np.mean([value_of(metric, weights @ rows) for rows in sample], axis=0))
     return [np.concatenate(part) for part in parts]
@@ -98,7 +104,7 @@ def permutation_differences(
         The observed difference, and `[resamples]` or `[2^m]` differences under exchange.
     """
     mean_a, mean_b = np.mean(a, axis=0), np.mean(b, axis=0)
-    total_a, total_b = mean_a.sum(axis=0), mean_b.sum(axis=0)
+    observed = float(value_of_rows(metric, mean_a) - value_of_rows(metric, mean_b))
     gap = mean_a - mean_b
     differ = np.flatnonzero(gap.any(axis=1))
     draws = (
@@ -106,11 +112,35 @@ def permutation_differences(
         if exhaustive
         else _random_exchanges(len(gap), differ, resamples, seed)
     )
+    if metric_of(metric).of_sums is None:
+        return observed, np.concatenate(
+            [
+                _exchanged_rows(metric, mean_a, mean_b, differ, coins)
+                for drawn in draws
+                for coins in np.array_split(drawn, -(-len(drawn) * len(gap) // _CHUNK))
+            ]
+        )
+    total_a, total_b = mean_a.sum(axis=0), mean_b.sum(axis=0)
     parts = []
     for exchanged in draws:
         moved = exchanged @ gap[differ]
         parts.append(value_of(metric, total_a - moved) - value_of(metric, total_b + moved))
-    return float(value_of(metric, total_a) - value_of(metric, total_b)), np.concatenate(parts)
+    return observed, np.concatenate(parts)
+
+
+def _exchanged_rows(
+    metric: str,
+    a: NDArray[np.float64],
+    b: NDArray[np.float64],
+    differ: NDArray[np.intp],
+    coins: Values,
+) -> Values:
+    """Differences `[D]` of a metric of whole rows `[n, S]` where `coins` `[D, m]` exchange those that differ."""
+    heads = np.zeros((len(coins), len(a), 1), dtype=bool)
+    heads[:, differ, 0] = coins > 0
+    return value_of_rows(metric, np.where(heads, b, a)) - value_of_rows(
+        metric, np.where(heads, a, b)
+    )
 
 
 def permutation_p(metric: str, a: Sample, b: Sample, *, resamples: int, seed: int) -> float:

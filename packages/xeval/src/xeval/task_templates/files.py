@@ -2,10 +2,12 @@
 
 import gzip
 import hashlib
+import json
 import lzma
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from xeval.errors import XevalError
 
@@ -71,3 +73,23 @@ def read_columns(path: Path, columns: Sequence[str]) -> list[tuple[int, list[str
     if not rows:
         raise XevalError(f"{path}: holds no row; expected {', '.join(columns)}")
     return rows
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Objects of a file with one a line, each with its file and line for messages.
+
+    Raises:
+        XevalError: naming file and line, for a line that is no object.
+    """
+    text, _ = read_text(path)
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise XevalError(f"{where}: expected an object of JSON, got {error}") from error
+        if not isinstance(row, dict):
+            raise XevalError(f"{where}: expected an object of JSON, got {row!r:.80}")
+        yield where, row

@@ -32,11 +32,13 @@ class Task:
         title: for people.
         folder: its folder in a local data folder.
         suffix: its files' ending, compression aside.
+        inside: the folder of a data set in which its files lie, where they do not lie in it itself.
+        also: (folder, suffix) of files for other tasks that are read for this one too.
         metrics: keys of `xeval.statistics.metrics.METRICS`; the first chooses the checkpoint.
         read: (file, cache folder) to examples.
         view: (examples, protocol) to (examples as this protocol sees them, notes).
         hub: the standard sets of the Hub.
-        own_settings: the settings of a `Protocol` that bear on this task and on no other.
+        own_settings: the settings of a `Protocol` that do not bear on every task, but on this one.
     """
 
     finetuned: ClassVar[bool]
@@ -47,6 +49,8 @@ class Task:
     suffix: str
     metrics: tuple[str, ...]
     read: Callable[[Path, Path | None], list[Any]]
+    inside: str = ""
+    also: tuple[tuple[str, str], ...] = ()
     view: Callable[[list[Any], Protocol], tuple[list[Any], list[str]]] = as_they_are
     hub: tuple[HubSet, ...] = ()
     own_settings: tuple[str, ...] = ()
@@ -86,7 +90,7 @@ class ZeroShotTask(Task):
     """A task that asks the model as it is.
 
     Args:
-        open: (model, protocol) to what `measure` asks.
+        open: (model, protocol) to what `measure` asks; if it has a `method`, a text, that says in the results how.
         measure: (opened, examples, protocol, watch) to per-item statistics, and notes.
     """
 

@@ -2,7 +2,19 @@
 
 from xeval.errors import XevalError
 from xeval.task_templates.task import FineTunedTask, Task
-from xeval.tasks import bpb, choice, classification, dp, ner, pos, qa, retrieval
+from xeval.tasks import (
+    bitext,
+    bpb,
+    choice,
+    classification,
+    dp,
+    ner,
+    pos,
+    qa,
+    rerank,
+    retrieval,
+    sts,
+)
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -13,7 +25,10 @@ TASKS: dict[str, Task] = {
         *classification.TASKS,
         choice.TASK,
         qa.TASK,
+        bitext.TASK,
+        sts.TASK,
         retrieval.TASK,
+        rerank.TASK,
         bpb.TASK,
     )
 }

@@ -81,7 +81,7 @@ def _open(model: str, protocol: Protocol) -> tuple[MaskedModel, Pieces]:
     from xeval.task_templates.masked import open_masked
 
     masked, tokenizer = open_masked(model)
-    limit = min(protocol.max_length, longest_row(masked.model))
+    limit = min(protocol.window, longest_row(masked.model))
     return masked, Pieces(tokenizer, limit)
 
 

@@ -1,159 +1,178 @@
-"""Sentence retrieval: does a sentence find its translation among all of them? Accuracy@1 both ways, nothing tuned.
+"""Retrieval: does a query find the documents that answer it, among all of them? nDCG@10, MRR@10, recall@100, nothing tuned.
 
-A sentence is the mean of the hidden states of its sub-words, special tokens left out, at the protocol's `layer`. A
-neighbour is the one of the highest cosine or, with `csls` k, of the highest 2·cos(x, y) − r(x) − r(y), where r is the
-mean cosine to the k nearest on the other side (Conneau et al. 2018). What is found counts when its text is the right
-one, so that a repeated sentence may stand for its twin.
+A sentence encoder is asked as its folder says: own prompts of queries and of documents, pooling, normalisation and
+similarity. Of any other encoder a text is the mean of the hidden states of its sub-words at the protocol's `layer`. Local
+folders are those of BEIR (Thakur et al. 2021), `retrieval/<language>/` with `corpus.jsonl` (_id, title, text),
+`queries.jsonl` (_id, text) and `qrels/<split>.tsv` (query-id, corpus-id, score); and `xquad/<language>.json`, where a
+question looks for its paragraph among those of the file. A query without a line in the judgements is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from xeval.encoder import longest_row, open_encoder, open_tokenizer
 from xeval.errors import XevalError
 from xeval.progress import ProgressCallback
 from xeval.protocol import Protocol
+from xeval.sentences.rankings import ranked, ranking_items
+from xeval.sentences.vectors import VECTOR_SETTINGS, TextVectors, Vectors, open_vectors, told_cut
 from xeval.statistics.items import Items, digest_of_examples
-from xeval.task_templates.batches import by_length, pad_rows
-from xeval.task_templates.files import read_columns
+from xeval.task_templates.files import UNPACKERS, read_columns, read_json_lines
 from xeval.task_templates.hub import HubSet, LabelNames, Row
 from xeval.task_templates.task import ZeroShotTask
-from xeval.task_templates.word_tokenization import Pieces
+from xeval.tasks import choice, qa
 
-_TOKENS = 4096
-
-States = NDArray[np.float32]
+_SCORES = 1 << 24  # of a table at a time
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """A sentence and its translation into the pivot language."""
+class Document:
+    """A text that may be found."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A text that looks for documents, and (id, relevance) of those that were judged."""
 
     text: str
-    translation: str
+    judged: tuple[tuple[str, int], ...]
 
 
-def _read(path: Path, _cache: Path | None) -> list[Pair]:
-    return [Pair(*fields) for _, fields in read_columns(path, ("sentence", "translation"))]
+@dataclass(frozen=True, slots=True)
+class AskedPassage:
+    """A question and the passage that answers it, as sets for reading comprehension have them."""
+
+    question: str
+    passage: str
 
 
-def _open(model: str, protocol: Protocol) -> tuple[Any, Pieces]:
-    import torch
+def _read(path: Path, _cache: Path | None) -> list[Any]:
+    if path.parent.name != "qrels":
+        return [AskedPassage(q.question, q.context) for q in qa.TASK.read(path, None)]
+    folder = path.parent.parent
+    documents = {
+        key: Document(
+            key, f"{title} {text}".strip() if (title := row.get("title")) else text.strip()
+        )
+        for key, text, row, _ in _texts(_packed(folder, "corpus.jsonl"))
+    }
+    queries = {key: text for key, text, _, _ in _texts(_packed(folder, "queries.jsonl"))}
+    judged: dict[str, dict[str, int]] = {}
+    for line, (query, document, score) in read_columns(path, ("query-id", "corpus-id", "score")):
+        where = f"{path}:{line}"
+        if query not in queries or document not in documents:
+            name, missing = ("query", query) if query not in queries else ("document", document)
+            file = "queries.jsonl" if name == "query" else "corpus.jsonl"
+            raise XevalError(f"{where}: the {name} {missing!r} is not in {folder / file}")
+        if not score.removeprefix("-").isdigit():
+            raise XevalError(f"{where}: expected a whole number as score, got {score!r}")
+        judged.setdefault(query, {})[document] = int(score)
+    return [
+        *documents.values(),
+        *(Query(queries[query], tuple(scores.items())) for query, scores in judged.items()),
+    ]
 
-    encoder: Any = open_encoder(model)
-    if torch.cuda.is_available():
-        encoder.to("cuda")
-    return encoder.eval(), Pieces(
-        open_tokenizer(model), min(protocol.max_length, longest_row(encoder))
-    )
+
+def _texts(path: Path) -> Iterator[tuple[str, str, dict[str, Any], str]]:
+    """(id, text, row, where) of each line."""
+    seen = set()
+    for where, row in read_json_lines(path):
+        key, text = row.get("_id"), row.get("text")
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise XevalError(
+                f"{where}: expected an object with _id and text, both texts, got {row!r:.80}"
+            )
+        if key in seen:
+            raise XevalError(f"{where}: the _id {key!r} stands twice")
+        seen.add(key)
+        yield key, text, row, where
+
+
+def _packed(folder: Path, name: str) -> Path:
+    """A file, plain or packed."""
+    paths = [folder / f"{name}{ending}" for ending in UNPACKERS]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def _view(examples: list[Any], _protocol: Protocol) -> tuple[list[Any], list[str]]:
+    """Questions with their passages as queries and documents: each text once."""
+    if not isinstance(examples[0], AskedPassage):
+        return examples, []
+    ids = {text: f"{i:06d}" for i, text in enumerate(dict.fromkeys(e.passage for e in examples))}
+    judged: dict[str, dict[str, int]] = {}
+    for example in examples:
+        judged.setdefault(example.question, {})[ids[example.passage]] = 1
+    return [
+        *(Document(key, text) for text, key in ids.items()),
+        *(Query(text, tuple(scores.items())) for text, scores in judged.items()),
+    ], []
 
 
 def _measure(
-    opened: tuple[Any, Pieces],
-    examples: Sequence[Pair],
-    protocol: Protocol,
+    opened: TextVectors,
+    examples: Sequence[Document | Query],
+    _protocol: Protocol,
     watch: ProgressCallback,
 ) -> tuple[list[Items], list[str]]:
-    texts, translations = [e.text for e in examples], [e.translation for e in examples]
-    foreign, cut_foreign = mean_states(*opened, texts, protocol.layer, watch)
-    pivot, cut_pivot = mean_states(*opened, translations, protocol.layer, watch)
-    nearness = near(foreign, pivot, protocol.csls)
-    digest = digest_of_examples(examples)
-    items = [
-        Items(metric=metric, rows=_right(table, wanted), test_digest=digest)
-        for metric, table, wanted in (
-            ("retrieval_to_source", nearness, translations),
-            ("retrieval_from_source", nearness.T, texts),
-        )
-    ]
-    cut = cut_foreign + cut_pivot
-    note = f"{cut} of {2 * len(examples)} sentences were longer than a row and were cut"
-    return items, [note] * (cut > 0)
+    documents = [e for e in examples if isinstance(e, Document)]
+    queries = [e for e in examples if isinstance(e, Query)]
+    known, cut = opened.encode([d.text for d in documents], "document", watch, "documents")
+    asked, cut_queries = opened.encode([q.text for q in queries], "query", watch, "queries")
+    rankings = list(_rankings(opened, asked, known, queries, [d.id for d in documents]))
+    items = ranking_items(TASK.metrics, rankings, digest_of_examples(examples))
+    return items, told_cut(cut + cut_queries, len(examples))
 
 
-def _right(nearness: States, wanted: Sequence[str]) -> NDArray[np.int64]:
-    nearest = nearness.argmax(axis=1)
-    return np.array([(wanted[at] == right, 1) for at, right in zip(nearest, wanted, strict=True)])
+def _rankings(
+    opened: TextVectors,
+    asked: Vectors,
+    known: Vectors,
+    queries: Sequence[Query],
+    ids: Sequence[str],
+) -> Iterator[tuple[list[float], list[float]]]:
+    """Of each query the relevance of the documents as they are ranked, and of all that were judged."""
+    rows = max(1, _SCORES // len(known))
+    for start in range(0, len(asked), rows):
+        scores = opened.similarity(asked[start : start + rows], known)
+        for query, of_query in zip(queries[start : start + rows], scores, strict=True):
+            judged = dict(query.judged)
+            gains = [float(judged.get(ids[place], 0)) for place in ranked(of_query, ids)]
+            yield gains, [float(score) for score in judged.values()]
 
 
-def near(a: States, b: States, csls: int) -> States:
-    """Nearness `[n, m]` of rows of unit length: cosine, or CSLS over `csls` neighbours."""
-    cosine = a @ b.T
-    if not csls:
-        return cosine
-    k = min(csls, *cosine.shape)
-    of_a = np.partition(cosine, -k, axis=1)[:, -k:].mean(axis=1, keepdims=True)
-    of_b = np.partition(cosine, -k, axis=0)[-k:].mean(axis=0, keepdims=True)
-    return np.asarray(2 * cosine - of_a - of_b)
+def _hub_passage(column: str) -> Callable[[Row, LabelNames, str], AskedPassage]:
+    def example(row: Row, _names: LabelNames, _where: str) -> AskedPassage:
+        return AskedPassage(row["question"], row[column])
+
+    return example
 
 
-def mean_states(
-    encoder: Any, pieces: Pieces, texts: Sequence[str], layer: int | None, watch: ProgressCallback
-) -> tuple[States, int]:
-    """Mean hidden state of each text, of unit length `[n, H]`, and how many texts were cut."""
-    import torch
-
-    encoded, cut = pieces.encode_texts(texts)
-    layers = encoder.config.num_hidden_layers
-    chosen = (layers + 1) // 2 if layer is None else layer
-    if not -layers - 1 <= chosen <= layers:
-        raise XevalError(
-            f"layer must lie between {-layers - 1} and {layers}, the last, for this model; got {layer!r}"
-        )
-    means = np.zeros((len(texts), encoder.config.hidden_size), dtype=np.float32)
-    before, after = len(pieces.before), len(pieces.after)
-    done = 0
-    with torch.inference_mode():
-        for indices in by_length(encoded, tokens=_TOKENS):
-            rows = pad_rows([encoded[i] for i in indices], pieces.pad_id)
-            batch = {name: tensor.to(encoder.device) for name, tensor in rows.items()}
-            states = encoder(**batch, output_hidden_states=True).hidden_states[chosen]
-            # A text of special tokens alone keeps them.
-            inside = batch["attention_mask"].clone()
-            for row, i in enumerate(indices):
-                length = len(encoded[i].rows[0])
-                if length > before + after:
-                    inside[row, :before] = 0
-                    inside[row, length - after : length] = 0
-            weights = inside[..., None].to(states.dtype)
-            mean = (states * weights).sum(dim=1) / weights.sum(dim=1)
-            means[indices] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
-            done += len(indices)
-            watch(done, len(texts), "retrieval")
-    return means, cut
-
-
-def _hub_example(row: Row, _names: LabelNames, _where: str) -> Pair:
-    return Pair(row["sentence1"], row["sentence2"])
+def _hub() -> Iterator[HubSet]:
+    """Sets for reading comprehension whose passages answer their questions and no other's."""
+    for hub_set in (*qa.TASK.hub, *choice.TASK.hub):
+        if hub_set.name in ("xquad", "mlqa", "belebele"):
+            column = "flores_passage" if hub_set.name == "belebele" else "context"
+            yield replace(hub_set, example=_hub_passage(column))
 
 
 TASK = ZeroShotTask(
     name="retrieval",
-    title="sentence retrieval",
-    folder="tatoeba",
+    title="retrieval of documents",
+    folder="retrieval",
+    inside="qrels",
     suffix="tsv",
-    metrics=("retrieval_to_source", "retrieval_from_source"),
+    also=(("xquad", "json"),),
+    metrics=("ndcg_at_10", "mrr_at_10", "recall_at_100"),
     read=_read,
-    open=_open,
+    view=_view,
+    open=open_vectors,
     measure=_measure,
-    own_settings=("layer", "csls"),
-    hub=(
-        HubSet(
-            name="tatoeba",
-            repository="mteb/tatoeba-bitext-mining",
-            configurations=r"([a-z]{3})-eng",
-            splits={"test": "test"},
-            example=_hub_example,
-            languages="112, each with its translation into English",
-            licence="CC BY 2.0",
-            citation="Artetxe, Schwenk 2019: Massively Multilingual Sentence Embeddings for Zero-Shot Cross-Lingual Transfer and Beyond",
-        ),
-    ),
+    own_settings=(*VECTOR_SETTINGS, "query_prompt", "document_prompt"),
+    hub=tuple(_hub()),
 )

@@ -1,0 +1,1 @@
+"""Texts to vectors and to scores, as a model itself says how: sentence encoders, rerankers, and any other encoder."""

@@ -1,0 +1,86 @@
+"""What a model folder is: a sentence encoder or reranker of sentence-transformers, or any other encoder."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from xeval.encoder import named, quiet
+from xeval.errors import XevalError
+
+SENTENCE_ENCODER = "SentenceTransformer"
+RERANKER = "CrossEncoder"
+
+
+def kind_of(model: str) -> str | None:
+    """The class of sentence-transformers that a model folder or Hub name is of; None for any other encoder.
+
+    A folder with `modules.json` is of the class that `config_sentence_transformers.json` names, which older ones leave
+    out where it is `SentenceTransformer`. A sequence classifier with one label is a `CrossEncoder`, with or without them.
+
+    Raises:
+        XevalError: for a class that gives neither one vector nor one score.
+    """
+    if _read(model, "modules.json") is not None:
+        kind = (_read(model, "config_sentence_transformers.json") or {}).get(
+            "model_type", SENTENCE_ENCODER
+        )
+        if kind not in (SENTENCE_ENCODER, RERANKER):
+            raise XevalError(
+                f"{model}: expected a sentence encoder with one vector per text, or a reranker, got a {kind}; "
+                "this task does not judge that kind"
+            )
+        return str(kind)
+    config = _read(model, "config.json") or {}
+    architecture = (config.get("architectures") or [""])[0]
+    labels = config.get("id2label") or {}
+    one_score = architecture.endswith("ForSequenceClassification") and len(labels) == 1
+    return RERANKER if one_score else None
+
+
+def sentence_transformers(model: str) -> Any:
+    """The library, imported late.
+
+    Raises:
+        XevalError: it is not installed.
+    """
+    try:
+        with quiet():
+            return importlib.import_module("sentence_transformers")
+    except ModuleNotFoundError as error:
+        raise XevalError(
+            f"{model}: is judged by sentence-transformers, and {error.name} is not installed; "
+            "pip install 'distillery-xeval[sentences]'"
+        ) from error
+
+
+def device() -> str:
+    """Where models are asked: the GPU if there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _read(model: str, name: str) -> Any:
+    """A JSON file of a model folder or Hub name, None where there is none."""
+    if Path(model).is_dir():
+        path: Path | None = Path(model) / name
+    else:
+        from transformers.utils import cached_file
+
+        with named(model, "model"), quiet():
+            cached = cached_file(
+                model,
+                name,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
+        path = Path(cached) if cached else None
+    if path is None or not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise XevalError(f"{path}: not JSON ({error}); fetch the file again") from error

@@ -1,0 +1,225 @@
+"""One vector per text: by a sentence encoder's own modules, else as the mean of an encoder's hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xeval.encoder import longest_row, named, open_encoder, open_tokenizer, quiet
+from xeval.errors import XevalError
+from xeval.progress import ProgressCallback
+from xeval.protocol import Protocol as Settings
+from xeval.sentences.kinds import SENTENCE_ENCODER, device, kind_of, sentence_transformers
+from xeval.task_templates.batches import by_length, pad_rows
+from xeval.task_templates.word_tokenization import Pieces
+
+_TOKENS = 4096
+_TEXTS = 512  # between two reports of progress
+_SCORES = 1 << 24  # of a table at a time
+
+Vectors = NDArray[np.float32]
+Role = Literal["text", "query", "document"]
+"""What a text is in a task: one of two of a kind, or a query and what it looks for."""
+ROLES: tuple[Role, ...] = ("text", "query", "document")
+# As `encode_query` and `encode_document` look for them; `encode` takes the default one.
+_PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
+
+VECTOR_SETTINGS = ("max_length", "layer")
+
+
+class TextVectors(Protocol):
+    """A model that makes a vector of a text.
+
+    Attributes:
+        method: how, in words.
+    """
+
+    method: str
+
+    def encode(
+        self, texts: Sequence[str], role: Role, watch: ProgressCallback, what: str
+    ) -> tuple[Vectors, int]:
+        """Vectors `[n, D]` in the order of the texts, and how many texts were cut."""
+
+    def similarity(self, a: Vectors, b: Vectors) -> Vectors:
+        """How alike `[n, m]` rows of `a` `[n, D]` and `b` `[m, D]` are, by the model's own measure."""
+
+
+def open_vectors(model: str, protocol: Settings) -> TextVectors:
+    """A sentence encoder as its folder says, or the mean of hidden states of any other encoder.
+
+    Args:
+        model: a model folder or Hub name.
+        protocol: its `max_length`, `layer` and prompts are honoured.
+
+    Raises:
+        XevalError: when it cannot be opened, sentence-transformers is needed and absent, or `layer` is given for a sentence
+            encoder, which has its own pooling.
+    """
+    prompts: dict[Role, str | None] = {
+        "text": protocol.text_prompt,
+        "query": protocol.query_prompt,
+        "document": protocol.document_prompt,
+    }
+    if kind_of(model) != SENTENCE_ENCODER:
+        return MeanStates(model, protocol.window, protocol.layer, prompts)
+    if protocol.layer is not None:
+        raise XevalError(
+            f"{model}: is a sentence encoder, which is judged by its own pooling, but layer is {protocol.layer!r}; "
+            "leave the layer out"
+        )
+    return SentenceVectors(model, protocol.max_length, prompts)
+
+
+class SentenceVectors:
+    """A sentence encoder of sentence-transformers, by its own modules, prompts and similarity, in float32.
+
+    Args:
+        model: a folder with `modules.json`, or a Hub name.
+        max_length: sub-words of a text; the encoder's own limit where that is smaller or this is None.
+        prompts: by role, in place of the encoder's own; None keeps those.
+    """
+
+    def __init__(self, model: str, max_length: int | None, prompts: dict[Role, str | None]) -> None:
+        library = sentence_transformers(model)
+        with named(model, "sentence encoder"), quiet():
+            self._model = library.SentenceTransformer(
+                model, device=device(), trust_remote_code=False, model_kwargs={"dtype": "float32"}
+            )
+        limit = self._model.max_seq_length
+        if max_length is not None and (limit is None or max_length < limit):
+            self._model.max_seq_length = max_length
+        self._prompts = prompts
+        modules = ", ".join(type(module).__name__ for module in self._model)
+        said = [f"{role} {self._prompt(role)!r}" for role in ROLES if self._prompt(role)]
+        self.method = f"sentence encoder ({modules}), {self._model.similarity_fn_name}" + (
+            f", prompts: {', '.join(said)}" if said else ""
+        )
+
+    def _prompt(self, role: Role) -> str:
+        """What stands before texts of this role: as given, else as the folder says."""
+        given = self._prompts[role]
+        if given is not None:
+            return given
+        names = _PROMPT_NAMES.get(role, (self._model.default_prompt_name,))
+        return next((text for name in names if (text := self._model.prompts.get(name))), "")
+
+    def encode(
+        self, texts: Sequence[str], role: Role, watch: ProgressCallback, what: str
+    ) -> tuple[Vectors, int]:
+        """Vectors `[n, D]` by `encode`, `encode_query` or `encode_document`, longest texts first."""
+        ask = {
+            "text": self._model.encode,
+            "query": self._model.encode_query,
+            "document": self._model.encode_document,
+        }[role]
+        order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), i))
+        parts = []
+        for start in range(0, len(order), _TEXTS):
+            chosen = [texts[i] for i in order[start : start + _TEXTS]]
+            parts.append(
+                ask(
+                    chosen,
+                    prompt=self._prompts[role],
+                    show_progress_bar=False,
+                    convert_to_numpy=True,
+                )
+            )
+            watch(start + len(chosen), len(order), what)
+        vectors = np.empty((len(texts), parts[0].shape[1]), dtype=np.float32)
+        vectors[order] = np.concatenate(parts)
+        return vectors, self._cut([self._prompt(role) + text for text in texts])
+
+    def _cut(self, texts: list[str]) -> int:
+        """How many texts have more sub-words than the encoder reads."""
+        limit, tokenizer = self._model.max_seq_length, self._model.tokenizer
+        if limit is None or limit == float("inf") or not callable(tokenizer):
+            return 0
+        ids = tokenizer(texts, truncation=False, verbose=False)["input_ids"]
+        return sum(len(row) > limit for row in ids)
+
+    def similarity(self, a: Vectors, b: Vectors) -> Vectors:
+        """The encoder's own: cosine, where its folder names no other."""
+        rows = max(1, _SCORES // len(b))
+        return np.concatenate(
+            [
+                self._model.similarity(a[start : start + rows], b).cpu().numpy()
+                for start in range(0, len(a), rows)
+            ]
+        )
+
+
+class MeanStates:
+    """Mean of the hidden states of the sub-words of a text, special tokens left out, of unit length.
+
+    Args:
+        model: a model folder or Hub name.
+        window: sub-words of a text at most.
+        layer: which hidden states; -1 is the last, None the middle one.
+        prompts: what stands before texts, by role.
+    """
+
+    def __init__(
+        self, model: str, window: int, layer: int | None, prompts: dict[Role, str | None]
+    ) -> None:
+        encoder: Any = open_encoder(model)
+        self._encoder = encoder.to(device()).eval()
+        self._pieces = Pieces(open_tokenizer(model), min(window, longest_row(encoder)))
+        self._prompts = prompts
+        layers = encoder.config.num_hidden_layers
+        self._layer = (layers + 1) // 2 if layer is None else layer
+        if not -layers - 1 <= self._layer <= layers:
+            raise XevalError(
+                f"layer must lie between {-layers - 1} and {layers}, the last, for this model; got {layer!r}"
+            )
+        self.method = f"mean of hidden states, layer {self._layer % (layers + 1)} of {layers}"
+
+    def encode(
+        self, texts: Sequence[str], role: Role, watch: ProgressCallback, what: str
+    ) -> tuple[Vectors, int]:
+        """Vectors `[n, H]` of unit length, longest texts first."""
+        import torch
+
+        prompt = self._prompts[role] or ""
+        pieces = self._pieces
+        encoded, cut = pieces.encode_texts([prompt + text for text in texts])
+        means = np.zeros((len(texts), self._encoder.config.hidden_size), dtype=np.float32)
+        before, after = len(pieces.before), len(pieces.after)
+        done = 0
+        with torch.inference_mode():
+            for indices in by_length(encoded, tokens=_TOKENS):
+                rows = pad_rows([encoded[i] for i in indices], pieces.pad_id)
+                batch = {name: tensor.to(self._encoder.device) for name, tensor in rows.items()}
+                outputs = self._encoder(**batch, output_hidden_states=True)
+                states = outputs.hidden_states[self._layer]
+                # A text of special tokens alone keeps them.
+                inside = batch["attention_mask"].clone()
+                for row, i in enumerate(indices):
+                    length = len(encoded[i].rows[0])
+                    if length > before + after:
+                        inside[row, :before] = 0
+                        inside[row, length - after : length] = 0
+                weights = inside[..., None].to(states.dtype)
+                mean = (states * weights).sum(dim=1) / weights.sum(dim=1)
+                means[indices] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
+                done += len(indices)
+                watch(done, len(texts), what)
+        return means, cut
+
+    def similarity(self, a: Vectors, b: Vectors) -> Vectors:
+        """Cosine."""
+        return a @ b.T
+
+
+def unit(vectors: Vectors) -> Vectors:
+    """Rows of unit length; a row of zeros stays."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(lengths == 0, 1, lengths), dtype=np.float32)
+
+
+def told_cut(cut: int, texts: int) -> list[str]:
+    """The note on texts that were cut, where any was."""
+    return [f"{cut} of {texts} texts were longer than a row and were cut"] * (cut > 0)
