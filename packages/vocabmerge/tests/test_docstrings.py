@@ -18,7 +18,14 @@ VERBS = (
     *("carry", "carry_model", "choose_fair", "compare_segmentation", "count_characters"),
     *("count_pieces",),
     *("find_conflicts", "identity_map", "inspect", "load_map", "map_of_ids", "map_of_lists"),
-    *("merge_vocabularies", "open_tokenizer", "overlap", "parse_vocabulary", "push_folder"),
+    *(
+        "merge_vocabularies",
+        "more_lines",
+        "open_tokenizer",
+        "overlap",
+        "parse_vocabulary",
+        "push_folder",
+    ),
     *("read_corpus", "read_layout", "read_source", "read_vocabulary", "rewrite_tokenizer"),
     *("sample_lines", "save_merged", "select_rows", "tokenizer_digest", "trim", "trim_vocabulary"),
 )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from vocabmerge.trim.fair_choice import FairChoice, choose_fair
     from vocabmerge.trim.folder import trim
+    from vocabmerge.trim.more_lines import MoreLines, more_lines
     from vocabmerge.trim.trim import Trim, trim_vocabulary
     from vocabmerge.union.conflicts import find_conflicts
     from vocabmerge.union.fidelity import Fidelity, compare_segmentation
@@ -41,6 +42,7 @@ __all__ = [
     "Kind",
     "Layout",
     "Merged",
+    "MoreLines",
     "Piece",
     "Source",
     "Trim",
@@ -61,6 +63,7 @@ __all__ = [
     "map_of_ids",
     "map_of_lists",
     "merge_vocabularies",
+    "more_lines",
     "open_tokenizer",
     "overlap",
     "parse_vocabulary",
@@ -87,6 +90,7 @@ _HOMES = {
     "Kind": "encoder_folder.layout",
     "Layout": "encoder_folder.layout",
     "Merged": "union.merge",
+    "MoreLines": "trim.more_lines",
     "Piece": "tokenizer_file.vocabulary",
     "Source": "carry.source",
     "Trim": "trim.trim",
@@ -106,6 +110,7 @@ _HOMES = {
     "map_of_ids": "maps",
     "map_of_lists": "maps",
     "merge_vocabularies": "union.merge",
+    "more_lines": "trim.more_lines",
     "open_tokenizer": "families.components",
     "overlap": "union.overlap",
     "parse_vocabulary": "tokenizer_file.vocabulary",

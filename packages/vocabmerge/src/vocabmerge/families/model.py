@@ -46,6 +46,8 @@ class TokenizerModel:
     """Whether a byte piece is no letter: it stands for a byte of a character that has no piece."""
     isolates_punctuation: ClassVar[bool] = False
     """Whether its words were learnt from text with punctuation apart from them."""
+    loses_whole_words: ClassVar[bool] = False
+    """Whether a character without a piece makes its whole word unknown."""
     marks_word_starts: bool = True
     """Whether a piece tells that it begins a word."""
 

@@ -17,6 +17,7 @@ class WordLevel(TokenizerModel):
     type = "WordLevel"
     family = "wordlevel"
     isolates_punctuation = True
+    loses_whole_words = True
 
     def key(self, piece: str) -> Key:
         """The canonical key of a word; a punctuation mark stands alone."""

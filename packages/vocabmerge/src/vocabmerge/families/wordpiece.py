@@ -26,6 +26,7 @@ class WordPiece(TokenizerModel):
     type = "WordPiece"
     family = "wordpiece"
     isolates_punctuation = True
+    loses_whole_words = True
 
     @cached_property
     def _stands_alone(self) -> Callable[[str], bool]:

@@ -4,9 +4,8 @@ Counts are integer arrays [L, V]: row l says how often language l uses each of V
 [V]. Pieces that must stay whatever the counts say (specials, bytes, characters) come in as `always`.
 """
 
-import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -78,7 +77,6 @@ def choose_by_coverage(
     always: ArrayLike,
     merges: ArrayLike = (),
     unknown: ArrayLike = (),
-    languages: Sequence[str] = (),
 ) -> NDArray[np.bool_]:
     """For each language its most frequent pieces, the fewest that with their ancestors are `coverage` of its tokens.
 
@@ -91,13 +89,9 @@ def choose_by_coverage(
         always: what stays whatever its counts, closed over the merges [V].
         merges: ids (left, right, result) of every merge [M, 3]; ancestors of kept pieces cover their tokens as well.
         unknown: ids of unknown tokens, which cover nothing.
-        languages: how messages call the rows of `counts`.
 
     Returns:
-        The choice [V], without ancestors.
-
-    Raises:
-        VocabularyError: too many tokens of a language are unknown.
+        The choice [V], without ancestors; all that a language uses, where too many of its tokens are unknown.
 
     Example:
         >>> choose_by_coverage([[6, 3, 1, 0], [0, 0, 4, 6]], 0.6, always=[0, 0, 0, 0]).tolist()
@@ -107,7 +101,6 @@ def choose_by_coverage(
     table = np.asarray(counts, dtype=np.int64)
     totals = table.sum(axis=1)
     known = _without(table, unknown)
-    _refuse_unreachable(known.sum(axis=1) / totals, coverage, languages)
     keep = forced.copy()
     for row, total in zip(known, totals.tolist(), strict=True):
         keep |= _fewest(row, total, coverage, forced=forced, merges=merges)
@@ -285,19 +278,6 @@ def _by_frequency(row: NDArray[np.int64], forced: NDArray[np.bool_]) -> NDArray[
     """The used pieces that do not stay anyway, the most frequent first; of equals, the lower id."""
     used = np.flatnonzero((row > 0) & ~forced)
     return used[np.argsort(-row[used], kind="stable")]
-
-
-def _refuse_unreachable(
-    reach: NDArray[np.float64], coverage: float, languages: Sequence[str]
-) -> None:
-    number = int(reach.argmin())
-    worst = float(reach[number])
-    if worst < coverage:
-        language = repr(languages[number]) if languages else f"row {number}"
-        raise VocabularyError(
-            f"language {language}: a coverage of {coverage:g} cannot be met, since {1 - worst:.4%} of its tokens are "
-            f"unknown to the vocabulary; ask for {math.floor(worst * 1e6) / 1e6:g} or less"
-        )
 
 
 def _missing(

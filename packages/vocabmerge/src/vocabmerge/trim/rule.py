@@ -1,13 +1,13 @@
 """How many pieces stay, by which of four rules; from counts to the choice, whatever the family."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vocabmerge.errors import VocabularyError
+from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 from vocabmerge.trim.choose_pieces import (
     THRESHOLD,
     choose_by_coverage,
@@ -86,58 +86,86 @@ class Choice:
 
 
 def choose(
-    counts: ArrayLike,
-    rule: Rule,
-    *,
-    always: ArrayLike,
-    merges: ArrayLike,
-    unknown: ArrayLike = (),
-    languages: Sequence[str],
+    vocabulary: Vocabulary, counts: NDArray[np.int64], rule: Rule, *, always: NDArray[np.bool_]
 ) -> Choice:
     """Apply a rule.
 
     Args:
-        counts: [L, V], of existing pieces: no holes.
+        vocabulary: whose pieces.
+        counts: how often each language uses each piece [L, V].
         rule: the rule.
         always: what stays whatever its counts, closed over the merges [V].
-        merges: ids (left, right, result) of every merge [M, 3]; none outside BPE.
-        unknown: ids of unknown tokens, which cover nothing.
-        languages: how messages call the rows of `counts`.
 
     Returns:
         The choice, ancestors included: a multiple of `rule.multiple`, or the whole vocabulary where that is less.
 
     Raises:
-        VocabularyError: more pieces stay always than the size allows, or a coverage that cannot be met.
+        VocabularyError: more pieces stay always than the size allows.
     """
+    live = np.array([role != "hole" for role in vocabulary.roles])
+    place = np.cumsum(live) - 1
+    unknown = vocabulary.special_id("unk")
+    choice = _choose(
+        counts[:, live],
+        rule,
+        always=always[live],
+        merges=place[vocabulary.model.merge_ids()],
+        unknown=[] if unknown is None else [int(place[unknown])],
+    )
+    keep = np.zeros(len(vocabulary), dtype=bool)
+    keep[live] = choice.keep
+    return replace(choice, keep=keep)
+
+
+def covered_shares(
+    vocabulary: Vocabulary, counts: ArrayLike, keep: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """The share of each language's tokens whose piece stays [L]; unknown tokens have none.
+
+    Args:
+        vocabulary: whose pieces.
+        counts: how often each language uses each piece [L, V].
+        keep: the choice [V].
+    """
+    covering = keep.copy()
+    unknown = vocabulary.special_id("unk")
+    if unknown is not None:
+        covering[unknown] = False
     table = np.asarray(counts)
-    pieces = table.shape[1]
+    # In whole numbers, so that all is 1.
+    shares: NDArray[np.float64] = table[:, covering].sum(axis=1) / table.sum(axis=1)
+    return shares
+
+
+def _choose(
+    counts: NDArray[np.int64],
+    rule: Rule,
+    *,
+    always: NDArray[np.bool_],
+    merges: NDArray[np.int64],
+    unknown: list[int],
+) -> Choice:
     bound = None
     size = rule.top if rule.top is not None else rule.budget
     if size is not None:
-        size = _round_up(size, rule.multiple, pieces)
+        size = _round_up(size, rule.multiple, len(always))
         fair = rule.top is None
-        chosen, keep, bound = choose_within(table, size, always=always, merges=merges, fair=fair)
+        chosen, keep, bound = choose_within(counts, size, always=always, merges=merges, fair=fair)
     elif rule.coverage is not None:
         chosen = choose_by_coverage(
-            table,
-            rule.coverage,
-            always=always,
-            merges=merges,
-            unknown=unknown,
-            languages=languages,
+            counts, rule.coverage, always=always, merges=merges, unknown=unknown
         )
         keep = close_over_merges(chosen, merges)
     else:
         threshold = THRESHOLD if rule.threshold is None else rule.threshold
-        chosen = choose_by_threshold(table, always=always, threshold=threshold)
+        chosen = choose_by_threshold(counts, always=always, threshold=threshold)
         keep = close_over_merges(chosen, merges)
     if rule.multiple > 1:
         if rule.coverage is not None:
-            score = -coverage_before(table, always=always, unknown=unknown).min(axis=0)
+            score = -coverage_before(counts, always=always, unknown=unknown).min(axis=0)
         else:
-            score = unigram_probabilities(table).max(axis=0)
-        size = _round_up(int(keep.sum()) if size is None else size, rule.multiple, pieces)
+            score = unigram_probabilities(counts).max(axis=0)
+        size = _round_up(int(keep.sum()) if size is None else size, rule.multiple, len(always))
         keep = fill_up(keep, size, score=score, merges=merges)
     return Choice(keep=keep, ancestors=int((keep & ~chosen).sum()), bound=bound)
 

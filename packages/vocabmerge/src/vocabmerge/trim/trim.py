@@ -1,6 +1,7 @@
 """Cuts a vocabulary down to what some languages need, without changing what the kept pieces do."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,11 +13,16 @@ from vocabmerge.errors import VocabularyError
 from vocabmerge.maps import VocabularyMap
 from vocabmerge.tokenizer_file.rewrite import rewrite_tokenizer
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary, vocabulary_of
-from vocabmerge.trim.characters import CharacterRule, Characters, choose_characters
+from vocabmerge.trim.characters import (
+    CHARACTER_RULES,
+    CharacterRule,
+    Characters,
+    choose_characters,
+    describe_characters,
+)
 from vocabmerge.trim.choose_pieces import close_over_merges
 from vocabmerge.trim.id_map import map_after_trim
-from vocabmerge.trim.probabilities import unigram_probabilities
-from vocabmerge.trim.rule import Rule, choose
+from vocabmerge.trim.rule import Rule, choose, covered_shares
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,7 +34,9 @@ class Trim:
         kept: old id of each new id [V_new], ascending: kept pieces keep their order.
         tokenizer: the parsed `tokenizer.json` of the result.
         rule: the rule and its number, in words.
-        always: how many pieces stayed whatever their counts.
+        asked: the rule itself.
+        forced: what stayed whatever its counts [V_old].
+        always: how many pieces that are.
         ancestors: how many stayed only because BPE needs them on its way to others.
         coverage: per language, the share of the counted tokens whose piece stayed; unknown tokens have none.
         bound: under the fair rule, what no choice of the size can exceed in its worst language; else None.
@@ -39,6 +47,8 @@ class Trim:
     kept: NDArray[np.int64] = field(repr=False)
     tokenizer: dict[str, Any] = field(repr=False)
     rule: str
+    asked: Rule
+    forced: NDArray[np.bool_] = field(repr=False)
     always: int
     ancestors: int
     coverage: Mapping[str, float]
@@ -119,36 +129,31 @@ def trim_vocabulary(
     """
     rule = Rule(threshold=threshold, top=top, budget=budget, coverage=coverage, multiple=multiple)
     table = _count_table(vocabulary, counts)
-    rows = dict(zip(counts, table, strict=True))
-    kept_characters, about = choose_characters(vocabulary, rows, rule=characters, seen=seen)
-    merges = vocabulary.model.merge_ids()
-    always = close_over_merges(_always(vocabulary, protect) | kept_characters, merges)
-    live = np.array([role != "hole" for role in vocabulary.roles])
-    unknown = vocabulary.special_id("unk")
-    place = np.cumsum(live) - 1
-    choice = choose(
-        table[:, live],
-        rule,
-        always=always[live],
-        merges=place[merges],
-        unknown=() if unknown is None else [place[unknown]],
-        languages=list(counts),
+    _refuse_unreachable(vocabulary, list(counts), table, coverage)
+    _refuse_characters(characters, list(counts), seen)
+    choices = choose_characters(vocabulary, dict(zip(counts, table, strict=True)), seen=seen)
+    always = close_over_merges(
+        _always(vocabulary, protect) | choices.keep[characters], vocabulary.model.merge_ids()
     )
-    kept = np.flatnonzero(live)[choice.keep]
+    choice = choose(vocabulary, table, rule, always=always)
+    kept = np.flatnonzero(choice.keep)
     new_ids = np.full(len(vocabulary), -1, dtype=np.int64)
     new_ids[kept] = np.arange(len(kept))
-    covering = kept if unknown is None else kept[kept != unknown]
-    covered = unigram_probabilities(table)[:, covering].sum(axis=1)
+    shares = covered_shares(vocabulary, table, choice.keep).tolist()
     return Trim(
         before=vocabulary,
         kept=kept,
         tokenizer=rewrite_tokenizer(vocabulary, new_ids),
         rule=str(rule),
+        asked=rule,
+        forced=always,
         always=int(always.sum()),
         ancestors=choice.ancestors,
-        coverage=dict(zip(counts, covered.tolist(), strict=True)),
+        coverage=dict(zip(counts, shares, strict=True)),
         bound=choice.bound,
-        characters=about,
+        characters=describe_characters(
+            vocabulary, choices, characters, used=table.sum(axis=0) > 0, kept=choice.keep
+        ),
     )
 
 
@@ -177,3 +182,32 @@ def _always(vocabulary: Vocabulary, protect: Iterable[int]) -> NDArray[np.bool_]
         if 0 <= number < len(vocabulary) and vocabulary.roles[number] != "hole":
             forced[number] = True
     return forced
+
+
+def _refuse_unreachable(
+    vocabulary: Vocabulary,
+    languages: Sequence[str],
+    table: NDArray[np.int64],
+    coverage: float | None,
+) -> None:
+    known = covered_shares(vocabulary, table, np.ones(len(vocabulary), dtype=bool))
+    least = int(known.argmin())
+    if coverage is not None and known[least] < coverage:
+        raise VocabularyError(
+            f"language {languages[least]!r}: expected a coverage that can be met, got {coverage:g}, but "
+            f"{1 - known[least]:.3%} of its tokens are unknown to {vocabulary.name}; "
+            f"ask for {math.floor(known[least] * 1e6) / 1e6:g} or less"
+        )
+
+
+def _refuse_characters(
+    rule: str, languages: Sequence[str], seen: Mapping[str, Mapping[str, int]] | None
+) -> None:
+    if rule not in CHARACTER_RULES:
+        raise VocabularyError(
+            f"expected characters to be one of {', '.join(CHARACTER_RULES)}, got {rule!r}"
+        )
+    if seen is not None and set(seen) != set(languages):
+        raise VocabularyError(
+            f"expected the characters of {', '.join(languages)}, got those of {', '.join(seen) or 'no language'}"
+        )
