@@ -50,6 +50,14 @@ def test_tune_score_and_run_from_the_command_line(
         (["tune", "nowhere", "--task", "pos", "-o", "out"], "no such folder"),
         (["run", "nowhere", "--tasks", "pos", "--steps", "0"], "steps must be at least 1, got 0"),
         (["score", "nowhere", "--data", "hub:nosuch"], "hub:nosuch: no such standard set"),
+        (
+            ["score", "nowhere", "--prompt", "query: "],
+            "'query: ': expected text=, query= or document=",
+        ),
+        (
+            ["run", "m", "--tasks", "sts", "--prompt", "text=a", "--prompt", "text=b"],
+            "two for text; give one",
+        ),
     ],
 )
 def test_what_the_user_can_mend_is_one_sentence_and_status_two(
@@ -109,15 +117,16 @@ REFUSALS = """
 import sys
 from typer.testing import CliRunner
 from xeval.cli.app import app
+LIBRARIES = {"torch", "transformers", "datasets", "sentence_transformers"}
 for words in (
     "--help", "tune --help", "--version", "tune m --task nosuch -o t", "tune m --task bpb -o t",
     "tune m --task pos -o t --steps 0", "tune m --task pos -o t", "tune m --task pos -o t --data DATA --source qq",
     "score m --data DATA", "score m --task pos --data DATA", "score m --task bpb --data DATA --languages qq",
-    "run m --tasks nosuch", "run m --tasks pos --data DATA --source qq", "compare a b nowhere.jsonl",
+    "score m --task sts --prompt x", "score m --task rerank --data DATA", "run m --tasks nosuch", "run m --tasks pos --data DATA --source qq", "compare a b nowhere.jsonl",
 ):
     done = CliRunner().invoke(app, words.replace("DATA", sys.argv[1]).split())
     assert done.exit_code in (0, 2), done.output
-    print(done.exit_code, len(done.stderr.splitlines()), {"torch", "transformers", "datasets"} & set(sys.modules))
+    print(done.exit_code, len(done.stderr.splitlines()), LIBRARIES & set(sys.modules))
 """
 
 
@@ -126,4 +135,4 @@ def test_help_and_refusals_import_neither_torch_nor_transformers(more_data: Path
         [sys.executable, "-c", REFUSALS, str(more_data)], capture_output=True, text=True, check=True
     )
 
-    assert done.stdout.splitlines() == ["0 0 set()"] * 3 + ["2 1 set()"] * 11
+    assert done.stdout.splitlines() == ["0 0 set()"] * 3 + ["2 1 set()"] * 13

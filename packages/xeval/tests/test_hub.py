@@ -18,6 +18,8 @@ from xeval.tasks.bitext import Pair
 from xeval.tasks.choice import Choice
 from xeval.tasks.dp import Parsed
 from xeval.tasks.qa import Question
+from xeval.tasks.retrieval import AskedPassage
+from xeval.tasks.sts import Judged
 
 TAGS = datasets.ClassLabel(names=["NOUN", "VERB", "_"])
 # Rows with the columns that the sets on the Hub document.
@@ -83,6 +85,25 @@ ROWS: dict[tuple[str, str], tuple[str, dict[str, list[Any]], dict[str, Any], Any
         },
         {},
         Choice("p", "q", ("1", "2", "3", "4"), 2),
+    ),
+    ("xquad", "retrieval"): ("xquad.de", {"context": ["rot"], "question": ["q"]}, {}, AskedPassage("q", "rot")),
+    ("belebele", "retrieval"): (
+        "deu_Latn",
+        {"flores_passage": ["p"], "question": ["q"]},
+        {},
+        AskedPassage("q", "p"),
+    ),
+    ("sts22", "sts"): (
+        "de-en",
+        {"sentence1": ["a"], "sentence2": ["b"], "score": [2.5]},
+        {},
+        Judged("a", "b", 2.5),
+    ),
+    ("stsb", "sts"): (
+        "de",
+        {"sentence1": ["a"], "sentence2": ["b"], "similarity_score": [5.0]},
+        {},
+        Judged("a", "b", 5.0),
     ),
     ("tatoeba", "bitext"): (
         "deu-eng",

@@ -272,6 +272,16 @@ def test_two_protocols_of_one_task_are_refused_and_the_setting_named() -> None:
     check_one_protocol([results[0], dataclasses.replace(results[1], task="ner")])
 
 
+def test_two_models_may_have_their_own_prompts_but_one_model_may_not() -> None:
+    prompted = result(protocol={"epochs": 3, "text_prompt": "query: "})
+    check_one_protocol([result(protocol={"epochs": 3}), dataclasses.replace(prompted, model="e5")])
+
+    with pytest.raises(
+        XevalError, match=r"'small' and 'small' \(text_prompt: None and 'query: '\)"
+    ):
+        check_one_protocol([result(protocol={"epochs": 3}), prompted])
+
+
 def test_two_source_languages_of_one_task_are_refused() -> None:
     with pytest.raises(
         XevalError, match="two source languages, 'en' of 'small' and 'fr' of 'small'"

@@ -8,14 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from xeval.cli.app import app
 from xeval.data.source import LocalFolder
 from xeval.encoder import model_digest
 from xeval.errors import XevalError
 from xeval.evaluate.score import score
 from xeval.protocol import Protocol
+from xeval.report import markdown, page
 from xeval.sentences.kinds import kind_of
 from xeval.sentences.rankings import average_precision, ndcg, ranked, recall, reciprocal_rank
+from xeval.sentences.reranker import open_reranker
 from xeval.sentences.vectors import open_vectors
 from xeval.statistics.compare import compare
 from xeval.statistics.results_file import read_results
@@ -281,9 +285,35 @@ def test_two_sentence_encoders_are_compared_on_their_pairs(
     assert own.protocol == plain.protocol == {
         "max_length": None, "layer": None, "text_prompt": None
     }  # fmt: skip
+    assert f"{own.model}: {own.method}" in markdown([own, plain]).replace("\\", "")
+    assert "layer 1 of 2</li>" in page([own, plain])
     (task,) = compare([own, plain], own.model, plain.model, resamples=200)
     assert task.languages[0].difference == pytest.approx(own.value - plain.value)  # type: ignore[operator]
     assert task.languages[0].n == 16
+
+
+def test_a_prompt_of_the_command_line_reaches_model_and_record(
+    sentence_encoder: Path, tmp_path: Path
+) -> None:
+    beir(tmp_path / "retrieval/de")
+    file = tmp_path / "r.jsonl"
+    arguments = ["score", str(sentence_encoder), "--task", "retrieval", "--data", str(tmp_path)]
+
+    done = CliRunner().invoke(
+        app, [*arguments, "--results", str(file), "--prompt", "query=ein ", "--prompt", "document="]
+    )
+
+    assert done.exit_code == 0, done.output
+    for result in read_results(file):
+        assert result.protocol["query_prompt"] == "ein "
+        assert result.protocol["document_prompt"] == ""
+        assert result.method is not None
+        assert result.method.endswith("cosine, prompts: query 'ein '")
+
+
+def test_prompts_of_a_cross_encoder_are_refused(reranker: Path) -> None:
+    with pytest.raises(XevalError, match="reads query and document as one, but query_prompt is"):
+        open_reranker(str(reranker), Protocol(query_prompt="a "))
 
 
 def test_prompts_are_part_of_the_protocol_of_the_tasks_they_bear_on() -> None:

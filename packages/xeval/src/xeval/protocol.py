@@ -11,6 +11,8 @@ _FINE_TUNING = (
     *("learning_rate", "batch_size", "steps", "evaluate_every", "patience", "warmup"),
     *("weight_decay", "pooling", "precision"),
 )
+PROMPTS = ("text_prompt", "query_prompt", "document_prompt")
+"""What a model's card may say instead of its folder, so that two models may differ in it and be compared."""
 _CHOICES = {
     "pooling": ("first", "mean"),
     "precision": ("auto", "float32"),

@@ -24,6 +24,7 @@ def markdown(results: Iterable[Result], *, title: str = "xeval report") -> str:
         parts += [
             f"## {_text(table.task)} ({_text(metric)})",
             _models(table, summary),
+            *_methods(table),
             _languages(table),
         ]
     if summary.missing:
@@ -60,6 +61,11 @@ def _models(table: Table, summary: Summary) -> str:
             ]
         )
     return _rows(heads, rows)
+
+
+def _methods(table: Table) -> list[str]:
+    lines = [f"- {_text(model)}: {_text(how)}" for model, how in table.methods.items()]
+    return ["\n".join(lines)] if lines else []
 
 
 def _languages(table: Table) -> str:

@@ -69,6 +69,7 @@ class Table:
         places: labels of the test sets, with the language of each.
         common: those that every model has.
         models: labels.
+        methods: how a model was asked, by model, where it says itself how.
         cells: by (model, place).
         rows: one per model.
     """
@@ -82,6 +83,7 @@ class Table:
     places: Mapping[str, str]
     common: tuple[str, ...]
     models: tuple[str, ...]
+    methods: Mapping[str, str]
     cells: Mapping[tuple[str, str], Estimate]
     rows: tuple[ModelScore, ...]
 
@@ -195,6 +197,7 @@ def _table(results: Sequence[Result], labels: Mapping[tuple[str, str], str]) -> 
         places=languages,
         common=common,
         models=models,
+        methods={labels[r.model, r.model_digest]: r.method for r in results if r.method},
         cells=cells,
         rows=rows,
     )
