@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from teacherzoo.signals.verify import Verification, verify
     from teacherzoo.text.corpora import Corpus, Document
     from teacherzoo.text.masking import Masking, TokenSpace
+    from teacherzoo.vectors.read import Vectors
+    from teacherzoo.vectors.record import record_vectors
 
 __all__ = [
     "Corpus",
@@ -38,12 +40,14 @@ __all__ = [
     "TeacherError",
     "TeacherzooError",
     "TokenSpace",
+    "Vectors",
     "Verification",
     "__version__",
     "load_teacher",
     "pretrain_teacher",
     "rank",
     "record",
+    "record_vectors",
     "split_head",
     "stats",
     "verify",
@@ -68,11 +72,13 @@ _import_late(
         "TokenSpace": "teacherzoo.text.masking",
         "PretrainingConfig": "teacherzoo.pretrain.config",
         "PretrainedTeacher": "teacherzoo.pretrain.config",
+        "Vectors": "teacherzoo.vectors.read",
         "Verification": "teacherzoo.signals.verify",
         "load_teacher": "teacherzoo.encoders.teachers",
         "pretrain_teacher": "teacherzoo.pretrain.pretrain",
         "rank": "teacherzoo.rank.rank",
         "record": "teacherzoo.signals.record",
+        "record_vectors": "teacherzoo.vectors.record",
         "split_head": "teacherzoo.encoders.heads",
         "stats": "teacherzoo.signals.stats",
         "verify": "teacherzoo.signals.verify",

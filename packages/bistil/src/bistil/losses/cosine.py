@@ -1,8 +1,8 @@
 """The direction of the last hidden states, as DistilBERT compares it (Sanh et al. 2019).
 
-L_cos = 1/(B · S) Σ (1 - cos(h_S, h_T P))
+L_cos = 1/N Σ_n (1 - cos(h_S, h_T P)_n)
 
-with P the projection of a narrower student, else the identity.
+over the N real tokens of a batch, with P the projection of a narrower student, else the identity.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from bistil.losses.outputs import LossContext, ModelOutputs
 
 
 def cosine_loss(student: ModelOutputs, teacher: ModelOutputs, context: LossContext) -> Tensor:
-    """Mean over positions."""
+    """Mean over real tokens."""
     last_s, last_t = student.activations.last, teacher.activations.last
     assert last_s is not None
     assert last_t is not None
+    if context.real is not None:
+        last_s, last_t = last_s[context.real], last_t[context.real]
     last_t = last_t.float()
     if context.projection is not None:
         last_t = last_t @ context.projection.to(last_t)

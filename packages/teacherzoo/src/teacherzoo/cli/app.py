@@ -2,6 +2,7 @@
 
 from teacherzoo.cli import signals as cli_signals
 from teacherzoo.cli import teachers as cli_teachers
+from teacherzoo.cli import vectors as cli_vectors
 from teacherzoo.cli.console import package_app
 
 app = package_app(
@@ -10,3 +11,4 @@ app = package_app(
 )
 cli_teachers.register(app)
 cli_signals.register(app)
+cli_vectors.register(app)

@@ -1,0 +1,1 @@
+"""What a sentence encoder makes of each line of a text, recorded once."""
