@@ -46,7 +46,7 @@ def extract_command(
         str | None,
         typer.Option(
             help=f"Terms of the loss: {'|'.join(PRESETS)}; by default what the kind of model needs: attention and hidden (bistil), of "
-            "classifiers and rerankers answers_mse too (answers)."
+            "classifiers and rerankers answers_mse too (answers), of sentence encoders their vectors (sentences)."
         ),
     ] = None,
     term: Annotated[
@@ -75,6 +75,22 @@ def extract_command(
     mask_rate: Annotated[
         float, typer.Option(help="Share of positions hidden in running text.")
     ] = 0.15,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='Before the lines of a sentence encoder, such as "query: "; repeat for turns; else the model\'s default prompt.'
+        ),
+    ] = None,
+    parallel: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="LANGUAGE=FILE of lines `source TAB target`, for the term parallel; repeat."
+        ),
+    ] = None,
+    vectors: Annotated[
+        Path | None,
+        typer.Option(help="Folder of `teacherzoo vectors`, in place of running the teacher."),
+    ] = None,
     held_out_share: Annotated[
         float, typer.Option(help="Share of the text for the figures before and after.")
     ] = 0.01,
@@ -108,11 +124,12 @@ def extract_command(
 
     corpora, sfts = _pairs("--corpus", corpus), _pairs("--language-sft", language_sft or [])
     licences = _pairs("--licence", licence or [], what="LICENCE")
+    translations = _pairs("--parallel", parallel or [])
     extraction = Extraction(
         reduction=reduction, layers=_layers(layers), width=width, feed_forward=feed_forward, loss=_loss(style, term or [], model),
         init=init, threshold=threshold, top=top, budget=budget, keep_vocabulary=keep_vocabulary,  # type: ignore[arg-type]  # checked there
         steps=steps, batch=batch, length=length, learning_rate=learning_rate, warmup=warmup,
-        mask_rate=mask_rate, held_out_share=held_out_share, precision=precision, offload=offload, seed=seed, checkpoint_every=checkpoint_every,  # type: ignore[arg-type]  # checked there
+        prompts=tuple(prompt or ()), mask_rate=mask_rate, held_out_share=held_out_share, precision=precision, offload=offload, seed=seed, checkpoint_every=checkpoint_every,  # type: ignore[arg-type]  # checked there
         arguments=arguments_in(trainer),
     )  # fmt: skip
     # What needs no library that takes seconds to import is refused at once.
@@ -131,6 +148,8 @@ def extract_command(
             extraction=extraction,
             language_sfts=sfts,
             licences=licences,
+            parallel=translations,
+            vectors=vectors,
             cache_dir=cache_dir,
             tell=(lambda plan: None) if quiet else _tell,
             watch=watch,

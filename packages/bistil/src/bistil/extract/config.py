@@ -39,6 +39,7 @@ class Extraction:
         length: tokens in a block; documents are packed, with a separator between them.
         learning_rate: falls linearly to 0.
         warmup: share of the steps on which it rises first.
+        prompts: put in front of the lines of a sentence encoder, in turn; the folder's default prompt, if it has one, unless given.
         mask_rate: share of the positions hidden from student and teacher alike, of running text; 0 leaves the text as it is.
         held_out_share: of each corpus, by content, for the figures in the card.
         precision: of the forward passes; "auto" is bfloat16 where the processor or GPU multiplies matrices in it, else
@@ -72,6 +73,7 @@ class Extraction:
     length: int = 256
     learning_rate: float = 1e-4
     warmup: float = 0.0
+    prompts: tuple[str, ...] = ()
     mask_rate: float = 0.15
     held_out_share: float = 0.01
     precision: Precision = "auto"
@@ -130,6 +132,10 @@ class Extraction:
 
         loss = weights_for(kind) if self.loss is None else self.loss
         require_seen(loss, kind)
+        if self.prompts and kind != "sentence":
+            raise ExtractError(
+                f"prompts stand before the lines of a sentence encoder, and this is a teacher of kind {kind.value!r}; leave them out."
+            )
         precision = self.precision
         if precision == "auto":
             precision = "bfloat16" if has_bfloat16() else "float32"
@@ -141,5 +147,5 @@ class Extraction:
         return {
             name: value
             for name, value in stated.items()
-            if value is not None or name not in ("width", "feed_forward")
+            if value not in (None, ()) or name not in ("width", "feed_forward", "prompts")
         }

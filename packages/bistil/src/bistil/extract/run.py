@@ -16,10 +16,18 @@ from bistil.errors import ExtractError
 from bistil.extract.config import Extraction
 from bistil.extract.plan import Plan, attention_route
 from bistil.extract.record import RunRecord, require_narrowable_modules, write_folder
+from bistil.extract.sentences import (
+    SentenceInputs,
+    check_sentences,
+    read_sentences,
+    sentence_student,
+    write_modules,
+)
 from bistil.extract.student import InitialStudent, initial_student
 from bistil.extract.teacher import teacher_in_training, trimmed_teacher
 from bistil.extract.text import Batches, ExtractionText, open_text
 from bistil.losses.extraction import ExtractionModel, TeacherRunner, freeze_unreached
+from bistil.losses.rows import SentenceExtractionModel, SentenceTeacher, is_pairs
 from bistil.sparse.composable_sft import sparse_path
 from bistil.student.layers import choose_layers
 from bistil.text.languages import languages_of, text_files
@@ -34,7 +42,10 @@ from vocabmerge import Kind, Layout, read_vocabulary
 from xeval.cost.parameters import parameters_of, split_parameters
 
 if TYPE_CHECKING:
-    pass
+    from bistil.encoders.pooling import SentenceEncoder, SentenceModules
+
+
+_ROUND = 64  # batches in which every group of text has its turn
 
 
 def extract(
@@ -47,6 +58,8 @@ def extract(
     extraction: Extraction | None = None,
     language_sfts: Mapping[str, str | Path] | None = None,
     licences: Mapping[str, str] | None = None,
+    parallel: Mapping[str, str | Path] | None = None,
+    vectors: Path | None = None,
     cache_dir: Path | None = None,
     tell: Callable[[Plan], None] = lambda plan: None,
     watch: ProgressCallback = no_progress,
@@ -71,6 +84,9 @@ def extract(
         extraction: everything else.
         language_sfts: language to the sparse fine-tuning that the teacher has on in its batches.
         licences: language to the licence of its text, for the card.
+        parallel: of a sentence encoder, target language to lines `source TAB target` for the term `parallel`.
+        vectors: of a sentence encoder, a folder of `teacherzoo.record_vectors`: the teacher's vectors of these lines; it is not run
+            then.
         cache_dir: a folder in which the trimmed teacher and the text cut into blocks stay, for further extractions of the
             same model and text (other seeds, layers, terms) to take from there; without it they go when the run ends.
         tell: given the plan before training starts.
@@ -93,11 +109,13 @@ def extract(
         'small'
     """
     started, out, extraction = time.monotonic(), Path(out), extraction or Extraction()
-    given, extraction = _check(model, corpora, source, targets, extraction, language_sfts or {}, licences or {})  # fmt: skip
+    given, extraction = _check(
+        model, corpora, source, targets, extraction, language_sfts or {}, licences or {}, parallel=parallel or {}, vectors=vectors
+    )  # fmt: skip
     keep_digests((cache_dir or work_dir(out)) / DIGESTS)
 
     def make(work: Path) -> None:
-        figures, student, teacher = _trim_copy_distil(given, extraction, work, cache_dir or work, tell, watch)  # fmt: skip
+        figures, model, teacher, sentences = _trim_copy_distil(given, extraction, work, cache_dir or work, tell, watch)  # fmt: skip
         record = RunRecord(
             **figures, extraction=extraction.to_json(), sfts={language: str(file) for language, file in given.sfts.items()},
             texts={language: Path(corpora[language]).name for language in given.languages}, licences=licences or {},
@@ -105,7 +123,10 @@ def extract(
             seconds=time.monotonic() - started,
         )  # fmt: skip
         if rank() == 0:
+            student = model.student if sentences is None else model.student.encoder
             write_folder(student, teacher, record, work / MADE, name=out.name)
+            if sentences is not None:
+                write_modules(model.student, sentences, work / MADE)
 
     return made_once(out, _inputs(given, extraction), make, together=True, refuse=ExtractError)
 
@@ -117,21 +138,26 @@ def _trim_copy_distil(
     cache_dir: Path,
     tell: Callable[[Plan], None],
     watch: ProgressCallback,
-) -> tuple[dict[str, Any], Any, Teacher]:
-    """Figures for the record, the student, and the teacher with a trimmed vocabulary."""
+) -> tuple[dict[str, Any], ExtractionModel | SentenceExtractionModel, Teacher, SentenceModules | None]:  # fmt: skip
+    """Figures for the record, the student with its loss, the teacher with a trimmed vocabulary, and its sentence modules."""
     from bistil.extract.trainer import held_out_terms, train, training_arguments  # late: slow
 
     # Chooses the device, and forms the process group, if there is one.
     arguments = training_arguments(work / "checkpoints", extraction)
     teacher = trimmed_teacher(given.folder, given.files, cache_dir, extraction, watch=watch)
-    text = open_text(teacher, given.files, cache_dir, extraction, watch=watch)
+    sentences = read_sentences(teacher, given.sentences, extraction)
+    text = open_text(
+        teacher, given.files, cache_dir, extraction, sentences=sentences, parallel=given.sentences.parallel, vectors=given.sentences.vectors,
+        watch=watch,
+    )  # fmt: skip
 
     copied = initial_student(teacher.model, given.layers, extraction, text)
 
     batches = text.batches(extraction.steps * arguments.gradient_accumulation_steps * arguments.world_size)  # fmt: skip
     held_out = {language: group if isinstance(group, list) else [group] for language, group in text.held_out().items()}  # fmt: skip
-    runner, teacher = teacher_in_training(teacher, given.folder, given.sfts, given.layers, extraction)  # fmt: skip
-    student = _in_training(copied, runner, text, given, extraction, arguments.device)
+    trained = None if sentences is None else sentence_student(copied.student, sentences)
+    runner, teacher = teacher_in_training(teacher, given.folder, given.sfts, given.layers, extraction, sentences=sentences)  # fmt: skip
+    student = _in_training(copied, runner, text, given, extraction, arguments.device, trained)
     plan = _plan(student, copied, teacher, text, batches, given, extraction)
     tell(plan)
     before = held_out_terms(student, held_out, arguments)
@@ -139,7 +165,7 @@ def _trim_copy_distil(
     log = train(student, batches, given.languages, arguments, watch=watch)
     after = held_out_terms(student, held_out, arguments)
     watch(extraction.steps, extraction.steps, _in_words("evaluated after training", after))
-    return {"plan": plan, "before": before, "after": after, "log": log}, student.student, teacher
+    return {"plan": plan, "before": before, "after": after, "log": log}, student, teacher, sentences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +180,7 @@ class _Given:
         files: of text, by language.
         sfts: language to a sparse fine-tuning.
         layers: for each of the student's layers the teacher's.
+        sentences: what a sentence encoder's extraction is given besides.
     """
 
     model: str
@@ -163,6 +190,7 @@ class _Given:
     files: Mapping[str, list[Path]]
     sfts: Mapping[str, str | Path]
     layers: tuple[int, ...]
+    sentences: SentenceInputs
 
 
 def _check(
@@ -173,6 +201,9 @@ def _check(
     extraction: Extraction,
     sfts: Mapping[str, str | Path],
     licences: Mapping[str, str],
+    *,
+    parallel: Mapping[str, str | Path],
+    vectors: Path | None,
 ) -> tuple[_Given, Extraction]:
     languages = languages_of(source, targets, corpora, sfts, licences)
     if sfts and extraction.offload is not None:
@@ -191,6 +222,9 @@ def _check(
         files=files,
         sfts=sfts,
         layers=_layers(layout, model, extraction),
+        sentences=check_sentences(
+            layout, extraction, targets=targets, parallel=parallel, vectors=vectors, sfts=sfts
+        ),
     )
     return given, extraction
 
@@ -203,6 +237,7 @@ def _inputs(given: _Given, extraction: Extraction) -> dict[str, Any]:
             models={"teacher": given.model},
             files={language: sparse_path(Path(file)) for language, file in given.sfts.items()},
         ),
+        **given.sentences.digests(),
         "extraction": extraction.to_json()
         | {
             "arguments": digest_of_arguments(extraction.arguments),
@@ -234,14 +269,21 @@ def _layers(layout: Layout, name: str | Path, extraction: Extraction) -> tuple[i
 
 def _in_training(
     copied: InitialStudent,
-    runner: TeacherRunner,
+    runner: TeacherRunner | SentenceTeacher,
     text: ExtractionText,
     given: _Given,
     extraction: Extraction,
     device: torch.device,
-) -> ExtractionModel:
+    trained: SentenceEncoder | None,
+) -> ExtractionModel | SentenceExtractionModel:
     """The student with its loss in the forward pass; it and the teacher are on the device."""
     runner.move_to(device)
+    if trained is not None:
+        assert isinstance(runner, SentenceTeacher)
+        return SentenceExtractionModel(
+            trained, runner, weights=extraction.weights, layers=given.layers, projection=copied.projection
+        ).to(device)  # fmt: skip
+    assert isinstance(runner, TeacherRunner)
     model = ExtractionModel(
         copied.student,
         runner,
@@ -254,7 +296,7 @@ def _in_training(
 
 
 def _plan(
-    student: ExtractionModel,
+    student: ExtractionModel | SentenceExtractionModel,
     copied: InitialStudent,
     teacher: Teacher,
     text: ExtractionText,
@@ -263,8 +305,7 @@ def _plan(
     extraction: Extraction,
 ) -> Plan:
     """What will be done, in figures; parameters that no term reaches are frozen here."""
-    device = next(student.parameters()).device
-    probe = {name: tensor[:1].to(device) for name, tensor in batches[0].items() if tensor.dim()}
+    probes = _probes(batches, next(student.parameters()).device, given.languages[0])
     return Plan(
         teacher=given.model,
         kind=_kind(given.layout),
@@ -275,18 +316,30 @@ def _plan(
             len(read_vocabulary(teacher.tokenizer_folder)),
         ),
         teacher_parameters=parameters_of(encoder_folder(given.layout)),
-        student_parameters=split_parameters(student.student),
+        student_parameters=split_parameters(copied.student),
         layers=given.layers,
         teacher_layers=len(layers_of(teacher.model)),
         units=copied.units,
         narrowed=copied.words,
         attention=attention_route(student.student, extraction.weights),
         terms=dict(extraction.weights),
-        frozen=freeze_unreached(student, {**probe, "language": given.languages[0]}),
+        frozen=freeze_unreached(student, *probes),
         blocks=text.sizes,
         steps=extraction.steps,
         tokens=len(batches) * extraction.batch * extraction.length,
     )
+
+
+def _probes(batches: Batches, device: torch.device, language: str) -> list[dict[str, Any]]:
+    """A row of the first batch of text, and of the first of pairs among those that one round of the groups has."""
+    probes: dict[bool, dict[str, Any]] = {}
+    for number in range(min(len(batches), _ROUND)):
+        batch = batches[number]
+        if is_pairs(batch) not in probes:
+            rows = {name: tensor[:1] if tensor.dim() else tensor for name, tensor in batch.items()}
+            probe = {name: tensor.to(device) for name, tensor in rows.items() if name != "language"}
+            probes[is_pairs(batch)] = {**probe, "language": language}
+    return list(probes.values())
 
 
 def _kind(layout: Layout) -> str:

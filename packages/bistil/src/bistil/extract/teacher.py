@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from bistil.encoders.pooling import SentenceEncoder, SentenceModules
 from bistil.extract.config import Extraction
 from bistil.losses.extraction import TeacherRunner
+from bistil.losses.rows import SentenceTeacher
 from bistil.sparse.apply import applied, check_base
 from bistil.sparse.difference import SparseFineTuning
 from bistil.sparse.files import read_sparse
@@ -61,7 +63,9 @@ def teacher_in_training(
     sfts: Mapping[str, str | Path],
     layers: Sequence[int],
     extraction: Extraction,
-) -> tuple[TeacherRunner, Teacher]:
+    *,
+    sentences: SentenceModules | None = None,
+) -> tuple[TeacherRunner | SentenceTeacher, Teacher]:
     """What runs the teacher in training, and the teacher: under its languages' sparse fine-tunings, or opened anew in shares.
 
     Args:
@@ -70,6 +74,7 @@ def teacher_in_training(
         sfts: language to a sparse fine-tuning.
         layers: for each of the student's layers the teacher's.
         extraction: the terms of the loss, and whether the teacher's weights are shared among processes.
+        sentences: of a sentence encoder, what stands behind the encoder.
     """
     tunings = open_tunings(sfts, whole=whole, trimmed=None if teacher.folder == whole else teacher)
     engine = None
@@ -84,6 +89,9 @@ def teacher_in_training(
     def with_sft(language: str) -> AbstractContextManager[None]:
         return applied(teacher.model, *tunings.get(language, ()), check=False)
 
+    if sentences is not None:
+        encoder = SentenceEncoder(teacher.model, sentences.modules)
+        return SentenceTeacher(encoder, extraction.weights, layers, with_sft=with_sft), teacher
     runner = TeacherRunner(
         teacher.model, extraction.weights, layers, with_sft=with_sft, engine=engine
     )

@@ -8,12 +8,13 @@ from typing import Protocol
 
 from torch import Tensor
 
+from bistil.encoders.pooling import SentenceModules
 from bistil.errors import ExtractError
 from bistil.extract.config import Extraction
 from bistil.text.blocks import TextBlocks
 from bistil.text.pairing import paired_files, with_pairs
 from bistil.text.rows import Form, TextRows
-from teacherzoo import Teacher
+from teacherzoo import Teacher, Vectors
 from teacherzoo.digests import TOKENIZER_FILES, digest_of_model
 from teacherzoo.encoders.teachers import read_tokenizer
 from teacherzoo.progress import ProgressCallback
@@ -38,12 +39,15 @@ def open_text(
     cache_dir: Path,
     extraction: Extraction,
     *,
+    sentences: SentenceModules | None = None,
+    parallel: Mapping[str, Sequence[Path]] | None = None,
+    vectors: Vectors | None = None,
     watch: ProgressCallback,
 ) -> ExtractionText:
     """The text, cut when it is asked for if no earlier run left it.
 
-    Running text is packed into blocks and masked. Where a term is about whole sentences, each line is a row of its own; for
-    what reads two texts at once (rerankers, question answering, classifiers of pairs) a line is `first TAB second`, or, for
+    Running text is packed into blocks and masked. Of a sentence encoder, and where a term is about whole sentences, each line
+    is a row of its own; for what reads two texts at once (rerankers, question answering, classifiers of pairs) a line is `first TAB second`, or, for
     the former two, made of two lines, see `bistil.text.pairing.paired_files`.
 
     Args:
@@ -51,12 +55,15 @@ def open_text(
         files: per language, the source first.
         cache_dir: where it is made once and stays.
         extraction: its terms say whether text is read line by line.
+        sentences: of a sentence encoder, what stands behind the encoder.
+        parallel: per target language files of translations.
+        vectors: recorded of the teacher.
         watch: told (done, total, what).
 
     Raises:
         ExtractError: see `TextBlocks` and `TextRows`, and where some languages have pairs and others do not.
     """
-    if not extraction.weights.needs_rows:
+    if sentences is None and not extraction.weights.needs_rows:
         return TextBlocks(
             files, teacher, cache_dir, length=extraction.length, batch=extraction.batch, held_out_share=extraction.held_out_share,
             mask_rate=extraction.mask_rate, seed=extraction.seed, watch=watch,
@@ -65,18 +72,26 @@ def open_text(
         raise ExtractError(
             f"length {extraction.length} is beyond the teacher's limit of {teacher.max_length} tokens; choose a smaller one."
         )
-    form, files = _form(teacher, files, cache_dir, watch)
-    tokenizer = read_tokenizer(teacher.tokenizer_folder, teacher.name, needs_mask=False)
+    length, prompts = extraction.length, extraction.prompts
+    if sentences is None:
+        form, files = _form(teacher, files, cache_dir, watch)
+        tokenizer = read_tokenizer(teacher.tokenizer_folder, teacher.name, needs_mask=False)
+    else:
+        form, tokenizer, length = "lines", sentences.tokenizer, min(length, sentences.max_length)
+        prompts = prompts or (sentences.default_prompt,)
     return TextRows(
         files,
         tokenizer,
         cache_dir,
         tokenizer_digest=digest_of_model(teacher.tokenizer_folder, TOKENIZER_FILES),
-        length=extraction.length,
+        length=length,
         batch=extraction.batch,
         held_out_share=extraction.held_out_share,
         seed=extraction.seed,
         form=form,
+        prompts=prompts,
+        parallel=parallel,
+        vectors=vectors,
         segments="token_type_ids" in tokenizer.model_input_names,
         watch=watch,
     )

@@ -177,19 +177,20 @@ class TeacherRunner:
             self._teacher.to(device)
 
 
-def freeze_unreached(model: ExtractionModel, batch: dict[str, Any]) -> int:
+def freeze_unreached(model: LossModule, *batches: Mapping[str, Any]) -> int:
     """Switch off training of parameters that no term reaches; they stay what they are.
 
     What no loss depends on would stop DDP, and drift under weight decay.
 
     Args:
         model: in training.
-        batch: as its forward pass takes it.
+        batches: as its forward pass takes them, one of each kind.
 
     Returns:
         How many parameters stay as they are.
     """
-    model(**batch).loss.backward()
+    for batch in batches:
+        model(**batch).loss.backward()
     frozen = 0
     for parameter in model.parameters():
         if parameter.grad is None:

@@ -198,7 +198,7 @@ PRESETS = {
 }
 
 _WITH_ANSWERS = (Kind.CLASSIFIER, Kind.TOKEN_CLASSIFIER, Kind.QUESTION_ANSWERING)
-PRESET_OF_KIND = dict.fromkeys(_WITH_ANSWERS, "answers")
+PRESET_OF_KIND = {**dict.fromkeys(_WITH_ANSWERS, "answers"), Kind.SENTENCE: "sentences"}
 """Kind of a teacher to the preset of its extraction; "bistil" for every other."""
 
 _NEEDS = {
@@ -212,7 +212,7 @@ def weights_for(kind: Kind) -> LossWeights:
     """What is compared of a teacher of this kind unless one says otherwise.
 
     Attention and hidden states (Ansell et al. 2023); of classifiers and rerankers their logits, too, by mean squared
-    difference (Gurgurov et al. 2025).
+    difference (Gurgurov et al. 2025); of sentence encoders their vectors.
 
     Example:
         >>> dict(weights_for(Kind.CLASSIFIER))

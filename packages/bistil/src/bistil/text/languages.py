@@ -8,6 +8,7 @@ from pathlib import Path
 from bistil.errors import ExtractError
 
 _ENDINGS = (".txt", ".txt.gz", ".txt.xz")
+PAIR_ENDINGS = (*_ENDINGS, ".tsv", ".tsv.gz", ".tsv.xz")
 
 
 def languages_of(
@@ -47,19 +48,21 @@ def languages_of(
     return languages
 
 
-def text_files(language: str, source: str | Path) -> list[Path]:
-    """The files of a corpus, in order.
+def text_files(
+    language: str, source: str | Path, *, endings: tuple[str, ...] = _ENDINGS
+) -> list[Path]:
+    """The files of a corpus, or with `PAIR_ENDINGS` of a text of pairs, in order.
 
     Raises:
         ExtractError: where there is none.
     """
     path = Path(source)
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.name.endswith(_ENDINGS))
+        files = sorted(file for file in path.iterdir() if file.name.endswith(endings))
     else:
-        files = [path] if path.name.endswith(_ENDINGS) else []
+        files = [path] if path.name.endswith(endings) else []
     if not files or not path.exists():
         raise ExtractError(
-            f"{language}: expected a text file ({', '.join(_ENDINGS)}) or a folder of such, got {str(source)!r}."
+            f"{language}: expected a text file ({', '.join(endings)}) or a folder of such, got {str(source)!r}."
         )
     return files

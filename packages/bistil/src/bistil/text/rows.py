@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from teacherzoo.cache import MADE, digest_of_values, made_once
 from teacherzoo.digests import digest_of_text
 from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.text.corpora import DIGEST_BYTES, Part, document_digest, is_held_out
+
+if TYPE_CHECKING:
+    from teacherzoo import Vectors
 
 _TOGETHER = 2000  # rows tokenized in one call
 _HELD_OUT_BATCHES = 8
@@ -112,6 +115,7 @@ class TextRows:
         segments: whether rows of pairs say which tokens are of the second part.
         prompts: put in front of a line, in turn; of pairs in one row, of the first part.
         parallel: per target language files of lines `source TAB target`.
+        vectors: what the teacher made of each row, where that was recorded.
         watch: told (done, total, what).
 
     Raises:
@@ -134,6 +138,7 @@ class TextRows:
         segments: bool = True,
         prompts: Sequence[str] = ("",),
         parallel: Mapping[str, Sequence[Path]] | None = None,
+        vectors: Vectors | None = None,
         watch: ProgressCallback = no_progress,
     ) -> None:
         self._files, self._parallel = dict(files), dict(parallel or {})
@@ -141,7 +146,7 @@ class TextRows:
         self._length, self._batch, self._seed = length, batch, seed
         self._held_out_share, self._cache_dir, self._watch = held_out_share, cache_dir, watch
         self._form: Form = form
-        self._segments = segments
+        self._segments, self._vectors = segments, vectors
         self._prompts = tuple(dict.fromkeys(prompts)) or ("",)
 
     @cached_property
@@ -187,7 +192,9 @@ class TextRows:
             seed=seed,
             lengths={name: group.lengths for name, group in groups.items()},
         )
-        return RowBatches(slots, groups, list(self._files), pad=int(self._tokenizer.pad_token_id or 0))  # fmt: skip
+        return RowBatches(
+            slots, groups, list(self._files), pad=int(self._tokenizer.pad_token_id or 0), vectors=self._vectors
+        )  # fmt: skip
 
     def _groups(self, part: Part) -> dict[str, RowGroup]:
         groups = {}
@@ -282,13 +289,15 @@ class RowBatches(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Item i is batch i of the schedule, padded to its longest row.
 
     An item has `input_ids`, `attention_mask` [B, S], `language` and `prompt_length` []; `token_type_ids` [B, S] where rows
-    have segments; of translation pairs also `source_input_ids` and `source_attention_mask` [B, S'].
+    have segments; of translation pairs also `source_input_ids` and `source_attention_mask` [B, S']; where the teacher's vectors
+    were recorded `teacher_vectors` [B, D], of pairs those of the sources.
 
     Args:
         slots: group and rows of each.
         groups: by name.
         languages: whose numbers `language` is.
         pad: id that fills rows up.
+        vectors: recorded of the teacher.
     """
 
     def __init__(
@@ -298,8 +307,9 @@ class RowBatches(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         languages: Sequence[str],
         *,
         pad: int,
+        vectors: Vectors | None = None,
     ) -> None:
-        self._slots, self._groups, self._pad = slots, groups, pad
+        self._slots, self._groups, self._pad, self._vectors = slots, groups, pad, vectors
         self._languages = list(languages)
 
     def __len__(self) -> int:
@@ -314,6 +324,9 @@ class RowBatches(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             batch |= {f"source_{name}": tensor for name, tensor in sources.items()}
         batch["language"] = torch.tensor(self._languages.index(group.language))
         batch["prompt_length"] = torch.tensor(group.prompt_length)
+        if self._vectors is not None:
+            vectors = self._vectors.rows(self.digests(index)).astype(np.float32)
+            batch["teacher_vectors"] = torch.from_numpy(vectors)
         return batch
 
     def digests(self, index: int) -> NDArray[np.uint8]:
