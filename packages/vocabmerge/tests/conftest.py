@@ -19,7 +19,12 @@ from vocabmerge import parse_vocabulary
 
 BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ROBERTA = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-ALPHABETS = {"aa": "abdeiklmnorstu", "bb": "aeghijöprstväy", "cc": "अआकखगघचजटडतदनपबमरलसह"}
+ALPHABETS = {
+    "aa": "abdeiklmnorstu",
+    "bb": "aeghijöprstväy",
+    "cc": "अआकखगघचजटडतदनपबमरलसह",
+    "mixed": "abdeiklmnorstuzñжипрстफबय",
+}
 
 
 def made_up_lines(code, count=400, seed=0):

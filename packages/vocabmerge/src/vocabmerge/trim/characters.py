@@ -5,7 +5,7 @@ are those of the Unicode Standard (Annex 24), as fontTools has them.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, Literal, get_args
@@ -87,8 +87,7 @@ def choose_characters(
         seen: per language, how often its text has each character; by default as the used pieces spell it, which does
             not show the characters of unknown words.
     """
-    texts = _texts(vocabulary)
-    spelled = {language: _characters_of_pieces(texts, row) for language, row in counts.items()}
+    spelled = {language: _characters_of_pieces(vocabulary, row) for language, row in counts.items()}
     present = {character for characters in spelled.values() for character in characters}
     if seen is not None:
         raw = {character for characters in seen.values() for character in characters}
@@ -100,7 +99,7 @@ def choose_characters(
     keep = {rule: np.zeros(len(vocabulary), dtype=bool) for rule in CHARACTER_RULES}
     keep["all"][numbers] = True
     for number in numbers.tolist():
-        text = texts[number]
+        text = _spelled(vocabulary, number)
         # A mark without a character, such as `▁`, spells the beginnings of words.
         keep["seen"][number] = not text or text in present
         keep["scripts"][number] = keep["seen"][number] or script_of(text) in written
@@ -124,9 +123,9 @@ def describe_characters(
         used: the pieces that some language uses [V].
         kept: the pieces that stayed [V].
     """
-    texts, numbers = _texts(vocabulary), vocabulary.having("character")
-    saved = {texts[number] for number in numbers[kept[numbers]].tolist()}
-    gone = {texts[number] for number in numbers.tolist()} - saved
+    numbers = vocabulary.having("character")
+    saved = {_spelled(vocabulary, number) for number in numbers[kept[numbers]].tolist()}
+    gone = {_spelled(vocabulary, number) for number in numbers.tolist()} - saved
     return Characters(
         rule=rule,
         scripts=choices.scripts,
@@ -183,21 +182,18 @@ def unseen_character(vocabulary: Vocabulary) -> str:
     return vocabulary.specials.get("unk", "nothing")
 
 
-def _texts(vocabulary: Vocabulary) -> list[str]:
-    """What each piece spells [V]; nothing for tokens that are no text, and for parts of characters."""
-    suffix = vocabulary.model.suffix.encode()
-    return [
-        ""
-        if key is None or role not in ("normal", "character")
-        else key[1].removesuffix(suffix).decode("utf-8", "ignore")
-        for key, role in zip(vocabulary.keys, vocabulary.roles, strict=True)
-    ]
+def _spelled(vocabulary: Vocabulary, number: int) -> str:
+    """What a piece spells: nothing where it is no text, or part of a character."""
+    key = vocabulary.keys[number]
+    if key is None or vocabulary.roles[number] not in ("normal", "character"):
+        return ""
+    return key[1].removesuffix(vocabulary.model.suffix.encode()).decode("utf-8", "ignore")
 
 
-def _characters_of_pieces(texts: Sequence[str], counts: NDArray[np.int64]) -> Counter[str]:
+def _characters_of_pieces(vocabulary: Vocabulary, counts: NDArray[np.int64]) -> Counter[str]:
     characters: Counter[str] = Counter()
     for number in np.flatnonzero(counts).tolist():
-        for character in texts[number]:
+        for character in _spelled(vocabulary, number):
             characters[character] += int(counts[number])
     return characters
 
