@@ -35,6 +35,8 @@ def folder_of(tmp_path, config, *, modules=None, **further):
         ("XLMWithLMHeadModel", Kind.MASKED_LM),
         ("MPNetModel", Kind.HEADLESS),
         ("T5EncoderModel", Kind.HEADLESS),
+        ("DPRQuestionEncoder", Kind.HEADLESS),
+        ("BertForMultipleChoice", Kind.MULTIPLE_CHOICE),
         ("DistilBertForTokenClassification", Kind.TOKEN_CLASSIFIER),
         ("XLMRobertaForQuestionAnswering", Kind.QUESTION_ANSWERING),
         ("ModernBertForSequenceClassification", Kind.CLASSIFIER),

@@ -45,11 +45,14 @@ def stored_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
         content = torch.load(
             file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
         )
-        storages = set[int]()
+        places = set[tuple[int, torch.Size, tuple[int, ...]]]()
         for name, tensor in content.items():
-            if isinstance(tensor, torch.Tensor) and tensor.data_ptr() not in storages:
-                # One storage under two names is one tensor; safetensors writes it once.
-                storages.add(tensor.data_ptr())
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            place = (tensor.data_ptr(), tensor.shape, tensor.stride())
+            if place not in places or not tensor.numel():
+                # One tensor under two names; safetensors writes it once.
+                places.add(place)
                 yield name, tensor
 
 

@@ -39,6 +39,7 @@ class Kind(StrEnum):
     CLASSIFIER = auto()
     TOKEN_CLASSIFIER = auto()
     QUESTION_ANSWERING = auto()
+    MULTIPLE_CHOICE = auto()
     TOKENIZER = auto()
 
 
@@ -50,10 +51,13 @@ _KIND_OF_HEAD = {
     "LMHeadModel": Kind.CAUSAL_LM,
     "ForCausalLM": Kind.CAUSAL_LM,
     "ForSequenceClassification": Kind.CLASSIFIER,
+    "ForNextSentencePrediction": Kind.CLASSIFIER,
+    "ForMultipleChoice": Kind.MULTIPLE_CHOICE,
     "ForTokenClassification": Kind.TOKEN_CLASSIFIER,
     "ForQuestionAnswering": Kind.QUESTION_ANSWERING,
     "ForQuestionAnsweringSimple": Kind.QUESTION_ANSWERING,
     "Model": Kind.HEADLESS,
+    "Encoder": Kind.HEADLESS,
 }  # the first that ends the architecture's name
 _KIND_OF_SENTENCE_MODEL = {
     "SentenceTransformer": Kind.SENTENCE,

@@ -25,6 +25,7 @@ _EXPORTS = re.compile(
 _TRAINING = re.compile(
     r"checkpoint-\d+|runs|training_args\.bin|optimizer\..*|scheduler\..*|rng_state.*|trainer_state\.json|events\.out.*"
 )
+_REPORTS = ("report.json", "maps")  # of an earlier trim
 _CARD = re.compile(r"readme(\.(md|rst|txt))?", re.IGNORECASE)
 _TERMS = re.compile(r"(licen[cs]e|notice|copying).*|chat_template\.jinja", re.IGNORECASE)
 _TENSORS = (".pt", ".pth", ".bin", ".safetensors", ".npy", ".npz")
@@ -38,7 +39,8 @@ class SideFiles:
 
     Args:
         copied: as they are.
-        left_out: exports and copies of the whole model, and what training left behind.
+        left_out: exports and copies of the whole model, what training left behind, the report and maps of an earlier
+            trim.
     """
 
     copied: tuple[Path, ...]
@@ -128,7 +130,7 @@ def _written_anew(layout: Layout) -> set[Path]:
 
 def _is_left_out(file: Path, layout: Layout) -> bool:
     return (
-        file.parts[0] in _EXPORT_FOLDERS
+        file.parts[0] in (*_EXPORT_FOLDERS, *_REPORTS)
         or any(_TRAINING.fullmatch(part) for part in file.parts)
         or bool(_EXPORTS.fullmatch(file.name))
         or (file.parent in _parts(layout) and bool(_WEIGHTS.fullmatch(file.name)))
