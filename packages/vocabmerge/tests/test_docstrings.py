@@ -15,6 +15,7 @@ MODULES = sorted(
     if not module.ispkg and not module.name.endswith("__main__")
 )
 VERBS = (
+    "apply_patch",
     *("carry", "carry_model", "choose_fair", "compare_segmentation", "count_characters"),
     *("count_pieces",),
     *("find_conflicts", "identity_map", "inspect", "load_map", "map_of_ids", "map_of_lists"),

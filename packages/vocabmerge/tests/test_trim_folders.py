@@ -7,6 +7,7 @@ import resource
 import pytest
 import torch
 import transformers
+from huggingface_hub import ModelCard
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from typer.testing import CliRunner
 
@@ -177,7 +178,7 @@ def trimmed(tmp_path_factory, corpora):
     for name, save_model in KINDS.items():
         folder = tmp_path_factory.mktemp(name)
         save_model(folder / "model")
-        (folder / "model" / "README.md").write_text("licence: mine")
+        (folder / "model" / "README.md").write_text("---\nlicense: mit\n---\nof the whole model")
         report = trim(folder / "model", corpora, folder / "cut")
         made[name] = (folder / "model", folder / "cut", report)
     return made
@@ -239,7 +240,11 @@ def test_the_report_tells_what_it_cost(kind, trimmed):
     model = transformers.AutoModel.from_pretrained(before)
     assert report["model"]["before"]["parameters"] >= model.num_parameters()
     assert report["model"]["after"]["rows"] == report["pieces"]["after"]
-    assert (after / "README.md").read_text() == "licence: mine"
+    card = ModelCard.load(after / "README.md")
+    assert "of the whole model" not in card.content
+    assert card.data.license == "mit"
+    assert card.data.base_model is None
+    assert f"{report['pieces']['after']:,}" in card.text
 
 
 def test_the_same_trim_twice_writes_the_same_bytes(trimmed, corpora, tmp_path):
@@ -265,18 +270,19 @@ def test_a_tokenizer_alone_is_trimmed_without_a_model(corpora, tmp_path):
     wordpiece().save(str(tmp_path / "tokenizer.json"))
     report = trim(tmp_path / "tokenizer.json", corpora, tmp_path / "cut", top=300)
     opened = transformers.AutoTokenizer.from_pretrained(tmp_path / "cut")
-    assert report["model"] is None
+    assert report["model"]["kind"] == "tokenizer"
+    assert report["model"]["after"]["parameters"] == 0
     assert len(opened) == 300
     assert opened.mask_token == "[MASK]"
     assert opened(TEXT["xx"][0])["input_ids"][0] == opened.cls_token_id
 
 
-def test_rows_beyond_the_vocabulary_are_dropped_or_kept_to_a_multiple(corpora, tmp_path):
+def test_rows_beyond_the_vocabulary_are_dropped(corpora, tmp_path):
     save_bert(tmp_path / "model", extra_rows=13)
     report = trim(tmp_path / "model", corpora, tmp_path / "cut", top=300)
     assert report["model"]["after"]["rows"] == 300
-    report = trim(tmp_path / "model", corpora, tmp_path / "padded", top=300, pad_to=64)
-    assert report["model"]["after"]["rows"] == 320
+    report = trim(tmp_path / "model", corpora, tmp_path / "rounded", top=300, multiple=64)
+    assert report["model"]["after"]["rows"] == report["pieces"]["after"] == 320
 
 
 def test_missing_rows_are_refused(corpora, tmp_path):
@@ -326,7 +332,21 @@ def test_a_taken_folder_is_left_alone(corpora, tmp_path):
         (["tokenizer.json", "-o", "out", "--language", "xx=a.txt", "--top", "9"], "the size is 9"),
         (["tokenizer.json", "-o", "out", "--language", "xx=a.txt", "--top", "9", "--budget", "9"], "expected one rule"),
         (["tokenizer.json", "-o", "out", "--language", "xx=a.txt", "--threshold", "2"], "expected a threshold between 0 and 1, got 2.0"),
-        (["tokenizer.json", "-o", "out", "--language", "xx=a.txt", "--pad-to", "0"], "multiple of 1 or more, got 0"),
+        (["tokenizer.json", "-o", "out", "--language", "xx=a.txt", "--multiple", "0"], "multiple of 1 or more, got 0"),
+        (["tokenizer.json", "-o", "out", "--language", "en"], "--language: expected CODE=FILE, FOLDER or hub:NAME, got 'en'"),
+        (["tokenizer.json", "-o", "out", "--language", "en=hub:"], "expected hub:NAME[:CONFIG[:SPLIT]], got 'hub:'"),
+        (["tokenizer.json", "-o", "out", "--language", "xx=a.txt", "--lines", "few"], "--lines: expected a number or 'all', got 'few'"),
+        (["tokenizer.json", "-o", "out", "--language", "xx=a.txt", "--lines", "0"], "expected 1 line or more of a language, got 0"),
+        (["tokenizer.json", "-o", "out", "--language", "xx=foreign.txt", "--coverage", "0.99"], "a coverage of 0.99 cannot be met"),
+        (["tokenizer.json", "-o", "out", "--language", "xx=a.txt", "--revision", "v1"], "--revision v1 is for a name on the Hub"),
+        (["someone/small", "-o", "out", "--language", "xx=a.txt"], "`hf download someone/small`"),
+        (["tokenizer.json", "--language", "xx=a.txt"], "expected a folder (-o) or a patch (--patch)"),
+        (["tokenizer.json", "-o", "out", "--language", "xx=a.txt", "--push", "small"], "name it OWNER/NAME"),
+        (["tokenizer.json", "-o", "out", "--language", "xx=a.txt", "--public"], "--public is for --push"),
+        (["tokenizer.json", "--patch", "p", "--language", "xx=a.txt", "--push", "a/b"], "--push uploads a folder"),
+        (["tokenizer.json", "--patch", "p", "--language", "xx=a.txt"], "a tokenizer alone is no base of a patch"),
+        (["tokenizer.json", "--patch", "a.txt", "--language", "xx=a.txt"], "a.txt: exists already"),
+        (["tokenizer.json", "--patch", "no/p", "--language", "xx=a.txt"], "there is no folder no"),
     ],
 )  # fmt: skip
 def test_bad_input_exits_2_with_one_sentence(arguments, sentence, tmp_path, monkeypatch):
@@ -334,6 +354,7 @@ def test_bad_input_exits_2_with_one_sentence(arguments, sentence, tmp_path, monk
     wordpiece().save("tokenizer.json")
     (tmp_path / "a.txt").write_text("ba be bi")
     (tmp_path / "empty.txt").write_text("\n\n")
+    (tmp_path / "foreign.txt").write_text("привет мир")
 
     done = CliRunner().invoke(app, ["trim", "--quiet", *arguments])
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         parse_vocabulary,
         tokenizer_digest,
     )
+    from vocabmerge.trim.apply import apply_patch
     from vocabmerge.trim.fair_choice import FairChoice, choose_fair
     from vocabmerge.trim.folder import trim
     from vocabmerge.trim.more_lines import MoreLines, more_lines
@@ -50,6 +51,7 @@ __all__ = [
     "VocabularyError",
     "VocabularyMap",
     "__version__",
+    "apply_patch",
     "carry",
     "carry_model",
     "choose_fair",
@@ -97,6 +99,7 @@ _HOMES = {
     "Vocabulary": "tokenizer_file.vocabulary",
     "VocabularyError": "errors",
     "VocabularyMap": "maps",
+    "apply_patch": "trim.apply",
     "carry": "carry.carry",
     "carry_model": "carry.folder",
     "choose_fair": "trim.fair_choice",

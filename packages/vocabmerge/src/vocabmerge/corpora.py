@@ -4,13 +4,17 @@ import bz2
 import gzip
 import lzma
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from vocabmerge.errors import VocabularyError
 
-_OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+_OPENERS: dict[str, Callable[[Path], BinaryIO | gzip.GzipFile | lzma.LZMAFile | bz2.BZ2File]] = {
+    ".gz": gzip.open,
+    ".xz": lzma.open,
+    ".bz2": bz2.open,
+}
 
 
 def read_corpus(path: str | Path) -> Iterator[str]:
@@ -38,7 +42,7 @@ def read_corpus(path: str | Path) -> Iterator[str]:
     number = 0
     any_text = False
     try:
-        with _open(path) as file:
+        with _OPENERS.get(path.suffix, _open_plain)(path) as file:
             for raw in file:
                 number += 1
                 line = raw.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
@@ -128,10 +132,9 @@ def corpus_files(source: str | Path) -> list[Path]:
     return files
 
 
+def _open_plain(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
 def _is_text(file: Path) -> bool:
     return file.suffix == ".txt" or file.suffix in _OPENERS
-
-
-def _open(path: Path) -> BinaryIO | gzip.GzipFile | lzma.LZMAFile | bz2.BZ2File:
-    opener = _OPENERS.get(path.suffix)
-    return path.open("rb") if opener is None else opener(path, "rb")

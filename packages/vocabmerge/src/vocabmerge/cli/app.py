@@ -7,7 +7,7 @@ import typer
 from vocabmerge import __version__
 from vocabmerge.cli.carry import carry
 from vocabmerge.cli.merge import merge
-from vocabmerge.cli.trim import trim
+from vocabmerge.cli.trim import apply, trim
 from vocabmerge.cli.vocabularies import count, inspect, overlap
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -31,5 +31,5 @@ def main(
     """True unions and exact trims of Hugging Face tokenizers, and the embeddings that go with them."""
 
 
-for command in (merge, overlap, inspect, count, trim, carry):
+for command in (merge, overlap, inspect, count, trim, apply, carry):
     app.command()(command)

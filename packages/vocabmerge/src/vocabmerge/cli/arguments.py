@@ -31,6 +31,7 @@ Lines = Annotated[
     str,
     typer.Option(help="Lines of each language, evenly spread over its files; or all."),
 ]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a name on the Hub.")]
 PadTo = Annotated[int, typer.Option(help="Round the model's rows up to a multiple.")]
 
 

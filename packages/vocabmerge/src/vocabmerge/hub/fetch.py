@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from vocabmerge.errors import VocabularyError
 
@@ -112,13 +113,7 @@ def local_files(folder: Path) -> list[str]:
 def _snapshot(name: str, revision: str | None) -> Path:
     from glob import escape
 
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        HFValidationError,
-        HTTPError,  # type: ignore[attr-defined]  # its client's, whichever that is
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import HfApi, errors, snapshot_download
 
     try:
         listed = HfApi().model_info(name, revision=revision).siblings or []
@@ -127,18 +122,18 @@ def _snapshot(name: str, revision: str | None) -> Path:
             return Path(
                 snapshot_download(name, revision=revision, allow_patterns=[*map(escape, wanted)])
             )
-    except RevisionNotFoundError as error:
+    except errors.RevisionNotFoundError as error:
         raise VocabularyError(
             f"{name}: the Hub has no revision {revision!r} of it; give a branch, a tag or a commit"
         ) from error
-    except RepositoryNotFoundError as error:
+    except errors.RepositoryNotFoundError as error:
         raise VocabularyError(
             f"{name}: no such file or folder, and no model of that name on the Hub that you may read; see to the "
             "name, ask for access on its page, or log in with `hf auth login`"
         ) from error
-    except HFValidationError as error:
+    except errors.HFValidationError as error:
         raise VocabularyError(f"{name}: no such file or folder, and no name on the Hub") from error
-    except (HTTPError, OSError) as error:
+    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # its client's, whichever that is
         return _cached(name, revision, error)
 
 
@@ -157,7 +152,7 @@ def _cached(name: str, revision: str | None, error: Exception) -> Path:
         path = try_to_load_from_cache(name, file, revision=revision)
         if isinstance(path, str):
             folder = Path(path).parent
-            weights = any(found.suffix in (".safetensors", ".bin") for found in folder.rglob("*"))
+            weights = any(member.suffix in (".safetensors", ".bin") for member in folder.rglob("*"))
             if weights or file == "tokenizer.json":
                 return folder
             raise VocabularyError(
@@ -171,17 +166,14 @@ def _cached(name: str, revision: str | None, error: Exception) -> Path:
 @contextmanager
 def _no_bars() -> Iterator[None]:
     """Without the Hub's progress bars: a library is silent."""
-    from huggingface_hub.utils import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
+    from huggingface_hub import utils
 
-    shown = not are_progress_bars_disabled()
+    bars: Any = utils  # whose switches are not in its __all__
+    shown = not bars.are_progress_bars_disabled()
     if shown:
-        disable_progress_bars()
+        bars.disable_progress_bars()
     try:
         yield
     finally:
         if shown:
-            enable_progress_bars()
+            bars.enable_progress_bars()

@@ -1,51 +1,58 @@
-"""Trims a folder: tokenizer, and the model if one is in it, into a new folder that plain transformers opens."""
+"""Trims a folder: tokenizer, and the model if one is in it, into a new folder that is opened as the old one was."""
 
-import importlib.metadata
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vocabmerge.encoder_folder.layout import Layout, named_ids, read_layout
+from vocabmerge.encoder_folder.parts import check_folder
+from vocabmerge.encoder_folder.write import write_trimmed
 from vocabmerge.errors import VocabularyError
-from vocabmerge.hub.fetch import model_folder
+from vocabmerge.hub.fetch import local_files, model_folder
 from vocabmerge.language_texts import LINES, Corpora, language_texts
-from vocabmerge.model_files import has_weights, save_model, stored_tensors
-from vocabmerge.output_folder import new_folder, refuse_taken, write_json, write_tokenizer
+from vocabmerge.output_folder import new_folder, refuse_taken, write_json
+from vocabmerge.patch_file import Patch, digests, write_patch
 from vocabmerge.progress import ProgressCallback, no_progress
 from vocabmerge.tokenizer_file.reading import read_vocabulary
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
-from vocabmerge.trim.segmentation_change import segmentation_change
+from vocabmerge.trim.card import card
+from vocabmerge.trim.characters import CharacterRule
+from vocabmerge.trim.report import trim_report
 from vocabmerge.trim.segmented_text import SegmentedText
-from vocabmerge.trim.trim import Trim, trim_vocabulary
+from vocabmerge.trim.trim import CutVocabulary, trim_vocabulary
 
-_COMPANIONS = (
-    *("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "chat_template.jinja"),
-    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
-)
-_MODULE = "[0-9]_*"  # what sentence-transformers does behind the model, a folder each
+REPORT = "report.json"
+CARD = "README.md"
 
 
 def trim(
     source: str | Path,
     corpora: Corpora,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     threshold: float | None = None,
     top: int | None = None,
     budget: int | None = None,
-    pad_to: int = 1,
+    coverage: float | None = None,
+    multiple: int = 1,
+    characters: CharacterRule = "scripts",
     lines: int | None = LINES,
     revision: str | None = None,
+    patch: str | Path | None = None,
+    name: str | None = None,
     watch: ProgressCallback = no_progress,
 ) -> dict[str, Any]:
-    """Cut a model or a tokenizer down to what some languages need, and write it to a new folder.
+    """Cut a model or a tokenizer down to what some languages need, and write it to a new folder, a patch, or both.
 
     BiStil's rule (Ansell, Ponti, Korhonen, Vulić 2023) keeps a piece if `max over languages l of p[l, i] ≥ threshold`,
-    where `p[l, i]` is the share of piece i among the tokens of l's corpus; see `trim_vocabulary` for what stays
-    besides. The model loses the rows of the other pieces, bit for bit, and nothing else: hidden states and the logits
-    of kept pieces are what they were.
+    where `p[l, i]` is the share of piece i among the tokens of l's corpus; see `trim_vocabulary` for the other rules and
+    for what stays besides. The model loses the rows of the other pieces, bit for bit, and nothing else: hidden states,
+    sentence vectors, and the logits of kept pieces are what they were.
 
-    The folder holds the tokenizer, the model if the source has one, `maps/<name>.safetensors` (old id → new ids) and
-    `report.json`. It appears whole or not at all.
+    The folder has the layout of the source, a card of its own (`README.md`), `maps/<name>.safetensors` (old id → new ids)
+    and `report.json`. It appears whole or not at all.
 
     Args:
         source: a model folder, a tokenizer (see `read_vocabulary`), or `OWNER/NAME` on the Hugging Face Hub.
@@ -55,16 +62,21 @@ def trim(
         threshold: BiStil's rule, the default with 1e-6.
         top: or: how many pieces to keep.
         budget: or: how many pieces to keep, fairly to the worst-served language.
-        pad_to: the model's rows are rounded up to a multiple of this.
+        coverage: or: the share of every language's tokens whose pieces to keep.
+        multiple: the number of pieces is rounded up to a multiple of this, with the next best ones.
+        characters: which single characters stay whatever their counts: those `seen`, those of the `scripts` too, or `all`.
         lines: of each language at most so many, evenly spread over its files; None for all.
         revision: branch, tag or commit of a source on the Hub.
+        patch: a file to make, from which and the source `apply_patch` makes the folder.
+        name: what the card calls the model, `OWNER/NAME` where it goes to the Hub; by default after source and languages.
         watch: told what is going on.
 
     Returns:
         The report.
 
     Raises:
-        VocabularyError: any input that cannot be worked with, or a model with fewer rows than the tokenizer has ids.
+        VocabularyError: any input that cannot be worked with, such as a model with fewer rows than the tokenizer has
+            ids, a part of it that is not understood, or a coverage that cannot be met.
 
     Example:
         A tokenizer alone; with `config.json` and weights beside it the model is cut, too.
@@ -80,15 +92,18 @@ def trim(
         >>> report["pieces"]["before"], report["pieces"]["after"], list(read_vocabulary("small").pieces)
         (5, 4, ['[UNK]', 'a', '##b', 'ab'])
     """
-    out = Path(out)
-    if pad_to < 1:
-        raise VocabularyError(f"expected to pad to a multiple of 1 or more, got {pad_to!r}")
-    refuse_taken(out)
+    out, patch = (None if place is None else Path(place) for place in (out, patch))
     texts = language_texts(corpora, lines=lines)
+    _refuse_bad_output(out, patch)
     base = model_folder(source, revision=revision)
-    vocabulary = read_vocabulary(base, name=base_name(source, base))
-    model = _model_in(base, vocabulary)
-    with new_folder(out) as folder:
+    layout = read_layout(base)
+    vocabulary = vocabulary_in(layout, name=base_name(source, base))
+    if patch is not None and not layout.transformers and not layout.tables:
+        raise VocabularyError(
+            f"{source}: a tokenizer alone is no base of a patch; leave --patch out, or name a model"
+        )
+    check_folder(layout, vocabulary)
+    with _work_folder(out, patch) as folder:
         segmented = {
             language: SegmentedText(
                 vocabulary, text, watch=watch, what=f"lines of {language} counted"
@@ -101,19 +116,29 @@ def trim(
             threshold=threshold,
             top=top,
             budget=budget,
+            coverage=coverage,
+            multiple=multiple,
+            characters=characters,
             seen={language: text.characters for language, text in segmented.items()},
-            protect=_named_ids(model),
+            protect=named_ids(layout),
         )
-        report = _report(cut, segmented, watch)
-        write_tokenizer(folder, cut.after, with_model=model is not None)
-        cut.map.save(folder / "maps" / f"{vocabulary.name}.safetensors")
-        report["map"] = cut.map.counts
-        report["model"] = None if model is None else _trim_model(model, cut, base, folder, pad_to)
-        for name in _companions(base):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes((base / name).read_bytes())
-        write_json(folder / "report.json", report)
+        report = trim_report(cut, segmented, source=source, base=base, watch=watch)
+        watch(0, None, "model written")
+        report["model"] = write_cut(layout, cut, folder)
+        name = name or "-".join([cut.before.name, *texts])
+        (folder / CARD).write_text(card(report, layout, name=name), encoding="utf-8")
+        write_json(folder / REPORT, report)
+        if patch is not None:
+            watch(0, None, "patch written")
+            write_patch(_patch(cut, layout, report, folder), patch)
     return report
+
+
+def vocabulary_in(layout: Layout, *, name: str | None = None) -> Vocabulary:
+    """The vocabulary of a model folder, called as the folder where it is not named."""
+    if name is None and layout.folder.is_dir():
+        name = layout.folder.resolve().name
+    return read_vocabulary(layout.folder / layout.tokenizer, name=name)
 
 
 def base_name(source: str | Path, base: Path) -> str | None:
@@ -121,94 +146,59 @@ def base_name(source: str | Path, base: Path) -> str | None:
     return None if Path(source) == base else str(source).rpartition("/")[2]
 
 
-def _companions(source: Path) -> list[Path]:
-    """The files of a model folder that a trim leaves as they are, by their names in it."""
-    if not source.is_dir():
-        return []
-    files = [source / name for name in _COMPANIONS if (source / name).is_file()]
-    if source / "modules.json" in files:
-        files += [file for file in sorted(source.glob(f"{_MODULE}/*")) if file.is_file()]
-    return [file.relative_to(source) for file in files]
+def write_cut(layout: Layout, cut: CutVocabulary, folder: Path) -> dict[str, Any]:
+    """Write all that follows from a model folder and a cut of its vocabulary: the model, the tokenizer, the map.
+
+    Returns:
+        What the report says of the model.
+    """
+    about = write_trimmed(layout, folder, cut)
+    cut.map.save(folder / "maps" / f"{cut.before.name}.safetensors")
+    return about
 
 
-def _model_in(source: Path, vocabulary: Vocabulary) -> Any:
-    """The model of a folder that has weights, checked against the tokenizer; None where it has none."""
-    if not has_weights(source):
-        return None
-    from vocabmerge.models import open_model, vocabulary_tensors
-
-    model = open_model(source)
-    rows = vocabulary_tensors(model).rows
-    if rows < len(vocabulary):
-        raise VocabularyError(
-            f"{source}: the tokenizer has {len(vocabulary)} ids and the embedding {rows} rows; rows beyond the "
-            "vocabulary are legal, missing ones are not: resize the model's embedding, or take the tokenizer that "
-            "it was trained with"
-        )
-    return model
-
-
-def _named_ids(model: Any) -> list[int]:
-    """Every id that the model's settings name."""
-    if model is None:
-        return []
-    from vocabmerge.models import token_ids
-
-    values = token_ids(model).values()
+def base_files(layout: Layout, left_out: list[str]) -> list[str]:
+    """The files of a model folder that a trim of it depends on, by their paths in it."""
     return [
-        number for value in values for number in (value if isinstance(value, list) else [value])
+        name
+        for name in local_files(layout.folder)
+        if name not in left_out
+        and not any(part.startswith(".") for part in Path(name).parts)
+        and not name.lower().startswith("readme")
     ]
 
 
-def _trim_model(model: Any, cut: Trim, source: Path, folder: Path, pad_to: int) -> dict[str, Any]:
-    import torch
-
-    from vocabmerge.models import padded_rows, select_rows, vocabulary_tensors
-
-    def size(model_folder: Path) -> dict[str, int]:
-        tensors = [tensor for _, tensor in stored_tensors(model_folder)]
-        return {
-            "rows": vocabulary_tensors(model).rows,
-            "parameters": sum(tensor.numel() for tensor in tensors),
-            "bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-        }
-
-    kept = torch.from_numpy(cut.kept)
-    size_before, tensors_before = size(source), dict(model.state_dict(keep_vars=True))
-    select_rows(model, cut.kept.tolist(), pad_to=pad_to)
-    rows = vocabulary_tensors(model).rows
-    save_model(
-        model,
-        folder,
-        source=source,
-        before=tensors_before,
-        cut=lambda table: padded_rows(table, rows, biased=True, ids=kept),
+def _patch(cut: CutVocabulary, layout: Layout, report: dict[str, Any], folder: Path) -> Patch:
+    return Patch(
+        name=cut.before.name,
+        base=digests(layout.folder, base_files(layout, report["model"]["left_out"])),
+        made=digests(folder, local_files(folder)),
+        kept=cut.kept,
+        tokenizer=cut.tokenizer,
+        texts={name: (folder / name).read_text(encoding="utf-8") for name in (CARD, REPORT)},
+        versions=report["versions"],
     )
-    return {"architecture": type(model).__name__, "before": size_before, "after": size(folder)}
 
 
-def _report(
-    cut: Trim, segmented: Mapping[str, SegmentedText], watch: ProgressCallback
-) -> dict[str, Any]:
-    languages = {}
-    for number, (language, text) in enumerate(segmented.items()):
-        watch(number, len(segmented), "languages compared")
-        change = segmentation_change(text, cut.before, cut.after, cut.new_ids)
-        languages[language] = {**change.as_record(), "coverage": cut.coverage[language]}
-    return {
-        "format": "vocabmerge-trim/1",
-        "source": cut.before.name,
-        "rule": cut.rule,
-        "pieces": {
-            "before": len(cut.before),
-            "after": len(cut.kept),
-            "always": cut.always,
-            "ancestors": cut.ancestors,
-        },
-        "languages": languages,
-        "fair_bound": cut.bound,
-        "digests": {"before": cut.before.digest, "after": cut.after.digest},
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("vocabmerge", "tokenizers", "numpy")
-        },
-    }
+def _refuse_bad_output(out: Path | None, patch: Path | None) -> None:
+    if out is None and patch is None:
+        raise VocabularyError("expected a folder (-o) or a patch (--patch) to write, got neither")
+    if out is not None:
+        refuse_taken(out)
+    if patch is not None:
+        if patch.exists():
+            raise VocabularyError(f"{patch}: exists already; name another file, or remove it")
+        if not patch.parent.is_dir():
+            raise VocabularyError(f"{patch}: there is no folder {patch.parent}; make it first")
+
+
+@contextmanager
+def _work_folder(out: Path | None, patch: Path | None) -> Iterator[Path]:
+    """The folder to fill: the new one, or one that goes where only a patch is wanted."""
+    if out is not None:
+        with new_folder(out) as folder:
+            yield folder
+    else:
+        assert patch is not None
+        with tempfile.TemporaryDirectory(prefix=f".{patch.name}.", dir=patch.parent) as temporary:
+            yield Path(temporary)

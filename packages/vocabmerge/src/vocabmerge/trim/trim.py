@@ -26,34 +26,18 @@ from vocabmerge.trim.rule import Rule, choose, covered_shares
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Trim:
+class CutVocabulary:
     """A vocabulary cut down.
 
     Args:
         before: the vocabulary that was cut.
         kept: old id of each new id [V_new], ascending: kept pieces keep their order.
         tokenizer: the parsed `tokenizer.json` of the result.
-        rule: the rule and its number, in words.
-        asked: the rule itself.
-        forced: what stayed whatever its counts [V_old].
-        always: how many pieces that are.
-        ancestors: how many stayed only because BPE needs them on its way to others.
-        coverage: per language, the share of the counted tokens whose piece stayed; unknown tokens have none.
-        bound: under the fair rule, what no choice of the size can exceed in its worst language; else None.
-        characters: which single characters stayed whatever their counts, and what each choice of them costs.
     """
 
     before: Vocabulary
     kept: NDArray[np.int64] = field(repr=False)
     tokenizer: dict[str, Any] = field(repr=False)
-    rule: str
-    asked: Rule
-    forced: NDArray[np.bool_] = field(repr=False)
-    always: int
-    ancestors: int
-    coverage: Mapping[str, float]
-    bound: float | None
-    characters: Characters
 
     @cached_property
     def after(self) -> Vocabulary:
@@ -73,6 +57,34 @@ class Trim:
     def map(self) -> VocabularyMap:
         """Old id → new ids: one for a kept piece; for a dropped one, how kept pieces spell it."""
         return map_after_trim(self.before, self.after, self.new_ids)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trim(CutVocabulary):
+    """A vocabulary cut down by a rule.
+
+    Args:
+        before: the vocabulary that was cut.
+        kept: old id of each new id [V_new], ascending: kept pieces keep their order.
+        tokenizer: the parsed `tokenizer.json` of the result.
+        rule: the rule and its number, in words.
+        asked: the rule itself.
+        forced: what stayed whatever its counts [V_old].
+        always: how many pieces that are.
+        ancestors: how many stayed only because BPE needs them on its way to others.
+        coverage: per language, the share of the counted tokens whose piece stayed; unknown tokens have none.
+        bound: under the fair rule, what no choice of the size can exceed in its worst language; else None.
+        characters: which single characters stayed whatever their counts, and what each choice of them costs.
+    """
+
+    rule: str
+    asked: Rule
+    forced: NDArray[np.bool_] = field(repr=False)
+    always: int
+    ancestors: int
+    coverage: Mapping[str, float]
+    bound: float | None
+    characters: Characters
 
 
 def trim_vocabulary(
