@@ -142,25 +142,19 @@ def _print_trim(report: dict[str, Any]) -> None:
     rows = [
         [
             language,
-            f"{row['lines']:,}",
             percent(row["coverage"]),
             f"{row['tokens_per_word_before']:.3f} → {row['tokens_per_word_after']:.3f}",
             f"{percent(row['unknown_rate_before'])} → {percent(row['unknown_rate_after'])}",
             percent(row["unchanged"]),
-            percent(row["more_lines"]["coverage_other_half"]) if row["more_lines"] else "",
         ]
         for language, row in report["languages"].items()
     ]
-    heads = [
-        "language",
-        "lines",
-        "coverage",
-        "tokens per word",
-        "unknown",
-        "lines as before",
-        "of unseen lines",
-    ]
+    heads = ["language", "coverage", "tokens per word", "unknown", "lines as before"]
     print_table(heads, rows)
+    for language, row in report["languages"].items():
+        more = row["more_lines"]
+        half = "" if more is None else f"; pieces chosen from half of them cover {percent(more['coverage_other_half'])} of the other half's tokens"  # fmt: skip
+        typer.echo(f"{language}: {row['lines']:,} lines read{half}")
     kept = report["characters"]
     costs = ", ".join(f"{rule} {number:,}" for rule, number in kept["pieces"].items())
     typer.echo(f"single characters that stay by rule ({kept['rule']} is in force): {costs}")

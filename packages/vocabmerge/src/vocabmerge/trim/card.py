@@ -97,7 +97,7 @@ def percent(share: float) -> str:
 
 def unseen_becomes(characters: Mapping[str, Any], *, code: str = "") -> str:
     """What happens to characters without a piece, in words that follow their name."""
-    whole = "take their words with them: " if characters["unseen_word"] else ""
+    whole = "take their words with them and " if characters["unseen_word"] else ""
     if characters["unseen"] == "bytes":
         return f"{whole}fall into bytes"
     if characters["unseen"] == "nothing":
