@@ -98,6 +98,29 @@ def test_texts_beyond_the_limit_are_cut_and_counted(sentence_encoder: Path) -> N
     assert not np.allclose(short, long, atol=1e-6)
 
 
+def test_an_encoder_of_two_routes_is_asked_by_the_right_one(
+    models: Models, text: list[str], tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Router, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
+
+    encoder = Transformer(str(models("bert")))
+    static = StaticEmbedding(encoder.tokenizer.backend_tokenizer, embedding_dim=32)
+    router = Router.for_query_document([static], [encoder, Pooling(32, "cls")])
+    SentenceTransformer(modules=[router], device="cpu").save(str(tmp_path / "router"))
+    library = SentenceTransformer(str(tmp_path / "router"), device="cpu")
+    vectors = open_vectors(str(tmp_path / "router"), Protocol())
+
+    queries, _ = vectors.encode(text[:5], "query", silent, "")
+    documents, _ = vectors.encode(text[:5], "document", silent, "")
+
+    np.testing.assert_allclose(queries, library.encode_query(text[:5]), atol=1e-6)
+    np.testing.assert_allclose(documents, library.encode_document(text[:5]), atol=1e-6)
+    with pytest.raises(XevalError, match="reads texts whole, so that max_length 8 cannot be kept"):
+        open_vectors(str(tmp_path / "router"), Protocol(max_length=8))
+
+
 def test_a_layer_of_a_sentence_encoder_is_refused(sentence_encoder: Path) -> None:
     with pytest.raises(XevalError, match="judged by its own pooling, but layer is 3; leave"):
         open_vectors(str(sentence_encoder), Protocol(layer=3))

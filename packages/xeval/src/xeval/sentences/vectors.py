@@ -91,7 +91,12 @@ class SentenceVectors:
             )
         limit = self._model.max_seq_length
         if max_length is not None and (limit is None or max_length < limit):
-            self._model.max_seq_length = max_length
+            try:
+                self._model.max_seq_length = max_length
+            except AttributeError as error:
+                raise XevalError(
+                    f"{model}: has a module that reads texts whole, so that max_length {max_length} cannot be kept; leave it out"
+                ) from error
         self._prompts = prompts
         modules = ", ".join(type(module).__name__ for module in self._model)
         said = [f"{role} {self._prompt(role)!r}" for role in ROLES if self._prompt(role)]
