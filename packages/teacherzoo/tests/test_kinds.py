@@ -14,7 +14,7 @@ from transformers import BertConfig, PreTrainedTokenizerFast
 
 from teacherzoo import Corpus, TeacherError, load_teacher, rank, record
 from teacherzoo.encoders.heads import SplitHead
-from teacherzoo.encoders.kinds import same_class
+from teacherzoo.encoders.kinds import PLAIN_NAMES, same_class
 from vocabmerge import Kind
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}  # fmt: skip
@@ -45,6 +45,10 @@ KINDS = {
     "BertForTokenClassification": Kind.TOKEN_CLASSIFIER,
     "BertForQuestionAnswering": Kind.QUESTION_ANSWERING,
 }
+
+
+def test_every_kind_has_a_name() -> None:
+    assert set(PLAIN_NAMES) == set(Kind)
 
 
 @pytest.mark.parametrize("architecture", KINDS)

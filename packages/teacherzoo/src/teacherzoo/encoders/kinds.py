@@ -37,6 +37,7 @@ PLAIN_NAMES = {
     Kind.CLASSIFIER: "a sequence classifier or reranker",
     Kind.TOKEN_CLASSIFIER: "a token classifier",
     Kind.QUESTION_ANSWERING: "a question answerer",
+    Kind.MULTIPLE_CHOICE: "a model of multiple choice",
     Kind.TOKENIZER: "a tokenizer without a model",
 }
 """Kind of a folder to what a sentence calls it."""
