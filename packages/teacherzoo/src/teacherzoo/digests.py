@@ -21,7 +21,10 @@ Text = Corpus | str | Path | Sequence[Path]
 TOKENIZER_FILES = (
     "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "*.model",
 )  # fmt: skip
-MODEL_FILES = ("config.json", "*.safetensors", "pytorch_model*.bin", "*.py", *TOKENIZER_FILES)
+MODEL_FILES = (
+    "config.json", "*.safetensors", "pytorch_model*.bin", "*.py", *TOKENIZER_FILES,
+    "modules.json", "*_linear.pt", "[0-9]*_*/config.json", "[0-9]*_*/*.safetensors", "[0-9]*_*/*.bin",
+)  # fmt: skip
 
 
 def digest_of_inputs(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bistil.compare.identity import WantedResults
 from bistil.compare.recipe import Comparison, System
+from bistil.errors import AdaptError
 from bistil.extract.config import Extraction
 from bistil.extract.run import extract
 from bistil.losses.weights import PRESETS, TaskLossWeights
@@ -19,8 +20,11 @@ from bistil.tasks.task_sft import apply_task, task_sft
 from bistil.tasks.teacher import TaskTeacher
 from bistil.tasks.training import TaskTraining
 from teacherzoo.atomic_write import temporary_beside
+from teacherzoo.encoders.kinds import model_layout
+from teacherzoo.encoders.teachers import teacher_folder
 from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.progress import ProgressCallback
+from vocabmerge import Kind
 from xeval import Protocol, open_source
 from xeval.finetune.checkpoint import write_finetuned
 
@@ -31,8 +35,31 @@ BILINGUAL: dict[System, str] = {
     "scratch": "mlm",
 }
 """Systems with a student for each target, and the loss that it is extracted by."""
+_BY_MASKED_WORDS = ("distilmbert", "scratch")
 MULTILINGUAL: dict[System, str] = {"distilmbert": "distilmbert", "minilmv2": "minilmv2"}
 """Systems with one student for all targets, and the loss that it is extracted by."""
+
+
+def require_kind(recipe: Comparison) -> None:
+    """Refuse what masked words teach where the model has no masked-LM head.
+
+    Raises:
+        AdaptError: naming the key of the recipe to change.
+    """
+    kind = model_layout(teacher_folder(recipe.model)).kind
+    if kind in (Kind.MASKED_LM, Kind.SPARSE):
+        return
+    taught = [system for system in recipe.systems if system in _BY_MASKED_WORDS]
+    if taught:
+        raise AdaptError(
+            f"{recipe.model}: {' and '.join(taught)} learn by a masked-LM head, which a model of kind {kind.value!r} does not have; "
+            "leave them out of `systems`, or give a masked LM."
+        )
+    if recipe.languages is not None:
+        raise AdaptError(
+            f"{recipe.model}: sparse fine-tunings of languages are learnt by a masked-LM head, which a model of kind {kind.value!r} "
+            "does not have; write `languages: null`, or give a masked LM."
+        )
 
 
 class Models:

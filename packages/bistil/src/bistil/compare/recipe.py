@@ -74,7 +74,7 @@ class Comparison(_Part):
     """Everything that decides a comparison."""
 
     model: str
-    """The multilingual model: a masked-LM folder or a Hub name."""
+    """The multilingual model: a folder or a Hub name; what of `systems` and `languages` learns by masked words needs a masked LM."""
     corpora: Annotated[dict[str, str], Field(min_length=2)]
     """Language to text; students of multilingual data read all of them."""
     source: str = "en"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bistil.compare.identity import WantedResults, results_of, summary
-from bistil.compare.models import Models
+from bistil.compare.models import Models, require_kind
 from bistil.compare.recipe import Comparison
 from bistil.tasks.adapt import ResultLabel
 from teacherzoo.processes import rank, wait_for_all
@@ -54,6 +54,7 @@ def compare(
 
             results, notes = compare(read_comparison(Path("recipe.yaml")))
     """
+    require_kind(recipe)
     wanted = wanted or WantedResults(recipe)
     plan = [
         (system, task, target, seed)

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from bistil.errors import ExportError
 from bistil.export.heads import Part, part_of
+from vocabmerge import Kind, read_layout
 from xeval.encoder import longest_row, open_tokenizer, quiet
 from xeval.finetune.checkpoint import read_finetuned
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 PLACES_OF_WORDS = ("word_start", "word_size")
+_POOLED = (Kind.SENTENCE, Kind.SPARSE, Kind.MULTI_VECTOR)
 _HEADS = ("ForMaskedLM", "ForTokenClassification", "ForSequenceClassification")
 
 
@@ -57,6 +59,11 @@ def open_graph(model: str) -> Graph:
     from transformers import AutoConfig, AutoModel
     from transformers.models.auto import modeling_auto
 
+    if Path(model).is_dir() and (kind := read_layout(model).kind) in _POOLED:
+        raise ExportError(
+            f"{model}: it is a folder of sentence-transformers of kind {kind.value!r}, and a graph would hold its encoder without what "
+            "makes vectors of the states; export a model without such modules."
+        )
     tokenizer = open_tokenizer(model)
     config = AutoConfig.from_pretrained(model)
     saved = (getattr(config, "architectures", None) or [""])[0]
@@ -65,9 +72,9 @@ def open_graph(model: str) -> Graph:
         raise ExportError(
             f"{model}: it was saved as {saved}; exported are {', '.join(_HEADS)}, encoders, and folders of xeval tune."
         )
-    kind = AutoModel if head is None else getattr(modeling_auto, f"AutoModel{head}")
+    auto_class = AutoModel if head is None else getattr(modeling_auto, f"AutoModel{head}")
     with quiet():
-        opened = kind.from_pretrained(
+        opened = auto_class.from_pretrained(
             model, dtype=torch.float32, attn_implementation="eager"
         ).eval()
     axes = {

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bistil.encoders.capture import layers_of
+from bistil.encoders.model_folder import require_narrowable_modules
 from bistil.encoders.widths import require_narrowable
 from bistil.errors import ExtractError
 from bistil.extract.config import Extraction
 from bistil.extract.plan import Plan, attention_route
-from bistil.extract.record import RunRecord, require_narrowable_modules, write_folder
+from bistil.extract.record import RunRecord, write_folder
 from bistil.extract.sentences import (
     SentenceInputs,
     check_sentences,

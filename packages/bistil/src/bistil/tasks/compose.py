@@ -27,7 +27,7 @@ def compose(
 ) -> Path:
     """Write θ + Σ added - Σ subtracted as a model folder (composition; Ansell et al. 2022, section 3).
 
-    With a task's among them the folder is one that `xeval score` reads; without, a masked LM.
+    With a task's among them the folder is one that `xeval score` reads; without, one of the base model's kind and layout.
 
     Args:
         model: the base model.
@@ -67,7 +67,7 @@ def compose(
         notes = {**tuned.notes, "applied": added, "subtracted": [tuning.name for tuning in taking]}
         write_finetuned(out, replace(tuned, notes=notes))
         return out
-    return _write_masked_lm(model, rest, out)
+    return _write_model(model, rest, out)
 
 
 def _carried(
@@ -89,13 +89,12 @@ def _is_task(tuning: SparseFineTuning) -> bool:
     return tuning.about.get("kind") == "task"
 
 
-def _write_masked_lm(model: str | Path, tunings: Sequence[SparseFineTuning], out: Path) -> Path:
+def _write_model(model: str | Path, tunings: Sequence[SparseFineTuning], out: Path) -> Path:
+    from bistil.encoders.model_folder import write_model
     from teacherzoo import load_teacher
-    from teacherzoo.encoders.teachers import read_tokenizer
 
-    teacher = load_teacher(model)
+    teacher = load_teacher(model, headless=True)
     apply(teacher.model, *tunings)
     with written_whole(out) as part:
-        teacher.model.save_pretrained(part)
-        read_tokenizer(teacher.folder, teacher.name).save_pretrained(part)
+        write_model(teacher.model, teacher, part)
     return out

@@ -24,7 +24,7 @@ from xeval.task_templates.word_tokenization import Pieces
 
 Objective = Callable[[TaskModel, int], nn.Module]
 
-PROTOCOL = Protocol(batch_size=8, warmup=0.0, patience=1000, weight_decay=0.0)
+PROTOCOL = Protocol(batch_size=8, warmup=0.0, patience=1000, weight_decay=0.0, max_length=256)
 """LT-SFT trains without weight decay, its rate falls from the first step on, and it takes all its steps."""
 
 
