@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata, spearmanr
 
 from xeval.errors import XevalError
-from xeval.statistics.metrics import METRICS, average_ranks, value_of, value_of_rows
+from xeval.statistics.metrics import METRICS, value_of, value_of_rows, weighted_ranks
 
 
 @given(
@@ -59,15 +59,25 @@ def test_nothing_at_all_scores_zero_and_not_nan(metric: str) -> None:
 
 
 @pytest.mark.parametrize("metric", sorted(METRICS))
-def test_leading_axes_are_kept(metric: str) -> None:
-    rows = np.random.default_rng(0).integers(1, 9, size=(2, 5, 6, len(METRICS[metric].columns)))
+def test_weights_say_how_often_an_item_stands(metric: str) -> None:
+    draw = np.random.default_rng(0)
+    rows = draw.integers(1, 9, size=(6, len(METRICS[metric].columns)))
+    weights = draw.integers(0, 3, size=(20, 6))
 
-    together = value_of_rows(metric, rows)
+    together = value_of_rows(metric, rows, weights)
+
+    alone = [value_of_rows(metric, np.repeat(rows, times, axis=0)) for times in weights]
+    np.testing.assert_allclose(together, alone, atol=1e-9)
+
+
+@pytest.mark.parametrize("metric", sorted(m for m in METRICS if METRICS[m].of_sums))
+def test_leading_axes_are_kept(metric: str) -> None:
+    sums = np.random.default_rng(0).integers(1, 9, size=(2, 5, len(METRICS[metric].columns)))
+
+    together = value_of(metric, sums)
 
     assert together.shape == (2, 5)
-    assert together[1, 3] == value_of_rows(metric, rows[1, 3])
-    if METRICS[metric].of_sums:
-        assert (together == value_of(metric, rows.sum(axis=2))).all()
+    assert together[1, 3] == value_of(metric, sums[1, 3])
 
 
 @given(values=st.lists(st.integers(0, 6), min_size=2, max_size=30), seed=st.integers(0, 99))
@@ -80,7 +90,8 @@ def test_spearman_is_that_of_scipy_ties_included(values: list[int], seed: int) -
     assert value_of_rows("cosine_spearman", rows) == pytest.approx(
         100 * spearmanr(values, other).statistic, abs=1e-9
     )
-    np.testing.assert_array_equal(average_ranks(rows.T.astype(float)), rankdata(rows.T, axis=1))
+    once = np.ones((len(values), 1))
+    np.testing.assert_array_equal(weighted_ranks(rows[:, 0], once)[:, 0], rankdata(values))
 
 
 def test_a_metric_of_rows_has_no_value_of_sums() -> None:

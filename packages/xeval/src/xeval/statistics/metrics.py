@@ -26,7 +26,7 @@ class Metric:
         title: its name for people.
         columns: the statistics of one item, in order. Those of `macro_f1` are (tp, fp, fn) once per class.
         of_sums: sums `[..., S]` over items to values `[...]`; None for what is no function of sums.
-        of_rows: for that: rows `[..., n, S]` of n items to values `[...]`.
+        of_rows: for that: rows `[n, S]` of n items, and how often `[D, n]` each stands, to values `[D]`.
         unit: "%" for shares, else a unit in words.
         lowest: the lowest value there is.
         highest: the highest.
@@ -36,7 +36,7 @@ class Metric:
     title: str
     columns: tuple[str, ...]
     of_sums: Callable[[Values], Values] | None = None
-    of_rows: Callable[[Values], Values] | None = None
+    of_rows: Callable[[Values, Values], Values] | None = None
     unit: str = "%"
     lowest: float = 0.0
     highest: float = 100.0
@@ -72,15 +72,16 @@ def value_of(metric: str, sums: Rows) -> Values:
     return score.of_sums(sums)
 
 
-def value_of_rows(metric: str, rows: Rows) -> Values:
-    """The value of a metric from the rows of its items, one row per item; leading axes are kept.
+def value_of_rows(metric: str, rows: Rows, weights: Values | None = None) -> Values:
+    """The value of a metric from the rows of its items.
 
     Args:
         metric: a key of `METRICS`.
-        rows: `[..., n, S]`, with the columns that `METRICS[metric]` names.
+        rows: `[n, S]`, one row per item, with the columns that `METRICS[metric]` names.
+        weights: `[D, n]`, how often each item stands in D sets of items; every item once in one set when None.
 
     Returns:
-        `[...]`, float64.
+        `[D]`, float64; `[]` without weights.
 
     Raises:
         XevalError: for a metric that is not known, or a number of columns that is not the metric's.
@@ -88,15 +89,18 @@ def value_of_rows(metric: str, rows: Rows) -> Values:
     Example:
         >>> float(value_of_rows("accuracy", np.array([[1, 1], [0, 1]])))
         50.0
-        >>> float(value_of_rows("cosine_spearman", np.array([[0.9, 5], [0.7, 3], [0.8, 1]])))
-        50.0
+        >>> rows = np.array([[0.9, 5], [0.7, 3], [0.8, 1]])
+        >>> value_of_rows("cosine_spearman", rows, np.array([[1, 1, 1], [1, 1, 0], [0, 1, 1]])).tolist()
+        [50.0, 100.0, -100.0]
     """
     score = metric_of(metric)
     rows = np.asarray(rows, dtype=np.float64)
-    if score.of_rows is None:
-        return value_of(metric, rows.sum(axis=-2))
     check_columns(metric, rows.shape[-1])
-    return score.of_rows(rows)
+    if score.of_rows is not None:
+        once = np.ones((1, len(rows))) if weights is None else np.asarray(weights, dtype=np.float64)
+        values = score.of_rows(rows, once)
+        return values if weights is not None else values[0]
+    return value_of(metric, rows.sum(axis=0) if weights is None else weights @ rows)
 
 
 def check_columns(metric: str, width: int) -> None:
@@ -138,33 +142,30 @@ def _macro_f1(sums: Values) -> Values:
     return _ratio((_f1(classes) * occurs).sum(axis=-1), occurs.sum(axis=-1).astype(np.float64))
 
 
-def _spearman(rows: Values) -> Values:
+def _spearman(rows: Values, weights: Values) -> Values:
     """Spearman's ρ of two columns, times 100: Pearson's correlation of their ranks, ties at their mean rank.
 
     Where a column is constant there is no order to agree with, and the value is 0.
     """
-    ranks = average_ranks(np.swapaxes(rows, -1, -2))
-    ranks -= ranks.mean(axis=-1, keepdims=True)
-    first, second = ranks[..., 0, :], ranks[..., 1, :]
-    spread = np.sqrt((first**2).sum(axis=-1) * (second**2).sum(axis=-1))
-    return np.clip(100.0 * _ratio((first * second).sum(axis=-1), spread), -100.0, 100.0)
+    times = np.ascontiguousarray(weights.T)  # [n, D], so that ordering items copies whole rows
+    middle = (times.sum(axis=0) + 1) / 2
+    first, second = (weighted_ranks(column, times) - middle for column in rows.T)
+    products = "nd,nd,nd->d"
+    above = np.einsum(products, times, first, second)
+    spread = np.einsum(products, times, first, first) * np.einsum(products, times, second, second)
+    return np.clip(100.0 * _ratio(above, np.sqrt(spread)), -100.0, 100.0)
 
 
-def average_ranks(values: Values) -> Values:
-    """Ranks from 1 along the last axis `[..., n]`; equal values share the mean of theirs."""
-    order = np.argsort(values, axis=-1, kind="stable")
-    ordered = np.take_along_axis(values, order, axis=-1)
-    place = np.broadcast_to(np.arange(values.shape[-1]), values.shape)
-    changes = ordered[..., 1:] != ordered[..., :-1]
-    edge = np.ones((*values.shape[:-1], 1), dtype=bool)
-    starts = np.concatenate([edge, changes], axis=-1)
-    ends = np.concatenate([changes, edge], axis=-1)
-    first = np.maximum.accumulate(np.where(starts, place, 0), axis=-1)
-    backwards = np.where(ends, place, values.shape[-1])[..., ::-1]
-    last = np.minimum.accumulate(backwards, axis=-1)[..., ::-1]
-    ranks = np.empty(values.shape)
-    np.put_along_axis(ranks, order, (first + last) / 2 + 1, axis=-1)
-    return ranks
+def weighted_ranks(values: Values, times: Values) -> Values:
+    """Ranks `[n, D]` from 1 of values `[n]` that stand `times` `[n, D]` each; equal values share the mean of theirs."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    starts = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    counts = np.add.reduceat(times[order], np.flatnonzero(starts), axis=0)
+    group = np.empty(len(values), dtype=np.intp)
+    group[order] = np.cumsum(starts) - 1
+    ranks = np.cumsum(counts, axis=0) - (counts - 1) / 2
+    return np.asarray(ranks[group])
 
 
 def _ratio(above: Values, below: Values) -> Values:

@@ -48,15 +48,10 @@ def bootstrap_scores(
     random = np.random.default_rng([seed, n, 0])
     parts: list[list[Values]] = [[] for _ in samples]
     for count in _chunks(resamples, n):
-        drawn = random.integers(n, size=(count, n))
-        if metric_of(metric).of_sums is None:
-            for part, sample in zip(parts, samples, strict=True):
-                part.append(np.mean([value_of_rows(metric, r[drawn]) for r in sample], axis=0))
-            continue
-        flat = (drawn + n * np.arange(count)[:, None]).ravel()
-        weights = np.bincount(flat, minlength=count * n).reshape(count, n).astype(float)
+        drawn = random.integers(n, size=(count, n)) + n * np.arange(count)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n).astype(float)
         for part, sample in zip(parts, samples, strict=True):
-            part.append(np.mean([value_of(metric, weights @ rows) for rows in sample], axis=0))
+            part.append(np.mean([value_of_rows(metric, rows, weights) for rows in sample], axis=0))
     return [np.concatenate(part) for part in parts]
 
 
@@ -113,11 +108,12 @@ def permutation_differences(
         else _random_exchanges(len(gap), differ, resamples, seed)
     )
     if metric_of(metric).of_sums is None:
+        both = np.concatenate([mean_a, mean_b])
         return observed, np.concatenate(
             [
-                _exchanged_rows(metric, mean_a, mean_b, differ, coins)
+                _exchanged_rows(metric, both, differ, coins)
                 for drawn in draws
-                for coins in np.array_split(drawn, -(-len(drawn) * len(gap) // _CHUNK))
+                for coins in np.array_split(drawn, -(-len(drawn) * len(both) // _CHUNK))
             ]
         )
     total_a, total_b = mean_a.sum(axis=0), mean_b.sum(axis=0)
@@ -128,19 +124,20 @@ def permutation_differences(
     return observed, np.concatenate(parts)
 
 
-def _exchanged_rows(
-    metric: str,
-    a: NDArray[np.float64],
-    b: NDArray[np.float64],
-    differ: NDArray[np.intp],
-    coins: Values,
-) -> Values:
-    """Differences `[D]` of a metric of whole rows `[n, S]` where `coins` `[D, m]` exchange those that differ."""
-    heads = np.zeros((len(coins), len(a), 1), dtype=bool)
-    heads[:, differ, 0] = coins > 0
-    return value_of_rows(metric, np.where(heads, b, a)) - value_of_rows(
-        metric, np.where(heads, a, b)
-    )
+def _exchanged_rows(metric: str, both: Values, differ: NDArray[np.intp], coins: Values) -> Values:
+    """Differences `[D]` of a metric of rows where `coins` `[D, m]` exchange the m of n rows that differ.
+
+    Args:
+        metric: a key of `METRICS`.
+        both: `[2n, S]`, the rows of A and then those of B.
+        differ: `[m]`, places of the rows that differ.
+        coins: 1 where a row is exchanged.
+    """
+    n = len(both) // 2
+    of_a = np.concatenate([np.ones((len(coins), n)), np.zeros((len(coins), n))], axis=1)
+    of_a[:, differ] = 1 - coins
+    of_a[:, n + differ] = coins
+    return value_of_rows(metric, both, of_a) - value_of_rows(metric, both, 1 - of_a)
 
 
 def permutation_p(metric: str, a: Sample, b: Sample, *, resamples: int, seed: int) -> float:
