@@ -15,7 +15,7 @@ from xeval.statistics.items import Items, read_items
 from xeval.statistics.result import Result
 from xeval.statistics.results_file import append_result, append_results, read_results
 from xeval.statistics.summary import Estimate, Summary, Table, summarise
-from xeval.task_templates.task import FineTunedTask, ZeroShotTask
+from xeval.task_templates.task import FineTunedTask, ProbeTask, ZeroShotTask
 from xeval.tasks import task_of
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ __all__ = [
     "LocalFolder",
     "MtebComparison",
     "MtebTaskScore",
+    "ProbeTask",
     "Protocol",
     "Result",
     "Summary",

@@ -40,9 +40,10 @@ class Protocol:
         layer: texts of a model that is no sentence encoder: which hidden states are averaged; -1 is the last, None the
             middle one.
         csls: bitext: cross-domain similarity local scaling over so many neighbours; 0 is plain similarity.
-        text_prompt: bitext, sts: what stands before every text; None is the model's own prompt, which may be none.
+        text_prompt: bitext, sts, probes: what stands before every text; None is the model's own prompt, which may be none.
         query_prompt: retrieval, rerank: likewise before queries.
         document_prompt: retrieval, rerank: likewise before documents.
+        inverse_regularisation: probes: C of logistic regression; None chooses it on the development set.
         mask_rate: bits per byte: share of the words of a block that one pass masks.
         lines: bits per byte: at most so many lines of a text, evenly spread; 0 is all.
     """
@@ -63,6 +64,7 @@ class Protocol:
     text_prompt: str | None = None
     query_prompt: str | None = None
     document_prompt: str | None = None
+    inverse_regularisation: float | None = None
     mask_rate: float = 0.15
     lines: int = 1000
 
@@ -75,6 +77,10 @@ class Protocol:
             raise XevalError(f"max_length must be at least 8, got {self.max_length!r}")
         if not self.learning_rate > 0:
             raise XevalError(f"learning_rate must be positive, got {self.learning_rate!r}")
+        if self.inverse_regularisation is not None and not 0 < self.inverse_regularisation < 1e12:
+            raise XevalError(
+                f"inverse_regularisation must be positive, got {self.inverse_regularisation!r}"
+            )
         if not 0 <= self.warmup <= 1:
             raise XevalError(f"warmup must lie between 0 and 1, got {self.warmup!r}")
         if not 0 < self.mask_rate <= 1:

@@ -12,7 +12,7 @@ from xeval.cli import options as o
 from xeval.cli.console import one_sentence, progress
 from xeval.protocol import Protocol
 from xeval.statistics.result import Result
-from xeval.task_templates.task import FineTunedTask
+from xeval.task_templates.task import FineTunedTask, ProbeTask
 from xeval.tasks import task_of, task_to_tune
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -93,6 +93,7 @@ def score(
         typer.Argument(help=f"A tuned folder; or any, with --task {o.listed(finetuned=False)}."),
     ],
     data: o.Data = "data",
+    source: o.SourceLanguage = "en",
     languages: o.Languages = "all",
     results: o.Results = Path("results.jsonl"),
     task: Annotated[
@@ -104,6 +105,7 @@ def score(
     layer: o.Layer = None,
     csls: o.Csls = 0,
     prompt: o.Prompts = None,
+    inverse_regularisation: o.Regularisation = None,
     mask_rate: o.MaskRate = o.DEFAULT.mask_rate,
     lines: o.Lines = o.DEFAULT.lines,
     cache: o.Cache = None,
@@ -112,21 +114,24 @@ def score(
 ) -> None:
     """Score a model on the test sets of many languages; a tuned one by the protocol of its tuning."""
     with one_sentence(), progress(quiet=quiet) as watch:
-        from xeval.data.source import choose_targets, open_source
+        from xeval.data.source import choose_source, choose_targets, open_source
         from xeval.finetune.record import task_to_score
 
         protocol = Protocol(
             max_length=max_length, layer=layer, csls=csls, mask_rate=mask_rate, lines=lines,
+            inverse_regularisation=inverse_regularisation,
             **o.prompt_settings(prompt),
         )  # fmt: skip
         opened, names = open_source(data, cache=cache), _names(languages)
         chosen, _ = task_to_score(model, task)
         choose_targets(opened.data_sets(chosen), names)
+        if isinstance(chosen, ProbeTask):
+            choose_source(opened.data_sets(chosen), source)
         from xeval.evaluate.score import score as score_model
 
         figures = score_model(
-            model, results, source=opened, languages=names, task=task, protocol=protocol,
-            bootstraps=bootstraps, watch=watch,
+            model, results, source=opened, languages=names, task=task, language=source,
+            protocol=protocol, bootstraps=bootstraps, watch=watch,
         )  # fmt: skip
     _show(figures, as_json)
 
@@ -156,6 +161,7 @@ def run(
     layer: o.Layer = None,
     csls: o.Csls = 0,
     prompt: o.Prompts = None,
+    inverse_regularisation: o.Regularisation = None,
     mask_rate: o.MaskRate = o.DEFAULT.mask_rate,
     lines: o.Lines = o.DEFAULT.lines,
     cache: o.Cache = None,
@@ -171,12 +177,13 @@ def run(
             evaluate_every=evaluate_every, patience=patience, max_length=max_length,
             pooling=pooling, precision=precision, labels=labels,
             layer=layer, csls=csls, mask_rate=mask_rate, lines=lines, **o.prompt_settings(prompt),
+            inverse_regularisation=inverse_regularisation,
         )  # fmt: skip
         opened, names = open_source(data, cache=cache), _names(languages)
         for chosen in map(task_of, _names(tasks)):
             sets = opened.data_sets(chosen)
             choose_targets(sets, names)
-            if isinstance(chosen, FineTunedTask):
+            if isinstance(chosen, FineTunedTask | ProbeTask):
                 choose_source(sets, source)
         from xeval.evaluate.runner import run as run_all
 

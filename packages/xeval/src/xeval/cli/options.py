@@ -79,6 +79,13 @@ Prompts = Annotated[
         help="What stands before texts (bitext, sts), queries or documents, in place of the model's own: text=, query=, document=.",
     ),
 ]
+Regularisation = Annotated[
+    float | None,
+    typer.Option(
+        "--inverse-regularisation",
+        help="Probe: C of logistic regression, 1 in mteb; chosen on the dev set if absent.",
+    ),
+]
 MaskRate = Annotated[float, typer.Option(help="Bits per byte: share of words per pass.")]
 Lines = Annotated[int, typer.Option(help="Bits per byte: lines per language; 0 is all.")]
 

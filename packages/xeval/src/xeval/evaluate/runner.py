@@ -76,7 +76,7 @@ def run(
             if not isinstance(task, FineTunedTask):
                 reached += score(
                     model, results, source=source, languages=languages, task=task.name,
-                    protocol=protocol, bootstraps=bootstraps, watch=watch,
+                    language=language, protocol=protocol, bootstraps=bootstraps, watch=watch,
                 )  # fmt: skip
                 continue
             data_set = choose_source(source.data_sets(task), language)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xeval.data.folder import DataSet
-from xeval.data.source import Source, choose_targets
+from xeval.data.source import Source, choose_source, choose_targets, digest_of_training
 from xeval.finetune.checkpoint import FineTunedModel, predict, read_finetuned
 from xeval.finetune.record import digest_of_base, task_to_score
 from xeval.progress import ProgressCallback, no_progress
@@ -16,7 +16,7 @@ from xeval.protocol import Protocol
 from xeval.statistics.items import Items, digest_of_examples
 from xeval.statistics.result import Result
 from xeval.statistics.results_file import append_results, read_results
-from xeval.task_templates.task import FineTunedTask, Task, ZeroShotTask
+from xeval.task_templates.task import FineTunedTask, ProbeTask, Task, ZeroShotTask
 
 
 def score(
@@ -26,6 +26,7 @@ def score(
     source: Source,
     languages: Sequence[str] = ("all",),
     task: str | None = None,
+    language: str = "en",
     protocol: Protocol | None = None,
     bootstraps: int = 0,
     watch: ProgressCallback = no_progress,
@@ -43,6 +44,7 @@ def score(
         source: where the data lies.
         languages: languages or data sets' own names, or ("all",); then what has no test split is recorded as skipped.
         task: for a model that was not tuned: a task that needs no tuning.
+        language: for a task that trains a classifier on a model's vectors: the source language, or a data set's own name.
         protocol: for such a task: its settings.
         bootstraps: further figures, each on the test items drawn anew with replacement.
         watch: told the items done.
@@ -60,7 +62,7 @@ def score(
         >>> figure.language, figure.metric, figure.n, 0 <= figure.value <= 100
         ('yy', 'accuracy', 25, True)
     """
-    evaluator = _evaluator(str(model), task, protocol or Protocol(), source, watch)
+    evaluator = _evaluator(str(model), task, protocol or Protocol(), source, language, watch)
     chosen, absent = choose_targets(source.data_sets(evaluator.task), languages)
     reached: list[Result] = []
     known = {r.key: r for r in read_results(results)} if results.is_file() else {}
@@ -165,12 +167,19 @@ class _Evaluator:
 
 
 def _evaluator(
-    model: str, task: str | None, protocol: Protocol, source: Source, watch: ProgressCallback
+    model: str,
+    task: str | None,
+    protocol: Protocol,
+    source: Source,
+    language: str,
+    watch: ProgressCallback,
 ) -> _Evaluator:
     chosen, record = task_to_score(model, task)
     if isinstance(chosen, FineTunedTask):
         assert record is not None  # a task with a head has one
         return _finetuned_evaluator(Path(model), chosen, record, source, watch)
+    if isinstance(chosen, ProbeTask):
+        return _probe_evaluator(model, chosen, protocol, source, language, watch)
     assert isinstance(chosen, ZeroShotTask)
     return _zero_shot_evaluator(model, chosen, protocol, source, watch)
 
@@ -238,14 +247,51 @@ def _zero_shot_evaluator(
         _tell(notes, data_set, watch)
         return items
 
-    constants: dict[str, Any] = {
-        "model": Path(model).name if Path(model).is_dir() else model,
-        "model_digest": digest_of_base(model),
-        "seed": 0,
+    constants = _as_it_is(model)
+    return _Evaluator(
+        task=task, protocol=protocol, constants=constants, source=source, measure=measure
+    )
+
+
+def _probe_evaluator(
+    model: str,
+    task: ProbeTask,
+    protocol: Protocol,
+    source: Source,
+    language: str,
+    watch: ProgressCallback,
+) -> _Evaluator:
+    training = choose_source(source.data_sets(task), language)
+    fitted: list[Any] = []
+
+    def measure(data_set: DataSet, examples: Sequence[Any]) -> list[Items]:
+        if not fitted:
+            train, dev = (
+                task.view(source.read(task, training, split), protocol)[0]
+                for split in ("train", "dev")
+            )
+            probe, notes = task.fit(model, protocol, train, dev, watch)
+            _tell(notes, training, watch)
+            fitted.append(probe)
+            constants["method"] = getattr(probe, "method", None)
+        items, notes = task.measure(fitted[0], examples, protocol, watch)
+        _tell(notes, data_set, watch)
+        return items
+
+    constants = {
+        **_as_it_is(model),
+        "source_language": training.language,
+        "train_digest": digest_of_training(source, task, training),
     }
     return _Evaluator(
         task=task, protocol=protocol, constants=constants, source=source, measure=measure
     )
+
+
+def _as_it_is(model: str) -> dict[str, Any]:
+    """What results say of a model that was not tuned."""
+    name = Path(model).name if Path(model).is_dir() else model
+    return {"model": name, "model_digest": digest_of_base(model), "seed": 0}
 
 
 def _tell(notes: Sequence[str], data_set: DataSet, watch: ProgressCallback) -> None:

@@ -25,7 +25,7 @@ def as_they_are(examples: list[Any], _protocol: Protocol) -> tuple[list[Any], li
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What both kinds of task have.
+    """What all kinds of task have.
 
     Args:
         name: such as "pos".
@@ -97,6 +97,26 @@ class ZeroShotTask(Task):
     finetuned = False
 
     open: Callable[[str, Protocol], Any]
+    measure: Callable[
+        [Any, Sequence[Any], Protocol, ProgressCallback], tuple[list[Items], list[str]]
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeTask(Task):
+    """A task that trains a classifier on the source language, on vectors of a model that stays as it is.
+
+    Args:
+        fit: (model, protocol, training examples, development examples, watch) to what `measure` asks, and notes; a
+            `method` of it, a text, says in the results how.
+        measure: (fitted, examples, protocol, watch) to per-item statistics, and notes.
+    """
+
+    finetuned = False
+
+    fit: Callable[
+        [str, Protocol, Sequence[Any], Sequence[Any], ProgressCallback], tuple[Any, list[str]]
+    ]
     measure: Callable[
         [Any, Sequence[Any], Protocol, ProgressCallback], tuple[list[Items], list[str]]
     ]

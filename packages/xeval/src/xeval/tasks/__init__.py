@@ -14,6 +14,7 @@ from xeval.tasks import (
     rerank,
     retrieval,
     sts,
+    topic_probe,
 )
 
 TASKS: dict[str, Task] = {
@@ -23,6 +24,7 @@ TASKS: dict[str, Task] = {
         dp.TASK,
         ner.TASK,
         *classification.TASKS,
+        topic_probe.TASK,
         choice.TASK,
         qa.TASK,
         bitext.TASK,
