@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from bistil.encoders.body import body_digests, body_parameters
+from bistil.encoders.capture import layers_of
 from bistil.errors import ModelError
 from bistil.export.measure import measure
 from bistil.extract.config import Extraction
@@ -93,3 +94,18 @@ def test_a_family_whose_attention_cannot_be_reached_is_refused_with_the_reason(
         with pytest.raises(ModelError) as caught:
             refused(model)
         assert f"the attention of a {name!r} model cannot be reached, for {FAMILIES[name].unreached}; the families are" in str(caught.value)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_an_encoder_of_every_family_is_cut_without_a_head_and_with_a_classifiers(
+    name: str, make_masked_lm: Callable[..., object]
+) -> None:
+    layers = (0, 3)
+    config = make_masked_lm(name).config  # type: ignore[attr-defined]
+    for kind in (AutoModel, AutoModelForSequenceClassification):
+        model = kind.from_config(config).eval()
+
+        student = student_of(model, layers)  # compared with the teacher's own layers, bit for bit
+
+        assert type(student) is type(model)
+        assert len(layers_of(student)) == 2

@@ -65,7 +65,8 @@ def encoder_folder(layout: Layout) -> Path:
     """
     if layout.kind not in _AUTO_CLASSES:
         raise TeacherError(
-            f"{layout.folder}: expected an encoder, found {PLAIN_NAMES[layout.kind]}; give a folder with config.json and weights."
+            f"{layout.folder}: expected an encoder, alone or with a head for masked words, sequences, tokens or questions, found "
+            f"{PLAIN_NAMES[layout.kind]}; give the folder of such a model, with config.json and weights."
         )
     if len(layout.transformers) != 1:
         raise TeacherError(
