@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from vocabmerge import VocabularyError, carry_model, read_source, trim
 from vocabmerge.maps import load_map
-from vocabmerge.models import open_model
+from vocabmerge.open_models import open_model
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", *(f"##{x}" for x in "abcdefgh")]  # fmt: skip
 PIECES = [*WORDS, "abc", "##def", "gab", "rare", "rarer", "rarest"]
@@ -126,16 +126,6 @@ def test_what_the_models_class_does_not_have_is_trimmed_with_it(tmp_path):
     before, after = tensors(folder / "model"), tensors(folder / "cut")
     assert len(after[HEAD[0]]) == len(after[HEAD[2]]) == 24
     assert_trimmed(before, after, kept.tolist())
-
-
-def test_the_modules_behind_a_sentence_encoder_stay(tmp_path):
-    folder = saved(tmp_path, MODELS["without a pooler"]())
-    files = {"modules.json": "[]", "sentence_bert_config.json": "{}", "1_Pooling/config.json": "{}"}
-    for name, content in files.items():
-        (folder / "model" / name).parent.mkdir(exist_ok=True)
-        (folder / "model" / name).write_text(content)
-    trim(folder / "model", {"xx": [folder / "text.txt"]}, folder / "cut", top=24)
-    assert {name: (folder / "cut" / name).read_text() for name in files} == files
 
 
 def test_what_cannot_be_carried_is_left_out_and_named(tmp_path):

@@ -7,7 +7,8 @@ import torch
 import transformers
 
 from vocabmerge.errors import VocabularyError
-from vocabmerge.models import open_model, select_rows, token_ids, vocabulary_tensors
+from vocabmerge.models import select_rows, token_ids, vocabulary_tensors
+from vocabmerge.open_models import open_model
 
 V = 40
 KEPT = [0, 1, 2, 3, 4, 7, 8, 11, 12, 13, 17, 20, 21, 22, 30, 31, 39]

@@ -7,7 +7,7 @@ head that another class had). What is written here has the tensors of the file t
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,19 +70,17 @@ def save_model(
     *,
     source: Path,
     before: Mapping[str, torch.Tensor],
-    cut: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> list[str]:
     """Write a changed model's config and weights into a folder that exists.
 
     A tensor that was replaced since `before` is the model's, any other is the file's, bit for bit. A table of the
-    vocabulary's length that the model's class does not have, such as the head of another class, is cut likewise.
+    vocabulary's length that the model's class does not have, such as the head of another class, is left out.
 
     Args:
         model: what to write.
         folder: where to.
         source: the folder that the model was opened from.
         before: the model's `state_dict(keep_vars=True)` as it was opened.
-        cut: gives a table of the old vocabulary's length the new one's rows; without it such a table is left out.
 
     Returns:
         The names in the files of what was left out.
@@ -104,10 +102,7 @@ def save_model(
             )
             shared.add(id(after[model_name]))
         elif not model_name and tensor.dim() and len(tensor) == rows:
-            if cut is None:
-                left_out.append(name)
-            else:
-                written[name] = cut(tensor)
+            left_out.append(name)
         else:
             written[name] = tensor
     model.config.dtype = str(model.dtype).removeprefix("torch.")

@@ -1,19 +1,16 @@
 """Takes rows out of a model's vocabulary: embeddings, head, head biases, and every id that the config names.
 
-The only file of the package that imports torch and transformers, and it imports them late.
+Works on models that are open; torch is imported late.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vocabmerge.errors import VocabularyError
-from vocabmerge.model_files import stored_names
 
 if TYPE_CHECKING:
     import torch
@@ -44,100 +41,6 @@ class VocabularyTensors:
         if self.head is not None:
             yield self.head
         yield from self.biases
-
-
-def open_model(folder: Path) -> Any:
-    """Load a model folder as the class that its config names, in the precision of its file.
-
-    Raises:
-        VocabularyError: no config, an architecture that transformers does not have, or unreadable weights.
-    """
-    _, architecture = config_and_class(folder)
-    with _loading(folder):
-        model = architecture.from_pretrained(folder, dtype="auto")
-    embedding = model.get_input_embeddings().weight
-    names = {
-        name for name, tensor in model.state_dict(keep_vars=True).items() if tensor is embedding
-    }
-    if not names & stored_names(folder, model).keys():
-        raise VocabularyError(
-            f"{folder}: expected the embedding in its weights, found no {min(names)}, which transformers would make "
-            "up; fetch or save the model again"
-        )
-    return model
-
-
-def config_and_class(folder: Path) -> tuple[Any, Any]:
-    """The config of a model folder, and the class of transformers that it names.
-
-    Raises:
-        VocabularyError: no config, or an architecture that transformers does not have.
-    """
-    try:
-        import transformers
-    except ImportError as error:
-        raise VocabularyError(
-            "models need torch and transformers: pip install 'vocabmerge[models]'"
-        ) from error
-    with _loading(folder):
-        config = transformers.AutoConfig.from_pretrained(folder)
-    named = (config.architectures or ["AutoModel"])[0]
-    architecture = getattr(transformers, named, None)
-    if architecture is None:
-        raise VocabularyError(
-            f"{folder}: transformers {transformers.__version__} has no {named!r}; code that comes "
-            "with a model is not run here, convert the model to a stock architecture first"
-        )
-    return config, architecture
-
-
-def model_without_values(folder: Path) -> Any:
-    """The model of a folder's class and config on torch's meta device: names, shapes and ties, and no weights.
-
-    Raises:
-        VocabularyError: no config, or an architecture that transformers does not have.
-    """
-    config, architecture = config_and_class(folder)
-    import torch
-
-    with _loading(folder), torch.device("meta"):
-        return getattr(architecture, "from_config", architecture)(config)
-
-
-def config_token_ids(folder: Path) -> dict[str, Any]:
-    """Every `…_token_id` of a model folder's config, those that are its class's defaults included."""
-    config, _ = config_and_class(folder)
-    return _token_ids_of(config)
-
-
-@contextmanager
-def _loading(folder: Path) -> Iterator[None]:
-    """Silently, and what transformers says of a folder that it cannot load in one sentence."""
-    try:
-        with _quiet():
-            yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise VocabularyError(f"{folder}: cannot load the model: {reason}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the progress bars and load reports of transformers: a library is silent.
-
-    The report lists the parameters that the file lacks and transformers made up; `save_model` does not write them.
-    """
-    from transformers.utils import logging
-
-    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if shown:
-            logging.enable_progress_bar()
 
 
 def vocabulary_tensors(model: Any) -> VocabularyTensors:
@@ -424,12 +327,13 @@ def token_ids(model: Any) -> dict[str, Any]:
     """Every `…_token_id` that the config or the generation config of a model sets: an int or a list of ints."""
     ids: dict[str, Any] = {}
     for settings in _settings(model):
-        for name, value in _token_ids_of(settings).items():
+        for name, value in token_ids_of(settings).items():
             ids.setdefault(name, value)
     return ids
 
 
-def _token_ids_of(settings: Any) -> dict[str, Any]:
+def token_ids_of(settings: Any) -> dict[str, Any]:
+    """Every `…_token_id` that a config sets."""
     return {
         name: value
         for name, value in settings.to_dict().items()

@@ -138,7 +138,8 @@ def read_source(folder: str | Path) -> Source:
 
 
 def _open(folder: Path) -> tuple[Any, Source]:
-    from vocabmerge.models import open_model, vocabulary_tensors
+    from vocabmerge.models import vocabulary_tensors
+    from vocabmerge.open_models import open_model
 
     vocabulary = read_vocabulary(folder)
     model = open_model(folder)

@@ -172,7 +172,7 @@ def named_ids(layout: Layout) -> list[int]:
         >>> named_ids(read_layout("."))
         [0, 7]
     """
-    from vocabmerge.models import config_token_ids
+    from vocabmerge.open_models import config_token_ids
 
     ids: set[int] = set()
     for part in layout.transformers:

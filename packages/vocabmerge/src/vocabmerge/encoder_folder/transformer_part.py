@@ -15,7 +15,8 @@ import numpy as np
 from vocabmerge.encoder_folder.weight_files import PlannedTensor, Rows, StoredTensor, read_tensors
 from vocabmerge.errors import VocabularyError
 from vocabmerge.model_files import name_in_model
-from vocabmerge.models import model_without_values, select_rows, vocabulary_tensors
+from vocabmerge.models import select_rows, vocabulary_tensors
+from vocabmerge.open_models import model_without_values
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

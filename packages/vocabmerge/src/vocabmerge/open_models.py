@@ -1,0 +1,106 @@
+"""Opens a model folder as the class of transformers that its config names, silently; imports torch and transformers late."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vocabmerge.errors import VocabularyError
+from vocabmerge.model_files import stored_names
+from vocabmerge.models import token_ids_of
+
+
+def open_model(folder: Path) -> Any:
+    """Load a model folder as the class that its config names, in the precision of its file.
+
+    Raises:
+        VocabularyError: no config, an architecture that transformers does not have, or unreadable weights.
+    """
+    _, architecture = config_and_class(folder)
+    with _loading(folder):
+        model = architecture.from_pretrained(folder, dtype="auto")
+    embedding = model.get_input_embeddings().weight
+    names = {
+        name for name, tensor in model.state_dict(keep_vars=True).items() if tensor is embedding
+    }
+    if not names & stored_names(folder, model).keys():
+        raise VocabularyError(
+            f"{folder}: expected the embedding in its weights, found no {min(names)}, which transformers would make "
+            "up; fetch or save the model again"
+        )
+    return model
+
+
+def config_and_class(folder: Path) -> tuple[Any, Any]:
+    """The config of a model folder, and the class of transformers that it names.
+
+    Raises:
+        VocabularyError: no config, or an architecture that transformers does not have.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise VocabularyError(
+            "models need torch and transformers: pip install 'vocabmerge[models]'"
+        ) from error
+    with _loading(folder):
+        config = transformers.AutoConfig.from_pretrained(folder)
+    named = (config.architectures or ["AutoModel"])[0]
+    architecture = getattr(transformers, named, None)
+    if architecture is None:
+        raise VocabularyError(
+            f"{folder}: transformers {transformers.__version__} has no {named!r}; code that comes "
+            "with a model is not run here, convert the model to a stock architecture first"
+        )
+    return config, architecture
+
+
+def model_without_values(folder: Path) -> Any:
+    """The model of a folder's class and config on torch's meta device: names, shapes and ties, and no weights.
+
+    Raises:
+        VocabularyError: no config, or an architecture that transformers does not have.
+    """
+    config, architecture = config_and_class(folder)
+    import torch
+
+    with _loading(folder), torch.device("meta"):
+        return getattr(architecture, "from_config", architecture)(config)
+
+
+def config_token_ids(folder: Path) -> dict[str, Any]:
+    """Every `…_token_id` of a model folder's config, those that are its class's defaults included."""
+    config, _ = config_and_class(folder)
+    return token_ids_of(config)
+
+
+@contextmanager
+def _loading(folder: Path) -> Iterator[None]:
+    """Silently, and what transformers says of a folder that it cannot load in one sentence."""
+    try:
+        with _quiet():
+            yield
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise VocabularyError(f"{folder}: cannot load the model: {reason}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars and load reports of transformers: a library is silent.
+
+    The report lists the parameters that the file lacks and transformers made up; `save_model` does not write them.
+    """
+    from transformers.utils import logging
+
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shown:
+            logging.enable_progress_bar()
