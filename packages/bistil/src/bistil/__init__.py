@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         BistilError,
         ExportError,
         ExtractError,
+        MakeError,
         ModelError,
         SparseError,
     )
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from bistil.lottery.config import Sparsity
     from bistil.lottery.language import LanguageTraining, language_sft
     from bistil.lottery.select import Selection, select
+    from bistil.make.config import Making
+    from bistil.make.run import make
     from bistil.sparse.apply import applied, apply, combine, reindex
     from bistil.sparse.difference import SparseFineTuning, SparseTensor
     from bistil.sparse.files import read_sparse, write_sparse
@@ -49,6 +52,8 @@ __all__ = [
     "Extraction",
     "LanguageTraining",
     "LossWeights",
+    "MakeError",
+    "Making",
     "Matching",
     "Measured",
     "ModelError",
@@ -78,6 +83,7 @@ __all__ = [
     "int8_scores",
     "language_sft",
     "layer_map",
+    "make",
     "matching_loss",
     "measure",
     "read_comparison",
@@ -104,6 +110,8 @@ _import_late(
         "Extraction": "bistil.extract.config",
         "ResultLabel": "bistil.tasks.adapt",
         "LanguageTraining": "bistil.lottery.language",
+        "MakeError": "bistil.errors",
+        "Making": "bistil.make.config",
         "LossWeights": "bistil.losses.weights",
         "Matching": "bistil.losses.matching",
         "Measured": "bistil.export.measure",
@@ -131,6 +139,7 @@ _import_late(
         "language_sft": "bistil.lottery.language",
         "layer_map": "bistil.student.layers",
         "matching_loss": "bistil.losses.matching",
+        "make": "bistil.make.run",
         "measure": "bistil.export.measure",
         "read_comparison": "bistil.compare.recipe",
         "read_sparse": "bistil.sparse.files",

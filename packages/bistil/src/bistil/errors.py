@@ -23,3 +23,7 @@ class SparseError(BistilError):
 
 class AdaptError(BistilError):
     """An adaptation to a task that cannot start or go on: teacher, labels, data, options."""
+
+
+class MakeError(BistilError):
+    """What `make` cannot make: a kind of model, languages, text, sizes that do not fit."""

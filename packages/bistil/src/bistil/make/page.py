@@ -1,0 +1,87 @@
+"""One page with all of it: sizes, closeness, scores, vocabulary, training, and how to load what was made."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from bistil.make.plan import KINDS
+from bistil.make.scores import STUDENT, TRIMMED, WHOLE
+from vocabmerge import Kind
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_NAMES = {WHOLE: "the model", TRIMMED: "its trim", STUDENT: "its student"}
+_LOADING = {
+    Kind.SENTENCE: ("sentence_transformers", "SentenceTransformer"),
+    Kind.HEADLESS: ("transformers", "AutoModel"),
+    Kind.MASKED_LM: ("transformers", "AutoModelForMaskedLM"),
+    Kind.CLASSIFIER: ("transformers", "AutoModelForSequenceClassification"),
+    Kind.TOKEN_CLASSIFIER: ("transformers", "AutoModelForTokenClassification"),
+}
+
+
+def page(record: Mapping[str, Any], picture: bytes | None) -> str:
+    """The page as HTML; it loads nothing from elsewhere.
+
+    Args:
+        record: what `make` returns.
+        picture: the curves of training, a PNG.
+    """
+    kind = Kind(record["plan"]["kind"])
+    module, loader = _LOADING[kind]
+    return _templates().get_template("report.html.jinja").render(
+        record=record,
+        kind=KINDS[kind],
+        names=_NAMES,
+        verdict=verdict(record),
+        module=module,
+        loader=loader,
+        opening="" if loader == "SentenceTransformer" else ".from_pretrained",
+        picture=base64.b64encode(picture).decode() if picture else None,
+    )  # fmt: skip
+
+
+def verdict(record: Mapping[str, Any]) -> list[str]:
+    """What came out, in sentences."""
+    costs = record["costs"]
+    said = []
+    for name in (TRIMMED, STUDENT):
+        size = costs[name]["parameters"] / costs[WHOLE]["parameters"]
+        speed = costs[WHOLE]["latency_ms"] / costs[name]["latency_ms"]
+        means: dict[str, list[float]] = {}
+        for row in record["closeness"]:
+            means.setdefault(row["measure"], []).append(row["mean"][name])
+        near = ", ".join(f"{measure} {min(values):.1f} %" for measure, values in means.items())
+        said.append(
+            f"{_NAMES[name].capitalize()} has {100 * size:.0f} % of the parameters and is {speed:.1f} times as fast; beside the "
+            f"model's answers, in the worst language: {near}."
+        )
+    worse = [row for row in record["scores"] if "worse" in row.get(f"{STUDENT}_verdict", "")]
+    if record["scores"]:
+        places = ", ".join(f"{row['task']} in {row['language']} ({row['metric']})" for row in worse)
+        said.append(
+            f"On the test sets the student is worse than the model at {places}, by a paired test."
+            if worse
+            else "On no test set is the student shown to be worse than the model by a paired test."
+        )
+    return said
+
+
+@cache
+def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    templates = Environment(
+        loader=PackageLoader("bistil.make"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["mib"] = lambda size: f"{size / 2**20:,.1f}"
+    templates.filters["thousands"] = lambda number: f"{number:,}"
+    return templates

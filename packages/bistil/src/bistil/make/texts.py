@@ -1,0 +1,125 @@
+"""The text of each language, fetched once: lines to train on, and lines kept out for the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bistil.errors import MakeError
+from teacherzoo.cache import MADE, digest_of_values, made_once
+from teacherzoo.digests import digest_of_text
+from teacherzoo.progress import ProgressCallback
+from vocabmerge.corpora import corpus_files
+from vocabmerge.language_texts import LanguageText, evenly_spread
+
+PUBLIC_TEXT = "hub:wikimedia/wikipedia:20231101.{language}"
+"""What a language without a text of the user's is read from."""
+_HUB = "hub:"
+_LEAST = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitText:
+    """Two files of one language.
+
+    Attributes:
+        training: to choose pieces and to train on.
+        judged: lines that are in no part of it.
+    """
+
+    training: Path
+    judged: Path
+
+    def judged_lines(self) -> list[str]:
+        """The lines kept out."""
+        return self.judged.read_text(encoding="utf-8").splitlines()
+
+
+def sources_of(
+    languages: Sequence[str], texts: Mapping[str, Sequence[str]]
+) -> dict[str, list[str]]:
+    """Per language what its text is read from: the user's, else Wikipedia's on the Hub.
+
+    Raises:
+        MakeError: for less than two languages, one twice, or a text of a language that is not asked for.
+
+    Example:
+        >>> sources_of(["en", "sw"], {"en": ["news.txt"]})
+        {'en': ['news.txt'], 'sw': ['hub:wikimedia/wikipedia:20231101.sw']}
+    """
+    if len(languages) < 2 or len(set(languages)) != len(languages) or not all(languages):
+        raise MakeError(
+            f"--languages must name two languages or more, each once, such as en,sw; got {','.join(languages)!r}."
+        )
+    for language in texts:
+        if language not in languages:
+            raise MakeError(
+                f"--text {language}: the languages are {', '.join(languages)}; add it to --languages, or leave it out."
+            )
+    return {
+        language: list(texts.get(language, [PUBLIC_TEXT.format(language=language)]))
+        for language in languages
+    }
+
+
+def digests_of_sources(sources: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """What decides the text: of files their contents, of a data set of the Hub its name."""
+    return {
+        language: [
+            source
+            if source.startswith(_HUB)
+            else digest_of_text(language, [Path(file) for file in corpus_files(source)])
+            for source in given
+        ]
+        for language, given in sources.items()
+    }
+
+
+def split_text(
+    language: str,
+    sources: Sequence[str],
+    folder: Path,
+    *,
+    lines: int,
+    judged: int,
+    watch: ProgressCallback,
+) -> SplitText:
+    """Write both files of a language, made once; repeated lines are dropped.
+
+    Args:
+        language: of the text.
+        sources: files, folders, `hub:NAME[:CONFIG[:SPLIT]]`.
+        folder: in which they stay.
+        lines: at most so many in all.
+        judged: of them, how many are kept out of training, evenly spread; a tenth where that is less.
+        watch: told (done, total, what).
+
+    Raises:
+        MakeError: for too little text.
+        VocabularyError: for text that cannot be read.
+    """
+    inputs = {"sources": digests_of_sources({language: sources}), "lines": lines, "judged": judged}
+
+    def make(work: Path) -> None:
+        watch(0, 0, f"reading {language}")
+        read = (line.replace("\t", " ").strip() for line in LanguageText(sources, lines=lines))
+        text = list(dict.fromkeys(line for line in read if line))
+        if len(text) < _LEAST:
+            raise MakeError(
+                f"{language}: {', '.join(sources)} has {len(text)} different lines, and {_LEAST} are the least to make a "
+                "model of; give more text."
+            )
+        kept_out = list(evenly_spread(text, len(text), min(judged, len(text) // 10)))
+        without = set(kept_out)
+        (work / MADE).mkdir()
+        for name, part in (
+            ("training.txt", [line for line in text if line not in without]),
+            ("judged.txt", kept_out),
+        ):
+            (work / MADE / name).write_text("\n".join(part) + "\n", encoding="utf-8")
+
+    place = folder / f"text-{language}-{digest_of_values(inputs)[:16]}"
+    made = made_once(place, inputs, make, watch=watch)
+    return SplitText(training=made / "training.txt", judged=made / "judged.txt")

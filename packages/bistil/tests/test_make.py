@@ -1,0 +1,249 @@
+"""`make`: from a model to a small one in some languages, with figures and a page."""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from transformers import BertConfig, PreTrainedTokenizerFast
+from typer.testing import CliRunner
+
+from bistil import MakeError, Making, make
+from bistil.cli.app import app
+from bistil.make.closeness import (
+    compare_labels,
+    compare_rankings,
+    compare_vectors,
+    compare_word_labels,
+)
+from bistil.make.plan import plan
+from bistil.make.texts import split_text
+from teacherzoo.progress import no_progress
+
+SIZES = {
+    "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 64,
+    "initializer_range": 0.2, "pad_token_id": 0,
+}  # fmt: skip
+TINY = Making(
+    steps=2, batch=4, length=24, judged_lines=20, lines=300, coverage=0.99, multiple=8, precision="float32"
+)  # fmt: skip
+LABELS = {"id2label": {0: "sport", 1: "health", 2: "travel"}, "label2id": {"sport": 0, "health": 1, "travel": 2}}  # fmt: skip
+CLASSES = {
+    "sentence": ("BertModel", {}, SentenceTransformer),
+    "headless": ("BertModel", {}, transformers.BertModel.from_pretrained),
+    "masked_lm": ("BertForMaskedLM", {}, transformers.BertForMaskedLM.from_pretrained),
+    "reranker": ("BertForSequenceClassification", {"num_labels": 1}, CrossEncoder),
+    "classifier": ("BertForSequenceClassification", LABELS, transformers.BertForSequenceClassification.from_pretrained),
+    "token_classifier": ("BertForTokenClassification", LABELS, transformers.BertForTokenClassification.from_pretrained),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def save(
+    tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """A folder of a kind, written by the library of its users."""
+
+    def save_as(kind: str) -> Path:
+        architecture, options, _ = CLASSES[kind]
+        folder = tmp_path_factory.mktemp(kind)
+        torch.manual_seed(0)
+        config = BertConfig(vocab_size=len(tokenizer), **SIZES, **options)
+        built = {"add_pooling_layer": False} if architecture == "BertModel" else {}
+        getattr(transformers, architecture)(config, **built).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        if kind == "sentence":
+            around = tmp_path_factory.mktemp(kind)
+            modules = [Transformer(str(folder)), Pooling(16), Normalize()]
+            SentenceTransformer(modules=modules).save(str(around))
+            shutil.rmtree(around / "2_Normalize")  # as on the Hub, which keeps no empty folders
+            return around
+        return folder
+
+    return save_as
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory, texts: dict[str, Path]) -> Path:
+    """Test sets as the judge reads them: made-up translations."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "tatoeba" / "sw").mkdir(parents=True)
+    sides = [texts[language].read_text().splitlines()[:30] for language in ("sw", "en")]
+    rows = ["\t".join(pair) for pair in zip(*sides, strict=True)]
+    (root / "tatoeba" / "sw" / "test.tsv").write_text("\n".join(["sentence\ttranslation", *rows]) + "\n")  # fmt: skip
+    return root
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["sentence", *(pytest.param(kind, marks=pytest.mark.slow) for kind in CLASSES if kind != "sentence")],
+)  # fmt: skip
+def test_a_model_of_every_kind_becomes_a_trim_and_a_student_of_its_kind(
+    kind: str, save: Callable[[str], Path], texts: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    given = {language: [str(texts[language])] for language in ("en", "sw")}
+    record = make(save(kind), ["en", "sw"], out, texts=given, making=TINY)
+    opened = CLASSES[kind][2]
+    for name in ("student", "trimmed"):
+        opened(str(out / name))
+    sizes = [record["costs"][name]["parameters"] for name in ("whole", "trimmed", "student")]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == 3
+    assert record["plan"]["student"] == sizes[2]
+    assert {row["language"] for row in record["closeness"]} == {"en", "sw"}
+    # The trim's answers are the model's but for lines that are segmented otherwise; the cut student's are not.
+    assert all(row["mean"]["trimmed"] > 95 for row in record["closeness"])
+    assert any(row["mean"]["student"] < row["mean"]["trimmed"] for row in record["closeness"])
+    assert sorted(path.name for path in out.iterdir()) == ["make.json", "report.html", "student", "trimmed"]  # fmt: skip
+
+
+def test_the_judge_scores_all_three_and_the_page_has_every_figure(
+    save: Callable[[str], Path], texts: dict[str, Path], pairs: Path, tmp_path: Path
+) -> None:
+    given = {language: [str(texts[language])] for language in ("en", "sw")}
+    record = make(save("sentence"), ["en", "sw"], tmp_path / "out", texts=given, data=str(pairs), making=TINY)  # fmt: skip
+    assert {(row["task"], row["language"]) for row in record["scores"]} == {("bitext", "sw")}
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    HTMLParser().feed(page)
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    for row in record["closeness"]:
+        assert f"{row['mean']['student']:.2f}" in page
+    for row in record["scores"]:
+        assert f"{row['student']:.2f}" in page
+        assert row["student_verdict"] in page
+    assert (tmp_path / "out" / "scores" / "results.jsonl").is_file()
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(
+    save: Callable[[str], Path],
+    texts: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = {language: [str(texts[language])] for language in ("en", "sw")}
+    model = save("sentence")
+    make(model, ["en", "sw"], tmp_path / "once", texts=given, making=TINY)
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules["bistil.make.run"], "closeness", stop)
+        with pytest.raises(KeyboardInterrupt):
+            make(model, ["en", "sw"], tmp_path / "twice", texts=given, making=TINY)
+    assert not (tmp_path / "twice").exists()
+    monkeypatch.setattr(sys.modules["bistil.extract.run"], "extract", stop)  # the student is there
+    make(model, ["en", "sw"], tmp_path / "twice", texts=given, making=TINY)
+    for name in ("student", "trimmed"):
+        weights = [(tmp_path / run / name / "model.safetensors").read_bytes() for run in ("once", "twice")]  # fmt: skip
+        assert weights[0] == weights[1]
+
+
+def test_lines_for_the_figures_are_in_no_training_text(tmp_path: Path) -> None:
+    file = tmp_path / "en.txt"
+    file.write_text("".join(f"line {n % 150}\twith a tabulator\n" for n in range(200)))
+    split = split_text("en", [str(file)], tmp_path / "work", lines=100, judged=5, watch=no_progress)
+    judged, training = split.judged_lines(), split.training.read_text().splitlines()
+    assert len(judged) == 5
+    assert not set(judged) & set(training)
+    assert len(training) == len(set(training))
+    assert not any("\t" in line for line in training)
+
+
+def test_a_size_decides_the_depth(save: Callable[[str], Path]) -> None:
+    model = save("headless")
+    sizes = {layers: plan(model, model, Making(layers=layers)).student for layers in (1, 2, 3, 4)}
+    assert plan(model, model, Making(size=sizes[3])).layers == (0, 1, 3)
+    assert len(plan(model, model, Making(size=sizes[3] - 1)).layers) == 2
+    with pytest.raises(MakeError, match=f"has {sizes[1]:,} parameters already"):
+        plan(model, model, Making(size=sizes[1] - 1))
+    with pytest.raises(MakeError, match="5 layers are asked for, and the model has 4"):
+        plan(model, model, Making(layers=5))
+
+
+def test_closeness_of_vectors_is_that_of_an_exhaustive_search() -> None:
+    draws = np.random.default_rng(0)
+    a = draws.normal(size=(13, 5)).astype(np.float32)
+    b = (a + draws.normal(size=a.shape) / 3).astype(np.float32)
+    given = compare_vectors(a, b, neighbours=4)
+
+    def cosine(x: Any, y: Any) -> float:
+        return float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
+
+    def nearest(vectors: Any, number: int) -> set[int]:
+        others = [n for n in range(len(vectors)) if n != number]
+        return set(sorted(others, key=lambda n: -cosine(vectors[number], vectors[n]))[:4])
+
+    assert np.allclose(given["cosine"], [cosine(x, y) for x, y in zip(a, b, strict=True)], atol=1e-5)  # fmt: skip
+    same = [len(nearest(a, n) & nearest(b, n)) / 4 for n in range(len(a))]
+    assert given["same 4 nearest"].tolist() == same
+    assert 0 < np.mean(same) < 1
+
+
+def test_closeness_of_labels_rankings_and_words() -> None:
+    a, b = np.array([[0.0, 9, 0], [5, 0, 0]], "f4"), np.array([[0.0, 9, 0], [0, 0, 9]], "f4")
+    labels = compare_labels(a, b)
+    assert labels["same label"].tolist() == [1, 0]
+    softmax = torch.tensor(a).softmax(-1), torch.tensor(b).softmax(-1)
+    assert np.allclose(labels["shared probability"], torch.minimum(*softmax).sum(-1).numpy(), atol=1e-6)  # fmt: skip
+    rankings = compare_rankings(np.array([[3.0, 2, 1]], "f4"), np.array([[3.0, 1, 2]], "f4"))
+    assert rankings["same first candidate"].tolist() == [1]
+    assert rankings["pairs in the same order"].tolist() == [pytest.approx(2 / 3)]
+    words = compare_word_labels([np.array([1, 2, 0])], [np.array([1, 0, 0])])
+    assert words["same label of a word"].tolist() == [pytest.approx(2 / 3)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--languages", "en,en"], "--languages must name two languages or more, each once, such as en,sw; got 'en,en'"),
+        (["--languages", "en,sw", "--text", "de=x.txt"], "--text de: the languages are en, sw"),
+        (["--languages", "en,sw", "--text", "en"], "--text must be LANGUAGE=FILE, a folder or hub:NAME, got 'en'"),
+        (["--languages", "en,sw", "--size", "3Q"], "--size must be a number of parameters such as 30M, got '3Q'"),
+        (["--languages", "en,sw", "--size", "3M", "--layers", "2"], "Of --size and --layers one decides the depth"),
+        (["--languages", "en,sw", "--steps", "0"], "steps must be at least 1, got 0"),
+        (["--languages", "en,sw", "--lines", "600"], "500 lines of 600 are kept for the figures"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_in_a_sentence(
+    arguments: list[str], said: str, tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(app, ["make", "nowhere", "-o", str(tmp_path / "out"), *arguments])
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_little_text_and_data_without_a_test_set_are_refused(
+    save: Callable[[str], Path], pairs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "en.txt").write_text("one line\n")
+    given = {language: [str(tmp_path / "en.txt")] for language in ("en", "ha")}
+    with pytest.raises(MakeError, match="has 1 different lines, and 40 are the least"):
+        make(save("headless"), ["en", "ha"], tmp_path / "out", texts=given, making=TINY)  # fmt: skip
+    with pytest.raises(MakeError, match="there is no test set of the tasks bitext"):
+        make(save("headless"), ["en", "ha"], tmp_path / "out", texts=given, data=str(pairs), making=TINY)  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["en.txt"]
+
+
+def test_the_command_prints_the_verdict_and_json(
+    save: Callable[[str], Path], texts: dict[str, Path], tmp_path: Path
+) -> None:
+    arguments = ["make", str(save("sentence")), "--languages", "en,sw", "-o", str(tmp_path / "out"), "--json", "--quiet"]  # fmt: skip
+    arguments += [f"--text={language}={texts[language]}" for language in ("en", "sw")]
+    arguments += ["--steps=2", "--batch=4", "--length=24", "--layers=1", "--coverage=0.9", "--lines=1000"]  # fmt: skip
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["plan"]["layers"] == [3]
