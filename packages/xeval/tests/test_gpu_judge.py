@@ -11,7 +11,10 @@ from xeval.data.source import LocalFolder
 from xeval.evaluate.score import score
 from xeval.finetune.checkpoint import read_finetuned
 from xeval.finetune.tune import tune
+from xeval.progress import no_progress
 from xeval.protocol import Protocol
+from xeval.sentences.reranker import open_reranker
+from xeval.sentences.vectors import open_vectors
 from xeval.task_templates.task import ZeroShotTask
 from xeval.tasks import TASKS
 
@@ -86,3 +89,22 @@ def test_a_model_is_asked_as_it_is_on_the_gpu_as_on_the_cpu(
 
     assert cpu
     assert gpu == pytest.approx(cpu, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", DEVICES)
+def test_sentence_encoders_and_rerankers_are_asked_on_the_gpu_as_on_the_cpu(
+    kind: str, sentence_encoder: Path, reranker: Path, text: list[str], tmp_path: Path
+) -> None:
+    def run(_path: Path) -> list[float]:
+        encoder = open_vectors(str(sentence_encoder), Protocol())
+        asked, _ = encoder.encode(text[:6], "query", no_progress, "")
+        known, _ = encoder.encode(text[6:20], "document", no_progress, "")
+        scores, _ = open_reranker(str(reranker), Protocol()).score(
+            text[:2], [text[6:10], text[10:13]], no_progress, ""
+        )
+        return [*encoder.similarity(asked, known).ravel(), *scores[0], *scores[1]]
+
+    cpu, gpu = on_cpu_and_gpu(kind, run, tmp_path, trains=False)
+
+    assert len(cpu) == 6 * 14 + 7
+    assert gpu == pytest.approx(cpu, abs=1e-3)

@@ -70,9 +70,9 @@ class CrossEncoderScores:
             self._model = library.CrossEncoder(
                 model, device=device(), trust_remote_code=False, model_kwargs={"dtype": "float32"}
             )
-        limit = self._model.max_length
+        limit = self._model.max_seq_length
         if max_length is not None and (limit is None or max_length < limit):
-            self._model.max_length = max_length
+            self._model.max_seq_length = max_length
         if self._model.num_labels != 1:
             raise XevalError(
                 f"{model}: expected a reranker with one score, got {self._model.num_labels} labels; "
@@ -104,7 +104,7 @@ class CrossEncoderScores:
         return _split(scores, documents), self._cut(pairs)
 
     def _cut(self, pairs: list[tuple[str, str]]) -> int:
-        limit = self._model.max_length
+        limit = self._model.max_seq_length
         if not limit or limit == float("inf"):
             return 0
         firsts, seconds = ([pair[side] for pair in pairs] for side in (0, 1))
