@@ -62,7 +62,7 @@ class Job:
         seed: of the order of batches.
         rate: the learning rate at its peak.
         steps: of the optimiser.
-        batch: rows in each.
+        batch: in each as many rows as make this times `length` tokens.
         length: tokens at most in each row.
     """
 
@@ -242,12 +242,8 @@ def whole_vectors(model: Any, pair: tuple[str, str], arguments: argparse.Namespa
         precision="", warmup=0.0, work="",
     )  # fmt: skip
     probes = _probe(*_topics(model, pair, world))
-    np.savez(
-        file,
-        source=source,
-        target=target,
-        **{f"probe_{language}": value for language, value in probes.items()},
-    )  # type: ignore[arg-type]  # numbers are arrays
+    accuracies: dict[str, Any] = {f"probe_{language}": value for language, value in probes.items()}
+    np.savez(file, source=source, target=target, **accuracies)
 
 
 def bitext(data: Path, pair: tuple[str, str], count: int) -> tuple[list[str], list[str]]:
@@ -279,9 +275,9 @@ def _probe(
     train: Vectors, labels: list[str], tests: dict[str, tuple[Vectors, list[str]]]
 ) -> dict[str, float]:
     """Per language the accuracy of a logistic regression on centred, scaled vectors, in percent."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+    from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
+    from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
     classifier.fit(train, labels)
@@ -317,7 +313,7 @@ def _percent(hits: NDArray[np.bool_]) -> float:
 
 def _comparisons(items: dict[Job, dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Every mixture beside hidden states alone, everything else alike: tests over the same items."""
-    from scipy.stats import binomtest, wilcoxon
+    from scipy.stats import binomtest, wilcoxon  # type: ignore[import-untyped]
 
     for job, judged in items.items():
         if job.mixture in ("hidden", "cut"):
@@ -470,10 +466,12 @@ def _arguments() -> argparse.Namespace:
     made.add_argument("--layers", default="6", help="how many (6,3), or their numbers (1-3-5)")
     made.add_argument("--mixtures", default="cut,hidden,bistil,sentences", help=f"of {', '.join(MIXTURES)}, cut, or TERM:WEIGHT+TERM:WEIGHT")  # fmt: skip
     made.add_argument("--seeds", default="0")
-    made.add_argument("--rates", default="3e-4", help="learning rates")
-    made.add_argument("--warmup", type=float, default=0.0, help="share of the steps")
+    made.add_argument("--rates", default="1e-3", help="learning rates")
+    made.add_argument("--warmup", type=float, default=0.06, help="share of the steps")
     made.add_argument("--steps", type=int, default=1000)
-    made.add_argument("--batch", type=int, default=16, help="rows in a batch")
+    made.add_argument(
+        "--batch", type=int, default=16, help="as many rows as make batch times length tokens"
+    )
     made.add_argument("--length", type=int, default=64, help="tokens at most in a row")
     made.add_argument("--lines", type=int, default=20_000, help="of text, per language")
     made.add_argument("--test", type=int, default=1000, help="pairs of the bitext")

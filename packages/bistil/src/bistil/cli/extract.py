@@ -70,8 +70,16 @@ def extract_command(
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 200_000,
     batch: Annotated[int, typer.Option(help="Blocks in a batch.")] = 8,
     length: Annotated[int, typer.Option(help="Tokens in a block.")] = 256,
-    learning_rate: Annotated[float, typer.Option(help="At its peak.")] = 1e-4,
-    warmup: Annotated[float, typer.Option(help="Share of steps that lead up to it.")] = 0.0,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="At its peak.", show_default="1e-4, of sentence encoders 1e-3"),
+    ] = None,
+    warmup: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of steps that lead up to it.", show_default="0, of sentence encoders 0.06"
+        ),
+    ] = None,
     mask_rate: Annotated[
         float, typer.Option(help="Share of positions hidden in running text.")
     ] = 0.15,

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from teacherzoo.encoders.layers import Strategy
     from vocabmerge import Kind
 
+_RATES = {"sentence": (1e-3, 0.06)}  # kind to learning rate and warmup, where they are not BiStil's
+
 Init = Literal["teacher", "random"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -35,10 +37,11 @@ class Extraction:
         budget: or: how many pieces to keep, fairly to the worst-served language.
         keep_vocabulary: or: keep it whole.
         steps: optimiser steps.
-        batch: blocks in a batch, which is of one language.
+        batch: blocks in a batch, which is of one language; of the lines of a sentence encoder as many as make `batch` times
+            `length` tokens on the average.
         length: tokens in a block; documents are packed, with a separator between them.
-        learning_rate: falls linearly to 0.
-        warmup: share of the steps on which it rises first.
+        learning_rate: falls linearly to 0; 1e-4 unless given, of sentence encoders 1e-3.
+        warmup: share of the steps on which it rises first; none unless given, of sentence encoders 0.06.
         prompts: put in front of the lines of a sentence encoder, in turn; the folder's default prompt, if it has one, unless given.
         mask_rate: share of the positions hidden from student and teacher alike, of running text; 0 leaves the text as it is.
         held_out_share: of each corpus, by content, for the figures in the card.
@@ -71,8 +74,8 @@ class Extraction:
     steps: int = 200_000
     batch: int = 8
     length: int = 256
-    learning_rate: float = 1e-4
-    warmup: float = 0.0
+    learning_rate: float | None = None
+    warmup: float | None = None
     prompts: tuple[str, ...] = ()
     mask_rate: float = 0.15
     held_out_share: float = 0.01
@@ -89,7 +92,7 @@ class Extraction:
         if self.length < 8:
             raise ExtractError(f"length must be at least 8 tokens, got {self.length!r}.")
         for name in ("mask_rate", "warmup", "held_out_share"):
-            if not 0 <= getattr(self, name) < 1:
+            if not 0 <= (getattr(self, name) or 0.0) < 1:
                 raise ExtractError(f"{name} must be in [0, 1), got {getattr(self, name)!r}.")
         masked = [term for term in self.weights.terms if Sees.MASKED_ROWS in term.sees]
         names = " and ".join(term.name for term in masked)
@@ -139,7 +142,14 @@ class Extraction:
         precision = self.precision
         if precision == "auto":
             precision = "bfloat16" if has_bfloat16() else "float32"
-        return replace(self, loss=loss, precision=precision)
+        rate, warmup = _RATES.get(kind.value, (1e-4, 0.0))
+        return replace(
+            self,
+            loss=loss,
+            precision=precision,
+            learning_rate=rate if self.learning_rate is None else self.learning_rate,
+            warmup=warmup if self.warmup is None else self.warmup,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; widths only where they are not the teacher's."""

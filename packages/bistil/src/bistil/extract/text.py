@@ -89,6 +89,7 @@ def open_text(
         held_out_share=extraction.held_out_share,
         seed=extraction.seed,
         form=form,
+        by_tokens=sentences is not None,
         prompts=prompts,
         parallel=parallel,
         vectors=vectors,

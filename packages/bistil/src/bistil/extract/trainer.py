@@ -14,17 +14,17 @@ from transformers import TrainingArguments
 from bistil.errors import ExtractError
 from bistil.extract.config import Extraction
 from bistil.extract.text import Batches
-from bistil.losses.extraction import ExtractionModel
 from bistil.losses.outputs import LossOutput
 from bistil.losses.table import EXTRACT_TERMS
 from teacherzoo.progress import ProgressCallback
 from teacherzoo.training.arguments import decided_arguments, trainer_arguments
+from teacherzoo.training.loss_module import LossModule
 from teacherzoo.training.trainer import PreparedBatchTrainer
 from teacherzoo.training.watch import TrainingWatch
 
 
 def train(
-    model: ExtractionModel,
+    model: LossModule,
     batches: Batches,
     languages: Sequence[str],
     arguments: TrainingArguments,
@@ -64,6 +64,8 @@ def training_arguments(folder: Path, extraction: Extraction) -> TrainingArgument
     Raises:
         ExtractError: for a key that is decided elsewhere, or that this training or Trainer does not take.
     """
+    assert extraction.learning_rate is not None  # both were decided when the run was checked
+    assert extraction.warmup is not None
     decided = decided_arguments(
         folder,
         steps=extraction.steps,
@@ -103,7 +105,7 @@ class ExtractTrainer(PreparedBatchTrainer):
 
 @torch.no_grad()
 def held_out_terms(
-    model: ExtractionModel, batches: Mapping[str, Sequence[Batches]], arguments: TrainingArguments
+    model: LossModule, batches: Mapping[str, Sequence[Batches]], arguments: TrainingArguments
 ) -> dict[str, dict[str, float]]:
     """Per language, every term on text that is not trained on, computed where and as exactly as the training computes."""
     device = arguments.device

@@ -18,9 +18,7 @@ def cosine_loss(student: ModelOutputs, teacher: ModelOutputs, context: LossConte
     last_s, last_t = student.activations.last, teacher.activations.last
     assert last_s is not None
     assert last_t is not None
-    if context.real is not None:
-        last_s, last_t = last_s[context.real], last_t[context.real]
-    last_t = last_t.float()
+    last_s, last_t = context.of_real_tokens(last_s), context.of_real_tokens(last_t).float()
     if context.projection is not None:
         last_t = last_t @ context.projection.to(last_t)
     return 1 - F.cosine_similarity(last_s.float(), last_t, dim=-1).mean()

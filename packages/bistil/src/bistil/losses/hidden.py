@@ -32,8 +32,7 @@ def hidden_loss(student: ModelOutputs, teacher: ModelOutputs, context: LossConte
 
 
 def _state(student: Tensor, teacher: Tensor, context: LossContext, *, relative: bool) -> Tensor:
-    if context.real is not None:
-        student, teacher = student[context.real], teacher[context.real]
+    student, teacher = context.of_real_tokens(student), context.of_real_tokens(teacher)
     student, teacher = at_least_float32(student), at_least_float32(teacher)
     if context.projection is not None:
         teacher = teacher @ context.projection.to(teacher)

@@ -73,6 +73,16 @@ class LossContext:
     settings: Mapping[str, Any] = field(default_factory=dict)
     batch: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @functools.cached_property
+    def real_rows(self) -> Tensor | None:
+        """[N] numbers of the real tokens among all B · S; None where all are. A GPU is waited for once, not state by state."""
+        return None if self.real is None else self.real.flatten().nonzero().squeeze(1)
+
+    def of_real_tokens(self, states: Tensor) -> Tensor:
+        """States [B, S, H] of the real tokens, [N, H]; as they are where all are real."""
+        rows = self.real_rows
+        return states if rows is None else states.flatten(0, 1).index_select(0, rows)
+
 
 class LossOutput(NamedTuple):
     """What a forward pass in training returns.

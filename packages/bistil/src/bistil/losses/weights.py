@@ -194,7 +194,7 @@ PRESETS = {
     "distilmbert": LossWeights.only(logits=5, mlm=2, cosine=1),
     "minilmv2": LossWeights.only(relations=1),
     "mlm": LossWeights.only(mlm=1),
-    "sentences": LossWeights(embedding=1, similarity=1),
+    "sentences": LossWeights.only(embedding=3, hidden=1),
 }
 
 _WITH_ANSWERS = (Kind.CLASSIFIER, Kind.TOKEN_CLASSIFIER, Kind.QUESTION_ANSWERING)

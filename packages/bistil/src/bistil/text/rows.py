@@ -112,6 +112,7 @@ class TextRows:
         held_out_share: of each text, by content.
         seed: of the order.
         form: "lines" are rows of their own; in "pairs" a line `first TAB second` is one row of two segments.
+        by_tokens: whether a batch is of as many rows as make `batch` times `length` tokens on the average, not of `batch` rows.
         segments: whether rows of pairs say which tokens are of the second part.
         prompts: put in front of a line, in turn; of pairs in one row, of the first part.
         parallel: per target language files of lines `source TAB target`.
@@ -135,6 +136,7 @@ class TextRows:
         held_out_share: float,
         seed: int,
         form: Form = "lines",
+        by_tokens: bool = False,
         segments: bool = True,
         prompts: Sequence[str] = ("",),
         parallel: Mapping[str, Sequence[Path]] | None = None,
@@ -146,13 +148,21 @@ class TextRows:
         self._length, self._batch, self._seed = length, batch, seed
         self._held_out_share, self._cache_dir, self._watch = held_out_share, cache_dir, watch
         self._form: Form = form
-        self._segments, self._vectors = segments, vectors
+        self._by_tokens, self._segments, self._vectors = by_tokens, segments, vectors
         self._prompts = tuple(dict.fromkeys(prompts)) or ("",)
 
     @cached_property
     def groups(self) -> dict[str, RowGroup]:
         """What batches are made of, to train on."""
         return self._groups("train")
+
+    @cached_property
+    def rows_in_batch(self) -> int:
+        """As many in every batch of every group."""
+        if not self._by_tokens:
+            return self._batch
+        lengths = np.concatenate([group.lengths for group in self.groups.values()])
+        return max(self._batch, round(self._batch * self._length / float(lengths.mean())))
 
     masked_positions = 0
 
@@ -178,7 +188,7 @@ class TextRows:
         """Per language a few batches of each group that is not trained on; languages without are absent."""
         held_out: dict[str, list[RowBatches]] = {}
         for name, group in self._groups("held_out").items():
-            count = min(_HELD_OUT_BATCHES, len(group.rows) // self._batch)
+            count = min(_HELD_OUT_BATCHES, len(group.rows) // self.rows_in_batch)
             if count:
                 batches = self._batches({name: group}, count, seed=0)
                 held_out.setdefault(group.language, []).append(batches)
@@ -188,7 +198,7 @@ class TextRows:
         slots = Schedule(
             {name: len(group.rows) for name, group in groups.items()},
             batches=count,
-            size=self._batch,
+            size=self.rows_in_batch,
             seed=seed,
             lengths={name: group.lengths for name, group in groups.items()},
         )
