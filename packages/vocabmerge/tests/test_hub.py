@@ -12,8 +12,10 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from typer.testing import CliRunner
 
 from vocabmerge import VocabularyError, push_folder
+from vocabmerge.cli.app import app
 from vocabmerge.hub.fetch import local_files, model_folder
 
 
@@ -182,6 +184,27 @@ def test_offline_is_one_sentence(folder: Path) -> None:
 def test_a_bad_name_is_refused_before_anything_is_asked(name: str, folder: Path) -> None:
     with pytest.raises(VocabularyError, match="OWNER/NAME"):
         push_folder(folder, name)
+
+
+def test_a_trim_is_pushed_with_its_card(hub: type[_Hub], trained: Any, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(trained("wordpiece").tokenizer))
+    (tmp_path / "en.txt").write_text("abd nor")
+    arguments = [
+        "trim",
+        str(tmp_path / "tokenizer.json"),
+        "--language",
+        f"en={tmp_path / 'en.txt'}",
+    ]
+
+    done = CliRunner().invoke(
+        app, [*arguments, "-o", str(tmp_path / "small"), "--push", "someone/ours", "--json", "-q"]
+    )
+
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["languages"]["en"]["lines"] == 1
+    assert done.stderr.endswith("/someone/ours\n")
+    assert set(hub.files) == set(local_files(tmp_path / "small"))
+    assert 'from_pretrained("someone/ours")' in hub.files["README.md"].decode()
 
 
 REPOSITORY = {

@@ -5,7 +5,7 @@ import itertools
 
 import datasets
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vocabmerge import VocabularyError
@@ -14,12 +14,22 @@ from vocabmerge.language_texts import LanguageText, evenly_spread, language_text
 
 @given(st.integers(1, 200), st.integers(1, 40))
 def test_lines_are_evenly_spread(total, most):
-    taken = list(evenly_spread(map(str, range(total)), total, most))
+    taken = list(evenly_spread([*map(str, range(total))], most))
     numbers = list(map(int, taken))
     assert len(numbers) == min(total, most)
     gaps = {b - a for a, b in itertools.pairwise([*numbers, total])}
     assert numbers[0] == 0
     assert max(gaps) - min(gaps) <= 1
+
+
+@given(total=st.integers(1, 900), most=st.integers(1, 12))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+def test_a_long_file_gives_as_many_lines_as_asked_from_all_over_it(total, most, tmp_path):
+    (tmp_path / "long.txt").write_text("\n".join(map(str, range(total))))
+    numbers = list(map(int, LanguageText([tmp_path / "long.txt"], lines=most)))
+    assert len(numbers) == min(total, most)
+    gaps = [b - a for a, b in itertools.pairwise([*numbers, total])]
+    assert max(gaps) <= 2 * max(total / len(numbers), 1)
 
 
 def test_a_folder_and_a_file_are_one_text_that_can_be_read_twice(tmp_path):

@@ -104,9 +104,14 @@ def trim(
         )
     check_folder(layout, vocabulary)
     with _work_folder(out, patch) as folder:
+        segmenter = vocabulary.segmenter()
         segmented = {
             language: SegmentedText(
-                vocabulary, text, watch=watch, what=f"lines of {language} counted"
+                vocabulary,
+                text,
+                segmenter=segmenter,
+                watch=watch,
+                what=f"lines of {language} counted",
             )
             for language, text in texts.items()
         }

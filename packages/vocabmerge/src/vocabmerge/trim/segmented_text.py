@@ -28,6 +28,7 @@ class SegmentedText:
     Args:
         vocabulary: that segments.
         lines: the text; iterated a second time by `batches`.
+        segmenter: the vocabulary's, where it is open already.
         watch: told the number of lines done.
         what: the watcher's word for them.
 
@@ -54,6 +55,7 @@ class SegmentedText:
         vocabulary: Vocabulary,
         lines: Iterable[str],
         *,
+        segmenter: Tokenizer | None = None,
         watch: ProgressCallback = no_progress,
         what: str = "lines counted",
     ) -> None:
@@ -64,7 +66,7 @@ class SegmentedText:
         self._lengths = array("I")
         self._ids = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115  # lives as long as the text
         weakref.finalize(self, self._ids.close)
-        segmenter = vocabulary.segmenter()
+        segmenter = segmenter or vocabulary.segmenter()
         for batch in batches(lines):
             ids, lengths = segment(segmenter, batch)
             second = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
