@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vocabmerge import VocabularyError, count_pieces, more_lines, parse_vocabulary, trim_vocabulary
+from vocabmerge import (
+    VocabularyError,
+    count_pieces,
+    more_lines,
+    parse_vocabulary,
+    trim,
+    trim_vocabulary,
+)
 from vocabmerge.trim.choose_pieces import choose_by_coverage, close_over_merges, fill_up
 from vocabmerge.trim.rule import Rule, covered_shares
 from vocabmerge.trim.segmentation_change import segmentation_change
@@ -143,6 +150,11 @@ def test_filling_up_is_exact_and_closed(case, data):
 def test_a_coverage_that_is_no_share_is_refused(coverage):
     with pytest.raises(VocabularyError, match=r"coverage above 0 and at most 1, such as 0\.99"):
         Rule(coverage=coverage)
+
+
+def test_a_bad_rule_is_refused_before_text_and_model_are_looked_at(tmp_path):
+    with pytest.raises(VocabularyError, match="coverage above 0"):
+        trim(tmp_path / "no model", {"aa": [tmp_path / "no text"]}, tmp_path / "out", coverage=2)
 
 
 @pytest.mark.parametrize("multiple", [0, -64])

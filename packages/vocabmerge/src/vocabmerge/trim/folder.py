@@ -20,6 +20,7 @@ from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 from vocabmerge.trim.card import card
 from vocabmerge.trim.characters import CharacterRule
 from vocabmerge.trim.report import trim_report
+from vocabmerge.trim.rule import Rule
 from vocabmerge.trim.segmented_text import SegmentedText
 from vocabmerge.trim.trim import CutVocabulary, trim_vocabulary
 
@@ -93,6 +94,8 @@ def trim(
         (5, 4, ['[UNK]', 'a', '##b', 'ab'])
     """
     out, patch = (None if place is None else Path(place) for place in (out, patch))
+    # Refused here, before anything slow.
+    Rule(threshold=threshold, top=top, budget=budget, coverage=coverage, multiple=multiple)
     texts = language_texts(corpora, lines=lines)
     _refuse_bad_output(out, patch)
     base = model_folder(source, revision=revision)
