@@ -173,6 +173,20 @@ def test_the_counted_text_is_segmented_as_before(family):
         assert change.tokens_after == change.tokens_before
 
 
+def test_an_unknown_word_may_come_apart_when_the_piece_that_led_it_astray_goes():
+    vocab = {"[UNK]": 0, "a": 1, "##bc": 2, "ab": 3, "##b": 4}
+    model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+             "max_input_chars_per_word": 9, "vocab": vocab}  # fmt: skip
+    vocabulary = parse_vocabulary({"added_tokens": [], "model": model}, name="tiny")
+    cut = trim_vocabulary(vocabulary, {"xx": [1, 9, 9, 0, 9]}, characters="all")
+
+    change = change_of(vocabulary, cut, ["abc", "ab"])
+
+    assert 3 not in cut.kept
+    assert (change.unknown_before, change.unknown_after) == (1, 0)
+    assert change.lines_unchanged == 0
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_only_bpe_has_ancestors_and_without_them_its_counted_text_would_change(family):
     vocabulary = VOCABULARIES[family]

@@ -31,9 +31,20 @@ def test_names_are_imported_when_somebody_asks() -> None:
         "import vocabmerge.carry.carry, vocabmerge.union.overlap, vocabmerge.trim.trim\n"
         "print([type(getattr(vocabmerge, name)).__name__ for name in ('carry', 'overlap', 'trim')])\n"
         "print(sorted(set(vocabmerge.__all__) - set(dir(vocabmerge))))\n"
+        "from typer.testing import CliRunner\n"
+        "from vocabmerge.cli.app import app\n"
+        "for arguments in (['trim', '--help'], ['trim', 'some/model', '-o', 'x', '--language', 'en'], ['apply', 'a', 'b', '-o', 'c']):\n"
+        "    print(CliRunner().invoke(app, arguments).exit_code)\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'sentence_transformers', 'matplotlib'}\n"
+        "print(sorted(heavy & sys.modules.keys()))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["[]", "['function', 'function', 'function']", "[]"]
+    assert done.stdout.splitlines() == [
+        "[]",
+        "['function', 'function', 'function']",
+        "[]",
+        *("0", "2", "2", "[]"),
+    ]
 
 
 def test_every_public_name_is_there_and_no_other() -> None:
