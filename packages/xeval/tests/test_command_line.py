@@ -123,6 +123,7 @@ for words in (
     "tune m --task pos -o t --steps 0", "tune m --task pos -o t", "tune m --task pos -o t --data DATA --source qq",
     "score m --data DATA", "score m --task pos --data DATA", "score m --task bpb --data DATA --languages qq",
     "score m --task sts --prompt x", "score m --task rerank --data DATA", "run m --tasks nosuch", "run m --tasks pos --data DATA --source qq", "compare a b nowhere.jsonl",
+    "compare --mteb nowhere neither", "score m --task topic_probe --data DATA --source yy",
 ):
     done = CliRunner().invoke(app, words.replace("DATA", sys.argv[1]).split())
     assert done.exit_code in (0, 2), done.output
@@ -135,4 +136,4 @@ def test_help_and_refusals_import_neither_torch_nor_transformers(more_data: Path
         [sys.executable, "-c", REFUSALS, str(more_data)], capture_output=True, text=True, check=True
     )
 
-    assert done.stdout.splitlines() == ["0 0 set()"] * 3 + ["2 1 set()"] * 13
+    assert done.stdout.splitlines() == ["0 0 set()"] * 3 + ["2 1 set()"] * 15

@@ -150,7 +150,7 @@ def _explained(comparisons: Sequence[Any], level: float) -> str:
     about = (
         "the larger of two: exchanging the models item by item, and a bootstrap over items with the spread between seeds"
         if several
-        else "from exchanging the models item by item; with one seed each, verdicts are about these two tuned models alone"
+        else "from exchanging the models item by item; with one seed each, verdicts are about these two models alone"
     )
     if one_sided:
         about += ", a model with one seed being taken to vary as the other does"
