@@ -70,7 +70,7 @@ def world(tmp_path, trained, lines_of, monkeypatch):
 
 COMMANDS = {
     "merge": ["merge", "A", "B", "--language", "aa=A", "--language", "bb=B", "--corpus", "aa=aa.txt", "--corpus", "bb=bb.txt", "-o", "out"],
-    "trim": ["trim", "A", "--corpus", "aa=aa.txt", "-o", "out"],
+    "trim": ["trim", "A", "--language", "aa=aa.txt", "-o", "out"],
     "count": ["count", "A", "aa.txt"],
 }  # fmt: skip
 
@@ -99,10 +99,21 @@ def test_help_and_refusals_import_no_model_library(world):
     calls = [
         ["--help"],
         ["trim", "--help"],
-        ["trim", "A", "--corpus", "aa=none.txt", "-o", "out"],
-        ["trim", "A", "--corpus", "aa=aa.txt", "-o", "B"],
+        ["trim", "A", "--language", "aa=none.txt", "-o", "out"],
+        ["trim", "A", "--language", "aa=aa.txt", "-o", "B"],
         ["carry", "A", "--model", "none", "-o", "out"],
-        ["carry", "A", "--model", "B", "--method", "focus", "--corpus", "aa=none.txt", "-o", "out"],
+        [
+            "carry",
+            "A",
+            "--model",
+            "B",
+            "--method",
+            "focus",
+            "--language",
+            "aa=none.txt",
+            "-o",
+            "out",
+        ],
     ]
     code = (
         "import json, sys\n"

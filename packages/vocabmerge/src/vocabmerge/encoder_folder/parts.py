@@ -52,7 +52,7 @@ class Parts:
     @property
     def rows(self) -> set[int]:
         """How many rows the parts have for the vocabulary."""
-        return {part.rows for part in (*self.transformers.values(), *self.tables.values())}
+        return {part.rows for part in _opened(self.transformers, self.tables).values()}
 
 
 def check_folder(layout: Layout, vocabulary: Vocabulary) -> None:
@@ -73,7 +73,8 @@ def open_parts(layout: Layout, vocabulary: Vocabulary) -> Parts:
     """Open every part of a folder; see `check_folder`."""
     transformers = {path: open_part(layout.folder / path) for path in layout.transformers}
     tables = {module.path: _open_table(layout.folder, module) for module in layout.tables}
-    for path, part in {**transformers, **tables}.items():
+    opened = _opened(transformers, tables)
+    for path, part in opened.items():
         if part.rows < len(vocabulary):
             raise VocabularyError(
                 f"{layout.folder / path}: the tokenizer has {len(vocabulary)} ids and the embedding {part.rows} rows; "
@@ -87,7 +88,7 @@ def open_parts(layout: Layout, vocabulary: Vocabulary) -> Parts:
                 "differ; trim the model of each route alone, and put the router together again"
             )
     side_files = sort_side_files(layout)
-    rows = {part.rows for part in (*transformers.values(), *tables.values())}
+    rows = {part.rows for part in opened.values()}
     return Parts(
         transformers=transformers,
         tables=tables,
@@ -96,6 +97,12 @@ def open_parts(layout: Layout, vocabulary: Vocabulary) -> Parts:
             layout.folder, side_files.copied, rows and {*rows, len(vocabulary)}
         ),
     )
+
+
+def _opened(
+    transformers: Mapping[Path, TransformerPart], tables: Mapping[Path, TablePart]
+) -> dict[Path, TransformerPart | TablePart]:
+    return {**transformers, **tables}
 
 
 def _open_table(folder: Path, module: Module) -> TablePart:
