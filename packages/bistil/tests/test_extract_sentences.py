@@ -156,3 +156,29 @@ def test_a_missing_library_is_named_before_training(
 
     with pytest.raises(ModelError, match=r"bistil\[sentences\]"):
         run(tmp_path / "out")
+
+
+def test_the_command_takes_prompts_and_refuses_translations_of_three_columns(
+    sentence_teacher: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    from typer.testing import CliRunner
+
+    from bistil.cli.app import app
+
+    three = tmp_path / "three.tsv"
+    three.write_text("a\tb\tc\n")
+    corpora = [f"--corpus={language}={texts[language]}" for language in ("en", "sw")]
+    options = ["--source=en", "--target=sw", *corpora, "--steps=2", "--batch=2", "--length=16", "--prompt=ask: ", "--quiet"]  # fmt: skip
+
+    def run(*more: str) -> Any:
+        return CliRunner().invoke(app, ["extract", str(sentence_teacher), "-o", str(tmp_path / "out"), *options, *more])  # fmt: skip
+
+    refused = run("--term", "parallel=1", "--parallel", f"sw={three}")
+    assert refused.exit_code == 2
+    assert "three.tsv, line 1: expected two columns" in refused.output.replace("\n", " ")
+    made = run()
+    assert made.exit_code == 0, made.output
+    extraction = json.loads((tmp_path / "out" / "run.json").read_text())["extraction"]
+    assert extraction["prompts"] == ["ask: "]
+    assert (extraction["learning_rate"], extraction["warmup"]) == (1e-3, 0.06)
+    assert (extraction["loss"]["embedding"], extraction["loss"]["hidden"]) == (3, 1)

@@ -145,3 +145,16 @@ def test_a_line_of_pairs_without_two_columns_is_refused_by_file_and_line(
 
     with pytest.raises(ExtractError, match=rf"pairs.tsv, line 3: expected two columns .*{columns}"):
         list(pairs_of([file]))
+
+
+def test_a_batch_by_tokens_has_as_many_rows_as_make_them_on_the_average(
+    rows_of: Callable[..., TextRows],
+) -> None:
+    text = rows_of(by_tokens=True, length=64)
+
+    sizes = [batch["attention_mask"].sum().item() for batch in map(text.batches(40).__getitem__, range(40))]  # fmt: skip
+    rows = {len(text.batches(40)[number]["input_ids"]) for number in range(40)}
+
+    assert rows == {text.rows_in_batch}
+    assert text.rows_in_batch > 4
+    assert np.mean(sizes) == pytest.approx(4 * 64, rel=0.15)
