@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bistil.encoders.capture import capture_activations
 from bistil.errors import ModelError
 from bistil.losses.extraction import ExtractionModel, TeacherRunner, freeze_unreached
 from bistil.losses.table import ADAPT_TERMS, EXTRACT_TERMS, settings_of
@@ -186,3 +187,24 @@ def test_relations_need_queries(make_masked_lm: Callable[..., Any]) -> None:
 
     with pytest.raises(ModelError, match="leave the weight of relations at 0"):
         model(**_batch())
+
+
+def test_attention_that_takes_gradients_is_single_inside_half_precision_on_a_processor(
+    make_masked_lm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, ids, read = make_masked_lm("bert"), torch.arange(5, 29).view(2, 12), []
+    stock = F.scaled_dot_product_attention
+
+    def attention(query: Tensor, *operands: Any, **options: Any) -> Tensor:
+        read.append((query.dtype, torch.is_autocast_enabled("cpu")))
+        return stock(query, *operands, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
+    for gradients in (True, False):
+        read.clear()
+        half = torch.autocast("cpu", dtype=torch.bfloat16)
+        with torch.set_grad_enabled(gradients), half, capture_activations(model) as activations:
+            model.bert(ids)
+        assert {*read} == {(torch.float32, False) if gradients else (torch.bfloat16, True)}
+        assert activations.attention[0].queries is not None
+        assert activations.attention[0].queries.dtype == torch.bfloat16

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bistil.errors import ModelError
@@ -222,10 +223,19 @@ def _attention(
     keep: Callable[..., None] | None = getattr(module, "_keep_operands", None)
     if keep is not None:
         keep(query, key, value, options["scaling"], options.get("sliding_window"))
-    attended: tuple[Tensor, None] = sdpa_attention_forward(
-        module, query, key, value, attention_mask, **options
-    )
-    return attended
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    if query.device.type != "cpu" or not half or not query.requires_grad:
+        attended: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, **options
+        )
+        return attended
+    # On a processor the backward pass of SDPA is several times slower in half precision than in single.
+    whole = (tensor.float() for tensor in (query, key, value))
+    if attention_mask is not None and attention_mask.is_floating_point():
+        attention_mask = attention_mask.float()
+    with torch.autocast("cpu", enabled=False):
+        exact, _ = sdpa_attention_forward(module, *whole, attention_mask, **options)
+    return exact.to(query.dtype), None
 
 
 @functools.cache
