@@ -14,6 +14,7 @@ from bistil.losses.hidden import hidden_loss
 from bistil.losses.outputs import LossContext, ModelOutputs
 from bistil.losses.rows import SentenceExtractionModel, SentenceTeacher
 from bistil.losses.weights import LossWeights
+from teacherzoo import TeacherError
 
 SENTENCES = ["abc def gh.", "mno.", "hg fe dc ba abc def gh hg fe dc ba."]
 
@@ -64,7 +65,7 @@ def test_a_prompt_that_pooling_leaves_out_is_left_out(tmp_path: Path, sentence_t
 
 
 def test_a_folder_without_modules_is_refused_with_the_next_step(teacher: Path) -> None:
-    with pytest.raises(ModelError, match=r"no modules.json.*Pooling\(width, 'mean'\)"):
+    with pytest.raises(TeacherError, match=r"no modules.json.*Pooling\(width, 'mean'\)"):
         read_sentence_modules(teacher)
 
 
@@ -100,7 +101,7 @@ def batch(sentence_teacher: Path) -> dict[str, Any]:
 def test_terms_on_layers_and_on_vectors_are_those_of_their_functions_on_real_tokens(
     opened: SentenceEncoder, batch: dict[str, Any]
 ) -> None:
-    model, student = _losses(opened, attention=1, hidden=2, embedding=3, similarity=0.5)
+    model, student = _losses(opened, attention=1, hidden=2, cosine=1, embedding=3, similarity=0.5)
 
     output = model(language="en", **batch)
 
@@ -112,7 +113,12 @@ def test_terms_on_layers_and_on_vectors_are_those_of_their_functions_on_real_tok
     outputs = ModelOutputs(activations=seen_s), ModelOutputs(activations=seen_t)
     assert float(output.terms["hidden"]) == pytest.approx(float(hidden_loss(*outputs, context)), rel=1e-5)  # fmt: skip
     assert float(output.terms["attention"]) == pytest.approx(float(attention_loss(*outputs, context)), rel=1e-4)  # fmt: skip
-    weights = {"attention": 1, "hidden": 2, "embedding": 3, "similarity": 0.5}
+    real = batch["attention_mask"].bool()
+    assert seen_s.last is not None
+    assert seen_t.last is not None
+    cosines = torch.cosine_similarity(seen_s.last[real], seen_t.last[real], dim=-1)
+    assert float(output.terms["cosine"]) == pytest.approx(1 - float(cosines.mean()), rel=1e-4)
+    weights = {"attention": 1, "hidden": 2, "cosine": 1, "embedding": 3, "similarity": 0.5}
     expected = sum(weight * float(output.terms[name]) for name, weight in weights.items())
     assert output.loss.item() == pytest.approx(expected, rel=1e-5)
 
@@ -151,5 +157,5 @@ def test_without_sentence_transformers_the_refusal_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
 
-    with pytest.raises(ModelError, match=r"pip install 'bistil\[sentences\]'"):
+    with pytest.raises(TeacherError, match="not installed; pip install sentence-transformers"):
         read_sentence_modules(sentence_teacher)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bistil.errors import ModelError
+from teacherzoo.vectors.encoder import open_sentence_encoder
 
 if TYPE_CHECKING:
     from typing import Self
@@ -127,14 +128,10 @@ def read_sentence_modules(folder: Path) -> SentenceModules:
         folder: with `modules.json`.
 
     Raises:
-        ModelError: without sentence-transformers; for a folder without `modules.json`; for modules that are not known here.
+        TeacherError: see `open_sentence_encoder`.
+        ModelError: for modules that are not known here.
     """
-    if not (folder / "modules.json").is_file():
-        raise ModelError(
-            f"{folder}: there is no modules.json, so nothing says how token states become a sentence's vector; save the model "
-            "by sentence-transformers with its pooling, SentenceTransformer(modules=[Transformer(folder), Pooling(width, "
-            "'mean')]).save(…), or leave terms on sentence vectors out."
-        )
+    model = open_sentence_encoder(folder, device="cpu")
     stated = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
     names = [str(module["type"]).rpartition(".")[2] for module in stated]
     if not names or names[0] != "Transformer":
@@ -147,7 +144,6 @@ def read_sentence_modules(folder: Path) -> SentenceModules:
             raise ModelError(
                 f"{folder}: its module {name} is not known here; those that can be taught through are {', '.join(_MODULES)}."
             )
-    model = _open(folder)
     transformer, *modules = model
     default = model.prompts.get(model.default_prompt_name, "") if model.default_prompt_name else ""
     return SentenceModules(
@@ -158,18 +154,3 @@ def read_sentence_modules(folder: Path) -> SentenceModules:
         prompts=dict(model.prompts),
         default_prompt=default,
     )
-
-
-def _open(folder: Path) -> Any:
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ModelError(
-            f"{folder}: a sentence encoder is opened by sentence-transformers, which is not installed; "
-            "pip install 'bistil[sentences]'."
-        ) from error
-    try:
-        return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        first = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"{folder}: sentence-transformers cannot open it: {first[0]}") from error

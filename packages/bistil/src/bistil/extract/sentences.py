@@ -138,7 +138,7 @@ def read_sentences(
     """The modules behind the teacher's encoder, recorded vectors checked against them; None of other kinds.
 
     Raises:
-        ModelError: see `read_sentence_modules`.
+        TeacherError, ModelError: see `read_sentence_modules`.
         SignalsError: for vectors of another teacher, length or prompt.
     """
     if teacher.kind is not Kind.SENTENCE:

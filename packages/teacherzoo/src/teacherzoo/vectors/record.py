@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from teacherzoo.encoders.teachers import teacher_folder
 from teacherzoo.errors import RecordError, TeacherError
 from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.text.corpora import Corpus, document_digest
+from teacherzoo.vectors.encoder import open_sentence_encoder
 from teacherzoo.vectors.read import MANIFEST, PRECISIONS, Vectors, shard_name, write_shard
 
 _ROWS = 4096  # of a shard
@@ -72,7 +72,7 @@ def record_vectors(
     }  # fmt: skip
 
     def make(work: Path) -> None:
-        encoder = _open(folder)
+        encoder = open_sentence_encoder(folder)
         shards = work / _SHARDS
         shards.mkdir(exist_ok=True)
         if length is not None:
@@ -130,23 +130,3 @@ def _shards(corpora: Sequence[Corpus], prompts: Sequence[str]) -> Iterator[tuple
             lines = (document.text for document in corpus.documents())
             while some := list(islice(lines, _ROWS)):
                 yield prompt, some
-
-
-def _open(folder: Path) -> Any:
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise TeacherError(
-            f"{folder}: a sentence encoder is opened by sentence-transformers, which is not installed; "
-            "pip install 'teacherzoo[sentences]'."
-        ) from error
-    if not (folder / "modules.json").is_file():
-        raise TeacherError(
-            f"{folder}: there is no modules.json, so nothing says how token states become a sentence's vector; give a folder "
-            "that sentence-transformers saved."
-        )
-    try:
-        return SentenceTransformer(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        first = str(error).strip().splitlines() or [type(error).__name__]
-        raise TeacherError(f"{folder}: sentence-transformers cannot open it: {first[0]}") from error
