@@ -41,13 +41,14 @@ def run(arguments: argparse.Namespace, root: Path = ROOT) -> int:
         wanted = _changed(wanted, arguments.base, root)
     output = _output_folder(root)
     python = environment(root, output / "peers") if arguments.peers else sys.executable
-    wanted = _possible(wanted, python, with_data=arguments.data is not None)
+    given = {name for name in ("data", "model") if getattr(arguments, name) is not None}
+    wanted = _possible(wanted, python, given)
     if not wanted:
         print("bench: nothing to measure.")
         return 0
     options = [] if arguments.full else ["--quick"]
-    if arguments.data:
-        options += ["--data", str(arguments.data.resolve())]
+    for name in sorted(given):
+        options += [f"--{name}", str(getattr(arguments, name).resolve())]
     known: dict[str, bool] = {}
     green = [question for question in wanted if _tested(question, python, root, known)]
     faults = [f"{question.name}: its tests are red" for question in wanted if question not in green]
@@ -78,6 +79,7 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", help="how the names of questions begin")
     parser.add_argument("--full", action="store_true", help="full sizes; all, unless named")
     parser.add_argument("--data", type=Path, help="a folder of real text")
+    parser.add_argument("--model", type=Path, help="the folder of multilingual-e5-small")
     parser.add_argument("--peers", action="store_true", help="with the rivals of peers.txt")
     parser.add_argument("--base", help="a commit to compare the working tree with")
     parser.add_argument(
@@ -89,11 +91,13 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
         raise BenchError(f"{error}.") from error
     if unknown:
         raise BenchError(
-            f"bench knows no argument {unknown[0]!r}: it takes NAMES, --full, --data DIR, --peers, --base REF and "
-            "--history FILE."
+            f"bench knows no argument {unknown[0]!r}: it takes NAMES, --full, --data DIR, --model DIR, --peers, "
+            "--base REF and --history FILE."
         )
-    if arguments.data and not arguments.data.is_dir():
-        raise BenchError(f"--data {str(arguments.data)!r} is no folder.")
+    for name in ("data", "model"):
+        folder = getattr(arguments, name)
+        if folder and not folder.is_dir():
+            raise BenchError(f"--{name} {str(folder)!r} is no folder.")
     return arguments
 
 
@@ -118,14 +122,18 @@ def _changed(questions: list[Question], base: str, root: Path) -> list[Question]
     return [question for question in questions if question.package in touched]
 
 
-def _possible(questions: Sequence[Question], python: str, *, with_data: bool) -> list[Question]:
-    """The questions whose needs are met; the others are named."""
-    met = {None: True, "data": with_data}
+def _possible(questions: Sequence[Question], python: str, given: set[str]) -> list[Question]:
+    """The questions whose needs are met by the folders `given`, and by the machine; the others are named."""
+    met = {None: True, "data": "data" in given, "model": {"data", "model"} <= given}
     if any(question.needs == "gpu" for question in questions):
         look = "import sys, torch; sys.exit(not torch.cuda.is_available())"
         done = subprocess.run([python, "-c", look], capture_output=True)
         met["gpu"] = done.returncode == 0
-    words = {"data": "--data FOLDER", "gpu": "a CUDA device"}
+    words = {
+        "data": "--data FOLDER",
+        "model": "--model FOLDER and --data FOLDER",
+        "gpu": "a CUDA device",
+    }
     for question in questions:
         if not met[question.needs]:
             print(f"absent: {question.name} needs {words[question.needs or '']}")

@@ -26,7 +26,7 @@ class Question:
     quick: str | None
     """Why it is in the quick set; None if it is not."""
     needs: str | None
-    """`gpu` or `data`: without it, the question is absent."""
+    """`gpu`, `data` or `model`: without it, the question is absent."""
 
     @property
     def name(self) -> str:

@@ -123,6 +123,13 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument(
         "--data", type=Path, help="a folder of real text, for the questions that can use one"
     )
+    made.add_argument(
+        "--model",
+        type=Path,
+        default=os.environ.get("DISTILLERY_E5"),
+        help="the folder of multilingual-e5-small or another sentence encoder, for the questions that need one; "
+        "by default what DISTILLERY_E5 names",
+    )
     return made
 
 
@@ -146,6 +153,7 @@ class Recorder:
         at_least: bool = False,
         memory: Mapping[str, int] | None = None,
         shape: Mapping[str, object] | None = None,
+        along: str | None = None,
     ) -> None:
         """Record one comparison.
 
@@ -158,6 +166,7 @@ class Recorder:
             at_least: whether the goal is a lower bound.
             memory: per contender, peak extra bytes.
             shape: sizes and options that the figures hold for.
+            along: the size in `shape` over which the picture draws a curve through such comparisons.
         """
         made: list[dict[str, Any]] = []
         for name, values in samples.items():
@@ -185,6 +194,7 @@ class Recorder:
                     else (judged >= goal if at_least else judged <= goal),
                     "memory_bytes": (memory or {}).get(name),
                     "shape": dict(shape or {}),
+                    **({"along": along} if along else {}),
                     "quick": self._quick,
                     **_provenance(),
                 }
