@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from record import Recorder, parser
 from tokenizers import Tokenizer
 from trimmed_encoders import LANGUAGE_SETS, read_options
 
-from vocabmerge import trim
+from vocabmerge import read_corpus, trim
 
 LINES, COVERAGE, TOP, REPEATS = 20_000, 0.999, 32_768, 3
 SECONDS = {"all of it": 60.0, "ours": 5.0}
@@ -165,13 +166,15 @@ def record_vocabulary(
     """Processor time of opening, cutting, writing and reading back a vocabulary without weights."""
     folder = scratch / "vocabulary"
     folder.mkdir()
+    few = scratch / "few.txt"
+    few.write_text("\n".join(islice(read_corpus(text), 100)), encoding="utf-8")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(model / name, folder)
     top = min(TOP, Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size() // 2)
     samples: dict[str, list[float]] = {"all of it": [], "tokenizers": [], "ours": []}
     for turn in range(repeats + 1):
         out = scratch / f"vocabulary-{turn}"
-        whole = seconds(lambda out=out: trim(folder, {"en": [text]}, out, top=top, lines=100))
+        whole = seconds(lambda out=out: trim(folder, {"en": [few]}, out, top=top))
         library = seconds(lambda out=out: open_both(folder, out))
         if turn or repeats == 1:  # the first of several warms up
             for name, value in (("all of it", whole), ("tokenizers", library), ("ours", whole - library)):  # fmt: skip

@@ -74,7 +74,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sentence encoder that sentence-transformers wrote, with a Unigram vocabulary."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
     folder = tmp_path_factory.mktemp("model")
     specials = ["<s>", "<pad>", "</s>", "<unk>"]
@@ -174,7 +174,7 @@ def test_what_is_neither_imports_nor_the_tokenizers_library_is_ours(
 
     vocabmerge_folder.record_folder(recorder, task, lambda program, _: said[program])
 
-    records = {(r["what"], r["contender"]): r for r in map(json.loads, out.open())}
+    records = {(r["what"], r["contender"]): r for r in map(json.loads, out.read_text().splitlines())}
     spent = "processor time of trimming a folder"
     assert records[spent, "ours"]["median"] == 3.0
     assert records[spent, "ours"]["met"]
@@ -231,7 +231,7 @@ def test_bitext_accuracy_is_of_the_nearest_both_ways() -> None:
     left = np.array([[1, 0], [0, 1], [1, 1]], dtype=np.float32)
     right = np.array([[2, 0.1], [0.1, 1], [0, 3]], dtype=np.float32)
 
-    assert bitext_accuracy(left, right) == pytest.approx((200 / 3, 200 / 3))
+    assert bitext_accuracy(left, right) == pytest.approx((100 / 3, 200 / 3))
 
 
 def test_topics_entities_and_rankings_are_scored(data: Path) -> None:
