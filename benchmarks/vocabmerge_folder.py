@@ -3,8 +3,8 @@
 Needs `--model FOLDER` (multilingual-e5-small) and `--data FOLDER`. `vocabmerge.trim` runs in a process of its own, on 20,000 lines of
 each language at 99.9 % coverage; a second process imports the same modules and does nothing, a third makes the calls to the
 tokenizers library that no trim can do without: open the vocabulary, segment every line once, open the new one, segment the
-lines that lost a piece. Beyond imports and those calls all is counted as ours: reading and unpacking the text, the choice,
-reading and writing weights and tokenizer, the map of ids, the report. The vocabulary alone (a folder without weights, 100 lines) is
+lines that lost a piece. Beyond imports and those calls all is counted as ours: reading the text (a plain file), the choice, reading and
+writing weights and tokenizer, the map of ids, the report. The vocabulary alone (a folder without weights, 100 lines) is
 opened, cut, written and read back as well. Peak memory is the process's high-water mark of resident memory.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 
 from record import Recorder, parser
 from tokenizers import Tokenizer
-from trimmed_encoders import LANGUAGE_SETS, read_options
+from trimmed_encoders import LANGUAGE_SETS, read_options, texts_to_choose_by
 
 from vocabmerge import read_corpus, trim
 
@@ -82,28 +82,23 @@ print(json.dumps(answer))
 def main() -> None:
     options = read_options(parser(__doc__.splitlines()[0]))
     recorder = Recorder("vocabmerge_folder", options)
+    lines = 200 if options.quick else LINES
     with tempfile.TemporaryDirectory() as scratch:
-        for languages in LANGUAGE_SETS:
-            record_folder(
-                recorder,
-                {
-                    "model": str(options.model),
-                    "texts": {
-                        language: [str(options.data / "corpora" / f"{language}.txt.xz")]
-                        for language in languages
-                    },
-                    "out": str(Path(scratch) / "-".join(languages)),
-                    "lines": 200 if options.quick else LINES,
-                    "coverage": COVERAGE,
-                },
-            )
-        record_vocabulary(
-            recorder,
-            options.model,
-            options.data / "corpora" / f"{LANGUAGE_SETS[0][0]}.txt.xz",
-            Path(scratch),
-            1 if options.quick else REPEATS,
+        folder = Path(scratch)
+        texts = texts_to_choose_by(
+            options.data, dict.fromkeys(sum(LANGUAGE_SETS, ())), lines, folder / "texts", ()
         )
+        for languages in LANGUAGE_SETS:
+            task = {
+                "model": str(options.model),
+                "texts": {language: [str(texts[language][0])] for language in languages},
+                "out": str(folder / "-".join(languages)),
+                "lines": lines,
+                "coverage": COVERAGE,
+            }
+            record_folder(recorder, task)
+        repeats = 1 if options.quick else REPEATS
+        record_vocabulary(recorder, options.model, texts["en"][0], folder, repeats)
     recorder.close()
 
 

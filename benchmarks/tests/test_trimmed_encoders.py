@@ -174,7 +174,9 @@ def test_what_is_neither_imports_nor_the_tokenizers_library_is_ours(
 
     vocabmerge_folder.record_folder(recorder, task, lambda program, _: said[program])
 
-    records = {(r["what"], r["contender"]): r for r in map(json.loads, out.read_text().splitlines())}
+    records = {
+        (r["what"], r["contender"]): r for r in map(json.loads, out.read_text().splitlines())
+    }
     spent = "processor time of trimming a folder"
     assert records[spent, "ours"]["median"] == 3.0
     assert records[spent, "ours"]["met"]
