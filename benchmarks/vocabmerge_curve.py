@@ -24,7 +24,7 @@ from trimmed_encoders import (
 
 from vocabmerge import VocabularyError, trim
 
-LINES, PAIRS, SIZES = 20_000, 1_000, (8_192, 16_384, 32_768, 65_536)
+LINES, PAIRS, SIZES = 20_000, 500, (8_192, 16_384, 32_768, 65_536)
 QUICK = {"LINES": 200, "PAIRS": 40}
 
 

@@ -24,7 +24,7 @@ from vocabmerge import trim
 LINES, TOP = 20_000, 32_768
 LANGUAGES = {"topics": ("en", "sw"), "entities": ("en", "fi", "de"), "reranking": ("en", "hi")}
 TASKS = {"topics": topics, "entities": entities, "reranking": reranking}
-STEPS = {"topics": 200, "entities": 300, "reranking": 80}
+STEPS = {"topics": 200, "entities": 120, "reranking": 80}
 LENGTH = {"topics": 128, "entities": 128, "reranking": 256}
 LIMIT = {"topics": 204, "entities": 600, "reranking": 40}  # test examples of a language
 BARS = {"topics": 0.1, "entities": 0.3}  # of points that may go
