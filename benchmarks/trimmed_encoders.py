@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from vocabmerge import read_corpus
 
-LANGUAGE_SETS = (("en", "sw"), ("en", "de", "tr", "hi", "sw", "zh"))
+LANGUAGE_SETS = (("en", "sw"), ("en", "de", "tr", "hi", "sw", "ar"))
 PROMPT = "query: "  # the E5 models', for both sides of a pair
 Pair = tuple[str, str]
 Text = str | Pair

@@ -41,6 +41,9 @@ class Task(Protocol):
     model_class: type[Any]
     examples: Examples
 
+    def texts(self) -> list[str]:
+        """What it learns from, without the labels."""
+
     def settings(self) -> dict[str, Any]:
         """Of the model's config."""
 
@@ -63,6 +66,9 @@ class Topics:
     name: str = "topics"
     metric: str = "accuracy"
     model_class: type[Any] = field(default=transformers.AutoModelForSequenceClassification)
+
+    def texts(self) -> list[str]:
+        return [text for text, _ in self.examples.train]
 
     def settings(self) -> dict[str, Any]:
         return _named(self.examples.labels)
@@ -90,6 +96,9 @@ class Entities:
     name: str = "entities"
     metric: str = "F1"
     model_class: type[Any] = field(default=transformers.AutoModelForTokenClassification)
+
+    def texts(self) -> list[str]:
+        return [" ".join(words) for words, _ in self.examples.train]
 
     def settings(self) -> dict[str, Any]:
         return _named(self.examples.labels)

@@ -1,9 +1,8 @@
 """vocabmerge: how many pieces a sentence encoder needs for two languages and for six.
 
 Needs `--model FOLDER` and `--data FOLDER`, as `vocabmerge_languages`, with the same text and test pairs. Bitext accuracy at 8, 16, 32
-and 64 thousand pieces, chosen by the fair rule (`budget`), for six languages by the greatest probability in any (`top`) as
-well; the last point is the whole model. Texts that a trim segments as the whole model does have the whole model's vectors,
-which `vocabmerge_languages` checks.
+and 64 thousand pieces, chosen by the fair rule (`budget`); the last point is the whole model. Texts that a trim segments as the
+whole model does have the whole model's vectors, which `vocabmerge_languages` checks.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from trimmed_encoders import (
 
 from vocabmerge import VocabularyError, trim
 
-LINES, PAIRS, SIZES = 20_000, 500, (8_192, 16_384, 32_768, 65_536)
+LINES, PAIRS, SIZES = 20_000, 300, (8_192, 16_384, 32_768, 65_536)
 QUICK = {"LINES": 200, "PAIRS": 40}
 
 
@@ -50,31 +49,30 @@ def main() -> None:
                 Path(scratch) / "texts",
                 [side for rows in pairs.values() for pair in rows for side in pair],
             )
-            for rule in ("budget", "top") if len(languages) > 2 else ("budget",):
-                shape = {
-                    "model": options.model.name,
-                    "languages": " ".join(languages),
-                    "lines": lines,
-                    "rule": rule,
-                }
-                for size in sizes:
-                    out = Path(scratch) / f"{rule}-{size}"
-                    try:
-                        trim(options.model, files, out, **{rule: size})
-                    except VocabularyError as error:
-                        print(f"absent: {' '.join(languages)} at {size} pieces: {error}")
-                        continue
-                    alike = tests.alike(out)
-                    scores = tests.accuracies(tests.vectors_of_trim(out, alike))
-                    record_scores(recorder, scores, {**shape, "pieces": size})
-                    recorder.add(
-                        "test sentences segmented as by the whole model",
-                        {"all": [100 * alike.mean()]},
-                        unit="%",
-                        shape={**shape, "pieces": size},
-                        along="pieces",
-                    )
-                record_scores(recorder, whole, {**shape, "pieces": pieces})
+            shape = {
+                "model": options.model.name,
+                "languages": " ".join(languages),
+                "lines": lines,
+                "rule": "budget",
+            }
+            for size in sizes:
+                out = Path(scratch) / str(size)
+                try:
+                    trim(options.model, files, out, budget=size)
+                except VocabularyError as error:
+                    print(f"absent: {' '.join(languages)} at {size} pieces: {error}")
+                    continue
+                alike = tests.alike(out)
+                scores = tests.accuracies(tests.vectors_of_trim(out, alike))
+                record_scores(recorder, scores, {**shape, "pieces": size})
+                recorder.add(
+                    "test sentences segmented as by the whole model",
+                    {"all": [100 * alike.mean()]},
+                    unit="%",
+                    shape={**shape, "pieces": size},
+                    along="pieces",
+                )
+            record_scores(recorder, whole, {**shape, "pieces": pieces})
     recorder.close()
 
 

@@ -29,7 +29,7 @@ from trimmed_encoders import (
 
 from vocabmerge import trim
 
-LINES, PAIRS, COVERAGE, TOP = 20_000, 500, 0.999, 16_384
+LINES, PAIRS, COVERAGE, TOP = 20_000, 300, 0.999, 16_384
 QUICK = {"LINES": 200, "PAIRS": 40}
 POINTS = 0.2  # of accuracy that may go
 

@@ -2,9 +2,10 @@
 
 Needs `--model FOLDER` (multilingual-e5-small) and `--data FOLDER`. All weights are tuned, those of pieces among them, for a
 few minutes: topics of SIB-200 (English and Swahili), named entities (English and Finnish; German in addition in the test), and
-XQuAD's paragraphs to its questions (English and Hindi). Then the model is trimmed by 20,000 lines of each language's corpus,
-and both answer the same test examples. Logits are compared bit by bit wherever an example is segmented as before, in the same
-batches. Tuned models stay in `--work`, and the same call goes on from there.
+XQuAD's paragraphs to its questions (English and Hindi). Then the model is trimmed by the corpora of the languages, with
+the texts that it was tuned on as one more language (without them with `--corpora-alone`), and both answer the same test
+examples. Logits are compared bit by bit wherever an example is segmented as before, in the same batches. Tuned models stay in
+`--work`, and the same call goes on from there.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import Any
 import numpy as np
 from record import Recorder, parser
 from transformers.utils.logging import disable_progress_bar
-from trimmed_encoders import read_options, segmented_alike, size_of, texts_to_choose_by
+from trimmed_encoders import read_options, segmented_alike, size_of
 from tuned_encoders import Task, answer, entities, pieces_of, reranking, topics, tune
 
 from vocabmerge import trim
 
-LINES, TOP = 20_000, 32_768
+TOP = 32_768
+QUICK_LINES = 200  # of each corpus; else all of them
 LANGUAGES = {"topics": ("en", "sw"), "entities": ("en", "fi", "de"), "reranking": ("en", "hi")}
 TASKS = {"topics": topics, "entities": entities, "reranking": reranking}
 STEPS = {"topics": 200, "entities": 120, "reranking": 80}
@@ -35,6 +37,7 @@ def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--work", type=Path, help="keep tuned models here, and go on from them")
     arguments.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    arguments.add_argument("--corpora-alone", action="store_true", help="choose pieces by them")
     options = read_options(arguments)
     disable_progress_bar()
     recorder = Recorder("vocabmerge_tuned", options)
@@ -56,12 +59,18 @@ def compare_trim(recorder: Recorder, task: Task, options: Any, scratch: Path) ->
     tuned = (options.work or scratch) / f"{task.name}-{steps}"
     if not tuned.exists():
         tune(task, options.model, tuned, steps=steps, learning_rate=LEARNING_RATE)
-    files = texts_to_choose_by(
-        options.data, LANGUAGES[task.name], 200 if options.quick else LINES, scratch, ()
-    )
+    lines = QUICK_LINES if options.quick else None
+    texts = {
+        language: options.data / "corpora" / f"{language}.txt.xz"
+        for language in LANGUAGES[task.name]
+    }
+    if not options.corpora_alone:
+        scratch.mkdir(exist_ok=True)
+        texts["tuning"] = scratch / "tuning.txt"
+        texts["tuning"].write_text("\n".join(task.texts()), encoding="utf-8")
     top = min(TOP, int(size_of(options.model)["pieces"]) // 2)
     trimmed = scratch / "trimmed"
-    trim(tuned, files, trimmed, top=top)
+    trim(tuned, texts, trimmed, top=top, lines=lines)
     tests = task.examples.test
     alike = segmented_alike(*(pieces_of(task, folder, tests) for folder in (tuned, trimmed)))
     same, changed = (np.flatnonzero(choice) for choice in (alike, ~alike))
@@ -81,7 +90,7 @@ def compare_trim(recorder: Recorder, task: Task, options: Any, scratch: Path) ->
     shape = {
         "model": options.model.name, "languages": " ".join(LANGUAGES[task.name]), "steps": steps,
         "batch": 16, "learning rate": LEARNING_RATE, "length": LENGTH[task.name], "top": top,
-        "lines": LINES, "tests": len(tests),
+        "texts": " ".join(texts), "lines": lines or "all", "tests": len(tests),
     }  # fmt: skip
     record(recorder, task, scores, (equal, len(same)), shape)
 
