@@ -16,6 +16,8 @@ from vocabmerge import read_corpus
 
 LANGUAGE_SETS = (("en", "sw"), ("en", "de", "tr", "hi", "sw", "ar"))
 PROMPT = "query: "  # the E5 models', for both sides of a pair
+PROMPTS = "prompts"
+"""What stands before every text is a language of its own: of the languages' corpora none need have its pieces."""
 Pair = tuple[str, str]
 Text = str | Pair
 
@@ -33,7 +35,10 @@ def read_options(arguments: ArgumentParser) -> Namespace:
 def texts_to_choose_by(
     data: Path, languages: Sequence[str], lines: int, into: Path, tests: Iterable[str]
 ) -> dict[str, list[Path]]:
-    """A file for each language of at most so many lines of its corpus, evenly spaced; none of them is a line of the tests."""
+    """A file for each language of at most so many lines of its corpus, evenly spaced, and one of the model's prompts.
+
+    None of the lines is one of the tests.
+    """
     into.mkdir(parents=True, exist_ok=True)
     unwanted = {plain(line) for line in tests}
     files = {}
@@ -46,6 +51,8 @@ def texts_to_choose_by(
         places = np.linspace(0, len(text) - 1, min(lines, len(text))).round().astype(int)
         files[language] = [into / f"{language}.txt"]
         files[language][0].write_text("\n".join(text[place] for place in places), encoding="utf-8")
+    files[PROMPTS] = [into / f"{PROMPTS}.txt"]
+    files[PROMPTS][0].write_text("query: \npassage: ", encoding="utf-8")
     return files
 
 

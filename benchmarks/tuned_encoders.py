@@ -140,6 +140,9 @@ class Reranking:
     metric: str = "MRR"
     model_class: type[Any] = field(default=transformers.AutoModelForSequenceClassification)
 
+    def texts(self) -> list[str]:
+        return list(dict.fromkeys(text for *both, _ in self.examples.train for text in both))
+
     def settings(self) -> dict[str, Any]:
         return {
             "num_labels": 1,

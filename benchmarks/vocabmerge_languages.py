@@ -18,6 +18,7 @@ from typing import Any
 from record import Recorder, parser
 from trimmed_encoders import (
     LANGUAGE_SETS,
+    PROMPTS,
     SentenceVectors,
     TranslatedTexts,
     read_options,
@@ -57,7 +58,7 @@ def main() -> None:
             out = Path(scratch) / "-".join(languages)
             report = trim(
                 options.model,
-                {language: texts[language] for language in languages},
+                {language: texts[language] for language in (*languages, PROMPTS)},
                 out,
                 coverage=COVERAGE,
             )
@@ -71,7 +72,7 @@ def main() -> None:
             record_tokens(recorder, options.model, out, chosen, shape)
             record_vectors(recorder, options.model, out, chosen, shape)
         out = Path(scratch) / "top"
-        report = trim(options.model, {"en": texts["en"]}, out, top=TOP)
+        report = trim(options.model, {key: texts[key] for key in ("en", PROMPTS)}, out, top=TOP)
         shape = {"model": options.model.name, "languages": "en", "lines": lines, "top": TOP}
         record_sizes(
             recorder, options.model, out, report, shape, {"coverage": 99.0, "tokens": 1.02}
@@ -97,7 +98,7 @@ def record_sizes(
             floor="whole",
             shape=shape,
         )
-    rows = report["languages"]
+    rows = {key: row for key, row in report["languages"].items() if key != PROMPTS}
     covered = {language: [100 * row["coverage"]] for language, row in rows.items()}
     goal = bars.get("coverage", 100 * shape.get("coverage", 0))
     recorder.add(

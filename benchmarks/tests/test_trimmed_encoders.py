@@ -141,7 +141,7 @@ def test_the_curve_is_recorded_point_by_point_and_drawn(
     records = ask(vocabmerge_curve)
 
     scores = [r for r in records if r["what"].startswith("bitext accuracy")]
-    assert {r["shape"]["rule"] for r in scores} == {"budget", "top"}
+    assert {r["shape"]["rule"] for r in scores} == {"budget"}
     points = {r["shape"]["pieces"] for r in scores}
     assert points >= {120, 200}, "and the whole model"
     assert 5 not in points, "no trim can be so small"
