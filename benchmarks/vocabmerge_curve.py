@@ -67,7 +67,7 @@ def main() -> None:
                 record_scores(recorder, scores, {**shape, "pieces": size})
                 recorder.add(
                     "test sentences segmented as by the whole model",
-                    {"all": [100 * alike.mean()]},
+                    {"all": [100 * float(alike.mean())]},
                     unit="%",
                     shape={**shape, "pieces": size},
                     along="pieces",

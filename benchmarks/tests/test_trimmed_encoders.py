@@ -84,7 +84,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=300, special_tokens=specials, unk_token="<unk>", show_progress=False
     )
     text = [line for language in LANGUAGES for line in _sentences(language, 120)]
-    tokenizer.train_from_iterator([*text, "query: "], trainer)
+    tokenizer.train_from_iterator([*text, "query: passage: "], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )  # fmt: skip
