@@ -1,6 +1,6 @@
 """vocabmerge: how many pieces a sentence encoder needs for two languages and for six.
 
-Needs `--model FOLDER` and `--data FOLDER`, as `vocabmerge_languages`, with the same text and test pairs. Bitext accuracy at 8, 16, 32
+Needs `--model FOLDER` and `--data FOLDER`, as `vocabmerge_languages`. Bitext accuracy at 8, 16, 32
 and 64 thousand pieces, chosen by the fair rule (`budget`); the last point is the whole model. Texts that a trim segments as the
 whole model does have the whole model's vectors, which `vocabmerge_languages` checks.
 """
@@ -23,7 +23,7 @@ from trimmed_encoders import (
 
 from vocabmerge import VocabularyError, trim
 
-LINES, PAIRS, SIZES = 20_000, 300, (8_192, 16_384, 32_768, 65_536)
+LINES, PAIRS, SIZES = 5_000, 200, (8_192, 16_384, 32_768, 65_536)
 QUICK = {"LINES": 200, "PAIRS": 40}
 
 
@@ -53,6 +53,7 @@ def main() -> None:
                 "model": options.model.name,
                 "languages": " ".join(languages),
                 "lines": lines,
+                "pairs": most,
                 "rule": "budget",
             }
             for size in sizes:
