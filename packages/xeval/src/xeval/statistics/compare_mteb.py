@@ -190,7 +190,7 @@ def _compare_groups(
 ) -> tuple[Comparison, ...]:
     """Groups of two tasks or more; Holm's correction over those that could show a difference."""
     several = {place: group for place, group in sorted(groups.items()) if len(group) > 1}
-    tested = _testable({place: len(group) for place, group in several.items()}, level)
+    tested, number = _testable({place: len(group) for place, group in several.items()}, level)
     compared = {}
     for place, group in several.items():
         rows_a, rows_b = (
@@ -205,21 +205,22 @@ def _compare_groups(
         comparison.place: comparison
         for comparison in with_verdicts([compared[p] for p in tested], METRIC, names, level)
     }
-    least = next(n for n in range(2, 64) if _least_p(n) < level / max(1, len(tested)))
+    least = next(n for n in range(2, 64) if _least_p(n) < level / number)
     for place, comparison in compared.items():
         if place not in judged:
             verdict = f"too few tasks to show a difference; {least} are needed"
-            judged[place] = replace(comparison, detectable=None, verdict=verdict)
+            corrected = min(1.0, number * comparison.p)
+            judged[place] = replace(comparison, p_holm=corrected, detectable=None, verdict=verdict)
     return tuple(judged[place] for place in several)
 
 
-def _testable(sizes: Mapping[str, int], level: float) -> list[str]:
-    """The groups whose smallest p can fall below the level as corrected for their own number (Tarone 1990)."""
+def _testable(sizes: Mapping[str, int], level: float) -> tuple[list[str], int]:
+    """The groups whose smallest p can fall below the level as corrected for a number of groups, and that number (Tarone 1990)."""
     for number in range(1, len(sizes) + 1):
         testable = [place for place, n in sizes.items() if _least_p(n) < level / number]
         if len(testable) <= number:
-            return testable
-    return []
+            return testable, number
+    return [], 1
 
 
 def _least_p(n: int) -> float:
