@@ -163,7 +163,11 @@ def record_vectors(
     equal = (before == after).all(axis=1)
     recorder.add(
         "texts with bit-equal vectors, of those segmented alike",
-        {f"{equal.sum()} of {len(texts)}, of {len(tests.texts)} texts": [100 * float(equal.mean())]},
+        {
+            f"{equal.sum()} of {len(texts)}, of {len(tests.texts)} texts": [
+                100 * float(equal.mean())
+            ]
+        },
         unit="%",
         bar={f"{equal.sum()} of {len(texts)}, of {len(tests.texts)} texts": 100.0},
         at_least=True,
