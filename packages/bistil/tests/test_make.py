@@ -27,6 +27,7 @@ from bistil.make.closeness import (
     compare_vectors,
     compare_word_labels,
 )
+from bistil.make.page import verdict
 from bistil.make.plan import plan
 from bistil.make.texts import split_text
 from teacherzoo.progress import no_progress
@@ -124,6 +125,11 @@ def test_the_judge_scores_all_three_and_the_page_has_every_figure(
         assert f"{row['student']:.2f}" in page
         assert row["student_verdict"] in page
     assert (tmp_path / "out" / "scores" / "results.jsonl").is_file()
+    row = {**record["scores"][0], "student_verdict": "no difference shown"}
+    assert verdict(record | {"scores": [row]})[-1].startswith("On no test set is the student shown")
+    row["student_verdict"] = "whole better by 21.28 points"
+    said = verdict(record | {"scores": [row]})[-1]
+    assert f"worse than the model at bitext in sw ({row['metric']})" in said
 
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(

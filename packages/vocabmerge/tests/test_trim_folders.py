@@ -277,6 +277,18 @@ def test_a_tokenizer_alone_is_trimmed_without_a_model(corpora, tmp_path):
     assert opened(TEXT["xx"][0])["input_ids"][0] == opened.cls_token_id
 
 
+def test_the_pieces_of_prompts_stay(corpora, tmp_path):
+    """Those that the folder's users put in front of every text, which no corpus shows."""
+    wordpiece().save(str(tmp_path / "tokenizer.json"))
+    prompt = TEXT["zz"][0]
+    whole = read_vocabulary(tmp_path / "tokenizer.json")
+    pieces = {whole.pieces[number] for number in whole.segmenter().encode(prompt).ids}
+    for prompts, kept in (((), False), ((prompt,), True)):
+        out = tmp_path / f"out-{kept}"
+        trim(tmp_path / "tokenizer.json", {"xx": corpora["xx"]}, out, prompts=prompts)
+        assert (pieces <= set(read_vocabulary(out).pieces)) == kept
+
+
 def test_rows_beyond_the_vocabulary_are_dropped(corpora, tmp_path):
     save_bert(tmp_path / "model", extra_rows=13)
     report = trim(tmp_path / "model", corpora, tmp_path / "cut", top=300)

@@ -60,7 +60,9 @@ def verdict(record: Mapping[str, Any]) -> list[str]:
             f"{_NAMES[name].capitalize()} has {100 * size:.0f} % of the parameters and is {speed:.1f} times as fast; beside the "
             f"model's answers, in the worst language: {near}."
         )
-    worse = [row for row in record["scores"] if "worse" in row.get(f"{STUDENT}_verdict", "")]
+    worse = [
+        row for row in record["scores"] if row[f"{STUDENT}_verdict"].startswith(f"{WHOLE} better")
+    ]
     if record["scores"]:
         places = ", ".join(f"{row['task']} in {row['language']} ({row['metric']})" for row in worse)
         said.append(

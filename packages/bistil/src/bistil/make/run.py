@@ -27,7 +27,7 @@ from xeval import cost
 
 PAGE, RECORD, SCORES = "report.html", "make.json", "scores"
 _VERSIONS = ("bistil", "teacherzoo", "vocabmerge", "torch", "transformers")
-_REPEATS = 20
+_TURNS, _REPEATS = 3, 7
 
 
 def make(
@@ -152,9 +152,7 @@ def _make(
         "parallel": {language: file.name for language, file in parallel.items()},
         "making": making.to_json(),
         "plan": planned.to_json(),
-        "costs": {
-            name: _cost(folder, making, watch) for name, folder in {WHOLE: link, **models}.items()
-        },
+        "costs": _costs({WHOLE: link, **models}, making, watch),
         "closeness": [asdict(row) for row in near],
         "scores": scores(work, work / SCORES / "results.jsonl", data, sets, prompts=making.prompts, watch=watch) if data else [],
         "trim": json.loads((work / TRIMMED / "report.json").read_text(encoding="utf-8")),
@@ -165,13 +163,13 @@ def _make(
 def _trim(
     whole: Path, text: Mapping[str, SplitText], place: Path, making: Making, watch: ProgressCallback
 ) -> None:
-    rule = {"coverage": making.coverage, "multiple": making.multiple}
+    rule = {"coverage": making.coverage, "multiple": making.multiple, "prompts": making.prompts}
     files = {language: [part.training] for language, part in text.items()}
     inputs = {**rule, **digest_of_inputs(corpora=files, models={"model": whole})}
 
     def make_trim(work: Path) -> None:
         trim(
-            whole, files, work / MADE, lines=None, coverage=making.coverage, multiple=making.multiple,
+            whole, files, work / MADE, lines=None, coverage=making.coverage, multiple=making.multiple, prompts=making.prompts,
             watch=lambda done, total, what: watch(done, total or 0, what),
         )  # fmt: skip
 
@@ -209,11 +207,18 @@ def _extract(
     )  # fmt: skip
 
 
-def _cost(folder: Path, making: Making, watch: ProgressCallback) -> dict[str, Any]:
-    watch(0, 0, f"measuring {folder.name}")
-    encoder = folder / read_layout(folder).transformers[0]
-    priced = cost(encoder, threads=1, length=making.length, repeats=_REPEATS)
-    return priced.columns() | {"vocabulary_parameters": priced.parameters.vocabulary}
+def _costs(
+    models: Mapping[str, Path], making: Making, watch: ProgressCallback
+) -> dict[str, dict[str, Any]]:
+    """What each costs, measured in turns; of a machine that others use, too, the quietest turn counts."""
+    costs: dict[str, dict[str, Any]] = {}
+    for turn in range(_TURNS):
+        watch(turn, _TURNS, "measuring")
+        for name, folder in models.items():
+            priced = cost(folder / read_layout(folder).transformers[0], threads=1, length=making.length, repeats=_REPEATS)  # fmt: skip
+            if name not in costs or priced.latency_ms < costs[name]["latency_ms"]:
+                costs[name] = priced.columns() | {"vocabulary_parameters": priced.parameters.vocabulary}  # fmt: skip
+    return costs
 
 
 def _name_of_source(source: str) -> str:

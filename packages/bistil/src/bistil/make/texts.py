@@ -111,7 +111,7 @@ def split_text(
                 f"{language}: {', '.join(sources)} has {len(text)} different lines, and {_LEAST} are the least to make a "
                 "model of; give more text."
             )
-        kept_out = list(evenly_spread(text, len(text), min(judged, len(text) // 10)))
+        kept_out = list(evenly_spread(text, min(judged, len(text) // 10)))
         without = set(kept_out)
         (work / MADE).mkdir()
         for name, part in (

@@ -51,6 +51,10 @@ def trim(
         CharacterRule,
         typer.Option(help="Single characters that stay: seen, of the scripts too, or all."),
     ] = "scripts",
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="Put in front of texts: its pieces stay. Those of the folder do anyway."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder to make; new or empty.")
     ] = None,
@@ -83,6 +87,7 @@ def trim(
                 coverage=coverage,
                 multiple=multiple,
                 characters=characters,
+                prompts=prompt or (),
                 lines=most,
                 revision=revision,
                 patch=patch,

@@ -85,13 +85,13 @@ def choose_by_coverage(
 
     Args:
         counts: [L, V].
-        coverage: the share of every language's tokens whose piece stays; above 0, at most 1.
+        coverage: the share of every language's known tokens whose piece stays; above 0, at most 1.
         always: what stays whatever its counts, closed over the merges [V].
         merges: ids (left, right, result) of every merge [M, 3]; ancestors of kept pieces cover their tokens as well.
-        unknown: ids of unknown tokens, which cover nothing.
+        unknown: ids of unknown tokens, which count for nothing.
 
     Returns:
-        The choice [V], without ancestors; all that a language uses, where too many of its tokens are unknown.
+        The choice [V], without ancestors.
 
     Example:
         >>> choose_by_coverage([[6, 3, 1, 0], [0, 0, 4, 6]], 0.6, always=[0, 0, 0, 0]).tolist()
@@ -99,10 +99,9 @@ def choose_by_coverage(
     """
     forced = forced_pieces(always, counts)
     table = np.asarray(counts, dtype=np.int64)
-    totals = table.sum(axis=1)
     known = _without(table, unknown)
     keep = forced.copy()
-    for row, total in zip(known, totals.tolist(), strict=True):
+    for row, total in zip(known, known.sum(axis=1).tolist(), strict=True):
         keep |= _fewest(row, total, coverage, forced=forced, merges=merges)
     return keep
 
@@ -117,7 +116,7 @@ def coverage_before(
     Args:
         counts: [L, V].
         always: what stays whatever its counts [V].
-        unknown: ids of unknown tokens, which cover nothing.
+        unknown: ids of unknown tokens, which count for nothing.
 
     Returns:
         Shares [L, V]; 1 for a piece that the language does not use, 0 for what stays always.
@@ -133,7 +132,7 @@ def coverage_before(
     for number, row in enumerate(known):
         order = _by_frequency(row, forced)
         covered = row[forced].sum() + np.cumsum(row[order]) - row[order]
-        before[number, order] = covered / table[number].sum()
+        before[number, order] = covered / row.sum()
     return before
 
 

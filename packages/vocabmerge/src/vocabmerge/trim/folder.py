@@ -1,10 +1,12 @@
 """Trims a folder: tokenizer, and the model if one is in it, into a new folder that is opened as the old one was."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tokenizers import Tokenizer
 
 from vocabmerge.encoder_folder.layout import Layout, named_ids, read_layout
 from vocabmerge.encoder_folder.parts import check_folder
@@ -40,6 +42,7 @@ def trim(
     multiple: int = 1,
     characters: CharacterRule = "scripts",
     lines: int | None = LINES,
+    prompts: Sequence[str] = (),
     revision: str | None = None,
     patch: str | Path | None = None,
     name: str | None = None,
@@ -63,10 +66,11 @@ def trim(
         threshold: BiStil's rule, the default with 1e-6.
         top: or: how many pieces to keep.
         budget: or: how many pieces to keep, fairly to the worst-served language.
-        coverage: or: the share of every language's tokens whose pieces to keep.
+        coverage: or: the share of every language's tokens, of those that are known, whose pieces to keep.
         multiple: the number of pieces is rounded up to a multiple of this, with the next best ones.
         characters: which single characters stay whatever their counts: those `seen`, those of the `scripts` too, or `all`.
         lines: of each language at most so many, evenly spread over its files; None for all.
+        prompts: put in front of texts by whoever uses the model; their pieces stay, as those of prompts in the folder do.
         revision: branch, tag or commit of a source on the Hub.
         patch: a file to make, from which and the source `apply_patch` makes the folder.
         name: what the card calls the model, `OWNER/NAME` where it goes to the Hub; by default after source and languages.
@@ -128,7 +132,7 @@ def trim(
             multiple=multiple,
             characters=characters,
             seen={language: text.characters for language, text in segmented.items()},
-            protect=named_ids(layout),
+            protect=[*named_ids(layout), *_ids_of(segmenter, [*layout.prompts.values(), *prompts])],
         )
         report = trim_report(cut, segmented, source=source, base=base, watch=watch)
         watch(0, None, "model written")
@@ -140,6 +144,10 @@ def trim(
             watch(0, None, "patch written")
             write_patch(_patch(cut, layout, report, folder), patch)
     return report
+
+
+def _ids_of(segmenter: Tokenizer, texts: Iterable[str]) -> set[int]:
+    return {number for text in texts for number in segmenter.encode(text).ids}
 
 
 def vocabulary_in(layout: Layout, *, name: str | None = None) -> Vocabulary:

@@ -120,21 +120,29 @@ def choose(
 def covered_shares(
     vocabulary: Vocabulary, counts: ArrayLike, keep: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """The share of each language's tokens whose piece stays [L]; unknown tokens have none.
+    """The share of each language's tokens whose piece stays [L], of those that the vocabulary knows.
 
     Args:
         vocabulary: whose pieces.
         counts: how often each language uses each piece [L, V].
         keep: the choice [V].
     """
-    covering = keep.copy()
-    unknown = vocabulary.special_id("unk")
-    if unknown is not None:
-        covering[unknown] = False
+    known = known_pieces(vocabulary)
     table = np.asarray(counts)
     # In whole numbers, so that all is 1.
-    shares: NDArray[np.float64] = table[:, covering].sum(axis=1) / table.sum(axis=1)
+    shares: NDArray[np.float64] = table[:, keep & known].sum(axis=1) / np.maximum(
+        table[:, known].sum(axis=1), 1
+    )
     return shares
+
+
+def known_pieces(vocabulary: Vocabulary) -> NDArray[np.bool_]:
+    """All pieces but the unknown token [V]."""
+    known = np.ones(len(vocabulary), dtype=bool)
+    unknown = vocabulary.special_id("unk")
+    if unknown is not None:
+        known[unknown] = False
+    return known
 
 
 def _choose(

@@ -22,7 +22,10 @@ from vocabmerge.trim.characters import (
 )
 from vocabmerge.trim.choose_pieces import close_over_merges
 from vocabmerge.trim.id_map import map_after_trim
-from vocabmerge.trim.rule import Rule, choose, covered_shares
+from vocabmerge.trim.rule import Rule, choose, covered_shares, known_pieces
+
+KNOWN_SHARE = 0.95
+"""A vocabulary that knows less of a language's tokens does not write it; no coverage is asked of it beyond that."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,7 +75,7 @@ class Trim(CutVocabulary):
         forced: what stayed whatever its counts [V_old].
         always: how many pieces that are.
         ancestors: how many stayed only because BPE needs them on its way to others.
-        coverage: per language, the share of the counted tokens whose piece stayed; unknown tokens have none.
+        coverage: per language, the share of the counted tokens whose piece stayed, of those that are known.
         bound: under the fair rule, what no choice of the size can exceed in its worst language; else None.
         characters: which single characters stayed whatever their counts, and what each choice of them costs.
     """
@@ -116,7 +119,7 @@ def trim_vocabulary(
             reaches this.
         top: keep this many, by the greatest probability in any language.
         budget: keep this many, chosen so that the worst-served language is served best; see `choose_fair`.
-        coverage: keep, for every language, its most frequent pieces until they are this share of its tokens.
+        coverage: keep, for every language, its most frequent pieces until they are this share of its tokens that are known.
         multiple: round the number of pieces up to a multiple of this, with the pieces that come next by the rule.
         characters: `scripts` keeps the characters of every script with a hundredth of a language's letters, and those
             seen; `seen` only those; `all` every single character of the vocabulary.
@@ -202,9 +205,9 @@ def _refuse_unreachable(
     table: NDArray[np.int64],
     coverage: float | None,
 ) -> None:
-    known = covered_shares(vocabulary, table, np.ones(len(vocabulary), dtype=bool))
+    known = table[:, known_pieces(vocabulary)].sum(axis=1) / table.sum(axis=1)
     least = int(known.argmin())
-    if coverage is not None and known[least] < coverage:
+    if coverage is not None and known[least] < min(coverage, KNOWN_SHARE):
         raise VocabularyError(
             f"language {languages[least]!r}: expected a coverage that can be met, got {coverage:g}, but "
             f"{1 - known[least]:.3%} of its tokens are unknown to {vocabulary.name}; "
