@@ -125,6 +125,7 @@ def test_the_judge_scores_all_three_and_the_page_has_every_figure(
         assert f"{row['student']:.2f}" in page
         assert row["student_verdict"] in page
     assert (tmp_path / "out" / "scores" / "results.jsonl").is_file()
+    assert "-en-sw`" in (tmp_path / "out" / "student" / "README.md").read_text()
     row = {**record["scores"][0], "student_verdict": "no difference shown"}
     assert verdict(record | {"scores": [row]})[-1].startswith("On no test set is the student shown")
     row["student_verdict"] = "whole better by 21.28 points"

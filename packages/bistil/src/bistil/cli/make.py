@@ -76,7 +76,9 @@ def make_command(
     ] = None,
     batch: Annotated[int, typer.Option(help="Rows in a batch.")] = _DEFAULT.batch,
     length: Annotated[int, typer.Option(help="Tokens in a row.")] = _DEFAULT.length,
-    learning_rate: Annotated[float, typer.Option(help="At its peak.")] = _DEFAULT.learning_rate,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="At its peak; by the model's kind unless given.")
+    ] = None,
     precision: Annotated[
         str, typer.Option(help="auto (bfloat16 where the machine has it) | float32 | bfloat16.")
     ] = _DEFAULT.precision,

@@ -28,7 +28,7 @@ class Making:
         steps: of training.
         batch: rows of text in a batch.
         length: tokens in a row.
-        learning_rate: at its peak.
+        learning_rate: at its peak; what `Extraction` has for the kind unless given.
         prompts: put in front of texts in turn, where the model expects one; its folder's own unless given. The judge puts the
             first in front of texts and queries, and the last in front of documents.
         precision: of training's forward passes: "auto", "float32" or "bfloat16".
@@ -51,7 +51,7 @@ class Making:
     steps: int = 1_000
     batch: int = 16
     length: int = 64
-    learning_rate: float = 3e-4
+    learning_rate: float | None = None
     prompts: tuple[str, ...] = ()
     precision: str = "auto"
     seed: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bistil.make.plan import KINDS
@@ -35,6 +36,7 @@ def page(record: Mapping[str, Any], picture: bytes | None) -> str:
     module, loader = _LOADING[kind]
     return _templates().get_template("report.html.jinja").render(
         record=record,
+        title=Path(record["model"]).name,
         kind=KINDS[kind],
         names=_NAMES,
         verdict=verdict(record),

@@ -107,7 +107,7 @@ def make(
         _collect(record, work)
 
     made_once(out, inputs, write, refuse=MakeError)
-    return dict(json.loads((out / RECORD).read_text(encoding="utf-8")))
+    return _json(out / RECORD)
 
 
 def _make(
@@ -131,10 +131,10 @@ def _make(
     _trim(whole, text, work / TRIMMED, making, watch)
     planned = plan(whole, work / TRIMMED, making)
     tell(planned)
-    _extract(text, parallel, work, planned, making, watch)
-    link = work / WHOLE
-    link.unlink(missing_ok=True)
-    link.symlink_to(whole.resolve(), target_is_directory=True)
+    # Cards and results call a model by its folder's name.
+    link = _link(work / WHOLE, whole)
+    teacher = _link(work / "-".join([Path(model).name, *sources]), work / TRIMMED)
+    _extract(teacher, text, parallel, work / STUDENT, planned, making, watch)
     models = {TRIMMED: work / TRIMMED, STUDENT: work / STUDENT}
     near = closeness(
         whole,
@@ -155,7 +155,8 @@ def _make(
         "costs": _costs({WHOLE: link, **models}, making, watch),
         "closeness": [asdict(row) for row in near],
         "scores": scores(work, work / SCORES / "results.jsonl", data, sets, prompts=making.prompts, watch=watch) if data else [],
-        "trim": json.loads((work / TRIMMED / "report.json").read_text(encoding="utf-8")),
+        "extraction": _json(work / STUDENT / "run.json")["extraction"],
+        "trim": _json(work / TRIMMED / "report.json"),
         "versions": {name: version(name) for name in _VERSIONS},
     }  # fmt: skip
 
@@ -176,10 +177,17 @@ def _trim(
     made_once(place, inputs, make_trim, watch=watch)
 
 
+def _link(place: Path, folder: Path) -> Path:
+    place.unlink(missing_ok=True)
+    place.symlink_to(folder.resolve(), target_is_directory=True)
+    return place
+
+
 def _extract(
+    teacher: Path,
     text: Mapping[str, SplitText],
     parallel: Mapping[str, Path],
-    work: Path,
+    out: Path,
     planned: MakePlan,
     making: Making,
     watch: ProgressCallback,
@@ -188,14 +196,14 @@ def _extract(
     from bistil.extract.run import extract
     from bistil.losses.weights import weights_for
 
-    if (work / STUDENT).exists():
+    if out.exists():
         return
     loss = weights_for(planned.kind)
     source, *targets = text
     extract(
-        work / TRIMMED,
+        teacher,
         {language: part.training for language, part in text.items()},
-        work / STUDENT,
+        out,
         source=source,
         targets=targets,
         parallel=parallel,
@@ -219,6 +227,10 @@ def _costs(
             if name not in costs or priced.latency_ms < costs[name]["latency_ms"]:
                 costs[name] = priced.columns() | {"vocabulary_parameters": priced.parameters.vocabulary}  # fmt: skip
     return costs
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 def _name_of_source(source: str) -> str:

@@ -115,11 +115,11 @@ def split_text(
         without = set(kept_out)
         (work / MADE).mkdir()
         for name, part in (
-            ("training.txt", [line for line in text if line not in without]),
+            (f"{language}.txt", [line for line in text if line not in without]),
             ("judged.txt", kept_out),
         ):
             (work / MADE / name).write_text("\n".join(part) + "\n", encoding="utf-8")
 
     place = folder / f"text-{language}-{digest_of_values(inputs)[:16]}"
     made = made_once(place, inputs, make, watch=watch)
-    return SplitText(training=made / "training.txt", judged=made / "judged.txt")
+    return SplitText(training=made / f"{language}.txt", judged=made / "judged.txt")
