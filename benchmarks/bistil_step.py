@@ -125,7 +125,7 @@ def extraction_loss(teacher: Any, student: Any, ids: Tensor, dtype: torch.dtype)
     runner = TeacherRunner(teacher, weights, LAYERS)
     model = ExtractionModel(student, runner, weights=weights, layers=LAYERS, positions=0)
     with torch.autocast(DEVICE, dtype=dtype, enabled=dtype != torch.float32):
-        loss: Tensor = model(ids, torch.full_like(ids, -100), "en").loss
+        loss: Tensor = model(input_ids=ids, labels=torch.full_like(ids, -100), language="en").loss
     return loss
 
 

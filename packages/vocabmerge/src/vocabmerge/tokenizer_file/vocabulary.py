@@ -202,7 +202,7 @@ def tokenizer_digest(tokenizer: Mapping[str, Any]) -> str:
 
 
 def _digest(model: TokenizerModel) -> str:
-    parts = {part: model.tokenizer.get(part) for part in _DECISIVE}
+    parts: dict[str, Any] = {part: model.tokenizer.get(part) for part in _DECISIVE}
     parts["model"] = {key: value for key, value in parts["model"].items() if key != "vocab"}
     decisive = {part: _without_defaults(content) for part, content in parts.items()}
     decisive["model"]["vocab"] = model.vocabulary_to_digest()
