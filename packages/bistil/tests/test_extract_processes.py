@@ -30,7 +30,7 @@ def _run(
         [
             python, *(launcher if processes > 1 else []), "-m", "bistil", "extract", str(teacher),
             "--source", "en", "--target", "sw", "--corpus", f"en={texts['en']}", "--corpus", f"sw={texts['sw']}",
-            "-o", str(out), "--steps", "4", "--batch", "2", "--length", "32", "--learning-rate", "0.2",
+            "-o", str(out), "--precision", "float32", "--steps", "4", "--batch", "2", "--length", "32", "--learning-rate", "0.2",
             "--term", "mlm=0.3", "--trainer", str(settings), *options,
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"},

@@ -31,7 +31,13 @@ from xeval import LocalFolder, Protocol, read_results, score
 # Attention drops by its configuration. Steps are few, so that differences of rounding stay small.
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 EXTRACTION = Extraction(
-    steps=4, batch=4, length=16, learning_rate=1e-3, held_out_share=0.1, checkpoint_every=4
+    steps=4,
+    batch=4,
+    length=16,
+    learning_rate=1e-3,
+    held_out_share=0.1,
+    checkpoint_every=4,
+    precision="float32",
 )
 # Plain descent: Adam would blow rounding errors of gradients that are zero up to the size of a step, and they would be chosen.
 PLAIN = {"optim": "sgd"}
@@ -189,7 +195,7 @@ def test_compare_with_one_seed(
         "model": str(calm), "corpora": {code: str(file) for code, file in texts.items()}, "targets": ["sw"],
         "tasks": ["pos"], "data": str(tasks), "seeds": 1,
         "systems": ["bistil", "full-teacher"],
-        "extract": {"steps": 3, "batch": 4, "length": 16, "checkpoint_every": 3},
+        "extract": {"steps": 3, "batch": 4, "length": 16, "checkpoint_every": 3, "precision": "float32"},
         "languages": {**short, "length": 16}, "tune": {**short, "length": 24, "precision": "float32"},
     }  # fmt: skip
 
