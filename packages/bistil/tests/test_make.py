@@ -37,7 +37,7 @@ SIZES = {
     "initializer_range": 0.2, "pad_token_id": 0,
 }  # fmt: skip
 TINY = Making(
-    steps=2, batch=4, length=24, judged_lines=20, lines=300, coverage=0.99, multiple=8, precision="float32"
+    steps=2, batch=4, length=24, judged_lines=20, lines=300, coverage=1.0, multiple=8, precision="float32"
 )  # fmt: skip
 LABELS = {"id2label": {0: "sport", 1: "health", 2: "travel"}, "label2id": {"sport": 0, "health": 1, "travel": 2}}  # fmt: skip
 CLASSES = {

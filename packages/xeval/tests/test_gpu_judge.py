@@ -15,13 +15,13 @@ from xeval.progress import no_progress
 from xeval.protocol import Protocol
 from xeval.sentences.reranker import open_reranker
 from xeval.sentences.vectors import open_vectors
-from xeval.task_templates.task import ZeroShotTask
+from xeval.task_templates.task import FineTunedTask
 from xeval.tasks import TASKS
 
 BRIEF = Protocol(
     learning_rate=1e-3, batch_size=8, steps=4, evaluate_every=4, max_length=32, precision="float32"
 )
-TUNED = [name for name, task in TASKS.items() if not isinstance(task, ZeroShotTask)]
+TUNED = [name for name, task in TASKS.items() if isinstance(task, FineTunedTask)]
 
 
 def _tuned_and_scored(
