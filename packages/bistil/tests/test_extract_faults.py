@@ -157,13 +157,15 @@ def test_a_training_that_diverges_stops_with_advice(
 def test_the_command_can_say_all_that_the_function_can_and_defaults_to_the_same() -> None:
     options = inspect.signature(extract_command).parameters
     settings = {field.name: getattr(Extraction(), field.name) for field in fields(Extraction)}
-    elsewhere = {"loss": ("style", "term"), "arguments": ("trainer",)}
+    elsewhere = {"loss": ("style", "term"), "arguments": ("trainer",), "prompts": ("prompt",)}
 
     for name, default in settings.items():
         if name in elsewhere:
             assert set(elsewhere[name]) <= options.keys()
         else:
             assert options[name].default == default, name
+    assert options["prompt"].default is None
+    assert settings["prompts"] == ()
     assert _loss(None, [], "teacher") == settings["loss"]
     assert _loss("minilmv2", ["relation_heads=8"], "teacher").settings["relation_heads"] == 8
     function = inspect.signature(extract).parameters.keys() - {"watch", "tell", "extraction"}

@@ -88,15 +88,16 @@ def plan(whole: Path, trimmed: Path, making: Making) -> MakePlan:
         MakeError: for a size that one layer exceeds, or more layers than there are.
     """
     cut = parameters_of(trimmed)
-    depth = depth_of(trimmed)
+    depth, pinned = _depth_of(trimmed)
     count = making.layers or depth // 2 or 1
     if making.size is not None:
         count = _deepest(cut, depth, making.size)
     if count > depth:
         raise MakeError(f"{count} layers are asked for, and the model has {depth}; ask for fewer.")
+    spread = spread_layers(depth, count, "last")
     return MakePlan(
         kind=kind_of(whole),
-        layers=spread_layers(depth, count, "last"),
+        layers=(0, *spread[1:]) if pinned else spread,
         depth=depth,
         whole=parameters_of(whole).total,
         trimmed=cut.total,
@@ -105,18 +106,15 @@ def plan(whole: Path, trimmed: Path, making: Making) -> MakePlan:
     )
 
 
-def depth_of(folder: Path) -> int:
-    """Layers of a model folder."""
+def _depth_of(folder: Path) -> tuple[int, str]:
+    """Layers of a model folder, and why the first must stay the first, empty where it need not."""
     from transformers import AutoConfig
 
     from teacherzoo.encoders.families import known_family
 
-    config = AutoConfig.from_pretrained(folder / _transformer(folder))
-    return int(getattr(config, known_family(config).depth))
-
-
-def _transformer(folder: Path) -> Path:
-    return read_layout(folder).transformers[0]
+    config = AutoConfig.from_pretrained(folder / read_layout(folder).transformers[0])
+    family = known_family(config)
+    return int(getattr(config, family.depth)), family.first_layer_pinned
 
 
 def _with_layers(parameters: Parameters, depth: int, count: int) -> int:
