@@ -53,14 +53,14 @@ def verdict(record: Mapping[str, Any]) -> list[str]:
     said = []
     for name in (TRIMMED, STUDENT):
         size = costs[name]["parameters"] / costs[WHOLE]["parameters"]
-        speed = costs[WHOLE]["latency_ms"] / costs[name]["latency_ms"]
+        work = costs[name]["flops"] / costs[WHOLE]["flops"]
         means: dict[str, list[float]] = {}
         for row in record["closeness"]:
             means.setdefault(row["measure"], []).append(row["mean"][name])
         near = ", ".join(f"{measure} {min(values):.1f} %" for measure, values in means.items())
         said.append(
-            f"{_NAMES[name].capitalize()} has {100 * size:.0f} % of the parameters and is {speed:.1f} times as fast; beside the "
-            f"model's answers, in the worst language: {near}."
+            f"{_NAMES[name].capitalize()} has {100 * size:.0f} % of the parameters and does {100 * work:.0f} % of the operations; "
+            f"beside the model's answers, in the worst language: {near}."
         )
     worse = [
         row for row in record["scores"] if row[f"{STUDENT}_verdict"].startswith(f"{WHOLE} better")
@@ -87,5 +87,6 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     templates.filters["mib"] = lambda size: f"{size / 2**20:,.1f}"
+    templates.filters["billions"] = lambda number: f"{number / 1e9:,.2f}"
     templates.filters["thousands"] = lambda number: f"{number:,}"
     return templates
