@@ -23,6 +23,7 @@ from teacherzoo.digests import digest_of_inputs, keep_digests
 from teacherzoo.progress import ProgressCallback, no_progress
 from vocabmerge import Kind, read_layout, trim
 from vocabmerge.hub.fetch import model_folder
+from vocabmerge.hub.texts import PREFIX
 from xeval import cost
 
 PAGE, RECORD, SCORES = "report.html", "make.json", "scores"
@@ -234,7 +235,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def _name_of_source(source: str) -> str:
-    return source if source.startswith("hub:") else Path(source).name
+    return source if source.startswith(PREFIX) else Path(source).name
 
 
 def _collect(record: Mapping[str, Any], work: Path) -> None:

@@ -12,11 +12,11 @@ from teacherzoo.cache import MADE, digest_of_values, made_once
 from teacherzoo.digests import digest_of_text
 from teacherzoo.progress import ProgressCallback
 from vocabmerge.corpora import corpus_files
+from vocabmerge.hub.texts import PREFIX
 from vocabmerge.language_texts import LanguageText, evenly_spread
 
 PUBLIC_TEXT = "hub:wikimedia/wikipedia:20231101.{language}"
 """What a language without a text of the user's is read from."""
-_HUB = "hub:"
 _LEAST = 40
 
 
@@ -69,7 +69,7 @@ def digests_of_sources(sources: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     return {
         language: [
             source
-            if source.startswith(_HUB)
+            if source.startswith(PREFIX)
             else digest_of_text(language, [Path(file) for file in corpus_files(source)])
             for source in given
         ]
