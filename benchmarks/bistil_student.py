@@ -143,8 +143,8 @@ def runtimes(recorder: Recorder, exported: Exported, threads: int, repeats: int)
     times = race(
         {
             "torch float32": in_torch,
-            "onnxruntime float32": lambda: sessions["model.onnx"].run(None, arrays),
-            "onnxruntime int8": lambda: sessions["model.int8.onnx"].run(None, arrays),
+            "onnxruntime float32": lambda: sessions["onnx/model.onnx"].run(None, arrays),
+            "onnxruntime int8": lambda: sessions["onnx/model_quantized.onnx"].run(None, arrays),
         },
         repeats=repeats,
         warmup=2,

@@ -99,7 +99,7 @@ def test_a_graph_gives_for_each_sub_word_what_the_judges_head_gives(
     with torch.no_grad():
         expected = opened.head.out(opened.encoder(**batch).last_hidden_state)
 
-    found = torch.from_numpy(_answers(served, "model.onnx", {k: its.numpy() for k, its in batch.items()}))  # fmt: skip
+    found = torch.from_numpy(_answers(served, "onnx/model.onnx", {k: its.numpy() for k, its in batch.items()}))  # fmt: skip
 
     real = batch["attention_mask"].bool()
     torch.testing.assert_close(found[real], expected[real], atol=1e-4, rtol=0)
@@ -108,11 +108,11 @@ def test_a_graph_gives_for_each_sub_word_what_the_judges_head_gives(
     assert about["labels"] == list(read_finetuned(tuned("pos")).labels)
     assert about["float32_difference"] <= 1e-4
     assert about["opset"] >= 18
-    assert about["bytes"]["model.int8.onnx"] < about["bytes"]["model.onnx"]
+    assert about["bytes"]["onnx/model_quantized.onnx"] < about["bytes"]["onnx/model.onnx"]
 
 
 def test_a_graph_says_nothing_of_the_machine_that_it_was_made_on(served: Path) -> None:
-    for graph in ("model.onnx", "model.int8.onnx"):
+    for graph in ("onnx/model.onnx", "onnx/model_quantized.onnx"):
         content = (served / graph).read_bytes()
         assert b"site-packages" not in content
         for place in (Path.home(), Path(__file__).parents[3], sys.prefix, served.parent):
@@ -131,8 +131,8 @@ def test_weights_beyond_what_one_file_holds_lie_beside_the_graphs(
     exported = export(folder, tmp_path / "out", watch=lambda done, total, what: told.append(what))
 
     model = AutoModelForMaskedLM.from_pretrained(folder)
-    for name, bytes_each in (("model.onnx", 4), ("model.int8.onnx", 1)):
-        beside = (tmp_path / "out" / f"{name}.data").stat()
+    for name, bytes_each in (("onnx/model.onnx", 4), ("onnx/model_quantized.onnx", 1)):
+        beside = (tmp_path / "out" / f"{name}_data").stat()
         weights = beside.st_size
         assert beside.st_mode & 0o444 == 0o444  # for whoever serves it
         assert weights > 0.9 * bytes_each * model.num_parameters()
@@ -141,10 +141,10 @@ def test_weights_beyond_what_one_file_holds_lie_beside_the_graphs(
     with torch.no_grad():
         expected = model(**{name: torch.from_numpy(its) for name, its in inputs.items()}).logits
     inputs["token_type_ids"] = np.zeros((1, 4), dtype=np.int64)
-    found = torch.from_numpy(_answers(tmp_path / "out", "model.onnx", inputs))
+    found = torch.from_numpy(_answers(tmp_path / "out", "onnx/model.onnx", inputs))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-    assert {file.name for file in (tmp_path / "out").glob("*.onnx*")} == {
-        "model.onnx", "model.onnx.data", "model.int8.onnx", "model.int8.onnx.data"
+    assert {file.name for file in (tmp_path / "out" / "onnx").iterdir()} == {
+        "model.onnx", "model.onnx_data", "model_quantized.onnx", "model_quantized.onnx_data"
     }  # fmt: skip
     assert told[0] == "opening the model"
     assert told[-1] == "exported"
@@ -169,7 +169,7 @@ def test_a_graph_answers_as_torch_does_on_text_of_any_size(
         expected = model(**{name: batch[name] for name in names}).logits
     found = _answers(
         tmp_path / "out",
-        "model.onnx",
+        "onnx/model.onnx",
         {"token_type_ids": np.zeros_like(batch["input_ids"]), **{name: batch[name].numpy() for name in names}},
     )  # fmt: skip
     real = batch["attention_mask"].bool()
@@ -178,7 +178,7 @@ def test_a_graph_answers_as_torch_does_on_text_of_any_size(
     assert 0 < exported.int8_difference < 3
     assert exported.opset >= 18
     assert exported.outputs == {"logits": ("batch", "tokens", "pieces")}
-    assert exported.bytes["model.int8.onnx"] < exported.bytes["model.onnx"]
+    assert exported.bytes["onnx/model_quantized.onnx"] < exported.bytes["onnx/model.onnx"]
 
 
 @pytest.mark.slow

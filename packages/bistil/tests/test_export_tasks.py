@@ -62,7 +62,7 @@ def served(
 def _exact(served: Path, out: Path) -> Path:
     """The same folder, with the float32 graph in the place of the one in eight bits, so that answers are torch's."""
     shutil.copytree(served, out)
-    shutil.copy(out / "model.onnx", out / "model.int8.onnx")
+    shutil.copy(out / "onnx/model.onnx", out / "onnx/model_quantized.onnx")
     return out
 
 
@@ -97,7 +97,7 @@ def test_the_judge_scores_the_graph_as_it_scores_torch(
     assert about["outputs"] == TASKS[task]
     assert about["float32_difference"] <= 1e-4
     assert about["int8_difference"] > 0
-    assert about["bytes"]["model.int8.onnx"] < about["bytes"]["model.onnx"]
+    assert about["bytes"]["onnx/model_quantized.onnx"] < about["bytes"]["onnx/model.onnx"]
     assert {drop.language for drop in drops} == {"en", "sw"}
     for drop in drops:
         assert drop.int8 == pytest.approx(drop.torch)

@@ -30,18 +30,29 @@ def write_model(model: Any, teacher: Teacher, folder: Path) -> None:
     """
     layout = teacher.layout
     place = folder if layout is None else folder / layout.transformers[0]
-    folder.mkdir(parents=True, exist_ok=True)
-    for pattern in _COPIED:
-        for file in teacher.folder.glob(pattern):
-            shutil.copy(file, folder)
+    copy_side_files(teacher.folder, layout, folder)
     for module in () if layout is None else layout.modules:
-        source, target = teacher.folder / module.path, folder / module.path
-        if source.is_dir() and module.path != Path():
-            skipped = _WEIGHTS if module.path in layout.transformers else ()  # type: ignore[union-attr]  # it has modules
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns(*skipped), dirs_exist_ok=True)  # fmt: skip
         if module.name == "Pooling":
             _set_width(folder / module.file, model.config.hidden_size)
     model.save_pretrained(place)
+
+
+def copy_side_files(source: Path, layout: Layout | None, folder: Path) -> None:
+    """Copy what lies beside an encoder's weights and configuration: tokenizer, licence, modules of sentence-transformers.
+
+    Args:
+        source: the model's folder.
+        layout: of it, where it was read.
+        folder: where to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in _COPIED:
+        for file in source.glob(pattern):
+            shutil.copy(file, folder)
+    for module in () if layout is None else layout.modules:
+        if (source / module.path).is_dir() and module.path != Path():
+            skipped = _WEIGHTS if module.path in layout.transformers else ()  # type: ignore[union-attr]  # it has modules
+            shutil.copytree(source / module.path, folder / module.path, ignore=shutil.ignore_patterns(*skipped), dirs_exist_ok=True)  # fmt: skip
 
 
 def _set_width(file: Path, width: int) -> None:

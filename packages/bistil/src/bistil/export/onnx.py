@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import warnings
@@ -16,8 +15,8 @@ from typing import Any
 import torch
 
 from bistil.errors import ExportError
+from bistil.export.folder import FLOAT, INT8, name_weights_as_the_hub_does, write_folder
 from bistil.export.graph import PLACES_OF_WORDS, Graph, example_inputs, open_graph
-from bistil.export.readme import write_readme
 from teacherzoo.atomic_write import written_whole
 from teacherzoo.cache import refuse_what_exists
 from teacherzoo.progress import ProgressCallback, no_progress
@@ -25,7 +24,6 @@ from teacherzoo.progress import ProgressCallback, no_progress
 TOLERANCE = 1e-4  # of logits in float32: beyond it an export is refused
 # Protocol buffers, which ONNX files are, end at 2 GiB; weights beyond that lie in a file beside the graph.
 _LARGEST_FILE = 2**31 - 2**24
-_FLOAT, _INT8 = "model.onnx", "model.int8.onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +31,14 @@ class Exported:
     """What was written.
 
     Attributes:
-        folder: with `model.onnx`, `model.int8.onnx`, tokenizer, `export.json` and README.
+        folder: as the Hub lays one out: `onnx/model.onnx`, `onnx/model_quantized.onnx`, tokenizer, `export.json` and README.
         inputs: names of the graph's inputs.
         outputs: names of its outputs, and what the axes of each are.
         labels: of an axis of that name.
         opset: of the graph.
         float32_difference: largest absolute difference of an output from torch's.
         int8_difference: the same of the graph in eight bits.
-        bytes: of each graph, with the file of its weights, `….onnx.data`, where it is too large to hold them.
+        bytes: of each graph, with the file of its weights, `….onnx_data`, where it is too large to hold them.
     """
 
     folder: str
@@ -78,7 +76,7 @@ def export(model: str | Path, out: Path, *, watch: ProgressCallback = no_progres
         ExportError: for a missing library, a folder in the way, a head of another kind, or outputs that differ.
 
     Example:
-        >>> export("tuned", Path("served")).bytes["model.int8.onnx"]  # doctest: +SKIP
+        >>> export("tuned", Path("served")).bytes["onnx/model_quantized.onnx"]  # doctest: +SKIP
         31457280
     """
     libraries, out = _libraries(), Path(out)
@@ -87,11 +85,11 @@ def export(model: str | Path, out: Path, *, watch: ProgressCallback = no_progres
     graph = open_graph(str(model))
     out.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(out) as folder:
-        folder.mkdir()
+        (folder / FLOAT).parent.mkdir(parents=True)
         watch(0, 1, "exporting the graph")
-        opset = _write_float(graph, folder / _FLOAT)
+        opset = _write_float(graph, folder / FLOAT)
         watch(0, 1, "comparing the graph with torch")
-        difference = _compare(graph, folder / _FLOAT, libraries)
+        difference = _compare(graph, folder / FLOAT, libraries)
         if not difference <= TOLERANCE:
             raise ExportError(
                 f"{model}: the exported graph differs from torch by {difference:.2g}, more than {TOLERANCE:g}; it was not "
@@ -107,16 +105,13 @@ def export(model: str | Path, out: Path, *, watch: ProgressCallback = no_progres
             labels=graph.labels,
             opset=opset,
             float32_difference=difference,
-            int8_difference=_compare(graph, folder / _INT8, libraries),
+            int8_difference=_compare(graph, folder / INT8, libraries),
             bytes={
                 name: sum(file.stat().st_size for file in folder.glob(f"{name}*"))
-                for name in (_FLOAT, _INT8)
+                for name in (FLOAT, INT8)
             },
         )
-        graph.tokenizer.save_pretrained(folder)
         _describe(exported, str(model), graph, folder)
-        for weights in folder.glob("*.data"):  # made for this user alone
-            weights.chmod(0o644)
     watch(1, 1, "exported")
     return exported
 
@@ -143,6 +138,7 @@ def _write_float(graph: Graph, file: Path) -> int:
         assert program is not None
         _strip_metadata(program.model)
         program.save(str(file), external_data=_is_large(graph))
+    name_weights_as_the_hub_does(file)
     return int(program.model.opset_imports[""])
 
 
@@ -158,21 +154,22 @@ def _strip_metadata(model: Any) -> None:
 
 def _write_int8(folder: Path, libraries: _Libraries, *, large: bool) -> None:
     onnx, quantization = libraries.onnx, libraries.quantization
-    plain = onnx.load(folder / _FLOAT, load_external_data=not large)
+    plain = onnx.load(folder / FLOAT, load_external_data=not large)
     # The exporter's notes of inner shapes go: some of them contradict its own folded weights.
     del plain.graph.value_info[:]
-    copy = folder / "plain.onnx"
+    copy = (folder / FLOAT).with_name("plain.onnx")
     if large:  # then it is read from beside its weights, which a copy in memory could not hold
         onnx.save(plain, copy)
         plain = copy
     with _silence():
         quantization.quantize_dynamic(
             plain,
-            folder / _INT8,
+            folder / INT8,
             weight_type=quantization.QuantType.QInt8,
             use_external_data_format=large,
         )
     copy.unlink(missing_ok=True)
+    name_weights_as_the_hub_does(folder / INT8)
 
 
 def _is_large(graph: Graph) -> bool:
@@ -210,8 +207,7 @@ def _describe(exported: Exported, model: str, graph: Graph, folder: Path) -> Non
         "pad": graph.tokenizer.pad_token_id or 0,
         "versions": {name: version(name) for name in ("bistil", "onnx", "onnxruntime", "torch")},
     }
-    (folder / "export.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    write_readme(folder, Path(exported.folder).name, facts)
+    write_folder(graph, folder, facts)
 
 
 @dataclass(frozen=True)

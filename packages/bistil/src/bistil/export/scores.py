@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bistil.errors import ExportError
+from bistil.export.folder import INT8
 from bistil.export.heads import Part, part_of
 from teacherzoo.progress import ProgressCallback, no_progress
 from xeval.data.source import Source, choose_targets
@@ -142,7 +143,7 @@ class _Session(nn.Module):
         import onnxruntime
 
         self._session = onnxruntime.InferenceSession(
-            str(exported / "model.int8.onnx"), providers=["CPUExecutionProvider"]
+            str(exported / INT8), providers=["CPUExecutionProvider"]
         )
         self._names = [given.name for given in self._session.get_inputs()]
         self._head, self._part = (head,), part

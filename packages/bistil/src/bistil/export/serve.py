@@ -16,7 +16,7 @@ import onnxruntime
 from tokenizers import Encoding, Tokenizer
 
 FOLDER = Path(__file__).resolve().parent
-GRAPH = "model.int8.onnx"  # or model.onnx, for float32
+GRAPH = "onnx/model_quantized.onnx"  # or onnx/model.onnx, for float32
 Text = str | tuple[str, str]
 
 
