@@ -11,9 +11,9 @@ from transformers import (
 
 from bistil.encoders.answers import answers_of
 from bistil.encoders.capture import Activations
-from bistil.losses.answers import answers_loss
-from bistil.losses.answers_mse import answers_mse_loss
 from bistil.losses.outputs import LossContext, ModelOutputs
+from bistil.losses.terms.answers import answers_loss
+from bistil.losses.terms.answers_mse import answers_mse_loss
 
 CONTEXT = LossContext(settings={"temperature": 2.0})
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])

@@ -9,10 +9,10 @@ import torch
 from bistil.encoders.capture import capture_activations
 from bistil.encoders.pooling import SentenceEncoder, read_sentence_modules
 from bistil.errors import ModelError
-from bistil.losses.attention import attention_loss
-from bistil.losses.hidden import hidden_loss
 from bistil.losses.outputs import LossContext, ModelOutputs
 from bistil.losses.rows import SentenceExtractionModel, SentenceTeacher
+from bistil.losses.terms.attention import attention_loss
+from bistil.losses.terms.hidden import hidden_loss
 from bistil.losses.weights import LossWeights
 from teacherzoo import TeacherError
 

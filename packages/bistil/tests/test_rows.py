@@ -8,7 +8,9 @@ import torch
 
 from bistil.errors import ExtractError
 from bistil.text.batches import Schedule
-from bistil.text.rows import TextRows, pairs_of, row_digest
+from bistil.text.pairing import pairs_of
+from bistil.text.row_files import row_digest
+from bistil.text.rows import TextRows
 from teacherzoo.text.corpora import is_held_out
 
 

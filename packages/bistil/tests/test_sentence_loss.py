@@ -7,10 +7,10 @@ import torch
 
 from bistil.encoders.capture import Activations
 from bistil.errors import ExtractError, ModelError
-from bistil.losses.embedding import embedding_loss
 from bistil.losses.outputs import LossContext, ModelOutputs
-from bistil.losses.parallel import parallel_loss
-from bistil.losses.similarity import similarity_loss
+from bistil.losses.terms.embedding import embedding_loss
+from bistil.losses.terms.parallel import parallel_loss
+from bistil.losses.terms.similarity import similarity_loss
 from bistil.losses.weights import PRESETS, LossWeights
 
 

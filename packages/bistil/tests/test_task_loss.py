@@ -7,8 +7,8 @@ import torch
 
 from bistil.encoders.body import copies
 from bistil.errors import AdaptError, SparseError
-from bistil.losses.soft_labels import soft_cross_entropy
 from bistil.losses.task import DistillationModel
+from bistil.losses.terms.soft_labels import soft_cross_entropy
 from bistil.losses.weights import TaskLossWeights
 from bistil.sparse.reindex import kept_ids
 from bistil.tasks.data import TaskBatches, read_task

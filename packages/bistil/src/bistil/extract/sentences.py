@@ -15,7 +15,7 @@ from bistil.errors import ExtractError
 from bistil.extract.config import Extraction
 from bistil.losses.table import Sees
 from bistil.text.languages import PAIR_ENDINGS, text_files
-from bistil.text.rows import pairs_of
+from bistil.text.pairing import pairs_of
 from teacherzoo import Teacher
 from teacherzoo.digests import digest_of_files, digest_of_model
 from teacherzoo.processes import world_size

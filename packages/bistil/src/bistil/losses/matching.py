@@ -8,9 +8,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from bistil.encoders.capture import Activations
-from bistil.losses.attention import attention_loss
-from bistil.losses.hidden import hidden_loss
 from bistil.losses.outputs import LossContext, ModelOutputs, real_tokens
+from bistil.losses.terms.attention import attention_loss
+from bistil.losses.terms.hidden import hidden_loss
 
 
 class Matching(NamedTuple):
@@ -36,7 +36,7 @@ def matching_loss(
     """The two terms of phase 1 (Ansell et al. 2023, section 3), for a training loop of your own.
 
     L_attn = 1/L_S Σ_i MSE(A_S[i], A_T[m(i)]) and L_hidden = 1/(L_S + 1) Σ_j MSE(h_S[j], h_T[n(j)] P), where m(i) is
-    `layers[i]`, n(0) = 0 and n(j) = m(j - 1) + 1; padding is left out. See `bistil.losses.attention` and `.hidden`.
+    `layers[i]`, n(0) = 0 and n(j) = m(j - 1) + 1; padding is left out. See `bistil.losses.terms.attention` and `.hidden`.
 
     Args:
         student: captured of the student, whose layers are 0 to L_s - 1.

@@ -66,7 +66,7 @@ class SentenceExtractionModel(LossModule):
 
         Args:
             language: of the batch.
-            batch: as `bistil.text.rows.RowBatches` makes it; with `teacher_vectors` [B, D] where these were recorded.
+            batch: as `bistil.text.row_batches.RowBatches` makes it; with `teacher_vectors` [B, D] where these were recorded.
         """
         taught = self._teacher(language, batch)
         pairs = is_pairs(batch)

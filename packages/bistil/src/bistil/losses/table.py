@@ -84,59 +84,59 @@ _TEMPERATURE = Setting("temperature", float, 2.0, "T, by which logits are divide
 
 EXTRACT_TERMS = (
     Term(
-        "attention", "mean squared difference of attention maps", "bistil.losses.attention:attention_loss",
+        "attention", "mean squared difference of attention maps", "bistil.losses.terms.attention:attention_loss",
         weight=1.0, sees=Sees.MAPPED_LAYERS,
     ),
     Term(
-        "hidden", "mean squared difference of hidden states", "bistil.losses.hidden:hidden_loss",
+        "hidden", "mean squared difference of hidden states", "bistil.losses.terms.hidden:hidden_loss",
         weight=1.0, sees=Sees.MAPPED_LAYERS,
     ),
     Term(
-        "relations", "divergence of the last layer's relations", "bistil.losses.relations:relations_loss",
+        "relations", "divergence of the last layer's relations", "bistil.losses.terms.relations:relations_loss",
         weight=0.0, sees=Sees.LAST_LAYER, settings=(Setting("relation_heads", int, None, "heads that vectors are cut into"),),
     ),
     Term(
-        "cosine", "1 - cosine of the last hidden states", "bistil.losses.cosine:cosine_loss",
+        "cosine", "1 - cosine of the last hidden states", "bistil.losses.terms.cosine:cosine_loss",
         weight=0.0, sees=Sees.LAST_STATES,
     ),
     Term(
-        "mlm", "cross-entropy with the text at masked positions", "bistil.losses.masked_lm:masked_lm_loss",
+        "mlm", "cross-entropy with the text at masked positions", "bistil.losses.terms.masked_lm:masked_lm_loss",
         weight=0.0, sees=Sees.MASKED_ROWS, taught=False,
     ),
     Term(
-        "logits", "divergence from the teacher's predictions at masked positions", "bistil.losses.logits:logits_loss",
+        "logits", "divergence from the teacher's predictions at masked positions", "bistil.losses.terms.logits:logits_loss",
         weight=0.0, sees=Sees.MASKED_ROWS, settings=(_TEMPERATURE,),
     ),
     Term(
-        "embedding", "distance of sentence vectors", "bistil.losses.embedding:embedding_loss",
+        "embedding", "distance of sentence vectors", "bistil.losses.terms.embedding:embedding_loss",
         weight=0.0, sees=Sees.VECTORS,
     ),
     Term(
-        "similarity", "divergence of nearness among a batch's sentences", "bistil.losses.similarity:similarity_loss",
+        "similarity", "divergence of nearness among a batch's sentences", "bistil.losses.terms.similarity:similarity_loss",
         weight=0.0, sees=Sees.VECTORS,
         settings=(Setting("similarity_temperature", float, 0.05, "τ, by which cosines of sentences are divided"),),
     ),
     Term(
-        "parallel", "distance of translations' vectors from the teacher's of the source", "bistil.losses.parallel:parallel_loss",
+        "parallel", "distance of translations' vectors from the teacher's of the source", "bistil.losses.terms.parallel:parallel_loss",
         weight=0.0, sees=Sees.VECTORS | Sees.PAIRS,
     ),
     Term(
-        "answers", "divergence from a classifier's or reranker's answers", "bistil.losses.answers:answers_loss",
+        "answers", "divergence from a classifier's or reranker's answers", "bistil.losses.terms.answers:answers_loss",
         weight=0.0, sees=Sees.ANSWERS, settings=(_TEMPERATURE,),
     ),
     Term(
-        "answers_mse", "mean squared difference of a classifier's or reranker's logits", "bistil.losses.answers_mse:answers_mse_loss",
+        "answers_mse", "mean squared difference of a classifier's or reranker's logits", "bistil.losses.terms.answers_mse:answers_mse_loss",
         weight=0.0, sees=Sees.ANSWERS,
     ),
 )  # fmt: skip
 
 ADAPT_TERMS = (
     Term(
-        "soft", "cross-entropy with the teacher's softened answers", "bistil.losses.soft_labels:soft_label_loss",
+        "soft", "cross-entropy with the teacher's softened answers", "bistil.losses.terms.soft_labels:soft_label_loss",
         weight=1.0, sees=Sees.ANSWERS, settings=(_TEMPERATURE, Setting("times_t_squared", bool, False, "whether soft answers weigh T² times as much")),
     ),
     Term(
-        "gold", "cross-entropy with the labels", "bistil.losses.gold_labels:gold_label_loss",
+        "gold", "cross-entropy with the labels", "bistil.losses.terms.gold_labels:gold_label_loss",
         weight=0.0, sees=Sees.ANSWERS, taught=False,
     ),
     *(term for term in EXTRACT_TERMS if term.name in ("attention", "hidden")),

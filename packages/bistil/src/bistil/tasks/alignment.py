@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from bistil.encoders.capture import family_of, layers_of
 from bistil.errors import AdaptError
-from bistil.losses.attention import require_same_heads
 from bistil.losses.table import Sees
+from bistil.losses.terms.attention import require_same_heads
 from bistil.losses.weights import TaskLossWeights
 from bistil.sparse.reindex import kept_ids
 from bistil.student.layers import layer_map

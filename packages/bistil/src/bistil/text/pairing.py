@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bistil.errors import ExtractError
-from bistil.text.rows import lines_of
-from teacherzoo import Corpus
+from teacherzoo import Corpus, CorpusError
 from teacherzoo.cache import MADE, digest_of_values, made_once
 from teacherzoo.digests import digest_of_text
 from teacherzoo.progress import ProgressCallback
+from teacherzoo.text.corpora import Part, document_digest, is_held_out
 
 _FAR = 1000  # lines
 
@@ -47,6 +49,56 @@ def paired_files(
     }
 
 
+def pairs_of(
+    files: Sequence[Path], *, part: Part = "all", held_out_share: float = 0.0
+) -> Iterator[tuple[str, str]]:
+    """The pairs in files of lines `first TAB second`, blank lines and repeats dropped.
+
+    Args:
+        files: `.txt` or `.tsv`, also `.gz` and `.xz`.
+        part: which pairs.
+        held_out_share: of them, by content.
+
+    Raises:
+        ExtractError: naming file and line, for a line without exactly two columns that are not blank.
+        CorpusError: for a file that cannot be read.
+    """
+    seen = set()
+    for file in files:
+        for number, line in enumerate(_lines_of(file), start=1):
+            if not line.strip():
+                continue
+            columns = line.split("\t")
+            if len(columns) != 2 or not all(column.strip() for column in columns):
+                filled = sum(bool(column.strip()) for column in columns)
+                raise ExtractError(
+                    f"{file}, line {number}: expected two columns with a tabulator between them, got {len(columns)}"
+                    + (f", of which {filled} with text" if filled < len(columns) else "")
+                    + "; write a sentence, a tabulator and its counterpart."
+                )
+            digest = document_digest(line)
+            if digest in seen:
+                continue
+            seen.add(digest)
+            if part == "all" or is_held_out(digest, share=held_out_share) == (part == "held_out"):
+                yield columns[0], columns[1]
+
+
+def _lines_of(file: Path) -> Iterator[str]:
+    """The lines of a text, also of a `.gz` or `.xz`.
+
+    Raises:
+        CorpusError: for a file that cannot be read.
+    """
+    opened = {".gz": gzip.open, ".xz": lzma.open}.get(file.suffix, open)
+    try:
+        with opened(file, "rt", encoding="utf-8", newline="\n") as stream:  # type: ignore[operator]  # three of one signature
+            for line in stream:
+                yield line.rstrip("\r\n")
+    except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError) as error:
+        raise CorpusError(f"{file}: cannot be read as UTF-8 text ({error}).") from error
+
+
 def _made_of_lines(
     language: str, files: Sequence[Path], cache_dir: Path, watch: ProgressCallback
 ) -> Path:
@@ -79,4 +131,4 @@ def _pairs(corpus: Corpus) -> Iterator[tuple[str, str]]:
 
 
 def _first_line(files: Sequence[Path]) -> str:
-    return next((line for file in files for line in lines_of(file) if line.strip()), "")
+    return next((line for file in files for line in _lines_of(file) if line.strip()), "")

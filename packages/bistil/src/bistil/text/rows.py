@@ -1,11 +1,8 @@
-"""Lines of text as rows of token ids, one a sentence, and padded batches of them: for sentence encoders and classifiers."""
+"""Lines of text as rows of token ids, one a sentence, made once: for sentence encoders and classifiers."""
 
 from __future__ import annotations
 
-import gzip
-import lzma
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -13,87 +10,26 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from bistil.errors import ExtractError
 from bistil.text.batches import Schedule
+from bistil.text.pairing import pairs_of
+from bistil.text.row_batches import RowBatches, RowGroup
+from bistil.text.row_files import Rows, RowWriter, read_rows
 from teacherzoo import Corpus, CorpusError
 from teacherzoo.cache import MADE, digest_of_values, made_once
 from teacherzoo.digests import digest_of_text
 from teacherzoo.progress import ProgressCallback, no_progress
-from teacherzoo.text.corpora import DIGEST_BYTES, Part, document_digest, is_held_out
+from teacherzoo.text.corpora import Part
 
 if TYPE_CHECKING:
     from teacherzoo import Vectors
 
 _TOGETHER = 2000  # rows tokenized in one call
 _HELD_OUT_BATCHES = 8
-_IDS, _TYPES, _ENDS, _DIGESTS = "ids.int32", "types.int8", "ends.int64", "digests"
 _PAIRS = " (pairs)"  # behind the language, in the name of a group of translation pairs
 
 Form = Literal["lines", "pairs"]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of different lengths, behind one another.
-
-    Attributes:
-        ids: of all tokens.
-        ends: [N] where each row ends.
-        digests: [N, 16] of prompt and text, see `row_digest`.
-        types: of all tokens, their segments; None where a row is of one segment.
-    """
-
-    ids: NDArray[np.int32]
-    ends: NDArray[np.int64]
-    digests: NDArray[np.uint8]
-    types: NDArray[np.int8] | None = None
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    @cached_property
-    def lengths(self) -> NDArray[np.int64]:
-        """[N] tokens of each row."""
-        return np.diff(self.ends, prepend=0)
-
-    def padded(self, numbers: Sequence[int] | NDArray[np.int64], pad: int) -> dict[str, torch.Tensor]:  # fmt: skip
-        """These rows: `input_ids` and `attention_mask` [B, S], and `token_type_ids` where rows have segments."""
-        lengths = self.lengths[numbers]
-        mask = np.arange(lengths.max()) < lengths[:, None]
-        places = [np.arange(self.ends[number] - self.lengths[number], self.ends[number]) for number in numbers]  # fmt: skip
-        flat = np.concatenate(places)
-        batch = {"input_ids": np.full(mask.shape, pad, dtype=np.int64), "attention_mask": mask.astype(np.int64)}  # fmt: skip
-        batch["input_ids"][mask] = self.ids[flat]
-        if self.types is not None:
-            batch["token_type_ids"] = np.zeros(mask.shape, dtype=np.int64)
-            batch["token_type_ids"][mask] = self.types[flat]
-        return {name: torch.from_numpy(array) for name, array in batch.items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowGroup:
-    """Rows that may share a batch: of one language and one prompt.
-
-    Attributes:
-        language: of the rows.
-        rows: of text, or of translations.
-        prompt_length: leading tokens that the prompt takes.
-        sources: of translations, what they translate, row by row.
-    """
-
-    language: str
-    rows: Rows
-    prompt_length: int = 0
-    sources: Rows | None = None
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """[N] tokens of each row; of pairs, of the longer side."""
-        if self.sources is None:
-            return self.rows.lengths
-        return np.maximum(self.rows.lengths, self.sources.lengths)
 
 
 class TextRows:
@@ -249,7 +185,7 @@ class TextRows:
 
         def make(work: Path) -> None:
             sides = 2 if translations else 1
-            writers = [_RowWriter(work / MADE / str(side)) for side in range(sides)]
+            writers = [RowWriter(work / MADE / str(side)) for side in range(sides)]
             done = 0
             texts = self._texts(language, part, translations=translations)
             rows = (text for number, text in enumerate(texts) if number % len(self._prompts) == prompt)  # fmt: skip
@@ -269,7 +205,7 @@ class TextRows:
                 )
 
         made = made_once(folder, inputs, make, watch=self._watch)
-        return [_read_rows(made / str(side)) for side in range(2 if translations else 1)]
+        return [read_rows(made / str(side)) for side in range(2 if translations else 1)]
 
     def _texts(self, language: str, part: Part, *, translations: bool) -> Iterator[tuple[str, ...]]:
         if translations or self._form == "pairs":
@@ -293,147 +229,3 @@ class TextRows:
             return_attention_mask=False,
             return_token_type_ids=second is not None and self._segments,
         )
-
-
-class RowBatches(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """Item i is batch i of the schedule, padded to its longest row.
-
-    An item has `input_ids`, `attention_mask` [B, S], `language` and `prompt_length` []; `token_type_ids` [B, S] where rows
-    have segments; of translation pairs also `source_input_ids` and `source_attention_mask` [B, S']; where the teacher's vectors
-    were recorded `teacher_vectors` [B, D], of pairs those of the sources.
-
-    Args:
-        slots: group and rows of each.
-        groups: by name.
-        languages: whose numbers `language` is.
-        pad: id that fills rows up.
-        vectors: recorded of the teacher.
-    """
-
-    def __init__(
-        self,
-        slots: Schedule,
-        groups: Mapping[str, RowGroup],
-        languages: Sequence[str],
-        *,
-        pad: int,
-        vectors: Vectors | None = None,
-    ) -> None:
-        self._slots, self._groups, self._pad, self._vectors = slots, groups, pad, vectors
-        self._languages = list(languages)
-
-    def __len__(self) -> int:
-        return len(self._slots)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        name, numbers = self._slots[index]
-        group = self._groups[name]
-        batch = group.rows.padded(numbers, self._pad)
-        if group.sources is not None:
-            sources = group.sources.padded(numbers, self._pad)
-            batch |= {f"source_{name}": tensor for name, tensor in sources.items()}
-        batch["language"] = torch.tensor(self._languages.index(group.language))
-        batch["prompt_length"] = torch.tensor(group.prompt_length)
-        if self._vectors is not None:
-            vectors = self._vectors.rows(self.digests(index)).astype(np.float32)
-            batch["teacher_vectors"] = torch.from_numpy(vectors)
-        return batch
-
-    def digests(self, index: int) -> NDArray[np.uint8]:
-        """[B, 16] of the rows of item `index`; of translation pairs, of the sources."""
-        name, numbers = self._slots[index]
-        group = self._groups[name]
-        return (group.sources or group.rows).digests[numbers]
-
-
-def row_digest(text: str, second: str | None = None) -> bytes:
-    """The name of a row by content: of prompt and text, and of a second segment behind a tabulator."""
-    return document_digest(text if second is None else f"{text}\t{second}")
-
-
-def pairs_of(
-    files: Sequence[Path], *, part: Part = "all", held_out_share: float = 0.0
-) -> Iterator[tuple[str, str]]:
-    """The pairs in files of lines `first TAB second`, blank lines and repeats dropped.
-
-    Args:
-        files: `.txt` or `.tsv`, also `.gz` and `.xz`.
-        part: which pairs.
-        held_out_share: of them, by content.
-
-    Raises:
-        ExtractError: naming file and line, for a line without exactly two columns that are not blank.
-        CorpusError: for a file that cannot be read.
-    """
-    seen = set()
-    for file in files:
-        for number, line in enumerate(lines_of(file), start=1):
-            if not line.strip():
-                continue
-            columns = line.split("\t")
-            if len(columns) != 2 or not all(column.strip() for column in columns):
-                filled = sum(bool(column.strip()) for column in columns)
-                raise ExtractError(
-                    f"{file}, line {number}: expected two columns with a tabulator between them, got {len(columns)}"
-                    + (f", of which {filled} with text" if filled < len(columns) else "")
-                    + "; write a sentence, a tabulator and its counterpart."
-                )
-            digest = document_digest(line)
-            if digest in seen:
-                continue
-            seen.add(digest)
-            if part == "all" or is_held_out(digest, share=held_out_share) == (part == "held_out"):
-                yield columns[0], columns[1]
-
-
-def lines_of(file: Path) -> Iterator[str]:
-    """The lines of a text, also of a `.gz` or `.xz`.
-
-    Raises:
-        CorpusError: for a file that cannot be read.
-    """
-    opened = {".gz": gzip.open, ".xz": lzma.open}.get(file.suffix, open)
-    try:
-        with opened(file, "rt", encoding="utf-8", newline="\n") as stream:  # type: ignore[operator]  # three of one signature
-            for line in stream:
-                yield line.rstrip("\r\n")
-    except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError) as error:
-        raise CorpusError(f"{file}: cannot be read as UTF-8 text ({error}).") from error
-
-
-class _RowWriter:
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True)
-        self._folder, self._end = folder, 0
-        self._streams = {name: (folder / name).open("wb") for name in (_IDS, _ENDS, _DIGESTS)}
-
-    def add(self, encoded: Any, first: Sequence[str], second: Sequence[str] | None) -> None:
-        rows = [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
-        ends = self._end + np.cumsum([len(row) for row in rows], dtype=np.int64)
-        self._end = int(ends[-1])
-        self._streams[_IDS].write(np.concatenate(rows).tobytes())
-        self._streams[_ENDS].write(ends.tobytes())
-        texts = zip(first) if second is None else zip(first, second, strict=True)
-        self._streams[_DIGESTS].write(b"".join(row_digest(*text) for text in texts))
-        if "token_type_ids" in encoded:
-            types = np.concatenate([np.array(kinds, dtype=np.int8) for kinds in encoded["token_type_ids"]])  # fmt: skip
-            if _TYPES not in self._streams:
-                self._streams[_TYPES] = (self._folder / _TYPES).open("wb")
-            self._streams[_TYPES].write(types.tobytes())
-
-    def close(self) -> None:
-        for stream in self._streams.values():
-            stream.close()
-
-
-def _read_rows(folder: Path) -> Rows:
-    ends = np.fromfile(folder / _ENDS, dtype=np.int64)
-    digests = _mapped(folder / _DIGESTS, np.uint8).reshape(-1, DIGEST_BYTES)
-    types = _mapped(folder / _TYPES, np.int8) if (folder / _TYPES).exists() else None
-    return Rows(_mapped(folder / _IDS, np.int32), ends, digests, types)
-
-
-def _mapped(file: Path, dtype: Any) -> NDArray[Any]:
-    if not file.stat().st_size:  # no file of nothing can be mapped
-        return np.empty(0, dtype=dtype)
-    return np.memmap(file, dtype=dtype, mode="r")

@@ -2,7 +2,7 @@
 
 L_parallel = d(v_S(source), v_T(source)) + d(v_S(target), v_T(source))
 
-with d the distance of `bistil.losses.embedding`. The target language is drawn to where the teacher puts the source, which it
+with d the distance of `bistil.losses.terms.embedding`. The target language is drawn to where the teacher puts the source, which it
 knows better.
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bistil.losses.embedding import vector_distance
 from bistil.losses.outputs import LossContext, ModelOutputs
+from bistil.losses.terms.embedding import vector_distance
 
 
 def parallel_loss(student: ModelOutputs, teacher: ModelOutputs, _context: LossContext) -> Tensor:
