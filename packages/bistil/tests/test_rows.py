@@ -1,3 +1,4 @@
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from bistil.text.pairing import pairs_of
 from bistil.text.row_files import row_digest
 from bistil.text.rows import TextRows
 from teacherzoo.text.corpora import is_held_out
+from vocabmerge import VocabularyError
 
 
 @pytest.fixture
@@ -147,6 +149,18 @@ def test_a_line_of_pairs_without_two_columns_is_refused_by_file_and_line(
 
     with pytest.raises(ExtractError, match=rf"pairs.tsv, line 3: expected two columns .*{columns}"):
         list(pairs_of([file]))
+
+
+def test_pairs_of_a_packed_file_are_read_and_one_without_text_is_refused_by_name(
+    tmp_path: Path,
+) -> None:
+    packed, empty = tmp_path / "pairs.tsv.xz", tmp_path / "empty.tsv"
+    packed.write_bytes(lzma.compress(b"one\tmoja\r\n\none\tmoja\ntwo\tmbili\n"))
+    empty.write_text("\n \n")
+
+    assert list(pairs_of([packed])) == [("one", "moja"), ("two", "mbili")]
+    with pytest.raises(VocabularyError, match=r"empty.tsv: the corpus is empty"):
+        list(pairs_of([empty]))
 
 
 def test_a_batch_by_tokens_has_as_many_rows_as_make_them_on_the_average(

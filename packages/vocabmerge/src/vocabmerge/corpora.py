@@ -36,6 +36,19 @@ def read_corpus(path: str | Path) -> Iterator[str]:
         >>> list(read_corpus("two.txt"))
         ['one', 'two']
     """
+    for _, line in numbered_lines(path):
+        yield line
+
+
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    r"""As `read_corpus`, every line with its number in the file, from 1.
+
+    Example:
+        >>> from pathlib import Path
+        >>> _ = Path("three.txt").write_text("one\n\ntwo\n")
+        >>> list(numbered_lines("three.txt"))
+        [(1, 'one'), (3, 'two')]
+    """
     path = Path(path)
     if not path.is_file():
         raise VocabularyError(f"{path}: no such corpus file")
@@ -48,7 +61,7 @@ def read_corpus(path: str | Path) -> Iterator[str]:
                 line = raw.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
                 if line and not line.isspace():
                     any_text = True
-                    yield line
+                    yield number, line
     except UnicodeDecodeError as error:
         raise VocabularyError(
             f"{path}, line {number}: expected UTF-8 text, got byte 0x{error.object[error.start]:02x} at column "

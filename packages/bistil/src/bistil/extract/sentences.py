@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,8 +94,7 @@ def check_sentences(
                 "`source TAB target`."
             )
         files[language] = text_files(language, source, endings=PAIR_ENDINGS)
-        if not sum(1 for _ in pairs_of(files[language])):  # every line is looked at
-            raise ExtractError(f"{language}: {source} has no line of translations; give some.")
+        deque(pairs_of(files[language]), maxlen=0)  # every line is looked at
     _check_terms(extraction)
     if vectors is None:
         return SentenceInputs(parallel=files)

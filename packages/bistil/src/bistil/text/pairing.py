@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
-import lzma
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bistil.errors import ExtractError
-from teacherzoo import Corpus, CorpusError
+from teacherzoo import Corpus
 from teacherzoo.cache import MADE, digest_of_values, made_once
 from teacherzoo.digests import digest_of_text
 from teacherzoo.progress import ProgressCallback
 from teacherzoo.text.corpora import Part, document_digest, is_held_out
+from vocabmerge.corpora import numbered_lines, read_corpus
 
 _FAR = 1000  # lines
 
@@ -38,7 +37,7 @@ def paired_files(
 
     Raises:
         ExtractError: for a text of a single line.
-        CorpusError: for text that cannot be read.
+        CorpusError, VocabularyError: for text that cannot be read, or is none.
     """
     ready = with_pairs(files)
     return {
@@ -55,19 +54,17 @@ def pairs_of(
     """The pairs in files of lines `first TAB second`, blank lines and repeats dropped.
 
     Args:
-        files: `.txt` or `.tsv`, also `.gz` and `.xz`.
+        files: of UTF-8 text, also `.gz` and `.xz`.
         part: which pairs.
         held_out_share: of them, by content.
 
     Raises:
         ExtractError: naming file and line, for a line without exactly two columns that are not blank.
-        CorpusError: for a file that cannot be read.
+        VocabularyError: for a file that cannot be read, or has no text.
     """
     seen = set()
     for file in files:
-        for number, line in enumerate(_lines_of(file), start=1):
-            if not line.strip():
-                continue
+        for number, line in numbered_lines(file):
             columns = line.split("\t")
             if len(columns) != 2 or not all(column.strip() for column in columns):
                 filled = sum(bool(column.strip()) for column in columns)
@@ -82,21 +79,6 @@ def pairs_of(
             seen.add(digest)
             if part == "all" or is_held_out(digest, share=held_out_share) == (part == "held_out"):
                 yield columns[0], columns[1]
-
-
-def _lines_of(file: Path) -> Iterator[str]:
-    """The lines of a text, also of a `.gz` or `.xz`.
-
-    Raises:
-        CorpusError: for a file that cannot be read.
-    """
-    opened = {".gz": gzip.open, ".xz": lzma.open}.get(file.suffix, open)
-    try:
-        with opened(file, "rt", encoding="utf-8", newline="\n") as stream:  # type: ignore[operator]  # three of one signature
-            for line in stream:
-                yield line.rstrip("\r\n")
-    except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError) as error:
-        raise CorpusError(f"{file}: cannot be read as UTF-8 text ({error}).") from error
 
 
 def _made_of_lines(
@@ -131,4 +113,4 @@ def _pairs(corpus: Corpus) -> Iterator[tuple[str, str]]:
 
 
 def _first_line(files: Sequence[Path]) -> str:
-    return next((line for file in files for line in _lines_of(file) if line.strip()), "")
+    return next(line for file in files for line in read_corpus(file))
