@@ -104,7 +104,7 @@ def test_a_graph_gives_for_each_sub_word_what_the_judges_head_gives(
     real = batch["attention_mask"].bool()
     torch.testing.assert_close(found[real], expected[real], atol=1e-4, rtol=0)
     about = json.loads((served / "export.json").read_text())
-    assert about["outputs"] == {"logits": ["batch", "tokens", "labels"]}
+    assert about["outputs"] == {"logits": ["batch", "sequence", "labels"]}
     assert about["labels"] == list(read_finetuned(tuned("pos")).labels)
     assert about["float32_difference"] <= 1e-4
     assert about["opset"] >= 18
@@ -124,7 +124,7 @@ def test_weights_beyond_what_one_file_holds_lie_beside_the_graphs(
     save_teacher: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a limit of 100 kB in place of the 2 GiB of protocol buffers."""
-    monkeypatch.setattr(import_module("bistil.export.onnx"), "_LARGEST_FILE", 100_000)
+    monkeypatch.setattr(import_module("bistil.export.float32"), "LARGEST_FILE", 100_000)
     folder = save_teacher(tmp_path / "model", "bert", layers=1, hidden_size=96)
     told: list[str] = []
 
@@ -177,7 +177,7 @@ def test_a_graph_answers_as_torch_does_on_text_of_any_size(
     assert exported.float32_difference <= 1e-4
     assert 0 < exported.int8_difference < 3
     assert exported.opset >= 18
-    assert exported.outputs == {"logits": ("batch", "tokens", "pieces")}
+    assert exported.outputs == {"logits": ("batch", "sequence", "vocabulary")}
     assert exported.bytes["onnx/model_quantized.onnx"] < exported.bytes["onnx/model.onnx"]
 
 
@@ -239,8 +239,7 @@ def test_the_command_exports_a_text_classifier_and_states_the_drop(
 def test_an_export_that_differs_is_refused_and_leaves_nothing(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # the package's attribute of this name is the function
-    monkeypatch.setattr(sys.modules["bistil.export.onnx"], "TOLERANCE", 1e-12)
+    monkeypatch.setattr(import_module("bistil.export.compare"), "TOLERANCE", 1e-12)
 
     with pytest.raises(ExportError, match="differs from torch by"):
         export(teacher, tmp_path / "out")
@@ -255,16 +254,16 @@ def test_what_cannot_be_exported_is_named(
     with pytest.raises(ExportError, match="taken exists already"):
         export(teacher, tmp_path / "taken")
 
-    from transformers import BertConfig, BertForQuestionAnswering
+    from transformers import BertConfig, BertForMultipleChoice
 
     shape = {"vocab_size": 300, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}  # fmt: skip
-    BertForQuestionAnswering(BertConfig(**shape)).save_pretrained(tmp_path / "qa")
-    AutoTokenizer.from_pretrained(teacher).save_pretrained(tmp_path / "qa")
-    with pytest.raises(ExportError, match="saved as BertForQuestionAnswering"):
-        export(tmp_path / "qa", tmp_path / "out")
+    BertForMultipleChoice(BertConfig(**shape)).save_pretrained(tmp_path / "choice")
+    AutoTokenizer.from_pretrained(teacher).save_pretrained(tmp_path / "choice")
+    with pytest.raises(ExportError, match="it is a model of multiple choice"):
+        export(tmp_path / "choice", tmp_path / "out")
 
     with pytest.raises(ExportError, match=r"expected a folder written by `bistil export`"):
-        int8_scores(teacher, tmp_path / "qa", source=LocalFolder(tmp_path))
+        int8_scores(teacher, tmp_path / "choice", source=LocalFolder(tmp_path))
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ExportError, match=r"onnxruntime, which is not installed; pip install 'bistil\[export\]'"):  # fmt: skip

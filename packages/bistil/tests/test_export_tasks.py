@@ -22,7 +22,7 @@ pytest.importorskip("onnxscript")
 
 TASKS = {
     "dp": {"arcs": ["sentences", "words", "heads"], "relations": ["sentences", "words", "heads", "labels"]},
-    "qa": {"start": ["batch", "tokens"], "end": ["batch", "tokens"]},
+    "qa": {"start": ["batch", "sequence"], "end": ["batch", "sequence"]},
     "choice": {"score": ["batch"]},
 }  # fmt: skip
 

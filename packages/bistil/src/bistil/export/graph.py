@@ -7,19 +7,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from bistil.errors import ExportError
 from bistil.export.heads import Part, part_of
-from vocabmerge import Kind, read_layout
-from xeval.encoder import longest_row, open_tokenizer, quiet
+from bistil.export.pooled import INPUTS, Pipeline, open_reranker, open_sentences, open_sparse
+from teacherzoo.encoders.kinds import PLAIN_NAMES, model_layout, open_whole
+from teacherzoo.encoders.teachers import teacher_folder
+from vocabmerge import Kind, Layout
+from vocabmerge.encoder_folder.sentence_modules import Module
+from xeval.encoder import longest_row, open_tokenizer
 from xeval.finetune.checkpoint import read_finetuned
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 PLACES_OF_WORDS = ("word_start", "word_size")
-_POOLED = (Kind.SENTENCE, Kind.SPARSE, Kind.MULTI_VECTOR)
-_HEADS = ("ForMaskedLM", "ForTokenClassification", "ForSequenceClassification")
+_ROWS = ("batch", "sequence")
+_OUTPUTS = {
+    Kind.HEADLESS: {"last_hidden_state": (*_ROWS, "width")},
+    Kind.MASKED_LM: {"logits": (*_ROWS, "vocabulary")},
+    Kind.TOKEN_CLASSIFIER: {"logits": (*_ROWS, "labels")},
+    Kind.CLASSIFIER: {"logits": ("batch", "labels")},
+    Kind.QUESTION_ANSWERING: {"start_logits": _ROWS, "end_logits": _ROWS},
+}
+_PIPELINES = {Kind.SENTENCE: open_sentences, Kind.SPARSE: open_sparse}
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +37,8 @@ class Graph:
     """What is exported.
 
     Attributes:
+        kind: of the folder; None for a model tuned by xeval, whose task stands in `about`.
+        folder: where the model lies.
         module: the inputs to a tuple of tensors.
         inputs: their names.
         outputs: names of these, and what the axes of each are.
@@ -34,9 +46,15 @@ class Graph:
         tokenizer: of the model.
         longest: tokens that it reads at most.
         pieces: rows of its embedding.
+        pairs: whether it scores pairs of texts, as a reranker does.
+        modules: of sentence-transformers, in order, with their folders and files; empty for other models.
+        prompts: of a sentence encoder, name to text.
+        default_prompt: what stands in front of every text unless another prompt is named; "" for nothing.
         about: of a model tuned by xeval, what one who serves it must know.
     """
 
+    kind: Kind | None
+    folder: Path
     module: nn.Module
     inputs: tuple[str, ...]
     outputs: Mapping[str, tuple[str, ...]]
@@ -44,55 +62,82 @@ class Graph:
     tokenizer: Any
     longest: int
     pieces: int
+    pairs: bool = False
+    modules: tuple[Module, ...] = ()
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str = ""
     about: Mapping[str, Any] = field(default_factory=lambda: {"task": None, "pooling": None})
 
 
 def open_graph(model: str) -> Graph:
     """Open a folder as what will be exported.
 
-    Raises:
-        ExportError: for a head that is none of those.
-        XevalError: for a folder that is no model.
-    """
-    if (Path(model) / "xeval.json").is_file():
-        return _tuned_graph(Path(model))
-    from transformers import AutoConfig, AutoModel
-    from transformers.models.auto import modeling_auto
+    Args:
+        model: a folder, or a name on the Hub.
 
-    if Path(model).is_dir() and (kind := read_layout(model).kind) in _POOLED:
+    Raises:
+        ExportError: for a folder without tokenizer, a kind of model that has no graph, or modules that cannot be one.
+        TeacherError: for weights that are missing or cannot be read.
+        VocabularyError: for a folder that is not understood.
+        XevalError: for a tuned folder that cannot be read.
+    """
+    folder = teacher_folder(model)
+    if not any(True for pattern in _TOKENIZER_FILES for _ in folder.glob(f"**/{pattern}")):
         raise ExportError(
-            f"{model}: it is a folder of sentence-transformers of kind {kind.value!r}, and a graph would hold its encoder without what "
-            "makes vectors of the states; export a model without such modules."
+            f"{model}: there is no tokenizer (tokenizer.json), and nobody could serve the graph without; save the model's own "
+            "tokenizer into the folder, AutoTokenizer.from_pretrained(…).save_pretrained(folder)."
         )
-    tokenizer = open_tokenizer(model)
-    config = AutoConfig.from_pretrained(model)
-    saved = (getattr(config, "architectures", None) or [""])[0]
-    head = next((known for known in _HEADS if saved.endswith(known)), None)
-    if head is None and "For" in saved:
+    if (folder / "xeval.json").is_file():
+        return _tuned_graph(folder)
+    layout = model_layout(folder)
+    if layout.kind in _PIPELINES:
+        return _pipeline_graph(layout, _PIPELINES[layout.kind](layout))
+    if layout.kind is Kind.CLASSIFIER and layout.num_labels == 1:
+        return _pipeline_graph(layout, open_reranker(layout))
+    if layout.kind not in _OUTPUTS:
         raise ExportError(
-            f"{model}: it was saved as {saved}; exported are {', '.join(_HEADS)}, encoders, and folders of xeval tune."
+            f"{model}: it is {PLAIN_NAMES[layout.kind]}; exported are encoders without a head, sentence and sparse encoders, "
+            "rerankers, models with a head for masked words, sequences, tokens or questions, and folders of xeval tune."
         )
-    auto_class = AutoModel if head is None else getattr(modeling_auto, f"AutoModel{head}")
-    with quiet():
-        opened = auto_class.from_pretrained(
-            model, dtype=torch.float32, attn_implementation="eager"
-        ).eval()
-    axes = {
-        None: ("batch", "tokens", "width"),
-        "ForMaskedLM": ("batch", "tokens", "pieces"),
-        "ForTokenClassification": ("batch", "tokens", "labels"),
-        "ForSequenceClassification": ("batch", "labels"),
-    }[head]
-    names = tuple(config.id2label[number] for number in range(config.num_labels))
+    return _stock_graph(layout)
+
+
+def _pipeline_graph(layout: Layout, opened: Pipeline) -> Graph:
+    config = opened.encoder.config
     return Graph(
-        module=_Stock(opened, "last_hidden_state" if head is None else "logits"),
-        inputs=_input_names(config, tokenizer),
-        outputs={"hidden" if head is None else "logits": axes},
-        labels=names if axes[-1] == "labels" else (),
-        tokenizer=tokenizer,
-        longest=longest_row(opened),
-        pieces=opened.get_input_embeddings().num_embeddings,
+        kind=layout.kind,
+        folder=layout.folder,
+        module=opened.module.eval(),
+        inputs=_input_names(config, opened.tokenizer),
+        outputs=opened.outputs,
+        labels=(config.id2label[0],) if layout.kind is Kind.CLASSIFIER else (),
+        tokenizer=opened.tokenizer,
+        longest=opened.longest,
+        pieces=opened.encoder.get_input_embeddings().num_embeddings,
+        pairs=layout.kind is Kind.CLASSIFIER,
+        modules=layout.modules,
+        prompts=opened.prompts,
+        default_prompt=opened.default_prompt,
     )
+
+
+def _stock_graph(layout: Layout) -> Graph:
+    tokenizer = open_tokenizer(str(layout.folder / layout.tokenizer))
+    model = open_whole(layout)
+    model.set_attn_implementation("eager")
+    outputs = _OUTPUTS[layout.kind]
+    labelled = any("labels" in axes for axes in outputs.values())
+    return Graph(
+        kind=layout.kind,
+        folder=layout.folder,
+        module=_Stock(model, tuple(outputs)),
+        inputs=_input_names(model.config, tokenizer),
+        outputs=outputs,
+        labels=tuple(model.config.id2label[number] for number in range(model.config.num_labels)) if labelled else (),
+        tokenizer=tokenizer,
+        longest=longest_row(model),
+        pieces=model.get_input_embeddings().num_embeddings,
+    )  # fmt: skip
 
 
 def _tuned_graph(folder: Path) -> Graph:
@@ -104,6 +149,8 @@ def _tuned_graph(folder: Path) -> Graph:
     encoder.config._attn_implementation = "eager"
     pieces = tuned.pieces
     return Graph(
+        kind=None,
+        folder=folder,
         module=_Tuned(encoder, tuned.model.head.cpu(), part).eval(),
         inputs=(
             *_input_names(encoder.config, pieces.tokenizer),
@@ -131,15 +178,16 @@ def _input_names(config: Any, tokenizer: Any) -> tuple[str, ...]:
 
 
 class _Stock(nn.Module):
-    """A model of transformers, to one of its outputs."""
+    """A model of transformers, to some of its outputs."""
 
-    def __init__(self, model: nn.Module, output: str) -> None:
+    def __init__(self, model: nn.Module, outputs: tuple[str, ...]) -> None:
         super().__init__()
         self.model = model
-        self._output = output
+        self._outputs = outputs
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return (self.model(**dict(zip(INPUTS, inputs, strict=False)))[self._output],)
+        outputs = self.model(**dict(zip(INPUTS, inputs, strict=False)))
+        return tuple(outputs[name] for name in self._outputs)
 
 
 class _Tuned(nn.Module):
@@ -154,33 +202,3 @@ class _Tuned(nn.Module):
         read, places = (inputs[:-2], inputs[-2:]) if self._part.words else (inputs, ())
         hidden = self.encoder(**dict(zip(INPUTS, read, strict=False))).last_hidden_state
         return self._part.in_graph(self.head, hidden, read[1], *places)
-
-
-def example_inputs(graph: Graph, *, rows: int, tokens: int) -> tuple[Tensor, ...]:
-    """Rows of made-up text, the second half of the second one padding, in the order of the graph's inputs."""
-    random = torch.Generator().manual_seed(rows)
-    ids = torch.randint(graph.pieces, (rows, tokens), generator=random)
-    mask = torch.ones_like(ids)
-    if rows > 1:
-        mask[1, tokens // 2 :] = 0
-    # The RoBERTa family counts positions from what is not padding.
-    pad = graph.tokenizer.pad_token_id or 0
-    ids[ids == pad] = (pad + 1) % graph.pieces
-    ids[mask == 0] = pad
-    types = torch.zeros_like(ids)
-    types[:, tokens // 2 :] = 1
-    named = {**dict(zip(INPUTS, (ids, mask, types), strict=True)), **_places(mask)}
-    return tuple(named[name] for name in graph.inputs)
-
-
-def _places(mask: Tensor) -> dict[str, Tensor]:
-    """Words of two sub-words behind each row's first; the last row goes on with the sentence of the one before."""
-    rows, tokens = mask.shape
-    sentences = max(1, rows - 1)
-    start = torch.arange(1, tokens - 1, 2) + tokens * torch.arange(sentences)[:, None]
-    size = 1 + mask[:sentences, 2::2][:, : start.shape[1]]
-    size[mask[:sentences, 1:-1:2] == 0] = 0
-    if rows > 1:
-        start[-1, -1] = (rows - 1) * tokens + 1
-        size[-1, -1] = 2
-    return {"word_start": start, "word_size": size}

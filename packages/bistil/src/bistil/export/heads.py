@@ -102,7 +102,7 @@ def _judged_options(_head: Any, outputs: Named, batch: Named) -> Named:
 
 _PARTS: dict[type[nn.Module], Part] = {
     WordHead: Part(
-        outputs={"logits": ("batch", "tokens", "labels")},
+        outputs={"logits": ("batch", "sequence", "labels")},
         in_graph=_words,
         as_judged=lambda head, outputs, batch: {
             "labels": word_states(outputs["logits"], batch, head.pooling)
@@ -115,7 +115,7 @@ _PARTS: dict[type[nn.Module], Part] = {
     ),
     ChoiceHead: Part(outputs={"score": ("batch",)}, in_graph=_options, as_judged=_judged_options),
     SpanHead: Part(
-        outputs={"start": ("batch", "tokens"), "end": ("batch", "tokens")},
+        outputs={"start": ("batch", "sequence"), "end": ("batch", "sequence")},
         in_graph=_spans,
         as_judged=_judged_spans,
     ),

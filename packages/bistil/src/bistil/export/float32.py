@@ -1,0 +1,128 @@
+"""A graph as an ONNX file in float32, any number of rows of any length, fit to be read by onnxruntime and by quantisers."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bistil.errors import ExportError
+from bistil.export.graph import PLACES_OF_WORDS, Graph
+from bistil.export.sample_rows import sample_rows
+
+OPSET = 20
+# Protocol buffers, which ONNX files are, end at 2 GiB; weights beyond that lie in a file beside the graph.
+LARGEST_FILE = 2**31 - 2**24
+
+
+def write_float(graph: Graph, file: Path) -> int:
+    """Write a graph; weights beyond `LARGEST_FILE` bytes lie beside it, in a file of its name and `_data`.
+
+    Args:
+        graph: what to write.
+        file: the file to write; its folder exists.
+
+    Returns:
+        The opset.
+
+    Raises:
+        ExportError: for a library that is missing.
+    """
+    require_libraries()
+    batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
+    sentences, words = torch.export.Dim("sentences"), torch.export.Dim("words")
+    with silence(), torch.no_grad():
+        program = torch.onnx.export(
+            graph.module,
+            sample_rows(graph, (17, 8, 17)),
+            dynamo=True,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=(
+                tuple(
+                    {0: sentences, 1: words} if name in PLACES_OF_WORDS else {0: batch, 1: sequence}
+                    for name in graph.inputs
+                ),
+            ),
+            opset_version=OPSET,
+            verbose=False,
+        )
+        assert program is not None
+        _strip_metadata(program.model)
+        _infer_shapes(program.model)
+        _save(program.model, file, large=_is_large(graph))
+    return int(program.model.opset_imports[""])
+
+
+def _is_large(graph: Graph) -> bool:
+    tensors = (*graph.module.parameters(), *graph.module.buffers())
+    return sum(tensor.nbytes for tensor in tensors) > LARGEST_FILE
+
+
+def _save(model: Any, file: Path, *, large: bool) -> None:
+    import onnx_ir
+
+    weights = file.with_name(f"{file.name}_data")  # the name by which the Hub's programs fetch them
+    onnx_ir.save(model, file, external_data=weights.name if large else None)
+    if large:
+        weights.chmod(0o644)  # it was made for this user alone
+
+
+def _strip_metadata(model: Any) -> None:
+    """Take out what the exporter notes of the code that a graph was made from, and where on this machine that lies."""
+    for graph in (model.graph, *model.functions.values()):
+        nodes = list(graph.all_nodes())
+        inner = [value for node in nodes for value in node.outputs]
+        weights = model.graph.initializers.values()
+        for part in (graph, *graph.inputs, *weights, *nodes, *inner):
+            part.metadata_props.clear()
+
+
+def _infer_shapes(model: Any) -> None:
+    """Infer shapes and types of inner values anew: some of the exporter's contradict its own folded weights."""
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    outputs = set(model.graph.outputs)
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            if value not in outputs:
+                value.shape = value.type = None
+    ShapeInferencePass()(model)
+
+
+def require_libraries() -> None:
+    """Refuse to go on without what an export needs.
+
+    Raises:
+        ExportError: naming the library.
+    """
+    for library in ("onnx", "onnxruntime", "onnxscript"):  # the exporter of torch imports the last
+        try:
+            importlib.import_module(library)
+        except ImportError as error:
+            raise ExportError(
+                f"An export needs {error.name}, which is not installed; pip install 'bistil[export]'."
+            ) from error
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """What exporters tell on the way is of no use to a user: the outcome is compared."""
+    logging.disable(logging.WARNING)
+    with (
+        warnings.catch_warnings(),
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+    ):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
