@@ -15,12 +15,12 @@ from scipy.stats import ttest_rel
 
 import xeval
 from bistil.compare.identity import RecipeDigests
-from bistil.compare.recipe import Comparison, System
+from bistil.compare.recipe import Comparison
 from xeval.report.pareto import Point, pareto_front
 from xeval.statistics.result import Result
 from xeval.statistics.summary import Estimate
 
-BAR = {"bistil": 0.97}  # of the full teacher
+BAR = {"bistil": 0.97}  # of the whole model
 PACKAGE_COLOUR, PEER_COLOUR = "#00508f", "#9aa5b1"
 
 
@@ -99,7 +99,7 @@ def rows_of(recipe: Comparison) -> list[Result]:
 def record_scores(
     recorder: Recorder,
     rows: Sequence[Result],
-    systems: Sequence[System],
+    systems: Sequence[str],
     tasks: Mapping[str, Sequence[str]],
     tune_steps: Mapping[str, int],
     shape: Mapping[str, object],
@@ -115,15 +115,15 @@ def record_scores(
                 system: [by_seed[seed] for seed in sorted(seeds)]
                 for system, by_seed in by_system.items()
             }
-            compared = all(samples["full-teacher"])  # nothing is a part of 0
+            compared = all(samples["whole"])  # nothing is a part of 0
             recorder.add(
-                f"{task}, zero-shot, {' '.join(chosen)}", samples, unit="%", floor="full-teacher" if compared else None,
+                f"{task}, zero-shot, {' '.join(chosen)}", samples, unit="%", floor="whole" if compared else None,
                 bar=BAR if compared and chosen is languages else None, at_least=True,
                 shape={**shape, "tune_steps": tune_steps[task]},
             )  # fmt: skip
 
 
-def paired_tests(rows: Sequence[Result], systems: Sequence[System]) -> list[str]:
+def paired_tests(rows: Sequence[Result], systems: Sequence[str]) -> list[str]:
     """xeval's paired tests of bistil against every other system, a line each."""
     return [
         f"bistil against {rival}, {test.task} {gap.place}: {gap.difference:+.2f} "
@@ -137,7 +137,7 @@ def paired_tests(rows: Sequence[Result], systems: Sequence[System]) -> list[str]
 
 
 def pooled_tests(
-    rows: Sequence[Result], systems: Sequence[System], tasks: Mapping[str, Sequence[str]]
+    rows: Sequence[Result], systems: Sequence[str], tasks: Mapping[str, Sequence[str]]
 ) -> list[str]:
     """A t-test of bistil's means over a task's languages against every other system's, paired by seed, a line each."""
     lines = []

@@ -14,7 +14,6 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import get_args
 
 from bilinguals import (
     add_options,
@@ -30,8 +29,9 @@ from record import Recorder, parser
 from transformers.utils.logging import disable_progress_bar
 
 import xeval
-from bistil.compare.recipe import Comparison, System
+from bistil.compare.recipe import Comparison
 from bistil.compare.run import compare
+from bistil.compare.systems import SYSTEMS as KNOWN
 from teacherzoo import Corpus, pretrain_teacher
 from teacherzoo.pretrain.config import PretrainingConfig
 
@@ -44,7 +44,7 @@ TARGETS = {
     "topic": LANGUAGES[1:],
 }
 SOURCES = {"pos": "en_ewt", "dp": "en_ewt"}  # English has several treebanks
-SYSTEMS: tuple[System, ...] = ("bistil", "full-teacher", "distilmbert", "minilmv2", "scratch")
+SYSTEMS = ("bistil", "whole", "distilmbert+labels", "minilmv2+labels", "scratch+labels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def multilingual_model(size: Size, data: Path, model: Path) -> Path:
 
 
 def recipe_of(
-    size: Size, data: Path, model: Path, out: Path, task: str, targets: tuple[str, ...], seeds: int, systems: tuple[System, ...]
+    size: Size, data: Path, model: Path, out: Path, task: str, targets: tuple[str, ...], seeds: int, systems: tuple[str, ...]
 ) -> Comparison:  # fmt: skip
     return Comparison.model_validate(
         {
@@ -107,9 +107,7 @@ def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
     add_options(arguments)
     arguments.add_argument("--tasks", nargs="+", default=list(TARGETS), choices=list(TARGETS))
-    arguments.add_argument(
-        "--systems", nargs="+", default=list(SYSTEMS), choices=list(get_args(System))
-    )
+    arguments.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(KNOWN))
     arguments.add_argument(
         "--languages", nargs="+", choices=LANGUAGES[1:], help="of the targets, these alone"
     )

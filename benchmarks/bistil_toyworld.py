@@ -18,8 +18,9 @@ from bilinguals import add_options, extracting, print_tests, record_scores, rows
 from record import Recorder, parser
 from transformers.utils.logging import disable_progress_bar
 
-from bistil.compare.recipe import SYSTEMS, Comparison
+from bistil.compare.recipe import Comparison
 from bistil.compare.run import compare
+from bistil.compare.systems import PUBLISHED, SYSTEMS
 from teacherzoo import Corpus, pretrain_teacher
 from teacherzoo.pretrain.config import PretrainingConfig
 
@@ -110,7 +111,7 @@ def recipe_of(
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
     add_options(arguments)
-    arguments.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
+    arguments.add_argument("--systems", nargs="+", default=list(PUBLISHED), choices=list(SYSTEMS))
     arguments.add_argument(
         "--tasks", nargs="+", default=list(Size().tune_steps), choices=list(Size().tune_steps)
     )

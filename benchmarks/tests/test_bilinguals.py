@@ -24,11 +24,11 @@ from bilinguals import (
 from record import Recorder
 
 from bistil.compare.identity import RecipeDigests
-from bistil.compare.recipe import Comparison, System
+from bistil.compare.recipe import Comparison
 from xeval.statistics.result import Result
 from xeval.statistics.results_file import append_results
 
-SYSTEMS: tuple[System, ...] = ("bistil", "full-teacher")
+SYSTEMS = ("bistil", "whole")
 
 
 def _result(model: str, language: str, seed: int, value: float, dataset: str = "a") -> Result:
@@ -103,7 +103,7 @@ def test_a_seed_counts_when_every_system_has_all_of_its_languages(tmp_path: Path
 
 
 def test_nothing_is_a_part_of_a_teacher_that_scores_nothing(tmp_path: Path) -> None:
-    rows = [_result("bistil", "de", 0, 50.0), _result("full-teacher", "de", 0, 0.0)]
+    rows = [_result("bistil", "de", 0, 50.0), _result("whole", "de", 0, 0.0)]
     out = tmp_path / "records.jsonl"
     recorder = Recorder("question", argparse.Namespace(out=out, quick=True))
 
@@ -120,7 +120,7 @@ def test_nothing_is_a_part_of_a_teacher_that_scores_nothing(tmp_path: Path) -> N
 def test_means_over_languages_are_tested_by_seed() -> None:
     """Differences of 4, 5 and 6 points: t = 5 / (1 / sqrt(3)), and t's 97.5 % quantile at 2 degrees is 4.3027."""
     rows = [
-        _result(system, language, seed, {"bistil": 54.0, "full-teacher": 50.0}[system] + seed * (system == "bistil"))
+        _result(system, language, seed, {"bistil": 54.0, "whole": 50.0}[system] + seed * (system == "bistil"))
         for system in SYSTEMS
         for language in ("de", "fi")
         for seed in (0, 1, 2)
@@ -128,11 +128,11 @@ def test_means_over_languages_are_tested_by_seed() -> None:
 
     told = pooled_tests(rows, SYSTEMS, {"dp": ("de", "fi"), "ner": ("de",)})
 
-    assert told == ["bistil against full-teacher, dp, mean over languages: +5.00 (+2.52 to +7.48), p 0.013, 3 seeds"]  # fmt: skip
+    assert told == ["bistil against whole, dp, mean over languages: +5.00 (+2.52 to +7.48), p 0.013, 3 seeds"]  # fmt: skip
     assert pooled_tests(rows[:1], SYSTEMS, {"dp": ("de",)}) == []
 
 
-@pytest.mark.parametrize("priced", [("bistil", "full-teacher"), ("bistil",)])
+@pytest.mark.parametrize("priced", [("bistil", "whole"), ("bistil",)])
 def test_the_picture_is_drawn_of_what_has_a_cost(tmp_path: Path, priced: tuple[str, ...]) -> None:
     rows = [_result(system, "de", 0, 50.0) for system in SYSTEMS]
     costs = {f"{system}-digest": {"parameters": 10**6, "flops": 10**7} for system in priced}

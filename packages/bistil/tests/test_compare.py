@@ -1,18 +1,25 @@
 """Comparisons: what a recipe must say, what comes of it, and that nothing is done twice."""
 
+import json
 import shutil
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from bistil.cli.app import app
 from bistil.compare.identity import RecipeDigests
-from bistil.compare.recipe import SYSTEMS, read_comparison
+from bistil.compare.models import size_within
+from bistil.compare.recipe import read_comparison
 from bistil.compare.run import compare, results_of, summary
+from bistil.compare.systems import MODELS, PUBLISHED, SYSTEMS
 from bistil.errors import AdaptError
+from vocabmerge import read_vocabulary
 from xeval import LocalFolder, read_costs, read_results
 from xeval import compare as judge_compare
+from xeval.cost.parameters import Parameters, parameters_of
 
 SHORT = {
     "extract": {"steps": 4, "batch": 4, "length": 16, "checkpoint_every": 4, "precision": "float32"},
@@ -50,7 +57,8 @@ def recipe(tmp_path, teacher, tasks, texts):
         ),
         ({"tune_by_task": {"poss": {"steps": 3}}}, "tune_by_task: task 'poss' is not known"),
         ({"model": "absent"}, "'model' is missing"),
-        ({"systems": ["bistill"]}, "got 'bistill'"),
+        ({"systems": ["bistill"]}, "got 'bistill', did you mean 'bistil'"),
+        ({"systems": ["whole+labels"]}, "got 'whole+labels', did you mean 'whole+full'"),
         ({"seeds": 0}, "greater than or equal to 1, got 0"),
         ({"targets": ["en"]}, "must differ"),
     ],
@@ -87,25 +95,25 @@ def test_a_second_run_does_nothing_and_a_missing_test_set_is_told(recipe):
 
 
 def test_a_changed_recipe_takes_nothing_of_the_old_one(recipe):
-    first = read_comparison(recipe(systems=["no-task-teacher"], languages=None))
+    first = read_comparison(recipe(systems=["bistil+labels"], languages=None))
     changed = {**SHORT["extract"], "steps": 5}
-    second = read_comparison(recipe(systems=["no-task-teacher"], languages=None, extract=changed))
+    second = read_comparison(recipe(systems=["bistil+labels"], languages=None, extract=changed))
     compare(first)
     results, _ = compare(second)
     rows = read_results(results)
     assert len({row.model_digest for row in rows}) == 2
-    assert {row.model for row in rows} == {"no-task-teacher"}
+    assert {row.model for row in rows} == {"bistil+labels"}
     assert len(list(results.parent.glob("*/bistil-sw-seed0"))) == 2
     for followed in (first, second):
         [counted], others = results_of(followed)
-        assert counted.model_digest == RecipeDigests(followed).labels["no-task-teacher"].digest
+        assert counted.model_digest == RecipeDigests(followed).labels["bistil+labels"].digest
         assert others == 1
 
 
 def test_only_what_a_recipe_asks_for_counts_in_its_means(recipe):
-    wide = read_comparison(recipe(systems=["no-task-teacher"], languages=None, seeds=2))
+    wide = read_comparison(recipe(systems=["bistil+labels"], languages=None, seeds=2))
     compare(wide)
-    narrow = read_comparison(recipe(systems=["no-task-teacher"], languages=None))
+    narrow = read_comparison(recipe(systems=["bistil+labels"], languages=None))
     rows, others = results_of(narrow)
     assert ([row.seed for row in rows], others) == ([0], 1)
     assert results_of(wide)[1] == 0
@@ -131,7 +139,7 @@ def followed_again(tmp_path, recipe, teacher, texts, tasks, monkeypatch):
 
         def stated(inputs):
             return recipe(
-                systems=["no-task-teacher"], languages=None, model=str(inputs / "teacher"), data=str(inputs / "data"),
+                systems=["bistil+labels"], languages=None, model=str(inputs / "teacher"), data=str(inputs / "data"),
                 corpora={code: str(inputs / file.name) for code, file in texts.items()},
             )  # fmt: skip
 
@@ -179,19 +187,19 @@ def test_what_depends_on_changed_text_or_data_is_made_anew(followed_again, place
 
 
 def test_the_command_tells_means_of_the_recipe_at_hand_and_what_it_left_out(recipe):
-    settings = {"systems": ["no-task-teacher"], "languages": None}
+    settings = {"systems": ["bistil+labels"], "languages": None}
     compare(read_comparison(recipe(**settings)))
     file = recipe(**settings, tune={**SHORT["tune"], "steps": 5})
     done = CliRunner().invoke(app, ["compare", str(file), "--quiet"])
     [row], _ = results_of(read_comparison(file))
     assert f"{row.value:6.2f}" in done.stdout
     assert "1 other figures in" in done.stdout
-    assert f"no-task-teacher@{row.model_digest[:8]}" in done.stdout
+    assert f"bistil+labels@{row.model_digest[:8]}" in done.stdout
     assert done.stderr == ""
 
 
 def test_a_split_of_the_data_is_read_once_where_all_is_done(recipe, monkeypatch):
-    file = recipe(systems=["no-task-teacher"], languages=None)
+    file = recipe(systems=["bistil+labels"], languages=None)
     compare(read_comparison(file))
     seen = []
     for name in ("read", "digest"):
@@ -210,7 +218,7 @@ def test_a_split_of_the_data_is_read_once_where_all_is_done(recipe, monkeypatch)
 
 def test_every_system_takes_the_same_number_of_steps(recipe):
     """Fine-tuning of all weights in one phase takes the steps of both phases of the others."""
-    systems = ["no-task-teacher", "full-fine-tuning", "full-teacher"]
+    systems = ["bistil+labels", "bistil+full", "whole"]
     for full_steps in (2, None):
         tune = {**SHORT["tune"], "full_steps": full_steps, "evaluate_every": 1}
         steps = dict.fromkeys(systems, 0)
@@ -224,12 +232,12 @@ def test_every_system_takes_the_same_number_of_steps(recipe):
         compare(followed, watch=watch)
         both = (full_steps or tune["steps"]) + tune["steps"]
         # The teacher's own file is made on the way to the first student that it teaches.
-        assert steps == {"no-task-teacher": both, "full-fine-tuning": 2 * both, "full-teacher": 0}
+        assert steps == {"bistil+labels": both, "bistil+full": 2 * both, "whole": 0}
 
 
 def test_a_model_is_priced_by_a_student_that_is_there(recipe):
     """The first target has no test set, and no student of it is extracted to be priced."""
-    followed = read_comparison(recipe(systems=["no-task-teacher"], languages=None, targets=["ha", "sw"]))  # fmt: skip
+    followed = read_comparison(recipe(systems=["bistil+labels"], languages=None, targets=["ha", "sw"]))  # fmt: skip
     results, _ = compare(followed)
     assert [folder.name for folder in results.parent.glob("students-*/bistil-*")] == ["bistil-sw-seed0"]  # fmt: skip
     assert len(read_costs(results.parent / "costs.jsonl")) == 1
@@ -237,7 +245,7 @@ def test_a_model_is_priced_by_a_student_that_is_there(recipe):
 
 def test_under_a_launcher_one_process_scores_and_prices(recipe, monkeypatch):
     """The others train with it, and wait for it while it appends."""
-    followed = read_comparison(recipe(systems=["no-task-teacher"], languages=None))
+    followed = read_comparison(recipe(systems=["bistil+labels"], languages=None))
     results, _ = compare(followed)
     rows, costs = results.read_bytes(), (results.parent / "costs.jsonl").read_bytes()
     for file in (results, results.parent / "costs.jsonl"):
@@ -254,9 +262,9 @@ def test_under_a_launcher_one_process_scores_and_prices(recipe, monkeypatch):
 
 def test_recipes_that_differ_in_the_learning_of_tasks_alone_share_their_students(recipe):
     changed = {**SHORT["tune"], "steps": SHORT["tune"]["steps"] + 1}
-    compare(read_comparison(recipe(systems=["no-task-teacher"], languages=None)))
+    compare(read_comparison(recipe(systems=["bistil+labels"], languages=None)))
     said = []
-    second = read_comparison(recipe(systems=["no-task-teacher"], languages=None, tune=changed))
+    second = read_comparison(recipe(systems=["bistil+labels"], languages=None, tune=changed))
     results, _ = compare(second, watch=lambda done, total, what: said.append(what))
     assert len({row.model_digest for row in read_results(results)}) == 2
     assert len(list(results.parent.glob("*/bistil-sw-seed0"))) == 1
@@ -266,7 +274,7 @@ def test_recipes_that_differ_in_the_learning_of_tasks_alone_share_their_students
 def test_a_task_is_learnt_as_the_recipe_says_for_it(recipe):
     asked = {"pos": {"pooling": "mean", "steps": 5}, "topic": {"steps": 7}}
     followed = read_comparison(
-        recipe(systems=["no-task-teacher"], languages=None, tune_by_task=asked)
+        recipe(systems=["bistil+labels"], languages=None, tune_by_task=asked)
     )
     results, _ = compare(followed)
     [row] = read_results(results)
@@ -285,8 +293,92 @@ def test_a_task_without_any_test_set_is_refused(recipe):
 def test_every_system_is_scored_and_the_judge_can_test_them(recipe):
     results, _ = compare(read_comparison(recipe()))
     rows = read_results(results)
-    assert {row.model for row in rows} == set(SYSTEMS)
+    assert {row.model for row in rows} == {*PUBLISHED}
     assert len({row.protocol_digest for row in rows}) == 1
-    assert len(read_costs(results.parent / "costs.jsonl")) == len(SYSTEMS)
-    [verdict] = judge_compare(rows, "bistil", "full-teacher")
+    assert len(read_costs(results.parent / "costs.jsonl")) == len(PUBLISHED)
+    [verdict] = judge_compare(rows, "bistil", "whole")
     assert verdict.task == "pos"
+
+
+def test_a_system_is_a_model_and_how_it_learns():
+    assert {*PUBLISHED} < {*SYSTEMS}
+    taught = [name for name, system in SYSTEMS.items() if system.taught]
+    assert all("labels" not in name for name in taught)
+    assert [name for name in SYSTEMS if name.startswith("whole")] == ["whole", "whole+full"]
+    assert len(SYSTEMS) == 2 + 4 * (len(MODELS) - 1)
+
+
+def test_what_people_do_instead_of_distilling_starts_from_the_same_model(recipe):
+    """The trim has all layers, the student's untrained self its layers, and the smaller trim as many parameters as that."""
+    systems = ["trimmed+labels", "cut", "small+full+labels", "states+labels"]
+    results, _ = compare(read_comparison(recipe(systems=systems, languages=None)))
+    assert {row.model for row in read_results(results)} == {*systems}
+    [trimmed], [cut], [small], [states] = (
+        list(results.parent.glob(f"students-*/{model}-sw-seed0")) for model in ("trimmed", "cut", "small", "states")
+    )  # fmt: skip
+    counts = {folder: parameters_of(folder) for folder in (trimmed, cut, small, states)}
+    rows = [len(read_vocabulary(folder)) for folder in (trimmed, cut, small)]
+    assert counts[trimmed].body == 2 * counts[cut].body
+    assert rows[0] == rows[1] >= rows[2]
+    assert 0 <= counts[cut].total - counts[small].total < counts[trimmed].body
+    assert counts[states] == counts[cut]
+    log = json.loads((cut / "run.json").read_text())["log"]
+    assert log == []
+    assert not (cut / "curves.png").exists()
+
+
+@given(
+    st.integers(1, 10**7), st.integers(4, 50_000), st.integers(1, 24), st.integers(1, 400), st.integers(1, 10**5)
+)  # fmt: skip
+def test_a_size_fills_the_room_with_layers_first_and_pieces_then(room, pieces, layers, width, layer):  # fmt: skip
+    model = Parameters(architecture="", vocabulary=pieces * width, embeddings=pieces * width + 7, body=layers * layer, head=3)  # fmt: skip
+
+    def total(kept, depth):
+        return kept * width + depth * layer + 10
+
+    size = size_within(room, model, pieces=pieces, layers=layers)
+    if size is None:
+        assert total(-(-pieces // 4), 1) > room
+        return
+    kept, depth = size
+    assert total(kept, depth) <= room
+    assert kept == pieces or total(kept + 1, depth) > room
+    assert depth == layers or total(-(-pieces // 4), depth + 1) > room
+
+
+def test_one_student_can_stand_for_all_targets(recipe):
+    settings = {"systems": ["bistil+labels", "minilmv2"], "languages": None}
+    results, _ = compare(read_comparison(recipe(**settings, students="shared")))
+    made = {folder.name for folder in results.parent.glob("students-*/*-seed0")}
+    assert made == {"bistil-all-seed0", "minilmv2-all-seed0"}
+    for name in made:
+        [run] = results.parent.glob(f"students-*/{name}/run.json")
+        assert json.loads(run.read_text())["plan"]["languages"] == ["en", "ha", "sw"]
+
+
+def test_the_terms_of_a_recipe_are_those_of_its_students(recipe):
+    extract = {**SHORT["extract"], "terms": {"hidden": 2.0}}
+    results, _ = compare(read_comparison(recipe(systems=["bistil+labels"], languages=None, extract=extract)))  # fmt: skip
+    [run] = results.parent.glob("students-*/bistil-sw-seed0/run.json")
+    assert json.loads(run.read_text())["plan"]["terms"] == {"hidden": 2.0}
+    with pytest.raises(AdaptError, match="There is no term or setting 'hiden'"):
+        read_comparison(recipe(extract={**SHORT["extract"], "terms": {"hiden": 1.0}}))
+
+
+def test_a_task_without_a_head_asks_what_a_system_would_tune(recipe, sentence_teacher, tasks, tmp_path):  # fmt: skip
+    """Translations of a sentence encoder, the whole one and its student; nothing is done twice."""
+    data = tmp_path / "pairs"
+    (data / "tatoeba").mkdir(parents=True)
+    lines = [line for line in (tasks / "ud" / "en_made" / "test.conllu").read_text().split("\n") if line.startswith("# text")]  # fmt: skip
+    texts = [line.partition("= ")[2] for line in lines] or ["ab ba", "ba ab ab", "aa bb"]
+    (data / "tatoeba" / "sw.tsv").write_text("".join(f"{text}\t{text}\n" for text in texts))
+    followed = read_comparison(
+        recipe(model=str(sentence_teacher), systems=["whole", "cut"], tasks=["bitext"], languages=None, data=str(data))
+    )  # fmt: skip
+    results, _ = compare(followed)
+    before = results.read_bytes()
+    rows, others = results_of(followed)
+    assert ({row.model for row in rows}, others) == ({"whole", "cut"}, 0)
+    assert summary(rows)["bitext"]["whole"] == 100
+    compare(followed)
+    assert results.read_bytes() == before

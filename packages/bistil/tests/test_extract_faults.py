@@ -69,7 +69,7 @@ def test_options_that_do_not_fit_are_named(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": 0}, "steps must be at least 1"),
+        ({"steps": -1}, "steps must be at least 0"),
         ({"length": 4}, "length must be at least 8"),
         ({"mask_rate": 1.0}, r"mask_rate must be in \[0, 1\)"),
         ({"mask_rate": 0.0, "loss": LossWeights(mlm=1)}, "mask_rate 0 hides nothing"),

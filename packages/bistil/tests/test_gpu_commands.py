@@ -194,7 +194,7 @@ def test_compare_with_one_seed(
     stated = {
         "model": str(calm), "corpora": {code: str(file) for code, file in texts.items()}, "targets": ["sw"],
         "tasks": ["pos"], "data": str(tasks), "seeds": 1,
-        "systems": ["bistil", "full-teacher"],
+        "systems": ["bistil", "whole"],
         "extract": {"steps": 3, "batch": 4, "length": 16, "checkpoint_every": 3, "precision": "float32"},
         "languages": {**short, "length": 16}, "tune": {**short, "length": 24, "precision": "float32"},
     }  # fmt: skip
@@ -208,5 +208,5 @@ def test_compare_with_one_seed(
 
     cpu, gpu = on_cpu_and_gpu(kind, run, tmp_path, trains=True)
 
-    assert gpu.keys() == cpu.keys() == {"bistil", "full-teacher"}
+    assert gpu.keys() == cpu.keys() == {"bistil", "whole"}
     assert gpu == pytest.approx(cpu, abs=5)

@@ -44,7 +44,7 @@ def compare_command(
         typer.echo(note, err=True)
     for task, systems in means.items():
         for system, mean in sorted(systems.items(), key=lambda pair: -pair[1]):
-            typer.echo(f"{task:<12}{system:<18}{mean:6.2f}")
+            typer.echo(f"{task:<12}{system:<24}{mean:6.2f}")
     hint = "SYSTEM SYSTEM"
     if others:
         typer.echo(f"{others} other figures in {results} are left out: of other recipes or data, or not asked for by this one.")  # fmt: skip

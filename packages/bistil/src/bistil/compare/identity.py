@@ -9,17 +9,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bistil.compare.recipe import SYSTEMS, Comparison, System
+from bistil.compare.recipe import Comparison
+from bistil.compare.systems import SYSTEMS
 from bistil.errors import AdaptError
 from bistil.tasks.adapt import ResultLabel
 from bistil.text.languages import text_files
 from teacherzoo.digests import digest_of_inputs
 from xeval import (
     DataSet,
-    FineTunedTask,
     Protocol,
     Result,
     XevalError,
+    ZeroShotTask,
     open_source,
     read_results,
     task_of,
@@ -30,7 +31,7 @@ from xeval.statistics.items import digest_of_examples
 # Parts of a recipe that no student depends on.
 _OF_TASKS = ("tune", "tune_by_task", "sources")
 # Raised where the code makes other models of an equal recipe.
-_VERSION = 2
+_VERSION = 3
 
 
 class RecipeDigests:
@@ -107,10 +108,10 @@ class WantedResults:
         self._test: dict[tuple[str, str], str] = {}
 
     def train_digest(self, task: str) -> str:
-        """Of the data that a task is learnt from."""
-        return self._train[task]
+        """Of the data that a task is learnt from; empty where nothing is learnt."""
+        return self._train[task] or ""
 
-    def has(self, rows: Iterable[Result], system: System, task: str, sets: Sequence[DataSet], seed: int) -> bool:  # fmt: skip
+    def has(self, rows: Iterable[Result], system: str, task: str, sets: Sequence[DataSet], seed: int) -> bool:  # fmt: skip
         """Whether figures of all these test sets are among the rows, on the data as it is now."""
         names = {data_set.name for data_set in sets}
         asked = [row for row in rows if row.task == task and row.dataset in names]
@@ -139,27 +140,22 @@ class WantedResults:
             seed,
         ) and row.is_of(self._train[row.task], self._test_digest(row.task, row.dataset))
 
-    def _digest_of_training(self, name: str) -> str:
-        task = _tuned(name)
+    def _digest_of_training(self, name: str) -> str | None:
+        task = task_of(name)
+        if isinstance(task, ZeroShotTask):
+            return None
         data_set = choose_source(self._source.data_sets(task), self._recipe.data_of(name))
         return digest_of_training(self._source, task, data_set)
 
     def _test_digest(self, name: str, dataset: str) -> str:
         """As the judge takes it, of the items as the protocol sees them."""
         if (name, dataset) not in self._test:
-            task = _tuned(name)
+            task = task_of(name)
             [data_set] = [known for known in self._source.data_sets(task) if known.name == dataset]
             protocol = Protocol(labels=self._recipe.tuning_of(name).labels)
             examples, _ = task.view(self._source.read(task, data_set, "test"), protocol)
             self._test[name, dataset] = digest_of_examples(examples)
         return self._test[name, dataset]
-
-
-def _tuned(name: str) -> FineTunedTask:
-    task = task_of(name)
-    if not isinstance(task, FineTunedTask):
-        raise AdaptError(f"The task {name!r} asks a model as it is, so there is nothing to adapt; choose a task with a head.")  # fmt: skip
-    return task
 
 
 def results_of(recipe: Comparison, wanted: WantedResults | None = None) -> tuple[list[Result], int]:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from bistil.compare.identity import WantedResults
-from bistil.compare.recipe import Comparison, System
+from bistil.compare.recipe import Comparison
+from bistil.compare.systems import OF_ALL_LANGUAGES, SYSTEMS, Model, System
+from bistil.encoders.capture import layers_of
 from bistil.errors import AdaptError
 from bistil.extract.config import Extraction
 from bistil.extract.run import extract
-from bistil.losses.weights import PRESETS, TaskLossWeights
+from bistil.losses.weights import PRESETS, LossWeights, TaskLossWeights
 from bistil.lottery.config import Sparsity
 from bistil.lottery.language import LanguageTraining, language_sft
 from bistil.sparse.files import read_sparse
@@ -20,24 +25,19 @@ from bistil.tasks.task_sft import apply_task, task_sft
 from bistil.tasks.teacher import TaskTeacher
 from bistil.tasks.training import TaskTraining
 from teacherzoo.atomic_write import temporary_beside
-from teacherzoo.encoders.kinds import model_layout
+from teacherzoo.encoders.kinds import model_layout, shell_of
+from teacherzoo.encoders.layers import spread_layers
 from teacherzoo.encoders.teachers import teacher_folder
 from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.progress import ProgressCallback
-from vocabmerge import Kind
+from vocabmerge import Kind, read_vocabulary
 from xeval import Protocol, open_source
+from xeval.cost.parameters import Parameters, parameters_of
 from xeval.finetune.checkpoint import write_finetuned
 
-BILINGUAL: dict[System, str] = {
-    "bistil": "bistil",
-    "no-task-teacher": "bistil",
-    "full-fine-tuning": "bistil",
-    "scratch": "mlm",
-}
-"""Systems with a student for each target, and the loss that it is extracted by."""
-_BY_MASKED_WORDS = ("distilmbert", "scratch")
-MULTILINGUAL: dict[System, str] = {"distilmbert": "distilmbert", "minilmv2": "minilmv2"}
-"""Systems with one student for all targets, and the loss that it is extracted by."""
+_PRESETS = {"bistil": "bistil", "states": "states", "distilmbert": "distilmbert", "minilmv2": "minilmv2"}  # fmt: skip
+_UNTRAINED = ("trimmed", "small", "cut")  # of which no seed makes another
+_BY_MASKED_WORDS = ("distilmbert",)
 
 
 def require_kind(recipe: Comparison) -> None:
@@ -46,10 +46,10 @@ def require_kind(recipe: Comparison) -> None:
     Raises:
         AdaptError: naming the key of the recipe to change.
     """
-    kind = model_layout(teacher_folder(recipe.model)).kind
-    if kind in (Kind.MASKED_LM, Kind.SPARSE):
+    if _has_words(recipe.model):
         return
-    taught = [system for system in recipe.systems if system in _BY_MASKED_WORDS]
+    kind = model_layout(teacher_folder(recipe.model)).kind
+    taught = [name for name in recipe.systems if SYSTEMS[name].model in _BY_MASKED_WORDS]
     if taught:
         raise AdaptError(
             f"{recipe.model}: {' and '.join(taught)} learn by a masked-LM head, which a model of kind {kind.value!r} does not have; "
@@ -60,6 +60,34 @@ def require_kind(recipe: Comparison) -> None:
             f"{recipe.model}: sparse fine-tunings of languages are learnt by a masked-LM head, which a model of kind {kind.value!r} "
             "does not have; write `languages: null`, or give a masked LM."
         )
+
+
+def _has_words(model: str) -> bool:
+    return model_layout(teacher_folder(model)).kind in (Kind.MASKED_LM, Kind.SPARSE)
+
+
+def size_within(room: int, model: Parameters, *, pieces: int, layers: int) -> tuple[int, int] | None:  # fmt: skip
+    """Pieces and layers that a model keeps to have at most `room` parameters: all layers, as long as a quarter of its pieces stay.
+
+    Args:
+        room: parameters.
+        model: its own.
+        pieces: of its vocabulary.
+        layers: that it has.
+
+    Returns:
+        Pieces and layers; None where not even one layer fits.
+
+    Example:
+        >>> size_within(170, Parameters(architecture="", vocabulary=100, embeddings=110, body=90, head=0), pieces=50, layers=3)
+        (35, 3)
+    """
+    width = model.vocabulary // pieces
+    for depth in range(layers, 0, -1):
+        fixed = model.total - model.vocabulary - (layers - depth) * (model.body // layers)
+        if (kept := min(pieces, (room - fixed) // width)) >= pieces / 4:
+            return kept, depth
+    return None
 
 
 class Models:
@@ -81,17 +109,18 @@ class Models:
 
     @contextlib.contextmanager
     def with_task(
-        self, system: System, task: str, target: str, seed: int, watch: ProgressCallback
+        self, system: str, task: str, target: str, seed: int, watch: ProgressCallback
     ) -> Iterator[Path]:
         """The folder, for the length of a block, of a system that knows a task and is to be used on a target."""
-        if system in BILINGUAL:
-            yield self._adapted(system, task, target, seed, watch)
+        chosen = SYSTEMS[system]
+        if chosen.taught or chosen.full or not self._keeps_vocabulary(chosen.model):
+            yield self._adapted(chosen, task, target, seed, watch)
             return
-        model, label = self.base(system, target, seed, watch), self._wanted.labels[system]
+        model, label = self.base(chosen.model, target, seed, watch), self._wanted.labels[system]
         applied = apply_task(
             model,
-            read_sparse(self._task_file(system, model, task, seed, watch)),
-            language_sfts=[read_sparse(file) for file in self._languages(system, model, [target], watch)],
+            read_sparse(self._task_file(chosen.model, model, task, seed, watch)),
+            language_sfts=[read_sparse(file) for file in self._languages(chosen.model, model, [target], watch)],
             name=label.name,
             digest=label.digest,
         )  # fmt: skip
@@ -101,41 +130,85 @@ class Models:
             wait_for_all()
             yield folder
 
-    def base(self, system: System, target: str, seed: int, watch: ProgressCallback) -> str:
-        """What a system tunes: the multilingual model, or a student, extracted now if it is not there."""
-        if system == "full-teacher":
+    def base(self, model: Model, target: str, seed: int, watch: ProgressCallback) -> str:
+        """What learns a task: the multilingual model, or a student, extracted now if it is not there."""
+        if model == "whole":
             return self._recipe.model
-        shared = system in MULTILINGUAL
-        preset = MULTILINGUAL[system] if shared else BILINGUAL[system]
-        folder = self._before_tasks / f"{preset}-{'all' if shared else target}-seed{seed}"
+        seed = 0 if model in _UNTRAINED else seed
+        folder = self._before_tasks / f"{model}-{self._place(model, target)}-seed{seed}"
         if folder.is_dir():
             return str(folder)
         recipe = self._recipe
-        others = [code for code in recipe.corpora if code != recipe.source] if shared else [target]
-        with_sfts = preset == "bistil" and recipe.languages is not None
+        others = [code for code in recipe.corpora if code != recipe.source] if self._is_shared(model) else [target]  # fmt: skip
+        with_sfts = model == "bistil" and recipe.languages is not None
         names = [recipe.source, *others]
-        files = self._languages("full-teacher", recipe.model, names, watch) if with_sfts else []
+        files = self._languages("whole", recipe.model, names, watch) if with_sfts else []
         extract(
             recipe.model,
             {code: recipe.corpora[code] for code in names},
             folder,
             source=recipe.source,
             targets=others,
-            extraction=Extraction(
-                **recipe.extract.model_dump(),
-                loss=PRESETS[preset],
-                init="random" if preset == "mlm" else "teacher",
-                keep_vocabulary=shared,
-                seed=seed,
-            ),
+            extraction=self._extraction(model, target, seed, watch),
             language_sfts=dict(zip(names, files, strict=True)) if with_sfts else {},
             cache_dir=self._before_tasks / "cache",
             watch=watch,
         )
         return str(folder)
 
+    def _extraction(self, model: Model, target: str, seed: int, watch: ProgressCallback) -> Extraction:  # fmt: skip
+        stated = self._recipe.extract
+        own = LossWeights.only(**stated.terms) if stated.terms else PRESETS["bistil"]
+        loss = PRESETS[_PRESETS[model]] if model in _PRESETS and model != "bistil" else own
+        if model == "scratch" and self._has_words:
+            loss = PRESETS["mlm"]
+        extraction = Extraction(
+            **stated.model_dump(exclude={"terms"}),
+            loss=loss,
+            init="random" if model == "scratch" else "teacher",
+            keep_vocabulary=self._keeps_vocabulary(model),
+            seed=seed,
+        )
+        if model in _UNTRAINED:
+            extraction = replace(extraction, steps=0)
+        if model == "trimmed":
+            extraction = replace(extraction, reduction=1, width=None, feed_forward=None)
+        if model == "small":
+            extraction = replace(extraction, width=None, feed_forward=None, **self._as_small_as_cut(target, watch))  # fmt: skip
+        return extraction
+
+    def _as_small_as_cut(self, target: str, watch: ProgressCallback) -> dict[str, Any]:
+        """Layers and pieces of a trim that has the parameters of `cut`, or hardly fewer: as many layers as leave room for words."""
+        cut, trimmed = (Path(self.base(model, target, 0, watch)) for model in ("cut", "trimmed"))
+        depth = len(layers_of(shell_of(model_layout(trimmed))))
+        pieces = len(read_vocabulary(trimmed))
+        size = size_within(parameters_of(cut).total, parameters_of(trimmed), pieces=pieces, layers=depth)  # fmt: skip
+        if size is None:
+            raise AdaptError(f"{self._recipe.model}: no trim of it is as small as its student; leave small out of `systems`.")  # fmt: skip
+        top, layers = size
+        return {"layers": spread_layers(depth, layers, "last"), "top": top}
+
+    @cached_property
+    def _has_words(self) -> bool:
+        """Whether the model has a masked-LM head."""
+        return _has_words(self._recipe.model)
+
+    def _is_shared(self, model: Model) -> bool:
+        """Whether one model is for all targets."""
+        if model == "whole":
+            return True
+        if self._recipe.students == "published":
+            return model in OF_ALL_LANGUAGES
+        return self._recipe.students == "shared"
+
+    def _keeps_vocabulary(self, model: Model) -> bool:
+        return model == "whole" or (self._recipe.students == "published" and model in OF_ALL_LANGUAGES)  # fmt: skip
+
+    def _place(self, model: Model, target: str) -> str:
+        return "all" if self._is_shared(model) else target
+
     def _languages(
-        self, system: System, model: str, languages: Sequence[str], watch: ProgressCallback
+        self, kind: Model, model: str, languages: Sequence[str], watch: ProgressCallback
     ) -> list[Path]:
         """The model's sparse fine-tunings of some languages, made now if they are not there."""
         plan = self._recipe.languages
@@ -143,7 +216,7 @@ class Models:
             return []
         files = []
         for language in languages:
-            place = "languages" if system == "full-teacher" else Path(model).name
+            place = "languages" if kind == "whole" else Path(model).name
             file = self._before_tasks / "sft" / place / f"{language}.safetensors"
             if not file.is_file():
                 language_sft(
@@ -158,13 +231,13 @@ class Models:
         return files
 
     def _task_file(
-        self, system: System, model: str, task: str, seed: int, watch: ProgressCallback
+        self, kind: Model, model: str, task: str, seed: int, watch: ProgressCallback
     ) -> Path:
         """The model's sparse fine-tuning of a task under the source's language, made now if it is not there."""
-        place = "tasks" if system == "full-teacher" else Path(model).name
+        place = "tasks" if kind == "whole" else Path(model).name
         file = self._of_task(task) / "sft" / place / f"seed{seed}.safetensors"
         if not file.is_file():
-            languages = self._languages(system, model, [self._recipe.source], watch)
+            languages = self._languages(kind, model, [self._recipe.source], watch)
             task_sft(
                 model, file, task=task, source=self._source, language=self._recipe.data_of(task),
                 language_sfts=languages, training=self._training(task, seed), watch=watch,
@@ -174,29 +247,30 @@ class Models:
     def _adapted(
         self, system: System, task: str, target: str, seed: int, watch: ProgressCallback
     ) -> Path:
-        folder = self._of_task(task) / "adapted" / f"{system}-{target}-seed{seed}"
+        name = f"{system.name}-{self._place(system.model, target)}-seed{seed}"
+        folder = self._of_task(task) / "adapted" / name
         if folder.is_dir():
             return folder
         recipe, teacher = self._recipe, None
         tune = recipe.tuning_of(task)
-        if system in ("bistil", "full-fine-tuning"):
+        if system.taught:
             teacher = TaskTeacher(
                 model=recipe.model,
-                task_sft=self._task_file("full-teacher", recipe.model, task, seed, watch),
-                language_sfts=self._languages("full-teacher", recipe.model, [recipe.source], watch),
+                task_sft=self._task_file("whole", recipe.model, task, seed, watch),
+                language_sfts=self._languages("whole", recipe.model, [recipe.source], watch),
             )
         return adapt(
-            self.base(system, target, seed, watch),
+            self.base(system.model, target, seed, watch),
             folder,
             task=task,
             source=self._source,
             language=recipe.data_of(task),
             teacher=teacher,
-            training=self._training(task, seed, full=system == "full-fine-tuning"),
+            training=self._training(task, seed, full=system.full),
             loss=TaskLossWeights(gold=tune.gold, times_t_squared=tune.times_t_squared),
-            label=self._wanted.labels[system],
+            label=self._wanted.labels[system.name],
             watch=watch,
-        )  # fmt: skip
+        )
 
     def _of_task(self, task: str) -> Path:
         """Where models of a task lie, which other data of the task makes anew."""

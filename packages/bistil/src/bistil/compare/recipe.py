@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from bistil.errors import AdaptError
+from bistil.compare.systems import PUBLISHED, require_system
+from bistil.errors import AdaptError, ExtractError
+from bistil.losses.weights import LossWeights
 from xeval import XevalError, task_of
-
-System = Literal[
-    "bistil", "full-teacher", "distilmbert", "minilmv2", "scratch", "no-task-teacher", "full-fine-tuning"
-]  # fmt: skip
-SYSTEMS: tuple[System, ...] = get_args(System)
 
 
 class _Part(BaseModel):
@@ -35,6 +40,17 @@ class Extracting(_Part):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     checkpoint_every: Annotated[int, Field(ge=1)] = 5000
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    terms: dict[str, float] | None = None
+    """Of the loss of `bistil` and, where the model has no masked-LM head, of `scratch`; None for attention and hidden."""
+
+    @field_validator("terms")
+    @classmethod
+    def _terms_exist(cls, terms: dict[str, float] | None) -> dict[str, float] | None:
+        try:
+            LossWeights.only(**terms or {"hidden": 1.0})
+        except ExtractError as error:
+            raise ValueError(str(error)) from error
+        return terms
 
 
 class LanguageTuning(_Part):
@@ -84,7 +100,12 @@ class Comparison(_Part):
     """A folder of data as xeval reads it, or hub:NAME."""
     sources: dict[str, str] = {}
     """Task to the source's data set, where the source language has several."""
-    systems: Annotated[tuple[System, ...], Field(min_length=1)] = SYSTEMS
+    systems: Annotated[
+        tuple[Annotated[str, AfterValidator(require_system)], ...], Field(min_length=1)
+    ] = PUBLISHED
+    """Names as `bistil.compare.systems.System` has them."""
+    students: Literal["published", "pairs", "shared"] = "published"
+    """For whom a student is extracted: as its authors do; for each target and the source; or once, for all the corpora."""
     seeds: Annotated[int, Field(ge=1)] = 3
     out: str
     """The folder of everything that is made; the results are in its `results.jsonl`."""

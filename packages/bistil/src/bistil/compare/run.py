@@ -5,14 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bistil.compare.identity import WantedResults, results_of, summary
 from bistil.compare.models import Models, require_kind
 from bistil.compare.recipe import Comparison
+from bistil.compare.systems import SYSTEMS
 from bistil.tasks.adapt import ResultLabel
 from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.progress import ProgressCallback, no_progress
-from xeval import DataSet, append_cost, cost, open_source, read_costs, read_results, score
+from xeval import (
+    DataSet,
+    FineTunedTask,
+    append_cost,
+    cost,
+    open_source,
+    read_costs,
+    read_results,
+    task_of,
+)
+from xeval.evaluate.score import Label, score
 
 __all__ = ["compare", "results_of", "summary"]
 
@@ -29,12 +41,19 @@ def compare(
     other texts are made anew beside, and so is what depends on a task's data where that changed. Where things lie makes no
     difference.
 
-    bistil: extracted for source and target, adapted under a task teacher. full-teacher: the multilingual model with
-    sparse fine-tunings of target and task. distilmbert, minilmv2: one student of all the corpora with the whole
-    vocabulary, by that method's loss, then fine-tuned as the full teacher is. scratch: bistil's shape with random
-    weights, masked-LM training on both languages, adapted on labels. no-task-teacher: bistil's student adapted on labels.
-    full-fine-tuning: bistil with all weights free in phase 2, for the steps of both phases of the others. All train for the
-    same number of steps, on batches of one size.
+    The models that learn a task (`bistil.compare.systems.System` has how they do):
+
+    - whole: the multilingual model; with sparse fine-tunings of languages those of the target are on.
+    - bistil: extracted for source and target.
+    - trimmed: the whole model with the pieces of source and target, nothing else of it changed.
+    - cut: bistil's student before phase 1.
+    - small: trimmed to fewer pieces, and where these do not suffice to fewer layers, until it has the parameters of cut.
+    - states: DistilBERT's way without a masked-LM head: states and their direction.
+    - distilmbert, minilmv2: one student of all the corpora with the whole vocabulary, by that method's loss.
+    - scratch: bistil's shape with random weights, trained on masked words, or, where the model has no masked-LM head, as bistil is.
+
+    A task that asks a model as it is (bitext, bits per byte, a probe of frozen states) asks what a system would tune.
+    All train for the same number of steps, on batches of one size.
 
     In results a system goes by its name and a digest of the recipe, so that targets and seeds are of one model.
 
@@ -73,11 +92,17 @@ def compare(
         inner = _labelled(watch, f"{number + 1} of {len(plan)}: {system} {task} {target} seed {seed}")  # fmt: skip
         inner(0, 0, "looking")
         if not wanted.has(known, system, task, sets, seed):
-            with models.with_task(system, task, target, seed, inner) as folder:
-                _score(folder, results, sets, recipe, inner)
+            if isinstance(task_of(task), FineTunedTask):
+                with models.with_task(system, task, target, seed, inner) as folder:
+                    _score(folder, results, sets, recipe, inner)
+            else:
+                base = models.base(SYSTEMS[system].model, target, seed, inner)
+                label = wanted.labels[system]
+                named = Label(model=label.name, model_digest=label.digest, seed=seed)
+                _score(base, results, sets, recipe, inner, task=task, language=recipe.data_of(task), label=named)  # fmt: skip
     for system in recipe.systems:
         if not _cost_is_known(costs, wanted.labels[system]):
-            model = models.base(system, plan[0][2], 0, no_progress)
+            model = models.base(SYSTEMS[system].model, plan[0][2], 0, no_progress)
             _measure_cost(model, costs, wanted.labels[system], length=recipe.tune.length)
     return results, wanted.notes
 
@@ -87,16 +112,17 @@ def _labelled(watch: ProgressCallback, label: str) -> ProgressCallback:
 
 
 def _score(
-    folder: Path,
+    folder: str | Path,
     results: Path,
     sets: Sequence[DataSet],
     recipe: Comparison,
     watch: ProgressCallback,
+    **as_it_is: Any,
 ) -> None:
     """By the first process alone, while the others wait."""
     if rank() == 0:
         languages = [data_set.short for data_set in sets]
-        score(folder, results, source=open_source(recipe.data), languages=languages, watch=watch)
+        score(folder, results, source=open_source(recipe.data), languages=languages, watch=watch, **as_it_is)  # fmt: skip
     wait_for_all()
 
 

@@ -36,7 +36,7 @@ class Extraction:
         top: or: how many pieces to keep, by probability.
         budget: or: how many pieces to keep, fairly to the worst-served language.
         keep_vocabulary: or: keep it whole.
-        steps: optimiser steps.
+        steps: optimiser steps; 0 copies layers and trains nothing.
         batch: blocks in a batch, which is of one language; of the lines of a sentence encoder as many as make `batch` times
             `length` tokens on the average.
         length: tokens in a block; documents are packed, with a separator between them.
@@ -86,9 +86,9 @@ class Extraction:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ExtractError(f"{name} must be at least 1, got {getattr(self, name)!r}.")
+        for name, least in (("steps", 0), ("batch", 1), ("checkpoint_every", 1)):
+            if getattr(self, name) < least:
+                raise ExtractError(f"{name} must be at least {least}, got {getattr(self, name)!r}.")
         if self.length < 8:
             raise ExtractError(f"length must be at least 8 tokens, got {self.length!r}.")
         for name in ("mask_rate", "warmup", "held_out_share"):

@@ -64,7 +64,8 @@ def write_folder(
     write_model(student, teacher, folder)
     if (teacher.folder / "maps").is_dir():
         shutil.copytree(teacher.folder / "maps", folder / "maps")
-    _draw_curves(record, folder / "curves.png")
+    if record.log:
+        _draw_curves(record, folder / "curves.png")
     page = card(
         record.plan, record.extraction, sfts=record.sfts, texts=record.texts, licences=record.licences,
         before=record.before, after=record.after, name=name,

@@ -154,7 +154,8 @@ def _trim_copy_distil(
 
     copied = initial_student(teacher.model, given.layers, extraction, text)
 
-    batches = text.batches(extraction.steps * arguments.gradient_accumulation_steps * arguments.world_size)  # fmt: skip
+    # An untrained student is looked at on a batch all the same.
+    batches = text.batches(max(1, extraction.steps) * arguments.gradient_accumulation_steps * arguments.world_size)  # fmt: skip
     held_out = {language: group if isinstance(group, list) else [group] for language, group in text.held_out().items()}  # fmt: skip
     trained = None if sentences is None else sentence_student(copied.student, sentences)
     runner, teacher = teacher_in_training(teacher, given.folder, given.sfts, given.layers, extraction, sentences=sentences)  # fmt: skip
@@ -163,6 +164,13 @@ def _trim_copy_distil(
     tell(plan)
     before = held_out_terms(student, held_out, arguments)
     watch(0, extraction.steps, _in_words("evaluated before training", before))
+    if extraction.steps == 0:
+        return (
+            {"plan": plan, "before": before, "after": before, "log": []},
+            student,
+            teacher,
+            sentences,
+        )
     log = train(student, batches, given.languages, arguments, watch=watch)
     after = held_out_terms(student, held_out, arguments)
     watch(extraction.steps, extraction.steps, _in_words("evaluated after training", after))
@@ -327,7 +335,7 @@ def _plan(
         frozen=freeze_unreached(student, *probes),
         blocks=text.sizes,
         steps=extraction.steps,
-        tokens=len(batches) * extraction.batch * extraction.length,
+        tokens=len(batches) * extraction.batch * extraction.length if extraction.steps else 0,
     )
 
 

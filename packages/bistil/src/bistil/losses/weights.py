@@ -193,6 +193,7 @@ PRESETS = {
     "answers": LossWeights(answers_mse=1),
     "distilmbert": LossWeights.only(logits=5, mlm=2, cosine=1),
     "minilmv2": LossWeights.only(relations=1),
+    "states": LossWeights.only(hidden=1, cosine=1),
     "mlm": LossWeights.only(mlm=1),
     "sentences": LossWeights.only(embedding=3, hidden=1),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,21 @@ from xeval.statistics.results_file import append_results, read_results
 from xeval.task_templates.task import FineTunedTask, ProbeTask, Task, ZeroShotTask
 
 
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """What results say of a model that was not tuned.
+
+    Args:
+        model: its name.
+        model_digest: what it is known by.
+        seed: of the training that made it.
+    """
+
+    model: str
+    model_digest: str
+    seed: int = 0
+
+
 def score(
     model: str | Path,
     results: Path,
@@ -29,6 +44,7 @@ def score(
     language: str = "en",
     protocol: Protocol | None = None,
     bootstraps: int = 0,
+    label: Label | None = None,
     watch: ProgressCallback = no_progress,
 ) -> list[Result]:
     """Score a model on the test split of every language asked for, and append each figure once.
@@ -47,6 +63,7 @@ def score(
         language: for a task that trains a classifier on a model's vectors: the source language, or a data set's own name.
         protocol: for such a task: its settings.
         bootstraps: further figures, each on the test items drawn anew with replacement.
+        label: what results call a model that was not tuned; its folder's name and digest by default.
         watch: told the items done.
 
     Returns:
@@ -62,7 +79,7 @@ def score(
         >>> figure.language, figure.metric, figure.n, 0 <= figure.value <= 100
         ('yy', 'accuracy', 25, True)
     """
-    evaluator = _evaluator(str(model), task, protocol or Protocol(), source, language, watch)
+    evaluator = _evaluator(str(model), task, protocol or Protocol(), source, language, label, watch)
     chosen, absent = choose_targets(source.data_sets(evaluator.task), languages)
     reached: list[Result] = []
     known = {r.key: r for r in read_results(results)} if results.is_file() else {}
@@ -172,6 +189,7 @@ def _evaluator(
     protocol: Protocol,
     source: Source,
     language: str,
+    label: Label | None,
     watch: ProgressCallback,
 ) -> _Evaluator:
     chosen, record = task_to_score(model, task)
@@ -179,9 +197,9 @@ def _evaluator(
         assert record is not None  # a task with a head has one
         return _finetuned_evaluator(Path(model), chosen, record, source, watch)
     if isinstance(chosen, ProbeTask):
-        return _probe_evaluator(model, chosen, protocol, source, language, watch)
+        return _probe_evaluator(model, chosen, protocol, source, language, label, watch)
     assert isinstance(chosen, ZeroShotTask)
-    return _zero_shot_evaluator(model, chosen, protocol, source, watch)
+    return _zero_shot_evaluator(model, chosen, protocol, source, label, watch)
 
 
 def _finetuned_evaluator(
@@ -235,8 +253,8 @@ def score_examples(
 
 
 def _zero_shot_evaluator(
-    model: str, task: ZeroShotTask, protocol: Protocol, source: Source, watch: ProgressCallback
-) -> _Evaluator:
+    model: str, task: ZeroShotTask, protocol: Protocol, source: Source, label: Label | None, watch: ProgressCallback
+) -> _Evaluator:  # fmt: skip
     opened: list[Any] = []
 
     def measure(data_set: DataSet, examples: Sequence[Any]) -> list[Items]:
@@ -247,7 +265,7 @@ def _zero_shot_evaluator(
         _tell(notes, data_set, watch)
         return items
 
-    constants = _as_it_is(model)
+    constants = asdict(label or _as_it_is(model))
     return _Evaluator(
         task=task, protocol=protocol, constants=constants, source=source, measure=measure
     )
@@ -259,6 +277,7 @@ def _probe_evaluator(
     protocol: Protocol,
     source: Source,
     language: str,
+    label: Label | None,
     watch: ProgressCallback,
 ) -> _Evaluator:
     training = choose_source(source.data_sets(task), language)
@@ -279,7 +298,7 @@ def _probe_evaluator(
         return items
 
     constants = {
-        **_as_it_is(model),
+        **asdict(label or _as_it_is(model)),
         "source_language": training.language,
         "train_digest": digest_of_training(source, task, training),
     }
@@ -288,10 +307,9 @@ def _probe_evaluator(
     )
 
 
-def _as_it_is(model: str) -> dict[str, Any]:
-    """What results say of a model that was not tuned."""
+def _as_it_is(model: str) -> Label:
     name = Path(model).name if Path(model).is_dir() else model
-    return {"model": name, "model_digest": digest_of_base(model), "seed": 0}
+    return Label(model=name, model_digest=digest_of_base(model))
 
 
 def _tell(notes: Sequence[str], data_set: DataSet, watch: ProgressCallback) -> None:

@@ -1,0 +1,68 @@
+"""The systems of a comparison: a model, how much of it learns a task, and from whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal, get_args
+
+Model = Literal[
+    "whole", "bistil", "trimmed", "small", "cut", "states", "distilmbert", "minilmv2", "scratch"
+]
+MODELS: tuple[Model, ...] = get_args(Model)
+OF_ALL_LANGUAGES: tuple[Model, ...] = ("distilmbert", "minilmv2")
+"""Models that their authors extract once, for all languages, with the whole vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """One system.
+
+    A system is written `MODEL`, `MODEL+labels`, `MODEL+full` or `MODEL+full+labels`. Without more it learns a task as BiStil
+    does: by lottery-ticket sparse fine-tuning, from a teacher that knows the task. `full` frees all weights, for the steps of
+    both phases of the sparse kind; `labels` leaves the teacher out. `whole`, the model that all are made from, has no teacher.
+
+    Args:
+        name: as a recipe and the results have it.
+        model: what learns the task.
+        full: whether all its weights do.
+        taught: whether it learns from a teacher, or from labels alone.
+    """
+
+    name: str
+    model: Model
+    full: bool = False
+    taught: bool = True
+
+
+def _systems() -> dict[str, System]:
+    systems = {}
+    for model in MODELS:
+        for full in (False, True):
+            name = f"{model}+full" if full else model
+            taught = model != "whole"
+            systems[name] = System(name=name, model=model, full=full, taught=taught)
+            if taught:
+                name += "+labels"
+                systems[name] = System(name=name, model=model, full=full, taught=False)
+    return systems
+
+
+SYSTEMS = _systems()
+PUBLISHED = ("bistil", "whole", "distilmbert+labels", "minilmv2+labels", "scratch+labels", "bistil+labels", "bistil+full")  # fmt: skip
+"""The systems of Ansell et al. (2023), each as its authors tune it, and bistil without the one or the other."""
+
+
+def require_system(name: str) -> str:
+    """The name, if it is that of a system.
+
+    Raises:
+        ValueError: with the nearest name there is.
+    """
+    if name not in SYSTEMS:
+        near = get_close_matches(name, SYSTEMS, n=1)
+        raise ValueError(
+            f"expected {', '.join(MODELS)}, alone or with +labels, +full or +full+labels, got {name!r}"
+            f"{f', did you mean {near[0]!r}?' if near else ''}"
+        )
+    return name
