@@ -15,6 +15,7 @@ import torch
 
 from bistil.errors import ExportError
 from bistil.export.graph import PLACES_OF_WORDS, Graph
+from bistil.export.layer_names import name_nodes
 from bistil.export.sample_rows import sample_rows
 
 OPSET = 20
@@ -55,6 +56,7 @@ def write_float(graph: Graph, file: Path) -> int:
             verbose=False,
         )
         assert program is not None
+        name_nodes(program.model)
         _strip_metadata(program.model)
         _infer_shapes(program.model)
         _save(program.model, file, large=_is_large(graph))
