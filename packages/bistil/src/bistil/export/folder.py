@@ -9,37 +9,109 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bistil.encoders.model_folder import copy_side_files
-from bistil.export.readme import write_readme
+from bistil.export.program import program
+from bistil.export.readme import card
+from bistil.export.served_as import served_as
 from vocabmerge import read_layout
 
 if TYPE_CHECKING:
     from bistil.export.graph import Graph
 
 FLOAT, INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"
+_PROBE = "Ça va?  I'm 3.5 km away, NOT here: Ёж, 日本語,\tİstanbul \u0301\u200b."
+_UNLIMITED = 1_000_000
 
 
-def write_folder(graph: Graph, folder: Path, facts: Mapping[str, Any]) -> None:
-    """Put beside the graphs what whoever serves them reads.
+def write_folder(
+    graph: Graph, folder: Path, facts: Mapping[str, Any], *, session: str = "onnx_session"
+) -> None:
+    """Put beside the graphs what whoever serves them reads: configuration, tokenizer, modules, program and card.
 
-    Tokenizer, configurations and the modules of sentence-transformers are the model's own files, byte for byte; the weights of
-    its encoder stay behind.
+    Files are the model's own, byte for byte, and the weights of its encoder stay behind. Two are set right where other
+    libraries would read them otherwise than transformers did: a `tokenizer.json` that segments otherwise than the tokenizer
+    which torch was asked with is written anew, and a `tokenizer_config.json` names the longest row, and its class and further
+    special tokens by the names that every version of transformers knows.
 
     Args:
         graph: what was exported.
         folder: with the graphs in it.
-        facts: of `export.json`: `model` is the folder or Hub name that was read, `folder` the place where the export will lie.
+        facts: of the run, for `export.json`: `folder` is where the export will lie, `model` what was asked for; they may say
+            anything besides, and what they say stands.
+        session: the file of `programs/` that opens the graph.
     """
-    from transformers import AutoConfig
+    layout = read_layout(graph.folder)
+    copy_side_files(graph.folder, layout, folder)
+    shutil.copy(graph.folder / layout.transformers[0] / "config.json", folder)
+    _write_tokenizer(graph, folder)
+    everything = {**_described(graph, folder), **facts}
+    (folder / "export.json").write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")  # fmt: skip
+    served = served_as(graph)
+    (folder / "serve.py").write_text(program(served.program, session=session), encoding="utf-8")
+    (folder / "README.md").write_text(card(graph, served, everything), encoding="utf-8")
 
-    graph.tokenizer.save_pretrained(folder)
-    source = Path(facts["model"])
-    if source.is_dir():
-        copy_side_files(source, read_layout(source), folder)
-        shutil.copy(source / "config.json", folder)
-    else:
-        AutoConfig.from_pretrained(str(source)).save_pretrained(folder)
-    (folder / "export.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    write_readme(folder, Path(facts["folder"]).name, facts)
+
+def _described(graph: Graph, folder: Path) -> dict[str, Any]:
+    """What a program must know of a graph."""
+    tokenizer = graph.tokenizer
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {
+        "kind": served_as(graph).words,
+        "inputs": list(graph.inputs),
+        "outputs": {name: list(axes) for name, axes in graph.outputs.items()},
+        "labels": list(graph.labels),
+        "several_labels": config.get("problem_type") == "multi_label_classification",
+        "longest": graph.longest,
+        "pad": tokenizer.pad_token_id or 0,
+        "padding_side": tokenizer.padding_side,
+        "truncation_side": tokenizer.truncation_side,
+        "mask": tokenizer.mask_token,
+        "unknown": tokenizer.unk_token_id,
+        "prompts": dict(graph.prompts),
+        "default_prompt": graph.default_prompt,
+        "dimension": _dimension(graph),
+        **graph.about,
+    }
+
+
+def _dimension(graph: Graph) -> int | None:
+    """Numbers of a vector; None for models that give none."""
+    import torch
+
+    from bistil.export.sample_rows import sample_rows
+
+    if "sentence_embedding" not in graph.outputs:
+        return None
+    with torch.no_grad():
+        outputs = dict(zip(graph.outputs, graph.module(*sample_rows(graph, [3])), strict=True))
+    return int(outputs["sentence_embedding"].shape[-1])
+
+
+def _write_tokenizer(graph: Graph, folder: Path) -> None:
+    from tokenizers import Tokenizer
+
+    file, asked = folder / "tokenizer.json", graph.tokenizer
+    if not file.is_file():
+        asked.save_pretrained(folder)
+    elif (
+        Tokenizer.from_file(str(file)).encode(_PROBE).ids
+        != asked.backend_tokenizer.encode(_PROBE).ids
+    ):
+        asked.backend_tokenizer.save(str(file))
+    _amend(folder / "tokenizer_config.json", graph)
+
+
+def _amend(file: Path, graph: Graph) -> None:
+    """Name the limit, and what transformers 5 renamed as older versions call it, which version 5 knows as well."""
+    stated = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    amended = dict(stated)
+    if not 0 < (stated.get("model_max_length") or 0) <= _UNLIMITED:
+        amended["model_max_length"] = graph.longest
+    if stated.get("tokenizer_class") == "TokenizersBackend":
+        amended["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(stated.get("extra_special_tokens"), list):
+        amended["additional_special_tokens"] = amended.pop("extra_special_tokens")
+    if amended != stated:
+        file.write_text(json.dumps(amended, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def name_weights_as_the_hub_does(graph: Path) -> None:

@@ -1,29 +1,70 @@
-"""The README of an export: what the graphs take and give, and how the program beside them serves them."""
+"""The card of an export: what the graphs take and give, what eight bits cost, and how the folder is served."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_HERE = files("bistil.export")
+from bistil.export.served_as import ServedAs
+
+if TYPE_CHECKING:
+    from bistil.export.graph import Graph
+
+_CARRIED = ("license", "license_name", "license_link", "language", "base_model", "base_model_relation")  # fmt: skip
 
 
-def write_readme(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
-    """Write `README.md` and `serve.py` into the folder of an export; what they show runs there as it stands.
+def card(graph: Graph, served: ServedAs, facts: Mapping[str, Any]) -> str:
+    """The card's Markdown under a header that the Hub reads; what it shows runs in the folder as it stands.
+
+    Licence and languages are those of the model's own card; none is made up.
 
     Args:
-        folder: to write into.
-        name: of the export.
-        facts: of its `export.json`.
+        graph: what was exported.
+        served: how.
+        facts: of `export.json`.
     """
     from jinja2 import Environment, StrictUndefined
 
-    template = (_HERE / "README.md.jinja").read_text(encoding="utf-8")
-    engine = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701  # Markdown
-    page = engine.from_string(template).render(facts, name=name)
-    (folder / "README.md").write_text(page, encoding="utf-8")
-    with as_file(_HERE / "serve.py") as program:
-        shutil.copy(program, folder / "serve.py")
+    engine = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)  # noqa: S701  # Markdown  # fmt: skip
+    template = files("bistil.export").joinpath("README.md.jinja").read_text(encoding="utf-8")
+    hub = None if Path(facts["model"]).exists() else facts["model"]
+    return engine.from_string(template).render(
+        facts,
+        metadata=_metadata(graph.folder, served, hub),
+        name=Path(facts["folder"]).name,
+        source=hub or Path(facts["model"]).name,
+        served=served,
+        example=_example(served, facts),
+    )
+
+
+def _metadata(folder: Path, served: ServedAs, hub: str | None) -> str:
+    from huggingface_hub import ModelCardData
+
+    carried = _stated(folder)
+    if hub:
+        carried |= {"base_model": hub, "base_model_relation": "quantized"}
+    return ModelCardData(
+        library_name=served.library, pipeline_tag=served.pipeline_tag, tags=["onnx", "bistil"], **carried
+    ).to_yaml()  # fmt: skip
+
+
+def _stated(folder: Path) -> dict[str, Any]:
+    """What the model's own card says to the Hub."""
+    from huggingface_hub import metadata_load
+    from yaml import YAMLError
+
+    try:
+        stated = metadata_load(folder / "README.md") or {}
+    except (OSError, ValueError, YAMLError):
+        return {}
+    return {key: stated[key] for key in _CARRIED if stated.get(key)}
+
+
+def _example(served: ServedAs, facts: Mapping[str, Any]) -> str:
+    pairs = '[("This is one sentence.", "There is a sentence."), ("And this is another.", "This is a number.")]'  # fmt: skip
+    singles = '["This is one sentence.", "And this is another."]'
+    texts = pairs if facts.get("task") in ("nli", "paraphrase") else singles
+    return served.example.replace("TEXTS", texts).replace("MASK", str(facts["mask"]))

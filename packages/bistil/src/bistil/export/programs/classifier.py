@@ -1,0 +1,48 @@
+"""Labels of texts, or of pairs of texts, without torch: python serve.py "a text" "another text"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bistil.export.programs.rows import Graph, options
+
+
+class Classifier(Graph):
+    """Says of each text, or each pair of texts, which label fits it."""
+
+    def classify(
+        self, texts: Sequence[str | tuple[str, str]], *, batch_size: int = 32
+    ) -> list[dict[str, float]]:
+        """The probability of each label, the most probable first; where labels exclude each other they sum to one."""
+        classified = []
+        for logits in self.answers(self.rows(texts), "logits", batch_size=batch_size):
+            if self.about["several_labels"]:
+                shares = 1 / (1 + np.exp(-logits))
+            else:
+                shares = np.exp(logits - logits.max())
+                shares /= shares.sum()
+            labelled = zip(self.about["labels"], shares.tolist(), strict=True)
+            classified.append(dict(sorted(labelled, key=lambda pair: -pair[1])))
+        return classified
+
+
+def main() -> None:
+    """Print each text's most probable label."""
+    parser = options("The most probable label of each text.")
+    parser.add_argument("text", nargs="+")
+    parser.add_argument("--pairs", action="store_true", help="first and second texts alternate")
+    arguments = parser.parse_args()
+    texts = arguments.text
+    if arguments.pairs and len(texts) % 2:
+        parser.error(f"expected first and second texts in turn, got {len(texts)} texts")
+    chosen = list(zip(texts[::2], texts[1::2], strict=True)) if arguments.pairs else texts
+    classifier = Classifier(file=arguments.file, threads=arguments.threads)
+    for text, shares in zip(chosen, classifier.classify(chosen), strict=True):
+        label, share = next(iter(shares.items()))
+        print(f"{label}\t{share:.3f}\t{text if isinstance(text, str) else ' | '.join(text)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Guesses of a masked word, without torch: python serve.py "The capital of Kenya is [MASK] ." with the model's own mask."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bistil.export.programs.rows import Graph, options
+
+
+class MaskedWords(Graph):
+    """Guesses words."""
+
+    def fill(self, text: str, *, top: int = 5) -> list[list[tuple[str, float]]]:
+        """For each mask in a text the most probable pieces and their probabilities."""
+        mask = self.about["mask"]
+        [row] = self.rows([text])
+        places = [place for place, token in enumerate(row.tokens) if token == mask]
+        if not places:
+            raise ValueError(f"{text!r}: expected a word to be masked by {mask!r}, found none")
+        [logits] = self.answers([row], "logits")
+        guesses = []
+        for place in places:
+            shares = np.exp(logits[place] - logits[place].max())
+            best = np.argsort(-shares)[:top]
+            guesses.append([(self.tokenizer.decode([piece]), float(shares[piece] / shares.sum())) for piece in best])  # fmt: skip
+        return guesses
+
+
+def main() -> None:
+    """Print the guesses for each mask of a text."""
+    parser = options("The most probable pieces for each masked word of a text.")
+    parser.add_argument("text")
+    arguments = parser.parse_args()
+    try:
+        all_guesses = MaskedWords(file=arguments.file, threads=arguments.threads).fill(
+            arguments.text
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    for guesses in all_guesses:
+        print(*(f"{piece} {share:.3f}" for piece, share in guesses), sep="\t")
+
+
+if __name__ == "__main__":
+    main()
