@@ -167,7 +167,8 @@ def property(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """Whole tiny distillations and fault drills."""
     _no_arguments(session)
-    _marked(session, "slow")
+    # In the order given, the demo first: xdist would put files of few tests last, and those are the longest.
+    _marked(session, "slow", "--no-loadscope-reorder")
 
 
 @nox.session(venv_backend="none", requires=["dev"])
@@ -204,14 +205,15 @@ def browser(session: nox.Session) -> None:
     _marked(session, "browser")
 
 
-def _marked(session: nox.Session, marker: str, **options: Any) -> None:
+def _marked(session: nox.Session, marker: str, *arguments: str, **options: Any) -> None:
     nobody_carries_it = 5
     _pytest(
         session,
         "-m",
         marker,
-        "packages",
+        *arguments,
         *FOLDERS.values(),
+        "packages",
         success_codes=(0, nobody_carries_it),
         **options,
     )

@@ -1,6 +1,6 @@
 """The whole story in minutes: three teachers become one student, a big multilingual model becomes a small bilingual one.
 
-    python examples/demo.py [--out demo] [--data DIR]
+    python examples/demo.py [--out demo] [--data DIR] [--quick]
 
 Without `--data` it is told in the toy world, whose languages are made up and whose limits are known exactly; with it, on
 real text in the layout that `xeval` reads. What is done is not done again: run it a second time and it goes on, or ends
@@ -34,8 +34,6 @@ from rich.table import Table
 Watch = Callable[[int, int, str], None]
 _HELD_OUT = 0.02  # share of the documents that no model is trained on
 
-
-STEPS = {"teacher": 600, "multilingual": 600, "student": 500, "extract": 400}
 _DOCUMENTS = 1000  # of each language, that the students read
 PRETRAINING = {
     "width": 128,
@@ -45,7 +43,7 @@ PRETRAINING = {
     "checkpoint_every": 10_000,
 }
 TAGGING: dict[str, Any] = {
-    "steps": 100, "evaluate_every": 50, "batch_size": 16, "learning_rate": 1e-3, "max_length": 64, "lines": 200,
+    "batch_size": 16, "learning_rate": 1e-3, "max_length": 64, "lines": 200,
 }  # fmt: skip
 
 
@@ -136,7 +134,9 @@ def extract_student(experiment: Experiment, watch: Watch) -> None:
 
     if experiment.extracted.exists():
         return
-    how = Extraction(steps=STEPS["extract"], batch=24, length=24, learning_rate=1e-3, mask_rate=0.3)
+    how = Extraction(
+        steps=experiment.steps("extract"), batch=24, length=24, learning_rate=1e-3, mask_rate=0.3
+    )
     source, target = experiment.pair
     texts = {code: experiment.corpus(code) for code in experiment.pair}
     extract(
@@ -153,7 +153,7 @@ def tune_tagger(experiment: Experiment, name: str, model: Path, watch: Watch) ->
     if not tuned.exists():
         xeval.tune(
             model, tuned, task="pos", source=xeval.LocalFolder(experiment.judged), language=experiment.source,
-            protocol=xeval.Protocol(**TAGGING), watch=watch,
+            protocol=_tagging(experiment), watch=watch,
         )  # fmt: skip
     return tuned
 
@@ -168,7 +168,7 @@ def adapt_student(experiment: Experiment, watch: Watch) -> Path:
         adapt(
             experiment.extracted, tuned, task="pos", source=xeval.LocalFolder(experiment.judged),
             language=experiment.source, teacher=TaskTeacher(model=experiment.out / "tuned" / "multilingual"),
-            training=TaskTraining(protocol=xeval.Protocol(**TAGGING)), watch=watch,
+            training=TaskTraining(protocol=_tagging(experiment)), watch=watch,
         )  # fmt: skip
     return tuned
 
@@ -188,7 +188,7 @@ def evaluate(experiment: Experiment, name: str, model: Path, watch: Watch) -> No
     ):
         xeval.score(
             judged, experiment.results, source=xeval.LocalFolder(experiment.judged), languages=languages,
-            task=task, protocol=xeval.Protocol(**TAGGING), watch=watch,
+            task=task, protocol=_tagging(experiment), watch=watch,
         )  # fmt: skip
 
 
@@ -203,6 +203,13 @@ def measure_costs(experiment: Experiment, watch: Watch) -> None:
         xeval.append_cost(experiment.costs, xeval.cost(model, threads=1, length=32, repeats=30))
 
 
+def _tagging(experiment: Experiment) -> Any:
+    import xeval
+
+    steps = experiment.steps("tagging")
+    return xeval.Protocol(steps=steps, evaluate_every=steps // 2, **TAGGING)
+
+
 # --- the stages --------------------------------------------------------------------------------------------------------
 
 
@@ -211,10 +218,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("demo"), help="default: %(default)s")
     parser.add_argument("--data", type=Path, help="real text, instead of the toy world")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a tenth of the steps: only to see that it goes through",
+    )
     options = parser.parse_args()
     console, start = Console(), time.monotonic()
     _refuse_what_is_missing(parser, options)
-    experiment = real_text(options.out, options.data) if options.data else toy_world(options.out)
+    if options.data:
+        experiment = real_text(options.out, options.data, quick=options.quick)
+    else:
+        experiment = toy_world(options.out, quick=options.quick)
     pool = ProcessPool(console)
     try:
         for number, (title, stage) in enumerate(STAGES, start=1):
@@ -239,11 +254,11 @@ def _refuse_what_is_missing(parser: argparse.ArgumentParser, options: argparse.N
         if not any((options.data / "ud").glob(f"{code}_*")):
             parser.error(f"{options.data}: there is no treebank ud/{code}_…; the judge needs one")
     marker = options.out / "story.json"
-    data = str(options.data.resolve() if options.data else "toy world")
-    if marker.exists() and json.loads(marker.read_text()) != data:
+    story = str(options.data.resolve() if options.data else "toy world") + ", quick" * options.quick
+    if marker.exists() and json.loads(marker.read_text()) != story:
         parser.error(f"{options.out} holds another story; remove it, or name another --out")
     options.out.mkdir(parents=True, exist_ok=True)
-    marker.write_text(json.dumps(data))
+    marker.write_text(json.dumps(story))
 
 
 def pretrain_teachers(experiment: Experiment, pool: ProcessPool) -> Iterator[Any]:
@@ -263,11 +278,11 @@ def pretrain_teachers(experiment: Experiment, pool: ProcessPool) -> Iterator[Any
     jobs: dict[str, tuple[Any, ...]] = {
         "multilingual teacher": (
             pretrain, experiment, experiment.out / "multilingual", experiment.languages,
-            several | {"steps": STEPS["multilingual"]},
+            several | {"steps": experiment.steps("multilingual")},
         )
     }  # fmt: skip
     for code in experiment.teachers:
-        settings = single | {"steps": STEPS["teacher"]}
+        settings = single | {"steps": experiment.steps("teacher")}
         jobs[f"teacher {code}"] = (
             pretrain,
             experiment,
@@ -343,7 +358,7 @@ def _recipe(experiment: Experiment, name: str, alpha: float) -> Path:
         "vocabulary": {"normalizer": "keep"},
         "student": {"layers": 2, "width": 128},
         "distil": {"alpha": alpha, "block_length": 24, "rate": 0.3, "k": 32},
-        "train": {"steps": STEPS["student"], "tokens": 1152, "learning_rate": 1.5e-3},
+        "train": {"steps": experiment.steps("student"), "tokens": 1152, "learning_rate": 1.5e-3},
     }
     file.write_text(yaml.safe_dump(recipe, sort_keys=False))
     return file

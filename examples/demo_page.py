@@ -46,12 +46,12 @@ def write_table(experiment: Experiment) -> str:
         floors = json.loads(experiment.floors.read_text())
         bits = [f"{floors[code]:.2f}" for code in experiment.teachers]
         rows.append(["the world itself", *["—"] * len(experiment.languages), *bits, "—", "—"])
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows) + f"\n\n{LEGEND} {_where()}\n"
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows) + f"\n\n{LEGEND} {where()}\n"
     (experiment.out / "table.md").write_text(table, encoding="utf-8")
     return table
 
 
-def _where() -> str:
+def where() -> str:
     """The machine and the library that the figures hold for."""
     import torch
     from record import machine
@@ -113,7 +113,7 @@ def write_page(experiment: Experiment) -> Path:
             "<h1>Three teachers become one; one becomes small</h1>",
             f"<p>Teachers of {_words(experiment.teachers)} were merged into one student. A multilingual teacher of "
             f"{_words(experiment.languages)} gave a bilingual student of {_words(experiment.pair)} with half its layers. All learnt "
-            f"to tag words in {source} alone and were judged in every language. {LEGEND} {_where()}</p>",
+            f"to tag words in {source} alone and were judged in every language. {LEGEND} {where()}</p>",
             _html_table((experiment.out / "table.md").read_text(encoding="utf-8")),
             "<h2>What the vocabularies share</h2>",
             "<p>Pieces in common; the colour is their share of the row's vocabulary. Pieces are compared by what they stand for, "

@@ -17,12 +17,20 @@ def table(markdown: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.slow
-def test_the_table_in_the_readme_is_the_demos_own(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "examples" / "demo.py"), "--out", str(tmp_path / "demo")]
-    subprocess.run(command, check=True, cwd=tmp_path)
-    written = (tmp_path / "demo" / "table.md").read_text(encoding="utf-8")
+def test_the_table_in_the_readme_is_the_demos_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Figures hold for the machine and the torch that they were made with; elsewhere the story is told in a tenth of the steps."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = readme.split("<!-- demo -->")[1].split("<!-- /demo -->")[0]
+    for folder in ("examples", "benchmarks"):
+        monkeypatch.syspath_prepend(str(ROOT / folder))
+    from demo_page import where
+
+    same_machine = shown.strip().endswith(where())
+    command = [sys.executable, str(ROOT / "examples" / "demo.py"), "--out", str(tmp_path / "demo")]
+    subprocess.run([*command, *["--quick"] * (not same_machine)], check=True, cwd=tmp_path)
+    written = (tmp_path / "demo" / "table.md").read_text(encoding="utf-8")
     made, there = table(written), table(shown)
 
     page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
@@ -30,8 +38,6 @@ def test_the_table_in_the_readme_is_the_demos_own(tmp_path: Path) -> None:
     assert "http" not in page
     assert made.keys() == there.keys()
     assert made["model"] == there["model"]
-    if written.rpartition("Made on")[2].strip() != shown.rpartition("Made on")[2].strip():
-        pytest.skip("figures hold for the machine and the torch that they were made with")
     compared = 0
     for model, cells in made.items():
         for cell, cell_shown in zip(cells, there[model], strict=True):
@@ -39,7 +45,8 @@ def test_the_table_in_the_readme_is_the_demos_own(tmp_path: Path) -> None:
             assert bool(new) == bool(old), (model, cell, cell_shown)
             if new and old:
                 apart = abs(float(new[1]) - float(old[1]))
-                assert apart <= float(new[2]) + float(old[2]), (model, cell, cell_shown)
+                if same_machine:
+                    assert apart <= float(new[2]) + float(old[2]), (model, cell, cell_shown)
                 compared += 1
     assert compared >= 4 * (len(made) - 2)  # every model on four languages
 

@@ -1,11 +1,13 @@
 """A process that is killed outright, in the midst of a checkpoint, or finds no room on the disk, and is called again."""
 
+import functools
 import os
 import resource
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ pytestmark = pytest.mark.slow
 Command = Callable[[Path], list[str]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def commands(
     python: str, teacher: Path, student: Path, texts: dict[str, Path], tasks: Path
 ) -> dict[str, Command]:
@@ -59,13 +61,25 @@ def _finish(command: list[str], cache: Path) -> None:
     assert process.returncode == 0, told[-3000:]
 
 
-def _whole_and_other(command: Command, folder: Path) -> tuple[Path, Path]:
-    """What the command writes undisturbed, and where it will write disturbed."""
-    whole, other = (folder / part / "out" for part in ("whole", "other"))
-    for one in (whole, other):
-        one.parent.mkdir()
-    _finish(command(whole), folder / "cache")
-    return whole, other
+@dataclass(frozen=True)
+class Undisturbed:
+    """What a command wrote that ran to its end, and the cache that it filled."""
+
+    out: Path
+    cache: Path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    commands: dict[str, Command], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Undisturbed]:
+    @functools.cache
+    def run(name: str) -> Undisturbed:
+        folder = tmp_path_factory.mktemp(name)
+        _finish(commands[name](folder / "out"), folder / "cache")
+        return Undisturbed(folder / "out", folder / "cache")
+
+    return run
 
 
 def _weights(out: Path) -> bytes:
@@ -74,11 +88,14 @@ def _weights(out: Path) -> bytes:
 
 @pytest.mark.parametrize("command", ["extract", "sft", "adapt"])
 def test_killed_at_a_checkpoint_and_called_again_ends_in_the_same_bytes(
-    command: str, commands: dict[str, Command], tmp_path: Path
+    command: str,
+    commands: dict[str, Command],
+    undisturbed: Callable[[str], Undisturbed],
+    tmp_path: Path,
 ) -> None:
-    whole, killed = _whole_and_other(commands[command], tmp_path)
+    whole, killed = undisturbed(command), tmp_path / "out"
 
-    process = _start(commands[command](killed), tmp_path / "cache")
+    process = _start(commands[command](killed), whole.cache)
     while process.poll() is None and not list(killed.parent.rglob("checkpoint-*")):
         time.sleep(0.01)
     assert process.poll() is None, process.stderr and process.stderr.read()[-3000:]
@@ -87,20 +104,23 @@ def test_killed_at_a_checkpoint_and_called_again_ends_in_the_same_bytes(
 
     assert process.returncode == -signal.SIGKILL
     assert not killed.exists()
-    _finish(commands[command](killed), tmp_path / "cache")
-    assert _weights(killed) == _weights(whole)
+    _finish(commands[command](killed), whole.cache)
+    assert _weights(killed) == _weights(whole.out)
     assert not list(killed.parent.glob(".out.*"))
 
 
 @pytest.mark.parametrize("command", ["extract", "sft", "adapt"])
 def test_out_of_room_it_says_so_and_goes_on_when_there_is_some(
-    command: str, commands: dict[str, Command], tmp_path: Path
+    command: str,
+    commands: dict[str, Command],
+    undisturbed: Callable[[str], Undisturbed],
+    tmp_path: Path,
 ) -> None:
-    whole, cut = _whole_and_other(commands[command], tmp_path)
+    whole, cut = undisturbed(command), tmp_path / "out"
 
     refused = 0
     for largest_file in (2**12, 2**14, 2**16, 2**18, None):
-        process = _start(commands[command](cut), tmp_path / "cache", largest_file=largest_file)
+        process = _start(commands[command](cut), whole.cache, largest_file=largest_file)
         _, told = process.communicate(timeout=900)
         if process.returncode == 0:
             break
@@ -110,4 +130,4 @@ def test_out_of_room_it_says_so_and_goes_on_when_there_is_some(
         refused += 1
 
     assert refused >= 2  # before training and in it
-    assert _weights(cut) == _weights(whole)
+    assert _weights(cut) == _weights(whole.out)
