@@ -40,8 +40,8 @@ def _extract(teacher: Path, texts: dict[str, Path], out: Path, **options: Any) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"targets": []}, "at least one target"),
-        ({"targets": ["sw", "en"]}, "all different, got en, sw, en"),
+        ({"targets": ["sw", "en"]}, "that all differ, got en, sw, en"),
+        ({"targets": [], "corpora": {}}, "en: there is no corpus of this language, only of none"),
         ({"targets": ["ha"]}, "ha: there is no corpus of this language, only of en, sw; add ha=FILE"),
         ({"language_sfts": {"ha": "x"}}, "ha: a sparse fine-tuning is given, but the languages are en, sw"),
         ({"language_sfts": {"sw": "x"}, "extraction": Extraction(offload="cpu")}, "no sparse fine-tuning can be applied"),

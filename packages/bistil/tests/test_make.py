@@ -9,10 +9,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 import transformers
+from huggingface_hub import metadata_load
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
@@ -133,6 +135,38 @@ def test_the_judge_scores_all_three_and_the_page_has_every_figure(
     assert f"worse than the model at bitext in sw ({row['metric']})" in said
 
 
+def test_of_a_model_on_the_hub_in_one_language_both_cards_name_it(
+    save: Callable[[str], Path],
+    texts: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    commit, repository = "5" * 40, tmp_path / "cache" / "models--someone--encoder"
+    shutil.copytree(save("headless"), repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+
+    given = {"sw": [str(texts["sw"])]}
+    record = make("someone/encoder", ["sw"], tmp_path / "out", texts=given, making=TINY)
+
+    assert record["languages"] == ["sw"]
+    assert record["trim"]["base"] == {"hub": "someone/encoder", "commit": commit}
+    assert {row["language"] for row in record["closeness"]} == {"sw"}
+    for name in ("trimmed", "student"):
+        transformers.BertModel.from_pretrained(tmp_path / "out" / name)
+        facts = metadata_load(tmp_path / "out" / name / "README.md")
+        assert facts["base_model"] == "someone/encoder"
+        assert facts["base_model_relation"] == "finetune"
+        assert facts["language"] in ("sw", ["sw"])
+    page = (tmp_path / "out" / "student" / "README.md").read_text()
+    assert "A small encoder for sw, extracted from `encoder-sw`" in page
+    assert (
+        "itself made of [someone/encoder](https://huggingface.co/someone/encoder), licence" in page
+    )
+    assert str(tmp_path) not in page
+
+
 def test_an_interrupted_run_goes_on_and_ends_the_same(
     save: Callable[[str], Path],
     texts: dict[str, Path],
@@ -215,7 +249,7 @@ def test_closeness_of_labels_rankings_and_words() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--languages", "en,en"], "--languages must name two languages or more, each once, such as en,sw; got 'en,en'"),
+        (["--languages", "en,en"], "--languages must name one language or more, each once, such as en,sw; got 'en,en'"),
         (["--languages", "en,sw", "--text", "de=x.txt"], "--text de: the languages are en, sw"),
         (["--languages", "en,sw", "--text", "en"], "--text must be LANGUAGE=FILE, a folder or hub:NAME, got 'en'"),
         (["--languages", "en,sw", "--size", "3Q"], "--size must be a number of parameters such as 30M, got '3Q'"),

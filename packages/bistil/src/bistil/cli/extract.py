@@ -29,9 +29,12 @@ def register(app: typer.Typer) -> None:
 def extract_command(
     model: Annotated[str, typer.Argument(help="The teacher: a folder or a Hub name.")],
     source: Annotated[str, typer.Option(help="The language that tasks will be tuned on.")],
-    target: Annotated[list[str], typer.Option(help="A language to use them on; repeat.")],
     corpus: Annotated[list[str], typer.Option(help="LANGUAGE=FILE or folder of text; repeat.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="A language to use them on; repeat. None: the source's."),
+    ] = None,
     reduction: Annotated[int, typer.Option(help="How many layers become one.")] = 2,
     layers: Annotated[
         str, typer.Option(help="last|bottom|even, or numbers such as 0,3,5.")
@@ -141,7 +144,7 @@ def extract_command(
         arguments=arguments_in(trainer),
     )  # fmt: skip
     # What needs no library that takes seconds to import is refused at once.
-    for language in languages_of(source, target, corpora, sfts, licences):
+    for language in languages_of(source, target or [], corpora, sfts, licences):
         text_files(language, corpora[language])
     refuse_what_exists(out, ExtractError)
     from bistil.extract.run import extract
@@ -152,7 +155,7 @@ def extract_command(
             corpora,
             out,
             source=source,
-            targets=target,
+            targets=target or [],
             extraction=extraction,
             language_sfts=sfts,
             licences=licences,

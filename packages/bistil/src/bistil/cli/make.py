@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def make_command(
     model: Annotated[str, typer.Argument(help="A model folder or a Hub name.")],
-    languages: Annotated[str, typer.Option(help="Such as en,sw; the first is the source.")],
+    languages: Annotated[str, typer.Option(help="Such as en,sw, or one; the first is the source.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
     size: Annotated[
         str | None, typer.Option(help="Parameters at most, such as 30M; decides the layers.")

@@ -12,6 +12,7 @@ from bistil.extract.plan import Plan
 from bistil.losses.table import EXTRACT_TERMS
 from teacherzoo.catalogue.catalogue import find_teacher
 from teacherzoo.catalogue.licence import UNKNOWN, licence_of
+from vocabmerge.hub.fetch import is_hub_name
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -44,15 +45,20 @@ def card(
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    hub = None if Path(plan.teacher).exists() else find_teacher(plan.teacher)
+    folder = Path(plan.teacher)
+    hub = None if folder.exists() else find_teacher(plan.teacher)
+    made_of = [] if hub else _bases_of(folder)
     licence = licence_of(hub or plan.teacher)
     opened = OPENED_AS[plan.kind]
     results = list(_results(texts, after, opened.pipeline_tag))
     # One for all: what is made of several is under each of their licences.
     stated = {(known or "").lower() for known in (licence, *map(licences.get, plan.languages))}
     data = ModelCardData(
-        base_model=hub,  # the Hub takes no path of a folder
-        base_model_relation="finetune" if hub else None,
+        base_model=hub
+        or (
+            made_of[0] if len(made_of) == 1 else made_of or None
+        ),  # the Hub takes no path of a folder
+        base_model_relation="finetune" if hub or made_of else None,
         eval_results=results or None,
         language=list(plan.languages),
         library_name=opened.library,
@@ -68,7 +74,9 @@ def card(
         opened=opened,
         plan=plan,
         extraction=extraction,
-        teacher=hub or Path(plan.teacher).name,
+        languages=" and ".join(filter(None, (", ".join(plan.languages[:-1]), plan.languages[-1]))),
+        teacher=hub or folder.name,
+        made_of=made_of,
         teacher_licence=licence or UNKNOWN,
         text_licences={language: licences.get(language, UNKNOWN) for language in plan.languages},
         texts=texts,
@@ -81,6 +89,16 @@ def card(
 
 
 _PLAIN_NAMES = {term.name: term.plain_name for term in EXTRACT_TERMS}
+
+
+def _bases_of(folder: Path) -> list[str]:
+    """What the Hub calls the models that a folder was made of, as its own card says: a trim's, or a tuned model's."""
+    from huggingface_hub import metadata_load
+
+    readme = folder / "README.md"
+    stated = (metadata_load(readme) or {}).get("base_model") if readme.is_file() else None
+    names = [stated] if isinstance(stated, str) else stated or []
+    return [name for name in names if is_hub_name(name)]
 
 
 def _results(texts: Mapping[str, str], after: Terms, pipeline_tag: str) -> Iterator[EvalResult]:

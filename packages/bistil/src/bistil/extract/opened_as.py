@@ -14,7 +14,7 @@ class OpenedAs:
         pipeline_tag: the Hub's name of its task.
         program: opens it.
         library: that the program is of.
-        use: what one does with it; `{source}` and `{targets}` stand for languages.
+        use: what one does with it; `{source}` and `{languages}` stand for its own.
     """
 
     words: str
@@ -24,8 +24,8 @@ class OpenedAs:
     use: str
 
 
-_ACROSS = "It does in {targets} and {source} what its teacher does there."
-_TUNED = "Tune it on a task in {source}, use it on {targets}."
+_ACROSS = "It does in {languages} what its teacher does there."
+_TUNED = "Tune it on a task in {source}, use it on {languages}."
 
 
 def _pipeline(task: str, name: str) -> str:

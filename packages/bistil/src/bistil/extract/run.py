@@ -55,7 +55,7 @@ def extract(
     out: Path,
     *,
     source: str,
-    targets: Sequence[str],
+    targets: Sequence[str] = (),
     extraction: Extraction | None = None,
     language_sfts: Mapping[str, str | Path] | None = None,
     licences: Mapping[str, str] | None = None,
@@ -81,7 +81,7 @@ def extract(
         corpora: language to a text file (`.txt`, also `.gz` and `.xz`) or a folder of such.
         out: the folder to write; it must not exist.
         source: the language that tasks will be tuned on.
-        targets: the languages that they will be used on.
+        targets: the languages that they will be used on; none where the source is all that is wanted.
         extraction: everything else.
         language_sfts: language to the sparse fine-tuning that the teacher has on in its batches.
         licences: language to the licence of its text, for the card.

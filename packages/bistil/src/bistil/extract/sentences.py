@@ -90,7 +90,7 @@ def check_sentences(
     for language, source in parallel.items():
         if language not in targets:
             raise ExtractError(
-                f"{language}: translations are given, but the target languages are {', '.join(targets)}; translations are lines "
+                f"{language}: translations are given, but the target languages are {', '.join(targets) or 'none'}; translations are lines "
                 "`source TAB target`."
             )
         files[language] = text_files(language, source, endings=PAIR_ENDINGS)

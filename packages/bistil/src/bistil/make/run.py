@@ -103,7 +103,19 @@ def make(
     }
 
     def write(work: Path) -> None:
-        record = _make(model, whole, sources, translations, work, making, data, sets, tell, watch)
+        record = _make(
+            model,
+            whole,
+            _commit(model, whole),
+            sources,
+            translations,
+            work,
+            making,
+            data,
+            sets,
+            tell,
+            watch,
+        )
         record["seconds"] = round(time.monotonic() - started, 1)
         _collect(record, work)
 
@@ -114,6 +126,7 @@ def make(
 def _make(
     model: str | Path,
     whole: Path,
+    commit: str | None,
     sources: Mapping[str, Sequence[str]],
     parallel: Mapping[str, Path],
     work: Path,
@@ -129,7 +142,7 @@ def _make(
         )
         for language, given in sources.items()
     }  # fmt: skip
-    _trim(whole, text, work / TRIMMED, making, watch)
+    _trim(model, whole, commit, text, work / TRIMMED, making, watch)
     planned = plan(whole, work / TRIMMED, making)
     tell(planned)
     # Cards and results call a model by its folder's name.
@@ -162,8 +175,19 @@ def _make(
     }  # fmt: skip
 
 
+def _commit(model: str | Path, whole: Path) -> str | None:
+    """Of a model on the Hub, what its snapshot is called by; None for a folder."""
+    return None if Path(model) == whole else whole.name
+
+
 def _trim(
-    whole: Path, text: Mapping[str, SplitText], place: Path, making: Making, watch: ProgressCallback
+    model: str | Path,
+    whole: Path,
+    commit: str | None,
+    text: Mapping[str, SplitText],
+    place: Path,
+    making: Making,
+    watch: ProgressCallback,
 ) -> None:
     rule = {"coverage": making.coverage, "multiple": making.multiple, "prompts": making.prompts}
     files = {language: [part.training] for language, part in text.items()}
@@ -171,7 +195,7 @@ def _trim(
 
     def make_trim(work: Path) -> None:
         trim(
-            whole, files, work / MADE, lines=None, coverage=making.coverage, multiple=making.multiple, prompts=making.prompts,
+            model, files, work / MADE, revision=commit, lines=None, coverage=making.coverage, multiple=making.multiple, prompts=making.prompts,
             watch=lambda done, total, what: watch(done, total or 0, what),
         )  # fmt: skip
 

@@ -43,15 +43,15 @@ def sources_of(
     """Per language what its text is read from: the user's, else Wikipedia's on the Hub.
 
     Raises:
-        MakeError: for less than two languages, one twice, or a text of a language that is not asked for.
+        MakeError: for no language, one twice, or a text of a language that is not asked for.
 
     Example:
         >>> sources_of(["en", "sw"], {"en": ["news.txt"]})
         {'en': ['news.txt'], 'sw': ['hub:wikimedia/wikipedia:20231101.sw']}
     """
-    if len(languages) < 2 or len(set(languages)) != len(languages) or not all(languages):
+    if len(set(languages)) != len(languages) or not languages or not all(languages):
         raise MakeError(
-            f"--languages must name two languages or more, each once, such as en,sw; got {','.join(languages)!r}."
+            f"--languages must name one language or more, each once, such as en,sw; got {','.join(languages)!r}."
         )
     for language in texts:
         if language not in languages:

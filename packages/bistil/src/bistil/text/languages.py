@@ -18,15 +18,15 @@ def languages_of(
     sfts: Mapping[str, str | Path] | None = None,
     licences: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
-    """The languages of an extraction, the source first.
+    """The languages of an extraction, the source first; it may be the only one.
 
     Raises:
-        ExtractError: for a language twice or without a corpus, and for what is given for a language that is not asked for.
+        ExtractError: for a language that is named twice or without a corpus, and for what is given for a language that is not asked for.
     """
     languages = (source, *targets)
-    if not targets or len({*languages}) != len(languages):
+    if len({*languages}) != len(languages):
         raise ExtractError(
-            f"Expected one source and at least one target language, all different, got {', '.join(languages)}."
+            f"Expected a source and target languages that all differ, got {', '.join(languages)}; name each once."
         )
     for language in languages:
         if language not in corpora:
