@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 from typer.testing import CliRunner
 
 from bistil.cli.app import app
@@ -111,6 +116,16 @@ def test_a_graph_gives_for_each_sub_word_what_the_judges_head_gives(
     assert about["bytes"]["onnx/model_quantized.onnx"] < about["bytes"]["onnx/model.onnx"]
 
 
+def test_the_configuration_of_a_tuned_tagger_names_the_head_that_its_graph_has(
+    served: Path, tuned: Callable[[str], Path]
+) -> None:
+    config = AutoConfig.from_pretrained(served)
+
+    assert config.architectures == ["BertForTokenClassification"]
+    assert tuple(config.id2label.values()) == read_finetuned(tuned("pos")).labels
+    assert AutoConfig.from_pretrained(tuned("pos")).architectures == ["BertModel"]
+
+
 def test_a_graph_says_nothing_of_the_machine_that_it_was_made_on(served: Path) -> None:
     for graph in ("onnx/model.onnx", "onnx/model_quantized.onnx"):
         content = (served / graph).read_bytes()
@@ -146,6 +161,8 @@ def test_weights_beyond_what_one_file_holds_lie_beside_the_graphs(
     assert {file.name for file in (tmp_path / "out" / "onnx").iterdir()} == {
         "model.onnx", "model.onnx_data", "model_quantized.onnx", "model_quantized.onnx_data"
     }  # fmt: skip
+    listed = json.loads((tmp_path / "out" / "config.json").read_text())["transformers.js_config"]
+    assert listed["use_external_data_format"] == {"model.onnx": 1, "model_quantized.onnx": 1}
     assert told[0] == "opening the model"
     assert told[-1] == "exported"
 

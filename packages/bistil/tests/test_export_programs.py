@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from huggingface_hub import metadata_load
 from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerFast, pipeline
 
 from bistil.export.float32 import write_float
@@ -32,6 +35,7 @@ MIXED = [
     "",
     LONG,
 ]
+FACTS = {"folder": "served", "opset": 18, "bytes": {FLOAT: 4_000_000}, "float32_difference": 1e-6}
 NO_TORCH = "import sys\nfor name in ('torch', 'transformers', 'sentence_transformers', 'bistil'): sys.modules[name] = None\n"
 
 
@@ -85,11 +89,7 @@ def export_float(
             (folder / FLOAT).parent.mkdir(parents=True)
             graph = open_graph(str(model(kind)))
             opset = write_float(graph, folder / FLOAT)
-            facts = {
-                "folder": str(folder), "model": str(graph.folder), "opset": opset, "bytes": {FLOAT: (folder / FLOAT).stat().st_size},
-                "float32_difference": 0.0, "int8_difference": 0.0,
-            }  # fmt: skip
-            write_folder(graph, folder, facts)
+            write_folder(graph, folder, FACTS | {"model": str(graph.folder), "opset": opset})
         return folder
 
     return export_kind
@@ -310,3 +310,91 @@ def test_a_tokenizer_is_named_so_that_older_libraries_open_it(
         "model_max_length": 40,
     }
     assert AutoTokenizer.from_pretrained(export_float("sentence")).model_max_length == 40
+
+
+def test_a_tokenizer_that_others_would_read_otherwise_is_written_as_the_model_was_asked(
+    export_float: Callable[[str], Path], sentence_teacher: Path, tmp_path: Path
+) -> None:
+    """Here by the setting with which old folders of sentence-transformers say that texts are lowercased."""
+    shutil.copytree(sentence_teacher, tmp_path / "lower")
+    settings = tmp_path / "lower" / "sentence_bert_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"do_lower_case": True}))
+    graph = open_graph(str(tmp_path / "lower"))
+
+    write_folder(graph, tmp_path / "out", FACTS | {"model": str(tmp_path / "lower")})
+
+    raw = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    assert raw.encode("ABC dEad").ids == graph.tokenizer("abc dead")["input_ids"]
+    before = Tokenizer.from_file(str(export_float("sentence") / "tokenizer.json"))
+    assert before.encode("ABC dEad").ids != raw.encode("ABC dEad").ids
+
+
+def test_a_card_states_licence_languages_and_figures_and_no_path(
+    sentence_teacher: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(sentence_teacher, source)
+    (source / "README.md").write_text(
+        "---\nlicense: mit\nlanguage:\n- sw\nbase_model: big/model\n---\n"
+    )
+    drop = {
+        "place": "sw",
+        "measure": "cosine",
+        "n": 300,
+        "float32": 100.0,
+        "quantized": 99.71,
+        "points": 0.29,
+        "low": 0.2,
+        "high": 0.4,
+    }
+    judged = {
+        "variant": "weights int8 per column",
+        "target": "cpu",
+        "verdict": "It loses 0.29 points.",
+        "drops": [drop],
+    }
+
+    write_folder(
+        open_graph(str(source)),
+        tmp_path / "out",
+        FACTS | judged | {"model": str(source), "folder": str(tmp_path / "out")},
+    )
+
+    page = (tmp_path / "out" / "README.md").read_text()
+    header = metadata_load(tmp_path / "out" / "README.md")
+    assert header["license"] == "mit"
+    assert header["language"] == ["sw"]
+    assert header["base_model"] == "big/model"
+    assert header["library_name"] == "sentence-transformers"
+    assert header["pipeline_tag"] == "sentence-similarity"
+    assert "| sw | cosine | 300 | 100.00 | 99.71 | 0.29 | 0.20 to 0.40 |" in page
+    assert "Stored: weights int8 per column (made for `cpu`)." in page
+    assert "not judged" not in page
+    for file in ("README.md", "export.json", "config.json"):
+        assert str(tmp_path) not in (tmp_path / "out" / file).read_text()
+
+
+@pytest.mark.parametrize("kind", ["sentence", "reranker", "tagger"])
+def test_a_card_shows_each_server_where_the_kind_fits(
+    kind: str, export_float: Callable[[str], Path]
+) -> None:
+    page = (export_float(kind) / "README.md").read_text()
+
+    shown = {
+        "sentence": {"SentenceTransformer(", "TextEmbedding(", "/embed ", "AutoModel.from_pretrained"},
+        "reranker": {"CrossEncoder(", "TextCrossEncoder(", "/rerank "},
+        "tagger": {"pipeline('token-classification'"},
+    }  # fmt: skip
+    for other_kind, words in shown.items():
+        for word in words - (shown[kind] if other_kind != kind else set()):
+            assert (word in page) == (other_kind == kind), word
+    assert "not judged" in page
+    example = page.split("```python\n")[1].split("```")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", NO_TORCH + example],
+        cwd=export_float(kind),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout

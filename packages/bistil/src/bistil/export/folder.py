@@ -12,6 +12,7 @@ from bistil.encoders.model_folder import copy_side_files
 from bistil.export.program import program
 from bistil.export.readme import card
 from bistil.export.served_as import served_as
+from teacherzoo.catalogue.catalogue import find_teacher
 from vocabmerge import read_layout
 
 if TYPE_CHECKING:
@@ -27,27 +28,37 @@ def write_folder(
 ) -> None:
     """Put beside the graphs what whoever serves them reads: configuration, tokenizer, modules, program and card.
 
-    Files are the model's own, byte for byte, and the weights of its encoder stay behind. Two are set right where other
-    libraries would read them otherwise than transformers did: a `tokenizer.json` that segments otherwise than the tokenizer
-    which torch was asked with is written anew, and a `tokenizer_config.json` names the longest row, and its class and further
-    special tokens by the names that every version of transformers knows.
+    Files are the model's own, byte for byte, and the weights of its encoder stay behind. Three are set right where other
+    libraries would misread them: a `tokenizer.json` that segments otherwise than the tokenizer which torch was asked with is
+    written anew; a `tokenizer_config.json` names the longest row, and its class and further special tokens by the names that
+    every version of transformers knows; and the `config.json` of a tuned tagger or classifier names the head and the labels
+    that its graph has, and transformers.js is told there of weights that lie beside a graph.
 
     Args:
         graph: what was exported.
         folder: with the graphs in it.
-        facts: of the run, for `export.json`: `folder` is where the export will lie, `model` what was asked for; they may say
-            anything besides, and what they say stands.
+        facts: of the run, for `export.json`: `folder` is where the export will lie, `model` the folder or Hub name that was
+            read, of both of which names are written and no paths; what else they say stands as it is.
         session: the file of `programs/` that opens the graph.
     """
     layout = read_layout(graph.folder)
     copy_side_files(graph.folder, layout, folder)
-    shutil.copy(graph.folder / layout.transformers[0] / "config.json", folder)
+    _write_config(graph, graph.folder / layout.transformers[0] / "config.json", folder)
     _write_tokenizer(graph, folder)
-    everything = {**_described(graph, folder), **facts}
+    hub = None if Path(facts["model"]).exists() else find_teacher(str(facts["model"]))
+    name = Path(facts["folder"]).name
+    everything = {
+        **_described(graph, folder),
+        **facts,
+        "folder": name,
+        "model": hub or graph.folder.resolve().name,
+    }
     (folder / "export.json").write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")  # fmt: skip
     served = served_as(graph)
     (folder / "serve.py").write_text(program(served.program, session=session), encoding="utf-8")
-    (folder / "README.md").write_text(card(graph, served, everything), encoding="utf-8")
+    (folder / "README.md").write_text(
+        card(graph, served, everything, name=name, hub=hub), encoding="utf-8"
+    )
 
 
 def _described(graph: Graph, folder: Path) -> dict[str, Any]:
@@ -84,6 +95,36 @@ def _dimension(graph: Graph) -> int | None:
     with torch.no_grad():
         outputs = dict(zip(graph.outputs, graph.module(*sample_rows(graph, [3])), strict=True))
     return int(outputs["sentence_embedding"].shape[-1])
+
+
+def _write_config(graph: Graph, source: Path, folder: Path) -> None:
+    stated = json.loads(source.read_text(encoding="utf-8"))
+    amended = stated | _tuned_head(graph, source.parent)
+    beside = [file.name.removesuffix("_data") for file in (folder / FLOAT).parent.glob("*.onnx_data")]  # fmt: skip
+    if beside:
+        amended["transformers.js_config"] = {"use_external_data_format": dict.fromkeys(sorted(beside), 1)}  # fmt: skip
+    if amended == stated:
+        shutil.copy(source, folder)
+    else:
+        (folder / source.name).write_text(json.dumps(amended, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")  # fmt: skip
+
+
+def _tuned_head(graph: Graph, source: Path) -> dict[str, Any]:
+    """What a configuration of transformers says of a head that xeval tuned, where transformers has such heads."""
+    from transformers import AutoConfig
+    from transformers.models.auto import modeling_auto
+
+    task = {"tagger": "TokenClassification", "classifier": "SequenceClassification"}.get(served_as(graph).program)  # fmt: skip
+    if graph.kind is not None or task is None:
+        return {}
+    classes = getattr(modeling_auto, f"AutoModelFor{task}")._model_mapping
+    known = classes.get(type(AutoConfig.from_pretrained(source)), None)
+    numbered = list(enumerate(graph.labels))
+    return {
+        "architectures": [known.__name__] if known else [],
+        "id2label": {str(number): label for number, label in numbered},
+        "label2id": {label: number for number, label in numbered},
+    }
 
 
 def _write_tokenizer(graph: Graph, folder: Path) -> None:

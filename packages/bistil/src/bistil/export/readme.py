@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bistil.export.served_as import ServedAs
+from teacherzoo.catalogue.licence import licence_of
 
 if TYPE_CHECKING:
     from bistil.export.graph import Graph
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 _CARRIED = ("license", "license_name", "license_link", "language", "base_model", "base_model_relation")  # fmt: skip
 
 
-def card(graph: Graph, served: ServedAs, facts: Mapping[str, Any]) -> str:
+def card(
+    graph: Graph, served: ServedAs, facts: Mapping[str, Any], *, name: str, hub: str | None
+) -> str:
     """The card's Markdown under a header that the Hub reads; what it shows runs in the folder as it stands.
 
     Licence and languages are those of the model's own card; none is made up.
@@ -24,17 +27,17 @@ def card(graph: Graph, served: ServedAs, facts: Mapping[str, Any]) -> str:
         graph: what was exported.
         served: how.
         facts: of `export.json`.
+        name: of the export.
+        hub: the model's name on the Hub; None for a folder.
     """
     from jinja2 import Environment, StrictUndefined
 
     engine = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)  # noqa: S701  # Markdown  # fmt: skip
     template = files("bistil.export").joinpath("README.md.jinja").read_text(encoding="utf-8")
-    hub = None if Path(facts["model"]).exists() else facts["model"]
     return engine.from_string(template).render(
         facts,
         metadata=_metadata(graph.folder, served, hub),
-        name=Path(facts["folder"]).name,
-        source=hub or Path(facts["model"]).name,
+        name=name,
         served=served,
         example=_example(served, facts),
     )
@@ -45,6 +48,8 @@ def _metadata(folder: Path, served: ServedAs, hub: str | None) -> str:
 
     carried = _stated(folder)
     if hub:
+        known = licence_of(hub)
+        carried = ({"license": known.lower()} if known else {}) | carried
         carried |= {"base_model": hub, "base_model_relation": "quantized"}
     return ModelCardData(
         library_name=served.library, pipeline_tag=served.pipeline_tag, tags=["onnx", "bistil"], **carried

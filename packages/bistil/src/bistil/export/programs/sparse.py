@@ -22,7 +22,7 @@ class SparseEncoder(Graph):
     def pieces(self, vector: Any, *, top: int = 20) -> dict[str, float]:
         """The pieces that weigh most in a vector, and their weights."""
         best = sorted(vector.nonzero()[0].tolist(), key=lambda piece: -vector[piece])[:top]
-        return {self.tokenizer.id_to_token(piece): float(vector[piece]) for piece in best}
+        return {str(self.tokenizer.id_to_token(piece)): float(vector[piece]) for piece in best}
 
 
 def main() -> None:
