@@ -29,7 +29,7 @@ TASKS = {"topics": topics, "entities": entities, "reranking": reranking}
 STEPS = {"topics": 200, "entities": 120, "reranking": 80}
 LENGTH = {"topics": 128, "entities": 128, "reranking": 256}
 LIMIT = {"topics": 204, "entities": 600, "reranking": 40}  # test examples of a language
-BARS = {"topics": 0.1, "entities": 0.3}  # of points that may go
+BARS = {"topics": 0.1, "entities": 0.1}  # of points that may go
 LEARNING_RATE = 1e-4
 
 
