@@ -164,6 +164,11 @@ class ByteLevelBpe(BytePairEncoding):
         """The canonical key of a piece; a space at its beginning begins a word."""
         return byte_level_key(piece)
 
+    @property
+    def longest_character(self) -> int:
+        """A space and the four bytes of a character, and the suffix."""
+        return 5 + len(self.suffix)
+
     def is_byte(self, piece: str) -> bool:
         """Whether a piece stands for one byte."""
         return len(piece.removesuffix(self.suffix)) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +24,9 @@ from vocabmerge.families.pieces import (
 )
 from vocabmerge.families.union_words import SegmentedWords
 from vocabmerge.progress import ProgressCallback, no_progress
+
+_BEGINNINGS = ("<", "[", "madeupword")
+"""What a byte or a placeholder begins with."""
 
 
 class TokenizerModel:
@@ -110,14 +114,21 @@ class TokenizerModel:
         """The canonical key of a piece."""
         return metaspace_key(piece)
 
-    def role(self, piece: str, key: Key) -> Role:
+    @property
+    def longest_character(self) -> int:
+        """How long the string of a single character is at most, with its marks."""
+        return 1 + max(1, len(self.prefix)) + len(self.suffix)
+
+    def role(self, piece: str) -> Role:
         """What a piece is that was neither added nor named as special."""
+        if len(piece) > self.longest_character and not piece.startswith(_BEGINNINGS):
+            return "normal"  # as nearly all are; what follows takes longer to tell
         if self.is_byte(piece):
             return "byte"
         if is_placeholder(piece):
             return "placeholder"
         # A character at the end of a word is one all the same.
-        text = key[1].removesuffix(self.suffix.encode())
+        text = self.key(piece)[1].removesuffix(self.suffix.encode())
         if len(text) <= 4:
             try:
                 return "character" if len(text.decode("utf-8")) <= 1 else "normal"
@@ -162,6 +173,12 @@ class TokenizerModel:
         bare = tokenizers.Tokenizer(open_tokenizer(self.tokenizer, name=self.name).model)
         encodings = bare.encode_batch_fast(list(pieces), add_special_tokens=False)
         return [[] if unknown in encoding.ids else encoding.ids for encoding in encodings]
+
+    def spellings(self, pieces: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """The segmentations of many pieces, see `segment`: all ids one after the other [T], and how many each has [N]."""
+        rows = self.segment(pieces)
+        ids = np.fromiter(chain.from_iterable(rows), dtype=np.int32)
+        return ids, np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
 
     def merge_ids(self) -> NDArray[np.int64]:
         """The ids (left, right, result) of every merge whose three pieces exist, in order of rank [M, 3]."""

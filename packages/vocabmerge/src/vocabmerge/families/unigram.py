@@ -45,7 +45,14 @@ class Unigram(TokenizerModel):
         """The likeliest segmentations; with fallback bytes the library's own."""
         if self.json["byte_fallback"]:
             return super().segment(pieces)
-        return segment_likeliest(pieces, self.ids, self.scores().tolist())
+        ids, lengths = self.spellings(pieces)
+        return [row.tolist() for row in np.split(ids, np.cumsum(lengths)[:-1])] if pieces else []
+
+    def spellings(self, pieces: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """The same, all in one array."""
+        if self.json["byte_fallback"]:
+            return super().spellings(pieces)
+        return segment_likeliest(pieces, self.ids, self.scores())
 
     def indispensable(self) -> list[int]:
         """The lowest-scored piece, from which the library derives the cost of an unknown character."""

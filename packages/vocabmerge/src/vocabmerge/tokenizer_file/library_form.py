@@ -38,6 +38,13 @@ def library_form(tokenizer: Mapping[str, Any] | str, *, name: str) -> dict[str, 
         >>> library_form({"model": {"vocab": [["a", -1.0]], "unk_id": 0}}, name="tiny")["model"]["type"]
         'Unigram'
     """
+    return open_library_form(tokenizer, name=name)[1]
+
+
+def open_library_form(
+    tokenizer: Mapping[str, Any] | str, *, name: str
+) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """The same as `library_form`, and the tokenizer that it opened, without padding or truncation."""
     text = tokenizer if isinstance(tokenizer, str) else json.dumps(tokenizer)
     try:
         return _rewritten(text, name)
@@ -61,14 +68,17 @@ def library_form(tokenizer: Mapping[str, Any] | str, *, name: str) -> dict[str, 
     raise refusal
 
 
-def _rewritten(text: str, name: str) -> dict[str, Any]:
+def _rewritten(text: str, name: str) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     try:
-        form: dict[str, Any] = json.loads(tokenizers.Tokenizer.from_str(text).to_str())
+        opened = tokenizers.Tokenizer.from_str(text)
+        form: dict[str, Any] = json.loads(opened.to_str())
     except Exception as error:  # the library raises bare Exception
         raise VocabularyError(
             f"{name}: the tokenizers library cannot open it: {error}; {_ADVICE}"
         ) from error
-    return form
+    opened.no_padding()
+    opened.no_truncation()
+    return opened, form
 
 
 def _state_prepend_scheme(tokenizer: dict[str, Any]) -> bool:

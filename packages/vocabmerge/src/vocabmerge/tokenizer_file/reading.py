@@ -6,10 +6,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+
 from vocabmerge.errors import VocabularyError
 from vocabmerge.tokenizer_file.json_file import read_json, read_text
-from vocabmerge.tokenizer_file.library_form import library_form
-from vocabmerge.tokenizer_file.vocabulary import Vocabulary, parse_vocabulary, vocabulary_of
+from vocabmerge.tokenizer_file.library_form import open_library_form
+from vocabmerge.tokenizer_file.vocabulary import Vocabulary, vocabulary_of
 
 _ADVICE = (
     "convert it where its slow tokenizer works, with "
@@ -36,6 +38,13 @@ def read_vocabulary(path: str | Path, *, name: str | None = None) -> Vocabulary:
         >>> read_vocabulary("tokenizer.json", name="tiny")[1].text
         'a'
     """
+    return open_vocabulary(path, name=name)[0]
+
+
+def open_vocabulary(
+    path: str | Path, *, name: str | None = None
+) -> tuple[Vocabulary, tokenizers.Tokenizer]:
+    """The same as `read_vocabulary`, and its `Vocabulary.segmenter()`, which reading it has opened anyway."""
     path = Path(path)
     if not path.exists():
         raise VocabularyError(f"{path}: no such file or folder; nothing is downloaded here")
@@ -48,10 +57,11 @@ def read_vocabulary(path: str | Path, *, name: str | None = None) -> Vocabulary:
         config = {**read_json(specials_file), **config}
     file = path / "tokenizer.json" if path.is_dir() else path
     if file.suffix == ".json" and file.is_file():
-        form = library_form(read_text(file), name=str(file))
-        return vocabulary_of(form, name=name, config=config)
-    tokenizer, config = _convert(path, folder, config)
-    return parse_vocabulary(tokenizer, name=name, config=config)
+        opened, form = open_library_form(read_text(file), name=str(file))
+    else:
+        tokenizer, config = _convert(path, folder, config)
+        opened, form = open_library_form(tokenizer, name=name)
+    return vocabulary_of(form, name=name, config=config), opened
 
 
 def _convert(path: Path, folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import tokenizers
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vocabmerge.errors import VocabularyError
 from vocabmerge.families.components import open_tokenizer
 from vocabmerge.families.model import TokenizerModel
-from vocabmerge.families.pieces import Key, Role
+from vocabmerge.families.pieces import Key, Role, encoded
 from vocabmerge.families.registry import model_of
 from vocabmerge.tokenizer_file.library_form import library_form
 
@@ -115,6 +115,43 @@ class Vocabulary:
         return open_tokenizer(self.tokenizer, name=self.name)
 
 
+class _Keys(Sequence[Key | None]):
+    """The key of every piece, read off it when it is asked for: most users ask for few.
+
+    Args:
+        model: whose pieces.
+        isolated: texts of special and added tokens, whose keys say so.
+    """
+
+    def __init__(self, model: TokenizerModel, isolated: Collection[str]) -> None:
+        self._model = model
+        self._isolated = isolated
+
+    def __len__(self) -> int:
+        return len(self._model.pieces)
+
+    @overload
+    def __getitem__(self, number: int) -> Key | None: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Key | None]: ...
+    def __getitem__(self, number: int | slice) -> Key | Sequence[Key | None] | None:
+        if isinstance(number, slice):
+            return self._all[number]
+        return self._key(self._model.pieces[number])
+
+    def __iter__(self) -> Iterator[Key | None]:
+        return iter(self._all)
+
+    @cached_property
+    def _all(self) -> list[Key | None]:
+        return [self._key(piece) for piece in self._model.pieces]
+
+    def _key(self, piece: str | None) -> Key | None:
+        if piece is None:
+            return None
+        return ("isolated", encoded(piece)) if piece in self._isolated else self._model.key(piece)
+
+
 def parse_vocabulary(
     tokenizer: Mapping[str, Any] | str, *, name: str, config: Mapping[str, Any] | None = None
 ) -> Vocabulary:
@@ -147,31 +184,21 @@ def vocabulary_of(
     model = model_of(tokenizer, name=name)
     added = {token["content"]: token for token in tokenizer.get("added_tokens") or ()}
     specials = _special_tokens(model, config or {})
-    keys: list[Key | None] = []
-    roles: list[Role] = []
-    special_texts = set(specials.values())
-    for piece in model.pieces:
-        if piece is None:
-            keys.append(None)
-            roles.append("hole")
-            continue
-        token = added.get(piece)
-        if token is not None or piece in special_texts:
-            key: Key = ("isolated", piece.encode("utf-8", "surrogatepass"))
-            special = piece in special_texts or (token is not None and token.get("special"))
-            role: Role = "special" if special else "added"
-        else:
-            key = model.key(piece)
-            role = model.role(piece, key)
-        keys.append(key)
-        roles.append(role)
+    isolated: dict[str, Role] = {
+        text: "special" if token.get("special") else "added" for text, token in added.items()
+    }
+    isolated.update(dict.fromkeys(specials.values(), "special"))
+    roles: list[Role] = [
+        "hole" if piece is None else isolated.get(piece) or model.role(piece)
+        for piece in model.pieces
+    ]
     return Vocabulary(
         name=name,
         tokenizer=tokenizer,
         config=config or {},
         model=model,
         pieces=model.pieces,
-        keys=keys,
+        keys=_Keys(model, isolated),
         roles=roles,
         scores=model.scores(),
         ranks=model.ranks(),

@@ -17,7 +17,7 @@ from vocabmerge.language_texts import LINES, Corpora, language_texts
 from vocabmerge.output_folder import new_folder, refuse_taken, write_json
 from vocabmerge.patch_file import Patch, digests, write_patch
 from vocabmerge.progress import ProgressCallback, no_progress
-from vocabmerge.tokenizer_file.reading import read_vocabulary
+from vocabmerge.tokenizer_file.reading import open_vocabulary
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 from vocabmerge.trim.card import card
 from vocabmerge.trim.characters import CharacterRule
@@ -104,14 +104,13 @@ def trim(
     _refuse_bad_output(out, patch)
     base = model_folder(source, revision=revision)
     layout = read_layout(base)
-    vocabulary = vocabulary_in(layout, name=base_name(source, base))
+    vocabulary, segmenter = open_vocabulary_in(layout, name=base_name(source, base))
     if patch is not None and not layout.transformers and not layout.tables:
         raise VocabularyError(
             f"{source}: a tokenizer alone is no base of a patch; leave --patch out, or name a model"
         )
     check_folder(layout, vocabulary)
     with _work_folder(out, patch) as folder:
-        segmenter = vocabulary.segmenter()
         segmented = {
             language: SegmentedText(
                 vocabulary,
@@ -152,9 +151,16 @@ def _ids_of(segmenter: Tokenizer, texts: Iterable[str]) -> set[int]:
 
 def vocabulary_in(layout: Layout, *, name: str | None = None) -> Vocabulary:
     """The vocabulary of a model folder, called as the folder where it is not named."""
+    return open_vocabulary_in(layout, name=name)[0]
+
+
+def open_vocabulary_in(
+    layout: Layout, *, name: str | None = None
+) -> tuple[Vocabulary, Tokenizer]:
+    """The same, and its `Vocabulary.segmenter()`."""
     if name is None and layout.folder.is_dir():
         name = layout.folder.resolve().name
-    return read_vocabulary(layout.folder / layout.tokenizer, name=name)
+    return open_vocabulary(layout.folder / layout.tokenizer, name=name)
 
 
 def base_name(source: str | Path, base: Path) -> str | None:

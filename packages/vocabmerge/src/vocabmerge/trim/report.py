@@ -34,9 +34,12 @@ def trim_report(
     """
     languages, warnings = {}, []
     changes = more_lines(cut, {language: text.halves for language, text in segmented.items()})
+    segmenter = cut.after.segmenter()
     for number, (language, text) in enumerate(segmented.items()):
         watch(number, len(segmented), "languages compared")
-        change = segmentation_change(text, cut.before, cut.after, cut.new_ids)
+        change = segmentation_change(
+            text, cut.before, cut.after, cut.new_ids, segmenter=segmenter
+        )
         languages[language] = {
             **change.as_record(),
             "coverage": cut.coverage[language],

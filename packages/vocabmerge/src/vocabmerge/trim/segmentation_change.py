@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 from vocabmerge.trim.segmented_text import SegmentedText, segment
@@ -45,7 +46,12 @@ class SegmentationChange:
 
 
 def segmentation_change(
-    text: SegmentedText, before: Vocabulary, after: Vocabulary, new_ids: NDArray[np.int64]
+    text: SegmentedText,
+    before: Vocabulary,
+    after: Vocabulary,
+    new_ids: NDArray[np.int64],
+    *,
+    segmenter: Tokenizer | None = None,
 ) -> SegmentationChange:
     """Segment with the new vocabulary the lines that it may cut otherwise, and count what changed.
 
@@ -57,8 +63,9 @@ def segmentation_change(
         before: the old vocabulary.
         after: what `trim_vocabulary` made of it.
         new_ids: the new id of each old one [V_old], negative where it has none.
+        segmenter: of the new one, where it is open already.
     """
-    segmenter = after.segmenter()
+    segmenter = segmenter or after.segmenter()
     old_unknown, new_unknown = before.special_id("unk"), after.special_id("unk")
     settled = new_ids >= 0
     if old_unknown is not None:

@@ -7,6 +7,7 @@ import weakref
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,8 +103,6 @@ class SegmentedText:
 
 def segment(segmenter: Tokenizer, lines: list[str]) -> tuple[NDArray[np.int32], list[int]]:
     """The ids of the lines' pieces one after the other, and each line's number of pieces."""
-    rows = [
-        encoding.ids for encoding in segmenter.encode_batch_fast(lines, add_special_tokens=False)
-    ]
-    ids = np.fromiter((number for row in rows for number in row), dtype=np.int32)
-    return ids, [len(row) for row in rows]
+    encodings = segmenter.encode_batch_fast(lines, add_special_tokens=False)
+    ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), dtype=np.int32)
+    return ids, list(map(len, encodings))
