@@ -164,7 +164,7 @@ class ByteLevelBpe(BytePairEncoding):
         """The canonical key of a piece; a space at its beginning begins a word."""
         return byte_level_key(piece)
 
-    @property
+    @cached_property
     def longest_character(self) -> int:
         """A space and the four bytes of a character, and the suffix."""
         return 5 + len(self.suffix)

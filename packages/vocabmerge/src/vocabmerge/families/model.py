@@ -114,7 +114,7 @@ class TokenizerModel:
         """The canonical key of a piece."""
         return metaspace_key(piece)
 
-    @property
+    @cached_property
     def longest_character(self) -> int:
         """How long the string of a single character is at most, with its marks."""
         return 1 + max(1, len(self.prefix)) + len(self.suffix)

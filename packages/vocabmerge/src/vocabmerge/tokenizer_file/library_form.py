@@ -14,6 +14,7 @@ import tokenizers
 
 from vocabmerge.errors import VocabularyError
 from vocabmerge.families.components import unfolded
+from vocabmerge.garbage_collection import collection_paused
 
 _ADVICE = (
     "save it with AutoTokenizer.from_pretrained(folder).save_pretrained(folder), and pass a folder "
@@ -71,7 +72,8 @@ def open_library_form(
 def _rewritten(text: str, name: str) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     try:
         opened = tokenizers.Tokenizer.from_str(text)
-        form: dict[str, Any] = json.loads(opened.to_str())
+        with collection_paused():
+            form: dict[str, Any] = json.loads(opened.to_str())
     except Exception as error:  # the library raises bare Exception
         raise VocabularyError(
             f"{name}: the tokenizers library cannot open it: {error}; {_ADVICE}"

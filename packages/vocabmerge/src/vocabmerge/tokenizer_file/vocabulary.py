@@ -16,6 +16,7 @@ from vocabmerge.families.components import open_tokenizer
 from vocabmerge.families.model import TokenizerModel
 from vocabmerge.families.pieces import Key, Role, encoded
 from vocabmerge.families.registry import model_of
+from vocabmerge.garbage_collection import collection_paused
 from vocabmerge.tokenizer_file.library_form import library_form
 
 SPECIAL_ROLES = ("unk", "cls", "sep", "mask", "pad", "bos", "eos")
@@ -99,7 +100,8 @@ class Vocabulary:
     @cached_property
     def digest(self) -> str:
         """`tokenizer_digest` of this tokenizer."""
-        return _digest(self.model)
+        with collection_paused():
+            return _digest(self.model)
 
     def having(self, *roles: Role) -> NDArray[np.int64]:
         """The ids of all pieces that have one of the roles, ascending."""
