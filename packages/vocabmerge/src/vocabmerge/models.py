@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vocabmerge.config_ids import moved_lists
 from vocabmerge.errors import VocabularyError
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ def select_rows(model: Any, ids: Sequence[int], *, pad_to: int = 1) -> None:
 
     New row r is old row `ids[r]` [E], bit for bit, in embedding, head and head biases alike. Tied parameters stay
     tied, trainable ones trainable; `padding_idx`, the position offset of the RoBERTa family, `vocab_size` and
-    every `…_token_id` of the config and the generation config follow.
+    every `…_token_id` of the config and the generation config follow; lists of pieces there, such as
+    `suppress_tokens`, lose what goes.
 
     Args:
         model: a transformers model.
@@ -148,6 +150,9 @@ def select_rows(model: Any, ids: Sequence[int], *, pad_to: int = 1) -> None:
         },
     )
     set_token_ids(model, config_ids)
+    for settings in _settings(model):
+        for name, value in moved_lists(settings.to_dict(), new_of_old, tensors.rows)[0].items():
+            setattr(settings, name, value)
     if old_pad is not None:
         move_padding(model, old_pad, new_of_old.get(old_pad))
 

@@ -151,9 +151,10 @@ def read_layout(folder: str | Path) -> Layout:
 
 
 def named_ids(layout: Layout) -> list[int]:
-    """Every id that a config of the folder names, ascending: of special pieces, of answers, of pieces to leave out.
+    """Every id that a config of the folder names alone, ascending: of special pieces, of answers, of pieces to skip.
 
-    A trim keeps them all, as a config that names a dropped piece has no meaning.
+    A trim keeps them all, as a config that names a dropped piece has no meaning. Lists of pieces that are never said, such
+    as `suppress_tokens`, name none here: they get shorter by what goes.
 
     Args:
         layout: as `read_layout` gives it.

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from vocabmerge.config_ids import moved_lists
 from vocabmerge.encoder_folder.layout import CONFIG, GENERATION_CONFIG, Kind, Layout
 from vocabmerge.encoder_folder.parts import TablePart, open_parts
 from vocabmerge.encoder_folder.sentence_modules import MODULE_IDS, Module, module_config
@@ -57,8 +58,8 @@ def write_trimmed(layout: Layout, out: Path, cut: Cut) -> dict[str, Any]:
         cut: a cut of the folder's tokenizer, as `trim_vocabulary` gives it.
 
     Returns:
-        What the report says of the model: kind, architecture, rows, parameters and bytes before and after, by part, and
-        the files left out.
+        What the report says of the model: kind, architecture, rows, parameters and bytes before and after, by part, the
+        files left out, and of each config's list of pieces the ids that left it.
 
     Raises:
         VocabularyError: as `check_folder`, or a config id that would lose its row.
@@ -81,8 +82,11 @@ def write_trimmed(layout: Layout, out: Path, cut: Cut) -> dict[str, Any]:
     """
     parts = open_parts(layout, cut.before)
     sizes = _Sizes()
-    for path, part in parts.transformers.items():
-        _write_transformer(part, out / path, cut, sizes)
+    ids_lost = {
+        path.joinpath(setting).as_posix(): ids
+        for path, part in parts.transformers.items()
+        for setting, ids in _write_transformer(part, out / path, cut, sizes).items()
+    }
     for path, table in parts.tables.items():
         planned = [
             PlannedTensor(stored=t, rows=cut.kept if t.name in table.vocabulary else None)
@@ -105,6 +109,7 @@ def write_trimmed(layout: Layout, out: Path, cut: Cut) -> dict[str, Any]:
         "before": {"rows": max(parts.rows, default=0), **sizes.before()},
         "after": {"rows": len(cut.kept), **sizes.after()},
         "left_out": [file.as_posix() for file in parts.side_files.left_out],
+        "ids_lost": ids_lost,
     }
 
 
@@ -138,17 +143,28 @@ def _record(sizes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     }
 
 
-def _write_transformer(part: TransformerPart, folder: Path, cut: Cut, sizes: _Sizes) -> None:
-    new_of_old = {int(old): new for new, old in enumerate(cut.kept)}
+def _write_transformer(
+    part: TransformerPart, folder: Path, cut: Cut, sizes: _Sizes
+) -> dict[str, list[int]]:
+    """Write weights and configs; give back the ids that each list of pieces lost, by file and setting."""
+    new_of_old = {old: new for new, old in enumerate(cut.kept.tolist())}
     changes = cut_part(part, cut.kept)
     _write_weights(folder, changes.tensors, part, sizes)
-    write_json(folder / CONFIG, {**read_json(part.folder / CONFIG), **changes.settings})
-    file = part.folder / GENERATION_CONFIG
-    if file.is_file():
+    ids_lost = {}
+    for name in (CONFIG, GENERATION_CONFIG):
+        file = part.folder / name
+        if not file.is_file():
+            continue
         settings = read_json(file)
-        ids = {name: value for name, value in settings.items() if name.endswith("_token_id")}
-        moved = moved_ids(ids, new_of_old, part.rows, where=f"{file}: ")
-        write_json(folder / GENERATION_CONFIG, {**settings, **moved})
+        lists, lost = moved_lists(settings, new_of_old, part.rows)
+        ids_lost.update({f"{name}: {setting}": ids for setting, ids in lost.items()})
+        if name == CONFIG:
+            moved = changes.settings
+        else:
+            ids = {key: value for key, value in settings.items() if key.endswith("_token_id")}
+            moved = moved_ids(ids, new_of_old, part.rows, where=f"{file}: ")
+        write_json(folder / name, {**settings, **moved, **lists})
+    return ids_lost
 
 
 def _write_weights(
@@ -171,7 +187,7 @@ def _write_module_config(
     """Move the ids that a module's settings name, and the size of an output that is the vocabulary."""
     config = module_config(layout.folder, module)
     ids = {name: config[name] for name in MODULE_IDS.get(module.name, ()) if config.get(name)}
-    new_of_old = {int(old): new for new, old in enumerate(cut.kept)}
+    new_of_old = {old: new for new, old in enumerate(cut.kept.tolist())}
     changes = moved_ids(ids, new_of_old, max(rows), where=f"{layout.folder / module.file}: ")
     for name in _SIZES.get(module.name, ()):
         if config.get(name) in rows:

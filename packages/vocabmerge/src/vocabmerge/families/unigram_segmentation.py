@@ -89,7 +89,9 @@ class _Tree:
             state[longer] = reached + place
             edges.append(level)
             reached += len(level)
-        self._edges = np.concatenate(edges)  # ascending, as the states of a level come after those above
+        self._edges = np.concatenate(
+            edges
+        )  # ascending, as the states of a level come after those above
         self.numbers = np.full(reached, -1, dtype=np.int64)
         self.numbers[state] = np.fromiter(ids.values(), dtype=np.int64, count=len(ids))
         self.numbers[0] = -1

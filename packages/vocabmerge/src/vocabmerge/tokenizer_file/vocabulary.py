@@ -144,6 +144,11 @@ class _Keys(Sequence[Key | None]):
     def __iter__(self) -> Iterator[Key | None]:
         return iter(self._all)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._all == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as a list's
+
     @cached_property
     def _all(self) -> list[Key | None]:
         return [self._key(piece) for piece in self._model.pieces]

@@ -154,9 +154,7 @@ def vocabulary_in(layout: Layout, *, name: str | None = None) -> Vocabulary:
     return open_vocabulary_in(layout, name=name)[0]
 
 
-def open_vocabulary_in(
-    layout: Layout, *, name: str | None = None
-) -> tuple[Vocabulary, Tokenizer]:
+def open_vocabulary_in(layout: Layout, *, name: str | None = None) -> tuple[Vocabulary, Tokenizer]:
     """The same, and its `Vocabulary.segmenter()`."""
     if name is None and layout.folder.is_dir():
         name = layout.folder.resolve().name

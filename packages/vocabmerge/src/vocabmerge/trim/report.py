@@ -37,9 +37,7 @@ def trim_report(
     segmenter = cut.after.segmenter()
     for number, (language, text) in enumerate(segmented.items()):
         watch(number, len(segmented), "languages compared")
-        change = segmentation_change(
-            text, cut.before, cut.after, cut.new_ids, segmenter=segmenter
-        )
+        change = segmentation_change(text, cut.before, cut.after, cut.new_ids, segmenter=segmenter)
         languages[language] = {
             **change.as_record(),
             "coverage": cut.coverage[language],
