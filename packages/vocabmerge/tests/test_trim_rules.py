@@ -243,3 +243,17 @@ def test_what_one_half_alone_keeps_is_counted_by_hand():
 def test_a_single_line_has_no_halves():
     cut = trim_vocabulary(tiny(), {"aa": [0, 1, 0, 0, 0]})
     assert more_lines(cut, {"aa": [[0, 1, 0, 0, 0], [0, 0, 0, 0, 0]]}) == {}
+
+
+@pytest.mark.parametrize("rule", [{"top": 5}, {"budget": 5}, {"threshold": 1e-6, "multiple": 5}])
+def test_room_beyond_what_languages_use_goes_to_pieces_of_their_scripts(rule):
+    pieces = ["[UNK]", "dog", "жук", "9", "дом", "##a9", "cat", "дog"]
+    model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 9, "vocab": {piece: number for number, piece in enumerate(pieces)}}  # fmt: skip
+    vocabulary = parse_vocabulary({"added_tokens": [], "model": model}, name="tiny")
+    counts = np.zeros(len(pieces), dtype=np.int64)
+    counts[1] = 7
+    cut = trim_vocabulary(vocabulary, {"en": counts}, characters="seen", **rule)
+    assert [pieces[number] for number in cut.kept] == ["[UNK]", "dog", "жук", "##a9", "cat"]
+    counts[2] = 5  # now the languages are written in both scripts
+    cut = trim_vocabulary(vocabulary, {"en": counts}, characters="seen", **rule)
+    assert [pieces[number] for number in cut.kept] == ["[UNK]", "dog", "жук", "дом", "##a9"]

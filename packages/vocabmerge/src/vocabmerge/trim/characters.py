@@ -5,7 +5,7 @@ are those of the Unicode Standard (Annex 24), as fontTools has them.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, Literal, get_args
@@ -171,6 +171,28 @@ def script_of(character: str) -> str:
         ('Cyrillic', 'Common')
     """
     return str(unicodedata.script_name(unicodedata.script(character)))
+
+
+def pieces_in_scripts(vocabulary: Vocabulary, scripts: Collection[str]) -> NDArray[np.bool_]:
+    """Whether each piece has characters of some scripts and none of another [V]; what scripts share counts for neither.
+
+    Example:
+        >>> tiny = parse_vocabulary({"added_tokens": [], "model": {"type": "WordPiece", "unk_token": "[UNK]",
+        ...     "continuing_subword_prefix": "##", "max_input_chars_per_word": 9,
+        ...     "vocab": {"[UNK]": 0, "a1": 1, "12": 2, "##aж": 3}}}, name="tiny")
+        >>> pieces_in_scripts(tiny, ["Latin"]).tolist()
+        [False, True, False, False]
+    """
+    texts = [_spelled(vocabulary, number) for number in range(len(vocabulary))]
+    codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    known = np.zeros(int(codes.max(initial=0)) + 1, dtype=np.int64)
+    for code in np.flatnonzero(np.bincount(codes)).tolist():
+        script = script_of(chr(code))
+        if script not in _NO_SCRIPT:
+            known[code] = 1 if script in scripts else -1
+    piece = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
+    good, bad = (np.bincount(piece[known[codes] == sign], minlength=len(texts)) for sign in (1, -1))
+    return (good > 0) & (bad == 0)
 
 
 def unseen_character(vocabulary: Vocabulary) -> str:

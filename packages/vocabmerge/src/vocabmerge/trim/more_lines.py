@@ -57,7 +57,11 @@ def more_lines(cut: Trim, halves: Mapping[str, ArrayLike]) -> dict[str, MoreLine
     table = np.stack([np.asarray(row, dtype=np.int64) for row in halves.values()], axis=1)
     if not table.any(axis=2).all():
         return {}
-    keep = [choose(cut.before, half, cut.asked, always=cut.forced).keep for half in table]
+    scripts = {script for shares in cut.characters.scripts.values() for script in shares}
+    keep = [
+        choose(cut.before, half, cut.asked, always=cut.forced, scripts=scripts).keep
+        for half in table
+    ]
     same = [covered_shares(cut.before, table[half], keep[half]) for half in (0, 1)]
     other = [covered_shares(cut.before, table[half], keep[1 - half]) for half in (0, 1)]
     both = table.sum(axis=0)

@@ -1,6 +1,7 @@
 """How many pieces stay, by which of four rules; from counts to the choice, whatever the family."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vocabmerge.errors import VocabularyError
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
+from vocabmerge.trim.characters import pieces_in_scripts
 from vocabmerge.trim.choose_pieces import (
     THRESHOLD,
     choose_by_coverage,
@@ -55,6 +57,11 @@ class Rule:
                 f"expected a coverage above 0 and at most 1, such as 0.99, got {self.coverage!r}"
             )
 
+    @property
+    def has_size(self) -> bool:
+        """Whether the number of pieces is settled by more than what the languages use."""
+        return self.top is not None or self.budget is not None or self.multiple > 1
+
     def __str__(self) -> str:
         if self.top is not None:
             words = f"top {self.top}"
@@ -86,15 +93,24 @@ class Choice:
 
 
 def choose(
-    vocabulary: Vocabulary, counts: NDArray[np.int64], rule: Rule, *, always: NDArray[np.bool_]
+    vocabulary: Vocabulary,
+    counts: NDArray[np.int64],
+    rule: Rule,
+    *,
+    always: NDArray[np.bool_],
+    scripts: Collection[str] = (),
 ) -> Choice:
     """Apply a rule.
+
+    Where a size leaves room for pieces that no language uses, those come first whose letters are of the languages'
+    scripts, in the order of the vocabulary: what a text happens not to use is most often among them.
 
     Args:
         vocabulary: whose pieces.
         counts: how often each language uses each piece [L, V].
         rule: the rule.
         always: what stays whatever its counts, closed over the merges [V].
+        scripts: those that the languages are written in.
 
     Returns:
         The choice, ancestors included: a multiple of `rule.multiple`, or the whole vocabulary where that is less.
@@ -102,8 +118,13 @@ def choose(
     Raises:
         VocabularyError: more pieces stay always than the size allows.
     """
-    live = np.array([role != "hole" for role in vocabulary.roles])
-    place = np.cumsum(live) - 1
+    live = np.flatnonzero([role != "hole" for role in vocabulary.roles])
+    if rule.has_size:
+        # Of equals, every rule takes the one that stands before the other.
+        last = (counts[:, live].sum(axis=0) == 0) & ~pieces_in_scripts(vocabulary, scripts)[live]
+        live = live[np.argsort(last, kind="stable")]
+    place = np.full(len(vocabulary), -1, dtype=np.int64)
+    place[live] = np.arange(len(live))
     unknown = vocabulary.special_id("unk")
     choice = _choose(
         counts[:, live],

@@ -150,7 +150,8 @@ def trim_vocabulary(
     always = close_over_merges(
         _always(vocabulary, protect) | choices.keep[characters], vocabulary.model.merge_ids()
     )
-    choice = choose(vocabulary, table, rule, always=always)
+    scripts = {script for shares in choices.scripts.values() for script in shares}
+    choice = choose(vocabulary, table, rule, always=always, scripts=scripts)
     kept = np.flatnonzero(choice.keep)
     new_ids = np.full(len(vocabulary), -1, dtype=np.int64)
     new_ids[kept] = np.arange(len(kept))
