@@ -333,10 +333,11 @@ def _outside(package: object) -> list[object]:
 
 
 def _copy_tests(place: Path, folder: Path) -> None:
-    """What travels beside a package's tests: the conftest, the toy world, the pretended GPU and the Python that its tests start."""
+    """What travels beside a package's tests: the conftest, the toy world, the pretended GPU, planted outliers and the Python that its tests start."""
     shutil.copytree(folder / "tests", place / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     tools = ROOT / "tools"
     helpers = [
+        tools / "planted_outliers.py",
         tools / "preloaded.py",
         tools / "pretended_device.py",
         *sorted(tools.glob("toyworld*.py")),

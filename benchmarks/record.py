@@ -36,9 +36,12 @@ from typing import Any
 
 LIBRARIES = (
     *("torch", "triton", "transformers", "tokenizers", "datasets", "deepspeed", "pyarrow", "numpy"),
-    *("liger-kernel", "skeletoken", "textbrewer", "fvcore"),
+    *("liger-kernel", "skeletoken", "textbrewer", "fvcore", "onnx", "onnxruntime"),
 )
-CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")
+CPU_FLAGS = (
+    *("avx2", "avx_vnni", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"),
+    *("asimddp", "i8mm"),  # of ARM
+)
 
 
 @dataclass(frozen=True, kw_only=True)

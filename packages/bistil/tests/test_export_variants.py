@@ -1,5 +1,6 @@
 """How a float32 graph becomes eight bits: rows of tables, columns of products, layers that stay in float."""
 
+import copy
 import hashlib
 from collections.abc import Callable
 from importlib import import_module
@@ -8,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
+from planted_outliers import plant_outliers
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 from bistil.errors import ExportError
 from bistil.export.float32 import write_float
@@ -43,6 +47,25 @@ def masked_lm_file(
 ) -> Path:
     """Of two layers, whose decoder is the embedding table."""
     return float_graph(save_teacher(tmp_path_factory.mktemp("bert"), "bert", layers=2))
+
+
+@pytest.fixture(scope="module")
+def planted_file(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_masked_lm: Callable[..., Any],
+    tokenizer: PreTrainedTokenizerFast,
+) -> Path:
+    """An encoder without a head, with outliers that leave its answers as they are."""
+    folder = tmp_path_factory.mktemp("planted")
+    encoder = make_masked_lm("bert", layers=2, pieces=len(tokenizer)).bert
+    ids, before = torch.from_numpy(IDS), copy.deepcopy(encoder)
+    plant_outliers(encoder, range(100, 110))
+    with torch.no_grad():
+        answers = [model(ids).last_hidden_state for model in (encoder, before)]
+    torch.testing.assert_close(*answers, atol=1e-4, rtol=0)
+    encoder.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return float_graph(folder)
 
 
 def logits(file: Path) -> NDArray[np.float32]:
@@ -172,6 +195,7 @@ def test_nearer_variants_are_nearer(masked_lm_file: Path, tmp_path: Path) -> Non
     whole = far()
     assert 0 < far(weights="float32", embeddings="float16") < far(weights="float32") < whole
     assert far(weights="int8 blocks") < whole
+    assert far(embeddings="float16") < 1.2 * whole  # on its own it says little of the products
     assert far(float_layers=("layer 0", "layer 1")) < whole
     assert far(float_layers=("head",)) < whole
 
@@ -236,6 +260,24 @@ def test_weights_beyond_what_one_file_holds_lie_beside_the_graph(
         assert beside.st_size > 20_000
         assert beside.st_mode & 0o444 == 0o444  # for whoever serves it
     assert {file.name for file in tmp_path.iterdir()} == {"whole.onnx", "out.onnx", "out.onnx_data"}
+
+
+def test_outliers_ruin_one_scale_for_a_tensor_and_nothing_else(
+    planted_file: Path, tmp_path: Path
+) -> None:
+    """The case that a check of the answers has to refuse."""
+
+    def likeness(**how: Any) -> float:
+        write_variant(planted_file, tmp_path / "out.onnx", Variant(**how))
+        left, right = logits(tmp_path / "out.onnx"), logits(planted_file)
+        lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+        return float(((left * right).sum(1) / lengths).mean())
+
+    assert likeness() > 0.99
+    assert likeness(reduce_range=True) > 0.99
+    assert likeness(weights="int8 blocks") > 0.999
+    assert likeness(per_tensor=True) < 0.9
+    assert likeness(per_tensor=True, weights="float32") < 0.95 < 0.9999 < likeness(weights="float32")
 
 
 def test_defaults_are_variants_with_a_reason() -> None:

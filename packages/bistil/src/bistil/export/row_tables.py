@@ -87,7 +87,7 @@ class RowTables:
                     f"The embedding table {name!r} holds values beyond half precision (65,504); keep it in float32 or in "
                     "eight bits with a scale for each row."
                 )
-            weights = self._store(name, half)
+            weights = self._store(f"{name}_half", half)
             self._take_rows(name, weights, None)
             self._transposed(name, weights, None)
 

@@ -110,9 +110,12 @@ def write_variant(float32: Path, out: Path, variant: Variant) -> None:
         elif variant.weights == "int8 blocks":
             model = _by_blocks(model, in_float)
         _save(model, folder / out.name)
-        for file in (_weights_of(folder / out.name), folder / out.name):  # the graph comes last
-            if file.exists():
-                file.replace(out.with_name(file.name))
+        weights = _weights_of(folder / out.name)
+        if weights.exists():
+            weights.replace(_weights_of(out))
+        else:
+            _weights_of(out).unlink(missing_ok=True)  # of an earlier, larger one
+        (folder / out.name).replace(out)
 
 
 def _products(model: Any) -> list[Any]:
