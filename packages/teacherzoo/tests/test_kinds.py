@@ -1,12 +1,15 @@
 """Teachers of every kind, in folders that transformers and sentence-transformers wrote."""
 
+import shutil
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
@@ -15,6 +18,7 @@ from transformers import BertConfig, PreTrainedTokenizerFast
 from teacherzoo import Corpus, TeacherError, load_teacher, rank, record
 from teacherzoo.encoders.heads import SplitHead
 from teacherzoo.encoders.kinds import PLAIN_NAMES, same_class
+from teacherzoo.vectors.encoder import open_sentence_encoder
 from vocabmerge import Kind
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}  # fmt: skip
@@ -138,3 +142,62 @@ def test_missing_weights_are_refused_and_never_made_up(save: Callable[..., Path]
 
     with pytest.raises(TeacherError, match=r"2 weights are not in its files, among them 'classifier.bias'"):  # fmt: skip
         load_teacher(folder, headless=True)
+
+
+@pytest.fixture(scope="module")
+def of_older_days(
+    save: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """A sentence encoder with a Dense as written today, and with all its weights in PyTorch's own format."""
+    today, older = (tmp_path_factory.mktemp(name) for name in ("today", "older"))
+    torch.manual_seed(0)
+    modules = [Transformer(str(save("BertModel", bare=True))), Pooling(16), Dense(16, 8)]
+    model = SentenceTransformer(modules=modules, device="cpu")
+    model.save(str(today))
+    model.save(str(older), safe_serialization=False)
+    for file in older.rglob("*.safetensors"):  # transformers knows no other format any more
+        torch.save(load_file(file), file.with_name("pytorch_model.bin"))
+        file.unlink()
+    return today, older
+
+
+def test_a_repository_without_safetensors_is_fetched_with_the_weights_that_it_has(
+    of_older_days: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    today, older = of_older_days
+
+    def fetch(name: str, *, allow_patterns: list[str]) -> str:
+        for file in older.rglob("*"):
+            place = file.relative_to(older)
+            if file.is_file() and any(fnmatch(place.as_posix(), wish) for wish in allow_patterns):
+                (tmp_path / name / place).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, tmp_path / name / place)
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+
+    teacher = load_teacher("someone/encoder", headless=True)
+
+    assert teacher.kind is Kind.SENTENCE
+    expected = load_teacher(today, headless=True).model.state_dict()
+    assert all(torch.equal(its, expected[name]) for name, its in teacher.model.state_dict().items())
+    vectors = [open_sentence_encoder(folder, device="cpu").encode(["ab"]) for folder in (teacher.folder, today)]  # fmt: skip
+    assert vectors[0].tolist() == vectors[1].tolist()
+
+
+def test_weights_that_would_run_code_are_refused_in_a_sentence(
+    of_older_days: tuple[Path, Path], tmp_path: Path
+) -> None:
+    ran = tmp_path / "ran"
+
+    class Program:
+        def __reduce__(self) -> Any:
+            return Path.touch, (ran,)
+
+    for place in ("", "2_Dense"):
+        folder = shutil.copytree(of_older_days[1], tmp_path / f"model{place}")
+        torch.save({"weight": Program()}, folder / place / "pytorch_model.bin")
+        with pytest.raises(TeacherError, match=f"model{place}: ") as refusal:
+            open_sentence_encoder(folder) if place else load_teacher(folder, headless=True)
+        assert "\n" not in str(refusal.value)
+    assert not ran.exists()

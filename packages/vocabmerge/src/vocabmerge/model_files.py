@@ -6,6 +6,7 @@ head that another class had). What is written here has the tensors of the file t
 
 from __future__ import annotations
 
+import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,7 +33,11 @@ def has_weights(folder: Path) -> bool:
 
 
 def stored_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of a model folder by its name in the files; its values are read from disk when they are used."""
+    """Every tensor of a model folder by its name in the files; its values are read from disk when they are used.
+
+    Raises:
+        VocabularyError: for a file of PyTorch's own format that holds more than tensors.
+    """
     import torch
     from safetensors import safe_open
 
@@ -42,9 +47,14 @@ def stored_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
                 for name in opened.keys():  # noqa: SIM118 -- no mapping
                     yield name, opened.get_tensor(name)
             continue
-        content = torch.load(
-            file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
-        )
+        try:
+            content = torch.load(
+                file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
+            )
+        except pickle.UnpicklingError as error:
+            raise VocabularyError(
+                f"{file}: holds more than tensors, and such a file is not unpickled; get or save the weights as .safetensors"
+            ) from error
         places = set[tuple[int, torch.Size, tuple[int, ...]]]()
         for name, tensor in content.items():
             if not isinstance(tensor, torch.Tensor):

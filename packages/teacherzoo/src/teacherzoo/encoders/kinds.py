@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from teacherzoo.encoders.families import FAMILIES
 from teacherzoo.errors import TeacherError
 from vocabmerge import Kind, Layout, read_layout
+from vocabmerge.model_files import has_weights, stored_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +76,18 @@ def encoder_folder(layout: Layout) -> Path:
             f"({', '.join(map(str, layout.transformers))}); give the folder of one of them."
         )
     return layout.folder / layout.transformers[0]
+
+
+def transformer_folder(folder: Path) -> Path:
+    """Where configuration, weights and tokenizer of a model folder lie: there, or where older sentence-transformers put them.
+
+    Raises:
+        VocabularyError: for modules that are not understood.
+    """
+    if (folder / "config.json").is_file() or not (folder / "modules.json").is_file():
+        return folder
+    places = read_layout(folder).transformers
+    return folder / places[0] if len(places) == 1 else folder
 
 
 def shell_of(layout: Layout) -> torch.nn.Module:
@@ -143,17 +157,21 @@ def _parts(layout: Layout) -> tuple[Any, Any, dict[str, Any]]:
         model_class = model_class[0]
     takes_pooler = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
     headless = auto_class is transformers.AutoModel
-    without = headless and takes_pooler and not any("pooler." in name for name in _stored_names(folder))  # fmt: skip
+    with _refusing(layout, "the weights"):
+        without = headless and takes_pooler and not any("pooler." in name for name in _stored_names(folder))  # fmt: skip
     return auto_class, config, {"add_pooling_layer": False} if without else {}
 
 
 def _stored_names(folder: Path) -> Iterator[str]:
-    """Of the tensors in the safetensors files of a folder."""
+    """Of the tensors in the weight files of a folder."""
     from safetensors import safe_open
 
-    for file in folder.glob("*.safetensors"):
+    files = [*folder.glob("*.safetensors")]
+    for file in files:
         with safe_open(file, framework="numpy") as opened:
             yield from opened.keys()
+    if not files and has_weights(folder):
+        yield from (name for name, _ in stored_tensors(folder))
 
 
 @contextlib.contextmanager
@@ -166,6 +184,10 @@ def _refusing(layout: Layout, part: str) -> Iterator[None]:
     logging.set_verbosity_error()
     try:
         yield
+    except pickle.UnpicklingError as error:
+        raise TeacherError(
+            f"{layout.folder}: {part} hold more than tensors, and such a file is not unpickled; get them as .safetensors."
+        ) from error
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         lines = str(error).strip().splitlines()
         raise TeacherError(

@@ -147,7 +147,7 @@ def _load_headless(name: str | Path, layout: Layout) -> Teacher:
     model = open_whole(layout)
     cut = _text_side(name, layout.folder / layout.tokenizer, config=model.config, tokenizer=tokenizer)  # fmt: skip
     weights_digest(encoder_folder(layout))  # refuses a folder without weights
-    parts = sorted(file for pattern in ("config.json", "*.safetensors", "*.pt") for file in layout.folder.rglob(pattern))  # fmt: skip
+    parts = sorted(file for pattern in ("config.json", "*.safetensors", "pytorch_model*.bin", "*.pt") for file in layout.folder.rglob(pattern))  # fmt: skip
     return Teacher(
         name=cut.name,
         folder=layout.folder,
@@ -207,9 +207,15 @@ def teacher_folder(name: str | Path) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*_linear.pt", "*_Dense/*.bin"]
+    hub = find_teacher(str(name))
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*_linear.pt"]
     try:
-        return Path(snapshot_download(find_teacher(str(name)), allow_patterns=patterns))
+        fetched = Path(snapshot_download(hub, allow_patterns=patterns))
+        # Older repositories have weights in PyTorch's own format alone, of the model or of a module.
+        if bare := [place for place in (fetched, *fetched.glob("[0-9]*_*")) if not any(place.glob("*.safetensors"))]:  # fmt: skip
+            wanted = [(place / "pytorch_model*.bin").relative_to(fetched).as_posix() for place in bare]  # fmt: skip
+            snapshot_download(hub, allow_patterns=wanted)
+        return fetched
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise TeacherError(
             f"{name}: neither a folder, nor in the local cache, nor to be had from the Hub "
@@ -274,10 +280,10 @@ def weights_digest(folder: Path) -> str:
     Raises:
         TeacherError: where the folder holds no weights.
     """
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
         raise TeacherError(
-            f"{folder}: there is no .safetensors file; save the model with safetensors."
+            f"{folder}: there is no .safetensors file and no pytorch_model.bin; save the model with its weights."
         )
     return files_digest([folder / "config.json", *files])
 

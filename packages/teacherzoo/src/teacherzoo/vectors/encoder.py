@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,14 @@ def open_sentence_encoder(folder: Path, *, device: str | None = None) -> Any:
     logging.disable_progress_bar()
     try:
         return SentenceTransformer(str(folder), device=device, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+        pickle.UnpicklingError,
+    ) as error:
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise TeacherError(f"{folder}: sentence-transformers cannot open it: {first[0]}") from error
     finally:
