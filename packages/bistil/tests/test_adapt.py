@@ -11,6 +11,7 @@ from transformers import AutoModel
 
 from bistil.encoders.body import body_digests, body_parameters
 from bistil.errors import AdaptError, ModelError, SparseError
+from bistil.export.measure import measure
 from bistil.losses.weights import TaskLossWeights
 from bistil.lottery.config import Sparsity
 from bistil.sparse.apply import apply
@@ -106,6 +107,47 @@ def test_the_judges_own_tuned_folder_can_teach(tmp_path, teacher, student, tasks
 def test_without_a_teacher_the_labels_teach(tmp_path, student, tasks):
     out = adapted(tmp_path / "out", student, None, tasks)
     assert json.loads((out / "run.json").read_text())["record"]["loss"] is None
+
+
+def test_a_folder_whose_encoder_lies_below_as_older_libraries_wrote_it_teaches_learns_and_is_measured(
+    tmp_path, sentence_teacher, tasks
+):
+    older = shutil.copytree(sentence_teacher, tmp_path / "older")
+    modules = json.loads((older / "modules.json").read_text())
+    (older / "0_Transformer").mkdir()
+    for file in (
+        *older.glob("*.safetensors"),
+        older / "config.json",
+        *older.glob("token*"),
+        *older.glob("sentence_bert*"),
+    ):
+        file.rename(older / "0_Transformer" / file.name)
+    (older / "modules.json").write_text(
+        json.dumps([{**modules[0], "path": "0_Transformer"}, *modules[1:]])
+    )
+    short = replace(
+        TRAINING,
+        protocol=replace(PROTOCOL, steps=2, evaluate_every=2),
+        sparsity=Sparsity(density=0.08, full_steps=2),
+    )
+
+    weights = []
+    for folder in (sentence_teacher, older):
+        sft = tmp_path / f"{folder.name}.safetensors"
+        task_sft(folder, sft, task="pos", source=LocalFolder(tasks), language="en", training=short)
+        out = tmp_path / f"adapted-{folder.name}"
+        weights.append(
+            weights_of(
+                adapted(out, folder, TaskTeacher(model=folder, task_sft=sft), tasks, training=short)
+            )
+        )
+    assert all(torch.equal(its, weights[1][name]) for name, its in weights[0].items())
+    costs = [measure(folder, length=16, repeats=1).one for folder in (sentence_teacher, older)]
+    assert (costs[0].parameters, costs[0].bytes, costs[0].flops) == (
+        costs[1].parameters,
+        costs[1].bytes,
+        costs[1].flops,
+    )
 
 
 @pytest.mark.parametrize("task", ["pos", "dp", "qa"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ def open_tokenizer(model: str) -> Any:
     from transformers import AutoTokenizer
 
     with named(model, "tokenizer"), quiet():
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        folder = transformer_folder(model)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise XevalError(
             f"{model}: expected a fast tokenizer (a tokenizer.json), got {type(tokenizer).__name__}; convert it first"
@@ -36,7 +38,8 @@ def open_encoder(model: str) -> nn.Module:
     from transformers import AutoConfig, AutoModel
 
     with named(model, "model"), quiet():
-        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        folder = transformer_folder(model)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         kind = AutoModel._model_mapping.get(type(config), None)
         if isinstance(kind, (list, tuple)):
             kind = kind[0]
@@ -44,7 +47,7 @@ def open_encoder(model: str) -> nn.Module:
         if kind is not None and "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
             options["add_pooling_layer"] = False
         encoder, info = AutoModel.from_pretrained(
-            model,
+            folder,
             config=config,
             attn_implementation=attention_for(config),
             dtype="float32",
@@ -62,6 +65,29 @@ def open_encoder(model: str) -> nn.Module:
             f"{model}: expected an encoder, got a {config.model_type!r} model; xeval judges encoders"
         )
     return encoder
+
+
+def transformer_folder(model: str) -> str:
+    """Where configuration, weights and tokenizer lie: there, or where older sentence-transformers put its first module.
+
+    Args:
+        model: a model folder or Hub name.
+
+    Raises:
+        XevalError: for a `modules.json` that cannot be read.
+    """
+    folder = Path(model)
+    listed = folder / "modules.json"
+    if (folder / "config.json").is_file() or not listed.is_file():
+        return model
+    try:
+        modules = json.loads(listed.read_text(encoding="utf-8"))
+        places = [str(m["path"]) for m in modules if str(m["type"]).endswith("Transformer")]
+    except (ValueError, TypeError, KeyError) as error:
+        raise XevalError(
+            f"{listed}: expected a list of modules with type and path ({type(error).__name__}: {error}); fetch the file again"
+        ) from error
+    return str(folder / places[0]) if len(places) == 1 else model
 
 
 def attention_for(config: Any) -> str | None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bistil.errors import SparseError
 from bistil.sparse.apply import reindex
 from bistil.sparse.difference import SparseFineTuning
+from teacherzoo.encoders.kinds import transformer_folder
 from teacherzoo.encoders.teachers import teacher_folder
 from vocabmerge import read_vocabulary
 
@@ -26,7 +27,9 @@ def kept_ids(trimmed: str | Path, whole: str | Path) -> NDArray[np.int64]:
         SparseError: naming a piece that the whole vocabulary lacks.
     """
     before, after = (
-        read_vocabulary(model if Path(model).exists() else teacher_folder(model))
+        read_vocabulary(
+            transformer_folder(Path(model) if Path(model).exists() else teacher_folder(model))
+        )
         for model in (whole, trimmed)
     )
     ids = before.ids

@@ -20,6 +20,7 @@ from bistil.sparse.reindex import kept_ids
 from bistil.student.layers import layer_map
 from bistil.student.narrow import projection_of
 from bistil.tasks.teacher import TaskTeacher
+from teacherzoo.encoders.kinds import transformer_folder
 from teacherzoo.encoders.teachers import teacher_folder
 
 
@@ -82,7 +83,9 @@ def _shell(model: str | Path) -> Any:
     from transformers import AutoConfig, AutoModel
 
     with torch.device("meta"):
-        return AutoModel.from_config(AutoConfig.from_pretrained(teacher_folder(model)))
+        return AutoModel.from_config(
+            AutoConfig.from_pretrained(transformer_folder(teacher_folder(model)))
+        )
 
 
 def _layers_of(student: str | Path, model: nn.Module, teacher: nn.Module) -> Sequence[int]:

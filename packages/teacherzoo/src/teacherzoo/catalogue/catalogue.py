@@ -118,7 +118,8 @@ def local_folder(name: str | Path) -> Path | None:
     """
     folder = Path(name)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
+        # Of a sentence encoder in the older layout the configuration lies in a folder below.
+        if not any((folder / file).is_file() for file in ("config.json", "modules.json")):
             raise TeacherError(
                 f"{name}: the folder has no config.json; name a Hugging Face model folder."
             )

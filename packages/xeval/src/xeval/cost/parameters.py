@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xeval.encoder import transformer_folder
 from xeval.errors import XevalError
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def parameters_of(folder: Path) -> Parameters:
     import torch
     import transformers
 
+    folder = Path(transformer_folder(str(folder)))
     if not (folder / "config.json").is_file():
         raise XevalError(
             f"{folder}: expected a model folder, found no config.json; give a folder written by save_pretrained"
@@ -139,7 +141,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 def bytes_on_disk(folder: Path) -> int:
     """Size of the weight files."""
-    return sum(path.stat().st_size for path in weight_files(folder))
+    place = Path(transformer_folder(str(folder)))
+    return sum(path.stat().st_size for path in weight_files(place))
 
 
 def _tensor_names(folder: Path) -> set[str]:
