@@ -28,20 +28,38 @@ SHORT = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def recipe(tmp_path, teacher, tasks, texts):
-    """Writes a recipe of the made-up languages, changed as asked."""
+def writer(folder, teacher, tasks, texts):
+    """Writes a recipe of the made-up languages into a folder, changed as asked."""
 
     def write(**changes):
         stated = {
             "model": str(teacher), "corpora": {code: str(file) for code, file in texts.items()}, "targets": ["sw"],
             "tasks": ["pos"], "data": str(tasks), "seeds": 1, "out": "run", **SHORT, **changes,
         }  # fmt: skip
-        file = tmp_path / "recipe.yaml"
+        file = folder / "recipe.yaml"
         file.write_text(yaml.safe_dump({k: v for k, v in stated.items() if v != "absent"}))
         return file
 
     return write
+
+
+@pytest.fixture
+def recipe(tmp_path, teacher, tasks, texts):
+    return writer(tmp_path, teacher, tasks, texts)
+
+
+@pytest.fixture(scope="module")
+def run_of_one_system(tmp_path_factory, teacher, tasks, texts):
+    folder = tmp_path_factory.mktemp("followed")
+    stated = writer(folder, teacher, tasks, texts)(systems=["bistil+labels"], languages=None)
+    compare(read_comparison(stated))
+    return folder / "run"
+
+
+@pytest.fixture
+def followed_before(run_of_one_system, tmp_path):
+    """A recipe of one system has been followed here: what asks for no more finds it done."""
+    shutil.copytree(run_of_one_system, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -94,6 +112,7 @@ def test_a_second_run_does_nothing_and_a_missing_test_set_is_told(recipe):
     assert summary([row]) == {"pos": {"bistil": row.value}}
 
 
+@pytest.mark.usefixtures("followed_before")
 def test_a_changed_recipe_takes_nothing_of_the_old_one(recipe):
     first = read_comparison(recipe(systems=["bistil+labels"], languages=None))
     changed = {**SHORT["extract"], "steps": 5}
@@ -110,6 +129,7 @@ def test_a_changed_recipe_takes_nothing_of_the_old_one(recipe):
         assert others == 1
 
 
+@pytest.mark.usefixtures("followed_before")
 def test_only_what_a_recipe_asks_for_counts_in_its_means(recipe):
     wide = read_comparison(recipe(systems=["bistil+labels"], languages=None, seeds=2))
     compare(wide)
@@ -126,7 +146,7 @@ def made(said):
 
 
 @pytest.fixture
-def followed_again(tmp_path, recipe, teacher, texts, tasks, monkeypatch):
+def followed_again(tmp_path, recipe, followed_before, teacher, texts, tasks, monkeypatch):
     """Follows a recipe over copies of its inputs, and again after a change to them; what is made the second time."""
 
     def follow(change, *, moved=False):
@@ -186,6 +206,7 @@ def test_what_depends_on_changed_text_or_data_is_made_anew(followed_again, place
     assert (len(rows), others) == (1, 1 if "student" in anew else 0)
 
 
+@pytest.mark.usefixtures("followed_before")
 def test_the_command_tells_means_of_the_recipe_at_hand_and_what_it_left_out(recipe):
     settings = {"systems": ["bistil+labels"], "languages": None}
     compare(read_comparison(recipe(**settings)))
@@ -198,6 +219,7 @@ def test_the_command_tells_means_of_the_recipe_at_hand_and_what_it_left_out(reci
     assert done.stderr == ""
 
 
+@pytest.mark.usefixtures("followed_before")
 def test_a_split_of_the_data_is_read_once_where_all_is_done(recipe, monkeypatch):
     file = recipe(systems=["bistil+labels"], languages=None)
     compare(read_comparison(file))
@@ -243,6 +265,7 @@ def test_a_model_is_priced_by_a_student_that_is_there(recipe):
     assert len(read_costs(results.parent / "costs.jsonl")) == 1
 
 
+@pytest.mark.usefixtures("followed_before")
 def test_under_a_launcher_one_process_scores_and_prices(recipe, monkeypatch):
     """The others train with it, and wait for it while it appends."""
     followed = read_comparison(recipe(systems=["bistil+labels"], languages=None))
@@ -260,6 +283,7 @@ def test_under_a_launcher_one_process_scores_and_prices(recipe, monkeypatch):
     assert len((results.parent / "costs.jsonl").read_bytes().splitlines()) == len(costs.splitlines()) == 1  # fmt: skip
 
 
+@pytest.mark.usefixtures("followed_before")
 def test_recipes_that_differ_in_the_learning_of_tasks_alone_share_their_students(recipe):
     changed = {**SHORT["tune"], "steps": SHORT["tune"]["steps"] + 1}
     compare(read_comparison(recipe(systems=["bistil+labels"], languages=None)))

@@ -49,15 +49,23 @@ def _close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], toleran
         assert (gradient - other[name]).norm().item() <= tolerance * scale, name
 
 
+@pytest.fixture(scope="module")
+def signals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Where recipes keep what they record: each thing once, by what it is of."""
+    return {"signals": str(tmp_path_factory.mktemp("signals"))}
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_the_whole_vocabulary_recorded_is_the_teacher_asked_in_each_step(
-    recipe_of: Recipes, temperature: float
+    recipe_of: Recipes, signals: dict[str, str], temperature: float
 ) -> None:
     common = {"block_length": 32, "temperature": temperature}
 
-    recorded, by_record = _losses(recipe_of(distil={**common, "k": PIECES}), [*range(20)])
+    recorded, by_record = _losses(
+        recipe_of(**signals, distil={**common, "k": PIECES}), [*range(20)]
+    )
     asked, by_asking = _losses(
-        recipe_of(out="asked", distil={**common, "online": True}), [*range(20)]
+        recipe_of(**signals, out="asked", distil={**common, "online": True}), [*range(20)]
     )
 
     # A recorded log-probability is one byte: far down, that is some hundredths.
@@ -68,14 +76,15 @@ def test_the_whole_vocabulary_recorded_is_the_teacher_asked_in_each_step(
 
 @pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl"])
 def test_where_pieces_are_missing_the_top_k_is_asked_as_it_was_recorded(
-    recipe_of: Recipes, divergence: str
+    recipe_of: Recipes, signals: dict[str, str], divergence: str
 ) -> None:
     common = {"block_length": 32, "max_lost": 1.0, "divergence": divergence, "temperature": 2.0}
     cut = {"normalizer": "keep", "max_size": 360}
 
-    recorded, by_record = _losses(recipe_of(distil=common, vocabulary=cut), [*range(30)])
+    recorded, by_record = _losses(recipe_of(**signals, distil=common, vocabulary=cut), [*range(30)])
     asked, by_asking = _losses(
-        recipe_of(out="asked", distil={**common, "online": True}, vocabulary=cut), [*range(30)]
+        recipe_of(**signals, out="asked", distil={**common, "online": True}, vocabulary=cut),
+        [*range(30)],
     )
 
     assert asked == pytest.approx(recorded, rel=2e-2)
@@ -86,7 +95,13 @@ def test_where_pieces_are_missing_the_top_k_is_asked_as_it_was_recorded(
 @pytest.mark.parametrize("combine", ["mixture", "mince"])
 @pytest.mark.parametrize(("other", "policy"), [("wp-other", "bert"), ("uni", "whole_word")])
 def test_several_teachers_asked_in_each_step_say_what_was_recorded_of_them(
-    recipe_of: Recipes, town: Path, other: str, policy: str, combine: str, temperature: float
+    recipe_of: Recipes,
+    signals: dict[str, str],
+    town: Path,
+    other: str,
+    policy: str,
+    combine: str,
+    temperature: float,
 ) -> None:
     several = {
         "teachers": [
@@ -99,10 +114,10 @@ def test_several_teachers_asked_in_each_step_say_what_was_recorded_of_them(
     common = {"block_length": 32, "policy": policy, "temperature": temperature, "k": PIECES}
 
     recorded, by_record = _losses(
-        recipe_of(**several, distil=common), [7, *range(20, 1, -1)], "qav"
+        recipe_of(**signals, **several, distil=common), [7, *range(20, 1, -1)], "qav"
     )
     asked, by_asking = _losses(
-        recipe_of(**several, out="asked", distil={**common, "online": True}),
+        recipe_of(**signals, **several, out="asked", distil={**common, "online": True}),
         [7, *range(20, 1, -1)],
         "qav",
     )
