@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def _onnx(file: Path, threads: int | None, _exact: bool) -> Session:
     outputs = [answer.name for answer in session.get_outputs()]
 
     def run(arrays: Arrays) -> dict[str, np.ndarray[Any, Any]]:
-        return dict(zip(outputs, session.run(None, _fed(inputs, arrays)), strict=True))
+        return dict(zip(outputs, session.run(None, columns_for(inputs, arrays)), strict=True))
 
     return run
 
@@ -77,13 +77,14 @@ def _openvino(file: Path, threads: int | None, exact: bool) -> Session:
     inputs = [given.any_name for given in model.inputs]
 
     def run(arrays: Arrays) -> dict[str, np.ndarray[Any, Any]]:
-        answers = model(_fed(inputs, arrays))
+        answers = model(columns_for(inputs, arrays))
         return {output.any_name: np.array(answers[output]) for output in model.outputs}
 
     return run
 
 
-def _fed(inputs: list[str], arrays: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+def columns_for(inputs: Sequence[str], arrays: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+    """Of named arrays those that a graph reads; types that are not there are zeros."""
     return {
         name: np.zeros_like(arrays["input_ids"])
         if name == "token_type_ids" and name not in arrays
