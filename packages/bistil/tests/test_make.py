@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from bistil import MakeError, Making, make
 from bistil.cli.app import app
-from bistil.make.closeness import (
+from bistil.encoders.closeness import (
     compare_labels,
     compare_rankings,
     compare_vectors,

@@ -1,0 +1,106 @@
+"""How near the answers of two models are, item by item: one number in [0, 1] for each, 1 where they are the same.
+
+What is shown is 100 · mean x_i, with the 95 % interval of a bootstrap over items (Efron and Tibshirani 1993).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+NEIGHBOURS = 10
+_DRAWS = 2_000
+
+Items = NDArray[np.float64]
+
+
+def compare_vectors(
+    expected: NDArray[np.float32], given: NDArray[np.float32], *, neighbours: int = NEIGHBOURS
+) -> dict[str, Items]:
+    """Cosine of each vector to the whole model's, and the share of its nearest lines that are the same.
+
+    Args:
+        expected: [N, D] of the whole model.
+        given: [N, D] of a smaller one.
+        neighbours: k; N - 1 where there are fewer.
+
+    Returns:
+        By measure [N].
+
+    Example:
+        >>> x = np.eye(3, dtype=np.float32)
+        >>> {name: values.tolist() for name, values in compare_vectors(x, 2 * x, neighbours=1).items()}
+        {'cosine': [1.0, 1.0, 1.0], 'same 1 nearest': [1.0, 1.0, 1.0]}
+    """
+    a, b = _unit(expected), _unit(given)
+    k = min(neighbours, len(a) - 1)
+    same = [len({*one} & {*two}) / k for one, two in zip(_nearest(a, k), _nearest(b, k), strict=True)]  # fmt: skip
+    return {"cosine": (a * b).sum(axis=1), f"same {k} nearest": np.array(same)}
+
+
+def nearest_kept(
+    expected: NDArray[np.float32], given: NDArray[np.float32], *, neighbours: int = NEIGHBOURS
+) -> Items:
+    """Whether the nearest line by the whole model is among the nearest by the other: what users of a search see.
+
+    Args:
+        expected: [N, D] of the whole model.
+        given: [N, D] of the other.
+        neighbours: k; N - 1 where there are fewer.
+
+    Returns:
+        1 or 0 for each line [N].
+    """
+    k = min(neighbours, len(expected) - 1)
+    first, near = _nearest(_unit(expected), 1), _nearest(_unit(given), k)
+    return (near == first).any(axis=1).astype(np.float64)
+
+
+def compare_labels(expected: NDArray[np.float32], given: NDArray[np.float32]) -> dict[str, Items]:
+    """Whether the greatest of the logits [N, L] is the same, and 1 - the total variation of their softmaxes."""
+    same = expected.argmax(axis=1) == given.argmax(axis=1)
+    variation = np.abs(_softmax(expected) - _softmax(given)).sum(axis=1) / 2
+    return {"same label": same.astype(np.float64), "shared probability": 1 - variation}
+
+
+def compare_rankings(expected: NDArray[np.float32], given: NDArray[np.float32]) -> dict[str, Items]:
+    """Of candidates scored [N, C] per query: whether the first is the same, and the share of pairs in the same order."""
+    first = expected.argmax(axis=1) == given.argmax(axis=1)
+    upper = np.triu_indices(expected.shape[1], 1)
+    order = [np.sign(x[:, :, None] - x[:, None, :])[:, upper[0], upper[1]] for x in (expected, given)]  # fmt: skip
+    return {
+        "same first candidate": first.astype(np.float64),
+        "pairs in the same order": (order[0] == order[1]).mean(axis=1),
+    }
+
+
+def compare_word_labels(
+    expected: Sequence[NDArray[np.int64]], given: Sequence[NDArray[np.int64]]
+) -> dict[str, Items]:
+    """The share of each line's words that get the same label."""
+    return {"same label of a word": np.array([(a == b).mean() for a, b in zip(expected, given, strict=True)])}  # fmt: skip
+
+
+def interval(items: Items, seed: int) -> tuple[float, float]:
+    """The 95 % interval of 100 · the mean of items [N]."""
+    draws = np.random.default_rng(seed).integers(0, len(items), size=(_DRAWS, len(items)))
+    low, high = np.quantile(items[draws].mean(axis=1), (0.025, 0.975))
+    return 100 * float(low), 100 * float(high)
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    exact = vectors.astype(np.float64)
+    return np.asarray(exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-12))
+
+
+def _nearest(vectors: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+    cosine = vectors @ vectors.T
+    np.fill_diagonal(cosine, -np.inf)
+    return np.argsort(-cosine, axis=1, kind="stable")[:, :k]
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True).astype(np.float64))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
