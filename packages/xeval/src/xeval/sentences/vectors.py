@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -24,8 +24,11 @@ Vectors = NDArray[np.float32]
 Role = Literal["text", "query", "document"]
 """What a text is in a task: one of two of a kind, or a query and what it looks for."""
 ROLES: tuple[Role, ...] = ("text", "query", "document")
-# As `encode_query` and `encode_document` look for them; `encode` takes the default one.
-_PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
+# As `encode_query` and `encode_document` look for them.
+_PROMPT_NAMES: dict[Role, tuple[str, ...]] = {
+    "query": ("query",),
+    "document": ("document", "passage", "corpus"),
+}
 
 VECTOR_SETTINGS = ("max_length", "layer")
 
@@ -74,6 +77,23 @@ def open_vectors(model: str, protocol: Settings) -> TextVectors:
     return SentenceVectors(model, protocol.max_length, prompts)
 
 
+def prompt_of(role: Role, prompts: Mapping[str, str], default: str) -> str:
+    """What a sentence encoder's folder puts before texts of a role.
+
+    Args:
+        role: of the text.
+        prompts: the folder's, by name.
+        default: the one for texts that are neither queries nor documents.
+
+    Example:
+        >>> prompt_of("document", {"query": "query: ", "passage": "passage: "}, "query: ")
+        'passage: '
+    """
+    if role == "text":
+        return default
+    return next((text for name in _PROMPT_NAMES[role] if (text := prompts.get(name))), "")
+
+
 class SentenceVectors:
     """A sentence encoder of sentence-transformers, by its own modules, prompts and similarity, in float32.
 
@@ -109,8 +129,8 @@ class SentenceVectors:
         given = self._prompts[role]
         if given is not None:
             return given
-        names = _PROMPT_NAMES.get(role, (self._model.default_prompt_name,))
-        return next((text for name in names if (text := self._model.prompts.get(name))), "")
+        default = self._model.prompts.get(self._model.default_prompt_name) or ""
+        return prompt_of(role, self._model.prompts, default)
 
     def encode(
         self, texts: Sequence[str], role: Role, watch: ProgressCallback, what: str
