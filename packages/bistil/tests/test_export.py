@@ -20,8 +20,7 @@ from typer.testing import CliRunner
 
 from bistil.cli.app import app
 from bistil.errors import ExportError
-from bistil.export.onnx import export
-from bistil.export.scores import int8_scores
+from bistil.export.run import export
 from teacherzoo.encoders.families import FAMILIES
 from xeval.data.source import LocalFolder
 from xeval.evaluate.score import score
@@ -86,11 +85,13 @@ def _answers(folder: Path, graph: str, inputs: dict[str, np.ndarray[Any, Any]]) 
 
 
 @pytest.fixture(scope="module")
-def served(tuned: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tagger, exported; an export takes many seconds, so the quick tests share one."""
-    out = tmp_path_factory.mktemp("served") / "pos"
-    export(tuned("pos"), out)
-    return out
+def served(
+    tuned: Callable[[str], Path], data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A tagger, exported and judged; an export takes many seconds, so the quick tests share one."""
+    top = tmp_path_factory.mktemp("served")
+    export(tuned("pos"), top / "pos", source=LocalFolder(data, top / "cache"), bound=100)
+    return top / "pos"
 
 
 def test_a_graph_gives_for_each_sub_word_what_the_judges_head_gives(
@@ -140,6 +141,7 @@ def test_weights_beyond_what_one_file_holds_lie_beside_the_graphs(
 ) -> None:
     """With a limit of 100 kB in place of the 2 GiB of protocol buffers."""
     monkeypatch.setattr(import_module("bistil.export.float32"), "LARGEST_FILE", 100_000)
+    monkeypatch.setattr(import_module("bistil.export.variants"), "_LARGEST_FILE", 10_000)
     folder = save_teacher(tmp_path / "model", "bert", layers=1, hidden_size=96)
     told: list[str] = []
 
@@ -215,15 +217,15 @@ def test_a_stock_classifier_keeps_its_labels(teacher: Path, tmp_path: Path) -> N
 def test_eight_bits_are_judged_beside_torch(
     served: Path, tuned: Callable[[str], Path], data: Path, tmp_path: Path
 ) -> None:
-    source = LocalFolder(data, tmp_path / "cache")
+    (drop,) = json.loads((served / "export.json").read_text())["drops"]
 
-    (drop,) = int8_scores(tuned("pos"), served, source=source)
-
-    (judged,) = score(tuned("pos"), tmp_path / "results.jsonl", source=source)
-    assert drop.torch == judged.value
-    assert drop.torch > 70
-    assert abs(drop.int8 - drop.torch) < 10
-    assert drop.n == judged.n
+    (judged,) = score(tuned("pos"), tmp_path / "results.jsonl", source=LocalFolder(data, tmp_path / "cache"))  # fmt: skip
+    assert drop["float32"] == judged.value
+    assert drop["float32"] > 70
+    assert drop["points"] == drop["float32"] - drop["quantized"]
+    assert abs(drop["points"]) < 10
+    assert drop["low"] <= drop["points"] <= drop["high"]
+    assert drop["n"] == judged.n
 
 
 def test_the_program_in_the_readme_serves_words_without_torch(served: Path) -> None:
@@ -243,13 +245,13 @@ def test_the_command_exports_a_text_classifier_and_states_the_drop(
 ) -> None:
     monkeypatch.setenv("XEVAL_CACHE", str(tmp_path / "cache"))
 
-    done = CliRunner().invoke(app, ["export", str(tuned("topic")), "-o", str(tmp_path / "out"), "--data", str(data), "--json"])  # fmt: skip
+    done = CliRunner().invoke(app, ["export", str(tuned("topic")), "-o", str(tmp_path / "out"), "--data", str(data), "--bound", "20", "--json"])  # fmt: skip
 
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["outputs"] == {"logits": ["batch", "labels"]}
-    assert told["scores"][0]["metric"] == "accuracy"
-    assert told["scores"][0]["n"] == 30
+    assert told["drops"][0]["measure"] == "accuracy"
+    assert told["drops"][0]["n"] == 30
 
 
 @pytest.mark.slow
@@ -278,9 +280,6 @@ def test_what_cannot_be_exported_is_named(
     AutoTokenizer.from_pretrained(teacher).save_pretrained(tmp_path / "choice")
     with pytest.raises(ExportError, match="it is a model of multiple choice"):
         export(tmp_path / "choice", tmp_path / "out")
-
-    with pytest.raises(ExportError, match=r"expected a folder written by `bistil export`"):
-        int8_scores(teacher, tmp_path / "choice", source=LocalFolder(tmp_path))
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ExportError, match=r"onnxruntime, which is not installed; pip install 'bistil\[export\]'"):  # fmt: skip

@@ -1,5 +1,6 @@
 """Tasks whose answers are more than labels: spans, trees and choices, as graphs and as programs."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from bistil.export.onnx import export
-from bistil.export.scores import int8_scores, read_about
+from bistil.export.run import export
 from xeval.data.source import LocalFolder
+from xeval.evaluate.score import score
 from xeval.finetune.checkpoint import predict, read_finetuned
 from xeval.finetune.tune import tune
 from xeval.protocol import Protocol
@@ -47,13 +48,14 @@ def tuned(
 
 @pytest.fixture(scope="module")
 def served(
-    tuned: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+    tuned: Callable[..., Path], tasks: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
+    """Exported, and judged on the test sets of the task."""
     top = tmp_path_factory.mktemp("served")
 
     def make(task: str) -> Path:
         if not (top / task).exists():
-            export(tuned(task), top / task)
+            export(tuned(task), top / task, source=LocalFolder(tasks, top / "cache"), bound=100)
         return top / task
 
     return make
@@ -88,20 +90,17 @@ def _judged(tuned: Path, task: str, examples: list[Any]) -> list[Any]:
 def test_the_judge_scores_the_graph_as_it_scores_torch(
     task: str, tuned: Callable[..., Path], served: Callable[[str], Path], tasks: Path, tmp_path: Path
 ) -> None:  # fmt: skip
-    about = read_about(served(task))
+    about = json.loads((served(task) / "export.json").read_text())
 
-    source = LocalFolder(tasks, tmp_path / "cache")
-    drops = int8_scores(tuned(task), _exact(served(task), tmp_path / "exact"), source=source)
-    small = int8_scores(tuned(task), served(task), source=source, languages=["sw"])
+    judged = score(tuned(task), tmp_path / "results.jsonl", source=LocalFolder(tasks, tmp_path / "cache"))  # fmt: skip
 
     assert about["outputs"] == TASKS[task]
     assert about["float32_difference"] <= 1e-4
     assert about["int8_difference"] > 0
     assert about["bytes"]["onnx/model_quantized.onnx"] < about["bytes"]["onnx/model.onnx"]
-    assert {drop.language for drop in drops} == {"en", "sw"}
-    for drop in drops:
-        assert drop.int8 == pytest.approx(drop.torch)
-    assert [drop.metric for drop in small] == list(task_of(task).metrics)
+    exact = {(figure.dataset, figure.metric): figure.value for figure in judged}
+    assert {place.rpartition("/")[2].partition("_")[0] for place, _ in exact} == {"en", "sw"}
+    assert {(drop["place"], drop["measure"]): drop["float32"] for drop in about["drops"]} == pytest.approx(exact)  # fmt: skip
 
 
 @pytest.mark.slow
@@ -110,12 +109,12 @@ def test_a_parser_that_reads_the_mean_of_a_words_pieces_is_exported(
 ) -> None:
     model = tuned("dp", pooling="mean")
 
-    exported = export(model, tmp_path / "out")
+    source = LocalFolder(tasks, tmp_path / "cache")
+    exported = export(model, tmp_path / "out", source=source, bound=100)
 
-    drops = int8_scores(model, _exact(tmp_path / "out", tmp_path / "exact"), source=LocalFolder(tasks, tmp_path / "cache"))  # fmt: skip
+    judged = score(model, tmp_path / "results.jsonl", source=source)
     assert exported.float32_difference <= 1e-4
-    for drop in drops:
-        assert drop.int8 == pytest.approx(drop.torch)
+    assert [drop.float32 for drop in exported.drops] == pytest.approx([figure.value for figure in judged])  # fmt: skip
 
 
 def test_the_program_in_the_readme_parses_as_the_judge_does(

@@ -277,7 +277,9 @@ def test_outliers_ruin_one_scale_for_a_tensor_and_nothing_else(
     assert likeness(reduce_range=True) > 0.99
     assert likeness(weights="int8 blocks") > 0.999
     assert likeness(per_tensor=True) < 0.9
-    assert likeness(per_tensor=True, weights="float32") < 0.95 < 0.9999 < likeness(weights="float32")
+    assert (
+        likeness(per_tensor=True, weights="float32") < 0.95 < 0.9999 < likeness(weights="float32")
+    )
 
 
 def test_defaults_are_variants_with_a_reason() -> None:

@@ -17,7 +17,7 @@ from transformers import BertConfig, PreTrainedTokenizerFast
 from bistil.compare.models import require_kind
 from bistil.compare.recipe import Comparison
 from bistil.errors import AdaptError, ExportError, ExtractError, ModelError
-from bistil.export.onnx import export
+from bistil.export.run import export
 from bistil.extract.config import Extraction
 from bistil.extract.run import extract
 from bistil.losses.weights import LossWeights

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
         ModelError,
         SparseError,
     )
+    from bistil.export.judge.drop import Drop
+    from bistil.export.judge.search import BoundError, Trial
     from bistil.export.measure import Measured, measure
-    from bistil.export.onnx import Exported, export
-    from bistil.export.scores import ScoreDrop, int8_scores
+    from bistil.export.run import Exported, export
     from bistil.extract.config import Extraction
     from bistil.extract.plan import Plan
     from bistil.extract.run import extract
@@ -45,7 +46,9 @@ __all__ = [
     "Activations",
     "AdaptError",
     "BistilError",
+    "BoundError",
     "Comparison",
+    "Drop",
     "ExportError",
     "Exported",
     "ExtractError",
@@ -59,7 +62,6 @@ __all__ = [
     "ModelError",
     "Plan",
     "ResultLabel",
-    "ScoreDrop",
     "Selection",
     "SparseError",
     "SparseFineTuning",
@@ -68,6 +70,7 @@ __all__ = [
     "TaskLossWeights",
     "TaskTeacher",
     "TaskTraining",
+    "Trial",
     "__version__",
     "adapt",
     "applied",
@@ -80,7 +83,6 @@ __all__ = [
     "compose",
     "export",
     "extract",
-    "int8_scores",
     "language_sft",
     "layer_map",
     "make",
@@ -103,9 +105,12 @@ _import_late(
     {
         "AdaptError": "bistil.errors",
         "BistilError": "bistil.errors",
+        "BoundError": "bistil.export.judge.search",
+        "Drop": "bistil.export.judge.drop",
+        "Trial": "bistil.export.judge.search",
         "Comparison": "bistil.compare.recipe",
         "ExportError": "bistil.errors",
-        "Exported": "bistil.export.onnx",
+        "Exported": "bistil.export.run",
         "ExtractError": "bistil.errors",
         "Extraction": "bistil.extract.config",
         "ResultLabel": "bistil.tasks.adapt",
@@ -117,7 +122,6 @@ _import_late(
         "Measured": "bistil.export.measure",
         "ModelError": "bistil.errors",
         "Plan": "bistil.extract.plan",
-        "ScoreDrop": "bistil.export.scores",
         "Selection": "bistil.lottery.select",
         "SparseError": "bistil.errors",
         "SparseFineTuning": "bistil.sparse.difference",
@@ -133,9 +137,8 @@ _import_late(
         "combine": "bistil.sparse.apply",
         "compare": "bistil.compare.run",
         "compose": "bistil.tasks.compose",
-        "export": "bistil.export.onnx",
+        "export": "bistil.export.run",
         "extract": "bistil.extract.run",
-        "int8_scores": "bistil.export.scores",
         "language_sft": "bistil.lottery.language",
         "layer_map": "bistil.student.layers",
         "matching_loss": "bistil.losses.matching",

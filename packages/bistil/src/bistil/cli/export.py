@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bistil.cli.console import refusing_plainly
+from bistil.cli.export_tables import print_exported, print_tried
+from bistil.cli.options import language_sources
+from bistil.errors import ExportError
+from bistil.export.targets import TARGETS
+from teacherzoo.cache import refuse_what_exists
 from teacherzoo.cli.console import Json, Quiet, progress
 
 if TYPE_CHECKING:
     from bistil.export.measure import Measured
-    from bistil.export.onnx import Exported
-    from bistil.export.scores import ScoreDrop
 
 
 def register(app: typer.Typer) -> None:
@@ -56,42 +59,67 @@ def export_command(
         str, typer.Argument(help="A model folder, or one that xeval tune or adapt wrote.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Data folder: score a tuned model before and after.")
+    target: Annotated[
+        str, typer.Option("--for", help=f"The processors it is for: {'|'.join(TARGETS)}.")
+    ] = "cpu",
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="LANGUAGE=FILE, folder or hub:NAME[:CONFIG[:SPLIT]] to judge eight bits on; repeat. Rerankers read lines "
+            "`query TAB passage`, question answering `question TAB passage`."
+        ),
     ] = None,
-    languages: Annotated[str, typer.Option(help="Languages or data sets, or all.")] = "all",
+    data: Annotated[
+        str | None,
+        typer.Option(help="Test sets to judge on: a folder as xeval reads it, or hub:NAME."),
+    ] = None,
+    languages: Annotated[str, typer.Option(help="Of --data: languages or sets, or all.")] = "all",
+    bound: Annotated[
+        float, typer.Option(help="Points of 100 that eight bits may lose at most.")
+    ] = 0.5,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Put in front of texts where the model expects one; a second is for documents."
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a model as ONNX, in float32 and in eight bits, with its outputs compared with torch's."""
-    from bistil.export.onnx import export
+    """Write a model as ONNX, in float32 and in eight bits that lose no more than a bound on your text and test sets."""
+    texts = language_sources("--text", text or [], "LANGUAGE=FILE, a folder or hub:NAME")
+    if target not in TARGETS:
+        raise ExportError(f"--for must be one of {', '.join(TARGETS)}, got {target!r}.")
+    refuse_what_exists(out, ExportError)
+    from bistil.export.judge.search import BoundError
+    from bistil.export.run import export
+    from xeval.data.source import open_source
 
-    drops: list[ScoreDrop] = []
-    with progress(quiet=quiet) as watch:
-        exported = export(model, out, watch=watch)
-        if data is not None:
-            from bistil.export.scores import int8_scores
-            from xeval.data.source import LocalFolder
-
-            chosen = [name.strip() for name in languages.split(",") if name.strip()]
-            drops = int8_scores(model, out, source=LocalFolder(data), languages=chosen, watch=watch)
+    try:
+        with progress(quiet=quiet) as watch:
+            exported = export(
+                model,
+                out,
+                target=target,
+                texts=texts,
+                source=None if data is None else open_source(data),
+                languages=[name.strip() for name in languages.split(",") if name.strip()],
+                bound=bound,
+                prompts=tuple(prompt or ()),
+                watch=watch,
+            )
+    except BoundError as error:
+        if as_json:
+            typer.echo(
+                json.dumps({"folder": None, "tried": [asdict(trial) for trial in error.tried]})
+            )
+        else:
+            print_tried(error.tried)
+        raise
     if as_json:
-        typer.echo(json.dumps({**asdict(exported), "scores": [asdict(drop) for drop in drops]}))
+        typer.echo(json.dumps(asdict(exported)))
         return
-    _print_exported(exported, drops)
-
-
-def _print_exported(exported: Exported, drops: list[ScoreDrop]) -> None:
-    sizes = ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in exported.bytes.items())
-    typer.echo(f"{exported.folder}: {sizes}, opset {exported.opset}")
-    typer.echo(
-        f"  largest difference from torch: float32 {exported.float32_difference:.2g}, int8 {exported.int8_difference:.2g}"
-    )
-    for drop in drops:
-        typer.echo(
-            f"  {drop.dataset}: {drop.metric} {drop.torch:.2f} in torch, {drop.int8:.2f} in eight bits "
-            f"({drop.int8 - drop.torch:+.2f}, {drop.n} items)"
-        )
+    print_exported(exported)
 
 
 def _print_measured(measured: dict[str, Measured], length: int) -> None:

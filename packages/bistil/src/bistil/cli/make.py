@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bistil.cli.console import refusing_plainly
+from bistil.cli.options import language_sources
 from bistil.errors import MakeError
 from bistil.make.config import QUICK, Making, parse_size
 from bistil.make.texts import PUBLIC_TEXT, sources_of
@@ -97,8 +98,8 @@ def make_command(
         length=length, learning_rate=learning_rate, prompts=tuple(prompt or ()), precision=precision, seed=seed,
         **{**short, **{name: value for name, value in stated.items() if value is not None}},
     )  # fmt: skip
-    texts = _sources("--text", text or [], "LANGUAGE=FILE, a folder or hub:NAME")
-    translated = _sources("--parallel", parallel or [], "LANGUAGE=FILE")
+    texts = language_sources("--text", text or [], "LANGUAGE=FILE, a folder or hub:NAME")
+    translated = language_sources("--parallel", parallel or [], "LANGUAGE=FILE")
     if twice := [language for language, files in translated.items() if len(files) > 1]:
         raise MakeError(f"--parallel: {twice[0]} is given twice; put its lines in one file.")
     translations = {language: file for language, (file,) in translated.items()}
@@ -135,13 +136,3 @@ def make_command(
 def _tell(plan: MakePlan) -> None:
     for line in plan.lines() if rank() == 0 else ():
         typer.echo(line, err=True)
-
-
-def _sources(option: str, given: list[str], form: str) -> dict[str, list[str]]:
-    sources: dict[str, list[str]] = {}
-    for pair in given:
-        language, _, source = pair.partition("=")
-        if not language or not source:
-            raise MakeError(f"{option} must be {form}, got {pair!r}.")
-        sources.setdefault(language, []).append(source)
-    return sources

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bistil.errors import AdaptError
+from bistil.errors import AdaptError, BistilError
 from bistil.losses.table import Term, settings_of
 
 if TYPE_CHECKING:
@@ -69,6 +69,26 @@ def with_term_options(*terms: Term) -> Callable[[Callable[..., None]], Callable[
         return command
 
     return decorate
+
+
+def language_sources(option: str, pairs: Sequence[str], form: str) -> dict[str, list[str]]:
+    """Per language what was given as `LANGUAGE=SOURCE`.
+
+    Args:
+        option: as it is typed.
+        pairs: that were given.
+        form: of each, for the refusal.
+
+    Raises:
+        BistilError: for one of another form.
+    """
+    sources: dict[str, list[str]] = {}
+    for pair in pairs:
+        language, _, source = pair.partition("=")
+        if not language or not source:
+            raise BistilError(f"{option} must be {form}, got {pair!r}.")
+        sources.setdefault(language, []).append(source)
+    return sources
 
 
 def arguments_in(file: Path | None) -> dict[str, Any]:
