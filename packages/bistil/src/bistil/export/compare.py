@@ -12,7 +12,8 @@ from bistil.export.graph import PLACES_OF_WORDS, Graph
 from bistil.export.sample_rows import sample_rows
 
 TOLERANCE = 1e-4  # of outputs in float32: beyond it an export is refused
-_LONGEST = 512  # tokens of the longest row compared
+# The longest row compared, and how many numbers an output of it may have: a vocabulary is long.
+_LONGEST, _LARGEST_OUTPUT = 512, 2**26
 
 
 def compare(graph: Graph, file: Path, *, tolerance: float | None = None) -> float:
@@ -69,7 +70,8 @@ def _difference(answer: Tensor, output: Tensor, axes: tuple[str, ...], inputs: t
 
 def _lengths(graph: Graph) -> list[tuple[int, ...]]:
     """One row, rows of several lengths, a row of specials alone, where no words are asked for, and the longest."""
-    longest = min(graph.longest, _LONGEST)
+    wide = any("vocabulary" in axes for axes in graph.outputs.values())
+    longest = min(graph.longest, _LONGEST, _LARGEST_OUTPUT // (graph.pieces if wide else 1))
     shortest = len(graph.tokenizer("")["input_ids"])
     batches = [(5,), (17, 8), (40, 9, 21), (longest,)]
     if shortest and not {*PLACES_OF_WORDS} & {*graph.inputs}:

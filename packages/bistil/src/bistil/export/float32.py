@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +16,13 @@ import torch
 
 from bistil.errors import ExportError
 from bistil.export.graph import PLACES_OF_WORDS, Graph
-from bistil.export.layer_names import name_nodes
 from bistil.export.sample_rows import sample_rows
 
+# Since 20 GELU is one operation; onnxruntime reads it, in a file of IR version 10, since 1.18.
 OPSET = 20
 # Protocol buffers, which ONNX files are, end at 2 GiB; weights beyond that lie in a file beside the graph.
 LARGEST_FILE = 2**31 - 2**24
+_OPERATION = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
 
 
 def write_float(graph: Graph, file: Path) -> int:
@@ -34,33 +36,49 @@ def write_float(graph: Graph, file: Path) -> int:
         The opset.
 
     Raises:
-        ExportError: for a library that is missing.
+        ExportError: for a library that is missing, or a model that cannot be traced, with the operation.
     """
     require_libraries()
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
     sentences, words = torch.export.Dim("sentences"), torch.export.Dim("words")
     with silence(), torch.no_grad():
-        program = torch.onnx.export(
-            graph.module,
-            sample_rows(graph, (17, 8, 17)),
-            dynamo=True,
-            input_names=list(graph.inputs),
-            output_names=list(graph.outputs),
-            dynamic_shapes=(
-                tuple(
-                    {0: sentences, 1: words} if name in PLACES_OF_WORDS else {0: batch, 1: sequence}
-                    for name in graph.inputs
+        try:
+            program = torch.onnx.export(
+                graph.module,
+                sample_rows(graph, [min(length, graph.longest) for length in (17, 8, 17)]),
+                dynamo=True,
+                input_names=list(graph.inputs),
+                output_names=list(graph.outputs),
+                dynamic_shapes=(
+                    tuple(
+                        {0: sentences, 1: words}
+                        if name in PLACES_OF_WORDS
+                        else {0: batch, 1: sequence}
+                        for name in graph.inputs
+                    ),
                 ),
-            ),
-            opset_version=OPSET,
-            verbose=False,
-        )
+                opset_version=OPSET,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise ExportError(f"{graph.folder}: {_reason(error)}") from error
         assert program is not None
-        name_nodes(program.model)
         _strip_metadata(program.model)
         _infer_shapes(program.model)
         _save(program.model, file, large=_is_large(graph))
     return int(program.model.opset_imports[""])
+
+
+def _reason(error: Exception) -> str:
+    """Why the exporter gave up, of which it tells on many lines."""
+    operation = _OPERATION.search(str(error))
+    if operation:
+        return (
+            f"its operation {operation[1]} has no counterpart in ONNX, so the model cannot be exported; export a model that "
+            "computes without it."
+        )
+    lines = str(error.__cause__ or error).strip().splitlines()
+    return f"it cannot be traced for rows of any length ({lines[0]}); export a model of another architecture."
 
 
 def _is_large(graph: Graph) -> bool:
@@ -117,7 +135,7 @@ def require_libraries() -> None:
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
     """What exporters tell on the way is of no use to a user: the outcome is compared."""
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     with (
         warnings.catch_warnings(),
         Path(os.devnull).open("w") as nowhere,

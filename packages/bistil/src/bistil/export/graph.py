@@ -21,7 +21,7 @@ from xeval.finetune.checkpoint import read_finetuned
 
 PLACES_OF_WORDS = ("word_start", "word_size")
 _ROWS = ("batch", "sequence")
-_OUTPUTS = {
+_OUTPUTS: dict[Kind, dict[str, tuple[str, ...]]] = {
     Kind.HEADLESS: {"last_hidden_state": (*_ROWS, "width")},
     Kind.MASKED_LM: {"logits": (*_ROWS, "vocabulary")},
     Kind.TOKEN_CLASSIFIER: {"logits": (*_ROWS, "labels")},
@@ -81,15 +81,12 @@ def open_graph(model: str) -> Graph:
         VocabularyError: for a folder that is not understood.
         XevalError: for a tuned folder that cannot be read.
     """
-    folder = teacher_folder(model)
-    if not any(True for pattern in _TOKENIZER_FILES for _ in folder.glob(f"**/{pattern}")):
-        raise ExportError(
-            f"{model}: there is no tokenizer (tokenizer.json), and nobody could serve the graph without; save the model's own "
-            "tokenizer into the folder, AutoTokenizer.from_pretrained(…).save_pretrained(folder)."
-        )
+    folder = Path(model) if Path(model).is_dir() else teacher_folder(model)
     if (folder / "xeval.json").is_file():
+        _require_tokenizer(folder)
         return _tuned_graph(folder)
     layout = model_layout(folder)
+    _require_tokenizer(folder / layout.tokenizer)
     if layout.kind in _PIPELINES:
         return _pipeline_graph(layout, _PIPELINES[layout.kind](layout))
     if layout.kind is Kind.CLASSIFIER and layout.num_labels == 1:
@@ -102,8 +99,22 @@ def open_graph(model: str) -> Graph:
     return _stock_graph(layout)
 
 
+def _require_tokenizer(folder: Path) -> None:
+    # Without one transformers would make up an empty tokenizer.
+    if not any(True for pattern in _TOKENIZER_FILES for _ in folder.glob(pattern)):
+        raise ExportError(
+            f"{folder}: there is no tokenizer (tokenizer.json), and nobody could serve the graph without; save the model's own "
+            "tokenizer into the folder, AutoTokenizer.from_pretrained(…).save_pretrained(folder)."
+        )
+
+
 def _pipeline_graph(layout: Layout, opened: Pipeline) -> Graph:
     config = opened.encoder.config
+    if not opened.tokenizer.is_fast:
+        raise ExportError(
+            f"{layout.folder}: expected a fast tokenizer (a tokenizer.json), which programs without torch read, got "
+            f"{type(opened.tokenizer).__name__}; convert it first."
+        )
     return Graph(
         kind=layout.kind,
         folder=layout.folder,
@@ -112,7 +123,7 @@ def _pipeline_graph(layout: Layout, opened: Pipeline) -> Graph:
         outputs=opened.outputs,
         labels=(config.id2label[0],) if layout.kind is Kind.CLASSIFIER else (),
         tokenizer=opened.tokenizer,
-        longest=opened.longest,
+        longest=min(opened.longest, longest_row(opened.encoder)),
         pieces=opened.encoder.get_input_embeddings().num_embeddings,
         pairs=layout.kind is Kind.CLASSIFIER,
         modules=layout.modules,

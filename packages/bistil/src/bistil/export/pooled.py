@@ -49,9 +49,9 @@ def open_sentences(layout: Layout) -> Pipeline:
         ExportError: for a module that cannot be traced.
         TeacherError: where sentence-transformers cannot open the folder.
     """
+    _require_one_transformer(layout)
     model = open_sentence_encoder(layout.folder, device="cpu").float()
     transformer, *modules = model
-    _require_one_transformer(layout)
     for module, stated in zip(modules, layout.modules[1:], strict=True):
         if stated.name not in _TRACED:
             raise ExportError(
@@ -76,7 +76,7 @@ def open_sentences(layout: Layout) -> Pipeline:
             "sentence_embedding": ("batch", "dimension"),
         },
         tokenizer=model.tokenizer,
-        longest=int(transformer.max_seq_length or model.tokenizer.model_max_length),
+        longest=_longest(model),
         prompts=prompts,
         default_prompt=prompts.get(model.default_prompt_name, ""),
     )
@@ -106,7 +106,7 @@ def open_sparse(layout: Layout) -> Pipeline:
             "sentence_embedding": ("batch", "vocabulary"),
         },
         tokenizer=model.tokenizer,
-        longest=int(transformer.max_seq_length or model.tokenizer.model_max_length),
+        longest=_longest(model),
         prompts=dict(model.prompts),
         default_prompt=model.prompts.get(model.default_prompt_name, ""),
     )
@@ -132,7 +132,7 @@ def open_reranker(layout: Layout) -> Pipeline:
         module=_Reranker(transformer.auto_model, model.activation_fn),
         outputs={"logits": ("batch", "labels"), "score": ("batch",)},
         tokenizer=model.tokenizer,
-        longest=int(model.max_seq_length or model.tokenizer.model_max_length),
+        longest=_longest(model),
     )
 
 
@@ -243,6 +243,11 @@ def _start_of(transformer: Any, prompt: str, layout: Layout) -> tuple[list[int],
             "graph could not tell where it ends; end the prompt with a space or a sign."
         )
     return start, len(alone)
+
+
+def _longest(model: Any) -> int:
+    """The most tokens that sentence-transformers leaves of a text, whatever the encoder could read."""
+    return int(model.max_seq_length or model.tokenizer.model_max_length)
 
 
 def _opened(name: str, layout: Layout) -> Any:
