@@ -10,8 +10,12 @@ from vocabmerge.corpora import corpus_files, read_corpus, sample_lines
 from vocabmerge.errors import VocabularyError
 from vocabmerge.hub.texts import PREFIX, hub_lines, parse_hub_source
 
-LINES = 20_000
-"""Lines of a language that say enough: what Bourdois et al. (Introduction to Trimming, 2026) found."""
+LINES = 100_000
+"""Lines of a language that say enough.
+
+Bourdois et al. (Introduction to Trimming, 2026) found 20,000. Of those and as many pieces, six languages' bitext accuracy
+changes by 0.32 points in the mean, of these by 0.12, and by 0.07 with the pieces that 99.9 % of their tokens need.
+"""
 _FINER = 4  # times the lines asked for: so many are held until the text has been read through once
 
 Source = str | Path

@@ -121,6 +121,8 @@ def trim(
             )
             for language, text in texts.items()
         }
+        protect = [*named_ids(layout), *_ids_of(segmenter, [*layout.prompts.values(), *prompts])]
+        del segmenter  # of a large vocabulary hundreds of MiB
         cut = trim_vocabulary(
             vocabulary,
             {language: text.counts for language, text in segmented.items()},
@@ -131,7 +133,7 @@ def trim(
             multiple=multiple,
             characters=characters,
             seen={language: text.characters for language, text in segmented.items()},
-            protect=[*named_ids(layout), *_ids_of(segmenter, [*layout.prompts.values(), *prompts])],
+            protect=protect,
         )
         report = trim_report(cut, segmented, source=source, base=base, watch=watch)
         watch(0, None, "model written")
