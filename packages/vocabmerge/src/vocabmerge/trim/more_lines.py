@@ -57,9 +57,8 @@ def more_lines(cut: Trim, halves: Mapping[str, ArrayLike]) -> dict[str, MoreLine
     table = np.stack([np.asarray(row, dtype=np.int64) for row in halves.values()], axis=1)
     if not table.any(axis=2).all():
         return {}
-    scripts = {script for shares in cut.characters.scripts.values() for script in shares}
     keep = [
-        choose(cut.before, half, cut.asked, always=cut.forced, scripts=scripts).keep
+        choose(cut.before, half, cut.asked, always=cut.forced, in_scripts=cut.in_scripts).keep
         for half in table
     ]
     same = [covered_shares(cut.before, table[half], keep[half]) for half in (0, 1)]

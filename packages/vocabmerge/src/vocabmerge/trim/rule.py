@@ -1,7 +1,6 @@
 """How many pieces stay, by which of four rules; from counts to the choice, whatever the family."""
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +8,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from vocabmerge.errors import VocabularyError
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
-from vocabmerge.trim.characters import pieces_in_scripts
 from vocabmerge.trim.choose_pieces import (
     THRESHOLD,
     choose_by_coverage,
@@ -98,7 +96,7 @@ def choose(
     rule: Rule,
     *,
     always: NDArray[np.bool_],
-    scripts: Collection[str] = (),
+    in_scripts: NDArray[np.bool_],
 ) -> Choice:
     """Apply a rule.
 
@@ -110,7 +108,7 @@ def choose(
         counts: how often each language uses each piece [L, V].
         rule: the rule.
         always: what stays whatever its counts, closed over the merges [V].
-        scripts: those that the languages are written in.
+        in_scripts: pieces whose letters are of the scripts that the languages are written in [V].
 
     Returns:
         The choice, ancestors included: a multiple of `rule.multiple`, or the whole vocabulary where that is less.
@@ -121,7 +119,7 @@ def choose(
     live = np.flatnonzero([role != "hole" for role in vocabulary.roles])
     if rule.has_size:
         # Of equals, every rule takes the one that stands before the other.
-        last = (counts[:, live].sum(axis=0) == 0) & ~pieces_in_scripts(vocabulary, scripts)[live]
+        last = (counts[:, live].sum(axis=0) == 0) & ~in_scripts[live]
         live = live[np.argsort(last, kind="stable")]
     place = np.full(len(vocabulary), -1, dtype=np.int64)
     place[live] = np.arange(len(live))

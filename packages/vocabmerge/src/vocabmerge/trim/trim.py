@@ -19,6 +19,7 @@ from vocabmerge.trim.characters import (
     Characters,
     choose_characters,
     describe_characters,
+    pieces_in_scripts,
 )
 from vocabmerge.trim.choose_pieces import close_over_merges
 from vocabmerge.trim.id_map import map_after_trim
@@ -73,6 +74,7 @@ class Trim(CutVocabulary):
         rule: the rule and its number, in words.
         asked: the rule itself.
         forced: what stayed whatever its counts [V_old].
+        in_scripts: under a rule with a size, the pieces whose letters are of the languages' scripts [V_old].
         always: how many pieces that are.
         ancestors: how many stayed only because BPE needs them on its way to others.
         coverage: per language, the share of the counted tokens whose piece stayed, of those that are known.
@@ -83,6 +85,7 @@ class Trim(CutVocabulary):
     rule: str
     asked: Rule
     forced: NDArray[np.bool_] = field(repr=False)
+    in_scripts: NDArray[np.bool_] = field(repr=False)
     always: int
     ancestors: int
     coverage: Mapping[str, float]
@@ -150,8 +153,11 @@ def trim_vocabulary(
     always = close_over_merges(
         _always(vocabulary, protect) | choices.keep[characters], vocabulary.model.merge_ids()
     )
-    scripts = {script for shares in choices.scripts.values() for script in shares}
-    choice = choose(vocabulary, table, rule, always=always, scripts=scripts)
+    in_scripts = np.zeros(len(vocabulary), dtype=bool)
+    if rule.has_size:
+        scripts = {script for shares in choices.scripts.values() for script in shares}
+        in_scripts = pieces_in_scripts(vocabulary, scripts)
+    choice = choose(vocabulary, table, rule, always=always, in_scripts=in_scripts)
     kept = np.flatnonzero(choice.keep)
     new_ids = np.full(len(vocabulary), -1, dtype=np.int64)
     new_ids[kept] = np.arange(len(kept))
@@ -163,6 +169,7 @@ def trim_vocabulary(
         rule=str(rule),
         asked=rule,
         forced=always,
+        in_scripts=in_scripts,
         always=int(always.sum()),
         ancestors=choice.ancestors,
         coverage=dict(zip(counts, shares, strict=True)),
