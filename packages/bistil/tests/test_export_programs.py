@@ -199,7 +199,7 @@ def test_no_word_of_a_long_sentence_is_left_unlabelled(export_float: Callable[[s
 def test_texts_are_labelled_as_a_pipeline_labels_them(
     kind: str, export_float: Callable[[str], Path], model: Callable[[str], Path]
 ) -> None:
-    reference = pipeline("text-classification", model=str(model(kind)), device="cpu", top_k=None, truncation=True)  # fmt: skip
+    reference = pipeline("text-classification", model=str(model(kind)), device="cpu", top_k=None, truncation=True, max_length=40)  # fmt: skip
 
     classified = _serve(export_float(kind)).Classifier().classify(MIXED, batch_size=8)
 

@@ -13,7 +13,7 @@ class Classifier(Graph):
     """Says of each text, or each pair of texts, which label fits it."""
 
     def classify(
-        self, texts: Sequence[str | tuple[str, str]], *, batch_size: int = 32
+        self, texts: Sequence[str | tuple[str, str]], *, batch_size: int = 1
     ) -> list[dict[str, float]]:
         """The probability of each label, the most probable first; where labels exclude each other they sum to one."""
         classified = []

@@ -10,7 +10,7 @@ from bistil.export.programs.rows import Graph, options
 class Reranker(Graph):
     """Scores pairs of texts as `CrossEncoder` does."""
 
-    def score(self, query: str, passages: Sequence[str], *, batch_size: int = 32) -> list[float]:
+    def score(self, query: str, passages: Sequence[str], *, batch_size: int = 1) -> list[float]:
         """How well each passage answers the query."""
         rows = self.rows([(query, passage) for passage in passages])
         return [float(score) for score in self.answers(rows, "score", batch_size=batch_size)]

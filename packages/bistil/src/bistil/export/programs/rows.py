@@ -38,8 +38,12 @@ class Graph:
         rows: list[Encoding] = self.tokenizer.encode_batch(list(texts))
         return rows
 
-    def answers(self, rows: Sequence[Encoding], output: str, *, batch_size: int = 32) -> list[Any]:
-        """One output of the graph for each row; rows of like length share a batch, which is as long as its longest."""
+    def answers(self, rows: Sequence[Encoding], output: str, *, batch_size: int = 1) -> list[Any]:
+        """One output of the graph for each row.
+
+        In a batch, of rows of like length, activations of eight bits share a scale, so that what is answered to a text depends
+        a little on the others; one by one, the answers are nearest to those in float32, and a CPU is hardly slower.
+        """
         answers: list[Any] = [None] * len(rows)
         axes = self.about["outputs"][output]
         by_length = sorted(range(len(rows)), key=lambda number: len(rows[number]))

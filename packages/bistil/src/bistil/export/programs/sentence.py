@@ -20,7 +20,7 @@ class SentenceEncoder(Graph):
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = 32,
+        batch_size: int = 1,
     ) -> Any:
         """Vectors [texts, dimension]; in front of each text stands `prompt`, or the model's own of the name `prompt_name`."""
         if prompt is None:

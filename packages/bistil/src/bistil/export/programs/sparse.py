@@ -12,7 +12,7 @@ class SparseEncoder(Graph):
     """Encodes texts as `SparseEncoder` of sentence-transformers does."""
 
     def encode(
-        self, texts: Sequence[str], *, prompt: str | None = None, batch_size: int = 4
+        self, texts: Sequence[str], *, prompt: str | None = None, batch_size: int = 1
     ) -> list[Any]:
         """The vector over the vocabulary of each text."""
         start = self.about["default_prompt"] if prompt is None else prompt

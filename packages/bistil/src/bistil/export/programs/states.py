@@ -11,7 +11,7 @@ from bistil.export.programs.rows import Graph, options
 class Encoder(Graph):
     """Encodes tokens."""
 
-    def states(self, texts: Sequence[str], *, batch_size: int = 32) -> list[Any]:
+    def states(self, texts: Sequence[str], *, batch_size: int = 1) -> list[Any]:
         """The states [tokens, width] of each text, those of the special tokens around it included."""
         return self.answers(self.rows(texts), "last_hidden_state", batch_size=batch_size)
 

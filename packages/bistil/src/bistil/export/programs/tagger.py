@@ -15,7 +15,7 @@ class Tagger(Graph):
     """Labels words."""
 
     def tag(
-        self, sentences: Sequence[str | Sequence[str]], *, batch_size: int = 32
+        self, sentences: Sequence[str | Sequence[str]], *, batch_size: int = 1
     ) -> list[list[tuple[str, str]]]:
         """The words of each sentence and their labels.
 
