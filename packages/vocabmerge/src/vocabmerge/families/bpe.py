@@ -159,6 +159,7 @@ class ByteLevelBpe(BytePairEncoding):
 
     family = "bpe-byte"
     has_fallback_bytes = False
+    spells_text = False
 
     def key(self, piece: str) -> Key:
         """The canonical key of a piece; a space at its beginning begins a word."""

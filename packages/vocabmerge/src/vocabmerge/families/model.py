@@ -52,6 +52,8 @@ class TokenizerModel:
     """Whether its words were learnt from text with punctuation apart from them."""
     loses_whole_words: ClassVar[bool] = False
     """Whether a character without a piece makes its whole word unknown."""
+    spells_text: ClassVar[bool] = True
+    """Whether the string of a piece is its text, but for marks, and not an alphabet of bytes."""
     marks_word_starts: bool = True
     """Whether a piece tells that it begins a word."""
 

@@ -25,6 +25,7 @@ SCRIPT_SHARE = 0.01
 Names and quotations in other scripts are less: in running text of eighteen languages no more than 0.8 % (Latin letters in
 Hindi). What is above it is met on every page, as Latin letters are in Chinese news.
 """
+_OF_TEXT = ("normal", "character")
 _NO_SCRIPT = ("Common", "Inherited", "Unknown")
 _BYTES_BEYOND_ASCII = (*range(0x80, 0xC0), *range(0xC2, 0xF5))  # those that stand in UTF-8
 
@@ -183,7 +184,13 @@ def pieces_in_scripts(vocabulary: Vocabulary, scripts: Collection[str]) -> NDArr
         >>> pieces_in_scripts(tiny, ["Latin"]).tolist()
         [False, True, False, False]
     """
-    texts = [_spelled(vocabulary, number) for number in range(len(vocabulary))]
+    if vocabulary.model.spells_text:  # marks are of no script, or removed
+        texts = [
+            str(piece).removesuffix(vocabulary.model.suffix) if role in _OF_TEXT else ""
+            for piece, role in zip(vocabulary.pieces, vocabulary.roles, strict=True)
+        ]
+    else:
+        texts = [_spelled(vocabulary, number) for number in range(len(vocabulary))]
     codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
     known = np.zeros(int(codes.max(initial=0)) + 1, dtype=np.int64)
     for code in np.flatnonzero(np.bincount(codes)).tolist():
@@ -207,7 +214,7 @@ def unseen_character(vocabulary: Vocabulary) -> str:
 def _spelled(vocabulary: Vocabulary, number: int) -> str:
     """What a piece spells: nothing where it is no text, or part of a character."""
     key = vocabulary.keys[number]
-    if key is None or vocabulary.roles[number] not in ("normal", "character"):
+    if key is None or vocabulary.roles[number] not in _OF_TEXT:
         return ""
     return key[1].removesuffix(vocabulary.model.suffix.encode()).decode("utf-8", "ignore")
 
