@@ -28,6 +28,7 @@ from xeval.finetune.checkpoint import read_finetuned
 from xeval.finetune.tune import tune
 from xeval.protocol import Protocol
 
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
@@ -160,6 +161,10 @@ def test_weights_beyond_what_one_file_holds_lie_beside_the_graphs(
     inputs["token_type_ids"] = np.zeros((1, 4), dtype=np.int64)
     found = torch.from_numpy(_answers(tmp_path / "out", "onnx/model.onnx", inputs))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    read = onnx.load(tmp_path / "out" / "onnx" / "model.onnx")
+    table = model.get_input_embeddings().weight.detach().numpy()
+    assert any(np.array_equal(onnx.numpy_helper.to_array(weight), table) for weight in read.graph.initializer)  # fmt: skip
+    onnx.checker.check_model(tmp_path / "out" / "onnx" / "model.onnx")
     assert {file.name for file in (tmp_path / "out" / "onnx").iterdir()} == {
         "model.onnx", "model.onnx_data", "model_quantized.onnx", "model_quantized.onnx_data"
     }  # fmt: skip
