@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerFast, pipeline
 
 from bistil.export.float32 import write_float
-from bistil.export.folder import FLOAT, write_folder
+from bistil.export.folder import FLOAT, INT8, write_folder
 from bistil.export.graph import open_graph
 from bistil.export.program import program
 from bistil.export.served_as import SERVED_AS
@@ -35,7 +35,12 @@ MIXED = [
     "",
     LONG,
 ]
-FACTS = {"folder": "served", "opset": 18, "bytes": {FLOAT: 4_000_000}, "float32_difference": 1e-6}
+FACTS = {
+    "folder": "served",
+    "opset": 18,
+    "bytes": {FLOAT: 4_000_000, INT8: 1_000_000},
+    "float32_difference": 1e-6,
+}
 NO_TORCH = "import sys\nfor name in ('torch', 'transformers', 'sentence_transformers', 'bistil'): sys.modules[name] = None\n"
 
 
