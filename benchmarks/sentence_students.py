@@ -382,13 +382,13 @@ def _mixtures(arguments: argparse.Namespace) -> Iterator[tuple[str, Terms]]:
 
 
 def _layers(arguments: argparse.Namespace) -> list[tuple[int, ...]]:
-    """Numbers such as 6, the last of each block of layers, or 1-3-5, the layers themselves."""
-    from bistil import layer_map
+    """Numbers such as 6, the layers that a sentence encoder's student has by default, or 1-3-5, the layers themselves."""
+    from teacherzoo.encoders.layers import spread_layers
 
     config = json.loads((Path(arguments.model) / "config.json").read_text())
     depth = int(config["num_hidden_layers"])
     return [
-        tuple(map(int, stated.split("-"))) if "-" in stated else layer_map(depth, reduction=depth // int(stated))
+        tuple(map(int, stated.split("-"))) if "-" in stated else spread_layers(depth, int(stated), "outer")
         for stated in arguments.layers.split(",")
     ]  # fmt: skip
 

@@ -15,6 +15,7 @@ from bistil.extract.run import extract
 from bistil.losses.rows import SentenceTeacher
 from bistil.losses.weights import LossWeights
 from teacherzoo import Corpus, SignalsError, TeacherError, record_vectors
+from vocabmerge import Kind
 
 SHORT = Extraction(
     steps=12, batch=8, length=24, learning_rate=2e-3, held_out_share=0.1, checkpoint_every=5, prompts=("ask: ",), precision="float32"
@@ -59,6 +60,7 @@ def test_a_student_is_opened_by_its_class_nearer_to_its_teacher_with_vectors_of_
     assert vectors.shape == expected.shape == (40, 24)
     record = json.loads((out / "run.json").read_text())
     assert set(record["plan"]["terms"]) >= {"embedding"}
+    assert record["plan"]["layers"] == [0, 3]
     for language in ("en", "sw"):
         before, after = (record["held_out"][when][language]["embedding"] for when in ("before", "after"))  # fmt: skip
         assert after < 0.9 * before
@@ -181,3 +183,34 @@ def test_the_command_takes_prompts_and_refuses_translations_of_three_columns(
     assert extraction["prompts"] == ["ask: "]
     assert (extraction["learning_rate"], extraction["warmup"]) == (1e-3, 0.06)
     assert (extraction["loss"]["embedding"], extraction["loss"]["hidden"]) == (3, 1)
+
+
+def test_matrices_of_the_layers_take_steps_of_muon_and_all_else_those_of_adamw(
+    run: Callable[..., Path], sentence_teacher: Path, tmp_path: Path
+) -> None:
+    """One step, seen from its sizes: Muon's is the same in every direction of a matrix, AdamW's first in every number."""
+    once = replace(
+        SHORT, steps=1, learning_rate=1e-3, warmup=0.0, keep_vocabulary=True, optimizer="muon"
+    )
+
+    out = run(tmp_path / "student", extraction=once)
+
+    before, after = (load_file(place / "model.safetensors") for place in (sentence_teacher, out))
+    assert json.loads((out / "run.json").read_text())["extraction"]["optimizer"] == "muon"
+    for name, weights in after.items():
+        step = weights - before[name.replace("layer.1.", "layer.3.")]
+        if "layer." in name and weights.dim() == 2:
+            singular = torch.linalg.svdvals(step) / (1e-3 * 0.2 * max(weights.shape) ** 0.5)
+            assert singular[0] < 1.4, name
+            assert singular[3] > 0.6, name
+        else:  # the gradient of a key's bias is hardly any
+            assert step.abs().max() <= 1.01e-3, name
+            assert "LayerNorm" not in name or step.abs().max() >= 0.99e-3, name
+
+
+def test_muon_is_refused_beside_another_optimizer() -> None:
+    with pytest.raises(ExtractError, match="optimizer is muon, and the Trainer arguments name optim"):  # fmt: skip
+        Extraction(optimizer="muon", arguments={"optim": "sgd"})
+    with pytest.raises(ExtractError, match="optimizer must be one of adamw, muon, got 'lion'"):
+        Extraction(optimizer="lion")  # type: ignore[arg-type]  # as of a command line
+    assert Extraction(arguments={"optim": "sgd"}).decided(Kind.SENTENCE).optimizer == "adamw"

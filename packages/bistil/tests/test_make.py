@@ -208,6 +208,8 @@ def test_a_size_decides_the_depth(save: Callable[[str], Path]) -> None:
     sizes = {layers: plan(model, model, Making(layers=layers)).student for layers in (1, 2, 3, 4)}
     assert plan(model, model, Making(size=sizes[3])).layers == (0, 1, 3)
     assert len(plan(model, model, Making(size=sizes[3] - 1)).layers) == 2
+    sentences = save("sentence")
+    assert plan(sentences, sentences, Making(layers=3)).layers == (0, 2, 3)
     with pytest.raises(MakeError, match=f"has {sizes[1]:,} parameters already"):
         plan(model, model, Making(size=sizes[1] - 1))
     with pytest.raises(MakeError, match="5 layers are asked for, and the model has 4"):

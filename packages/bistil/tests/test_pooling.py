@@ -123,6 +123,25 @@ def test_terms_on_layers_and_on_vectors_are_those_of_their_functions_on_real_tok
     assert output.loss.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_vectors_alone_are_taught_through_attention_in_single_precision(
+    opened: SentenceEncoder, batch: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a processor the backward pass of SDPA in bfloat16 is several times slower."""
+    model, _ = _losses(opened, embedding=1)
+    attend, types = torch.nn.functional.scaled_dot_product_attention, []
+
+    def noted(query: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+        if query.requires_grad:
+            types.append(query.dtype)
+        return attend(query, *rest, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(language="en", **batch)
+
+    assert types == [torch.float32] * 4
+
+
 def test_recorded_vectors_stand_for_the_teacher(
     opened: SentenceEncoder, batch: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

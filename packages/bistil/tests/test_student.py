@@ -21,6 +21,10 @@ FAMILIES = [name for name, family in ENTRIES.items() if not family.unreached]
         ({"strategy": "bottom"}, (0, 1, 2, 3, 4, 5)),
         ({"strategy": "even", "reduction": 3}, (0, 4, 7, 11)),
         ({"strategy": "even", "reduction": 12}, (0,)),
+        ({"strategy": "outer"}, (0, 2, 4, 9, 10, 11)),
+        ({"strategy": "outer", "reduction": 4}, (0, 10, 11)),
+        ({"strategy": "outer", "reduction": 12}, (11,)),
+        ({"strategy": "outer", "reduction": 12, "first": True}, (0,)),
         ({"first": True}, (0, 3, 5, 7, 9, 11)),
     ],
 )
@@ -28,7 +32,7 @@ def test_blocks_give_their_last_layer(settings: Any, expected: tuple[int, ...]) 
     assert layer_map(12, **settings) == expected
 
 
-@pytest.mark.parametrize("layers", ["last", "bottom", "even", (0, 2, 3)])
+@pytest.mark.parametrize("layers", ["last", "bottom", "even", "outer", (0, 2, 3)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_student_computes_what_the_truncated_teacher_does(
     make_masked_lm: Callable[..., Any], family: str, layers: Any

@@ -37,8 +37,11 @@ def extract_command(
     ] = None,
     reduction: Annotated[int, typer.Option(help="How many layers become one.")] = 2,
     layers: Annotated[
-        str, typer.Option(help="last|bottom|even, or numbers such as 0,3,5.")
-    ] = "last",
+        str | None,
+        typer.Option(
+            help="last|bottom|even|outer, or numbers such as 0,3,5; last by default, of sentence encoders outer."
+        ),
+    ] = None,
     width: Annotated[
         int | None, typer.Option(help="Of the student's states; else as the teacher's.")
     ] = None,
@@ -109,6 +112,9 @@ def extract_command(
         str,
         typer.Option(help="auto (bfloat16 where the machine has units for it)|float32|bfloat16."),
     ] = "auto",
+    optimizer: Annotated[
+        str, typer.Option(help="adamw, or muon for the layers' matrices.")
+    ] = "adamw",
     offload: Annotated[
         str | None, typer.Option(help="Share the teacher by ZeRO-3: cpu, or a folder.")
     ] = None,
@@ -140,7 +146,7 @@ def extract_command(
         reduction=reduction, layers=_layers(layers), width=width, feed_forward=feed_forward, loss=_loss(style, term or [], model),
         init=init, threshold=threshold, top=top, budget=budget, keep_vocabulary=keep_vocabulary,  # type: ignore[arg-type]  # checked there
         steps=steps, batch=batch, length=length, learning_rate=learning_rate, warmup=warmup,
-        prompts=tuple(prompt or ()), mask_rate=mask_rate, held_out_share=held_out_share, precision=precision, offload=offload, seed=seed, checkpoint_every=checkpoint_every,  # type: ignore[arg-type]  # checked there
+        prompts=tuple(prompt or ()), mask_rate=mask_rate, held_out_share=held_out_share, precision=precision, optimizer=optimizer, offload=offload, seed=seed, checkpoint_every=checkpoint_every,  # type: ignore[arg-type]  # checked there
         arguments=arguments_in(trainer),
     )  # fmt: skip
     # What needs no library that takes seconds to import is refused at once.
@@ -186,7 +192,7 @@ def _tell(plan: Plan) -> None:
         typer.echo(line, err=True)
 
 
-def _layers(text: str) -> Any:
+def _layers(text: str | None) -> Any:
     if text and all(part.strip().isdigit() for part in text.split(",")):
         return tuple(int(part) for part in text.split(","))
     return text

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from vocabmerge import Kind
 
 _RATES = {"sentence": (1e-3, 0.06)}  # kind to learning rate and warmup, where they are not BiStil's
+_LAYERS: dict[str, Strategy] = {"sentence": "outer"}  # likewise
 
 Init = Literal["teacher", "random"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Optimizer = Literal["adamw", "muon"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,8 @@ class Extraction:
 
     Args:
         reduction: how many of the teacher's layers become one.
-        layers: "last" of each block, "bottom", "even", or their numbers.
+        layers: "last" of each block, "bottom", "even", "outer", or their numbers (see `bistil.student.layers.layer_map`); "last"
+            unless given, of sentence encoders "outer".
         width: of the student's hidden states, a multiple of its attention heads; as the teacher's unless given. Which units
             it keeps is chosen on the text, see `bistil.student.narrow`.
         feed_forward: units of its feed-forward layers; as the teacher's unless given.
@@ -42,6 +45,8 @@ class Extraction:
         length: tokens in a block; documents are packed, with a separator between them.
         learning_rate: falls linearly to 0; 1e-4 unless given, of sentence encoders 1e-3.
         warmup: share of the steps on which it rises first; none unless given, of sentence encoders 0.06.
+        optimizer: "adamw", or "muon" for the weight matrices of the layers (see `teacherzoo.training.muon`), which is not to be had
+            with DeepSpeed or an `optim` among `arguments`.
         prompts: put in front of the lines of a sentence encoder, in turn; the folder's default prompt, if it has one, unless given.
         mask_rate: share of the positions hidden from student and teacher alike, of running text; 0 leaves the text as it is.
         held_out_share: of each corpus, by content, for the figures in the card.
@@ -62,7 +67,7 @@ class Extraction:
     """
 
     reduction: int = 2
-    layers: Strategy | tuple[int, ...] = "last"
+    layers: Strategy | tuple[int, ...] | None = None
     width: int | None = None
     feed_forward: int | None = None
     init: Init = "teacher"
@@ -76,6 +81,7 @@ class Extraction:
     length: int = 256
     learning_rate: float | None = None
     warmup: float | None = None
+    optimizer: Optimizer = "adamw"
     prompts: tuple[str, ...] = ()
     mask_rate: float = 0.15
     held_out_share: float = 0.01
@@ -100,7 +106,12 @@ class Extraction:
             raise ExtractError(
                 f"mask_rate 0 hides nothing, so {names} would have no position; raise it."
             )
-        for name, choices in (("init", get_args(Init)), ("precision", get_args(Precision))):
+        for name in ("deepspeed", "optim") if self.optimizer == "muon" else ():
+            if name in self.arguments:
+                raise ExtractError(
+                    f"The optimizer is muon, and the Trainer arguments name {name}, which brings one of its own; leave one or the other out."
+                )
+        for name, choices in (("init", get_args(Init)), ("precision", get_args(Precision)), ("optimizer", get_args(Optimizer))):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ExtractError(
                     f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}."
@@ -126,7 +137,7 @@ class Extraction:
         return self.loss or LossWeights()
 
     def decided(self, kind: Kind) -> Extraction:
-        """The same with what was left open decided: the loss by the teacher's kind, the precision by this machine.
+        """The same with what was left open decided: loss, layers and rate by the teacher's kind, the precision by this machine.
 
         Raises:
             ExtractError: for terms that a teacher of this kind does not have what they see for.
@@ -146,6 +157,7 @@ class Extraction:
         return replace(
             self,
             loss=loss,
+            layers=strategy_for(kind) if self.layers is None else self.layers,
             precision=precision,
             learning_rate=rate if self.learning_rate is None else self.learning_rate,
             warmup=warmup if self.warmup is None else self.warmup,
@@ -159,3 +171,8 @@ class Extraction:
             for name, value in stated.items()
             if value not in (None, ()) or name not in ("width", "feed_forward", "prompts")
         }
+
+
+def strategy_for(kind: Kind) -> Strategy:
+    """Which layers a student of a teacher of this kind takes unless one says otherwise."""
+    return _LAYERS.get(kind.value, "last")

@@ -171,7 +171,7 @@ def _trim_copy_distil(
             teacher,
             sentences,
         )
-    log = train(student, batches, given.languages, arguments, watch=watch)
+    log = train(student, batches, given.languages, arguments, optimizer=extraction.optimizer, watch=watch)  # fmt: skip
     after = held_out_terms(student, held_out, arguments)
     watch(extraction.steps, extraction.steps, _in_words("evaluated after training", after))
     return {"plan": plan, "before": before, "after": after, "log": log}, student, teacher, sentences
@@ -270,6 +270,7 @@ def _layers(layout: Layout, name: str | Path, extraction: Extraction) -> tuple[i
             f"{name}: its problem_type is 'regression', so its answers are no distributions to diverge; use answers_mse in place "
             "of answers."
         )
+    assert extraction.layers is not None  # decided when the run was checked
     layers = choose_layers(shell, reduction=extraction.reduction, layers=extraction.layers)
     require_narrowable_modules(layout, extraction.width)
     require_narrowable(shell, width=extraction.width, feed_forward=extraction.feed_forward)

@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from bistil.encoders.capture import layers_of
 from bistil.errors import ExtractError
-from bistil.extract.config import Extraction
+from bistil.extract.config import Extraction, Optimizer
 from bistil.extract.text import Batches
 from bistil.losses.outputs import LossOutput
 from bistil.losses.table import EXTRACT_TERMS
 from teacherzoo.progress import ProgressCallback
 from teacherzoo.training.arguments import decided_arguments, trainer_arguments
 from teacherzoo.training.loss_module import LossModule
+from teacherzoo.training.muon import MuonWithAdamW
 from teacherzoo.training.trainer import PreparedBatchTrainer
 from teacherzoo.training.watch import TrainingWatch
 
@@ -29,6 +31,7 @@ def train(
     languages: Sequence[str],
     arguments: TrainingArguments,
     *,
+    optimizer: Optimizer = "adamw",
     watch: ProgressCallback,
 ) -> list[dict[str, float]]:
     """Train the student of `model` in place, resuming from the last whole checkpoint.
@@ -41,6 +44,7 @@ def train(
     """
     trainer = ExtractTrainer(
         languages=languages,
+        muon=optimizer == "muon",
         model=model,
         args=arguments,
         train_dataset=batches,
@@ -81,12 +85,27 @@ def training_arguments(folder: Path, extraction: Extraction) -> TrainingArgument
 
 
 class ExtractTrainer(PreparedBatchTrainer):
-    """Logs every term of the loss, by the language of the batch."""
+    """Logs every term of the loss, by the language of the batch; with `muon`, matrices of the student's layers take its steps."""
 
-    def __init__(self, *, languages: Sequence[str], **arguments: Any) -> None:
+    def __init__(self, *, languages: Sequence[str], muon: bool = False, **arguments: Any) -> None:
         terms = [f"{term.name}_{language}" for term in EXTRACT_TERMS for language in languages]
         super().__init__(figures=terms, figures_dtype=torch.float32, **arguments)
-        self._languages = languages
+        self._languages, self._muon = languages, muon
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW, or what the arguments name; or Muon."""
+        if not self._muon or self.optimizer is not None:
+            optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+            return optimizer
+        trained = [weights for weights in self.model.parameters() if weights.requires_grad]
+        layers = {id(weights) for weights in layers_of(self.model.student).parameters()}
+        matrices = [weights for weights in trained if id(weights) in layers and weights.dim() == 2]
+        others = [weights for weights in trained if id(weights) not in {id(matrix) for matrix in matrices}]  # fmt: skip
+        self.optimizer = MuonWithAdamW(
+            matrices, others, lr=self.args.learning_rate, weight_decay=self.args.weight_decay,
+            betas=(self.args.adam_beta1, self.args.adam_beta2), eps=self.args.adam_epsilon,
+        )  # fmt: skip
+        return self.optimizer
 
     def compute_loss(
         self,

@@ -161,8 +161,8 @@ def _side(batch: dict[str, Tensor], prefix: str) -> dict[str, Any]:
 def captured(
     model: SentenceEncoder, layers: Sequence[int], sees: Sees
 ) -> AbstractContextManager[Activations]:
-    """The model's activations where terms see any; else it runs as it is."""
+    """The model's activations where terms see any; a student's backward pass on a processor is quicker with it, see there."""
     inner = Sees.MAPPED_LAYERS | Sees.LAST_LAYER | Sees.LAST_STATES
     if not sees & inner:
-        return contextlib.nullcontext(Activations())
+        return capture_activations(model, layers=())
     return capture_activations(model, layers=layers, values=Sees.LAST_LAYER in sees)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bistil.errors import MakeError
+from bistil.extract.config import strategy_for
 from bistil.make.config import Making
 from teacherzoo.encoders.layers import spread_layers
 from vocabmerge import Kind, read_layout
@@ -94,9 +95,10 @@ def plan(whole: Path, trimmed: Path, making: Making) -> MakePlan:
         count = _deepest(cut, depth, making.size)
     if count > depth:
         raise MakeError(f"{count} layers are asked for, and the model has {depth}; ask for fewer.")
-    spread = spread_layers(depth, count, "last")
+    kind = kind_of(whole)
+    spread = spread_layers(depth, count, strategy_for(kind))
     return MakePlan(
-        kind=kind_of(whole),
+        kind=kind,
         layers=(0, *spread[1:]) if pinned else spread,
         depth=depth,
         whole=parameters_of(whole).total,

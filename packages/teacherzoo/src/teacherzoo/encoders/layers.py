@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from teacherzoo.encoders.families import known_family
 
-Strategy = Literal["last", "bottom", "even"]
+Strategy = Literal["last", "bottom", "even", "outer"]
 
 
 def spread_layers(depth: int, count: int, strategy: Strategy) -> tuple[int, ...]:
@@ -19,7 +19,8 @@ def spread_layers(depth: int, count: int, strategy: Strategy) -> tuple[int, ...]
         depth: the teacher's number of layers.
         count: the student's, from 1 to `depth`.
         strategy: "last" of each of as many blocks (BiStil), "even"ly spread from the first
-            to the last, or the "bottom" ones.
+            to the last, the "bottom" ones, or "outer": the last layers, half of the student's (the larger half), and
+            every second of the first, so that the middle is left out.
 
     Returns:
         Ascending numbers from 0.
@@ -27,11 +28,17 @@ def spread_layers(depth: int, count: int, strategy: Strategy) -> tuple[int, ...]
     Example:
         >>> spread_layers(12, 6, "last"), spread_layers(12, 4, "even"), spread_layers(12, 3, "bottom")
         ((1, 3, 5, 7, 9, 11), (0, 4, 7, 11), (0, 1, 2))
+        >>> spread_layers(12, 6, "outer"), spread_layers(12, 3, "outer")
+        ((0, 2, 4, 9, 10, 11), (0, 10, 11))
     """
     if strategy == "bottom":
         return tuple(range(count))
     if strategy == "last":
         return tuple((number + 1) * depth // count - 1 for number in range(count))
+    if strategy == "outer":
+        below, rest = count // 2, depth - (count + 1) // 2
+        first = spread_layers(min(rest, 2 * below - 1), below, "even")
+        return (*first, *range(rest, depth))
     # Halves are rounded up: Python's own rounding to even would space unevenly.
     return tuple(
         math.floor(number * (depth - 1) / max(1, count - 1) + 0.5) for number in range(count)
