@@ -1,17 +1,22 @@
 """OpenVINO's graphs, of a sentence encoder as sentence-transformers wrote it."""
 
 import importlib.util
+import json
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from bistil.cli.app import app
 from bistil.errors import ExportError
 from bistil.export.float32 import write_float
 from bistil.export.graph import open_graph
-from bistil.export.openvino_ir import OpenVinoVariant, OpenVinoWriter, write_ir
+from bistil.export.openvino_ir import FLOAT, INT8, OpenVinoVariant, OpenVinoWriter, write_ir
 from bistil.export.session import import_openvino, open_session
 from bistil.export.variants import Variant, layers_of
 
@@ -89,7 +94,7 @@ def test_what_stays_in_float_is_float(
     float32: Path, writer: OpenVinoWriter, tokenizer: Any, expected: Any, tmp_path: Path
 ) -> None:
     everything = OpenVinoVariant(embeddings="float32", float_layers=layers_of(float32))
-    half = OpenVinoVariant(embeddings="float16", weights="float32")
+    half = replace(everything, embeddings="float16")
 
     writer(float32, tmp_path / "float.xml", everything)
     writer(float32, tmp_path / "half.xml", half)
@@ -131,3 +136,42 @@ def test_what_openvino_has_no_form_of_is_refused_and_leaves_nothing(
     with pytest.raises(ExportError, match=r"--for openvino needs nncf, which is not installed; pip install 'bistil\[openvino\]'"):  # fmt: skip
         writer(float32, out, OpenVinoVariant())
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_writes_what_its_program_serves_without_torch(
+    sentence_teacher: Path, texts: dict[str, Path], expected: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    done = CliRunner().invoke(app, ["export", str(sentence_teacher), "-o", str(out), "--for", "openvino", "--text", f"en={texts['en']}", "--bound", "20", "--json"])  # fmt: skip
+
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert list(told["bytes"]) == [FLOAT, INT8]
+    assert told["float32_difference"] <= 1e-4
+    assert told["variant"] == OpenVinoVariant().name
+    assert told["drops"][0]["measure"] == "cosine"
+    assert not (out / "onnx").exists()
+    program = f"""
+import sys
+sys.modules["torch"] = None
+from serve import SentenceEncoder
+import numpy
+for file in ({FLOAT!r}, None):
+    numpy.save(f"{{file and 'float'}}.npy", SentenceEncoder(file=file, threads=1).encode({TEXTS!r}, prompt=""))
+"""
+    served = subprocess.run([sys.executable, "-c", program], cwd=out, capture_output=True, text=True)  # fmt: skip
+    assert served.returncode == 0, served.stderr
+    np.testing.assert_allclose(np.load(out / "float.npy"), expected, atol=1e-4)
+    assert (np.load(out / "None.npy") * expected).sum(axis=1).min() > 0.98
+    card = (out / "README.md").read_text()
+    assert "needs openvino, tokenizers and numpy" in card
+    assert 'backend="openvino"' in card
+    assert "onnx" not in card.partition("# out")[2]
+
+
+def test_eight_bits_without_text_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["export", "nowhere", "-o", str(tmp_path / "out"), "--for", "openvino"])  # fmt: skip
+
+    assert done.exit_code == 2
+    assert " ".join(done.output.split()).endswith("give --text LANGUAGE=FILE in the languages that the model will read.")  # fmt: skip

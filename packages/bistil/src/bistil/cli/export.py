@@ -13,6 +13,7 @@ from bistil.cli.console import refusing_plainly
 from bistil.cli.export_tables import print_exported, print_tried
 from bistil.cli.options import language_sources
 from bistil.errors import ExportError
+from bistil.export.openvino_ir import UNCALIBRATED
 from bistil.export.targets import TARGETS
 from teacherzoo.cache import refuse_what_exists
 from teacherzoo.cli.console import Json, Quiet, progress
@@ -90,6 +91,8 @@ def export_command(
     texts = language_sources("--text", text or [], "LANGUAGE=FILE, a folder or hub:NAME")
     if target not in TARGETS:
         raise ExportError(f"--for must be one of {', '.join(TARGETS)}, got {target!r}.")
+    if target == "openvino" and not texts:
+        raise ExportError(UNCALIBRATED)
     refuse_what_exists(out, ExportError)
     from bistil.export.judge.search import BoundError
     from bistil.export.run import export

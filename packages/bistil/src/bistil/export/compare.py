@@ -10,6 +10,7 @@ from torch import Tensor
 from bistil.errors import ExportError
 from bistil.export.graph import PLACES_OF_WORDS, Graph
 from bistil.export.sample_rows import sample_rows
+from bistil.export.session import open_session
 
 TOLERANCE = 1e-4  # of outputs in float32: beyond it an export is refused
 # The longest row compared, and how many numbers an output of it may have: a vocabulary is long.
@@ -43,14 +44,13 @@ def compare(graph: Graph, file: Path, *, tolerance: float | None = None) -> floa
 @torch.no_grad()
 def largest_difference(graph: Graph, file: Path) -> float:
     """The largest absolute difference of a file's outputs from torch's, of any precision."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    run = open_session(file)
     worst = 0.0
     for lengths in _lengths(graph):
         inputs = sample_rows(graph, lengths)
         fed = zip(graph.inputs, (tensor.numpy() for tensor in inputs), strict=True)
-        answers = [torch.from_numpy(array) for array in session.run(None, dict(fed))]
+        named = run(dict(fed))
+        answers = [torch.from_numpy(named[name]) for name in graph.outputs]
         expected = graph.module(*inputs)
         for axes, answer, output in zip(graph.outputs.values(), answers, expected, strict=True):
             worst = max(worst, _difference(answer, output, axes, inputs))

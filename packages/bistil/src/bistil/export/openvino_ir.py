@@ -21,6 +21,7 @@ from teacherzoo.atomic_write import temporary_beside
 
 FLOAT, INT8 = "openvino/openvino_model.xml", "openvino/openvino_model_qint8_quantized.xml"
 """Where optimum-intel and sentence-transformers look for them."""
+UNCALIBRATED = "OpenVINO's eight bits are calibrated on text: give --text LANGUAGE=FILE in the languages that the model will read."
 _NEEDED_BY = "--for openvino"
 
 
@@ -92,7 +93,7 @@ class OpenVinoWriter:
         if variant.per_tensor or variant.reduce_range:
             raise ExportError(f"OpenVINO has no form of {variant.name!r}: rows and columns have scales of their own, of eight bits.")  # fmt: skip
         if variant.weights == "int8" and not self.calibration:
-            raise ExportError("OpenVINO's eight bits are calibrated on text: give --text LANGUAGE=FILE in the languages that it will read.")  # fmt: skip
+            raise ExportError(UNCALIBRATED)
         nncf, model = _nncf(), _converted(float32)
         products, tables = _products(model), _tables(model)
         in_float = {name for name in products if variant.weights == "float32"}
@@ -100,22 +101,22 @@ class OpenVinoWriter:
         if variant.embeddings != "int8":
             in_float |= set(tables)
         with _silence():
-            if variant.embeddings == "float16":
-                _to_half(tables.values())
             if variant.weights == "int8":
                 model = nncf.quantize(
                     model,
                     nncf.Dataset([_fed(model, batch) for batch in self.calibration]),
                     subset_size=len(self.calibration),
                     model_type=nncf.ModelType.TRANSFORMER,
-                    ignored_scope=nncf.IgnoredScope(names=sorted(in_float)),
+                    ignored_scope=nncf.IgnoredScope(names=sorted(in_float), validate=False),
                 )
             elif in_float < {*products, *tables}:
                 model = nncf.compress_weights(
                     model,
                     mode=nncf.CompressWeightsMode.INT8_SYM,
-                    ignored_scope=nncf.IgnoredScope(names=sorted(in_float)),
+                    ignored_scope=nncf.IgnoredScope(names=sorted(in_float), validate=False),
                 )
+        if variant.embeddings == "float16":
+            _to_half(_tables(model).values())
         _save(model, out)
 
 

@@ -34,16 +34,17 @@ def card(
 
     engine = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)  # noqa: S701  # Markdown  # fmt: skip
     template = files("bistil.export").joinpath("README.md.jinja").read_text(encoding="utf-8")
+    runtime = "openvino" if facts.get("target") == "openvino" else "onnx"
     return engine.from_string(template).render(
         facts,
-        metadata=_metadata(graph.folder, served, hub),
+        metadata=_metadata(graph.folder, served, hub, runtime),
         name=name,
         served=served,
         example=_example(served, facts),
     )
 
 
-def _metadata(folder: Path, served: ServedAs, hub: str | None) -> str:
+def _metadata(folder: Path, served: ServedAs, hub: str | None, runtime: str) -> str:
     from huggingface_hub import ModelCardData
 
     carried = _stated(folder)
@@ -52,7 +53,7 @@ def _metadata(folder: Path, served: ServedAs, hub: str | None) -> str:
         carried = ({"license": known.lower()} if known else {}) | carried
         carried |= {"base_model": hub, "base_model_relation": "quantized"}
     return ModelCardData(
-        library_name=served.library, pipeline_tag=served.pipeline_tag, tags=["onnx", "bistil"], **carried
+        library_name=served.library, pipeline_tag=served.pipeline_tag, tags=[runtime, "bistil"], **carried
     ).to_yaml()  # fmt: skip
 
 

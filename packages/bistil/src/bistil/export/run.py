@@ -14,10 +14,21 @@ from bistil.export.compare import compare, largest_difference
 from bistil.export.float32 import require_libraries, write_float
 from bistil.export.folder import FLOAT, INT8, write_folder
 from bistil.export.graph import open_graph
+from bistil.export.judge.calibration import calibration_batches, calibration_lines
 from bistil.export.judge.drop import Drop, Judge, read_texts, warnings_of
 from bistil.export.judge.scores import TestSets, prompt_for
-from bistil.export.judge.search import Trial, bytes_of, search
+from bistil.export.judge.search import Trial, WriteVariant, bytes_of, search
 from bistil.export.judge.text_answers import gives_vectors, text_answers
+from bistil.export.openvino_ir import FLOAT as IR_FLOAT
+from bistil.export.openvino_ir import INT8 as IR_INT8
+from bistil.export.openvino_ir import (
+    UNCALIBRATED,
+    OpenVinoVariant,
+    OpenVinoWriter,
+    require_openvino,
+    write_ir,
+)
+from bistil.export.session import files_of
 from bistil.export.targets import TARGETS, Target
 from bistil.export.variants import write_variant
 from teacherzoo.atomic_write import written_whole
@@ -37,7 +48,8 @@ class Exported:
     """What was written.
 
     Attributes:
-        folder: with `onnx/model.onnx`, `onnx/model_quantized.onnx`, tokenizer, configuration, `export.json` and README.
+        folder: with `onnx/model.onnx`, `onnx/model_quantized.onnx` (of OpenVINO `openvino/openvino_model.xml`,
+            `openvino/openvino_model_qint8_quantized.xml`), tokenizer, configuration, `export.json` and README.
         inputs: names of the graph's inputs.
         outputs: names of its outputs, and what the axes of each are.
         labels: of an axis of that name.
@@ -127,11 +139,17 @@ def export(
     """
     out = Path(out)
     chosen = _target(target)
+    openvino = isinstance(chosen.variant, OpenVinoVariant)
     require_libraries()
+    if openvino:
+        require_openvino()
+        if not texts:
+            raise ExportError(UNCALIBRATED)
     if not bound >= 0:
         raise ExportError(f"--bound must be a number of points from 0 on, got {bound!r}.")
     refuse_what_exists(out, ExportError)
     lines = read_texts(texts) if texts else {}
+    lines, calibration = calibration_lines(lines) if openvino else (lines, {})
     watch(0, 1, "opening the model")
     graph = open_graph(str(model))
     if prompts and not (gives_vectors(graph) and (lines or source)):
@@ -152,11 +170,21 @@ def export(
         opset = write_float(graph, folder / FLOAT)
         watch(0, 1, "comparing the graph with torch")
         difference = compare(graph, folder / FLOAT)
+        write: WriteVariant = write_variant
+        float32, small = (IR_FLOAT, IR_INT8) if openvino else (FLOAT, INT8)
+        if openvino:
+            assert how is not None
+            watch(0, 1, "converting the graph for OpenVINO")
+            (folder / IR_FLOAT).parent.mkdir()
+            write_ir(folder / FLOAT, folder / IR_FLOAT)
+            difference = compare(graph, folder / IR_FLOAT)
+            batches = calibration_batches(graph, folder / FLOAT, how, calibration, watch)
+            write = OpenVinoWriter(calibration=batches)
         trials = folder / "trials"
         if lines or tests:
             watch(0, 1, "asking the float32 graph")
             judge = Judge(graph, folder / FLOAT, how=how, rows=rows, tests=tests, watch=watch)
-            searched = search(graph, folder / FLOAT, trials, chosen.variant, judge, bound=bound, watch=watch)  # fmt: skip
+            searched = search(graph, folder / FLOAT, trials, chosen.variant, judge, bound=bound, watch=watch, write=write, name=Path(small).name, then=chosen.then)  # fmt: skip
             variant, file, drops, tried = (
                 searched.variant,
                 searched.file,
@@ -168,9 +196,11 @@ def export(
             variant, file, drops, tried = chosen.variant, trials / Path(INT8).name, (), ()
             trials.mkdir()
             write_variant(folder / FLOAT, file, variant)
-        for part in file.parent.glob(f"{file.name}*"):
-            part.replace((folder / INT8).parent / part.name)
+        for part in files_of(file):
+            part.replace((folder / small).parent / part.name)
         shutil.rmtree(trials)
+        if openvino:
+            shutil.rmtree((folder / FLOAT).parent)
         watch(0, 1, "comparing the quantised graph with torch")
         exported = Exported(
             folder=str(out),
@@ -179,8 +209,8 @@ def export(
             labels=graph.labels,
             opset=opset,
             float32_difference=difference,
-            int8_difference=largest_difference(graph, folder / INT8),
-            bytes={name: bytes_of(folder / name) for name in (FLOAT, INT8)},
+            int8_difference=largest_difference(graph, folder / small),
+            bytes={name: bytes_of(folder / name) for name in (float32, small)},
             target=target,
             variant=variant.name,
             bound=bound,
@@ -189,7 +219,8 @@ def export(
             verdict=_verdict(target, tried, variant.name, bound),
             warnings=tuple(warnings),
         )
-        write_folder(graph, folder, _facts(exported, str(model)))
+        session = "openvino_session" if openvino else "onnx_session"
+        write_folder(graph, folder, _facts(exported, str(model)), session=session)
     watch(1, 1, "exported")
     return exported
 
@@ -214,7 +245,8 @@ def _verdict(target: str, tried: Sequence[Trial], variant: str, bound: float) ->
 
 
 def _facts(exported: Exported, model: str) -> dict[str, Any]:
-    libraries = ("bistil", "onnx", "onnxruntime", "torch")
+    runtime = ("openvino", "nncf") if exported.target == "openvino" else ()
+    libraries = ("bistil", "onnx", "onnxruntime", *runtime, "torch")
     return {
         **asdict(exported),
         "model": model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bistil.export.openvino_ir import OpenVinoVariant
 from bistil.export.variants import Variant
 
 
@@ -14,10 +15,12 @@ class Target:
     Attributes:
         variant: its default.
         reason: why, with measured figures.
+        then: variants that are tried next, where that loses too much.
     """
 
     variant: Variant
     reason: str
+    then: tuple[Variant, ...] = ()
 
 
 _MEASURED = (
@@ -40,5 +43,11 @@ TARGETS = {
     "arm": Target(
         variant=Variant(),
         reason=f"ARM processors do not saturate sums of two products; nothing was measured on one. On x86 {_MEASURED}.",
+    ),
+    "openvino": Target(
+        variant=OpenVinoVariant(),
+        reason="OpenVINO on a CPU: activations have scales that your text calibrated. multilingual-e5-small has a cosine of 0.9988 to "
+        "float32 (first percentile 0.9977, five languages) at a quarter of the bytes, and takes 0.42 of the time.",
+        then=(OpenVinoVariant(weights="int8 blocks"),),
     ),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,9 +16,11 @@ from bistil.export.graph import Graph
 from bistil.export.judge.drop import Drop, Judge
 from bistil.export.judge.graph_reader import Arrays, GraphReader
 from bistil.export.judge.text_answers import VECTORS
+from bistil.export.session import files_of
 from bistil.export.variants import Variant, layers_of, write_variant
 from teacherzoo.progress import ProgressCallback
 
+WriteVariant = Callable[[Path, Path, Variant], None]
 _HALF = "embeddings in half precision"
 _ROUNDING = 1e-9  # of points, which are differences of means
 
@@ -83,10 +85,13 @@ def search(
     *,
     bound: float,
     watch: ProgressCallback,
+    write: WriteVariant = write_variant,
+    name: str = Path(INT8).name,
+    then: Sequence[Variant] = (),
 ) -> Searched:
     """Judge a target's own variant, and where it loses too much, find the parts that must keep their precision.
 
-    Where that has one scale for a tensor, scales of rows and columns are tried next. Then each part of the graph (a group of
+    Where that has one scale for a tensor, scales of rows and columns are tried next, and then what else the target names. Then each part of the graph (a group of
     matrix products; the embeddings) is alone given back its precision, and what that
     takes from the error of the outputs on a sample of what is judged is its gain. Of two orders of the parts, by gain and by
     gain per byte, the shortest beginning that meets the bound is found by bisection, each step judged on everything; the
@@ -100,17 +105,19 @@ def search(
         judge: of the drops.
         bound: points that the worst drop may have.
         watch: told (done, total, what).
+        write: of a variant; onnxruntime's by default.
+        name: of the file that it writes.
+        then: what is tried before parts of the graph are looked at.
 
     Raises:
         BoundError: where no variant meets the bound.
     """
-    trials = _Trials(graph, float32, folder, judge, bound, watch)
-    if trials.of(start).met:
-        return trials.chosen(start)
-    by_row = replace(start, per_tensor=False)
-    if trials.of(by_row).met:
-        return trials.chosen(by_row)
-    changes = Changes(by_row, layers_of(float32))
+    trials = _Trials(graph, float32, folder, judge, bound, watch, write, name)
+    whole = [start, replace(start, per_tensor=False), *then]
+    for variant in whole:
+        if trials.of(variant).met:
+            return trials.chosen(variant)
+    changes = Changes(whole[-1], layers_of(float32))
     if not trials.of(changes.made(changes.all)).met:
         raise BoundError(_refusal(graph, trials.done, bound), trials.done)
     gains = trials.gains(changes)
@@ -174,7 +181,10 @@ class _Trials:
         judge: Judge,
         bound: float,
         watch: ProgressCallback,
+        write: WriteVariant,
+        name: str,
     ) -> None:
+        self._write_variant, self._name = write, name
         self._graph, self._float32, self._folder = graph, float32, folder
         self._judge, self._bound, self._watch = judge, bound, watch
         self._by_variant: dict[Variant, tuple[Trial, Path]] = {}
@@ -224,8 +234,8 @@ class _Trials:
 
     def _write(self, variant: Variant) -> Path:
         self._folder.mkdir(exist_ok=True)
-        file = Path(tempfile.mkdtemp(dir=self._folder)) / Path(INT8).name
-        write_variant(self._float32, file, variant)
+        file = Path(tempfile.mkdtemp(dir=self._folder)) / self._name
+        self._write_variant(self._float32, file, variant)
         return file
 
 
@@ -265,7 +275,7 @@ def relative_error(graph: Graph, columns: Arrays, expected: Arrays, given: Array
 
 def bytes_of(file: Path) -> int:
     """Of a graph with the file of its weights, where it has one."""
-    return sum(part.stat().st_size for part in file.parent.glob(f"{file.name}*"))
+    return sum(part.stat().st_size for part in files_of(file))
 
 
 def described(trial: Trial, bound: float) -> str:
