@@ -16,6 +16,7 @@ import torch
 
 from bistil.errors import ExportError
 from bistil.export.graph import PLACES_OF_WORDS, Graph
+from bistil.export.layer_names import name_nodes
 from bistil.export.sample_rows import sample_rows
 
 # Since 20 GELU is one operation; onnxruntime reads it, in a file of IR version 10, since 1.18.
@@ -63,6 +64,7 @@ def write_float(graph: Graph, file: Path) -> int:
         except torch.onnx.OnnxExporterError as error:
             raise ExportError(f"{graph.folder}: {_reason(error)}") from error
         assert program is not None
+        name_nodes(program.model)
         _strip_metadata(program.model)
         _infer_shapes(program.model)
         _save(program.model, file, large=_is_large(graph))
