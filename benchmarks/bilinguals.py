@@ -103,8 +103,12 @@ def record_scores(
     tasks: Mapping[str, Sequence[str]],
     tune_steps: Mapping[str, int],
     shape: Mapping[str, object],
+    bars: Mapping[str, float] | None = None,
 ) -> None:
-    """Each task, over all of its languages and, where there are several, in each, of the seeds that every system has."""
+    """Each task, over all of its languages and, where there are several, in each, of the seeds that every system has.
+
+    `bars` says for each task what share of the whole model's score bistil should have; `BAR` for all by default.
+    """
     for task, languages in tasks.items():
         for chosen in [languages, *([language] for language in languages if len(languages) > 1)]:
             by_system = {system: scores(rows, system, task, chosen) for system in systems}
@@ -115,10 +119,11 @@ def record_scores(
                 system: [by_seed[seed] for seed in sorted(seeds)]
                 for system, by_seed in by_system.items()
             }
-            compared = all(samples["whole"])  # nothing is a part of 0
+            compared = all(samples.get("whole", [0]))  # nothing is a part of 0
+            bar = BAR if bars is None else {"bistil": bars[task]}
             recorder.add(
                 f"{task}, zero-shot, {' '.join(chosen)}", samples, unit="%", floor="whole" if compared else None,
-                bar=BAR if compared and chosen is languages else None, at_least=True,
+                bar=bar if compared and chosen is languages and "bistil" in samples else None, at_least=True,
                 shape={**shape, "tune_steps": tune_steps[task]},
             )  # fmt: skip
 

@@ -35,7 +35,7 @@ from xeval import Protocol, open_source
 from xeval.cost.parameters import Parameters, parameters_of
 from xeval.finetune.checkpoint import write_finetuned
 
-_PRESETS = {"bistil": "bistil", "states": "states", "distilmbert": "distilmbert", "minilmv2": "minilmv2"}  # fmt: skip
+_OF_OTHERS = ("states", "distilmbert", "minilmv2")  # by losses of their own
 _UNTRAINED = ("trimmed", "small", "cut")  # of which no seed makes another
 _BY_MASKED_WORDS = ("distilmbert",)
 
@@ -158,8 +158,9 @@ class Models:
 
     def _extraction(self, model: Model, target: str, seed: int, watch: ProgressCallback) -> Extraction:  # fmt: skip
         stated = self._recipe.extract
-        own = LossWeights.only(**stated.terms) if stated.terms else PRESETS["bistil"]
-        loss = PRESETS[_PRESETS[model]] if model in _PRESETS and model != "bistil" else own
+        loss = LossWeights.only(**stated.terms) if stated.terms else PRESETS["bistil"]
+        if model in _OF_OTHERS:
+            loss = PRESETS[model]
         if model == "scratch" and self._has_words:
             loss = PRESETS["mlm"]
         extraction = Extraction(

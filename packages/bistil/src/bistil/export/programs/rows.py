@@ -42,7 +42,7 @@ class Graph:
         """One output of the graph for each row.
 
         In a batch, of rows of like length, activations of eight bits share a scale, so that what is answered to a text depends
-        a little on the others; one by one, the answers are nearest to those in float32, and a CPU is hardly slower.
+        a little on the others; one by one, the answers are nearest to those in float32.
         """
         answers: list[Any] = [None] * len(rows)
         axes = self.about["outputs"][output]

@@ -1,0 +1,163 @@
+"""What people would do instead, on a real multilingual model: trimming, cutting layers, other students, all tuned alike.
+
+Needs `--model FOLDER`, a multilingual encoder, and `--data FOLDER` in the layout that `xeval` reads. The model is trimmed once to
+the question's languages (the same function there, with fewer rows for the optimiser to carry), every system of `bistil compare`
+that is asked for is made of it on the same text for the same number of steps, learns each task on English, and is judged on
+the targets. What was made stays in `--work`, and the same call goes on from it; seeds that every system has are recorded.
+`--pareto FILE` draws score against parameters and operations, `--report FILE` writes recipe, tables and paired tests.
+
+    python benchmarks/bistil_real.py --model FOLDER --data FOLDER --work FOLDER --targets de --tasks pos --seeds 1
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from bilinguals import (
+    add_options,
+    draw_pareto,
+    print_tests,
+    record_scores,
+    rows_of,
+    tell,
+)
+from record import Recorder, parser
+from transformers.utils.logging import disable_progress_bar
+
+import xeval
+from bistil.compare.recipe import Comparison
+from bistil.compare.run import compare
+from bistil.compare.systems import SYSTEMS as KNOWN
+from vocabmerge import trim
+
+SOURCE = "en"
+TARGETS = ("de", "fi", "tr", "hi", "sw", "zh")
+TASKS = {
+    "pos": ("de", "fi", "tr", "zh"),
+    "dp": ("de", "fi", "tr", "zh"),
+    "ner": ("de", "fi", "tr", "hi", "zh"),
+    "topic": TARGETS,
+    "bitext": TARGETS,
+}
+SOURCES = {"pos": "en_ewt", "dp": "en_ewt"}  # English has several treebanks
+BARS = {"pos": 0.99, "ner": 0.99, "dp": 0.98, "topic": 0.98, "bitext": 0.995}  # of the whole model
+SYSTEMS = ("whole", "bistil", "trimmed", "small", "cut", "minilmv2", "states", "scratch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How long the runs are.
+
+    Attributes:
+        lines: of each language's text that choose pieces, and that students read.
+        extract_steps: of phase 1, each of 16 rows of 64 tokens.
+        extract_rate: its learning rate.
+        terms: of bistil's loss.
+        tune_steps: of a task, in each of the two phases of sparse fine-tuning.
+        tune_rate: its learning rate.
+        batch: examples in a step of it.
+    """
+
+    lines: int = 20_000
+    extract_steps: int = 800
+    extract_rate: float = 1e-3
+    terms: dict[str, float] = field(default_factory=lambda: {"attention": 1.0, "hidden": 1.0})
+    tune_steps: int = 400
+    tune_rate: float = 1e-4
+    batch: int = 32
+
+
+QUICK = Size(lines=300, extract_steps=2, tune_steps=2, batch=4)
+
+
+def texts_of(data: Path, folder: Path, languages: tuple[str, ...], lines: int) -> dict[str, str]:
+    """Per language a file of so many lines, evenly spread over its corpus."""
+    import lzma
+
+    files = {}
+    for language in languages:
+        file = folder / f"{language}.txt"
+        files[language] = str(file)
+        if not file.exists():
+            with lzma.open(data / "corpora" / f"{language}.txt.xz", "rt", encoding="utf-8") as read:
+                known = read.read().splitlines()
+            step = max(1, len(known) // lines)
+            file.write_text("\n".join(known[::step][:lines]) + "\n", encoding="utf-8")
+    return files
+
+
+def recipe_of(
+    size: Size,
+    data: Path,
+    model: Path,
+    out: Path,
+    texts: dict[str, str],
+    *,
+    targets: tuple[str, ...],
+    tasks: tuple[str, ...],
+    systems: tuple[str, ...],
+    students: str,
+    seeds: int,
+) -> Comparison:
+    return Comparison.model_validate(
+        {
+            "model": str(model), "corpora": texts, "source": SOURCE, "sources": SOURCES, "targets": targets, "tasks": tasks,
+            "systems": systems, "students": students, "data": str(data), "seeds": seeds, "out": str(out), "languages": None,
+            "extract": {
+                "steps": size.extract_steps, "batch": 16, "length": 64, "learning_rate": size.extract_rate, "warmup": 0.06,
+                "checkpoint_every": size.extract_steps, "terms": size.terms,
+            },
+            "tune": {
+                "steps": size.tune_steps, "full_steps": size.tune_steps, "batch": size.batch, "length": 128,
+                "learning_rate": size.tune_rate, "warmup": 0.1, "evaluate_every": max(1, size.tune_steps // 4),
+            },
+            "tune_by_task": {"topic": {"pooling": "mean"}},
+        }
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Make what is missing, seed by seed, and record what every system has."""
+    arguments = parser(__doc__.splitlines()[0])
+    add_options(arguments)
+    arguments.add_argument("--tasks", nargs="+", default=["pos"], choices=list(TASKS))
+    arguments.add_argument("--targets", nargs="+", default=["de"], choices=TARGETS)
+    arguments.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(KNOWN))
+    arguments.add_argument("--students", default="pairs", choices=["pairs", "shared"])
+    arguments.add_argument("--pareto", type=Path, help="draw the picture into this file")
+    options = arguments.parse_args()
+    disable_progress_bar()
+    size = QUICK if options.quick else Size()
+    targets, systems = tuple(options.targets), tuple(options.systems)
+    tasks = {task: tuple(code for code in TASKS[task] if code in targets) for task in options.tasks}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.work or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        languages = (SOURCE, *targets)
+        texts = texts_of(options.data, folder, languages, size.lines)
+        model = folder / f"whole-{'-'.join(languages)}"
+        if not model.exists():
+            trim(options.model, texts, model, lines=None)
+        for seed in range(1 if options.quick else options.seeds):
+            for task, judged in tasks.items():
+                recipe = recipe_of(
+                    size, options.data, model, folder / "run", texts, targets=judged, tasks=(task,), systems=systems,
+                    students=options.students, seeds=seed + 1,
+                )  # fmt: skip
+                compare(recipe, watch=tell)
+        rows = rows_of(recipe)
+        recorder = Recorder("bistil_real", options)
+        terms = " ".join(f"{name}:{weight:g}" for name, weight in size.terms.items())
+        shape = {**asdict(size), "terms": terms, "students": options.students, "targets": " ".join(targets)}  # fmt: skip
+        record_scores(recorder, rows, systems, tasks, dict.fromkeys(tasks, size.tune_steps), shape, BARS)  # fmt: skip
+        recorder.close()
+        print_tests(rows, asdict(size), recipe, tasks, options.report)
+        if options.pareto:
+            costs = xeval.read_costs(folder / "run" / "costs.jsonl")
+            draw_pareto(rows, costs, tasks, options.pareto)
+
+
+if __name__ == "__main__":
+    main()
