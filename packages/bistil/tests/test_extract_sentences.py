@@ -69,10 +69,11 @@ def test_a_student_is_opened_by_its_class_nearer_to_its_teacher_with_vectors_of_
     assert json.loads((out / "modules.json").read_text()) == json.loads((sentence_teacher / "modules.json").read_text())  # fmt: skip
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_resumed_run_ends_in_the_same_bytes(
-    run: Callable[..., Path], pairs: Path, tmp_path: Path
+    run: Callable[..., Path], pairs: Path, tmp_path: Path, optimizer: Any
 ) -> None:
-    options = {"extraction": replace(SHORT, loss=EVERY, prompts=("ask: ", ""))}
+    options = {"extraction": replace(SHORT, loss=EVERY, prompts=("ask: ", ""), optimizer=optimizer)}
     whole = run(tmp_path / "whole", parallel={"sw": pairs}, **options)
 
     def stop(done: int, _total: int, what: str) -> None:

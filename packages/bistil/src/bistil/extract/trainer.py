@@ -94,18 +94,19 @@ class ExtractTrainer(PreparedBatchTrainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW, or what the arguments name; or Muon."""
-        if not self._muon or self.optimizer is not None:
+        if not self._muon:
             optimizer: torch.optim.Optimizer = super().create_optimizer(model)
             return optimizer
         trained = [weights for weights in self.model.parameters() if weights.requires_grad]
         layers = {id(weights) for weights in layers_of(self.model.student).parameters()}
         matrices = [weights for weights in trained if id(weights) in layers and weights.dim() == 2]
         others = [weights for weights in trained if id(weights) not in {id(matrix) for matrix in matrices}]  # fmt: skip
-        self.optimizer = MuonWithAdamW(
+        muon = MuonWithAdamW(
             matrices, others, lr=self.args.learning_rate, weight_decay=self.args.weight_decay,
             betas=(self.args.adam_beta1, self.args.adam_beta2), eps=self.args.adam_epsilon,
         )  # fmt: skip
-        return self.optimizer
+        self.optimizer: Any = muon  # the Trainer steps, saves and resumes it
+        return muon
 
     def compute_loss(
         self,
