@@ -284,7 +284,11 @@ def test_modules_and_prompts_lie_byte_for_byte_where_sentence_transformers_looks
 ) -> None:
     folder = export_float("sentence")
 
-    here = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    here = {
+        file.relative_to(folder).as_posix()
+        for file in folder.rglob("*")
+        if file.is_file() and file.suffix != ".pyc"
+    }
     beside = {"modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "config.json", "tokenizer.json"}  # fmt: skip
     modules = {"1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors", "3_Normalize/config.json"}  # fmt: skip
     assert here == {

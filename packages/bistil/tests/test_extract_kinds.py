@@ -16,8 +16,7 @@ from transformers import BertConfig, PreTrainedTokenizerFast
 
 from bistil.compare.models import require_kind
 from bistil.compare.recipe import Comparison
-from bistil.errors import AdaptError, ExportError, ExtractError, ModelError
-from bistil.export.run import export
+from bistil.errors import AdaptError, ExtractError, ModelError
 from bistil.extract.config import Extraction
 from bistil.extract.run import extract
 from bistil.losses.weights import LossWeights
@@ -261,8 +260,6 @@ def test_a_student_of_a_sentence_encoder_learns_a_task_and_other_commands_say_wh
     changed = SentenceTransformer(str(composed), device="cpu")
     assert changed.prompts == plain.prompts
     assert not torch.equal(*(model[0].model.embeddings.word_embeddings.weight for model in (changed, plain)))  # fmt: skip
-    with pytest.raises(ExportError, match="a folder of sentence-transformers of kind 'sentence'"):
-        export(student, tmp_path / "graph")
     with pytest.raises(TeacherError, match="it was saved as BertModel, whose head cannot say"):
         language_sft(student, texts["sw"], tmp_path / "sw.safetensors", language="sw")
 
@@ -275,7 +272,7 @@ def test_a_comparison_of_headless_models_does_without_what_masked_words_teach(
         "tasks": ["pos"], "out": str(tmp_path / "run"),
     }  # fmt: skip
 
-    with pytest.raises(AdaptError, match="distilmbert and scratch learn by a masked-LM head"):
+    with pytest.raises(AdaptError, match=r"distilmbert\+labels learn by a masked-LM head"):
         require_kind(Comparison(**stated))
     with pytest.raises(AdaptError, match="write `languages: null`"):
         require_kind(Comparison(**stated, systems=["bistil"]))
