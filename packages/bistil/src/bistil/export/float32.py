@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import logging
-import os
 import re
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +13,7 @@ from bistil.errors import ExportError
 from bistil.export.graph import PLACES_OF_WORDS, Graph
 from bistil.export.layer_names import name_nodes
 from bistil.export.sample_rows import sample_rows
+from bistil.export.silence import silence
 
 # Since 20 GELU is one operation; onnxruntime reads it, in a file of IR version 10, since 1.18.
 OPSET = 20
@@ -132,19 +128,3 @@ def require_libraries() -> None:
             raise ExportError(
                 f"An export needs {error.name}, which is not installed; pip install 'bistil[export]'."
             ) from error
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """What exporters tell on the way is of no use to a user: the outcome is compared."""
-    logging.disable(logging.CRITICAL)
-    with (
-        warnings.catch_warnings(),
-        Path(os.devnull).open("w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-    ):
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logging.disable(logging.NOTSET)

@@ -153,26 +153,3 @@ def _amend(file: Path, graph: Graph) -> None:
         amended["additional_special_tokens"] = amended.pop("extra_special_tokens")
     if amended != stated:
         file.write_text(json.dumps(amended, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def name_weights_as_the_hub_does(graph: Path) -> None:
-    """Give the weights beside a graph of more than 2 GiB the name by which the Hub's programs fetch them: `….onnx_data`.
-
-    Args:
-        graph: the file; nothing is done where `….onnx.data` does not lie beside it.
-    """
-    import onnx
-    from onnx.external_data_helper import uses_external_data
-
-    written, named = (graph.with_name(graph.name + end) for end in (".data", "_data"))
-    if not written.exists():
-        return
-    model = onnx.load(graph, load_external_data=False)
-    for tensor in model.graph.initializer:
-        if uses_external_data(tensor):
-            for entry in tensor.external_data:
-                if entry.key == "location":
-                    entry.value = named.name
-    onnx.save(model, graph)
-    written.rename(named)
-    named.chmod(0o644)  # it was made for this user alone

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +12,7 @@ import numpy as np
 from bistil.errors import ExportError
 from bistil.export.layer_names import layers_of_node
 from bistil.export.session import Arrays, columns_for, import_openvino, missing_library
+from bistil.export.silence import silence
 from bistil.export.variants import Variant, layers_of
 from teacherzoo.atomic_write import temporary_beside
 
@@ -100,7 +97,7 @@ class OpenVinoWriter:
         in_float |= _in_float(products, variant, float32)
         if variant.embeddings != "int8":
             in_float |= set(tables)
-        with _silence():
+        with silence():
             if variant.weights == "int8":
                 model = nncf.quantize(
                     model,
@@ -178,24 +175,8 @@ def _save(model: Any, out: Path) -> None:
 def _nncf() -> Any:
     import_openvino(needed_by=_NEEDED_BY)
     try:
-        with _silence():
+        with silence():
             import nncf
     except ImportError as error:
         raise missing_library(error, needed_by=_NEEDED_BY, extra="openvino") from error
     return nncf
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Bars and advice of the quantiser."""
-    logging.disable(logging.WARNING)
-    with (
-        warnings.catch_warnings(),
-        Path(os.devnull).open("w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-    ):
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logging.disable(logging.NOTSET)

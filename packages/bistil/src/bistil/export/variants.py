@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +9,7 @@ from typing import Any, Literal
 from bistil.errors import ExportError
 from bistil.export.layer_names import layers_of_node
 from bistil.export.row_tables import RowTables
+from bistil.export.silence import silence
 from teacherzoo.atomic_write import temporary_beside
 
 # Protocol buffers, which ONNX files are, end at 2 GiB; weights beyond that lie in a file beside the graph.
@@ -143,7 +141,7 @@ def _by_column(file: Path, variant: Variant, in_float: set[str]) -> Any:
     from onnxruntime import quantization
 
     out = file.with_name("columns.onnx")
-    with _silence():
+    with silence():
         quantization.quantize_dynamic(
             file,
             out,
@@ -160,7 +158,7 @@ def _by_column(file: Path, variant: Variant, in_float: set[str]) -> Any:
 def _by_blocks(model: Any, in_float: set[str]) -> Any:
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    with _silence():
+    with silence():
         quantiser = MatMulNBitsQuantizer(
             model,
             bits=8,
@@ -193,13 +191,3 @@ def _save(model: Any, file: Path) -> None:
 def _weights_of(file: Path) -> Path:
     """Where weights lie that a file cannot hold, by the name under which the Hub's programs fetch them."""
     return file.with_name(f"{file.name}_data")
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """The quantiser's advice to run steps that this graph has behind it."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
