@@ -58,6 +58,7 @@ class Size:
         tune_steps: of a task, in each of the two phases of sparse fine-tuning.
         tune_rate: its learning rate.
         batch: examples in a step of it.
+        looks: evaluations on the development set in each phase.
     """
 
     lines: int = 20_000
@@ -67,9 +68,10 @@ class Size:
     tune_steps: int = 400
     tune_rate: float = 1e-4
     batch: int = 32
+    looks: int = 4
 
 
-QUICK = Size(lines=300, extract_steps=2, tune_steps=2, batch=4)
+QUICK = Size(lines=300, extract_steps=2, tune_steps=2, batch=4, looks=1)
 
 
 def texts_of(data: Path, folder: Path, languages: tuple[str, ...], lines: int) -> dict[str, str]:
@@ -111,7 +113,7 @@ def recipe_of(
             },
             "tune": {
                 "steps": size.tune_steps, "full_steps": size.tune_steps, "batch": size.batch, "length": 128,
-                "learning_rate": size.tune_rate, "warmup": 0.1, "evaluate_every": max(1, size.tune_steps // 4),
+                "learning_rate": size.tune_rate, "warmup": 0.1, "evaluate_every": max(1, size.tune_steps // size.looks),
             },
             "tune_by_task": {"topic": {"pooling": "mean"}},
         }
