@@ -141,8 +141,7 @@ def test_weights_beyond_what_one_file_holds_lie_beside_the_graphs(
     save_teacher: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a limit of 100 kB in place of the 2 GiB of protocol buffers."""
-    monkeypatch.setattr(import_module("bistil.export.float32"), "LARGEST_FILE", 100_000)
-    monkeypatch.setattr(import_module("bistil.export.variants"), "_LARGEST_FILE", 10_000)
+    monkeypatch.setattr(import_module("bistil.export.large_files"), "LARGEST_FILE", 10_000)
     folder = save_teacher(tmp_path / "model", "bert", layers=1, hidden_size=96)
     told: list[str] = []
 

@@ -111,7 +111,9 @@ def test_words_are_tagged_at_their_first_token(ask: Any, tokenizer: Any) -> None
 
 def test_a_classifier_reads_texts_or_pairs_of_them(ask: Any, tokenizer: Any) -> None:
     outputs, labels = {"logits": ("batch", "labels")}, ("no", "yes")
-    lengths = lambda fed: [np.stack([fed["attention_mask"].sum(axis=1), np.full(len(fed["input_ids"]), 6)], axis=1)]  # noqa: E731  # fmt: skip
+
+    def lengths(fed: Any) -> list[Any]:
+        return [np.stack([fed["attention_mask"].sum(axis=1), np.full(len(fed["input_ids"]), 6)], axis=1)]  # fmt: skip
 
     how, single = ask(LINES, outputs, lengths, labels=labels)
     _, double = ask([f"{line}\t{line}" for line in LINES], outputs, lengths, labels=labels)

@@ -253,7 +253,7 @@ def test_weights_beyond_what_one_file_holds_lie_beside_the_graph(
         variant = Variant(weights=weights)  # type: ignore[arg-type]
         write_variant(masked_lm_file, tmp_path / "whole.onnx", variant)
         with monkeypatch.context() as limited:
-            limited.setattr(import_module("bistil.export.variants"), "_LARGEST_FILE", 10_000)
+            limited.setattr(import_module("bistil.export.large_files"), "LARGEST_FILE", 10_000)
             write_variant(masked_lm_file, tmp_path / "out.onnx", variant)
         np.testing.assert_array_equal(logits(tmp_path / "out.onnx"), logits(tmp_path / "whole.onnx"))  # fmt: skip
         beside = (tmp_path / "out.onnx_data").stat()

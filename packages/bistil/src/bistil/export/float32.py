@@ -11,19 +11,18 @@ import torch
 
 from bistil.errors import ExportError
 from bistil.export.graph import PLACES_OF_WORDS, Graph
+from bistil.export.large_files import is_large, weights_beside
 from bistil.export.layer_names import name_nodes
 from bistil.export.sample_rows import sample_rows
 from bistil.export.silence import silence
 
 # Since 20 GELU is one operation; onnxruntime reads it, in a file of IR version 10, since 1.18.
 OPSET = 20
-# Protocol buffers, which ONNX files are, end at 2 GiB; weights beyond that lie in a file beside the graph.
-LARGEST_FILE = 2**31 - 2**24
 _OPERATION = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
 
 
 def write_float(graph: Graph, file: Path) -> int:
-    """Write a graph; weights beyond `LARGEST_FILE` bytes lie beside it, in a file of its name and `_data`.
+    """Write a graph; weights of more than 2 GiB lie beside it, in a file of its name and `_data`.
 
     Args:
         graph: what to write.
@@ -81,13 +80,13 @@ def _reason(error: Exception) -> str:
 
 def _is_large(graph: Graph) -> bool:
     tensors = (*graph.module.parameters(), *graph.module.buffers())
-    return sum(tensor.nbytes for tensor in tensors) > LARGEST_FILE
+    return is_large(sum(tensor.nbytes for tensor in tensors))
 
 
 def _save(model: Any, file: Path, *, large: bool) -> None:
     import onnx_ir
 
-    weights = file.with_name(f"{file.name}_data")  # the name by which the Hub's programs fetch them
+    weights = weights_beside(file)
     onnx_ir.save(model, file, external_data=weights.name if large else None)
     if large:
         weights.chmod(0o644)  # it was made for this user alone

@@ -19,6 +19,7 @@ from bistil.export.judge.drop import Drop, Judge, read_texts, warnings_of
 from bistil.export.judge.scores import TestSets, prompt_for
 from bistil.export.judge.search import Trial, WriteVariant, bytes_of, search
 from bistil.export.judge.text_answers import gives_vectors, text_answers
+from bistil.export.large_files import files_of
 from bistil.export.openvino_ir import FLOAT as IR_FLOAT
 from bistil.export.openvino_ir import INT8 as IR_INT8
 from bistil.export.openvino_ir import (
@@ -28,7 +29,6 @@ from bistil.export.openvino_ir import (
     require_openvino,
     write_ir,
 )
-from bistil.export.session import files_of
 from bistil.export.targets import TARGETS, Target
 from bistil.export.variants import write_variant
 from teacherzoo.atomic_write import written_whole

@@ -34,14 +34,6 @@ def open_session(file: Path, *, threads: int | None = None, exact: bool = True) 
     return (_openvino if file.suffix == ".xml" else _onnx)(file, threads, exact)
 
 
-def files_of(file: Path) -> list[Path]:
-    """A graph and, where it has one, the file of its weights."""
-    beside = (
-        [file.with_suffix(".bin")] if file.suffix == ".xml" else file.parent.glob(f"{file.name}_*")
-    )
-    return [part for part in (file, *beside) if part.exists()]
-
-
 def missing_library(error: ImportError, *, needed_by: str, extra: str) -> ExportError:
     """What to say of a library that is not installed."""
     return ExportError(f"{needed_by} needs {error.name}, which is not installed; pip install 'bistil[{extra}]'.")  # fmt: skip

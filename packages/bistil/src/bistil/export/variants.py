@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bistil.errors import ExportError
+from bistil.export.large_files import is_large, weights_beside
 from bistil.export.layer_names import layers_of_node
 from bistil.export.row_tables import RowTables
 from bistil.export.silence import silence
 from teacherzoo.atomic_write import temporary_beside
 
-# Protocol buffers, which ONNX files are, end at 2 GiB; weights beyond that lie in a file beside the graph.
-_LARGEST_FILE = 2**31 - 2**24
 _BLOCK = 32
 
 
@@ -108,11 +107,11 @@ def write_variant(float32: Path, out: Path, variant: Variant) -> None:
         elif variant.weights == "int8 blocks":
             model = _by_blocks(model, in_float)
         _save(model, folder / out.name)
-        weights = _weights_of(folder / out.name)
+        weights = weights_beside(folder / out.name)
         if weights.exists():
-            weights.replace(_weights_of(out))
+            weights.replace(weights_beside(out))
         else:
-            _weights_of(out).unlink(missing_ok=True)  # of an earlier, larger one
+            weights_beside(out).unlink(missing_ok=True)  # of an earlier, larger one
         (folder / out.name).replace(out)
 
 
@@ -150,7 +149,7 @@ def _by_column(file: Path, variant: Variant, in_float: set[str]) -> Any:
             reduce_range=variant.reduce_range,
             weight_type=quantization.QuantType.QInt8,
             nodes_to_exclude=sorted(in_float),
-            use_external_data_format=_weights_of(file).exists(),
+            use_external_data_format=weights_beside(file).exists(),
         )
     return onnx.load(out)
 
@@ -175,8 +174,8 @@ def _by_blocks(model: Any, in_float: set[str]) -> Any:
 def _save(model: Any, file: Path) -> None:
     import onnx
 
-    large = sum(len(weight.raw_data) for weight in model.graph.initializer) > _LARGEST_FILE
-    beside = _weights_of(file)
+    large = is_large(sum(len(weight.raw_data) for weight in model.graph.initializer))
+    beside = weights_beside(file)
     onnx.save_model(
         model,
         file,
@@ -186,8 +185,3 @@ def _save(model: Any, file: Path) -> None:
     )
     if large:
         beside.chmod(0o644)  # it was made for this user alone
-
-
-def _weights_of(file: Path) -> Path:
-    """Where weights lie that a file cannot hold, by the name under which the Hub's programs fetch them."""
-    return file.with_name(f"{file.name}_data")

@@ -16,7 +16,7 @@ from bistil.export.graph import Graph
 from bistil.export.judge.drop import Drop, Judge
 from bistil.export.judge.graph_reader import Arrays, GraphReader
 from bistil.export.judge.text_answers import VECTORS
-from bistil.export.session import files_of
+from bistil.export.large_files import files_of
 from bistil.export.variants import Variant, layers_of, write_variant
 from teacherzoo.progress import ProgressCallback
 

@@ -74,7 +74,10 @@ def text_answers(graph: Graph, prompt: str = "") -> TextAnswers:
         ExportError: for a graph that lines alone cannot ask.
     """
     outputs = graph.outputs
-    singles: Callable[[Sequence[str], str], list[Row]] = lambda lines, _language: [(prompt + line,) for line in lines]  # fmt: skip  # noqa: E731
+
+    def singles(lines: Sequence[str], _language: str) -> list[Row]:
+        return [(prompt + line,) for line in lines]
+
     if VECTORS in outputs:
         return _vectors(singles, lambda answers, _row: answers[VECTORS])
     if spans := next((names for names in _SPANS if names[0] in outputs), None):
