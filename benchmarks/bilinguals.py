@@ -16,6 +16,7 @@ from scipy.stats import ttest_rel
 import xeval
 from bistil.compare.identity import RecipeDigests
 from bistil.compare.recipe import Comparison
+from bistil.compare.systems import SYSTEMS
 from xeval.report.pareto import Point, pareto_front
 from xeval.statistics.result import Result
 from xeval.statistics.summary import Estimate
@@ -69,6 +70,11 @@ def first_metric(task: str) -> str:
     return xeval.task_of(task).metrics[0]
 
 
+def system_of(model: str, systems: Sequence[str]) -> str | None:
+    """The first of some systems that is this model, however it learns."""
+    return next((name for name in systems if SYSTEMS[name].model == model), None)
+
+
 def scores(
     rows: Sequence[Result], system: str, task: str, languages: Sequence[str]
 ) -> dict[int, float]:
@@ -109,6 +115,7 @@ def record_scores(
 
     `bars` says for each task what share of the whole model's score bistil should have; `BAR` for all by default.
     """
+    subject, whole = system_of("bistil", systems), system_of("whole", systems)
     for task, languages in tasks.items():
         for chosen in [languages, *([language] for language in languages if len(languages) > 1)]:
             by_system = {system: scores(rows, system, task, chosen) for system in systems}
@@ -119,23 +126,24 @@ def record_scores(
                 system: [by_seed[seed] for seed in sorted(seeds)]
                 for system, by_seed in by_system.items()
             }
-            compared = all(samples.get("whole", [0]))  # nothing is a part of 0
-            bar = BAR if bars is None else {"bistil": bars[task]}
+            floor = whole if whole and all(samples[whole]) else None  # nothing is a part of 0
+            bar = {subject: BAR["bistil"] if bars is None else bars[task]} if subject else None
             recorder.add(
-                f"{task}, zero-shot, {' '.join(chosen)}", samples, unit="%", floor="whole" if compared else None,
-                bar=bar if compared and chosen is languages and "bistil" in samples else None, at_least=True,
+                f"{task}, zero-shot, {' '.join(chosen)}", samples, unit="%", floor=floor,
+                bar=bar if floor and chosen is languages else None, at_least=True,
                 shape={**shape, "tune_steps": tune_steps[task]},
             )  # fmt: skip
 
 
 def paired_tests(rows: Sequence[Result], systems: Sequence[str]) -> list[str]:
     """xeval's paired tests of bistil against every other system, a line each."""
+    subject = system_of("bistil", systems)
     return [
-        f"bistil against {rival}, {test.task} {gap.place}: {gap.difference:+.2f} "
+        f"{subject} against {rival}, {test.task} {gap.place}: {gap.difference:+.2f} "
         f"({gap.low:+.2f} to {gap.high:+.2f}), p {gap.p:.3f}: {gap.verdict}"
         for rival in systems
-        if rival != "bistil"
-        for test in xeval.compare(rows, "bistil", rival)
+        if subject is not None and rival != subject
+        for test in xeval.compare(rows, subject, rival)
         if test.metric == first_metric(test.task)
         for gap in test.languages
     ]
@@ -145,10 +153,13 @@ def pooled_tests(
     rows: Sequence[Result], systems: Sequence[str], tasks: Mapping[str, Sequence[str]]
 ) -> list[str]:
     """A t-test of bistil's means over a task's languages against every other system's, paired by seed, a line each."""
-    lines = []
-    for rival in (system for system in systems if system != "bistil"):
+    lines: list[str] = []
+    subject = system_of("bistil", systems)
+    if subject is None:
+        return lines
+    for rival in (system for system in systems if system != subject):
         for task, languages in tasks.items():
-            bistil, other = (scores(rows, system, task, languages) for system in ("bistil", rival))
+            bistil, other = (scores(rows, system, task, languages) for system in (subject, rival))
             seeds = sorted(bistil.keys() & other.keys())
             if len(seeds) < 2:
                 continue
@@ -156,7 +167,7 @@ def pooled_tests(
             between = test.confidence_interval()
             difference = mean(bistil[seed] - other[seed] for seed in seeds)
             lines.append(
-                f"bistil against {rival}, {task}, mean over languages: {difference:+.2f} "
+                f"{subject} against {rival}, {task}, mean over languages: {difference:+.2f} "
                 f"({between.low:+.2f} to {between.high:+.2f}), p {test.pvalue:.3f}, {len(seeds)} seeds"
             )
     return lines

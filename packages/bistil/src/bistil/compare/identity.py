@@ -31,7 +31,7 @@ from xeval.statistics.items import digest_of_examples
 # Parts of a recipe that no student depends on.
 _OF_TASKS = ("tune", "tune_by_task", "sources")
 # Raised where the code makes other models of an equal recipe.
-_VERSION = 3
+_VERSION = 4
 
 
 class RecipeDigests:

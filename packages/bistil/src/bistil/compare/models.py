@@ -35,7 +35,12 @@ from xeval import Protocol, open_source
 from xeval.cost.parameters import Parameters, parameters_of
 from xeval.finetune.checkpoint import write_finetuned
 
-_OF_OTHERS = ("states", "distilmbert", "minilmv2")  # by losses of their own
+_PRESETS = {
+    "paper": "bistil",
+    "states": "states",
+    "distilmbert": "distilmbert",
+    "minilmv2": "minilmv2",
+}  # losses of their own
 _UNTRAINED = ("trimmed", "small", "cut")  # of which no seed makes another
 _BY_MASKED_WORDS = ("distilmbert",)
 
@@ -158,9 +163,9 @@ class Models:
 
     def _extraction(self, model: Model, target: str, seed: int, watch: ProgressCallback) -> Extraction:  # fmt: skip
         stated = self._recipe.extract
-        loss = LossWeights.only(**stated.terms) if stated.terms else PRESETS["bistil"]
-        if model in _OF_OTHERS:
-            loss = PRESETS[model]
+        loss = LossWeights.only(**stated.terms) if stated.terms else None
+        if model in _PRESETS:
+            loss = PRESETS[_PRESETS[model]]
         if model == "scratch" and self._has_words:
             loss = PRESETS["mlm"]
         extraction = Extraction(
@@ -172,8 +177,12 @@ class Models:
         )
         if model in _UNTRAINED:
             extraction = replace(extraction, steps=0)
+        if model == "paper":
+            extraction = replace(extraction, layers="last")
         if model == "trimmed":
-            extraction = replace(extraction, reduction=1, width=None, feed_forward=None)
+            extraction = replace(
+                extraction, reduction=1, layers=None, width=None, feed_forward=None
+            )
         if model == "small":
             extraction = replace(extraction, width=None, feed_forward=None, **self._as_small_as_cut(target, watch))  # fmt: skip
         return extraction

@@ -20,6 +20,7 @@ from pydantic import (
 from bistil.compare.systems import PUBLISHED, require_system
 from bistil.errors import AdaptError, ExtractError
 from bistil.losses.weights import LossWeights
+from teacherzoo.encoders.layers import Strategy
 from xeval import XevalError, task_of
 
 
@@ -31,6 +32,8 @@ class Extracting(_Part):
     """Phase 1, the same for every student (see `bistil extract`)."""
 
     reduction: Annotated[int, Field(ge=1)] = 2
+    layers: Strategy | tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Which of the model's layers students take; None for what suits the model's kind."""
     width: Annotated[int, Field(ge=1)] | None = None
     feed_forward: Annotated[int, Field(ge=1)] | None = None
     steps: Annotated[int, Field(ge=1)] = 200_000
@@ -41,7 +44,7 @@ class Extracting(_Part):
     checkpoint_every: Annotated[int, Field(ge=1)] = 5000
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     terms: dict[str, float] | None = None
-    """Of the loss of `bistil` and, where the model has no masked-LM head, of `scratch`; None for attention and hidden."""
+    """Of the loss of `bistil` and, where the model has no masked-LM head, of `scratch`; None for what suits the model's kind."""
 
     @field_validator("terms")
     @classmethod

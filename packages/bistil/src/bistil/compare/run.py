@@ -44,7 +44,8 @@ def compare(
     The models that learn a task (`bistil.compare.systems.System` has how they do):
 
     - whole: the multilingual model; with sparse fine-tunings of languages those of the target are on.
-    - bistil: extracted for source and target.
+    - bistil: extracted for source and target, by the terms and layers that suit the model's kind.
+    - paper: as Ansell et al. (2023) do for masked LMs, whatever the model's kind: attention and hidden states, the last of each block of layers.
     - trimmed: the whole model with the pieces of source and target, nothing else of it changed.
     - cut: bistil's student before phase 1.
     - small: trimmed to fewer pieces, and where these do not suffice to fewer layers, until it has the parameters of cut.

@@ -7,7 +7,16 @@ from difflib import get_close_matches
 from typing import Literal, get_args
 
 Model = Literal[
-    "whole", "bistil", "trimmed", "small", "cut", "states", "distilmbert", "minilmv2", "scratch"
+    "whole",
+    "bistil",
+    "paper",
+    "trimmed",
+    "small",
+    "cut",
+    "states",
+    "distilmbert",
+    "minilmv2",
+    "scratch",
 ]
 MODELS: tuple[Model, ...] = get_args(Model)
 OF_ALL_LANGUAGES: tuple[Model, ...] = ("distilmbert", "minilmv2")
