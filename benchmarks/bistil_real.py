@@ -139,7 +139,7 @@ def main() -> None:
     add_options(arguments)
     arguments.add_argument("--tasks", nargs="+", default=["pos"], choices=list(TASKS))
     arguments.add_argument("--targets", nargs="+", default=["de"], choices=TARGETS)
-    arguments.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(KNOWN))
+    arguments.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(KNOWN), metavar="SYSTEM", help="as `bistil compare` calls them")
     arguments.add_argument("--students", default="pairs", choices=["pairs", "shared"])
     arguments.add_argument("--pareto", type=Path, help="draw the picture into this file")
     options = arguments.parse_args()
