@@ -1,15 +1,19 @@
 """vocabmerge: how many pieces a sentence encoder needs for two languages and for six.
 
 Needs `--model FOLDER` and `--data FOLDER`, as `vocabmerge_languages`. Bitext accuracy at 8, 16, 32
-and 64 thousand pieces, chosen by the fair rule (`budget`); the last point is the whole model. Texts that a trim segments as the
+and 64 thousand pieces, chosen by the fair rule (`budget`) from 100,000 lines of each language, which is what a trim reads unless told
+otherwise, and from 20,000; the last point is the whole model. Texts that a trim segments as the
 whole model does have the whole model's vectors, which `vocabmerge_languages` checks.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from record import Recorder, parser
 from trimmed_encoders import (
@@ -23,15 +27,13 @@ from trimmed_encoders import (
 
 from vocabmerge import VocabularyError, trim
 
-LINES, PAIRS, SIZES = 5_000, 200, (8_192, 16_384, 32_768, 65_536)
-QUICK = {"LINES": 200, "PAIRS": 40}
+LINES, PAIRS, SIZES = (100_000, 20_000), 400, (8_192, 16_384, 32_768, 65_536)
+QUICK = {"LINES": (200,), "PAIRS": 40}
 
 
 def main() -> None:
     options = read_options(parser(__doc__.splitlines()[0]))
-    lines, most = (QUICK["LINES"], QUICK["PAIRS"]) if options.quick else (LINES, PAIRS)
-    pieces = int(size_of(options.model)["pieces"])
-    sizes = [size for size in SIZES if size < pieces] or [pieces // 2]
+    by_lines, most = (QUICK["LINES"], QUICK["PAIRS"]) if options.quick else (LINES, PAIRS)
     recorder = Recorder("vocabmerge_curve", options)
     for languages in LANGUAGE_SETS:
         pairs = {
@@ -40,50 +42,78 @@ def main() -> None:
             if language != "en"
         }
         tests = TranslatedTexts(options.model, pairs)
-        whole = tests.accuracies(tests.vectors)
-        with tempfile.TemporaryDirectory() as scratch:
-            files = texts_to_choose_by(
-                options.data,
-                languages,
-                lines,
-                Path(scratch) / "texts",
-                [side for rows in pairs.values() for pair in rows for side in pair],
+        shape = {
+            "model": options.model.name,
+            "languages": " ".join(languages),
+            "pairs": most,
+            "rule": "budget",
+        }
+        means: dict[int, dict[str, list[float]]] = {}
+        for lines in by_lines:
+            for size, accuracy in record_curve(recorder, options, tests, lines, shape).items():
+                means.setdefault(size, {})[f"{lines:,} lines"] = [accuracy]
+        for size, samples in means.items():
+            recorder.add(
+                "mean of the languages' bitext accuracy, by lines of text",
+                samples,
+                unit="%",
+                shape={**shape, "pieces": size},
+                along="pieces",
             )
-            shape = {
-                "model": options.model.name,
-                "languages": " ".join(languages),
-                "lines": lines,
-                "pairs": most,
-                "rule": "budget",
-            }
-            for size in sizes:
-                out = Path(scratch) / str(size)
-                try:
-                    trim(options.model, files, out, budget=size)
-                except VocabularyError as error:
-                    print(f"absent: {' '.join(languages)} at {size} pieces: {error}")
-                    continue
-                alike = tests.alike(out)
-                scores = tests.accuracies(tests.vectors_of_trim(out, alike))
-                record_scores(recorder, scores, {**shape, "pieces": size})
-                recorder.add(
-                    "test sentences segmented as by the whole model",
-                    {"all": [100 * float(alike.mean())]},
-                    unit="%",
-                    shape={**shape, "pieces": size},
-                    along="pieces",
-                )
-            record_scores(recorder, whole, {**shape, "pieces": pieces})
     recorder.close()
+
+
+def record_curve(
+    recorder: Recorder,
+    options: Any,
+    tests: TranslatedTexts,
+    lines: int,
+    shape: Mapping[str, object],
+) -> dict[int, float]:
+    """The curve of some languages, pieces chosen by so many lines of each; pieces to the mean of the languages."""
+    pieces = int(size_of(options.model)["pieces"])
+    sizes = [size for size in SIZES if size < pieces] or [pieces // 2]
+    shape = {**shape, "lines": lines}
+    means = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        files = texts_to_choose_by(
+            options.data,
+            str(shape["languages"]).split(),
+            lines,
+            Path(scratch) / "texts",
+            [side for rows in tests.pairs.values() for pair in rows for side in pair],
+        )
+        for size in sizes:
+            out = Path(scratch) / str(size)
+            try:
+                trim(options.model, files, out, budget=size)
+            except VocabularyError as error:
+                print(f"absent: {shape['languages']} at {size} pieces: {error}")
+                continue
+            alike = tests.alike(out)
+            scores = tests.accuracies(tests.vectors_of_trim(out, alike))
+            means[size] = record_scores(recorder, scores, {**shape, "pieces": size})
+            recorder.add(
+                "test sentences segmented as by the whole model",
+                {"all": [100 * float(alike.mean())]},
+                unit="%",
+                shape={**shape, "pieces": size},
+                along="pieces",
+            )
+            shutil.rmtree(out)
+    whole = tests.accuracies(tests.vectors)
+    means[pieces] = record_scores(recorder, whole, {**shape, "pieces": pieces})
+    return means
 
 
 def record_scores(
     recorder: Recorder, scores: dict[str, tuple[float, float]], shape: dict[str, object]
-) -> None:
-    """One point of the curve of each language, and of their mean where there are several."""
+) -> float:
+    """One point of the curve of each language, and of their mean where there are several; their mean."""
     samples = {language: [mean(both)] for language, both in scores.items()}
+    overall = mean(value for (value,) in samples.values())
     if len(samples) > 1:
-        samples["mean"] = [mean(value for (value,) in samples.values())]
+        samples["mean"] = [overall]
     recorder.add(
         "bitext accuracy@1 with English, mean of both ways",
         samples,
@@ -91,6 +121,7 @@ def record_scores(
         shape=shape,
         along="pieces",
     )
+    return overall
 
 
 if __name__ == "__main__":
