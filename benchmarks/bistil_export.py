@@ -141,8 +141,8 @@ class Measuring:
         self, model: str, folder: Path, variants: Collection[str] = VARIANTS
     ) -> dict[str, Path]:
         """The model in float32 and in the variants."""
-        from bistil.export.float32 import write_float
-        from bistil.export.graph import open_graph
+        from bistil.export.graph.float32 import write_float
+        from bistil.export.graph.graph import open_graph
 
         place = self._work / f"graphs of {model}"
         place.mkdir(exist_ok=True)
@@ -341,7 +341,7 @@ class Tagger:
 
 def session(file: Path, threads: int = 1) -> Run:
     """Ids and mask to the outputs, in a list of one: the vector of a sentence encoder's graph, or its only output."""
-    from bistil.export.session import open_session
+    from bistil.export.graph.session import open_session
 
     opened = open_session(file, threads=threads)
 

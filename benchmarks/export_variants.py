@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bistil.export.variants import Variant, write_variant
+from bistil.export.eight_bits.variants import Variant, write_variant
 
 Samples = Sequence[NDArray[np.int64]]
 Writer = Callable[[Path, Path, Samples], None]

@@ -141,7 +141,7 @@ def test_weights_beyond_what_one_file_holds_lie_beside_the_graphs(
     save_teacher: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a limit of 100 kB in place of the 2 GiB of protocol buffers."""
-    monkeypatch.setattr(import_module("bistil.export.large_files"), "LARGEST_FILE", 10_000)
+    monkeypatch.setattr(import_module("bistil.export.graph.large_files"), "LARGEST_FILE", 10_000)
     folder = save_teacher(tmp_path / "model", "bert", layers=1, hidden_size=96)
     told: list[str] = []
 
@@ -262,7 +262,7 @@ def test_the_command_exports_a_text_classifier_and_states_the_drop(
 def test_an_export_that_differs_is_refused_and_leaves_nothing(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(import_module("bistil.export.compare"), "TOLERANCE", 1e-12)
+    monkeypatch.setattr(import_module("bistil.export.graph.compare"), "TOLERANCE", 1e-12)
 
     with pytest.raises(ExportError, match="differs from torch by"):
         export(teacher, tmp_path / "out")

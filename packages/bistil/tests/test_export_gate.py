@@ -15,16 +15,16 @@ from typer.testing import CliRunner
 
 from bistil.cli.app import app
 from bistil.errors import ExportError
-from bistil.export.float32 import write_float
-from bistil.export.folder import FLOAT, INT8
-from bistil.export.graph import open_graph
+from bistil.export.eight_bits.targets import TARGETS
+from bistil.export.eight_bits.variants import Variant, write_variant
+from bistil.export.folder.folder import FLOAT, INT8
+from bistil.export.graph.float32 import write_float
+from bistil.export.graph.graph import open_graph
+from bistil.export.graph.session import open_session
 from bistil.export.judge.drop import Judge, warnings_of
 from bistil.export.judge.search import BoundError, Changes, search
 from bistil.export.judge.text_answers import text_answers
 from bistil.export.run import export
-from bistil.export.session import open_session
-from bistil.export.targets import TARGETS
-from bistil.export.variants import Variant, write_variant
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

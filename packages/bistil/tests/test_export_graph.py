@@ -22,9 +22,9 @@ from transformers import (
 )
 
 from bistil.errors import ExportError
-from bistil.export.compare import compare, largest_difference
-from bistil.export.float32 import write_float
-from bistil.export.graph import Graph, open_graph
+from bistil.export.graph.compare import compare, largest_difference
+from bistil.export.graph.float32 import write_float
+from bistil.export.graph.graph import Graph, open_graph
 from vocabmerge import Kind
 
 onnx = pytest.importorskip("onnx")

@@ -14,11 +14,17 @@ from typer.testing import CliRunner
 
 from bistil.cli.app import app
 from bistil.errors import ExportError
-from bistil.export.float32 import write_float
-from bistil.export.graph import open_graph
-from bistil.export.openvino_ir import FLOAT, INT8, OpenVinoVariant, OpenVinoWriter, write_ir
-from bistil.export.session import import_openvino, open_session
-from bistil.export.variants import Variant, layers_of
+from bistil.export.eight_bits.openvino_ir import (
+    FLOAT,
+    INT8,
+    OpenVinoVariant,
+    OpenVinoWriter,
+    write_ir,
+)
+from bistil.export.eight_bits.variants import Variant, layers_of
+from bistil.export.graph.float32 import write_float
+from bistil.export.graph.graph import open_graph
+from bistil.export.graph.session import import_openvino, open_session
 
 pytest.importorskip("onnxscript")
 if any(importlib.util.find_spec(name) is None for name in ("nncf", "openvino")):

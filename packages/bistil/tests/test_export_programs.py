@@ -19,11 +19,11 @@ from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncod
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerFast, pipeline
 
-from bistil.export.float32 import write_float
-from bistil.export.folder import FLOAT, INT8, write_folder
-from bistil.export.graph import open_graph
-from bistil.export.program import program
-from bistil.export.served_as import SERVED_AS
+from bistil.export.folder.folder import FLOAT, INT8, write_folder
+from bistil.export.folder.program import program
+from bistil.export.folder.served_as import SERVED_AS
+from bistil.export.graph.float32 import write_float
+from bistil.export.graph.graph import open_graph
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

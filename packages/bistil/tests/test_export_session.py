@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bistil.errors import ExportError
-from bistil.export.session import import_openvino, open_session
+from bistil.export.graph.session import import_openvino, open_session
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -19,12 +19,12 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from bistil.errors import ExportError
-from bistil.export.float32 import write_float
-from bistil.export.graph import open_graph
-from bistil.export.layer_names import layers_of_node
-from bistil.export.row_tables import quantise_rows
-from bistil.export.targets import TARGETS
-from bistil.export.variants import Variant, layers_of, write_variant
+from bistil.export.eight_bits.row_tables import quantise_rows
+from bistil.export.eight_bits.targets import TARGETS
+from bistil.export.eight_bits.variants import Variant, layers_of, write_variant
+from bistil.export.graph.float32 import write_float
+from bistil.export.graph.graph import open_graph
+from bistil.export.graph.layer_names import layers_of_node
 from teacherzoo.encoders.families import FAMILIES
 
 pytest.importorskip("onnxruntime")
@@ -253,7 +253,9 @@ def test_weights_beyond_what_one_file_holds_lie_beside_the_graph(
         variant = Variant(weights=weights)  # type: ignore[arg-type]
         write_variant(masked_lm_file, tmp_path / "whole.onnx", variant)
         with monkeypatch.context() as limited:
-            limited.setattr(import_module("bistil.export.large_files"), "LARGEST_FILE", 10_000)
+            limited.setattr(
+                import_module("bistil.export.graph.large_files"), "LARGEST_FILE", 10_000
+            )
             write_variant(masked_lm_file, tmp_path / "out.onnx", variant)
         np.testing.assert_array_equal(logits(tmp_path / "out.onnx"), logits(tmp_path / "whole.onnx"))  # fmt: skip
         beside = (tmp_path / "out.onnx_data").stat()

@@ -13,8 +13,8 @@ from bistil.cli.console import refusing_plainly
 from bistil.cli.export_tables import print_exported, print_tried
 from bistil.cli.options import language_sources
 from bistil.errors import ExportError
-from bistil.export.openvino_ir import UNCALIBRATED
-from bistil.export.targets import TARGETS
+from bistil.export.eight_bits.openvino_ir import UNCALIBRATED
+from bistil.export.eight_bits.targets import TARGETS
 from teacherzoo.cache import refuse_what_exists
 from teacherzoo.cli.console import Json, Quiet, progress
 

@@ -10,27 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from bistil.errors import ExportError
-from bistil.export.compare import compare, largest_difference
-from bistil.export.float32 import require_libraries, write_float
-from bistil.export.folder import FLOAT, INT8, write_folder
-from bistil.export.graph import open_graph
-from bistil.export.judge.calibration import calibration_batches, calibration_lines
-from bistil.export.judge.drop import Drop, Judge, read_texts, warnings_of
-from bistil.export.judge.scores import TestSets, prompt_for
-from bistil.export.judge.search import Trial, WriteVariant, bytes_of, search
-from bistil.export.judge.text_answers import gives_vectors, text_answers
-from bistil.export.large_files import files_of
-from bistil.export.openvino_ir import FLOAT as IR_FLOAT
-from bistil.export.openvino_ir import INT8 as IR_INT8
-from bistil.export.openvino_ir import (
+from bistil.export.eight_bits.openvino_ir import FLOAT as IR_FLOAT
+from bistil.export.eight_bits.openvino_ir import INT8 as IR_INT8
+from bistil.export.eight_bits.openvino_ir import (
     UNCALIBRATED,
     OpenVinoVariant,
     OpenVinoWriter,
     require_openvino,
     write_ir,
 )
-from bistil.export.targets import TARGETS, Target
-from bistil.export.variants import write_variant
+from bistil.export.eight_bits.targets import TARGETS, Target
+from bistil.export.eight_bits.variants import write_variant
+from bistil.export.folder.folder import FLOAT, INT8, write_folder
+from bistil.export.graph.compare import compare, largest_difference
+from bistil.export.graph.float32 import require_libraries, write_float
+from bistil.export.graph.graph import open_graph
+from bistil.export.graph.large_files import files_of
+from bistil.export.judge.calibration import calibration_batches, calibration_lines
+from bistil.export.judge.drop import Drop, Judge, read_texts, warnings_of
+from bistil.export.judge.scores import TestSets, prompt_for
+from bistil.export.judge.search import Trial, WriteVariant, bytes_of, search
+from bistil.export.judge.text_answers import gives_vectors, text_answers
 from teacherzoo.atomic_write import written_whole
 from teacherzoo.cache import refuse_what_exists
 from teacherzoo.progress import ProgressCallback, no_progress
@@ -114,7 +114,7 @@ def export(
     Args:
         model: a model folder, or one that `xeval tune` or `adapt` wrote, for any task.
         out: the folder to write; it must not exist.
-        target: the processors it is for, a key of `bistil.export.targets.TARGETS`.
+        target: the processors it is for, a key of `bistil.export.eight_bits.targets.TARGETS`.
         texts: per language files, folders or `hub:NAME[:CONFIG[:SPLIT]]`, of which up to 300 lines are judged on. Rerankers
             read lines `query TAB passage`, question answering `question TAB passage`.
         source: where test sets lie: those of a tuned model's task, or those that a model of this kind answers as it is.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bistil.export.graph import Graph
+from bistil.export.graph.graph import Graph
 from bistil.export.judge.graph_reader import Arrays, GraphReader
 from bistil.export.judge.text_answers import TextAnswers
 from teacherzoo.progress import ProgressCallback

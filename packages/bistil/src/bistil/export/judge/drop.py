@@ -12,7 +12,7 @@ import numpy as np
 
 from bistil.encoders.closeness import interval
 from bistil.errors import ExportError
-from bistil.export.graph import Graph
+from bistil.export.graph.graph import Graph
 from bistil.export.judge.graph_reader import Arrays, GraphReader, Row
 from bistil.export.judge.scores import TestSets
 from bistil.export.judge.text_answers import TextAnswers

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bistil.export.graph import Graph
-from bistil.export.session import open_session
+from bistil.export.graph.graph import Graph
+from bistil.export.graph.session import open_session
 from teacherzoo.progress import ProgressCallback, no_progress
 
 LONGEST = 256

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bistil.errors import ExportError
-from bistil.export.graph import Graph
-from bistil.export.heads import Part, part_of
+from bistil.export.graph.graph import Graph
+from bistil.export.graph.heads import Part, part_of
 from bistil.export.judge.graph_reader import GraphReader
 from bistil.export.judge.text_answers import gives_one_score, gives_vectors, text_answers
 from teacherzoo.progress import ProgressCallback

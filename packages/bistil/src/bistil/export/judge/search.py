@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from bistil.errors import ExportError
-from bistil.export.folder import INT8
-from bistil.export.graph import Graph
+from bistil.export.eight_bits.variants import Variant, layers_of, write_variant
+from bistil.export.folder.folder import INT8
+from bistil.export.graph.graph import Graph
+from bistil.export.graph.large_files import files_of
 from bistil.export.judge.drop import Drop, Judge
 from bistil.export.judge.graph_reader import Arrays, GraphReader
 from bistil.export.judge.text_answers import VECTORS
-from bistil.export.large_files import files_of
-from bistil.export.variants import Variant, layers_of, write_variant
 from teacherzoo.progress import ProgressCallback
 
 WriteVariant = Callable[[Path, Path, Variant], None]

@@ -20,7 +20,7 @@ from bistil.encoders.closeness import (
     nearest_kept,
 )
 from bistil.errors import ExportError
-from bistil.export.graph import Graph
+from bistil.export.graph.graph import Graph
 from bistil.export.judge.graph_reader import Arrays, GraphReader, ReadRow, Row
 from teacherzoo.progress import ProgressCallback
 

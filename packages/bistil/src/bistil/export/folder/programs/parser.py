@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bistil.export.programs.rows import Graph, options
+from bistil.export.folder.programs.rows import Graph, options
 
 
 class Parser(Graph):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bistil.export.programs.rows import Graph, options
+from bistil.export.folder.programs.rows import Graph, options
 
 
 class Reader(Graph):

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bistil.encoders.model_folder import copy_side_files
-from bistil.export.program import program
-from bistil.export.readme import card
-from bistil.export.served_as import served_as
+from bistil.export.folder.program import program
+from bistil.export.folder.readme import card
+from bistil.export.folder.served_as import served_as
 from teacherzoo.catalogue.catalogue import find_teacher
 from vocabmerge import read_layout
 
 if TYPE_CHECKING:
-    from bistil.export.graph import Graph
+    from bistil.export.graph.graph import Graph
 
 FLOAT, INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"
 _PROBE = "Ça va?  I'm 3.5 km away, NOT here: Ёж, 日本語,\tİstanbul \u0301\u200b."
@@ -88,7 +88,7 @@ def _dimension(graph: Graph) -> int | None:
     """Numbers of a vector; None for models that give none."""
     import torch
 
-    from bistil.export.sample_rows import sample_rows
+    from bistil.export.graph.sample_rows import sample_rows
 
     if "sentence_embedding" not in graph.outputs:
         return None

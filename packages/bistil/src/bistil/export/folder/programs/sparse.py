@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bistil.export.programs.rows import Graph, options
+from bistil.export.folder.programs.rows import Graph, options
 
 
 class SparseEncoder(Graph):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bistil.export.programs.rows import Graph, options
+from bistil.export.folder.programs.rows import Graph, options
 
 
 class Classifier(Graph):

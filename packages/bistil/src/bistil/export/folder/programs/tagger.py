@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding
 
-from bistil.export.programs.rows import Graph, options
+from bistil.export.folder.programs.rows import Graph, options
 
 
 class Tagger(Graph):

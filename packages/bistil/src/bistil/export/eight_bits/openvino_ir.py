@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from bistil.errors import ExportError
-from bistil.export.layer_names import layers_of_node
-from bistil.export.session import Arrays, columns_for, import_openvino, missing_library
+from bistil.export.eight_bits.variants import Variant, layers_of
+from bistil.export.graph.layer_names import layers_of_node
+from bistil.export.graph.session import Arrays, columns_for, import_openvino, missing_library
 from bistil.export.silence import silence
-from bistil.export.variants import Variant, layers_of
 from teacherzoo.atomic_write import temporary_beside
 
 FLOAT, INT8 = "openvino/openvino_model.xml", "openvino/openvino_model_qint8_quantized.xml"

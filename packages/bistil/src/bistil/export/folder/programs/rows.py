@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from bistil.export.programs.onnx_session import open_session
+from bistil.export.folder.programs.onnx_session import open_session
 
 FOLDER = Path(__file__).resolve().parent
 

@@ -7,11 +7,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bistil.export.served_as import ServedAs
+from bistil.export.folder.served_as import ServedAs
 from teacherzoo.catalogue.licence import licence_of
 
 if TYPE_CHECKING:
-    from bistil.export.graph import Graph
+    from bistil.export.graph.graph import Graph
 
 _CARRIED = ("license", "license_name", "license_link", "language", "base_model", "base_model_relation")  # fmt: skip
 
@@ -33,7 +33,7 @@ def card(
     from jinja2 import Environment, StrictUndefined
 
     engine = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)  # noqa: S701  # Markdown  # fmt: skip
-    template = files("bistil.export").joinpath("README.md.jinja").read_text(encoding="utf-8")
+    template = files("bistil.export.folder").joinpath("README.md.jinja").read_text(encoding="utf-8")
     runtime = "openvino" if facts.get("target") == "openvino" else "onnx"
     return engine.from_string(template).render(
         facts,

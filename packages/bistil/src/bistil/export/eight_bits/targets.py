@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bistil.export.openvino_ir import OpenVinoVariant
-from bistil.export.variants import Variant
+from bistil.export.eight_bits.openvino_ir import OpenVinoVariant
+from bistil.export.eight_bits.variants import Variant
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bistil.export.graph import Graph
-from bistil.export.pooled import INPUTS
+from bistil.export.graph.graph import Graph
+from bistil.export.graph.pooled import INPUTS
 
 
 def sample_rows(graph: Graph, lengths: Sequence[int]) -> tuple[Tensor, ...]:

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from bistil.errors import ExportError
-from bistil.export.heads import Part, part_of
-from bistil.export.pooled import INPUTS, Pipeline, open_reranker, open_sentences, open_sparse
+from bistil.export.graph.heads import Part, part_of
+from bistil.export.graph.pooled import INPUTS, Pipeline, open_reranker, open_sentences, open_sparse
 from teacherzoo.encoders.kinds import PLAIN_NAMES, model_layout, open_whole
 from teacherzoo.encoders.teachers import teacher_folder
 from vocabmerge import Kind, Layout

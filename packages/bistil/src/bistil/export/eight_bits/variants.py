@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bistil.errors import ExportError
-from bistil.export.large_files import is_large, weights_beside
-from bistil.export.layer_names import layers_of_node
-from bistil.export.row_tables import RowTables
+from bistil.export.eight_bits.row_tables import RowTables
+from bistil.export.graph.large_files import is_large, weights_beside
+from bistil.export.graph.layer_names import layers_of_node
 from bistil.export.silence import silence
 from teacherzoo.atomic_write import temporary_beside
 

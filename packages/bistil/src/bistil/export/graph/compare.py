@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from bistil.errors import ExportError
-from bistil.export.graph import PLACES_OF_WORDS, Graph
-from bistil.export.sample_rows import sample_rows
-from bistil.export.session import open_session
+from bistil.export.graph.graph import PLACES_OF_WORDS, Graph
+from bistil.export.graph.sample_rows import sample_rows
+from bistil.export.graph.session import open_session
 
 TOLERANCE = 1e-4  # of outputs in float32: beyond it an export is refused
 # The longest row compared, and how many numbers an output of it may have: a vocabulary is long.

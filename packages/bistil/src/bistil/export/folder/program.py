@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from importlib.resources import files
 
-_PROGRAMS = "bistil.export.programs"
+_PROGRAMS = "bistil.export.folder.programs"
 
 
 def program(kind: str, *, session: str = "onnx_session") -> str:

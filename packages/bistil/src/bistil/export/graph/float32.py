@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from bistil.errors import ExportError
-from bistil.export.graph import PLACES_OF_WORDS, Graph
-from bistil.export.large_files import is_large, weights_beside
-from bistil.export.layer_names import name_nodes
-from bistil.export.sample_rows import sample_rows
+from bistil.export.graph.graph import PLACES_OF_WORDS, Graph
+from bistil.export.graph.large_files import is_large, weights_beside
+from bistil.export.graph.layer_names import name_nodes
+from bistil.export.graph.sample_rows import sample_rows
 from bistil.export.silence import silence
 
 # Since 20 GELU is one operation; onnxruntime reads it, in a file of IR version 10, since 1.18.

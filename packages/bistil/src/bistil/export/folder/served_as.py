@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vocabmerge import Kind
 
 if TYPE_CHECKING:
-    from bistil.export.graph import Graph
+    from bistil.export.graph.graph import Graph
 
 
 @dataclass(frozen=True, kw_only=True)
