@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bistil.errors import MakeError
 from bistil.extract.config import strategy_for
 from bistil.make.config import Making
+from bistil.student.shape import ShapeSizes
+from teacherzoo.encoders.kinds import model_layout
 from teacherzoo.encoders.layers import spread_layers
 from vocabmerge import Kind, read_layout
-from xeval.cost.parameters import Parameters, parameters_of
+from xeval.cost.parameters import parameters_of
 
 KINDS = {
     Kind.SENTENCE: "sentence encoder",
@@ -88,47 +90,36 @@ def plan(whole: Path, trimmed: Path, making: Making) -> MakePlan:
     Raises:
         MakeError: for a size that one layer exceeds, or more layers than there are.
     """
-    cut = parameters_of(trimmed)
-    depth, pinned = _depth_of(trimmed)
+    sizes = ShapeSizes(model_layout(trimmed))
+    depth = len(sizes.shape.layers)
     count = making.layers or depth // 2 or 1
     if making.size is not None:
-        count = _deepest(cut, depth, making.size)
+        count = _deepest(sizes, making.size)
     if count > depth:
         raise MakeError(f"{count} layers are asked for, and the model has {depth}; ask for fewer.")
     kind = kind_of(whole)
     spread = spread_layers(depth, count, strategy_for(kind))
     return MakePlan(
         kind=kind,
-        layers=(0, *spread[1:]) if pinned else spread,
+        layers=(0, *spread[1:]) if sizes.first_layer_pinned else spread,
         depth=depth,
         whole=parameters_of(whole).total,
-        trimmed=cut.total,
-        student=_with_layers(cut, depth, count),
+        trimmed=parameters_of(trimmed).total,
+        student=_with_layers(sizes, count),
         tokens=making.steps * making.batch * making.length,
     )
 
 
-def _depth_of(folder: Path) -> tuple[int, str]:
-    """Layers of a model folder, and why the first must stay the first, empty where it need not."""
-    from transformers import AutoConfig
-
-    from teacherzoo.encoders.families import known_family
-
-    config = AutoConfig.from_pretrained(folder / read_layout(folder).transformers[0])
-    family = known_family(config)
-    return int(getattr(config, family.depth)), family.first_layer_pinned
+def _with_layers(sizes: ShapeSizes, count: int) -> int:
+    return sizes.parameters(replace(sizes.shape, layers=sizes.shape.layers[:count])).total
 
 
-def _with_layers(parameters: Parameters, depth: int, count: int) -> int:
-    return parameters.total - parameters.body + parameters.body * count // depth
-
-
-def _deepest(parameters: Parameters, depth: int, size: int) -> int:
-    fitting = [n for n in range(1, depth + 1) if _with_layers(parameters, depth, n) <= size]
+def _deepest(sizes: ShapeSizes, size: int) -> int:
+    fitting = [n + 1 for n in sizes.shape.layers if _with_layers(sizes, n + 1) <= size]
     if not fitting:
-        least = _with_layers(parameters, depth, 1)
+        least = sizes.parameters(replace(sizes.shape, layers=(0,)))
         raise MakeError(
-            f"size {size:,}: with one layer and these languages' pieces the model has {least:,} parameters already, "
-            f"{parameters.embeddings:,} of them embeddings; allow more, or keep fewer pieces by a lower coverage."
+            f"size {size:,}: with one layer and these languages' pieces the model has {least.total:,} parameters already, "
+            f"{least.embeddings:,} of them embeddings; allow more, or keep fewer pieces by a lower coverage."
         )
     return fitting[-1]
