@@ -139,7 +139,14 @@ def main() -> None:
     add_options(arguments)
     arguments.add_argument("--tasks", nargs="+", default=["pos"], choices=list(TASKS))
     arguments.add_argument("--targets", nargs="+", default=["de"], choices=TARGETS)
-    arguments.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(KNOWN), metavar="SYSTEM", help="as `bistil compare` calls them")
+    arguments.add_argument(
+        "--systems",
+        nargs="+",
+        default=list(SYSTEMS),
+        choices=list(KNOWN),
+        metavar="SYSTEM",
+        help="as `bistil compare` calls them",
+    )
     arguments.add_argument("--students", default="pairs", choices=["pairs", "shared"])
     arguments.add_argument("--pareto", type=Path, help="draw the picture into this file")
     options = arguments.parse_args()
@@ -168,8 +175,13 @@ def main() -> None:
         record_scores(recorder, rows, systems, tasks, dict.fromkeys(tasks, size.tune_steps), shape, BARS)  # fmt: skip
         recorder.close()
         print_tests(rows, asdict(size), recipe, tasks, options.report)
+        costs = xeval.read_costs(folder / "run" / "costs.jsonl")
+        table = system_table(rows, costs, systems, tasks)
+        print(table)
+        if options.report:
+            written = options.report.read_text(encoding="utf-8")
+            options.report.write_text(f"{table}\n{written}", encoding="utf-8")
         if options.pareto:
-            costs = xeval.read_costs(folder / "run" / "costs.jsonl")
             draw_pareto(rows, costs, tasks, options.pareto)
 
 
