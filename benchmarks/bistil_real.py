@@ -24,6 +24,7 @@ from bilinguals import (
     tell,
 )
 from record import Recorder, parser
+from system_table import system_table
 from transformers.utils.logging import disable_progress_bar
 
 import xeval
