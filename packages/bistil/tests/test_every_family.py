@@ -29,7 +29,7 @@ from teacherzoo.encoders.families import FAMILIES
 from xeval import LocalFolder, Protocol, read_finetuned
 
 EXTRACTION = Extraction(
-    steps=3, batch=4, length=32, learning_rate=1e-3, held_out_share=0.1, checkpoint_every=3, feed_forward=24, precision="float32"
+    steps=3, batch=4, length=32, learning_rate=1e-3, held_out_share=0.1, checkpoint_every=3, feed_forward=24, units="taylor", precision="float32"
 )  # fmt: skip
 TRAINING = TaskTraining(
     protocol=Protocol(

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForMaskedLM
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel, AutoModelForMaskedLM
 from typer.testing import CliRunner
 
 from bistil.cli.app import app
@@ -115,6 +116,34 @@ def test_a_narrow_extraction_cut_off_ends_in_the_same_student(
 
     for name in ("model.safetensors", "config.json"):
         assert (resumed / name).read_bytes() == (student / name).read_bytes()
+
+
+def test_units_of_a_sentence_encoder_are_chosen_once_by_bottlenecks_on_its_vectors(
+    sentence_teacher: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    told: list[str] = []
+
+    def interrupt(_done: int, _total: int, what: str) -> None:
+        told.append(what)
+        if what.startswith("extracting"):
+            raise StopError
+
+    narrow = replace(NARROW, units="bottleneck", steps=3, width=None)
+    with pytest.raises(StopError):
+        _extract(sentence_teacher, texts, tmp_path / "student", extraction=narrow, watch=interrupt)
+    assert "training information-bottleneck masks" in told
+    again: list[str] = []
+    out = _extract(
+        sentence_teacher, texts, tmp_path / "student", extraction=narrow, watch=lambda _done, _total, what: again.append(what)
+    )  # fmt: skip
+
+    assert "training information-bottleneck masks" not in again
+    assert SentenceTransformer(str(out)).encode(["abc"], prompt="ask: ").shape == (1, 24)
+    assert AutoModel.from_pretrained(out).config.intermediate_size == 24
+    run = json.loads((out / "run.json").read_text())
+    assert run["extraction"]["units"] == "bottleneck"
+    words = "24 of 48 units in each feed-forward layer by information-bottleneck masks"
+    assert run["plan"]["narrowed"] == [words]
 
 
 def test_widths_are_refused_before_text_is_read(

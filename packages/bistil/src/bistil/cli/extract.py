@@ -48,6 +48,12 @@ def extract_command(
     feed_forward: Annotated[
         int | None, typer.Option(help="Units of its feed-forward layers; else as the teacher's.")
     ] = None,
+    units: Annotated[
+        str,
+        typer.Option(
+            help="What a narrower student keeps, by importance: reconstruction|taylor|bottleneck."
+        ),
+    ] = "reconstruction",
     style: Annotated[
         str | None,
         typer.Option(
@@ -143,7 +149,7 @@ def extract_command(
     licences = _pairs("--licence", licence or [], what="LICENCE")
     translations = _pairs("--parallel", parallel or [])
     extraction = Extraction(
-        reduction=reduction, layers=_layers(layers), width=width, feed_forward=feed_forward, loss=_loss(style, term or [], model),
+        reduction=reduction, layers=_layers(layers), width=width, feed_forward=feed_forward, units=units, loss=_loss(style, term or [], model),  # type: ignore[arg-type]  # checked there
         init=init, threshold=threshold, top=top, budget=budget, keep_vocabulary=keep_vocabulary,  # type: ignore[arg-type]  # checked there
         steps=steps, batch=batch, length=length, learning_rate=learning_rate, warmup=warmup,
         prompts=tuple(prompt or ()), mask_rate=mask_rate, held_out_share=held_out_share, precision=precision, optimizer=optimizer, offload=offload, seed=seed, checkpoint_every=checkpoint_every,  # type: ignore[arg-type]  # checked there

@@ -20,6 +20,7 @@ _LAYERS: dict[str, Strategy] = {"sentence": "outer"}  # likewise
 Init = Literal["teacher", "random"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Optimizer = Literal["adamw", "muon"]
+Units = Literal["reconstruction", "taylor", "bottleneck"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,9 @@ class Extraction:
             unless given, of sentence encoders "outer".
         width: of the student's hidden states, a multiple of its attention heads; as the teacher's unless given. Which units
             it keeps is chosen on the text, see `bistil.student.narrow`.
-        feed_forward: units of its feed-forward layers; as the teacher's unless given.
+        feed_forward: units of its feed-forward layers, as many in each; as the teacher's unless given.
+        units: by which measure of their importance the units of a narrower student are chosen, see
+            `bistil.student.importance.unit_importance`.
         init: the student's first weights: the teacher's, or random ones (a model from scratch).
         loss: its terms and their weights; by default what the teacher's kind needs, see `bistil.losses.weights.weights_for`.
         threshold: keep a piece whose probability reaches this in some language; 1e-6 unless another rule is given.
@@ -70,6 +73,7 @@ class Extraction:
     layers: Strategy | tuple[int, ...] | None = None
     width: int | None = None
     feed_forward: int | None = None
+    units: Units = "reconstruction"
     init: Init = "teacher"
     loss: LossWeights | None = None
     threshold: float | None = None
@@ -111,7 +115,7 @@ class Extraction:
                 raise ExtractError(
                     f"The optimizer is muon, and the Trainer arguments name {name}, which brings one of its own; leave one or the other out."
                 )
-        for name, choices in (("init", get_args(Init)), ("precision", get_args(Precision)), ("optimizer", get_args(Optimizer))):  # fmt: skip
+        for name, choices in (("init", get_args(Init)), ("precision", get_args(Precision)), ("optimizer", get_args(Optimizer)), ("units", get_args(Units))):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ExtractError(
                     f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}."
@@ -164,8 +168,10 @@ class Extraction:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values; widths only where they are not the teacher's."""
+        """As plain values; widths, and how units are chosen, only where they are not the teacher's."""
         stated = {**asdict(self), "loss": self.weights.to_json(), "arguments": dict(self.arguments)}
+        if self.width is None and self.feed_forward is None:
+            del stated["units"]
         return {
             name: value
             for name, value in stated.items()

@@ -152,7 +152,9 @@ def _trim_copy_distil(
         watch=watch,
     )  # fmt: skip
 
-    copied = initial_student(teacher.model, given.layers, extraction, text)
+    copied = initial_student(
+        teacher.model, given.layers, extraction, text, sentences=sentences, device=arguments.device, work=work, watch=watch
+    )  # fmt: skip
 
     # An untrained student is looked at on a batch all the same.
     batches = text.batches(max(1, extraction.steps) * arguments.gradient_accumulation_steps * arguments.world_size)  # fmt: skip

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from bistil.encoders.pooling import SentenceEncoder, SentenceModules
 from bistil.encoders.widths import inner_width
 from bistil.extract.config import Extraction
 from bistil.extract.text import ExtractionText
+from bistil.student.gates import UnitKind
+from bistil.student.importance import unit_importance
 from bistil.student.layers import student_of
-from bistil.student.narrow import choose_hidden, narrowed, projection_of
+from bistil.student.narrow import compared_covariance, narrowed, projection_of
+from bistil.student.outputs import last_states, sentence_vectors
+from bistil.student.units import explained_share, pivoted_cholesky_selection
+from teacherzoo.cache import MADE, made_once
+from teacherzoo.progress import ProgressCallback, no_progress
 
 _SAMPLE = 8192  # positions of text on which units are chosen
+_WORDS = {
+    "reconstruction": "",
+    "taylor": " by Taylor importance",
+    "bottleneck": " by information-bottleneck masks",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +51,27 @@ class InitialStudent:
 
 
 def initial_student(
-    teacher: Any, layers: Sequence[int], extraction: Extraction, text: ExtractionText
+    teacher: Any,
+    layers: Sequence[int],
+    extraction: Extraction,
+    text: ExtractionText,
+    *,
+    sentences: SentenceModules | None,
+    device: torch.device,
+    work: Path,
+    watch: ProgressCallback = no_progress,
 ) -> InitialStudent:
     """The teacher's layers `layers`, verified bit for bit, then made as narrow as `extraction` says.
 
     Args:
         teacher: in evaluation mode.
         layers: see `choose_layers`.
-        extraction: widths, first weights, seed.
+        extraction: widths, how units are chosen, first weights, seed.
         text: of which a sample decides what is kept.
+        sentences: what stands behind a sentence encoder, whose vectors decide then.
+        device: on which importance is measured, where that takes gradients.
+        work: a folder that keeps what was chosen for a run that goes on.
+        watch: told (done, total, what).
     """
     seed = extraction.seed if extraction.init == "random" else None
     student = student_of(teacher, layers, seed=seed)
@@ -53,19 +81,64 @@ def initial_student(
     if width is None and feed_forward is None:
         return InitialStudent(student=student)
     sample = text.sample(_SAMPLE)
+    chosen: dict[str, Any] = {}
+    if extraction.units != "reconstruction":
+        keep: dict[UnitKind, float] = {}
+        if width is not None:
+            keep["hidden"] = width / whole
+        if feed_forward is not None and seed is None:
+            keep["feed_forward"] = feed_forward / inner
+        cut = student if seed is None else student_of(teacher, layers)
+        chosen = _chosen(cut, sample, keep, extraction, sentences, device, work, watch) if keep else {}  # fmt: skip
     units, words = None, []
+    by = _WORDS[extraction.units]
     if width is not None:
-        kept = choose_hidden(teacher, layers, sample, width=width)
-        units = kept.numbers
+        covariance = compared_covariance(teacher, layers, sample)
+        units = tuple(chosen["hidden"]) if chosen else pivoted_cholesky_selection(covariance, width).numbers  # fmt: skip
         words.append(
-            f"{width:,} of {whole:,} hidden units; the projection of the teacher's states is the choice of these, which tell "
-            f"{100 * kept.explained:.0f} % of their variance by a linear map"
+            f"{width:,} of {whole:,} hidden units{by}; the projection of the teacher's states is the choice of these, which tell "
+            f"{100 * explained_share(covariance, units):.0f} % of their variance by a linear map"
         )
     if feed_forward is not None:
-        words.append(f"{feed_forward:,} of {inner:,} units in each feed-forward layer")
+        words.append(f"{feed_forward:,} of {inner:,} units in each feed-forward layer{by if seed is None else ''}")  # fmt: skip
     return InitialStudent(
-        student=narrowed(student, sample, units=units, feed_forward=feed_forward, seed=seed),
+        student=narrowed(
+            student, sample, units=units, feed_forward=feed_forward, inner_units=chosen.get("feed_forward"), seed=seed
+        ),
         units=units,
         projection=None if units is None else projection_of(units, whole),
         words=tuple(words),
-    )
+    )  # fmt: skip
+
+
+def _chosen(
+    cut: Any,
+    sample: Sequence[Tensor],
+    keep: Mapping[UnitKind, float],
+    extraction: Extraction,
+    sentences: SentenceModules | None,
+    device: torch.device,
+    work: Path,
+    watch: ProgressCallback,
+) -> dict[str, Any]:
+    """Numbers of the units that are kept by kind, measured on the cut teacher once: all processes and a run that goes on read them."""
+
+    def make(folder: Path) -> None:
+        model = cut if sentences is None else SentenceEncoder(cut, copy.deepcopy(sentences.modules))
+        outputs = last_states if sentences is None else sentence_vectors
+        importance = unit_importance(
+            model.to(device), sample, extraction.units, kinds=list(keep), outputs=outputs, keep=keep, seed=extraction.seed, watch=watch
+        )  # fmt: skip
+        model.cpu()
+        kept: dict[str, Any] = {}
+        if extraction.width is not None and "hidden" in keep:
+            kept["hidden"] = importance.kept_hidden(extraction.width)
+        if extraction.feed_forward is not None and "feed_forward" in keep:
+            kept["feed_forward"] = importance.kept_feed_forward(extraction.feed_forward)
+        (folder / MADE).mkdir()
+        (folder / MADE / "units.json").write_text(json.dumps(kept), encoding="utf-8")
+
+    # The work folder is that of one run's inputs, which decide these too.
+    made = made_once(work / "units", {"units": extraction.units}, make, watch=watch)
+    kept: dict[str, Any] = json.loads((made / "units.json").read_text(encoding="utf-8"))
+    return kept

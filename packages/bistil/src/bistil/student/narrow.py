@@ -27,14 +27,25 @@ def choose_hidden(
 ) -> Kept:
     """The hidden units that a student of this width keeps: those that explain most of the teacher's compared states.
 
-    One choice holds for the embeddings' state and the states behind `layers`, so that what a layer adds to the sum of
+    Args:
+        teacher: in evaluation mode.
+        layers: the student's map.
+        blocks: token ids [B, S] without padding.
+        width: how many units.
+    """
+    return pivoted_cholesky_selection(compared_covariance(teacher, layers, blocks), width)
+
+
+def compared_covariance(teacher: Any, layers: Sequence[int], blocks: Iterable[Tensor]) -> Tensor:
+    """[H, H] of the teacher's compared states.
+
+    One choice of units holds for the embeddings' state and the states behind `layers`, so that what a layer adds to the sum of
     those before it has one meaning everywhere. Each state's variance weighs the same.
 
     Args:
         teacher: in evaluation mode.
         layers: the student's map.
         blocks: token ids [B, S] without padding.
-        width: how many units.
     """
     states = [0, *(number + 1 for number in layers)]
     moments = {number: Moments(teacher.config.hidden_size) for number in states}
@@ -46,7 +57,7 @@ def choose_hidden(
                 moments[number].add(activations.hidden[number])
     covariances = [moments[number].covariance for number in states]
     shares = torch.stack([covariance / covariance.trace() for covariance in covariances])
-    return pivoted_cholesky_selection(shares.mean(0), width)
+    return shares.mean(0)
 
 
 def projection_of(units: Sequence[int], width: int) -> Tensor:
@@ -60,6 +71,7 @@ def narrowed(
     *,
     units: Sequence[int] | None = None,
     feed_forward: int | None = None,
+    inner_units: Sequence[Sequence[int]] | None = None,
     seed: int | None = None,
 ) -> Any:
     """A narrower copy of `model` that does nearly what it does on text like `blocks`.
@@ -69,14 +81,15 @@ def narrowed(
     norm's mean and deviation run over the chosen units alone, which is another function: projection and norm do not
     commute. Its gain and offset are fitted anew, unit by unit. Heads stay as many: queries and keys are cut to the
     singular directions that make most of a head's products, values to those that make most of what it adds to the state.
-    Feed-forward units are chosen by how much of what all add the chosen ones tell. Where nothing is left out the copy is
-    the same model, bit for bit.
+    Feed-forward units are chosen by how much of what all add the chosen ones tell, or are those that are named. Where nothing
+    is left out the copy is the same model, bit for bit.
 
     Args:
         model: in evaluation mode, one that `require_narrowable` takes.
         blocks: token ids [B, S] without padding.
         units: hidden units that are kept, ascending; None for all.
         feed_forward: how many feed-forward units of each layer; None for all.
+        inner_units: of each layer the numbers of so many of them, ascending; None to choose by reconstruction.
         seed: given, the weights are random instead, of this seed.
     """
     kept = None if units is None or len(units) == model.config.hidden_size else tuple(units)
@@ -89,7 +102,7 @@ def narrowed(
     narrow.to(next(model.parameters())).eval()  # its device and dtype
     if seed is None:
         statistics = ActivationStatistics(model, kept, blocks, inner=inner is not None)
-        narrow.load_state_dict(_Narrowing(model, statistics, kept, inner).weights())
+        narrow.load_state_dict(_Narrowing(model, statistics, kept, inner, inner_units).weights())
     return narrow
 
 
@@ -102,8 +115,10 @@ class _Narrowing:
         statistics: ActivationStatistics,
         units: tuple[int, ...] | None,
         inner: int | None,
+        inner_units: Sequence[Sequence[int]] | None,
     ) -> None:
         self._model, self._statistics, self._units, self._inner = model, statistics, units, inner
+        self._inner_units = inner_units
         self._family = family_of(model)
         self._state: slice | list[int] = slice(None) if units is None else list(units)
 
@@ -123,10 +138,10 @@ class _Narrowing:
                     f"{name}.weight": weight[self._state],
                     f"{name}.bias": bias[self._state],
                 }
-        for path in paths_of_layers(self._model):
+        for number, path in enumerate(paths_of_layers(self._model)):
             if self._units is not None:
                 weights |= self._attention(path)
-            weights |= self._feed_forward(path)
+            weights |= self._feed_forward(number, path)
         return weights
 
     def _linear(self, name: str) -> tuple[Tensor, Tensor | None]:
@@ -182,7 +197,7 @@ class _Narrowing:
             weights[f"{name}.bias"] = torch.cat([bias for _, bias in parts])
         return weights
 
-    def _feed_forward(self, path: str) -> Weights:
+    def _feed_forward(self, number: int, path: str) -> Weights:
         ups = [f"{path}.{place}" for place in self._family.up]
         down = f"{path}.{self._family.down}"
         tensors = {up: self._reading(up, ups[0]) for up in ups}
@@ -190,10 +205,7 @@ class _Narrowing:
         weight, bias = weight[self._state], None if bias is None else bias[self._state]
         if self._inner is not None:
             moments, total = self._statistics.inputs[down], weight.shape[1]
-            loud = weight.norm(dim=0)
-            kept = pivoted_cholesky_selection(
-                moments.covariance * loud * loud[:, None], self._inner
-            ).numbers
+            kept = self._inner_kept(number, moments, weight)
             linear, constant = least_squares_reconstruction(
                 kept, moments, constant=bias is not None
             )
@@ -209,6 +221,16 @@ class _Narrowing:
             for part, tensor in zip(("weight", "bias"), pair, strict=True)
             if tensor is not None
         }
+
+    def _inner_kept(self, number: int, moments: Moments, weight: Tensor) -> tuple[int, ...]:
+        """The feed-forward units that layer `number` keeps, [out, inner] being the weight of the map that reads them."""
+        if self._inner_units is not None:
+            return tuple(self._inner_units[number])
+        assert self._inner is not None
+        loud = weight.norm(dim=0)
+        return pivoted_cholesky_selection(
+            moments.covariance * loud * loud[:, None], self._inner
+        ).numbers
 
 
 def cut_products(queries: Moments, keys: Moments, width: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,9 +60,7 @@ class Kept:
 def pivoted_cholesky_selection(covariance: Tensor, count: int) -> Kept:
     """Units chosen one by one, each the one that has most variance left that those before it do not explain.
 
-    A Cholesky decomposition with diagonal pivots, stopped early (Higham 1990; Harbrecht, Peters and Schneider 2012): column j
-    of the factor is (C[:, p] - L Lᵀ[:, p]) / √d[p] for the pivot p = argmax d, and d -= L[:, j]². Where nothing is left to
-    explain, the first of the others follow.
+    Where nothing is left to explain, the first of the others follow.
 
     Args:
         covariance: [D, D].
@@ -74,20 +73,70 @@ def pivoted_cholesky_selection(covariance: Tensor, count: int) -> Kept:
         >>> pivoted_cholesky_selection(torch.tensor([[4.0, 4.0, 0.0], [4.0, 4.0, 0.0], [0.0, 0.0, 1.0]]), 2)
         Kept(numbers=(0, 2), explained=1.0)
     """
+    order, _, left = _pivots(covariance, count)
+    total = float(covariance.diagonal().sum())
+    return Kept(tuple(sorted(order)), 1 - float(left.sum()) / total if total else 1.0)
+
+
+def pivot_variances(covariance: Tensor) -> Tensor:
+    """[D] the variance that each unit had left when its turn came in `pivoted_cholesky_selection`: the k largest are its first k.
+
+    Args:
+        covariance: [D, D].
+    """
+    order, variances, _ = _pivots(covariance, len(covariance))
+    by_unit = torch.zeros_like(variances)
+    by_unit[torch.tensor(order)] = variances
+    return by_unit
+
+
+def _pivots(covariance: Tensor, count: int) -> tuple[list[int], Tensor, Tensor]:
+    """The first pivots, the variance left of each when its turn came, [count], and of all behind them, [D].
+
+    A Cholesky decomposition with diagonal pivots, stopped early (Higham 1990; Harbrecht, Peters and Schneider 2012): column j
+    of the factor is (C[:, p] - L Lᵀ[:, p]) / √d[p] for the pivot p = argmax d, and d -= L[:, j]².
+    """
     left = covariance.diagonal().clone()
-    total, floor = float(left.sum()), float(left.max()) * 1e-12
+    floor = float(left.max()) * 1e-12
     available = torch.ones_like(left, dtype=torch.bool)
     factor = covariance.new_zeros(len(left), count)
+    order, variances = [], covariance.new_zeros(count)
     for step in range(count):
         pivot = int(left.masked_fill(~available, -1).argmax())
         available[pivot] = False
+        order.append(pivot)
         if left[pivot] <= floor:
             continue
+        variances[step] = left[pivot]
         column = covariance[:, pivot] - factor[:, :step] @ factor[pivot, :step]
         factor[:, step] = column / left[pivot].sqrt()
         left = (left - factor[:, step].square()).clamp(min=0)
-    numbers = (~available).nonzero().flatten().tolist()
-    return Kept(tuple(numbers), 1 - float(left.sum()) / total if total else 1.0)
+    return order, variances, left
+
+
+def explained_share(covariance: Tensor, units: Sequence[int]) -> float:
+    """Share of all units' variance that a linear function of these gives, 1 - tr(C - C[:, K] C[K, K]⁻¹ C[K, :]) / tr C.
+
+    Args:
+        covariance: [D, D].
+        units: K.
+    """
+    total = float(covariance.diagonal().sum())
+    chosen = torch.tensor(list(units))
+    among = covariance[chosen][:, chosen]
+    among.diagonal().add_(1e-9 * float(among.diagonal().mean()) + 1e-30)
+    given = torch.linalg.solve(among, covariance[chosen])
+    return float((covariance[chosen] * given).sum()) / total if total else 1.0
+
+
+def largest(scores: Tensor, count: int) -> tuple[int, ...]:
+    """The numbers of the largest entries of [D], ascending; of equal ones the first.
+
+    Args:
+        scores: [D].
+        count: how many.
+    """
+    return tuple(sorted(scores.argsort(descending=True, stable=True)[:count].tolist()))
 
 
 def least_squares_reconstruction(

@@ -1,0 +1,277 @@
+"""Which measure of importance is worth its time: what a narrower student keeps of a sentence encoder by each, and at random.
+
+Needs `--model FOLDER`, a sentence encoder, and `--data FOLDER` with `corpora/LANGUAGE.txt.xz` and `tatoeba/LANGUAGE.tsv`. The model
+is trimmed to English and another language; of the student's layers, cut from it, each measure chooses the units that are kept,
+everything else is alike: how the weights are fitted to the units, text, seed, loss and steps of phase 1. Recorded are the seconds of
+choosing, and, before any training and behind a short phase 1, on held-out sentences of both languages:
+
+    cosine       mean, of a sentence's vector to the whole model's, in percent; not of narrower vectors
+    neighbours   share of the whole model's ten nearest sentences that are the student's
+    bitext       accuracy at 1, mean of both sides
+
+    python benchmarks/bistil_units.py --model FOLDER --data FOLDER --out units.jsonl
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from bistil_real import texts_of
+from numpy.typing import NDArray
+from record import Recorder, parser
+from sentence_students import bitext, unit
+from torch import Tensor
+
+from bistil.encoders.pooling import SentenceEncoder, SentenceModules
+from bistil.encoders.widths import inner_width
+from bistil.extract.config import Extraction
+from bistil.extract.sentences import SentenceInputs, read_sentences, sentence_student
+from bistil.extract.text import ExtractionText, open_text
+from bistil.extract.trainer import train, training_arguments
+from bistil.losses.rows import SentenceExtractionModel, SentenceTeacher
+from bistil.losses.weights import LossWeights
+from bistil.student.gates import UnitKind
+from bistil.student.importance import MEASURES, Importance, unit_importance
+from bistil.student.layers import choose_layers, student_of
+from bistil.student.narrow import narrowed, projection_of
+from bistil.student.outputs import sentence_vectors
+from teacherzoo import Teacher, load_teacher
+from teacherzoo.progress import no_progress
+from vocabmerge import Kind, trim
+
+SOURCE = "en"
+NEIGHBOURS = 10
+RANDOM = "random"
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What a student is narrower by; None as the teacher.
+
+    Attributes:
+        feed_forward: its feed-forward units, of the teacher's 1.
+        width: of its hidden states, of the teacher's 1.
+    """
+
+    feed_forward: float | None = None
+    width: float | None = None
+
+    def words(self) -> str:
+        parts = {"feed-forward": self.feed_forward, "hidden": self.width}
+        return ", ".join(f"{share:g} of {name} units" for name, share in parts.items() if share)
+
+
+SHAPES = {"feed_forward": Shape(feed_forward=0.5), "both": Shape(feed_forward=0.5, width=0.5)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What all students share.
+
+    Attributes:
+        teacher: trimmed.
+        sentences: behind its encoder.
+        layers: the student's.
+        text: of phase 1.
+        sample: on which units are chosen.
+        prompt: in front of every sentence.
+        target: the language beside English.
+        sides: held-out sentences in English and their translations.
+        whole: the whole model's vectors of them, the English ones first.
+    """
+
+    teacher: Teacher
+    sentences: SentenceModules
+    layers: tuple[int, ...]
+    text: ExtractionText
+    sample: list[Tensor]
+    prompt: str
+    target: str
+    sides: tuple[list[str], list[str]]
+    whole: Vectors
+
+
+def main() -> None:
+    """Choose, fit and judge by each measure, then train a little and judge again."""
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("--target", default="de", help="the other language")
+    arguments.add_argument("--prompt", default="query: ", help="in front of every sentence")
+    arguments.add_argument("--work", type=Path, help="a folder that keeps trim and text")
+    arguments.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
+    arguments.add_argument("--by", nargs="+", default=[*MEASURES, RANDOM], choices=[*MEASURES, RANDOM])  # fmt: skip
+    arguments.add_argument("--steps", type=int, help="of phase 1, each of 1,024 tokens; 120, with --quick 2")  # fmt: skip
+    arguments.add_argument("--seed", type=int, default=0)
+    options = arguments.parse_args()
+    recorder = Recorder("bistil_units", options)
+    steps = options.steps if options.steps is not None else 2 if options.quick else 120
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.work or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        extraction = _extraction(steps, options.prompt, options.seed)
+        world = _world(options, folder, extraction)
+        for name in options.shapes:
+            _race(recorder, world, SHAPES[name], options.by, extraction, folder)
+    recorder.close()
+
+
+def _extraction(steps: int, prompt: str, seed: int) -> Extraction:
+    return Extraction(
+        keep_vocabulary=True, prompts=(prompt,), steps=max(1, steps), batch=16, length=64, seed=seed, checkpoint_every=max(1, steps)
+    ).decided(Kind.SENTENCE)  # fmt: skip
+
+
+def _world(options: Any, folder: Path, extraction: Extraction) -> World:
+    pair = (SOURCE, options.target)
+    lines, tests = (400, 40) if options.quick else (10_000, 500)
+    files = {language: [Path(file)] for language, file in texts_of(options.data, folder, pair, lines).items()}  # fmt: skip
+    trimmed = folder / f"trimmed-{lines}"
+    if not trimmed.exists():
+        trim(options.model, files, trimmed, lines=None)
+    teacher = load_teacher(trimmed, headless=True)
+    sentences = read_sentences(teacher, SentenceInputs(), extraction)
+    assert sentences is not None
+    text = open_text(teacher, files, folder, extraction, sentences=sentences, watch=no_progress)
+    sides = bitext(options.data, pair, tests)
+    encoder = SentenceEncoder(teacher.model, sentences.modules)
+    return World(
+        teacher=teacher, sentences=sentences, layers=choose_layers(teacher.model, layers=extraction.layers or "outer"), text=text,
+        sample=text.sample(1024 if options.quick else 8192), prompt=options.prompt, target=options.target, sides=sides, whole=_vectors(encoder, sentences, options.prompt, [*sides[0], *sides[1]]),
+    )  # fmt: skip
+
+
+def _race(
+    recorder: Recorder,
+    world: World,
+    shape: Shape,
+    measures: Sequence[str],
+    extraction: Extraction,
+    folder: Path,
+) -> None:
+    seconds: dict[str, list[float]] = {}
+    figures: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for by in measures:
+        begun = time.process_time()
+        units, inner = _chosen(world, shape, by, extraction.seed)
+        seconds[by] = [time.process_time() - begun]
+        model = _student(world, units, inner, extraction)
+        before = _judged(model.student, world)
+        with tempfile.TemporaryDirectory(dir=folder) as run:
+            train(
+                model, world.text.batches(extraction.steps), [SOURCE, world.target], training_arguments(Path(run), extraction),
+                watch=no_progress,
+            )  # fmt: skip
+        after = _judged(model.student.eval(), world)
+        for when, judged in (
+            ("before training", before),
+            (f"after {extraction.steps} steps", after),
+        ):
+            for figure, value in judged.items():
+                figures.setdefault((figure, when), {})[by] = [value]
+    said = {"shape": shape.words(), "layers": len(world.layers), "seed": extraction.seed}
+    recorder.add("processor time of choosing units", seconds, unit="s", shape=said)
+    for (figure, when), values in figures.items():
+        recorder.add(f"{figure}, {when}", values, unit="%", shape=said)
+
+
+def _chosen(
+    world: World, shape: Shape, by: str, seed: int
+) -> tuple[tuple[int, ...] | None, Sequence[Sequence[int]] | None]:
+    """Hidden and feed-forward units that are kept; None for all."""
+    config = world.teacher.model.config
+    width, inner = config.hidden_size, inner_width(config)
+    counts = {"hidden": round((shape.width or 1) * width), "feed_forward": round((shape.feed_forward or 1) * inner)}  # fmt: skip
+    if by == RANDOM:
+        chance = random.Random(seed)
+        units = sorted(chance.sample(range(width), counts["hidden"]))
+        rows = [sorted(chance.sample(range(inner), counts["feed_forward"])) for _ in world.layers]
+        return (tuple(units) if shape.width else None), (rows if shape.feed_forward else None)
+    keep: dict[UnitKind, float] = {}
+    if shape.width:
+        keep["hidden"] = shape.width
+    if shape.feed_forward:
+        keep["feed_forward"] = shape.feed_forward
+    cut = SentenceEncoder(student_of(world.teacher.model, world.layers), world.sentences.modules)
+    importance: Importance = unit_importance(
+        cut, world.sample, by, kinds=list(keep), outputs=sentence_vectors, keep=keep, seed=seed  # type: ignore[arg-type]  # one of the measures
+    )  # fmt: skip
+    return (
+        importance.kept_hidden(counts["hidden"]) if shape.width else None,
+        importance.kept_feed_forward(counts["feed_forward"]) if shape.feed_forward else None,
+    )
+
+
+def _student(
+    world: World,
+    units: tuple[int, ...] | None,
+    inner: Sequence[Sequence[int]] | None,
+    extraction: Extraction,
+) -> SentenceExtractionModel:
+    """The narrower student with its loss beside the teacher."""
+    model = world.teacher.model
+    student = narrowed(
+        student_of(model, world.layers), world.sample, units=units, inner_units=inner,
+        feed_forward=None if inner is None else len(inner[0]),
+    )  # fmt: skip
+    weights = extraction.weights if units is None else LossWeights.only(similarity=1.0, hidden=1.0)
+    teacher = SentenceTeacher(
+        SentenceEncoder(model, world.sentences.modules), weights, world.layers
+    )
+    return SentenceExtractionModel(
+        sentence_student(student, world.sentences), teacher, weights=weights, layers=world.layers,
+        projection=None if units is None else projection_of(units, model.config.hidden_size),
+    )  # fmt: skip
+
+
+def _judged(student: Any, world: World) -> dict[str, float]:
+    """Every figure of a student, in percent."""
+    vectors = _vectors(student, world.sentences, world.prompt, [*world.sides[0], *world.sides[1]])
+    figures = {}
+    if vectors.shape == world.whole.shape:
+        figures["cosine"] = 100 * float((unit(vectors) * unit(world.whole)).sum(1).mean())
+    shared = [len({*near} & {*expected}) for near, expected in zip(_nearest(vectors), _nearest(world.whole), strict=True)]  # fmt: skip
+    figures["neighbours"] = 100 * float(np.mean(shared)) / NEIGHBOURS
+    first, second = np.split(unit(vectors), 2)
+    cosines = first @ second.T
+    hits = [(cosines.argmax(axis) == np.arange(len(cosines))).mean() for axis in (0, 1)]
+    figures["bitext"] = 100 * float(np.mean(hits))
+    return figures
+
+
+def _nearest(vectors: Vectors) -> NDArray[np.int64]:
+    cosines = unit(vectors) @ unit(vectors).T
+    np.fill_diagonal(cosines, -np.inf)
+    nearest: NDArray[np.int64] = np.argpartition(-cosines, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
+    return nearest
+
+
+@torch.no_grad()
+def _vectors(
+    encoder: Any, sentences: SentenceModules, prompt: str, texts: Sequence[str]
+) -> Vectors:
+    """[N, D] in the order of the texts."""
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+    vectors: list[Any] = [None] * len(texts)
+    for start in range(0, len(order), 32):
+        some = order[start : start + 32]
+        batch = sentences.tokenizer(
+            [prompt + texts[number] for number in some], padding=True, truncation=True,
+            max_length=sentences.max_length, return_tensors="pt",
+        )  # fmt: skip
+        made = encoder(**{name: batch[name] for name in ("input_ids", "attention_mask")})
+        for number, vector in zip(some, made.float().numpy(), strict=True):
+            vectors[number] = vector
+    stacked: Vectors = np.stack(vectors)
+    return stacked
+
+
+if __name__ == "__main__":
+    main()
