@@ -1,5 +1,6 @@
 """What makes continuous integration quick: the preloaded Python, the borrowed environment, the table of times."""
 
+import compileall
 import os
 import resource
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import borrowed
@@ -155,6 +157,29 @@ def test_what_is_required_is_borrowed_and_no_stranger(full: Path, tmp_path: Path
 
 def test_an_extra_brings_what_it_asks_for(full: Path, tmp_path: Path) -> None:
     assert _borrowed(full, tmp_path, "above[more]") == {"above", "middle", "below", "rare"}
+
+
+def test_bytecode_that_was_made_by_an_import_is_borrowed_and_none_of_a_stranger(
+    full: Path, tmp_path: Path
+) -> None:
+    site = Path("lib", "python3.11", "site-packages")
+    compileall.compile_dir(full / site, quiet=1)
+
+    _borrowed(full, tmp_path, "middle")
+
+    there = tmp_path / "new" / site
+    code = Path(cache_from_source(str(there / "below.py")))
+    before = code.stat().st_mtime_ns
+    assert {file.name.split(".")[0] for file in code.parent.iterdir()} == {
+        "above",
+        "middle",
+        "below",
+    }
+    environment = {
+        name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+    }
+    subprocess.run([sys.executable, "-c", "import below"], cwd=there, env=environment, check=True)
+    assert code.stat().st_mtime_ns == before  # it is current: Python has no other to write
 
 
 @pytest.mark.parametrize(
