@@ -190,6 +190,25 @@ def sentence_encoder(
 
 
 @pytest.fixture(scope="session")
+def sparse_encoder(models: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained SPLADE as sentence-transformers writes it; many entries of its vectors are zeros."""
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sparse_encoder.modules import SpladePooling
+
+    masked_lm = Transformer(str(models("bert")), transformer_task="fill-mask")
+    for name, parameter in masked_lm.named_parameters():
+        if parameter.dim() > 1:
+            parameter.data *= 6
+        elif name.endswith("predictions.bias"):
+            parameter.data -= 0.7
+    folder = tmp_path_factory.mktemp("models") / "splade"
+    model = SparseEncoder(modules=[masked_lm, SpladePooling("max")], prompts={"query": "das "}, device="cpu")  # fmt: skip
+    model.save(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def reranker(models: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained cross-encoder, as sentence-transformers writes it."""
     import torch

@@ -148,12 +148,14 @@ def test_kinds_are_told_by_their_files(
     sentence_encoder: Path, reranker: Path, models: Models, tmp_path: Path
 ) -> None:
     (tmp_path / "modules.json").write_text("[]")
-    (tmp_path / "config_sentence_transformers.json").write_text('{"model_type": "SparseEncoder"}')
+    (tmp_path / "config_sentence_transformers.json").write_text(
+        '{"model_type": "MultiVectorEncoder"}'
+    )
 
     assert kind_of(str(sentence_encoder)) == "SentenceTransformer"
     assert kind_of(str(reranker)) == "CrossEncoder"
     assert kind_of(str(models("bert"))) is None
-    with pytest.raises(XevalError, match="got a SparseEncoder"):
+    with pytest.raises(XevalError, match="got a MultiVectorEncoder"):
         kind_of(str(tmp_path))
 
 

@@ -30,7 +30,7 @@ class Cost:
         model_digest: of its contents, as it stands in results.
         parameters: and where they are.
         bytes: of the weights on disk.
-        flops: operations of the encoder for one example of `length`; a multiply-add is two.
+        flops: operations of the encoder, of a sparse one with its head, for one example of `length`; a multiply-add is two.
         latency_ms: median time of one forward pass of the encoder over `batch` examples.
         latency_low_ms: 20th percentile.
         latency_high_ms: 80th percentile.
@@ -88,14 +88,16 @@ def cost(
     device: str = "cpu",
     dtype: str = "float32",
     repeats: int = 20,
+    with_head: bool | None = None,
     watch: ProgressCallback = no_progress,
 ) -> Cost:
     """Measure a model folder.
 
     Parameters are those of the class that the folder names, a tied matrix once. Operations and time are those of the encoder
     alone, without pooler or head, as the judge runs it: heads differ by task and are small beside it, but for the
-    language-model head, which no task runs. A layer of width H and inner width I takes 8·S·H² + 4·S²·H + 4·S·H·I operations
-    for S sub-words, a multiply-add being two; time is the median of single passes.
+    language-model head, which no task runs. A sparse encoder (SPLADE) runs that head for every sub-word, and with it is measured.
+    A layer of width H and inner width I takes 8·S·H² + 4·S²·H + 4·S·H·I operations for S sub-words, a multiply-add being two;
+    time is the median of single passes.
 
     Args:
         model: a model folder.
@@ -105,6 +107,7 @@ def cost(
         device: "cpu" or "cuda".
         dtype: "float32", "bfloat16" or "float16".
         repeats: timed passes.
+        with_head: whether the language-model head is run, too; by default where the folder is a sparse encoder's.
         watch: told passes done.
 
     Raises:
@@ -117,7 +120,9 @@ def cost(
     """
     import torch
 
-    from xeval.encoder import longest_row, model_digest, open_encoder
+    from xeval.encoder import longest_row, model_digest, open_encoder, transformer_folder
+    from xeval.sentences.kinds import SPARSE_ENCODER, kind_of
+    from xeval.task_templates.masked import open_masked
 
     if min(batch, length, repeats, threads or 1) < 1:
         raise XevalError(
@@ -129,7 +134,14 @@ def cost(
         raise XevalError("device 'cuda': torch sees no such device here; use --device cpu")
     folder = Path(model)
     parameters, size = parameters_of(folder), bytes_on_disk(folder)
-    encoder = open_encoder(str(folder)).to(device=device, dtype=getattr(torch, dtype)).eval()
+    if with_head is None:
+        with_head = (folder / "modules.json").is_file() and kind_of(str(folder)) == SPARSE_ENCODER
+    opened: nn.Module = (
+        open_masked(transformer_folder(str(folder)))[0].model
+        if with_head
+        else open_encoder(str(folder))
+    )
+    encoder = opened.to(device=device, dtype=getattr(torch, dtype)).eval()
     if length > longest_row(encoder):
         raise XevalError(
             f"{folder}: length {length} is beyond the model's limit of {longest_row(encoder)}; choose a smaller --length"

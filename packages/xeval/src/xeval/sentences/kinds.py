@@ -1,4 +1,4 @@
-"""What a model folder is: a sentence encoder or reranker of sentence-transformers, or any other encoder."""
+"""What a model folder is: a sentence encoder, sparse encoder or reranker of sentence-transformers, or any other encoder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from xeval.encoder import named, quiet
 from xeval.errors import XevalError
 
 SENTENCE_ENCODER = "SentenceTransformer"
+SPARSE_ENCODER = "SparseEncoder"
 RERANKER = "CrossEncoder"
 
 
@@ -18,18 +19,20 @@ def kind_of(model: str) -> str | None:
     """The class of sentence-transformers that a model folder or Hub name is of; None for any other encoder.
 
     A folder with `modules.json` is of the class that `config_sentence_transformers.json` names, which older ones leave
-    out where it is `SentenceTransformer`. A sequence classifier with one label is a `CrossEncoder`, with or without them.
+    out where it is `SentenceTransformer`; one with SPLADE's pooling is a `SparseEncoder`. A sequence classifier with one label is a `CrossEncoder`, with or without them.
 
     Raises:
         XevalError: for a class that gives neither one vector nor one score.
     """
-    if _read(model, "modules.json") is not None:
+    if (modules := _read(model, "modules.json")) is not None:
         kind = (_read(model, "config_sentence_transformers.json") or {}).get(
             "model_type", SENTENCE_ENCODER
         )
-        if kind not in (SENTENCE_ENCODER, RERANKER):
+        if kind == SENTENCE_ENCODER and "SpladePooling" in json.dumps(modules):
+            return SPARSE_ENCODER
+        if kind not in (SENTENCE_ENCODER, SPARSE_ENCODER, RERANKER):
             raise XevalError(
-                f"{model}: expected a sentence encoder with one vector per text, or a reranker, got a {kind}; "
+                f"{model}: expected a sentence encoder or sparse encoder with one vector per text, or a reranker, got a {kind}; "
                 "this task does not judge that kind"
             )
         return str(kind)

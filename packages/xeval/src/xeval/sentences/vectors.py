@@ -1,4 +1,4 @@
-"""One vector per text: by a sentence encoder's own modules, else as the mean of an encoder's hidden states."""
+"""One vector per text: by the own modules of a sentence or sparse encoder, else as the mean of an encoder's hidden states."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from xeval.encoder import longest_row, named, open_encoder, open_tokenizer, quie
 from xeval.errors import XevalError
 from xeval.progress import ProgressCallback
 from xeval.protocol import Protocol as Settings
-from xeval.sentences.kinds import SENTENCE_ENCODER, device, kind_of, sentence_transformers
+from xeval.sentences.kinds import (
+    SENTENCE_ENCODER,
+    SPARSE_ENCODER,
+    device,
+    kind_of,
+    sentence_transformers,
+)
+from xeval.sentences.sparse_rows import rows_of_unit_length, stacked_rows, tensor_of
 from xeval.task_templates.batches import by_length, pad_rows
 from xeval.task_templates.word_tokenization import Pieces
 
@@ -21,6 +28,7 @@ _TEXTS = 512  # between two reports of progress
 _SCORES = 1 << 24  # of a table at a time
 
 Vectors = NDArray[np.float32]
+"""`[n, D]`; of a sparse encoder SciPy's `csr_array`, whose rows are chosen alike."""
 Role = Literal["text", "query", "document"]
 """What a text is in a task: one of two of a kind, or a query and what it looks for."""
 ROLES: tuple[Role, ...] = ("text", "query", "document")
@@ -31,6 +39,7 @@ _PROMPT_NAMES: dict[Role, tuple[str, ...]] = {
 }
 
 VECTOR_SETTINGS = ("max_length", "layer")
+_WORDS = {SENTENCE_ENCODER: "sentence encoder", SPARSE_ENCODER: "sparse encoder"}
 
 
 class TextVectors(Protocol):
@@ -52,7 +61,7 @@ class TextVectors(Protocol):
 
 
 def open_vectors(model: str, protocol: Settings) -> TextVectors:
-    """A sentence encoder as its folder says, or the mean of hidden states of any other encoder.
+    """A sentence or sparse encoder as its folder says, or the mean of hidden states of any other encoder.
 
     Args:
         model: a model folder or Hub name.
@@ -60,21 +69,22 @@ def open_vectors(model: str, protocol: Settings) -> TextVectors:
 
     Raises:
         XevalError: when it cannot be opened, sentence-transformers is needed and absent, or `layer` is given for a sentence
-            encoder, which has its own pooling.
+            or sparse encoder, which has its own pooling.
     """
     prompts: dict[Role, str | None] = {
         "text": protocol.text_prompt,
         "query": protocol.query_prompt,
         "document": protocol.document_prompt,
     }
-    if kind_of(model) != SENTENCE_ENCODER:
+    kind = kind_of(model)
+    if kind not in (SENTENCE_ENCODER, SPARSE_ENCODER):
         return MeanStates(model, protocol.window, protocol.layer, prompts)
     if protocol.layer is not None:
         raise XevalError(
-            f"{model}: is a sentence encoder, which is judged by its own pooling, but layer is {protocol.layer!r}; "
+            f"{model}: is a {_WORDS[kind]}, which is judged by its own pooling, but layer is {protocol.layer!r}; "
             "leave the layer out"
         )
-    return SentenceVectors(model, protocol.max_length, prompts)
+    return SentenceVectors(model, protocol.max_length, prompts, library_class=kind)
 
 
 def prompt_of(role: Role, prompts: Mapping[str, str], default: str) -> str:
@@ -95,18 +105,27 @@ def prompt_of(role: Role, prompts: Mapping[str, str], default: str) -> str:
 
 
 class SentenceVectors:
-    """A sentence encoder of sentence-transformers, by its own modules, prompts and similarity, in float32.
+    """A sentence or sparse encoder of sentence-transformers, by its own modules, prompts and similarity, in float32.
 
     Args:
         model: a folder with `modules.json`, or a Hub name.
         max_length: sub-words of a text; the encoder's own limit where that is smaller or this is None.
         prompts: by role, in place of the encoder's own; None keeps those.
+        library_class: "SentenceTransformer" or "SparseEncoder".
     """
 
-    def __init__(self, model: str, max_length: int | None, prompts: dict[Role, str | None]) -> None:
-        library = sentence_transformers(model)
-        with named(model, "sentence encoder"), quiet():
-            self._model = library.SentenceTransformer(
+    def __init__(
+        self,
+        model: str,
+        max_length: int | None,
+        prompts: dict[Role, str | None],
+        *,
+        library_class: str = SENTENCE_ENCODER,
+    ) -> None:
+        opened_by = getattr(sentence_transformers(model), library_class)
+        self._sparse = library_class == SPARSE_ENCODER
+        with named(model, _WORDS[library_class]), quiet():
+            self._model = opened_by(
                 model, device=device(), trust_remote_code=False, model_kwargs={"dtype": "float32"}
             )
         limit = self._model.max_seq_length
@@ -120,7 +139,7 @@ class SentenceVectors:
         self._prompts = prompts
         modules = ", ".join(type(module).__name__ for module in self._model)
         said = [f"{role} {self._prompt(role)!r}" for role in ROLES if self._prompt(role)]
-        self.method = f"sentence encoder ({modules}), {self._model.similarity_fn_name}" + (
+        self.method = f"{_WORDS[library_class]} ({modules}), {self._model.similarity_fn_name}" + (
             f", prompts: {', '.join(said)}" if said else ""
         )
 
@@ -141,21 +160,15 @@ class SentenceVectors:
             "query": self._model.encode_query,
             "document": self._model.encode_document,
         }[role]
+        form = {"save_to_cpu": True} if self._sparse else {"convert_to_numpy": True}
         order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), i))
         parts = []
         for start in range(0, len(order), _TEXTS):
             chosen = [texts[i] for i in order[start : start + _TEXTS]]
-            parts.append(
-                ask(
-                    chosen,
-                    prompt=self._prompts[role],
-                    show_progress_bar=False,
-                    convert_to_numpy=True,
-                )
-            )
+            parts.append(ask(chosen, prompt=self._prompts[role], show_progress_bar=False, **form))
             watch(start + len(chosen), len(order), what)
-        vectors = np.empty((len(texts), parts[0].shape[1]), dtype=np.float32)
-        vectors[order] = np.concatenate(parts)
+        rows = stacked_rows(parts) if self._sparse else np.concatenate(parts)
+        vectors: Vectors = rows[np.argsort(order)]
         return vectors, self._cut([self._prompt(role) + text for text in texts])
 
     def _cut(self, texts: list[str]) -> int:
@@ -167,12 +180,14 @@ class SentenceVectors:
         return sum(len(row) > limit for row in ids)
 
     def similarity(self, a: Vectors, b: Vectors) -> Vectors:
-        """The encoder's own: cosine, where its folder names no other."""
-        rows = max(1, _SCORES // len(b))
+        """The encoder's own: where its folder names no other, cosine, and the product of sparse vectors."""
+        rows = max(1, _SCORES // b.shape[0])
+        form: Any = tensor_of if self._sparse else np.asarray
+        known = form(b)
         return np.concatenate(
             [
-                self._model.similarity(a[start : start + rows], b).cpu().numpy()
-                for start in range(0, len(a), rows)
+                self._model.similarity(form(a[start : start + rows]), known).cpu().numpy()
+                for start in range(0, a.shape[0], rows)
             ]
         )
 
@@ -241,6 +256,8 @@ class MeanStates:
 
 def unit(vectors: Vectors) -> Vectors:
     """Rows of unit length; a row of zeros stays."""
+    if not isinstance(vectors, np.ndarray):
+        return rows_of_unit_length(vectors)  # type: ignore[unreachable]  # of a sparse encoder
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.where(lengths == 0, 1, lengths), dtype=np.float32)
 

@@ -1,6 +1,6 @@
 """Bitext: does a sentence find its translation among all of them? Accuracy@1 both ways, nothing tuned.
 
-A sentence encoder is asked as its folder says: own pooling, prompts, normalisation and similarity. Of any other encoder a
+A sentence or sparse encoder is asked as its folder says: own pooling, prompts, normalisation and similarity. Of any other encoder a
 sentence is the mean of the hidden states of its sub-words, special tokens left out, at the protocol's `layer`. A neighbour is
 the one of the highest similarity or, with `csls` k, of the highest 2·cos(x, y) − r(x) − r(y), where r is the mean cosine to the
 k nearest on the other side (Conneau et al. 2018). It counts when it is the translation in the same line, so that the figure
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from xeval.progress import ProgressCallback
 from xeval.protocol import Protocol
+from xeval.sentences.sparse_rows import dense
 from xeval.sentences.vectors import (
     VECTOR_SETTINGS,
     TextVectors,
@@ -72,7 +73,7 @@ def _right(nearness: Vectors) -> NDArray[np.int64]:
 
 def near(a: Vectors, b: Vectors, csls: int) -> Vectors:
     """CSLS `[n, m]` of rows of unit length, over `csls` neighbours."""
-    cosine = a @ b.T
+    cosine = dense(a @ b.T)
     k = min(csls, *cosine.shape)
     of_a = np.partition(cosine, -k, axis=1)[:, -k:].mean(axis=1, keepdims=True)
     of_b = np.partition(cosine, -k, axis=0)[-k:].mean(axis=0, keepdims=True)

@@ -1,7 +1,7 @@
 """Retrieval: does a query find the documents that answer it, among all of them? nDCG@10, MRR@10, recall@100, nothing tuned.
 
-A sentence encoder is asked as its folder says: own prompts of queries and of documents, pooling, normalisation and
-similarity. Of any other encoder a text is the mean of the hidden states of its sub-words at the protocol's `layer`. Local
+A sentence or sparse encoder is asked as its folder says: own prompts of queries and of documents, pooling, normalisation and
+similarity, which of sparse vectors is their product. Of any other encoder a text is the mean of the hidden states of its sub-words at the protocol's `layer`. Local
 folders are those of BEIR (Thakur et al. 2021), `retrieval/<language>/` with `corpus.jsonl` (_id, title, text),
 `queries.jsonl` (_id, text) and `qrels/<split>.tsv` (query-id, corpus-id, score); and `xquad/<language>.json`, where a
 question looks for its paragraph among those of the file. A query without a line in the judgements is left out.
@@ -137,8 +137,8 @@ def _rankings(
     ids: Sequence[str],
 ) -> Iterator[tuple[list[float], list[float]]]:
     """Of each query the relevance of the documents as they are ranked, and of all that were judged."""
-    rows = max(1, _SCORES // len(known))
-    for start in range(0, len(asked), rows):
+    rows = max(1, _SCORES // known.shape[0])
+    for start in range(0, asked.shape[0], rows):
         scores = opened.similarity(asked[start : start + rows], known)
         for query, of_query in zip(queries[start : start + rows], scores, strict=True):
             judged = dict(query.judged)

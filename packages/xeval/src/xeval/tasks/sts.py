@@ -56,7 +56,7 @@ def _measure(
 ) -> tuple[list[Items], list[str]]:
     first, cut_first = opened.encode([e.first for e in examples], "text", watch, "sts")
     second, cut_second = opened.encode([e.second for e in examples], "text", watch, "sts")
-    cosines = np.einsum("nd,nd->n", unit(first), unit(second), dtype=np.float64)
+    cosines = (unit(first).astype(np.float64) * unit(second)).sum(axis=1)
     items = Items(
         metric="cosine_spearman",
         rows=np.stack([cosines, [e.score for e in examples]], axis=1),
