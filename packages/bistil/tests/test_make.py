@@ -15,9 +15,11 @@ import pytest
 import torch
 import transformers
 from huggingface_hub import metadata_load
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from scipy.sparse import csr_array
+from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from sentence_transformers.sparse_encoder.modules import SpladePooling
 from transformers import BertConfig, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
@@ -26,9 +28,11 @@ from bistil.cli.app import app
 from bistil.encoders.closeness import (
     compare_labels,
     compare_rankings,
+    compare_sparse_vectors,
     compare_vectors,
     compare_word_labels,
 )
+from bistil.make.answers import SparseVectors
 from bistil.make.page import verdict
 from bistil.make.plan import plan
 from bistil.make.texts import split_text
@@ -44,6 +48,7 @@ TINY = Making(
 LABELS = {"id2label": {0: "sport", 1: "health", 2: "travel"}, "label2id": {"sport": 0, "health": 1, "travel": 2}}  # fmt: skip
 CLASSES = {
     "sentence": ("BertModel", {}, SentenceTransformer),
+    "sparse": ("BertForMaskedLM", {}, SparseEncoder),
     "headless": ("BertModel", {}, transformers.BertModel.from_pretrained),
     "masked_lm": ("BertForMaskedLM", {}, transformers.BertForMaskedLM.from_pretrained),
     "reranker": ("BertForSequenceClassification", {"num_labels": 1}, CrossEncoder),
@@ -71,6 +76,11 @@ def save(
             modules = [Transformer(str(folder)), Pooling(16), Normalize()]
             SentenceTransformer(modules=modules).save(str(around))
             shutil.rmtree(around / "2_Normalize")  # as on the Hub, which keeps no empty folders
+            return around
+        if kind == "sparse":
+            around = tmp_path_factory.mktemp(kind)
+            masked_lm = Transformer(str(folder), transformer_task="fill-mask")
+            SparseEncoder(modules=[masked_lm, SpladePooling("max")], device="cpu").save(str(around))
             return around
         return folder
 
@@ -133,6 +143,66 @@ def test_the_judge_scores_all_three_and_the_page_has_every_figure(
     row["student_verdict"] = "whole better by 21.28 points"
     said = verdict(record | {"scores": [row]})[-1]
     assert f"worse than the model at bitext in sw ({row['metric']})" in said
+
+
+def test_a_sparse_encoder_is_judged_by_what_its_vectors_find(
+    save: Callable[[str], Path], texts: dict[str, Path], tmp_path: Path
+) -> None:
+    lines = texts["sw"].read_text().splitlines()[:24]
+    folder = tmp_path / "data" / "retrieval" / "sw"
+    (folder / "qrels").mkdir(parents=True)
+    for name, rows in (
+        ("corpus", lines),
+        ("queries", [line.partition(" ")[2] for line in lines[:12]]),
+    ):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"_id": str(i), "text": text}) + "\n" for i, text in enumerate(rows)))  # fmt: skip
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"{i}\t{i}\t1\n" for i in range(12)))  # fmt: skip
+    model, out = save("sparse"), tmp_path / "out"
+    given = {language: [str(texts[language])] for language in ("en", "sw")}
+
+    record = make(model, ["en", "sw"], out, texts=given, data=str(tmp_path / "data"), making=TINY)
+
+    rows = {row["metric"]: row for row in record["scores"]}
+    assert {row["task"] for row in rows.values()} == {"retrieval"}
+    pieces = {}
+    for name, place in (
+        ("whole", model),
+        ("trimmed", out / "trimmed"),
+        ("student", out / "student"),
+    ):
+        encoder = SparseEncoder(str(place), device="cpu")
+        queries = encoder.encode_query([line.partition(" ")[2] for line in lines[:12]])
+        order = encoder.similarity(queries, encoder.encode_document(lines)).argsort(descending=True).tolist()  # fmt: skip
+        ranks = [ranked.index(number) + 1 for number, ranked in enumerate(order)]
+        gains = [1 / np.log2(rank + 1) if rank <= 10 else 0 for rank in ranks]
+        assert rows["ndcg_at_10"][name] == pytest.approx(100 * np.mean(gains), abs=1e-4)
+        pieces[name] = queries.shape[1]
+    assert pieces["student"] == pieces["trimmed"] < pieces["whole"]
+    head = 2 * TINY.length * (pieces["whole"] - pieces["trimmed"])
+    assert record["costs"]["whole"]["flops"] - record["costs"]["trimmed"]["flops"] == 16 * head
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "A sparse encoder, made small" in page
+    assert "from sentence_transformers import SparseEncoder" in page
+
+
+def test_weights_of_pieces_are_compared_under_their_names() -> None:
+    expected = SparseVectors(rows=csr_array(np.array([[0, 3, 0, 4.0], [1, 0, 2, 0], [0, 5, 1, 0]])), pieces=("a", "b", "c", "d"))  # fmt: skip
+    given = SparseVectors(rows=csr_array(np.array([[4, 3.0, 0], [0, 0, 2], [0, 5, 1]])), pieces=("d", "b", "c"))  # fmt: skip
+    near = compare_sparse_vectors(expected.rows, given.over(expected.pieces), neighbours=1)
+    assert near["cosine"].tolist() == [pytest.approx(x) for x in (1, 2 / 5**0.5, 1)]
+    assert near["same 1 nearest"].tolist() == [1, 1, 1]
+    assert given.over(("c", "x")).toarray().tolist() == [[0, 0], [2, 0], [1, 0]]
+
+
+def test_a_sparse_encoder_of_other_modules_is_left_to_the_trim(
+    save: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(save("sparse"), tmp_path / "model")
+    modules = json.loads((folder / "modules.json").read_text())
+    modules.append({"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"})  # fmt: skip
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(MakeError, match=r"of Transformer, SpladePooling, Normalize; a student .* Trim this one with"):  # fmt: skip
+        make(folder, ["en"], tmp_path / "out", making=TINY)
 
 
 def test_of_a_model_on_the_hub_in_one_language_both_cards_name_it(

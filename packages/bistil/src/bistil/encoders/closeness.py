@@ -6,6 +6,7 @@ What is shown is 100 · mean x_i, with the 95 % interval of a bootstrap over ite
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,28 @@ def compare_vectors(
     k = min(neighbours, len(a) - 1)
     same = [len({*one} & {*two}) / k for one, two in zip(_nearest(a, k), _nearest(b, k), strict=True)]  # fmt: skip
     return {"cosine": (a * b).sum(axis=1), f"same {k} nearest": np.array(same)}
+
+
+def compare_sparse_vectors(
+    expected: Any, given: Any, *, neighbours: int = NEIGHBOURS
+) -> dict[str, Items]:
+    """Cosine of each sparse vector to the whole model's, and the share of its nearest lines, by product, that are the same.
+
+    Args:
+        expected: SciPy's `csr_array` [N, V] of the whole model.
+        given: of a smaller one, over the same pieces [N, V].
+        neighbours: k; N - 1 where there are fewer.
+
+    Returns:
+        By measure [N].
+    """
+    a, b = expected.astype(np.float64), given.astype(np.float64)
+    lengths = np.sqrt(a.power(2).sum(axis=1) * b.power(2).sum(axis=1))
+    k = min(neighbours, a.shape[0] - 1)
+    near = [_greatest((side @ side.T).toarray(), k) for side in (a, b)]
+    same = [len({*one} & {*two}) / k for one, two in zip(*near, strict=True)]
+    cosine = (a * b).sum(axis=1) / np.maximum(lengths, 1e-12)
+    return {"cosine": cosine, f"same {k} nearest": np.array(same)}
 
 
 def nearest_kept(
@@ -97,9 +120,13 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _nearest(vectors: NDArray[np.float64], k: int) -> NDArray[np.int64]:
-    cosine = vectors @ vectors.T
-    np.fill_diagonal(cosine, -np.inf)
-    return np.argsort(-cosine, axis=1, kind="stable")[:, :k]
+    return _greatest(vectors @ vectors.T, k)
+
+
+def _greatest(table: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+    """The places of each row's k greatest, its own left out."""
+    np.fill_diagonal(table, -np.inf)
+    return np.argsort(-table, axis=1, kind="stable")[:, :k]
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

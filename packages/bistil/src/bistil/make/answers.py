@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from teacherzoo.encoders.families import longest_row
 from teacherzoo.progress import no_progress
-from vocabmerge import Kind, read_layout
+from vocabmerge import Kind, read_layout, read_vocabulary
 from xeval import Protocol
 from xeval.encoder import quiet
 from xeval.sentences.kinds import device
@@ -32,9 +33,46 @@ def text_vectors(folder: Path, texts: Sequence[str], prompt: str | None) -> Vect
         texts: N of them.
         prompt: put in front of each; None for the folder's own.
     """
-    layer = None if read_layout(folder).kind is Kind.SENTENCE else -1
+    layer = None if read_layout(folder).kind in (Kind.SENTENCE, Kind.SPARSE) else -1
     opened = open_vectors(str(folder), Protocol(text_prompt=prompt, layer=layer))
     return opened.encode(texts, "text", no_progress, "")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseVectors:
+    """Vectors over a vocabulary.
+
+    Attributes:
+        rows: SciPy's `csr_array` [N, V]; entry i of a row is the weight of piece i.
+        pieces: V of them.
+    """
+
+    rows: Any
+    pieces: tuple[str, ...]
+
+    def over(self, pieces: Sequence[str]) -> Any:
+        """The same rows over another vocabulary's pieces [N, W]; the weight of a piece that is not in it goes."""
+        entries, places = self.rows.tocoo(), {piece: place for place, piece in enumerate(pieces)}
+        columns = np.array([places.get(piece, -1) for piece in self.pieces])[entries.coords[1]]
+        known = columns >= 0
+        coordinates = (entries.coords[0][known], columns[known])
+        return type(self.rows)((entries.data[known], coordinates), shape=(len(self.rows.indptr) - 1, len(pieces)))  # fmt: skip
+
+
+def sparse_vectors(folder: Path, texts: Sequence[str], prompt: str | None) -> SparseVectors:
+    """What a sparse encoder says of texts, with the pieces that it weighs.
+
+    Args:
+        folder: of the model.
+        texts: N of them.
+        prompt: put in front of each; None for the folder's own.
+    """
+    rows: Any = text_vectors(folder, texts, prompt)
+    ids = read_vocabulary(folder / read_layout(folder).tokenizer).ids
+    pieces = [f"row {place} of no piece" for place in range(rows.shape[1])]
+    for piece, place in ids.items():
+        pieces[place] = piece
+    return SparseVectors(rows=rows, pieces=tuple(pieces))
 
 
 def label_logits(folder: Path, rows: Sequence[tuple[str, ...]]) -> Vectors:

@@ -18,11 +18,18 @@ from bistil.encoders.closeness import (
     Items,
     compare_labels,
     compare_rankings,
+    compare_sparse_vectors,
     compare_vectors,
     compare_word_labels,
     interval,
 )
-from bistil.make.answers import label_logits, text_vectors, word_labels
+from bistil.make.answers import (
+    SparseVectors,
+    label_logits,
+    sparse_vectors,
+    text_vectors,
+    word_labels,
+)
 from teacherzoo.progress import ProgressCallback
 from vocabmerge import Kind, read_layout
 
@@ -110,6 +117,10 @@ def _ask_reranker(folder: Path, lines: Sequence[str], _prompt: str | None) -> ND
     return label_logits(folder, pairs)[:, 0].reshape(len(lines), count)
 
 
+def _compare_sparse(expected: SparseVectors, given: SparseVectors) -> dict[str, Items]:
+    return compare_sparse_vectors(expected.rows, given.over(expected.pieces))
+
+
 def _of_classifier(num_labels: int | None) -> _Measures:
     if num_labels == 1:
         return _Measures(_ask_reranker, compare_rankings)
@@ -124,6 +135,7 @@ _MEASURES: dict[Kind, Callable[[int | None], _Measures]] = {
         (Kind.SENTENCE, Kind.HEADLESS, Kind.MASKED_LM),
         lambda _labels: _Measures(text_vectors, compare_vectors),
     ),
+    Kind.SPARSE: lambda _labels: _Measures(sparse_vectors, _compare_sparse),
     Kind.CLASSIFIER: _of_classifier,
     Kind.TOKEN_CLASSIFIER: lambda _labels: _Measures(
         lambda folder, lines, _prompt: word_labels(folder, lines), compare_word_labels

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _NAMES = {WHOLE: "the model", TRIMMED: "its trim", STUDENT: "its student"}
 _LOADING = {
     Kind.SENTENCE: ("sentence_transformers", "SentenceTransformer"),
+    Kind.SPARSE: ("sentence_transformers", "SparseEncoder"),
     Kind.HEADLESS: ("transformers", "AutoModel"),
     Kind.MASKED_LM: ("transformers", "AutoModelForMaskedLM"),
     Kind.CLASSIFIER: ("transformers", "AutoModelForSequenceClassification"),
@@ -42,7 +43,8 @@ def page(record: Mapping[str, Any], picture: bytes | None) -> str:
         verdict=verdict(record),
         module=module,
         loader=loader,
-        opening="" if loader == "SentenceTransformer" else ".from_pretrained",
+        opening="" if module == "sentence_transformers" else ".from_pretrained",
+        timed="the encoder and its head" if kind is Kind.SPARSE else "the encoder alone",
         picture=base64.b64encode(picture).decode() if picture else None,
     )  # fmt: skip
 

@@ -17,11 +17,14 @@ from xeval.cost.parameters import parameters_of
 
 KINDS = {
     Kind.SENTENCE: "sentence encoder",
+    Kind.SPARSE: "sparse encoder",
     Kind.HEADLESS: "encoder",
     Kind.CLASSIFIER: "classifier",
     Kind.TOKEN_CLASSIFIER: "token classifier",
     Kind.MASKED_LM: "masked language model",
 }
+
+_SPLADE = (("Transformer", "SpladePooling"), ("MLMTransformer", "SpladePooling"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +73,19 @@ def kind_of(folder: Path) -> Kind:
     Raises:
         MakeError: for another.
     """
-    kind = read_layout(folder).kind
-    if kind not in KINDS:
+    layout = read_layout(folder)
+    if layout.kind not in KINDS:
         raise MakeError(
-            f"{folder}: a {kind.value.replace('_', ' ')} model is none that make can judge; trim it with `vocabmerge trim`, "
+            f"{folder}: a {layout.kind.value.replace('_', ' ')} model is none that make can judge; trim it with `vocabmerge trim`, "
             f"or take a {', a '.join(KINDS.values())}."
         )
-    return kind
+    names = tuple(module.name for module in layout.modules)
+    if layout.kind is Kind.SPARSE and names not in _SPLADE:
+        raise MakeError(
+            f"{folder}: a sparse encoder of {', '.join(names)}; a student is made of a masked language model with SpladePooling "
+            "behind it alone. Trim this one with `vocabmerge trim`, which keeps all of its modules."
+        )
+    return layout.kind
 
 
 def plan(whole: Path, trimmed: Path, making: Making) -> MakePlan:

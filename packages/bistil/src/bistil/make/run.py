@@ -55,7 +55,7 @@ def make(
     was when called again with the same arguments.
 
     Args:
-        model: a folder or a Hub name: a sentence encoder, encoder, classifier, reranker, token classifier or masked LM.
+        model: a folder or a Hub name: a sentence encoder, sparse encoder (SPLADE), encoder, classifier, reranker, token classifier or masked LM.
         languages: the languages, the first being the source of cross-lingual use.
         out: the folder to write; it must not exist. In it come `student` and `trimmed`, both of the model's own layout,
             `report.html`, `make.json` and, with `data`, the judge's results in `scores`.
@@ -166,7 +166,7 @@ def _make(
         "parallel": {language: file.name for language, file in parallel.items()},
         "making": making.to_json(),
         "plan": planned.to_json(),
-        "costs": _costs({WHOLE: link, **models}, making, watch),
+        "costs": _costs({WHOLE: link, **models}, planned.kind, making, watch),
         "closeness": [asdict(row) for row in near],
         "scores": scores(work, work / SCORES / "results.jsonl", data, sets, prompts=making.prompts, watch=watch) if data else [],
         "extraction": _json(work / STUDENT / "run.json")["extraction"],
@@ -241,14 +241,14 @@ def _extract(
 
 
 def _costs(
-    models: Mapping[str, Path], making: Making, watch: ProgressCallback
+    models: Mapping[str, Path], kind: Kind, making: Making, watch: ProgressCallback
 ) -> dict[str, dict[str, Any]]:
     """What each costs, measured in turns; of a machine that others use, too, the quietest turn counts."""
     costs: dict[str, dict[str, Any]] = {}
     for turn in range(_TURNS):
         watch(turn, _TURNS, "measuring")
         for name, folder in models.items():
-            priced = cost(folder / read_layout(folder).transformers[0], threads=1, length=making.length, repeats=_REPEATS)  # fmt: skip
+            priced = cost(folder / read_layout(folder).transformers[0], threads=1, length=making.length, repeats=_REPEATS, with_head=kind is Kind.SPARSE)  # fmt: skip
             if name not in costs or priced.latency_ms < costs[name]["latency_ms"]:
                 costs[name] = priced.columns() | {"vocabulary_parameters": priced.parameters.vocabulary}  # fmt: skip
     return costs

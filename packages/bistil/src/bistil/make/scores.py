@@ -15,6 +15,7 @@ from xeval.tasks import task_of
 
 _TASKS = {
     Kind.SENTENCE: ("bitext", "sts", "retrieval", "rerank"),
+    Kind.SPARSE: ("retrieval", "rerank", "bitext"),
     Kind.HEADLESS: ("bitext",),
     Kind.MASKED_LM: ("bitext", "bpb"),
     Kind.CLASSIFIER: ("rerank",),
