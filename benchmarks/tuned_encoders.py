@@ -165,12 +165,19 @@ class Reranking:
         return 100 * float((1 / ranks).mean())
 
 
-def tune(task: Task, encoder: Path, out: Path, *, steps: int, learning_rate: float) -> None:
-    """An encoder with a new head, all weights tuned on the task, saved with its tokenizer."""
+def tune(
+    task: Task, encoder: Path, out: Path, *, steps: int, learning_rate: float, head_rate: float
+) -> None:
+    """An encoder with a new head, all weights tuned on the task, the head's at a rate of its own, saved with its tokenizer."""
     torch.manual_seed(0)
     tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
     model = task.model_class.from_pretrained(encoder, **task.settings()).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, fused=True)
+    body = list(model.base_model.parameters())
+    known = {id(weight) for weight in body}
+    head = [weight for weight in model.parameters() if id(weight) not in known]
+    optimizer = torch.optim.AdamW(
+        [{"params": body}, {"params": head, "lr": head_rate}], lr=learning_rate, fused=True
+    )
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
     for examples in _endless_batches(task.examples.train, steps):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled="bf16" in timed_dtypes()):
