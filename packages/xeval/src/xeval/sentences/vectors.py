@@ -257,7 +257,7 @@ class MeanStates:
 def unit(vectors: Vectors) -> Vectors:
     """Rows of unit length; a row of zeros stays."""
     if not isinstance(vectors, np.ndarray):
-        return rows_of_unit_length(vectors)  # type: ignore[unreachable]  # of a sparse encoder
+        return rows_of_unit_length(vectors)  # of a sparse encoder
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.where(lengths == 0, 1, lengths), dtype=np.float32)
 
