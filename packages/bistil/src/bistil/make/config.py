@@ -8,7 +8,7 @@ from typing import Any
 
 from bistil.errors import MakeError
 
-QUICK = {"steps": 100, "lines": 2_000, "judged_lines": 100}
+QUICK = {"steps": 100, "batch": 16, "lines": 2_000, "judged_lines": 100}
 """Little text and few steps: to see that all goes through."""
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
@@ -49,7 +49,7 @@ class Making:
     lines: int = 20_000
     judged_lines: int = 500
     steps: int = 1_000
-    batch: int = 16
+    batch: int = 64
     length: int = 64
     learning_rate: float | None = None
     prompts: tuple[str, ...] = ()
