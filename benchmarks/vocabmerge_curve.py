@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -25,7 +25,11 @@ from trimmed_encoders import (
     translations,
 )
 
-from vocabmerge import VocabularyError, trim
+from vocabmerge import VocabularyError, read_layout, trim_vocabulary
+from vocabmerge.encoder_folder.layout import named_ids
+from vocabmerge.language_texts import language_texts
+from vocabmerge.trim.folder import open_vocabulary_in, write_cut
+from vocabmerge.trim.segmented_text import SegmentedText
 
 LINES, PAIRS, SIZES = (100_000, 20_000), 400, (8_192, 16_384, 32_768, 65_536)
 QUICK = {"LINES": (200,), "PAIRS": 40}
@@ -83,10 +87,11 @@ def record_curve(
             Path(scratch) / "texts",
             [side for rows in tests.pairs.values() for pair in rows for side in pair],
         )
+        cut = trims_by_budget(options.model, files)
         for size in sizes:
             out = Path(scratch) / str(size)
             try:
-                trim(options.model, files, out, budget=size)
+                cut(size, out)
             except VocabularyError as error:
                 print(f"absent: {shape['languages']} at {size} pieces: {error}")
                 continue
@@ -104,6 +109,29 @@ def record_curve(
     whole = tests.accuracies(tests.vectors)
     means[pieces] = record_scores(recorder, whole, {**shape, "pieces": pieces})
     return means
+
+
+def trims_by_budget(
+    model: Path, files: Mapping[str, Sequence[Path]]
+) -> Callable[[int, Path], None]:
+    """What `vocabmerge.trim(model, files, out, budget=size)` writes, but for report and card; the text is segmented once for all sizes."""
+    layout = read_layout(model)
+    vocabulary, segmenter = open_vocabulary_in(layout)
+    texts = {
+        language: SegmentedText(vocabulary, text, segmenter=segmenter)
+        for language, text in language_texts(files).items()
+    }
+    counts = {language: text.counts for language, text in texts.items()}
+    seen = {language: text.characters for language, text in texts.items()}
+    prompts = [number for text in layout.prompts.values() for number in segmenter.encode(text).ids]
+    protect = [*named_ids(layout), *prompts]
+
+    def cut(size: int, out: Path) -> None:
+        trimmed = trim_vocabulary(vocabulary, counts, budget=size, seen=seen, protect=protect)
+        out.mkdir()
+        write_cut(layout, trimmed, out)
+
+    return cut
 
 
 def record_scores(
