@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import news  # noqa: E402  (the path comes first)
 from changed import changed_files, changed_packages  # noqa: E402
 from graph import WorkspaceError, closure, read_packages  # noqa: E402
+from marked import files_marked  # noqa: E402
 
 # Without bytecode every process compiles what it imports anew: 14 of the 25 seconds that torch and transformers take.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -209,16 +210,13 @@ def browser(session: nox.Session) -> None:
 
 
 def _marked(session: nox.Session, marker: str, *arguments: str, **options: Any) -> None:
+    folders = [ROOT / folder for folder in (*FOLDERS.values(), "packages")]
+    files = [str(file.relative_to(ROOT)) for file in files_marked(marker, folders)]
+    if not files:
+        session.skip(f"no test is marked {marker}.")
     nobody_carries_it = 5
     _pytest(
-        session,
-        "-m",
-        marker,
-        *arguments,
-        *FOLDERS.values(),
-        "packages",
-        success_codes=(0, nobody_carries_it),
-        **options,
+        session, "-m", marker, *arguments, *files, success_codes=(0, nobody_carries_it), **options
     )
 
 

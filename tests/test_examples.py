@@ -4,10 +4,10 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from preloaded import preloaded_python
 
 from mergedistill import read_recipe
 from teacherzoo.catalogue.catalogue import catalogue_entry
@@ -63,14 +63,13 @@ def test_the_toy_recipe_runs_as_its_readme_says(tmp_path: Path) -> None:
     (folder / "toy.yaml").write_text(recipe.replace("steps: 1000", "steps: 200"))
     text = text.replace("--steps 1000", "--steps 200")
     commands = re.findall(r"^\$ (.*)$", text, flags=re.MULTILINE)
-    path = os.environ["PATH"]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{path}"}
-
-    for command in commands[:-1]:  # the last one, `ablate`, is the run six times over
-        done = subprocess.run(
-            command, shell=True, cwd=folder, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    with preloaded_python(commands=("mergedistill", "teacherzoo")) as programs:
+        path = os.pathsep.join((str(programs), os.environ["PATH"]))
+        for command in commands[:-1]:  # the last one, `ablate`, is the run six times over
+            done = subprocess.run(
+                command, shell=True, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True
+            )  # fmt: skip
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
     student = folder / "runs" / "toy" / "student"
     assert (student / "README.md").is_file()

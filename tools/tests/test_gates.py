@@ -2,6 +2,7 @@
 
 import compileall
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import borrowed
 import pytest
 import times
+from marked import BROUGHT_BY, files_marked
 from packaging.requirements import Requirement
 from preloaded import preloaded_python
 
@@ -188,6 +190,43 @@ def test_bytecode_that_was_made_by_an_import_is_borrowed_and_none_of_a_stranger(
 def test_what_is_missing_or_too_old_is_named(full: Path, wanted: str, sentence: str) -> None:
     with pytest.raises(LookupError, match=sentence):
         borrowed.required(full, [Requirement(wanted)])
+
+
+ROOT = Path(__file__).parents[2]
+MARKS = re.compile(r"\bmark\.(slow|property|interpret|gpu|browser)\b")
+
+
+def test_files_that_may_carry_a_mark_are_those_that_have_its_word(tmp_path: Path) -> None:
+    for name, text in {
+        "b/test_marked.py": "@pytest.mark.slow\n",
+        "b/test_imported.py": "from elsewhere import slow\n",
+        "b/test_other.py": "slowly = 1\n",
+        "b/slow.py": "slow = 1\n",
+        "a/test_device.py": "from pretended_device import DEVICES\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    folders = [tmp_path / "b", tmp_path / "a"]
+
+    assert [file.name for file in files_marked("slow", folders)] == ["test_imported.py", "test_marked.py"]  # fmt: skip
+    assert [file.name for file in files_marked("gpu", folders)] == ["test_device.py"]
+    assert files_marked("browser", folders) == []
+
+
+def test_no_mark_comes_from_where_it_is_not_looked_for() -> None:
+    """Files that mark tests of others are those that the search knows of."""
+    places = [ROOT / "conftest.py", *ROOT.glob("packages/*/tests/**/*.py")]
+    places += [file for folder in ("tests", "tools", "benchmarks") for file in ROOT.glob(f"{folder}/**/*.py")]  # fmt: skip
+    marking = {
+        (mark, file.stem)
+        for file in places
+        if not file.name.startswith("test_")
+        for mark in MARKS.findall(file.read_text(encoding="utf-8"))
+    }
+
+    assert marking - {("gpu", "gpu_check")} == {
+        *BROUGHT_BY.items()
+    }  # the former names it in a search
 
 
 def test_the_last_line_of_the_table_names_every_job() -> None:
