@@ -79,6 +79,18 @@ def followed_before(run_of_one_system, tmp_path):
         ({"systems": ["whole+labels"]}, "got 'whole+labels', did you mean 'whole+full'"),
         ({"seeds": 0}, "greater than or equal to 1, got 0"),
         ({"targets": ["en"]}, "must differ"),
+        (
+            {"teacher_tasks": {"stepps": 3}},
+            "'teacher_tasks.stepps', did you mean 'steps'",
+        ),
+        (
+            {"systems": ["multitask"], "tasks": ["bitext"]},
+            "teacher_tasks: tasks of a teacher must name one or more",
+        ),
+        (
+            {"systems": ["multitask"], "teacher_tasks": {"tasks": ["bitext"]}},
+            "teacher_tasks: The task 'bitext' asks a model as it is",
+        ),
     ],
 )
 def test_a_recipe_is_refused_by_key(recipe, changes, fault):
@@ -387,6 +399,27 @@ def test_the_terms_of_a_recipe_are_those_of_its_students(recipe):
     assert json.loads(run.read_text())["plan"]["terms"] == {"hidden": 2.0}
     with pytest.raises(AdaptError, match="There is no term or setting 'hiden'"):
         read_comparison(recipe(extract={**SHORT["extract"], "terms": {"hiden": 1.0}}))
+
+
+def test_the_teacher_of_multitask_is_tuned_first_and_its_tasks_decide_that_system_alone(recipe, tasks):  # fmt: skip
+    settings = {"systems": ["multitask+labels", "cut+labels"], "languages": None}
+    tuned = {"tasks": ["pos", "topic"], "steps": 4, "batch": 4, "evaluate_every": 4}
+
+    first = read_comparison(recipe(**settings, teacher_tasks=tuned))
+    results, _ = compare(first)
+    said = []
+    second = read_comparison(recipe(**settings, teacher_tasks={**tuned, "steps": 2}))
+    compare(second, watch=lambda done, total, what: said.append(what))
+
+    one, other = ({row.model: row.model_digest for row in results_of(followed)[0]} for followed in (first, second))  # fmt: skip
+    assert one.keys() == other.keys() == {*settings["systems"]}
+    assert [name for name in one if one[name] == other[name]] == ["cut+labels"]
+    assert {what.rpartition(": ")[0] for what in said if "extracting" in what} == {"1 of 2: multitask+labels pos sw seed 0"}  # fmt: skip
+    runs = [json.loads(run.read_text())["plan"]["tuned"] for run in results.parent.glob("students-*/multitask-*/run.json")]  # fmt: skip
+    assert sorted(run["steps"] for run in runs) == [2, 4]
+    assert [score["data_set"] for score in runs[0]["scores"]] == ["ud/en_made", "sib200/en"]
+    [cut] = results.parent.glob("students-*/cut-sw-seed0/run.json")
+    assert json.loads(cut.read_text())["plan"]["tuned"] is None
 
 
 def test_a_task_without_a_head_asks_what_a_system_would_tune(recipe, sentence_teacher, tasks, tmp_path):  # fmt: skip

@@ -26,6 +26,10 @@ FAMILIES = [name for name, family in ENTRIES.items() if not family.unreached]
         ({"strategy": "outer", "reduction": 12}, (11,)),
         ({"strategy": "outer", "reduction": 12, "first": True}, (0,)),
         ({"first": True}, (0, 3, 5, 7, 9, 11)),
+        ({"strategy": "alternate"}, (0, 2, 4, 6, 8, 10)),
+        ({"strategy": "alternate", "reduction": 3}, (0, 3, 6, 9)),
+        ({"strategy": "last-k", "reduction": 3}, (8, 9, 10, 11)),
+        ({"strategy": "last-k", "first": True}, (0, 7, 8, 9, 10, 11)),
     ],
 )
 def test_blocks_give_their_last_layer(settings: Any, expected: tuple[int, ...]) -> None:

@@ -134,7 +134,7 @@ def test_the_longest_row_is_the_longest_that_a_model_reads(name: str) -> None:
                 model(torch.full((1, longest + 1), 7))
 
 
-@pytest.mark.parametrize("strategy", ["last", "even", "bottom", "outer"])
+@pytest.mark.parametrize("strategy", ["last", "even", "bottom", "outer", "alternate", "last-k"])
 @pytest.mark.parametrize("depth", [1, 2, 5, 12, 24])
 def test_taken_layers_ascend_and_stay_in_the_teacher(depth: int, strategy: Any) -> None:
     for count in range(1, depth + 1):
@@ -142,9 +142,9 @@ def test_taken_layers_ascend_and_stay_in_the_teacher(depth: int, strategy: Any) 
         assert len(chosen) == count == len(set(chosen))
         assert list(chosen) == sorted(chosen)
         assert 0 <= chosen[0] <= chosen[-1] < depth
-        if strategy in ("last", "outer"):
+        if strategy in ("last", "outer", "last-k"):
             assert chosen[-1] == depth - 1
-        if strategy == "outer" and count > 1:
+        if strategy == "alternate" or (strategy == "outer" and count > 1):
             assert chosen[0] == 0
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bistil.lottery.select import Selection, select
     from bistil.make.config import Making
     from bistil.make.run import make
+    from bistil.multitask.config import TeacherTasks
     from bistil.sparse.apply import applied, apply, combine, reindex
     from bistil.sparse.difference import SparseFineTuning, SparseTensor
     from bistil.sparse.files import read_sparse, write_sparse
@@ -70,6 +71,7 @@ __all__ = [
     "TaskLossWeights",
     "TaskTeacher",
     "TaskTraining",
+    "TeacherTasks",
     "Trial",
     "__version__",
     "adapt",
@@ -131,6 +133,7 @@ _import_late(
         "TaskLossWeights": "bistil.losses.weights",
         "TaskTeacher": "bistil.tasks.teacher",
         "TaskTraining": "bistil.tasks.training",
+        "TeacherTasks": "bistil.multitask.config",
         "adapt": "bistil.tasks.adapt",
         "apply": "bistil.sparse.apply",
         "choose_layers": "bistil.student.layers",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bistil.cli.console import refusing_plainly
-from bistil.cli.options import arguments_in
+from bistil.cli.options import Data, arguments_in, given, refuse
 from bistil.errors import ExtractError
 from bistil.losses.table import EXTRACT_TERMS, settings_of
 from bistil.losses.weights import PRESETS, LossWeights, weights_for
@@ -19,6 +20,7 @@ from teacherzoo.processes import rank
 
 if TYPE_CHECKING:
     from bistil.extract.plan import Plan
+    from bistil.multitask.config import TeacherTasks
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +41,7 @@ def extract_command(
     layers: Annotated[
         str | None,
         typer.Option(
-            help="last|bottom|even|outer, or numbers such as 0,3,5; last by default, of sentence encoders outer."
+            help="last|alternate|bottom|last-k|even|outer, or numbers such as 0,3,5; last by default, of sentence encoders outer."
         ),
     ] = None,
     width: Annotated[
@@ -58,7 +60,8 @@ def extract_command(
         str | None,
         typer.Option(
             help=f"Terms of the loss: {'|'.join(PRESETS)}; by default what the kind of model needs: attention and hidden (bistil), of "
-            "classifiers and rerankers answers_mse too (answers), of sentence encoders their vectors (sentences)."
+            "classifiers and rerankers answers_mse too (answers), of sentence encoders their vectors (sentences). Or paper: "
+            "attention and hidden, layers last, rate 1e-4 and no warm-up, whatever the kind."
         ),
     ] = None,
     term: Annotated[
@@ -111,6 +114,30 @@ def extract_command(
         Path | None,
         typer.Option(help="Folder of `teacherzoo vectors`, in place of running the teacher."),
     ] = None,
+    teacher_tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Tasks such as pos,ner,topic that the teacher is tuned on together before it teaches."
+        ),
+    ] = None,
+    data: Data = None,
+    task_language: Annotated[
+        list[str] | None,
+        typer.Option(help="Whose data of the tasks is learnt; repeat.", show_default="en"),
+    ] = None,
+    task_sampling: Annotated[
+        str | None,
+        typer.Option(help="Tasks take turns: even|size (by their examples).", show_default="even"),
+    ] = None,
+    task_steps: Annotated[
+        int | None, typer.Option(help="Steps of the tuning on tasks.", show_default="1000")
+    ] = None,
+    task_batch: Annotated[
+        int | None, typer.Option(help="Examples in such a step.", show_default="16")
+    ] = None,
+    task_learning_rate: Annotated[
+        float | None, typer.Option(help="Of the tuning on tasks.", show_default="5e-5")
+    ] = None,
     held_out_share: Annotated[
         float, typer.Option(help="Share of the text for the figures before and after.")
     ] = 0.01,
@@ -142,18 +169,25 @@ def extract_command(
     quiet: Quiet = False,
 ) -> None:
     """Extract a small model for a few languages out of a big one. Run it again to go on where it stopped."""
-    from bistil.extract.config import Extraction
+    from bistil.extract.config import PAPER, Extraction
     from bistil.text.languages import languages_of, text_files
 
     corpora, sfts = _pairs("--corpus", corpus), _pairs("--language-sft", language_sft or [])
     licences = _pairs("--licence", licence or [], what="LICENCE")
     translations = _pairs("--parallel", parallel or [])
+    left_open = {"layers": _layers(layers), "learning_rate": learning_rate, "warmup": warmup}
+    if style == "paper":
+        left_open = {name: PAPER[name] if value is None else value for name, value in left_open.items()}  # fmt: skip
     extraction = Extraction(
-        reduction=reduction, layers=_layers(layers), width=width, feed_forward=feed_forward, units=units, loss=_loss(style, term or [], model),  # type: ignore[arg-type]  # checked there
+        reduction=reduction, width=width, feed_forward=feed_forward, units=units, loss=_loss(style, term or [], model),  # type: ignore[arg-type]  # checked there
         init=init, threshold=threshold, top=top, budget=budget, keep_vocabulary=keep_vocabulary,  # type: ignore[arg-type]  # checked there
-        steps=steps, batch=batch, length=length, learning_rate=learning_rate, warmup=warmup,
+        steps=steps, batch=batch, length=length, **left_open,  # type: ignore[arg-type]  # checked there
         prompts=tuple(prompt or ()), mask_rate=mask_rate, held_out_share=held_out_share, precision=precision, optimizer=optimizer, offload=offload, seed=seed, checkpoint_every=checkpoint_every,  # type: ignore[arg-type]  # checked there
         arguments=arguments_in(trainer),
+    )  # fmt: skip
+    asked = _teacher_tasks(
+        teacher_tasks, data=data, language=task_language, sampling=task_sampling, steps=task_steps, batch=task_batch,
+        learning_rate=task_learning_rate,
     )  # fmt: skip
     # What needs no library that takes seconds to import is refused at once.
     for language in languages_of(source, target or [], corpora, sfts, licences):
@@ -173,6 +207,7 @@ def extract_command(
             licences=licences,
             parallel=translations,
             vectors=vectors,
+            teacher_tasks=asked,
             cache_dir=cache_dir,
             tell=(lambda plan: None) if quiet else _tell,
             watch=watch,
@@ -205,8 +240,8 @@ def _layers(text: str | None) -> Any:
 
 
 def _loss(style: str | None, changed: list[str], model: str) -> LossWeights | None:
-    if style is not None and style not in PRESETS:
-        raise ExtractError(f"--style must be one of {', '.join(PRESETS)}, got {style!r}.")
+    if style is not None and style not in (*PRESETS, "paper"):
+        raise ExtractError(f"--style must be one of {', '.join(PRESETS)}, paper, got {style!r}.")
     settings = settings_of(EXTRACT_TERMS)
     stated: dict[str, float] = {}
     for option in changed:
@@ -220,13 +255,43 @@ def _loss(style: str | None, changed: list[str], model: str) -> LossWeights | No
         except ValueError as error:
             raise ExtractError(f"--term {option!r}: expected a number, got {value!r}.") from error
     if style is not None:
-        return PRESETS[style].replace(**stated)
+        return PRESETS["bistil" if style == "paper" else style].replace(**stated)
     if not stated:
         return None
     from teacherzoo.encoders.kinds import model_layout
     from teacherzoo.encoders.teachers import teacher_folder
 
     return weights_for(model_layout(teacher_folder(model)).kind).replace(**stated)
+
+
+def _teacher_tasks(
+    tasks: str | None,
+    *,
+    data: str | None,
+    language: list[str] | None,
+    sampling: str | None,
+    steps: int | None,
+    batch: int | None,
+    learning_rate: float | None,
+) -> TeacherTasks | None:
+    if tasks is None:
+        options = {
+            "--data": data,
+            "--task-language": language,
+            "--task-sampling": sampling,
+            "--task-steps": steps,
+        }
+        options |= {"--task-batch": batch, "--task-learning-rate": learning_rate}
+        refuse(options, because="without --teacher-tasks")
+        return None
+    from bistil.multitask.config import PROTOCOL, TeacherTasks
+
+    protocol = replace(
+        PROTOCOL, **given(steps=steps, batch_size=batch, learning_rate=learning_rate)
+    )
+    named = tuple(task.strip() for task in tasks.split(",") if task.strip())
+    others = given(data=data, languages=language and tuple(language), sampling=sampling)
+    return TeacherTasks(tasks=named, protocol=protocol, **others)
 
 
 def _pairs(option: str, given: list[str], *, what: str = "FILE") -> dict[str, str]:

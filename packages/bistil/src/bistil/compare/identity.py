@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bistil.compare.recipe import Comparison
-from bistil.compare.systems import SYSTEMS
+from bistil.compare.systems import SYSTEMS, System
 from bistil.errors import AdaptError
+from bistil.multitask.data import read_mixture
 from bistil.tasks.adapt import ResultLabel
 from bistil.text.languages import text_files
 from teacherzoo.digests import digest_of_inputs
@@ -48,7 +49,7 @@ class RecipeDigests:
         self._recipe = recipe
         texts = {code: text_files(code, text) for code, text in recipe.corpora.items()}
         inputs = digest_of_inputs(corpora=texts, models={"model": recipe.model})
-        left_out = {"model", "corpora", "data", "out", "targets", "tasks", "systems", "seeds", "tune_by_task"}  # fmt: skip
+        left_out = {"model", "corpora", "data", "out", "targets", "tasks", "systems", "seeds", "tune_by_task", "teacher_tasks"}  # fmt: skip
         # What is left open is not stated, so that a recipe keeps its name when there is more to leave open.
         open_parts = {part: getattr(recipe, part).model_dump(exclude_none=True) for part in ("extract", "tune")}  # fmt: skip
         self._all = {"version": _VERSION, **inputs, **recipe.model_dump(exclude=left_out), **open_parts}  # fmt: skip
@@ -68,7 +69,21 @@ class RecipeDigests:
     @cached_property
     def labels(self) -> dict[str, ResultLabel]:
         """What results call each system: one model for all its targets, tasks and seeds."""
-        return {system: ResultLabel(name=system, digest=_digest([system, self._all])) for system in SYSTEMS}  # fmt: skip
+        return {
+            name: ResultLabel(name=name, digest=_digest([name, self._all, *self._beside(system)]))
+            for name, system in SYSTEMS.items()
+        }
+
+    def _beside(self, system: System) -> list[str]:
+        """What decides this system and no other."""
+        return [self.of_teacher] if system.model == "multitask" and self.of_teacher else []
+
+    @cached_property
+    def of_teacher(self) -> str:
+        """A digest of what the teacher of `multitask` is tuned on, the data included; empty where no system asks for it."""
+        if not any(SYSTEMS[name].model == "multitask" for name in self._recipe.systems):
+            return ""
+        return _digest(read_mixture(self._recipe.tasks_of_teacher).inputs())
 
 
 class WantedResults:

@@ -140,7 +140,10 @@ class Models:
         if model == "whole":
             return self._recipe.model
         seed = 0 if model in _UNTRAINED else seed
-        folder = self._before_tasks / f"{model}-{self._place(model, target)}-seed{seed}"
+        folder = (
+            self._before_tasks
+            / f"{self._with_teacher(model, model)}-{self._place(model, target)}-seed{seed}"
+        )
         if folder.is_dir():
             return str(folder)
         recipe = self._recipe
@@ -156,6 +159,7 @@ class Models:
             targets=others,
             extraction=self._extraction(model, target, seed, watch),
             language_sfts=dict(zip(names, files, strict=True)) if with_sfts else {},
+            teacher_tasks=recipe.tasks_of_teacher if model == "multitask" else None,
             cache_dir=self._before_tasks / "cache",
             watch=watch,
         )
@@ -214,6 +218,10 @@ class Models:
     def _keeps_vocabulary(self, model: Model) -> bool:
         return model == "whole" or (self._recipe.students == "published" and model in OF_ALL_LANGUAGES)  # fmt: skip
 
+    def _with_teacher(self, name: str, model: Model) -> str:
+        """The name with what its teacher was tuned on, where that is no part of the rest of the recipe."""
+        return f"{name}-{self._wanted.digests.of_teacher[:8]}" if model == "multitask" else name
+
     def _place(self, model: Model, target: str) -> str:
         return "all" if self._is_shared(model) else target
 
@@ -257,7 +265,7 @@ class Models:
     def _adapted(
         self, system: System, task: str, target: str, seed: int, watch: ProgressCallback
     ) -> Path:
-        name = f"{system.name}-{self._place(system.model, target)}-seed{seed}"
+        name = f"{self._with_teacher(system.name, system.model)}-{self._place(system.model, target)}-seed{seed}"
         folder = self._of_task(task) / "adapted" / name
         if folder.is_dir():
             return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,11 +18,12 @@ from pydantic import (
     model_validator,
 )
 
-from bistil.compare.systems import PUBLISHED, require_system
+from bistil.compare.systems import PUBLISHED, SYSTEMS, require_system
 from bistil.errors import AdaptError, ExtractError
 from bistil.losses.weights import LossWeights
+from bistil.multitask.config import PROTOCOL, Sampling, TeacherTasks
 from teacherzoo.encoders.layers import Strategy
-from xeval import XevalError, task_of
+from xeval import FineTunedTask, XevalError, task_of
 
 
 class _Part(BaseModel):
@@ -89,6 +91,23 @@ class Tuning(_Part):
     gold: Annotated[float, Field(ge=0)] = 0.0
 
 
+class TeacherTuning(_Part):
+    """The tasks that the teacher of `multitask` is tuned on together (see `bistil extract --teacher-tasks`)."""
+
+    tasks: tuple[str, ...] | None = None
+    """None for those of the comparison that are tuned on."""
+    languages: tuple[str, ...] | None = None
+    """Or data sets' own names; None for the source's."""
+    sampling: Sampling = "even"
+    steps: Annotated[int, Field(ge=1)] = PROTOCOL.steps
+    batch: Annotated[int, Field(ge=1)] = PROTOCOL.batch_size
+    length: Annotated[int, Field(ge=8)] = PROTOCOL.window
+    learning_rate: Annotated[float, Field(gt=0)] = PROTOCOL.learning_rate
+    warmup: Annotated[float, Field(ge=0, le=1)] = PROTOCOL.warmup
+    evaluate_every: Annotated[int, Field(ge=1)] = PROTOCOL.evaluate_every
+    labels: Literal["common", "own"] = "common"
+
+
 class Comparison(_Part):
     """Everything that decides a comparison."""
 
@@ -113,6 +132,7 @@ class Comparison(_Part):
     out: str
     """The folder of everything that is made; the results are in its `results.jsonl`."""
     extract: Extracting = Extracting()
+    teacher_tasks: TeacherTuning = TeacherTuning()
     languages: LanguageTuning | None = LanguageTuning()
     """None: no language's sparse fine-tuning is applied to any model."""
     tune: Tuning = Tuning()
@@ -140,6 +160,33 @@ class Comparison(_Part):
             except XevalError as error:
                 raise ValueError(f"tune_by_task: {error}") from error
         return self
+
+    @model_validator(mode="after")
+    def _the_teacher_has_tasks(self) -> Self:
+        if any(SYSTEMS[system].model == "multitask" for system in self.systems):
+            try:
+                self.tasks_of_teacher  # noqa: B018  # made to be checked
+            except (ExtractError, XevalError) as error:
+                raise ValueError(f"teacher_tasks: {error}") from error
+        return self
+
+    @property
+    def tasks_of_teacher(self) -> TeacherTasks:
+        """What the teacher of `multitask` is tuned on.
+
+        Raises:
+            ExtractError, XevalError: for tasks that tune nothing or are not known.
+        """
+        stated = self.teacher_tasks
+        tasks = stated.tasks
+        if tasks is None:
+            tasks = tuple(task for task in self.tasks if isinstance(task_of(task), FineTunedTask))
+        named = stated.languages or dict.fromkeys([*(self.sources[task] for task in tasks if task in self.sources), self.source])  # fmt: skip
+        protocol = replace(
+            PROTOCOL, steps=stated.steps, batch_size=stated.batch, max_length=stated.length, learning_rate=stated.learning_rate,
+            warmup=stated.warmup, evaluate_every=stated.evaluate_every, labels=stated.labels,
+        )  # fmt: skip
+        return TeacherTasks(tasks=tasks, data=self.data, languages=tuple(named), sampling=stated.sampling, protocol=protocol)  # fmt: skip
 
     def tuning_of(self, task: str) -> Tuning:
         """How a task is learnt: `tune`, but for what `tune_by_task` states otherwise."""
@@ -193,6 +240,7 @@ def _sentence(fault: Any) -> str:
         parts: dict[str, type[BaseModel]] = {
             "extract": Extracting,
             "languages": LanguageTuning,
+            "teacher_tasks": TeacherTuning,
             "tune": Tuning,
             "tune_by_task": Tuning,
         }

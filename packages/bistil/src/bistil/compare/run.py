@@ -46,6 +46,7 @@ def compare(
     - whole: the multilingual model; with sparse fine-tunings of languages those of the target are on.
     - bistil: extracted for source and target, by the terms and layers that suit the model's kind.
     - paper: as Ansell et al. (2023) do for masked LMs, whatever the model's kind: attention and hidden states, the last of each block of layers.
+    - multitask: as bistil, of a teacher that was tuned on several tasks together before (ERNIE 3.0 Tiny; Liu et al. 2023).
     - trimmed: the whole model with the pieces of source and target, nothing else of it changed.
     - cut: bistil's student before phase 1.
     - small: trimmed to fewer pieces, and where these do not suffice to fewer layers, until it has the parameters of cut.

@@ -10,6 +10,7 @@ Model = Literal[
     "whole",
     "bistil",
     "paper",
+    "multitask",
     "trimmed",
     "small",
     "cut",

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _RATES = {"sentence": (1e-3, 0.06)}  # kind to learning rate and warmup, where they are not BiStil's
 _LAYERS: dict[str, Strategy] = {"sentence": "outer"}  # likewise
 
+PAPER: Mapping[str, Any] = {"loss": LossWeights(), "layers": "last", "learning_rate": 1e-4, "warmup": 0.0}  # fmt: skip
+"""Ansell et al.'s (2023) setting where another is the default of a kind of teacher: `Extraction(**PAPER)`."""
+
 Init = Literal["teacher", "random"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Optimizer = Literal["adamw", "muon"]
@@ -29,8 +32,8 @@ class Extraction:
 
     Args:
         reduction: how many of the teacher's layers become one.
-        layers: "last" of each block, "bottom", "even", "outer", or their numbers (see `bistil.student.layers.layer_map`); "last"
-            unless given, of sentence encoders "outer".
+        layers: "last" of each block, "alternate", "bottom", "last-k", "even", "outer", or their numbers (see
+            `bistil.student.layers.layer_map`); "last" unless given, of sentence encoders "outer".
         width: of the student's hidden states, a multiple of its attention heads; as the teacher's unless given. Which units
             it keeps is chosen on the text, see `bistil.student.narrow`.
         feed_forward: units of its feed-forward layers, as many in each; as the teacher's unless given.

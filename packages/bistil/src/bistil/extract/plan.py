@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bistil.encoders.capture import encoder_of, family_of
+from bistil.multitask.tune import TunedTeacher
 from xeval.cost.parameters import Parameters
 
 
@@ -24,6 +25,7 @@ class Plan:
         student_parameters: of the student, where they are.
         layers: for each of the student's layers the teacher's.
         teacher_layers: how many there are.
+        tuned: the tuning of the teacher on tasks; None where it was left as it is.
         units: the teacher's hidden units that the student's states stand for, in its order; None for all.
         narrowed: what was made narrower, in words.
         attention: how attention is compared.
@@ -43,6 +45,7 @@ class Plan:
     student_parameters: Parameters
     layers: tuple[int, ...]
     teacher_layers: int
+    tuned: TunedTeacher | None = None
     units: tuple[int, ...] | None = None
     narrowed: tuple[str, ...] = ()
     attention: str
@@ -62,6 +65,7 @@ class Plan:
         kept = 100 * after.total / before.total
         return [
             f"teacher     {self.teacher}, {self.architecture} ({self.kind.replace('_', ' ')})",
+            *(f"tuned       {words}" for words in (self.tuned.sentences() if self.tuned else ())),
             f"languages   {', '.join(self.languages)}",
             f"vocabulary  {self.pieces[1]:,} of {self.pieces[0]:,} pieces",
             f"layers      {len(self.layers)} of {self.teacher_layers}: {', '.join(map(str, self.layers))}",
@@ -78,9 +82,14 @@ class Plan:
 
 def attention_route(model: Any, terms: Mapping[str, float]) -> str:
     """How the attention of this architecture is compared, and why."""
-    if "attention" not in terms:
-        return "not compared"
-    kind = encoder_of(model).config.model_type
-    if family_of(model).needs_maps:
-        return f"by eager maps held in memory: the scores of {kind} are more than products of queries and keys"
-    return "by queries and keys, tile by tile; no map is stored"
+    ways = []
+    if "attention" in terms and family_of(model).needs_maps:
+        kind = encoder_of(model).config.model_type
+        ways.append(
+            f"by eager maps held in memory: the scores of {kind} are more than products of queries and keys"
+        )
+    elif "attention" in terms:
+        ways.append("by queries and keys, tile by tile; no map is stored")
+    if "scores" in terms:
+        ways.append("before the softmax, by products of queries and keys, a layer at a time")
+    return "; ".join(ways) or "not compared"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,10 @@ from bistil.extract.teacher import teacher_in_training, trimmed_teacher
 from bistil.extract.text import Batches, ExtractionText, open_text
 from bistil.losses.extraction import ExtractionModel, TeacherRunner, freeze_unreached
 from bistil.losses.rows import SentenceExtractionModel, SentenceTeacher, is_pairs
+from bistil.multitask.config import TeacherTasks
+from bistil.multitask.data import TaskMixture, read_mixture
+from bistil.multitask.tune import TunedTeacher, require_tunable, tuned_teacher
+from bistil.multitask.vectors import vectors_kept
 from bistil.sparse.composable_sft import sparse_path
 from bistil.student.layers import choose_layers
 from bistil.text.languages import languages_of, text_files
@@ -61,6 +65,7 @@ def extract(
     licences: Mapping[str, str] | None = None,
     parallel: Mapping[str, str | Path] | None = None,
     vectors: Path | None = None,
+    teacher_tasks: TeacherTasks | None = None,
     cache_dir: Path | None = None,
     tell: Callable[[Plan], None] = lambda plan: None,
     watch: ProgressCallback = no_progress,
@@ -88,8 +93,10 @@ def extract(
         parallel: of a sentence encoder, target language to lines `source TAB target` for the term `parallel`.
         vectors: of a sentence encoder, a folder of `teacherzoo.record_vectors`: the teacher's vectors of these lines; it is not run
             then.
-        cache_dir: a folder in which the trimmed teacher and the text cut into blocks stay, for further extractions of the
-            same model and text (other seeds, layers, terms) to take from there; without it they go when the run ends.
+        teacher_tasks: tasks on which the teacher is tuned before (ERNIE 3.0 Tiny; Liu et al. 2023); card and plan say what that
+            gave and how far its vectors moved.
+        cache_dir: a folder in which the tuned and the trimmed teacher and the text cut into blocks stay, for further extractions
+            of the same model and text (other seeds, layers, terms) to take from there; without it they go when the run ends.
         tell: given the plan before training starts.
         watch: told (done, total, what).
 
@@ -111,7 +118,8 @@ def extract(
     """
     started, out, extraction = time.monotonic(), Path(out), extraction or Extraction()
     given, extraction = _check(
-        model, corpora, source, targets, extraction, language_sfts or {}, licences or {}, parallel=parallel or {}, vectors=vectors
+        model, corpora, source, targets, extraction, language_sfts or {}, licences or {}, parallel=parallel or {}, vectors=vectors,
+        teacher_tasks=teacher_tasks,
     )  # fmt: skip
     keep_digests((cache_dir or work_dir(out)) / DIGESTS)
 
@@ -143,6 +151,9 @@ def _trim_copy_distil(
     """Figures for the record, the student with its loss, the teacher with a trimmed vocabulary, and its sentence modules."""
     from bistil.extract.trainer import held_out_terms, train, training_arguments  # late: slow
 
+    given, tuned = _tuned(
+        given, extraction, cache_dir, watch
+    )  # whose training may be of another precision
     # Chooses the device, and forms the process group, if there is one.
     arguments = training_arguments(work / "checkpoints", extraction)
     teacher = trimmed_teacher(given.folder, given.files, cache_dir, extraction, watch=watch)
@@ -162,7 +173,7 @@ def _trim_copy_distil(
     trained = None if sentences is None else sentence_student(copied.student, sentences)
     runner, teacher = teacher_in_training(teacher, given.folder, given.sfts, given.layers, extraction, sentences=sentences)  # fmt: skip
     student = _in_training(copied, runner, text, given, extraction, arguments.device, trained)
-    plan = _plan(student, copied, teacher, text, batches, given, extraction)
+    plan = replace(_plan(student, copied, teacher, text, batches, given, extraction), tuned=tuned)
     tell(plan)
     before = held_out_terms(student, held_out, arguments)
     watch(0, extraction.steps, _in_words("evaluated before training", before))
@@ -192,6 +203,7 @@ class _Given:
         sfts: language to a sparse fine-tuning.
         layers: for each of the student's layers the teacher's.
         sentences: what a sentence encoder's extraction is given besides.
+        mixture: of tasks that the teacher is tuned on before.
     """
 
     model: str
@@ -202,6 +214,7 @@ class _Given:
     sfts: Mapping[str, str | Path]
     layers: tuple[int, ...]
     sentences: SentenceInputs
+    mixture: TaskMixture | None
 
 
 def _check(
@@ -215,6 +228,7 @@ def _check(
     *,
     parallel: Mapping[str, str | Path],
     vectors: Path | None,
+    teacher_tasks: TeacherTasks | None,
 ) -> tuple[_Given, Extraction]:
     languages = languages_of(source, targets, corpora, sfts, licences)
     if sfts and extraction.offload is not None:
@@ -225,6 +239,8 @@ def _check(
     folder = teacher_folder(model)
     layout = model_layout(folder)
     extraction = extraction.decided(layout.kind)
+    if teacher_tasks is not None:
+        require_tunable(layout, model, untuned={"fine-tunings of languages": sfts, "recorded vectors": vectors})  # fmt: skip
     given = _Given(
         model=str(model),
         folder=folder,
@@ -236,8 +252,23 @@ def _check(
         sentences=check_sentences(
             layout, extraction, targets=targets, parallel=parallel, vectors=vectors, sfts=sfts
         ),
+        mixture=None if teacher_tasks is None else read_mixture(teacher_tasks),
     )
     return given, extraction
+
+
+def _tuned(
+    given: _Given, extraction: Extraction, cache_dir: Path, watch: ProgressCallback
+) -> tuple[_Given, TunedTeacher | None]:
+    """The same with the tuned teacher's folder in the place of the teacher's, and what the tuning gave."""
+    if given.mixture is None:
+        return given, None
+    folder, tuned = tuned_teacher(given.folder, given.mixture, cache_dir, watch=watch)
+    if rank() == 0:
+        prompt = next(iter(extraction.prompts), None)
+        kept = vectors_kept(given.folder, folder, given.files, prompt=prompt, watch=watch)
+        tuned = replace(tuned, kept=kept)
+    return replace(given, folder=folder, layout=model_layout(folder)), tuned
 
 
 def _inputs(given: _Given, extraction: Extraction) -> dict[str, Any]:
@@ -249,6 +280,7 @@ def _inputs(given: _Given, extraction: Extraction) -> dict[str, Any]:
             files={language: sparse_path(Path(file)) for language, file in given.sfts.items()},
         ),
         **given.sentences.digests(),
+        **({} if given.mixture is None else {"teacher_tasks": given.mixture.inputs()}),
         "extraction": extraction.to_json()
         | {
             "arguments": digest_of_arguments(extraction.arguments),

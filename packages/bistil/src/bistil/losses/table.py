@@ -92,6 +92,10 @@ EXTRACT_TERMS = (
         weight=1.0, sees=Sees.MAPPED_LAYERS,
     ),
     Term(
+        "scores", "mean squared difference of attention scores before the softmax", "bistil.losses.terms.scores:scores_loss",
+        weight=0.0, sees=Sees.MAPPED_LAYERS,
+    ),
+    Term(
         "relations", "divergence of the last layer's relations", "bistil.losses.terms.relations:relations_loss",
         weight=0.0, sees=Sees.LAST_LAYER, settings=(Setting("relation_heads", int, None, "heads that vectors are cut into"),),
     ),
@@ -106,6 +110,10 @@ EXTRACT_TERMS = (
     Term(
         "logits", "divergence from the teacher's predictions at masked positions", "bistil.losses.terms.logits:logits_loss",
         weight=0.0, sees=Sees.MASKED_ROWS, settings=(_TEMPERATURE,),
+    ),
+    Term(
+        "logits_mse", "mean squared difference of logits at masked positions", "bistil.losses.terms.logits_mse:logits_mse_loss",
+        weight=0.0, sees=Sees.MASKED_ROWS,
     ),
     Term(
         "embedding", "distance of sentence vectors", "bistil.losses.terms.embedding:embedding_loss",

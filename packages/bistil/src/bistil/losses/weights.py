@@ -108,8 +108,8 @@ class LossWeights(_Weights):
     """Weights of phase 1's terms, and their settings; by default those of BiStil (Ansell et al. 2023, section 3).
 
     L = Σ w_t · L_t over the terms t of `bistil.losses.table.EXTRACT_TERMS` (`bistil extract --help` lists them): attention
-    and hidden with weight 1, and, with weight 0 unless given, mlm, logits, relations and cosine, of sentence encoders
-    embedding, similarity and parallel, and of classifiers and rerankers answers and answers_mse.
+    and hidden with weight 1, and, with weight 0 unless given, scores, mlm, logits, logits_mse, relations and cosine, of
+    sentence encoders embedding, similarity and parallel, and of classifiers and rerankers answers and answers_mse.
 
     Args:
         given: weights by the name of the term, and `temperature` of logits, `relation_heads` of relations or

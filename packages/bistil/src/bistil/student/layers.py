@@ -27,8 +27,9 @@ def layer_map(
     Args:
         depth: the teacher's number of layers.
         reduction: how many of them become one; it must divide their number.
-        strategy: "last" of each block, the "bottom" ones, "even"ly spread from the first to the last, or "outer": the last ones,
-            half of the student's, and every second of the first.
+        strategy: "last" of each block, the first of each ("alternate"), the "bottom" ones, the topmost ones ("last-k"),
+            "even"ly spread from the first to the last, or "outer": the last ones, half of the student's, and every second of
+            the first.
         first: whether the student's first layer must be the teacher's (ModernBERT, whose first layer lacks a norm that
             all others have); "last" then takes it for its first block.
 

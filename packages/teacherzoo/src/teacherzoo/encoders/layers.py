@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from teacherzoo.encoders.families import known_family
 
-Strategy = Literal["last", "bottom", "even", "outer"]
+Strategy = Literal["last", "bottom", "even", "outer", "alternate", "last-k"]
 
 
 def spread_layers(depth: int, count: int, strategy: Strategy) -> tuple[int, ...]:
@@ -18,9 +18,10 @@ def spread_layers(depth: int, count: int, strategy: Strategy) -> tuple[int, ...]
     Args:
         depth: the teacher's number of layers.
         count: the student's, from 1 to `depth`.
-        strategy: "last" of each of as many blocks (BiStil), "even"ly spread from the first
-            to the last, the "bottom" ones, or "outer": the last layers, half of the student's (the larger half), and
-            every second of the first, so that the middle is left out.
+        strategy: "last" of each of as many blocks (BiStil), the first of each ("alternate": of blocks of two every second
+            layer), "even"ly spread from the first to the last, the "bottom" ones, the topmost ones ("last-k"), or "outer":
+            the last layers, half of the student's (the larger half), and every second of the first, so that the middle is
+            left out.
 
     Returns:
         Ascending numbers from 0.
@@ -30,11 +31,17 @@ def spread_layers(depth: int, count: int, strategy: Strategy) -> tuple[int, ...]
         ((1, 3, 5, 7, 9, 11), (0, 4, 7, 11), (0, 1, 2))
         >>> spread_layers(12, 6, "outer"), spread_layers(12, 3, "outer")
         ((0, 2, 4, 9, 10, 11), (0, 10, 11))
+        >>> spread_layers(12, 6, "alternate"), spread_layers(12, 3, "last-k")
+        ((0, 2, 4, 6, 8, 10), (9, 10, 11))
     """
     if strategy == "bottom":
         return tuple(range(count))
     if strategy == "last":
         return tuple((number + 1) * depth // count - 1 for number in range(count))
+    if strategy == "alternate":
+        return tuple(number * depth // count for number in range(count))
+    if strategy == "last-k":
+        return tuple(range(depth - count, depth))
     if strategy == "outer":
         below, rest = count // 2, depth - (count + 1) // 2
         first = spread_layers(min(rest, 2 * below - 1), below, "even")
