@@ -17,7 +17,7 @@ from bistil.compare.run import compare, results_of, summary
 from bistil.compare.systems import MODELS, PUBLISHED, SYSTEMS
 from bistil.errors import AdaptError
 from vocabmerge import read_vocabulary
-from xeval import LocalFolder, read_costs, read_results
+from xeval import LocalFolder, read_costs, read_results, score
 from xeval import compare as judge_compare
 from xeval.cost.parameters import Parameters, parameters_of
 
@@ -423,19 +423,31 @@ def test_the_teacher_of_multitask_is_tuned_first_and_its_tasks_decide_that_syste
 
 
 def test_a_task_without_a_head_asks_what_a_system_would_tune(recipe, sentence_teacher, tasks, tmp_path):  # fmt: skip
-    """Translations of a sentence encoder, the whole one and its student; nothing is done twice."""
+    """Translations and probed tags of a sentence encoder, the whole one and its student; nothing is done twice."""
     data = tmp_path / "pairs"
     (data / "tatoeba").mkdir(parents=True)
+    (data / "ud").symlink_to(tasks / "ud")
     lines = [line for line in (tasks / "ud" / "en_made" / "test.conllu").read_text().split("\n") if line.startswith("# text")]  # fmt: skip
     texts = [line.partition("= ")[2] for line in lines] or ["ab ba", "ba ab ab", "aa bb"]
     (data / "tatoeba" / "sw.tsv").write_text("".join(f"{text}\t{text}\n" for text in texts))
     followed = read_comparison(
-        recipe(model=str(sentence_teacher), systems=["whole", "cut"], tasks=["bitext"], languages=None, data=str(data))
+        recipe(model=str(sentence_teacher), systems=["whole", "cut"], tasks=["bitext", "pos_probe"], languages=None, data=str(data))
     )  # fmt: skip
     results, _ = compare(followed)
     before = results.read_bytes()
     rows, others = results_of(followed)
     assert ({row.model for row in rows}, others) == ({"whole", "cut"}, 0)
     assert summary(rows)["bitext"]["whole"] == 100
+    alone = score(
+        sentence_teacher,
+        tmp_path / "alone.jsonl",
+        source=LocalFolder(data),
+        languages=["sw"],
+        task="pos_probe",
+    )
+    assert [row.value for row in rows if (row.task, row.model) == ("pos_probe", "whole")] == [
+        row.value for row in alone
+    ]
+    assert set(summary(rows)["pos_probe"]) == {"whole", "cut"}
     compare(followed)
     assert results.read_bytes() == before

@@ -38,12 +38,12 @@ class Protocol:
         precision: of tuning: "auto" is bfloat16 where the machine has it, "float32" never. Scoring is float32.
         labels: NER: "common" maps entity types to PER, LOC and ORG, "own" takes them as they are.
         layer: texts of a model that is no sentence encoder: which hidden states are averaged; -1 is the last, None the
-            middle one.
+            middle one. Of words (`pos_probe`) None chooses it on the development set.
         csls: bitext: cross-domain similarity local scaling over so many neighbours; 0 is plain similarity.
         text_prompt: bitext, sts, probes: what stands before every text; None is the model's own prompt, which may be none.
         query_prompt: retrieval, rerank: likewise before queries.
         document_prompt: retrieval, rerank: likewise before documents.
-        inverse_regularisation: probes: C of logistic regression; None chooses it on the development set.
+        inverse_regularisation: probes: C, of logistic or of ridge regression; None chooses it on the development set.
         mask_rate: bits per byte: share of the words of a block that one pass masks.
         lines: bits per byte: at most so many lines of a text, evenly spread; 0 is all.
     """

@@ -102,6 +102,7 @@ def score(
     ] = None,
     bootstraps: o.Bootstraps = 0,
     max_length: o.Length = o.DEFAULT.max_length,
+    pooling: o.Pooling = o.DEFAULT.pooling,
     layer: o.Layer = None,
     csls: o.Csls = 0,
     prompt: o.Prompts = None,
@@ -118,8 +119,8 @@ def score(
         from xeval.finetune.record import task_to_score
 
         protocol = Protocol(
-            max_length=max_length, layer=layer, csls=csls, mask_rate=mask_rate, lines=lines,
-            inverse_regularisation=inverse_regularisation,
+            max_length=max_length, pooling=pooling, layer=layer, csls=csls, mask_rate=mask_rate,
+            lines=lines, inverse_regularisation=inverse_regularisation,
             **o.prompt_settings(prompt),
         )  # fmt: skip
         opened, names = open_source(data, cache=cache), _names(languages)

@@ -68,7 +68,9 @@ Precision = Annotated[str, typer.Option(help="Of tuning: auto|float32.")]
 Labels = Annotated[str, typer.Option(help="NER types: common (PER, LOC, ORG) | own.")]
 Layer = Annotated[
     int | None,
-    typer.Option(help="Texts of a plain encoder: hidden layer; the middle one if absent."),
+    typer.Option(
+        help="Texts of a plain encoder: hidden layer, if absent the middle one; of words: chosen on the dev set."
+    ),
 ]
 Csls = Annotated[int, typer.Option(help="Bitext: CSLS neighbours; 0 is plain similarity.")]
 Prompts = Annotated[
@@ -83,7 +85,7 @@ Regularisation = Annotated[
     float | None,
     typer.Option(
         "--inverse-regularisation",
-        help="Probe: C of logistic regression, 1 in mteb; chosen on the dev set if absent.",
+        help="Probes: C of the regression, 1 in mteb; chosen on the dev set if absent.",
     ),
 ]
 MaskRate = Annotated[float, typer.Option(help="Bits per byte: share of words per pass.")]

@@ -10,21 +10,25 @@ from xeval.tasks import (
     dp,
     ner,
     pos,
+    pos_probe,
     qa,
     rerank,
     retrieval,
     sts,
     topic_probe,
+    topic_ridge,
 )
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         pos.TASK,
+        pos_probe.TASK,
         dp.TASK,
         ner.TASK,
         *classification.TASKS,
         topic_probe.TASK,
+        topic_ridge.TASK,
         choice.TASK,
         qa.TASK,
         bitext.TASK,

@@ -1,0 +1,88 @@
+"""Topic classification by ridge regression: as `topic_probe`, by a classifier in closed form (`xeval.probes.ridge`) that needs no library.
+
+A text is a vector as there. C is `inverse_regularisation`; where that is None, the power of ten with the best accuracy on the
+development set, the smallest of equals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from xeval.probes.ridge import Batch, RidgeClassifier, fit_ridge
+from xeval.progress import ProgressCallback
+from xeval.protocol import Protocol
+from xeval.sentences.vectors import TextVectors, open_vectors, told_cut
+from xeval.statistics.items import Items
+from xeval.task_templates.task import ProbeTask, number_of
+from xeval.task_templates.text_labels import Labelled, label_items, labels_of
+from xeval.tasks import topic_probe
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A model with a fitted classifier.
+
+    Args:
+        vectors: the model.
+        classifier: from vectors to places in `labels`.
+        labels: names of the labels, sorted.
+    """
+
+    vectors: TextVectors
+    classifier: RidgeClassifier
+    labels: tuple[str, ...]
+
+    @property
+    def method(self) -> str:
+        """How, in words."""
+        return f"{self.vectors.method}; ridge regression, C {self.classifier.strength:g}"
+
+
+def _fit(
+    model: str,
+    protocol: Protocol,
+    train: Sequence[Labelled],
+    dev: Sequence[Labelled],
+    watch: ProgressCallback,
+) -> tuple[Probe, list[str]]:
+    names = labels_of(train)
+    opened = open_vectors(model, protocol)
+    notes: list[str] = []
+
+    def batch(examples: Sequence[Labelled], what: str) -> Iterator[Batch]:
+        vectors, cut = opened.encode([e.text for e in examples], "text", watch, what)
+        notes.extend(told_cut(cut, len(examples)))
+        yield [vectors], np.array([number_of(e.label, names, e.where) for e in examples])
+
+    classifier, _, chosen = fit_ridge(
+        batch(train, "encoding train"), batch(dev, "encoding dev"),
+        len(names), protocol.inverse_regularisation,
+    )  # fmt: skip
+    return Probe(opened, classifier, names), [*notes, *chosen]
+
+
+def _measure(
+    probe: Probe, examples: Sequence[Labelled], _protocol: Protocol, watch: ProgressCallback
+) -> tuple[list[Items], list[str]]:
+    for example in examples:
+        number_of(example.label, probe.labels, example.where)
+    vectors, cut = probe.vectors.encode([e.text for e in examples], "text", watch, "encoding test")
+    predictions = [probe.labels[number] for number in probe.classifier.predict(vectors).tolist()]
+    return label_items(examples, predictions, probe.labels, ""), told_cut(cut, len(examples))
+
+
+TASK = ProbeTask(
+    name="topic_ridge",
+    title="topic classification by ridge regression",
+    folder=topic_probe.TASK.folder,
+    suffix=topic_probe.TASK.suffix,
+    metrics=topic_probe.TASK.metrics,
+    read=topic_probe.TASK.read,
+    hub=topic_probe.TASK.hub,
+    fit=_fit,
+    measure=_measure,
+    own_settings=topic_probe.TASK.own_settings,
+)
