@@ -66,7 +66,8 @@ def pretrain(
         Corpus(code, str(experiment.corpus(code)), held_out_share=_HELD_OUT, part="train")
         for code in languages
     ]
-    pretrain_teacher(texts, out, config=PretrainingConfig(**settings), watch=watch)
+    config = PretrainingConfig(seed=experiment.seed, **settings)
+    pretrain_teacher(texts, out, config=config, watch=watch)
 
 
 def entropies(experiment: Experiment, watch: Watch) -> None:
@@ -135,8 +136,9 @@ def extract_student(experiment: Experiment, watch: Watch) -> None:
     if experiment.extracted.exists():
         return
     how = Extraction(
-        steps=experiment.steps("extract"), batch=24, length=24, learning_rate=1e-3, mask_rate=0.3
-    )
+        steps=experiment.steps("extract"), batch=24, length=24, learning_rate=1e-3, mask_rate=0.3,
+        seed=experiment.seed,
+    )  # fmt: skip
     source, target = experiment.pair
     texts = {code: experiment.corpus(code) for code in experiment.pair}
     extract(
@@ -347,6 +349,7 @@ def _recipe(experiment: Experiment, name: str, alpha: float) -> Path:
     file = experiment.out / f"{name}.yaml"
     recipe = {
         "out": f"{name}-run",
+        "seed": experiment.seed,
         "languages": {
             code: {"corpus": str(experiment.corpus(code).resolve()), "limit": _DOCUMENTS}
             for code in experiment.teachers

@@ -23,6 +23,7 @@ class Experiment:
         pair: of the bilingual student: the source, on which tasks are learnt, and the target.
         vocabulary: pieces of a monolingual teacher.
         made_up: whether it is the toy world's, whose entropy is known.
+        seed: of every training; the text is the same for all.
         quick: whether all train for a tenth of the steps, in the toy world on a third of the text: only to see the story go through.
     """
 
@@ -33,6 +34,7 @@ class Experiment:
     pair: tuple[str, str]
     vocabulary: int
     made_up: bool
+    seed: int = 0
     quick: bool = False
 
     def steps(self, training: str) -> int:
@@ -92,7 +94,7 @@ class Experiment:
         return self.languages if model == "multilingual" else self.teachers
 
 
-def toy_world(out: Path, *, quick: bool = False) -> Experiment:
+def toy_world(out: Path, *, seed: int = 0, quick: bool = False) -> Experiment:
     """Four made-up languages, of which two are kin and one is written in another script."""
     from toyworld import write_world
 
@@ -114,11 +116,12 @@ def toy_world(out: Path, *, quick: bool = False) -> Experiment:
         pair=("qav", "qov"),
         vocabulary=2500,
         made_up=True,
+        seed=seed,
         quick=quick,
     )
 
 
-def real_text(out: Path, data: Path, *, quick: bool = False) -> Experiment:
+def real_text(out: Path, data: Path, *, seed: int = 0, quick: bool = False) -> Experiment:
     """English, its teachers and three more, on real text."""
     return Experiment(
         out=out,
@@ -128,5 +131,6 @@ def real_text(out: Path, data: Path, *, quick: bool = False) -> Experiment:
         pair=("en", "de"),
         vocabulary=4000,
         made_up=False,
+        seed=seed,
         quick=quick,
     )
