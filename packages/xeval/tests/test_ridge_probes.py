@@ -247,3 +247,13 @@ def test_topics_are_those_of_scikit_learn_on_the_same_vectors(
     }
     chosen = figures(sentence_encoder, "topic_ridge", more_data, tmp_path / "r.jsonl")
     assert chosen.keys() == ours.keys()
+
+
+def test_a_sparse_encoder_s_topics_are_left_to_logistic_regression(
+    sparse_encoder: Path, more_data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(XevalError, match="as wide as its vocabulary; judge it by topic_probe"):
+        figures(sparse_encoder, "topic_ridge", more_data, tmp_path / "r.jsonl")
+
+    probed = figures(sparse_encoder, "topic_probe", more_data, tmp_path / "r.jsonl")
+    assert probed.keys() == {"xx", "yy"}

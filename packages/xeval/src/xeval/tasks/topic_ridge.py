@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xeval.errors import XevalError
 from xeval.probes.ridge import Batch, RidgeClassifier, fit_ridge
 from xeval.progress import ProgressCallback
 from xeval.protocol import Protocol
+from xeval.sentences.kinds import SPARSE_ENCODER, kind_of
 from xeval.sentences.vectors import TextVectors, open_vectors, told_cut
 from xeval.statistics.items import Items
 from xeval.task_templates.task import ProbeTask, number_of
@@ -49,6 +51,11 @@ def _fit(
     watch: ProgressCallback,
 ) -> tuple[Probe, list[str]]:
     names = labels_of(train)
+    if kind_of(model) == SPARSE_ENCODER:
+        raise XevalError(
+            f"{model}: expected vectors of a few hundred to a few thousand numbers, got a sparse encoder's, as wide as its "
+            "vocabulary; judge it by topic_probe"
+        )
     opened = open_vectors(model, protocol)
     notes: list[str] = []
 
