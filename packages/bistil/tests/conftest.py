@@ -2,7 +2,9 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,27 @@ def save_teacher(tokenizer: PreTrainedTokenizerFast) -> Callable[..., Path]:
 def teacher(tmp_path_factory: pytest.TempPathFactory, save_teacher: Callable[..., Path]) -> Path:
     """A BERT of four layers that knows three languages."""
     return save_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture(scope="module")
+def traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Any, Path], int]]:
+    """Writes a graph's float32 file, as `export` does here, and a model folder is traced once: it takes seconds each time."""
+    from bistil.export.graph.float32 import write_float
+
+    top = tmp_path_factory.mktemp("traced")
+    traced: dict[Path, tuple[Path, int]] = {}
+
+    def write(graph: Any, file: Path) -> int:
+        if graph.folder not in traced:
+            kept = top / f"{len(traced)}.onnx"
+            traced[graph.folder] = kept, write_float(graph, kept)
+        kept, opset = traced[graph.folder]
+        shutil.copy(kept, file)
+        return opset
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(import_module("bistil.export.run"), "write_float", write)
+        yield write
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,6 @@ from bistil.errors import ExportError
 from bistil.export.eight_bits.targets import TARGETS
 from bistil.export.eight_bits.variants import Variant, write_variant
 from bistil.export.folder.folder import FLOAT, INT8
-from bistil.export.graph.float32 import write_float
 from bistil.export.graph.graph import open_graph
 from bistil.export.graph.session import open_session
 from bistil.export.judge.drop import Judge, warnings_of
@@ -86,12 +85,15 @@ def with_outliers(sentence_encoder: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def judged(
-    with_outliers: Path, lines: Lines, tmp_path_factory: pytest.TempPathFactory
+    with_outliers: Path,
+    lines: Lines,
+    traced_once: Callable[..., int],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Any, Path, Judge]:
     """The graph of the model with outliers, its float32 file, and the judge of what smaller files lose."""
     graph = open_graph(str(with_outliers))
     file = tmp_path_factory.mktemp("float") / "model.onnx"
-    write_float(graph, file)
+    traced_once(graph, file)
     how = text_answers(graph)
     rows = {language: how.rows(listed, language) for language, listed in lines.items()}
     return (
@@ -212,6 +214,7 @@ def _ran(*arguments: object) -> Any:
     return CliRunner().invoke(app, ["export", *map(str, arguments)])
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_the_command_says_what_was_refused_and_writes_what_holds(
     with_outliers: Path, text_files: dict[str, Path], tmp_path: Path, default_by_tensor: None
 ) -> None:
@@ -233,6 +236,7 @@ def test_the_command_says_what_was_refused_and_writes_what_holds(
     assert {file.name for file in (tmp_path / "out/onnx").iterdir()} == {"model.onnx", "model_quantized.onnx"}  # fmt: skip
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_the_command_refuses_a_bound_that_nothing_meets_with_the_table(
     sentence_encoder: Path, text_files: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -246,6 +250,7 @@ def test_the_command_refuses_a_bound_that_nothing_meets_with_the_table(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_without_text_and_test_sets_the_command_says_that_nothing_was_judged(
     sentence_encoder: Path, tmp_path: Path
 ) -> None:
@@ -260,6 +265,7 @@ def test_without_text_and_test_sets_the_command_says_that_nothing_was_judged(
     assert about["variant"] == TARGETS["cpu"].variant.name
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_an_export_that_is_stopped_leaves_nothing(
     sentence_encoder: Path, text_files: dict[str, Path], tmp_path: Path
 ) -> None:

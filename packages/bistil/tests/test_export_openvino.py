@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from bistil.export.eight_bits.openvino_ir import (
     write_ir,
 )
 from bistil.export.eight_bits.variants import Variant, layers_of
-from bistil.export.graph.float32 import write_float
 from bistil.export.graph.graph import open_graph
 from bistil.export.graph.session import import_openvino, open_session
 
@@ -34,9 +34,13 @@ TEXTS = ["abc def mnop", "a", "hh gg ff ee dd cc bb aa . .", "bd ce af bg"]
 
 
 @pytest.fixture(scope="module")
-def float32(tmp_path_factory: pytest.TempPathFactory, sentence_teacher: Path) -> Path:
+def float32(
+    tmp_path_factory: pytest.TempPathFactory,
+    sentence_teacher: Path,
+    traced_once: Callable[..., int],
+) -> Path:
     file = tmp_path_factory.mktemp("float32") / "model.onnx"
-    write_float(open_graph(str(sentence_teacher)), file)
+    traced_once(open_graph(str(sentence_teacher)), file)
     return file
 
 
@@ -144,6 +148,7 @@ def test_what_openvino_has_no_form_of_is_refused_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_the_command_writes_what_its_program_serves_without_torch(
     sentence_teacher: Path, texts: dict[str, Path], tokenizer: Any, expected: Any, tmp_path: Path
 ) -> None:
