@@ -36,19 +36,21 @@ from vocabmerge import trim
 SOURCE = "en"
 TARGETS = ("de", "fi", "tr", "hi", "sw", "zh")
 TASKS = {
-    "pos": ("de", "fi", "tr", "zh"),
-    "dp": ("de", "fi", "tr", "zh"),
+    "pos": ("de", "fi", "tr", "hi", "zh"),
+    "dp": ("de", "fi", "tr", "hi", "zh"),
     "ner": ("de", "fi", "tr", "hi", "zh"),
     "topic": TARGETS,
     "bitext": TARGETS,
     "topic_probe": TARGETS,
+    "pos_probe": ("de", "fi", "tr", "hi", "zh"),
 }
-SOURCES = {"pos": "en_ewt", "dp": "en_ewt"}  # English has several treebanks
+SOURCES = {"pos": "en_ewt", "dp": "en_ewt", "pos_probe": "en_ewt"}  # English has several treebanks
 BARS = {
     "pos": 0.99,
     "ner": 0.99,
     "dp": 0.98,
     "topic": 0.98,
+    "pos_probe": 0.99,
     "bitext": 0.995,
     "topic_probe": 0.98,
 }  # of the whole model
