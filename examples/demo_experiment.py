@@ -61,6 +61,10 @@ class Experiment:
         """The bilingual student."""
         return self.out / "bilingual"
 
+    def tuned(self, model: str) -> Path:
+        """Where a model of the table lies that was tuned to tag."""
+        return self.out / "tuned" / model
+
     @property
     def results(self) -> Path:
         """What the judge found."""
