@@ -91,7 +91,10 @@ def _draw_curves(record: RunRecord, file: Path) -> None:
     from matplotlib.figure import Figure
 
     terms = [term.name for term in EXTRACT_TERMS if any(f"{term.name}_{language}" in entry for entry in record.log for language in record.plan.languages)]  # fmt: skip
-    figure = Figure(figsize=(4 * max(1, len(terms)), 3.2), layout="constrained")
+    width = 4 * max(1, len(terms))
+    # Margins in inches, for labels of a logarithmic axis: to have them computed takes as long as to draw.
+    figure = Figure(figsize=(width, 3.2))
+    figure.subplots_adjust(left=0.75 / width, right=1 - 0.15 / width, bottom=0.16, top=0.9, wspace=0.3)  # fmt: skip
     plots = figure.subplots(1, max(1, len(terms)), squeeze=False)[0]
     for axes, term in zip(plots, terms, strict=False):
         for language in record.plan.languages:
