@@ -18,9 +18,10 @@ from bistil.multitask.data import MixedBatches, read_mixture, turns
 from bistil.multitask.tune import MultiTaskModel, tuned_teacher
 from teacherzoo.progress import no_progress
 from xeval import Protocol, XevalError, task_of
+from xeval.task_templates.treebank import UPOS
 
 SHORT = Extraction(steps=2, batch=4, length=24, held_out_share=0.1, precision="float32")
-BRIEF = Protocol(steps=100, batch_size=8, learning_rate=3e-3, weight_decay=0.0, evaluate_every=50, precision="float32")  # fmt: skip
+BRIEF = Protocol(steps=40, batch_size=8, learning_rate=1e-3, weight_decay=0.0, evaluate_every=20, precision="float32")  # fmt: skip
 
 
 class StopError(Exception):
@@ -38,10 +39,25 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def student(sentence_teacher: Path, texts: dict[str, Path], asked: TeacherTasks, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # fmt: skip
+def told() -> dict[str, Any]:
+    """What the tuning of the student's teacher said, and the model whose heads are dropped."""
+    return {"words": []}
+
+
+@pytest.fixture(scope="module")
+def student(sentence_teacher: Path, texts: dict[str, Path], asked: TeacherTasks, cache: Path, told: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:  # fmt: skip
+    def noted(encoder: Any, heads: Any) -> MultiTaskModel:
+        told["model"] = MultiTaskModel(encoder, heads)
+        return told["model"]
+
     corpora = {language: texts[language] for language in ("en", "sw")}
     out = tmp_path_factory.mktemp("out") / "student"
-    return extract(sentence_teacher, corpora, out, source="en", targets=["sw"], extraction=SHORT, teacher_tasks=asked, cache_dir=cache)  # fmt: skip
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tune, "MultiTaskModel", noted)
+        return extract(
+            sentence_teacher, corpora, out, source="en", targets=["sw"], extraction=SHORT, teacher_tasks=asked, cache_dir=cache,
+            watch=lambda _done, _total, what: told["words"].append(what),
+        )  # fmt: skip
 
 
 def test_steps_by_size_are_of_a_task_as_often_as_it_has_examples() -> None:
@@ -137,6 +153,30 @@ def test_plan_card_and_record_say_what_was_learnt_and_how_far_the_vectors_moved(
     a, b = (SentenceTransformer(str(folder), device="cpu").encode(chosen) for folder in (sentence_teacher, place))  # fmt: skip
     assert kept["measures"]["cosine"][0] == pytest.approx(100 * float((a * b).sum(1).mean()), abs=1e-2)  # fmt: skip
     assert f"on 200 lines in sw: cosine {kept['measures']['cosine'][0]:.1f}" in card
+
+
+def test_a_score_is_that_of_the_kept_body_under_the_head_and_the_loss_fell(
+    student: Path, cache: Path, tasks: Path, told: dict[str, Any]
+) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    [place] = cache.glob("multitask-*")
+    encoder, tokenizer = AutoModel.from_pretrained(place).eval(), AutoTokenizer.from_pretrained(place)  # fmt: skip
+    head, right, total = told["model"].tasks[0].head, 0, 0
+    for block in (tasks / "ud" / "en_made" / "dev.conllu").read_text().strip().split("\n\n"):
+        words, tags = zip(*(row.split("\t")[1:4:2] for row in block.strip().split("\n")), strict=True)  # fmt: skip
+        encoded = tokenizer([*words], is_split_into_words=True, return_tensors="pt")
+        first = [encoded.word_ids().index(word) for word in range(len(words))]
+        with torch.no_grad():
+            guesses = head.out(encoder(**encoded).last_hidden_state[0, first]).argmax(-1)
+        right += sum(UPOS[int(guess)] == tag for guess, tag in zip(guesses, tags, strict=True))
+        total += len(words)
+
+    recorded = json.loads((student / "run.json").read_text())["plan"]["tuned"]["scores"][0]
+    assert recorded["score"] == pytest.approx(100 * right / total)
+    assert f"pos of ud/en_made accuracy {recorded['score']:.2f}" in " ".join(told["words"])
+    losses = [float(what.partition("loss ")[2].partition(",")[0]) for what in told["words"] if what.startswith("tuning the teacher on tasks, loss")]  # fmt: skip
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_the_same_tuning_is_taken_from_the_cache_wherever_model_and_data_lie_and_another_is_made_anew(

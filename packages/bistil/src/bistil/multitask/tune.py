@@ -148,7 +148,11 @@ def tuned_teacher(
     record = json.loads((place / _RECORD).read_text(encoding="utf-8"))
     scores = tuple(TaskScore(**score) for score in record.pop("scores"))
     tuned = TunedTeacher(batch=protocol.batch_size, sampling=mixture.asked.sampling, scores=scores, **record)  # fmt: skip
-    watch(tuned.best_step, tuned.steps, f"the teacher knows {', '.join(map(str, scores))}")
+    watch(
+        tuned.best_step,
+        tuned.steps,
+        f"evaluated the teacher as kept, {', '.join(map(str, scores))}",
+    )
     return place, tuned
 
 
@@ -187,16 +191,19 @@ def _tune(
     heads = [task.task.head(encoder.config.hidden_size, len(task.labels), protocol) for task in tasks]  # fmt: skip
     model = MultiTaskModel(encoder, heads)
     pieces = Pieces(open_tokenizer(str(teacher.tokenizer_folder)), min(protocol.window, longest_row(encoder)))  # fmt: skip
-    watch(0, protocol.steps, f"encoding examples of {', '.join(task.task.name for task in tasks)}")
+    watch(
+        0, protocol.steps, f"encoding examples of {' and '.join(task.task.name for task in tasks)}"
+    )
     encoded = [task.task.encode(pieces, task.train, task.labels)[0] for task in tasks]
     dev = [_encoded_dev(task, pieces) for task in tasks]
     scores: list[list[TaskScore]] = []
 
     def mean_score() -> float:
         scores[:] = [
-            _scores(learnt, task, sets, pieces) for learnt, task, sets in zip(model.tasks, tasks, dev, strict=True)
+            _scores(learnt, task, sets, pieces, watch) for learnt, task, sets in zip(model.tasks, tasks, dev, strict=True)
         ]  # fmt: skip
-        watch(0, 0, ", ".join(str(score) for several in scores for score in several))
+        told = ", ".join(str(score) for several in scores for score in several)
+        watch(0, 0, f"evaluated on development sets, {told}")
         means = [sum(score.score for score in several) / len(several) for several in scores]
         return sum(means) / len(means)
 
@@ -212,7 +219,10 @@ def _tune(
     outcome = train(
         model, batches, plan, work / "checkpoints", evaluation=evaluation, watch=watch, what="tuning the teacher on tasks"
     )  # fmt: skip
-    mean_score()
+    if (
+        not scores or outcome.best_step != outcome.steps
+    ):  # else the last evaluation was of these weights
+        mean_score()
     if rank() == 0:
         write_model(teacher.model.cpu(), teacher, work / MADE)
         record = {"steps": outcome.steps, "best_step": outcome.best_step, "scores": [asdict(score) for several in scores for score in several]}  # fmt: skip
@@ -225,12 +235,18 @@ def _encoded_dev(task: TrainedTask, pieces: Pieces) -> list[list[Encoded]]:
 
 
 def _scores(
-    model: TaskModel, task: TrainedTask, dev: Sequence[list[Encoded]], pieces: Pieces
+    model: TaskModel,
+    task: TrainedTask,
+    dev: Sequence[list[Encoded]],
+    pieces: Pieces,
+    watch: ProgressCallback,
 ) -> list[TaskScore]:
     """In the task's first metric, a set at a time."""
     metric, scores = task.task.metrics[0], []
     for (data_set, examples), encoded in zip(task.dev.items(), dev, strict=True):
-        guesses = predict(model, task.task, encoded, labels=task.labels, pad_id=pieces.pad_id)
+        guesses = predict(
+            model, task.task, encoded, labels=task.labels, pad_id=pieces.pad_id, watch=watch, what=f"scoring {task.task.name}"
+        )  # fmt: skip
         items = task.task.items(examples, guesses, task.labels, data_set.language)
         value = next(item for item in items if item.metric == metric).value()
         scores.append(TaskScore(task=task.task.name, data_set=data_set.name, metric=metric, score=float(value), examples=len(examples)))  # fmt: skip
