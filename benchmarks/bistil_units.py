@@ -15,6 +15,7 @@ choosing, and, before any training and behind a short phase 1, on held-out sente
 from __future__ import annotations
 
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -108,11 +109,11 @@ def main() -> None:
     arguments.add_argument("--work", type=Path, help="a folder that keeps trim and text")
     arguments.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     arguments.add_argument("--by", nargs="+", default=[*MEASURES, RANDOM], choices=[*MEASURES, RANDOM])  # fmt: skip
-    arguments.add_argument("--steps", type=int, help="of phase 1, each of 1,024 tokens; 120, with --quick 2")  # fmt: skip
+    arguments.add_argument("--steps", type=int, help="of phase 1, each of 1,024 tokens; 100, with --quick 2")  # fmt: skip
     arguments.add_argument("--seed", type=int, default=0)
     options = arguments.parse_args()
     recorder = Recorder("bistil_units", options)
-    steps = options.steps if options.steps is not None else 2 if options.quick else 120
+    steps = options.steps if options.steps is not None else 2 if options.quick else 100
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.work or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +132,7 @@ def _extraction(steps: int, prompt: str, seed: int) -> Extraction:
 
 def _world(options: Any, folder: Path, extraction: Extraction) -> World:
     pair = (SOURCE, options.target)
-    lines, tests = (400, 40) if options.quick else (10_000, 500)
+    lines, tests = (400, 40) if options.quick else (10_000, 250)
     files = {language: [Path(file)] for language, file in texts_of(options.data, folder, pair, lines).items()}  # fmt: skip
     trimmed = folder / f"trimmed-{lines}"
     if not trimmed.exists():
@@ -170,6 +171,7 @@ def _race(
                 watch=no_progress,
             )  # fmt: skip
         after = _judged(model.student.eval(), world)
+        print(shape.words(), by, seconds[by], before, after, file=sys.stderr, flush=True)
         for when, judged in (
             ("before training", before),
             (f"after {extraction.steps} steps", after),

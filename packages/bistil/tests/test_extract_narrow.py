@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForMaskedLM
 from typer.testing import CliRunner
 
 from bistil.cli.app import app
-from bistil.errors import AdaptError, ModelError
+from bistil.errors import AdaptError, ExtractError, ModelError
 from bistil.extract.config import Extraction
 from bistil.extract.run import extract
 from bistil.losses.weights import PRESETS, TaskLossWeights
@@ -152,6 +152,10 @@ def test_widths_are_refused_before_text_is_read(
     with pytest.raises(ModelError, match="width must be a multiple of the 4 attention heads"):
         _extract(teacher, texts, tmp_path / "out", extraction=replace(NARROW, width=18))
     assert not (tmp_path / ".out.making" / "teacher").exists()
+    with pytest.raises(ExtractError, match="units 'taylor' says what a narrower student keeps"):
+        replace(NARROW, units="taylor", width=None, feed_forward=None)
+    with pytest.raises(ExtractError, match="units must be one of reconstruction, taylor, bottleneck, got 'size'"):  # fmt: skip
+        replace(NARROW, units="size")
 
     modern = save_teacher(tmp_path / "modern", "modernbert")
     done = CliRunner().invoke(

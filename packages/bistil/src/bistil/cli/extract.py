@@ -51,11 +51,11 @@ def extract_command(
         int | None, typer.Option(help="Units of its feed-forward layers; else as the teacher's.")
     ] = None,
     units: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="What a narrower student keeps, by importance: reconstruction|taylor|bottleneck."
+            help="By what a narrower student's units are chosen: reconstruction (by default)|taylor|bottleneck."
         ),
-    ] = "reconstruction",
+    ] = None,
     style: Annotated[
         str | None,
         typer.Option(

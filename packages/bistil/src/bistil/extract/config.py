@@ -25,6 +25,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Optimizer = Literal["adamw", "muon"]
 Units = Literal["reconstruction", "taylor", "bottleneck"]
 
+_UNITS: Units = "reconstruction"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Extraction:
@@ -38,7 +40,7 @@ class Extraction:
             it keeps is chosen on the text, see `bistil.student.narrow`.
         feed_forward: units of its feed-forward layers, as many in each; as the teacher's unless given.
         units: by which measure of their importance the units of a narrower student are chosen, see
-            `bistil.student.importance.unit_importance`.
+            `bistil.student.importance.unit_importance`; "reconstruction" unless given.
         init: the student's first weights: the teacher's, or random ones (a model from scratch).
         loss: its terms and their weights; by default what the teacher's kind needs, see `bistil.losses.weights.weights_for`.
         threshold: keep a piece whose probability reaches this in some language; 1e-6 unless another rule is given.
@@ -76,7 +78,7 @@ class Extraction:
     layers: Strategy | tuple[int, ...] | None = None
     width: int | None = None
     feed_forward: int | None = None
-    units: Units = "reconstruction"
+    units: Units | None = None
     init: Init = "teacher"
     loss: LossWeights | None = None
     threshold: float | None = None
@@ -118,11 +120,16 @@ class Extraction:
                 raise ExtractError(
                     f"The optimizer is muon, and the Trainer arguments name {name}, which brings one of its own; leave one or the other out."
                 )
-        for name, choices in (("init", get_args(Init)), ("precision", get_args(Precision)), ("optimizer", get_args(Optimizer)), ("units", get_args(Units))):  # fmt: skip
+        for name, choices in (("init", get_args(Init)), ("precision", get_args(Precision)), ("optimizer", get_args(Optimizer)), ("units", (None, *get_args(Units)))):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ExtractError(
-                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}."
+                    f"{name} must be one of {', '.join(filter(None, choices))}, got {getattr(self, name)!r}."
                 )
+        if self.units is not None and self.width is None and self.feed_forward is None:
+            raise ExtractError(
+                f"units {self.units!r} says what a narrower student keeps, and neither width nor feed_forward is given; give one, or "
+                "leave units out."
+            )
         if self.offload is not None and Sees.MASKED_ROWS in self.weights.sees_of_teacher:
             raise ExtractError(
                 f"offload shares the teacher's weights, which {names} needs whole; leave the term out, or do without offload."
@@ -142,6 +149,11 @@ class Extraction:
     def weights(self) -> LossWeights:
         """`loss`, or that of a masked LM where none is given."""
         return self.loss or LossWeights()
+
+    @property
+    def _decided_units(self) -> Units | None:
+        narrower = self.width is not None or self.feed_forward is not None
+        return (self.units or _UNITS) if narrower else None
 
     def decided(self, kind: Kind) -> Extraction:
         """The same with what was left open decided: loss, layers and rate by the teacher's kind, the precision by this machine.
@@ -166,6 +178,7 @@ class Extraction:
             loss=loss,
             layers=strategy_for(kind) if self.layers is None else self.layers,
             precision=precision,
+            units=self._decided_units,
             learning_rate=rate if self.learning_rate is None else self.learning_rate,
             warmup=warmup if self.warmup is None else self.warmup,
         )
@@ -173,12 +186,10 @@ class Extraction:
     def to_json(self) -> dict[str, Any]:
         """As plain values; widths, and how units are chosen, only where they are not the teacher's."""
         stated = {**asdict(self), "loss": self.weights.to_json(), "arguments": dict(self.arguments)}
-        if self.width is None and self.feed_forward is None:
-            del stated["units"]
         return {
             name: value
             for name, value in stated.items()
-            if value not in (None, ()) or name not in ("width", "feed_forward", "prompts")
+            if value not in (None, ()) or name not in ("width", "feed_forward", "units", "prompts")
         }
 
 

@@ -80,6 +80,7 @@ def initial_student(
     feed_forward = None if extraction.feed_forward == inner else extraction.feed_forward
     if width is None and feed_forward is None:
         return InitialStudent(student=student)
+    assert extraction.units is not None  # decided when the run was checked
     sample = text.sample(_SAMPLE)
     chosen: dict[str, Any] = {}
     if extraction.units != "reconstruction":
@@ -126,6 +127,7 @@ def _chosen(
     def make(folder: Path) -> None:
         model = cut if sentences is None else SentenceEncoder(cut, copy.deepcopy(sentences.modules))
         outputs = last_states if sentences is None else sentence_vectors
+        assert extraction.units is not None
         importance = unit_importance(
             model.to(device), sample, extraction.units, kinds=list(keep), outputs=outputs, keep=keep, seed=extraction.seed, watch=watch
         )  # fmt: skip

@@ -73,7 +73,7 @@ def bottleneck_importance(
                 error = loss(model, batch)
         adam.zero_grad()
         penalty = torch.stack([gate.pressure * gate.nats().mean() for gate in gates.values()])
-        (error + penalty.sum()).backward()  # type: ignore[no-untyped-call]
+        (error + penalty.sum()).backward()
         adam.step()
         falling.step()
         for gate in gates.values():

@@ -44,11 +44,12 @@ def gated(model: Any, gates: Mapping[UnitKind, Tensor]) -> Iterator[None]:
         gates: of the kinds that have any, [B, …] with the shapes of `unit_shapes`, one for each row; B = 1 for all rows alike.
     """
     encoder, family, paths = encoder_of(model), family_of(model), list(paths_of_layers(model))
+    places: dict[UnitKind, str] = {"feed_forward": family.down, "heads": family.output}
     with ExitStack() as stack:
         for number, path in enumerate(paths):
-            for kind, place in (("feed_forward", family.down), ("heads", family.output)):
+            for kind, place in places.items():
                 if kind in gates:
-                    multiply = functools.partial(_multiply_inputs, gates[kind][:, number])  # type: ignore[index]  # one of the kinds
+                    multiply = functools.partial(_multiply_inputs, gates[kind][:, number])
                     linear = model.get_submodule(f"{path}.{place}")
                     stack.callback(linear.register_forward_pre_hook(multiply).remove)
             if "layers" in gates:
@@ -56,8 +57,8 @@ def gated(model: Any, gates: Mapping[UnitKind, Tensor]) -> Iterator[None]:
                 stack.callback(model.get_submodule(path).register_forward_hook(blend).remove)
         if "hidden" in gates:
             for norm in hidden_norms(encoder):
-                multiply = functools.partial(_multiply_outputs, gates["hidden"][:, None])
-                stack.callback(norm.register_forward_hook(multiply).remove)
+                scale = functools.partial(_multiply_outputs, gates["hidden"][:, None])
+                stack.callback(norm.register_forward_hook(scale).remove)
         yield
 
 

@@ -80,7 +80,7 @@ def unit_importance(
     outputs: Outputs = last_states,
     loss: Loss | None = None,
     keep: float | Mapping[UnitKind, float] = 0.5,
-    steps: int = 300,
+    steps: int = 200,
     seed: int = 0,
     watch: ProgressCallback = no_progress,
 ) -> Importance:
@@ -91,7 +91,7 @@ def unit_importance(
     - "taylor": the first term of the Taylor series of its removal that does not vanish (Molchanov et al. 2019, "Importance
       Estimation for Neural Network Pruning"; Michel, Levy and Neubig 2019, "Are Sixteen Heads Really Better than One?"; Theis et
       al. 2018, "Faster gaze prediction with dense networks and Fisher pruning").
-    - "bottleneck": nats that a gate with as much noise as the outputs bear lets through, trained for some hundred steps
+    - "bottleneck": nats that a gate with as much noise as the outputs bear lets through, trained for two hundred steps
       (Dai et al. 2018, "Compressing Neural Networks using the Variational Information Bottleneck"; VTrans, Dutta et al. 2024).
 
     Neither weights nor modes of the model change. The outcome is the same bits on the same machine.
@@ -139,7 +139,7 @@ def unit_importance(
         shares = dict.fromkeys(KINDS, keep) if isinstance(keep, float) else keep
         options |= {"keep": shares, "steps": steps, "watch": watch}
     with _frozen(teacher):
-        return Importance(by=by, **MEASURES[by](teacher, together, shapes, **options))  # type: ignore[arg-type]  # by kind
+        return Importance(by=by, **MEASURES[by](teacher, together, shapes, **options))
 
 
 @contextmanager

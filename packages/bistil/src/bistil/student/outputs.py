@@ -14,7 +14,7 @@ Batch = Mapping[str, Tensor]
 Outputs = Callable[[Any, Batch], Tensor]
 Loss = Callable[[Any, Batch], Tensor]
 
-_POSITIONS = 1024  # of a batch that is put together of single rows
+_POSITIONS = 512  # of a batch that is put together of single rows
 
 
 def last_states(model: Any, batch: Batch) -> Tensor:

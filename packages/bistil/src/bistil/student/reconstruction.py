@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -40,7 +40,8 @@ def reconstruction_importance(
     scores: dict[UnitKind, Tensor] = {}
     if "layers" in shapes:
         scores["layers"] = torch.stack([_untold(pair.covariance, width) for pair in sums.passages])
-    for kind, variances in (("heads", _head_variances), ("feed_forward", _unit_variances)):
+    measures: dict[UnitKind, Callable[..., Tensor]] = {"heads": _head_variances, "feed_forward": _unit_variances}  # fmt: skip
+    for kind, variances in measures.items():
         if kind in shapes:
             linear = [model.get_submodule(path) for path in sums.inputs[kind]]
             scores[kind] = torch.stack([
@@ -70,12 +71,13 @@ class _Sums:
         self.passages = [Moments(2 * width) for _ in layers_of(model)]
         self.inputs: dict[UnitKind, dict[str, Moments]] = {}
         self._real = torch.empty(0)
+        places: dict[UnitKind, str] = {"heads": family.output, "feed_forward": family.down}
         with ExitStack() as stack, torch.no_grad():
-            for kind, place in (("heads", family.output), ("feed_forward", family.down)):
+            for kind, place in places.items():
                 for path in paths_of_layers(model) if kind in shapes else ():
                     linear = model.get_submodule(f"{path}.{place}")
                     moments = Moments(linear.in_features)
-                    self.inputs.setdefault(kind, {})[f"{path}.{place}"] = moments  # type: ignore[arg-type]  # one of the kinds
+                    self.inputs.setdefault(kind, {})[f"{path}.{place}"] = moments
                     add = functools.partial(self._add, moments)
                     stack.callback(linear.register_forward_pre_hook(add).remove)
             for batch in batches:
