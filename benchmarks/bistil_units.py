@@ -178,10 +178,10 @@ def _race(
         ):
             for figure, value in judged.items():
                 figures.setdefault((figure, when), {})[by] = [value]
-    said = {"shape": shape.words(), "layers": len(world.layers), "seed": extraction.seed}
-    recorder.add("processor time of choosing units", seconds, unit="s", shape=said)
+    setting = {"shape": shape.words(), "layers": len(world.layers), "seed": extraction.seed}
+    recorder.add("processor time of choosing units", seconds, unit="s", shape=setting)
     for (figure, when), values in figures.items():
-        recorder.add(f"{figure}, {when}", values, unit="%", shape=said)
+        recorder.add(f"{figure}, {when}", values, unit="%", shape=setting)
 
 
 def _chosen(
