@@ -181,7 +181,7 @@ def extract_command(
     extraction = Extraction(
         reduction=reduction, width=width, feed_forward=feed_forward, units=units, loss=_loss(style, term or [], model),  # type: ignore[arg-type]  # checked there
         init=init, threshold=threshold, top=top, budget=budget, keep_vocabulary=keep_vocabulary,  # type: ignore[arg-type]  # checked there
-        steps=steps, batch=batch, length=length, **left_open,  # type: ignore[arg-type]  # checked there
+        steps=steps, batch=batch, length=length, **left_open,
         prompts=tuple(prompt or ()), mask_rate=mask_rate, held_out_share=held_out_share, precision=precision, optimizer=optimizer, offload=offload, seed=seed, checkpoint_every=checkpoint_every,  # type: ignore[arg-type]  # checked there
         arguments=arguments_in(trainer),
     )  # fmt: skip
@@ -275,7 +275,7 @@ def _teacher_tasks(
     learning_rate: float | None,
 ) -> TeacherTasks | None:
     if tasks is None:
-        options = {
+        options: dict[str, Any] = {
             "--data": data,
             "--task-language": language,
             "--task-sampling": sampling,

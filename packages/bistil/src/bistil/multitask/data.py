@@ -68,7 +68,8 @@ def read_mixture(asked: TeacherTasks) -> TaskMixture:
         XevalError: for data that is broken, and a language with several sets of a task's data; it says where.
     """
     source = open_source(asked.data)
-    tasks, learnt = [], set()
+    tasks: list[TrainedTask] = []
+    learnt: set[str] = set()
     for name in asked.tasks:
         task = task_of(name)
         assert isinstance(task, FineTunedTask)  # checked when it was asked for

@@ -235,7 +235,7 @@ def _encoded_dev(task: TrainedTask, pieces: Pieces) -> list[list[Encoded]]:
 
 
 def _scores(
-    model: TaskModel,
+    model: Any,
     task: TrainedTask,
     dev: Sequence[list[Encoded]],
     pieces: Pieces,
