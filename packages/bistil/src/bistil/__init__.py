@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         BistilError,
         ExportError,
         ExtractError,
+        FitError,
         MakeError,
         ModelError,
         SparseError,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from bistil.extract.config import Extraction
     from bistil.extract.plan import Plan
     from bistil.extract.run import extract
+    from bistil.fit.config import Budget, Fitting
+    from bistil.fit.run import fit
     from bistil.losses.matching import Matching, matching_loss
     from bistil.losses.weights import LossWeights, TaskLossWeights
     from bistil.lottery.config import Sparsity
@@ -48,12 +51,15 @@ __all__ = [
     "AdaptError",
     "BistilError",
     "BoundError",
+    "Budget",
     "Comparison",
     "Drop",
     "ExportError",
     "Exported",
     "ExtractError",
     "Extraction",
+    "FitError",
+    "Fitting",
     "LanguageTraining",
     "LossWeights",
     "MakeError",
@@ -85,6 +91,7 @@ __all__ = [
     "compose",
     "export",
     "extract",
+    "fit",
     "language_sft",
     "layer_map",
     "make",
@@ -115,6 +122,9 @@ _import_late(
         "Exported": "bistil.export.run",
         "ExtractError": "bistil.errors",
         "Extraction": "bistil.extract.config",
+        "Budget": "bistil.fit.config",
+        "FitError": "bistil.errors",
+        "Fitting": "bistil.fit.config",
         "ResultLabel": "bistil.tasks.adapt",
         "LanguageTraining": "bistil.lottery.language",
         "MakeError": "bistil.errors",
@@ -142,6 +152,7 @@ _import_late(
         "compose": "bistil.tasks.compose",
         "export": "bistil.export.run",
         "extract": "bistil.extract.run",
+        "fit": "bistil.fit.run",
         "language_sft": "bistil.lottery.language",
         "layer_map": "bistil.student.layers",
         "matching_loss": "bistil.losses.matching",

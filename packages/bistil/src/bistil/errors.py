@@ -27,3 +27,7 @@ class AdaptError(BistilError):
 
 class MakeError(BistilError):
     """What `make` cannot make: a kind of model, languages, text, sizes that do not fit."""
+
+
+class FitError(BistilError):
+    """What `fit` cannot fit: budgets, languages, tasks, parts that leave nothing to choose from."""

@@ -81,6 +81,35 @@ def nearest_kept(
     return (near == first).any(axis=1).astype(np.float64)
 
 
+def compare_nearness(
+    expected: NDArray[np.float32], given: NDArray[np.float32], *, neighbours: int = NEIGHBOURS
+) -> dict[str, Items]:
+    """How near two models agree that lines are to each other; their vectors may differ in dimension.
+
+    Args:
+        expected: [N, D] of the whole model.
+        given: [N, D'] of another.
+        neighbours: k; N - 1 where there are fewer.
+
+    Returns:
+        By measure [N]: of each line the Pearson correlation of its cosines to the others, and the share of its nearest lines that
+        are the same.
+
+    Example:
+        >>> x = np.eye(3, dtype=np.float32)[[0, 0, 1, 2]]
+        >>> compare_nearness(x, x[:, ::-1], neighbours=1)["correlation of nearness"].round(2).tolist()
+        [1.0, 1.0, 0.0, 0.0]
+    """
+    a, b = _unit(expected), _unit(given)
+    k, others = min(neighbours, len(a) - 1), ~np.eye(len(a), dtype=bool)
+    cosines = [(x @ x.T)[others].reshape(len(a), -1) for x in (a, b)]
+    centred = [rows - rows.mean(axis=1, keepdims=True) for rows in cosines]
+    spread = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
+    correlation = (centred[0] * centred[1]).sum(axis=1) / np.maximum(spread, 1e-12)
+    same = [len({*one} & {*two}) / k for one, two in zip(_nearest(a, k), _nearest(b, k), strict=True)]  # fmt: skip
+    return {"correlation of nearness": correlation, f"same {k} nearest": np.array(same)}
+
+
 def compare_labels(expected: NDArray[np.float32], given: NDArray[np.float32]) -> dict[str, Items]:
     """Whether the greatest of the logits [N, L] is the same, and 1 - the total variation of their softmaxes."""
     same = expected.argmax(axis=1) == given.argmax(axis=1)

@@ -41,7 +41,9 @@ def trimmed_teacher(
     if extraction.keep_vocabulary:
         return load_teacher(folder, headless=True)
     kept = {name: getattr(extraction, name) for name in ("threshold", "top", "budget")}
-    inputs = {**digest_of_inputs(corpora=files, models={"teacher": folder}), **kept}
+    # Pieces of what will stand before every line stay, however rare they are in the text.
+    prompts = {"prompts": extraction.prompts} if extraction.prompts else {}
+    inputs = {**digest_of_inputs(corpora=files, models={"teacher": folder}), **kept, **prompts}
 
     def make(work: Path) -> None:
         trim(
@@ -50,6 +52,7 @@ def trimmed_teacher(
             work / MADE,
             **kept,
             lines=None,
+            prompts=extraction.prompts,
             watch=lambda done, total, what: watch(done, total or 0, what),
         )
 

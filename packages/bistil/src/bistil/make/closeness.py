@@ -31,7 +31,7 @@ from bistil.make.answers import (
     word_labels,
 )
 from teacherzoo.progress import ProgressCallback
-from vocabmerge import Kind, read_layout
+from vocabmerge import Kind, Layout, read_layout
 
 _CANDIDATES = 10
 
@@ -78,7 +78,7 @@ def closeness(
         A row for each language and measure.
     """
     layout = read_layout(whole)
-    measures = _MEASURES[layout.kind](layout.num_labels)
+    measures = measures_of(layout)
     rows = []
     for number, (language, lines) in enumerate(texts.items()):
         watch(number, len(texts), f"judging {language}")
@@ -101,9 +101,21 @@ def closeness(
 
 
 @dataclass(frozen=True)
-class _Measures:
+class Measures:
+    """What models of a kind are asked, and how their answers are compared.
+
+    Attributes:
+        ask: given folder, lines and what is put in front of each, the answers.
+        compare: given the answers of the whole model and those of a smaller one, measures by name, one number for each line.
+    """
+
     ask: Callable[[Path, Sequence[str], str | None], Any]
     compare: Callable[[Any, Any], dict[str, Items]]
+
+
+def measures_of(layout: Layout) -> Measures:
+    """Those of a model folder's kind."""
+    return _MEASURES[layout.kind](layout.num_labels)
 
 
 def _ask_reranker(folder: Path, lines: Sequence[str], _prompt: str | None) -> NDArray[np.float32]:
@@ -121,23 +133,23 @@ def _compare_sparse(expected: SparseVectors, given: SparseVectors) -> dict[str, 
     return compare_sparse_vectors(expected.rows, given.over(expected.pieces))
 
 
-def _of_classifier(num_labels: int | None) -> _Measures:
+def _of_classifier(num_labels: int | None) -> Measures:
     if num_labels == 1:
-        return _Measures(_ask_reranker, compare_rankings)
-    return _Measures(
+        return Measures(_ask_reranker, compare_rankings)
+    return Measures(
         lambda folder, lines, _prompt: label_logits(folder, [(line,) for line in lines]),
         compare_labels,
     )
 
 
-_MEASURES: dict[Kind, Callable[[int | None], _Measures]] = {
+_MEASURES: dict[Kind, Callable[[int | None], Measures]] = {
     **dict.fromkeys(
         (Kind.SENTENCE, Kind.HEADLESS, Kind.MASKED_LM),
-        lambda _labels: _Measures(text_vectors, compare_vectors),
+        lambda _labels: Measures(text_vectors, compare_vectors),
     ),
-    Kind.SPARSE: lambda _labels: _Measures(sparse_vectors, _compare_sparse),
+    Kind.SPARSE: lambda _labels: Measures(sparse_vectors, _compare_sparse),
     Kind.CLASSIFIER: _of_classifier,
-    Kind.TOKEN_CLASSIFIER: lambda _labels: _Measures(
+    Kind.TOKEN_CLASSIFIER: lambda _labels: Measures(
         lambda folder, lines, _prompt: word_labels(folder, lines), compare_word_labels
     ),
 }

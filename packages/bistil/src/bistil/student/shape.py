@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -64,7 +64,7 @@ class ShapeSizes:
     """
 
     def __init__(self, layout: Layout) -> None:
-        self._shell: Any = shell_of(layout)
+        self._shell = cast(Any, shell_of(layout))
         config = self._shell.config
         family = known_family(config)
         if family.unreached:

@@ -163,7 +163,7 @@ def cost(
         threads=used,
         batch=batch,
         length=length,
-        device=_device_name(device),
+        device=device_name(device),
         dtype=dtype,
     )
 
@@ -259,14 +259,14 @@ def _threads(wanted: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
     """The kind of device, and in brackets its own name."""
     import platform
 
     import torch
 
     if device == "cuda":
-        return f"cuda ({torch.cuda.get_device_name()})"
+        return f"cuda ({torch.cuda.getdevice_name()})"
     name = platform.machine()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -1,0 +1,133 @@
+"""A shape on trial: made by `extract`, trained for some steps or none, and judged; what was judged is kept by its contents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bistil.extract.config import Extraction
+from bistil.extract.run import extract
+from bistil.fit.config import Fitting
+from bistil.fit.judge import Judge, Worth
+from bistil.losses.weights import LossWeights, weights_for
+from bistil.student.shape import Shape
+from teacherzoo.atomic_write import remove
+from teacherzoo.cache import MADE, digest_of_values, made_once
+from teacherzoo.progress import ProgressCallback, no_progress
+from vocabmerge import Kind
+
+_FILE = "trial.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One shape after some steps.
+
+    Attributes:
+        shape: of the student.
+        steps: of training.
+        worth: of it.
+    """
+
+    shape: Shape
+    steps: int
+    worth: Worth
+
+
+class Trials:
+    """Makes students of one model by their shape.
+
+    Args:
+        model: the teacher, as `extract` takes it.
+        kind: of it.
+        whole: its shape.
+        files: language to text, the source first.
+        fitting: how students are trained.
+        judge: of what they are worth.
+        inputs: all else that decides a trial: digests of model and text.
+        cache: where trimmed teachers, text and judgements stay.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        kind: Kind,
+        whole: Shape,
+        files: Mapping[str, Path],
+        *,
+        fitting: Fitting,
+        judge: Judge,
+        inputs: Mapping[str, Any],
+        cache: Path,
+    ) -> None:
+        self._model, self._kind, self._whole, self._files = model, kind, whole, files
+        self._fitting, self._judge, self._cache = fitting, judge, cache
+        self._inputs = {**inputs, "judge": dict(judge.inputs)}
+
+    def trial(self, shape: Shape, steps: int, *, watch: ProgressCallback = no_progress) -> Trial:
+        """Make, train and judge a shape, unless that was done before.
+
+        Args:
+            shape: of the student.
+            steps: of training; 0 cuts the teacher and trains nothing.
+            watch: told (done, total, what).
+        """
+        inputs = {**self._inputs, "extraction": self.extraction(shape, steps).to_json()}
+
+        def make(work: Path) -> None:
+            self.make(shape, steps, work / "student", watch=watch)
+            worth = self._judge.worth(work / "student")
+            (work / MADE).mkdir()
+            text = json.dumps(worth.to_json())
+            (work / MADE / _FILE).write_text(text, encoding="utf-8")
+            remove(work / "student")
+
+        place = self._cache / "trials" / digest_of_values(inputs)[:16]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        made = made_once(place, inputs, make, watch=watch)
+        stated = json.loads((made / _FILE).read_text(encoding="utf-8"))
+        stated["interval"] = {name: tuple(ends) for name, ends in stated["interval"].items()}
+        return Trial(shape=shape, steps=steps, worth=Worth(**stated))
+
+    def make(self, shape: Shape, steps: int, out: Path, *, watch: ProgressCallback) -> None:
+        """Extract a student of a shape into a folder, unless it is there."""
+        if out.exists():
+            return
+        source, *targets = self._files
+        extract(
+            self._model,
+            self._files,
+            out,
+            source=source,
+            targets=targets,
+            extraction=self.extraction(shape, steps),
+            cache_dir=self._cache / "text",
+            watch=watch,
+        )
+
+    def extraction(self, shape: Shape, steps: int) -> Extraction:
+        """How a student of a shape is extracted."""
+        narrow = shape.width != self._whole.width
+        asked = self._fitting
+        return Extraction(
+            layers=shape.layers,
+            width=shape.width if narrow else None,
+            feed_forward=None if shape.feed_forward == self._whole.feed_forward else shape.feed_forward,
+            units=asked.units if narrow or shape.feed_forward != self._whole.feed_forward else None,  # type: ignore[arg-type]  # checked there
+            budget=shape.pieces,
+            loss=_loss(self._kind, narrow=narrow),
+            steps=steps,
+            checkpoint_every=max(50, steps // 5),
+            batch=asked.batch, length=asked.length, learning_rate=asked.learning_rate, prompts=asked.prompts,
+            precision=asked.precision, seed=asked.seed,  # type: ignore[arg-type]  # checked there
+        )  # fmt: skip
+
+
+def _loss(kind: Kind, *, narrow: bool) -> LossWeights:
+    """What the kind has by default; a narrower sentence encoder has no vectors of the teacher's dimension, but their nearness."""
+    if kind is Kind.SENTENCE and narrow:
+        return LossWeights.only(similarity=1, hidden=1)
+    return weights_for(kind)

@@ -1,0 +1,306 @@
+"""`fit`: a budget is searched, the front is shown, and the chosen shape is made."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from typer.testing import CliRunner
+
+from bistil import Budget, FitError, Fitting, fit
+from bistil.cli.app import app
+from bistil.fit import trials
+from bistil.fit.choices import choices_of
+from bistil.fit.config import parse_bytes, parse_latency
+from bistil.fit.latency import LatencyModel, fit_latency, shapes_to_measure
+from bistil.fit.page import table, verdict
+from bistil.fit.parts import PartWorths
+from bistil.fit.search import Candidate, candidates_of, finalists, pareto_front, thinned
+from bistil.student.shape import Shape, ShapeSizes
+from teacherzoo.encoders.kinds import model_layout
+from xeval.cost.parameters import parameters_of
+
+TINY = Fitting(
+    candidates=2, trial_steps=1, steps=2, lines=300, judged_lines=15, batch=4, length=24, precision="float32", layers=(0, 2),
+    feed_forward=48, pieces=200,
+)  # fmt: skip
+BUDGET = Budget(size=24_000)
+WHOLE = Shape(layers=(0, 1, 2, 3), width=32, feed_forward=48, pieces=200)
+
+
+def _candidate(parameters: int, predicted: float, **changes: Any) -> Candidate:
+    shape = replace(WHOLE, **changes)
+    return Candidate(
+        shape=shape, parameters=parameters, bytes=parameters, float_bytes=4 * parameters, latency_ms=parameters / 1000, predicted=predicted
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def given(texts: dict[str, Path]) -> dict[str, list[str]]:
+    return {language: [str(texts[language])] for language in ("en", "sw")}
+
+
+@pytest.fixture(scope="module")
+def fitted(
+    teacher: Path, given: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """A masked LM within a number of parameters, and what is said of it."""
+    out = tmp_path_factory.mktemp("fitted") / "out"
+    return out, fit(teacher, given, out, budget=BUDGET, fitting=TINY)
+
+
+def test_what_is_made_keeps_the_budget_and_is_of_the_shape_that_was_chosen(
+    fitted: tuple[Path, dict[str, Any]],
+) -> None:
+    from transformers import AutoModelForMaskedLM
+
+    out, record = fitted
+    student = AutoModelForMaskedLM.from_pretrained(out / "student")
+    shape = record["chosen"]["shape"]
+    assert parameters_of(out / "student").total == record["student"]["parameters"] <= 24_000
+    assert student.config.num_hidden_layers == len(shape["layers"])
+    assert (student.config.hidden_size, student.config.intermediate_size) == (shape["width"], shape["feed_forward"])  # fmt: skip
+    assert student.config.vocab_size == shape["pieces"]
+    assert record == json.loads((out / "fit.json").read_text())
+    assert sorted(path.name for path in out.iterdir()) == ["fit.json", "front.svg", "report.html", "student"]  # fmt: skip
+
+
+def test_the_one_that_was_worth_most_in_the_last_round_is_chosen(
+    fitted: tuple[Path, dict[str, Any]],
+) -> None:
+    _, record = fitted
+    last = [row for row in record["trials"] if row["steps"] == record["trials"][-1]["steps"]]
+    best = max(last, key=lambda row: row["worth"]["mean"])
+    assert record["chosen"]["shape"] == best["shape"]
+    assert all(row["parameters"] <= 24_000 for row in record["trials"])
+    assert all(set(row["worth"]["languages"]) == {"en", "sw"} for row in record["trials"])
+
+
+def test_page_picture_table_and_card_say_what_was_searched(
+    fitted: tuple[Path, dict[str, Any]],
+) -> None:
+    out, record = fitted
+    page = (out / "report.html").read_text(encoding="utf-8")
+    HTMLParser().feed(page)
+    assert not re.search(r"(src|href)=\"", page)
+    lines = table(record)
+    assert sum("chosen" in line for line in lines) == 1
+    for row in record["front"]:
+        assert f"{row['parameters']:,}" in page
+    picture = ElementTree.parse(out / "front.svg").getroot()
+    circles = [e.get("class") for e in picture.iter("{http://www.w3.org/2000/svg}circle")]
+    drawn = len(record["front"]) + len(record["trials"])
+    legend = 1 + len({row["steps"] for row in record["trials"]})
+    assert len(circles) == drawn + legend
+    assert any("chosen" in str(name) for name in circles)
+    card = (out / "student" / "README.md").read_text(encoding="utf-8")
+    assert "## Why this shape" in card
+    assert all(sentence in card for sentence in verdict(record))
+
+
+def test_a_plan_trains_nothing_and_a_killed_run_goes_on_from_it_to_the_same_bytes(
+    teacher: Path,
+    given: dict[str, list[str]],
+    fitted: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, expected = fitted
+    out, extract, steps = tmp_path / "out", trials.extract, list[int]()
+    asked: dict[str, Any] = {"budget": BUDGET, "fitting": TINY, "cache_dir": tmp_path / "cache"}
+    planned = fit(teacher, given, out, plan=True, **asked)
+    assert not out.exists()
+    assert planned["trials"] == []
+    assert [row["predicted"] for row in planned["front"]] == [row["predicted"] for row in expected["front"]]  # fmt: skip
+    assert "--plan" in verdict(planned)[-1]
+
+    def counted(*args: Any, **options: Any) -> Path:
+        steps.append(options["extraction"].steps)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        return extract(*args, **options)
+
+    monkeypatch.setattr(trials, "extract", counted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(teacher, given, out, **asked)
+    record = fit(teacher, given, out, **asked)
+    assert steps == [1, 1, 1, 2]  # no part is cut again, and the first trial is not made again
+    assert record["chosen"] == expected["chosen"]
+    weights = [folder / "student" / "model.safetensors" for folder in (out, made)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_sentence_encoder_keeps_its_layout_within_a_time(
+    sentence_teacher: Path, given: dict[str, list[str]], tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    fitting = replace(TINY, prompts=("ask: ",))
+    record = fit(sentence_teacher, given, tmp_path / "out", budget=Budget(latency=10_000.0), fitting=fitting)  # fmt: skip
+    assert SentenceTransformer(str(tmp_path / "out" / "student")).encode(["a"]).shape == (1, 24)
+    assert "2_Dense" in record["one_width"]
+    assert {row["shape"]["width"] for row in record["trials"]} == {32}
+    assert record["student"]["latency_ms"] > 0
+
+
+@pytest.mark.slow
+def test_a_graph_in_eight_bits_has_no_more_bytes_than_were_counted_and_keeps_its_budget(
+    teacher: Path, given: dict[str, list[str]], tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    record = fit(
+        teacher,
+        given,
+        tmp_path / "out",
+        budget=Budget(bytes=70_000),
+        fitting=replace(TINY, judged_lines=20),
+    )
+    graph = tmp_path / "out" / "exported" / "onnx" / "model_quantized.onnx"
+    assert graph.stat().st_size == record["student"]["bytes"] <= 70_000
+    chosen = [row for row in record["trials"] if row["shape"] == record["chosen"]["shape"]][-1]
+    assert record["student"]["bytes"] <= chosen["bytes"] <= 70_000
+    assert {drop["place"] for drop in record["exported"]["drops"]} == {"en", "sw"}
+
+
+def test_layers_multiply_and_sizes_between_measured_ones_are_interpolated() -> None:
+    parts = PartWorths(
+        uncut=100.0,
+        without_layer=[],
+        layers={(0, 1, 2, 3): 100.0, (0, 3): 50.0},
+        sizes={"width": {32: 100.0, 16: 25.0}, "feed_forward": {48: 100.0}, "pieces": {200: 100.0, 100: 80.0}},
+    )  # fmt: skip
+    assert parts.predicted(WHOLE) == pytest.approx(100)
+    assert parts.predicted(replace(WHOLE, layers=(0, 3), pieces=100)) == pytest.approx(40)
+    assert parts.predicted(replace(WHOLE, width=24)) == pytest.approx(50)  # the root of a quarter
+
+
+def test_nothing_on_the_front_is_beaten_and_the_best_within_the_budget_is_shown() -> None:
+    candidates = [_candidate(n, worth) for n, worth in ((10, 20), (20, 50), (30, 40), (40, 60), (40, 55))]  # fmt: skip
+    front = pareto_front(candidates, "parameters")
+    assert [(c.parameters, c.predicted) for c in front] == [(10, 20), (20, 50), (40, 60)]
+    many = [_candidate(n, n) for n in range(100, 1000)]
+    shown = thinned(pareto_front(many, "parameters"), Budget(size=321))
+    assert 321 in [c.parameters for c in shown]
+    assert len(shown) <= 13
+
+
+def test_finalists_differ_in_depth_or_width_and_keep_the_budget() -> None:
+    candidates = [
+        _candidate(90, 80, feed_forward=40),
+        _candidate(80, 70, feed_forward=30),
+        _candidate(70, 60, width=16),
+        _candidate(60, 75, layers=(0, 3)),
+        _candidate(200, 99, layers=(1, 2)),
+    ]
+    chosen = finalists(candidates, Budget(size=100), 3, measured=lambda shapes: [])
+    assert [c.predicted for c in chosen] == [80, 75, 60]
+    slow = finalists(candidates, Budget(latency=1.0), 3, measured=lambda shapes: [2.0] + [0.5] * (len(shapes) - 1))  # fmt: skip
+    assert [c.predicted for c in slow] == [80, 60]  # the best, of 99, was measured too slow
+
+
+def test_a_fitted_latency_is_that_of_the_machine_it_was_made_of() -> None:
+    real = LatencyModel(length=20, outside=0.3, layer=(0.1, 2e-6, 1e-6), error=0.0)
+    shapes = shapes_to_measure(
+        replace(WHOLE, width=384, feed_forward=1536), replace(WHOLE, layers=(0,), width=96, feed_forward=96)
+    )  # fmt: skip
+    fitted_model = fit_latency(shapes, [real.predicted(shape) for shape in shapes], length=20)
+    other = replace(WHOLE, layers=(0, 1, 2), width=192, feed_forward=500)
+    assert fitted_model.predicted(other) == pytest.approx(real.predicted(other))
+    assert fitted_model.error < 1e-9
+
+
+def test_every_candidate_is_counted_as_its_shape_is(teacher: Path) -> None:
+    sizes = ShapeSizes(model_layout(teacher))
+    choices = choices_of(sizes, model_layout(teacher), TINY, needed=200, always=150)
+    parts = PartWorths(
+        uncut=100.0, without_layer=[], layers={(1, 3): 50.0}, sizes={"width": {32: 100.0}, "feed_forward": {48: 100.0}, "pieces": {200: 100.0}}
+    )  # fmt: skip
+    latency = LatencyModel(length=9, outside=0.0, layer=(1.0, 0.0, 0.0), error=0.0)
+    candidates = candidates_of(sizes, choices, parts, latency)
+    assert len(candidates) == len(choices.widths) * len(choices.feed_forwards) * len(choices.pieces)
+    assert all(width % 4 == 0 for width in choices.widths)
+    assert min(choices.pieces) >= 150
+    assert all(c.parameters == sizes.total(c.shape) for c in candidates)
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ({}, "A budget is one of size, bytes and latency, got none"),
+        ({"size": 3, "latency": 4.0}, "got size and latency"),
+        ({"bytes": 0}, "bytes must be greater than 0"),
+    ],
+)
+def test_a_budget_is_one_number(budget: dict[str, Any], said: str) -> None:
+    with pytest.raises(FitError, match=said):
+        Budget(**budget)
+
+
+@pytest.mark.parametrize("text", ["25", "25mb", "MB", "0MB", "25 MB!"])
+def test_bytes_without_a_unit_are_refused(text: str) -> None:
+    with pytest.raises(FitError, match="--bytes must be a number of bytes such as 25MB or 24MiB, got"):  # fmt: skip
+        parse_bytes(text)
+
+
+def test_a_time_without_a_unit_is_refused() -> None:
+    with pytest.raises(FitError, match="--latency must be a time such as 5ms, got '5'"):
+        parse_latency("5")
+
+
+def test_a_budget_below_the_smallest_shape_names_the_smallest(
+    teacher: Path, given: dict[str, list[str]], tmp_path: Path
+) -> None:
+    with pytest.raises(FitError, match=r"below the smallest that can be made, which costs [\d,.e+]+ parameters: 2 layers"):  # fmt: skip
+        fit(teacher, given, tmp_path / "out", budget=Budget(size=500), fitting=TINY)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--size", "20M", "--bytes", "3MB"], "got size and bytes; give one of them"),
+        ([], "got none; give one of them"),
+        (["--size", "20Q"], "--size must be a number of parameters such as 30M, got '20Q'"),
+        (["--size", "20M", "--task", "pos"], "--task and --data go together"),
+        (["--size", "20M", "--layers", "first"], "--layers must be last, bottom, even or outer"),
+        (["--size", "20M", "--candidates", "1"], "candidates must be at least 2, got 1"),
+    ],
+)
+def test_bad_options_are_refused_in_a_sentence(
+    options: list[str], said: str, tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(app, ["fit", "model", "--language", "en=en.txt", "-o", str(tmp_path / "out"), *options])  # fmt: skip
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())
+
+
+def test_a_task_that_needs_tuning_or_has_no_development_set_cannot_judge(
+    teacher: Path, given: dict[str, list[str]], tasks: Path, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {"budget": BUDGET, "fitting": TINY, "data": str(tasks)}
+    with pytest.raises(FitError, match="--task dp: it needs a head to be tuned"):
+        fit(teacher, given, tmp_path / "out", task="dp", **asked)
+    with pytest.raises(FitError, match="no development set of topic_probe in sw"):
+        fit(teacher, given, tmp_path / "out", task="topic_probe", **asked)
+
+
+def test_a_task_judges_by_development_sets_alone(
+    teacher: Path, tasks: Path, tmp_path: Path, make_masked_lm: Callable[..., Any]
+) -> None:
+    pytest.importorskip("sklearn")
+    from bistil.fit.judge import TaskJudge
+
+    judge = TaskJudge(teacher, "topic_probe", str(tasks), ["en"], prompt=None)
+    test = tasks / "sib200" / "en" / "test.tsv"
+    kept = test.read_text()
+    try:
+        test.write_text("not a test set")
+        worth = judge.worth(teacher)
+    finally:
+        test.write_text(kept)
+    assert worth.mean == pytest.approx(100)
+    assert set(worth.languages) == {"en"}
