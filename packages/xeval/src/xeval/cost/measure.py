@@ -266,7 +266,7 @@ def device_name(device: str) -> str:
     import torch
 
     if device == "cuda":
-        return f"cuda ({torch.cuda.getdevice_name()})"
+        return f"cuda ({torch.cuda.get_device_name()})"
     name = platform.machine()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
