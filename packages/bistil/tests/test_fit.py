@@ -266,7 +266,10 @@ def test_a_budget_below_the_smallest_shape_names_the_smallest(
         ([], "got none; give one of them"),
         (["--size", "20Q"], "--size must be a number of parameters such as 30M, got '20Q'"),
         (["--size", "20M", "--task", "pos"], "--task and --data go together"),
-        (["--size", "20M", "--layers", "first"], "--layers must be last, bottom, even or outer"),
+        (
+            ["--size", "20M", "--layers", "first"],
+            "--layers must be last, bottom, even, outer, alternate, last-k, or numbers",
+        ),
         (["--size", "20M", "--candidates", "1"], "candidates must be at least 2, got 1"),
     ],
 )

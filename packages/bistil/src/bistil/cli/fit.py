@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -17,6 +17,7 @@ from bistil.make.config import parse_size
 from bistil.make.texts import sources_of
 from teacherzoo.cache import refuse_what_exists
 from teacherzoo.cli.console import Json, Quiet, progress
+from teacherzoo.encoders.layers import Strategy
 from teacherzoo.processes import rank
 
 _DEFAULT = Fitting()
@@ -63,7 +64,9 @@ def fit_command(
     steps: Annotated[int, typer.Option(help="Of the chosen one.")] = _DEFAULT.steps,
     layers: Annotated[
         str | None,
-        typer.Option(help="Only last|bottom|even|outer choices of layers, or these: 0,3,5."),
+        typer.Option(
+            help="Only last|bottom|even|outer|alternate|last-k choices of layers, or these: 0,3,5."
+        ),
     ] = None,
     width: Annotated[int | None, typer.Option(help="Only this width.")] = None,
     feed_forward: Annotated[
@@ -152,11 +155,11 @@ def fit_command(
 
 
 def _layers(stated: str | None) -> str | tuple[int, ...] | None:
-    if stated is None or stated in ("last", "bottom", "even", "outer"):
+    if stated is None or stated in get_args(Strategy):
         return stated
     parts = [part.strip() for part in stated.split(",")]
     if not all(part.isdecimal() for part in parts):
         raise FitError(
-            f"--layers must be last, bottom, even or outer, or numbers such as 0,3,5; got {stated!r}."
+            f"--layers must be {', '.join(get_args(Strategy))}, or numbers such as 0,3,5; got {stated!r}."
         )
     return tuple(int(part) for part in parts)

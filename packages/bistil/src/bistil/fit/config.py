@@ -70,8 +70,8 @@ class Fitting:
         steps: of the chosen one.
         lines: of each language at most so many.
         judged_lines: of these, how many are kept out of training, to judge by.
-        layers: "last", "bottom", "even" or "outer", where only such choices of layers are wanted, or their numbers, where they are
-            settled; the usual choice for the kind of model, and the layers of most worth, unless given.
+        layers: "last", "bottom", "even", "outer", "alternate" or "last-k", where only such choices of layers are wanted, or their
+            numbers, where they are settled; the usual choice for the kind of model, and the layers of most worth, unless given.
         width: of hidden states, where it is settled.
         feed_forward: units of feed-forward layers, where they are.
         pieces: of the vocabulary, where their number is.
