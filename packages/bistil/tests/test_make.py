@@ -1,5 +1,6 @@
 """`make`: from a model to a small one in some languages, with figures and a page."""
 
+import importlib
 import json
 import re
 import shutil
@@ -33,6 +34,7 @@ from bistil.encoders.closeness import (
     compare_word_labels,
 )
 from bistil.make.answers import SparseVectors
+from bistil.make.config import QUICK
 from bistil.make.page import verdict
 from bistil.make.plan import plan
 from bistil.make.texts import split_text
@@ -352,6 +354,25 @@ def test_too_little_text_and_data_without_a_test_set_are_refused(
     with pytest.raises(MakeError, match="there is no test set of the tasks bitext"):
         make(save("headless"), ["en", "ha"], tmp_path / "out", texts=given, data=str(pairs), making=TINY)  # fmt: skip
     assert sorted(path.name for path in tmp_path.iterdir()) == ["en.txt"]
+
+
+@pytest.mark.parametrize("more", [[], ["--batch=4", "--steps=2", "--lines=1000"]])
+def test_a_quick_run_takes_what_is_typed_beside_it(
+    save: Callable[[str], Path], more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def make(*_: Any, making: Making, **__: Any) -> None:
+        asked.update(making.to_json())
+        raise MakeError("That is all.")
+
+    monkeypatch.setattr(importlib.import_module("bistil.make.run"), "make", make)
+    (tmp_path / "en.txt").write_text("a line\n")
+    arguments = ["make", str(save("sentence")), "--languages=en", f"--text=en={tmp_path / 'en.txt'}", "--quick"]  # fmt: skip
+    result = CliRunner().invoke(app, [*arguments, f"-o{tmp_path / 'out'}", *more])
+    assert result.exit_code == 2, result.output
+    typed = {"batch": 4, "steps": 2, "lines": 1000} if more else {}
+    assert {name: asked[name] for name in QUICK} == QUICK | typed
 
 
 def test_the_command_prints_the_verdict_and_json(

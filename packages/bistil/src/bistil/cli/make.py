@@ -75,7 +75,9 @@ def make_command(
     steps: Annotated[
         int | None, typer.Option(help="Of training.", show_default=str(_DEFAULT.steps))
     ] = None,
-    batch: Annotated[int, typer.Option(help="Rows in a batch.")] = _DEFAULT.batch,
+    batch: Annotated[
+        int | None, typer.Option(help="Rows in a batch.", show_default=str(_DEFAULT.batch))
+    ] = None,
     length: Annotated[int, typer.Option(help="Tokens in a row.")] = _DEFAULT.length,
     learning_rate: Annotated[
         float | None, typer.Option(help="At its peak; by the model's kind unless given.")
@@ -92,9 +94,9 @@ def make_command(
     if size is not None and layers is not None:
         raise MakeError("Of --size and --layers one decides the depth; leave the other out.")
     short = QUICK if quick else {}
-    stated = {"steps": steps, "lines": lines}
+    stated = {"steps": steps, "lines": lines, "batch": batch}
     making = Making(
-        layers=layers, size=None if size is None else parse_size(size), coverage=coverage, multiple=multiple, batch=batch,
+        layers=layers, size=None if size is None else parse_size(size), coverage=coverage, multiple=multiple,
         length=length, learning_rate=learning_rate, prompts=tuple(prompt or ()), precision=precision, seed=seed,
         **{**short, **{name: value for name, value in stated.items() if value is not None}},
     )  # fmt: skip
