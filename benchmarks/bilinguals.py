@@ -92,6 +92,17 @@ def scores(
     }
 
 
+def common_scores(
+    rows: Sequence[Result], systems: Sequence[str], task: str, languages: Sequence[str]
+) -> dict[str, list[float]]:
+    """System to its scores, in the order of the seeds that every system has; empty where there is none."""
+    by_system = {system: scores(rows, system, task, languages) for system in systems}
+    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in by_system.values())))
+    if not seeds:
+        return {}
+    return {system: [by_seed[seed] for seed in seeds] for system, by_seed in by_system.items()}
+
+
 def rows_of(recipe: Comparison) -> list[Result]:
     """The figures of a recipe's models in its results file; those of models that an earlier recipe made there are counted aloud."""
     rows = [row for row in xeval.read_results(Path(recipe.out) / "results.jsonl") if row.value is not None]  # fmt: skip
@@ -118,14 +129,9 @@ def record_scores(
     subject, whole = system_of("bistil", systems), system_of("whole", systems)
     for task, languages in tasks.items():
         for chosen in [languages, *([language] for language in languages if len(languages) > 1)]:
-            by_system = {system: scores(rows, system, task, chosen) for system in systems}
-            seeds = set.intersection(*(set(by_seed) for by_seed in by_system.values()))
-            if not seeds:
+            samples = common_scores(rows, systems, task, chosen)
+            if not samples:
                 continue
-            samples = {
-                system: [by_seed[seed] for seed in sorted(seeds)]
-                for system, by_seed in by_system.items()
-            }
             floor = whole if whole and all(samples[whole]) else None  # nothing is a part of 0
             bar = {subject: BAR["bistil"] if bars is None else bars[task]} if subject else None
             recorder.add(
@@ -179,12 +185,13 @@ def print_tests(
     recipe: Comparison,
     tasks: Mapping[str, Sequence[str]],
     report: Path | None,
+    table: str = "",
 ) -> None:
-    """Print the paired tests; with a file, write the report."""
+    """Print the paired tests; with a file, write the report, a table at its head."""
     lines = [*pooled_tests(rows, recipe.systems, tasks), *paired_tests(rows, recipe.systems)]
     print(*lines, sep="\n")
     if report is not None:
-        write_report(rows, sizes, recipe, lines, report)
+        write_report(rows, sizes, recipe, lines, report, table)
 
 
 def write_report(
@@ -193,6 +200,7 @@ def write_report(
     recipe: Comparison,
     lines: Sequence[str],
     file: Path,
+    table: str = "",
 ) -> None:
     """Sizes, recipe, xeval's tables with their intervals, and the paired tests, as Markdown without paths."""
     shown = recipe.model_dump(
@@ -202,6 +210,7 @@ def write_report(
     )
     parts = [
         "# Bilingual students and their rivals\n",
+        *filter(None, [table]),
         "## Sizes and recipe\n",
         f"```yaml\n{yaml.safe_dump({'sizes': dict(sizes), **shown}, sort_keys=False)}```\n",
         xeval.markdown(rows, title="Scores")

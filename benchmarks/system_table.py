@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from bilinguals import first_metric, scores, system_of
+from bilinguals import common_scores, first_metric, system_of
 
 import xeval
 from xeval.statistics.result import Result
@@ -35,8 +35,12 @@ def system_table(
     Returns:
         The table, and a line that says how many seeds and what differences could be shown.
     """
-    means = {task: _means(rows, systems, task, languages) for task, languages in tasks.items()}
-    shown = {task: figures for task, figures in means.items() if len(figures) == len(systems)}
+    samples = {task: common_scores(rows, systems, task, languages) for task, languages in tasks.items()}  # fmt: skip
+    shown = {
+        task: {system: mean(values) for system, values in by_system.items()}
+        for task, by_system in samples.items()
+        if by_system
+    }
     subject, whole = system_of("bistil", systems), system_of("whole", systems)
     verdicts, shows = {}, []
     for task in shown:
@@ -60,15 +64,6 @@ def system_table(
     if shows:
         note += f" Smallest true differences, in points, that would be found four times in five: {'; '.join(shows)}."
     return "\n".join(lines) + f"\n\n{note}\n"
-
-
-def _means(
-    rows: Sequence[Result], systems: Sequence[str], task: str, languages: Sequence[str]
-) -> dict[str, float]:
-    """System to its mean, of the seeds that all systems have."""
-    by_system = {system: scores(rows, system, task, languages) for system in systems}
-    seeds = set.intersection(*(set(by_seed) for by_seed in by_system.values()))
-    return {system: mean(by_seed[seed] for seed in seeds) for system, by_seed in by_system.items()} if seeds else {}  # fmt: skip
 
 
 def _verdicts(

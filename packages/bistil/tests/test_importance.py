@@ -14,8 +14,9 @@ from bistil.errors import ModelError
 from bistil.student.bottleneck import bottleneck_divergence
 from bistil.student.gates import KINDS, UnitKind, gated, unit_shapes
 from bistil.student.importance import MEASURES, Measure, unit_importance
-from bistil.student.narrow import choose_hidden, narrowed
+from bistil.student.narrow import compared_covariance, narrowed
 from bistil.student.outputs import last_states
+from bistil.student.units import pivoted_cholesky_selection
 from teacherzoo.encoders.families import FAMILIES as ENTRIES
 
 FAMILIES = {entry: name for name, entry in ENTRIES.items() if not entry.unreached}.values()
@@ -198,7 +199,8 @@ def test_reconstruction_ranks_first_what_a_narrower_student_keeps_by_it(
 
     importance = unit_importance(model, blocks, "reconstruction")
 
-    assert importance.kept_hidden(20) == choose_hidden(model, range(4), blocks, width=20).numbers
+    covariance = compared_covariance(model, range(4), blocks)
+    assert importance.kept_hidden(20) == pivoted_cholesky_selection(covariance, 20).numbers
     named = narrowed(model, blocks, feed_forward=24, inner_units=importance.kept_feed_forward(24))
     chosen = narrowed(model, blocks, feed_forward=24)
     assert all(torch.equal(tensor, chosen.state_dict()[name]) for name, tensor in named.state_dict().items())  # fmt: skip

@@ -11,7 +11,13 @@ from bistil.encoders.capture import capture_activations, encoder_of, family_of
 from bistil.encoders.widths import paths_of_layers, require_narrowable
 from bistil.errors import ModelError
 from bistil.losses.matching import matching_loss
-from bistil.student.narrow import choose_hidden, cut_products, cut_sum, narrowed, projection_of
+from bistil.student.narrow import (
+    compared_covariance,
+    cut_products,
+    cut_sum,
+    narrowed,
+    projection_of,
+)
 from bistil.student.units import Moments, least_squares_reconstruction, pivoted_cholesky_selection
 from teacherzoo.encoders.families import FAMILIES as ENTRIES
 
@@ -87,7 +93,7 @@ def test_a_narrow_student_starts_far_nearer_to_its_teacher_than_a_random_one(
     make_masked_lm: Callable[..., Any], family: str
 ) -> None:
     teacher, layers, ids = make_masked_lm(family), (0, 1, 2, 3), _blocks(1)[0]
-    units = choose_hidden(teacher, layers, _blocks(), width=24).numbers
+    units = pivoted_cholesky_selection(compared_covariance(teacher, layers, _blocks()), 24).numbers
 
     def distance(student: Any) -> float:
         with (

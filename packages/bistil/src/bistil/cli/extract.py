@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bistil.cli.console import refusing_plainly
-from bistil.cli.options import Data, arguments_in, given, refuse
+from bistil.cli.options import Data, arguments_in, given, layers_in, refuse
 from bistil.errors import ExtractError
 from bistil.losses.table import EXTRACT_TERMS, settings_of
 from bistil.losses.weights import PRESETS, LossWeights, weights_for
@@ -175,7 +175,7 @@ def extract_command(
     corpora, sfts = _pairs("--corpus", corpus), _pairs("--language-sft", language_sft or [])
     licences = _pairs("--licence", licence or [], what="LICENCE")
     translations = _pairs("--parallel", parallel or [])
-    left_open = {"layers": _layers(layers), "learning_rate": learning_rate, "warmup": warmup}
+    left_open = {"layers": layers_in(layers), "learning_rate": learning_rate, "warmup": warmup}
     if style == "paper":
         left_open = {name: PAPER[name] if value is None else value for name, value in left_open.items()}  # fmt: skip
     extraction = Extraction(
@@ -233,12 +233,6 @@ def _tell(plan: Plan) -> None:
         typer.echo(line, err=True)
 
 
-def _layers(text: str | None) -> Any:
-    if text and all(part.strip().isdigit() for part in text.split(",")):
-        return tuple(int(part) for part in text.split(","))
-    return text
-
-
 def _loss(style: str | None, changed: list[str], model: str) -> LossWeights | None:
     if style is not None and style not in (*PRESETS, "paper"):
         raise ExtractError(f"--style must be one of {', '.join(PRESETS)}, paper, got {style!r}.")
@@ -280,8 +274,9 @@ def _teacher_tasks(
             "--task-language": language,
             "--task-sampling": sampling,
             "--task-steps": steps,
+            "--task-batch": batch,
+            "--task-learning-rate": learning_rate,
         }
-        options |= {"--task-batch": batch, "--task-learning-rate": learning_rate}
         refuse(options, because="without --teacher-tasks")
         return None
     from bistil.multitask.config import PROTOCOL, TeacherTasks

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from bistil.cli.console import refusing_plainly
-from bistil.cli.options import language_sources
+from bistil.cli.options import language_sources, layers_in
 from bistil.errors import FitError
 from bistil.fit.config import Budget, Fitting, parse_bytes, parse_latency
 from bistil.make.config import parse_size
@@ -155,11 +155,9 @@ def fit_command(
 
 
 def _layers(stated: str | None) -> str | tuple[int, ...] | None:
-    if stated is None or stated in get_args(Strategy):
-        return stated
-    parts = [part.strip() for part in stated.split(",")]
-    if not all(part.isdecimal() for part in parts):
+    layers: str | tuple[int, ...] | None = layers_in(stated)
+    if isinstance(layers, str) and layers not in get_args(Strategy):
         raise FitError(
             f"--layers must be {', '.join(get_args(Strategy))}, or numbers such as 0,3,5; got {stated!r}."
         )
-    return tuple(int(part) for part in parts)
+    return layers

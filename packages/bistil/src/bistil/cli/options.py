@@ -91,6 +91,13 @@ def language_sources(option: str, pairs: Sequence[str], form: str) -> dict[str, 
     return sources
 
 
+def layers_in(text: str | None) -> Any:
+    """Layers as they are typed: numbers with commas between, else the name of a way to choose them, or None."""
+    if text and all(part.strip().isdecimal() for part in text.split(",")):
+        return tuple(int(part) for part in text.split(","))
+    return text
+
+
 def arguments_in(file: Path | None) -> dict[str, Any]:
     """The Trainer arguments in a JSON file.
 

@@ -83,7 +83,7 @@ class RecipeDigests:
         """A digest of what the teacher of `multitask` is tuned on, the data included; empty where no system asks for it."""
         if not any(SYSTEMS[name].model == "multitask" for name in self._recipe.systems):
             return ""
-        return _digest(read_mixture(self._recipe.tasks_of_teacher).inputs())
+        return _digest(read_mixture(self._recipe.tasks_of_teacher()).inputs())
 
 
 class WantedResults:

@@ -159,7 +159,7 @@ class Models:
             targets=others,
             extraction=self._extraction(model, target, seed, watch),
             language_sfts=dict(zip(names, files, strict=True)) if with_sfts else {},
-            teacher_tasks=recipe.tasks_of_teacher if model == "multitask" else None,
+            teacher_tasks=recipe.tasks_of_teacher() if model == "multitask" else None,
             cache_dir=self._before_tasks / "cache",
             watch=watch,
         )

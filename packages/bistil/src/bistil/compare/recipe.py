@@ -165,12 +165,11 @@ class Comparison(_Part):
     def _the_teacher_has_tasks(self) -> Self:
         if any(SYSTEMS[system].model == "multitask" for system in self.systems):
             try:
-                self.tasks_of_teacher  # noqa: B018  # made to be checked
+                self.tasks_of_teacher()
             except (ExtractError, XevalError) as error:
                 raise ValueError(f"teacher_tasks: {error}") from error
         return self
 
-    @property
     def tasks_of_teacher(self) -> TeacherTasks:
         """What the teacher of `multitask` is tuned on.
 

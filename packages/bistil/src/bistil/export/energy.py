@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from xeval.cost.measure import torch_threads
 from xeval.encoder import open_encoder
 
 # Package domains alone: those below them (cores, memory of some machines) are counted in them, or are not everywhere.
@@ -51,16 +52,12 @@ def joules_per_example(
     """
     if not counters():
         return None
-    encoder, before = open_encoder(str(model)).eval(), torch.get_num_threads()
+    encoder = open_encoder(str(model)).eval()
     ids = torch.randint(encoder.config.vocab_size, (batch, length))  # type: ignore[union-attr,arg-type]  # every encoder has a config
-    torch.set_num_threads(threads or before)
-    try:
-        with torch.inference_mode():
+    with torch_threads(threads), torch.inference_mode():
+        encoder(input_ids=ids)
+        start, began, passes = counters(), time.monotonic(), 0
+        while time.monotonic() - began < _SECONDS:
             encoder(input_ids=ids)
-            start, began, passes = counters(), time.monotonic(), 0
-            while time.monotonic() - began < _SECONDS:
-                encoder(input_ids=ids)
-                passes += 1
-            return joules_between(start, counters()) / (passes * batch)
-    finally:
-        torch.set_num_threads(before)
+            passes += 1
+        return joules_between(start, counters()) / (passes * batch)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from bistil.student.shape import Shape, ShapeSizes
 from teacherzoo.encoders.kinds import same_class
 from teacherzoo.progress import ProgressCallback
+from xeval.cost.measure import torch_threads
 
 _TURNS, _REPEATS = 3, 5
 
@@ -106,7 +106,7 @@ def measure_latency(
     rows = sizes.shape.pieces
     text = torch.randint(rows, (1, length), generator=torch.Generator().manual_seed(0))
     best = [float("inf")] * len(encoders)
-    with torch.inference_mode(), _one_thread():
+    with torch.inference_mode(), torch_threads(1):
         for turn in range(_TURNS):
             for number, encoder in enumerate(encoders):
                 watch(turn * len(encoders) + number, _TURNS * len(encoders), "measuring latency")
@@ -130,13 +130,3 @@ def _seconds(encoder: Any, text: torch.Tensor) -> float:
     start = time.perf_counter()
     encoder(input_ids=text, attention_mask=torch.ones_like(text))
     return time.perf_counter() - start
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

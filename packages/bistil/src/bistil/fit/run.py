@@ -40,6 +40,7 @@ from teacherzoo.progress import ProgressCallback, no_progress
 from vocabmerge import Kind, trim
 from vocabmerge.hub.fetch import model_folder
 from xeval.cost.measure import device_name
+from xeval.statistics.metrics import value_of_rows
 
 PAGE, RECORD, PICTURE, STUDENT, EXPORTED = "report.html", "fit.json", "front.svg", "student", "exported"  # fmt: skip
 _LEAST_LINES = 20
@@ -248,7 +249,10 @@ class _Search:
                 for candidate, trial in zip(alive, tried, strict=True)
             ]  # fmt: skip
             if number == 0 and len(alive) > 2:
-                agreement = _spearman([c.predicted for c in alive], [t.worth.mean for t in tried])
+                ranked = np.array(
+                    [[c.predicted, t.worth.mean] for c, t in zip(alive, tried, strict=True)]
+                )
+                agreement = float(value_of_rows("cosine_spearman", ranked)) / 100
             order = sorted(range(len(alive)), key=lambda n: (-tried[n].worth.mean, n))
             worths = [(alive[n], tried[n].worth.mean) for n in order]
             alive = [alive[n] for n in order]
@@ -377,9 +381,3 @@ def _usual_length(folder: Path, lines: Sequence[str], fitting: Fitting) -> int:
     before = fitting.prompts[0] if fitting.prompts else ""
     counts = [len(ids) for ids in tokenizer([before + line for line in lines])["input_ids"]]
     return max(4, min(fitting.length, int(np.median(counts))))
-
-
-def _spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """Correlation of ranks."""
-    a, b = (np.argsort(np.argsort(values)).astype(np.float64) for values in (first, second))
-    return float(np.corrcoef(a, b)[0, 1]) if len(a) > 1 else 0.0

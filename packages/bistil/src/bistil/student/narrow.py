@@ -12,7 +12,6 @@ from bistil.encoders.capture import capture_activations, family_of
 from bistil.encoders.widths import inner_width, narrow_config, paths_of_layers
 from bistil.student.statistics import ActivationStatistics, head_maps
 from bistil.student.units import (
-    Kept,
     Moments,
     least_squares_reconstruction,
     pivoted_cholesky_selection,
@@ -20,20 +19,6 @@ from bistil.student.units import (
 from teacherzoo.encoders.kinds import same_class
 
 Weights = dict[str, Tensor]
-
-
-def choose_hidden(
-    teacher: Any, layers: Sequence[int], blocks: Iterable[Tensor], *, width: int
-) -> Kept:
-    """The hidden units that a student of this width keeps: those that explain most of the teacher's compared states.
-
-    Args:
-        teacher: in evaluation mode.
-        layers: the student's map.
-        blocks: token ids [B, S] without padding.
-        width: how many units.
-    """
-    return pivoted_cholesky_selection(compared_covariance(teacher, layers, blocks), width)
 
 
 def compared_covariance(teacher: Any, layers: Sequence[int], blocks: Iterable[Tensor]) -> Tensor:

@@ -146,7 +146,7 @@ def cost(
         raise XevalError(
             f"{folder}: length {length} is beyond the model's limit of {longest_row(encoder)}; choose a smaller --length"
         )
-    with _threads(threads):
+    with torch_threads(threads):
         times = _time_passes(encoder, batch=batch, length=length, repeats=repeats, watch=watch)
         used = torch.get_num_threads()
     ordered = sorted(times)
@@ -248,7 +248,8 @@ def _time_passes(
 
 
 @contextlib.contextmanager
-def _threads(wanted: int | None) -> Iterator[None]:
+def torch_threads(wanted: int | None) -> Iterator[None]:
+    """Torch computes with so many threads inside; with as many as before where that is None."""
     import torch
 
     before = torch.get_num_threads()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,18 +39,20 @@ class Probe:
 
     Args:
         vectors: the model.
-        classifier: scikit-learn's, from vectors to label names.
+        predict: from vectors `[n, D]` to n label names.
+        words: what the classifier is.
         labels: names of the labels, sorted.
     """
 
     vectors: TextVectors
-    classifier: Any
+    predict: Callable[[Vectors], list[str]]
+    words: str
     labels: tuple[str, ...]
 
     @property
     def method(self) -> str:
         """How, in words."""
-        return f"{self.vectors.method}; logistic regression, C {self.classifier.C:g}"
+        return f"{self.vectors.method}; {self.words}"
 
 
 def fit_logistic_regression(vectors: Vectors, labels: Sequence[str], c: float) -> Any:
@@ -102,17 +104,23 @@ def _fit(
     classifier = fit_logistic_regression(vectors, labels, c)
     if int(max(classifier.n_iter_)) >= _STEPS:
         notes.append(f"{_STEPS} steps did not bring logistic regression with C {c:g} to its end")
-    return Probe(opened, classifier, names), notes
+
+    def predict(vectors: Vectors) -> list[str]:
+        return list(map(str, classifier.predict(vectors)))
+
+    return Probe(opened, predict, f"logistic regression, C {c:g}", names), notes
 
 
-def _measure(
+def measure(
     probe: Probe, examples: Sequence[Labelled], _protocol: Protocol, watch: ProgressCallback
 ) -> tuple[list[Items], list[str]]:
+    """Per-item statistics of a probe on examples, and notes."""
     for example in examples:
         number_of(example.label, probe.labels, example.where)
     vectors, cut = probe.vectors.encode([e.text for e in examples], "text", watch, "encoding test")
-    predictions = list(map(str, probe.classifier.predict(vectors)))
-    return label_items(examples, predictions, probe.labels, ""), told_cut(cut, len(examples))
+    return label_items(examples, probe.predict(vectors), probe.labels, ""), told_cut(
+        cut, len(examples)
+    )
 
 
 TASK = ProbeTask(
@@ -124,6 +132,6 @@ TASK = ProbeTask(
     read=_TOPIC.read,
     hub=_TOPIC.hub,
     fit=_fit,
-    measure=_measure,
+    measure=measure,
     own_settings=(*VECTOR_SETTINGS, "text_prompt", "inverse_regularisation"),
 )

@@ -7,40 +7,18 @@ development set, the smallest of equals.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from xeval.errors import XevalError
-from xeval.probes.ridge import Batch, RidgeClassifier, fit_ridge
+from xeval.probes.ridge import Batch, Vectors, fit_ridge
 from xeval.progress import ProgressCallback
 from xeval.protocol import Protocol
 from xeval.sentences.kinds import SPARSE_ENCODER, kind_of
-from xeval.sentences.vectors import TextVectors, open_vectors, told_cut
-from xeval.statistics.items import Items
+from xeval.sentences.vectors import open_vectors, told_cut
 from xeval.task_templates.task import ProbeTask, number_of
-from xeval.task_templates.text_labels import Labelled, label_items, labels_of
+from xeval.task_templates.text_labels import Labelled, labels_of
 from xeval.tasks import topic_probe
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A model with a fitted classifier.
-
-    Args:
-        vectors: the model.
-        classifier: from vectors to places in `labels`.
-        labels: names of the labels, sorted.
-    """
-
-    vectors: TextVectors
-    classifier: RidgeClassifier
-    labels: tuple[str, ...]
-
-    @property
-    def method(self) -> str:
-        """How, in words."""
-        return f"{self.vectors.method}; ridge regression, C {self.classifier.strength:g}"
 
 
 def _fit(
@@ -49,7 +27,7 @@ def _fit(
     train: Sequence[Labelled],
     dev: Sequence[Labelled],
     watch: ProgressCallback,
-) -> tuple[Probe, list[str]]:
+) -> tuple[topic_probe.Probe, list[str]]:
     names = labels_of(train)
     if kind_of(model) == SPARSE_ENCODER:
         raise XevalError(
@@ -68,17 +46,12 @@ def _fit(
         batch(train, "encoding train"), batch(dev, "encoding dev"),
         len(names), protocol.inverse_regularisation,
     )  # fmt: skip
-    return Probe(opened, classifier, names), [*notes, *chosen]
 
+    def predict(vectors: Vectors) -> list[str]:
+        return [names[number] for number in classifier.predict(vectors).tolist()]
 
-def _measure(
-    probe: Probe, examples: Sequence[Labelled], _protocol: Protocol, watch: ProgressCallback
-) -> tuple[list[Items], list[str]]:
-    for example in examples:
-        number_of(example.label, probe.labels, example.where)
-    vectors, cut = probe.vectors.encode([e.text for e in examples], "text", watch, "encoding test")
-    predictions = [probe.labels[number] for number in probe.classifier.predict(vectors).tolist()]
-    return label_items(examples, predictions, probe.labels, ""), told_cut(cut, len(examples))
+    words = f"ridge regression, C {classifier.strength:g}"
+    return topic_probe.Probe(opened, predict, words, names), [*notes, *chosen]
 
 
 TASK = ProbeTask(
@@ -90,6 +63,6 @@ TASK = ProbeTask(
     read=topic_probe.TASK.read,
     hub=topic_probe.TASK.hub,
     fit=_fit,
-    measure=_measure,
+    measure=topic_probe.measure,
     own_settings=topic_probe.TASK.own_settings,
 )
