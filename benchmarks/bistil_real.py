@@ -70,7 +70,8 @@ class Size:
 
     Attributes:
         lines: of each language's text that choose pieces, and that students read.
-        extract_steps: of phase 1, each of 16 rows of 64 tokens.
+        extract_steps: of phase 1.
+        rows: in each of its steps, of 64 tokens.
         extract_rate: its learning rate.
         tune_steps: of a task, in each of the two phases of sparse fine-tuning.
         tune_rate: its learning rate.
@@ -80,6 +81,7 @@ class Size:
 
     lines: int = 20_000
     extract_steps: int = 800
+    rows: int = 64
     extract_rate: float = 1e-3
     tune_steps: int = 400
     tune_rate: float = 2e-4
@@ -87,7 +89,7 @@ class Size:
     looks: int = 4
 
 
-QUICK = Size(lines=300, extract_steps=2, tune_steps=2, batch=4, looks=1)
+QUICK = Size(lines=300, extract_steps=2, rows=16, tune_steps=2, batch=4, looks=1)
 
 
 def texts_of(data: Path, folder: Path, languages: tuple[str, ...], lines: int) -> dict[str, str]:
@@ -124,8 +126,8 @@ def recipe_of(
             "model": str(model), "corpora": texts, "source": SOURCE, "sources": SOURCES, "targets": targets, "tasks": tasks,
             "systems": systems, "students": students, "data": str(data), "seeds": seeds, "out": str(out), "languages": None,
             "extract": {
-                "steps": size.extract_steps, "batch": 16, "length": 64, "learning_rate": size.extract_rate, "warmup": 0.06,
-                "checkpoint_every": size.extract_steps,
+                "steps": size.extract_steps, "batch": size.rows, "length": 64, "learning_rate": size.extract_rate, "warmup": 0.06,
+                "checkpoint_every": 200,
             },
             "tune": {
                 "steps": size.tune_steps, "full_steps": size.tune_steps, "batch": size.batch, "length": 128,
