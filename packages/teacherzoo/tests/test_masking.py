@@ -18,7 +18,14 @@ def block(
 ) -> Block:
     ids = np.concatenate([[2], np.arange(5, 5 + length) % 95 + 5, [3]]).astype(np.uint32)
     words = np.concatenate([[-1], np.arange(length) // words_every, [-1]]).astype(np.int32)
-    return Block(document, part, ids, words, (length + words_every - 1) // words_every)
+    return Block(
+        document,
+        part,
+        ids,
+        words,
+        (length + words_every - 1) // words_every,
+        np.zeros(length + 2, dtype=bool),
+    )
 
 
 def positions(some: Block, masking: Masking, draw: int = 0) -> list[int]:

@@ -62,6 +62,9 @@ def record_command(
             help="For large teachers: 'cpu', or a folder on a fast disk (DeepSpeed ZeRO-3)."
         ),
     ] = None,
+    words: Annotated[
+        bool, typer.Option("--words", help="Keep the likelihood of each whole masked word too.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -88,6 +91,7 @@ def record_command(
             token_budget=token_budget,
             shard_bytes=shard_bytes,
             offload=offload,
+            word_logprobs=words,
             watch=watch,
         )
     positions = sum(shard.positions for shard in manifest.shards)

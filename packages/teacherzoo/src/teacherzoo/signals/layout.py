@@ -18,6 +18,12 @@ the order of `positions`, lists that hold k things per position are flat.
 | `scale` | list of float32 | per position: log p(id) = offset - scale * code^1.5 |
 | `log_kept` | list of float32 | per position: log of the probability of the k ids together; fixes the offset, and the tail is 1 - exp |
 | `log_partition` | list of float32 | per position and declared temperature T: log of the sum over the vocabulary of p^(1/T) |
+
+Where `word_logprobs` was asked for there is one more column:
+
+| column | type | meaning |
+|---|---|---|
+| `word_logprobs` | list of float32 | per masked word: Σ log p(gold piece) over its pieces, all of them masked; NaN where these do not cover the word alone |
 """
 
 from __future__ import annotations
@@ -50,6 +56,8 @@ def _field(name: str, kind: pa.DataType) -> pa.Field:
 def _list_field(name: str, kind: pa.DataType) -> pa.Field:
     return _field(name, pa.list_(_field("element", kind)))
 
+
+WORD_LOGPROBS = _list_field("word_logprobs", pa.float32())
 
 # Nothing is ever null: said so, a shard is read a fifth faster.
 SCHEMA = pa.schema(
@@ -89,6 +97,7 @@ class RecordingSettings:
         precision: of the encoder: `float32` or `bfloat16`.
         token_budget: most tokens in a batch; it decides which blocks meet in a batch, and so the last bits.
         shard_bytes: text in a shard.
+        word_logprobs: whether the log-probability of each masked word is kept.
     """
 
     teacher: str
@@ -104,14 +113,23 @@ class RecordingSettings:
     precision: Precision
     token_budget: int
     shard_bytes: int
+    word_logprobs: bool = False
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of its shards."""
+        return SCHEMA.append(WORD_LOGPROBS) if self.word_logprobs else SCHEMA
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self) | {
+        """As plain values; what was not asked for is not named, so that recordings without it stay the same bytes."""
+        values = asdict(self) | {
             "temperatures": list(self.temperatures),
             "masking": self.masking.to_json(),
             "space": self.space.to_json(),
         }
+        if not self.word_logprobs:
+            del values["word_logprobs"]
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RecordingSettings:
@@ -227,6 +245,7 @@ _SETTING_NAMES = {
     "tokenizer": "the tokenizer",
     "masking": "the masking",
     "space": "the special tokens",
+    "word_logprobs": "log-probabilities of words",
 }
 
 

@@ -27,13 +27,20 @@ class StudentIds:
         vocabulary: the map from the teacher's ids.
         settings: of the recording.
         max_lost: fail where more than this share of a shard's probability is lost.
+        spell_masked: make a masked piece that the student spells with several ids as many masked positions, each with its label
+            and without ids of the teacher, whose likelihood of the word is then all that is known there.
 
     Raises:
         SignalsError: where the map is of another tokenizer, or lacks the mask token.
     """
 
     def __init__(
-        self, vocabulary: VocabularyMap, settings: RecordingSettings, *, max_lost: float
+        self,
+        vocabulary: VocabularyMap,
+        settings: RecordingSettings,
+        *,
+        max_lost: float,
+        spell_masked: bool = False,
     ) -> None:
         if vocabulary.teacher_digest and vocabulary.teacher_digest != settings.tokenizer:
             raise SignalsError(
@@ -49,6 +56,7 @@ class StudentIds:
         self._ids = vocabulary.ids.astype(np.int64)
         self._single = vocabulary.one_to_one()
         self._max_lost = max_lost
+        self._spell_masked = spell_masked
         self._temperatures = np.array(settings.temperatures)
         self._mask = self._special(settings.space.mask, "mask")
         self.pad = max(0, int(self._single[settings.space.pad]))
@@ -63,6 +71,10 @@ class StudentIds:
         Raises:
             SignalsError: where too much is lost, or the text needs an unknown token the student does not have.
         """
+        translated = self._translate(arrays)
+        return self._spell_labels(arrays, translated) if self._spell_masked else translated
+
+    def _translate(self, arrays: ShardArrays) -> ShardArrays:
         counts = np.diff(arrays.position_starts)
         cells = arrays.positions + np.repeat(arrays.token_starts[:-1], counts)
         lengths = np.diff(self._offsets)[arrays.token_ids]
@@ -91,6 +103,49 @@ class StudentIds:
             tail=np.minimum(arrays.tail + lost, 1),
             lost=lost,
             log_partition=log_partition,
+        )
+
+    def _spell_labels(self, arrays: ShardArrays, translated: ShardArrays) -> ShardArrays:
+        """Of signals in the teacher's ids and in the student's: the latter, with each spelled label as several positions."""
+        sizes = np.maximum(np.diff(self._offsets)[arrays.labels], 1)
+        several = sizes > 1
+        if not several.any():
+            return translated
+        counts = np.diff(arrays.position_starts)
+        row = np.repeat(np.arange(len(counts)), counts)
+        cells = translated.positions + translated.token_starts[row]
+        repeats = np.ones(len(translated.token_ids), dtype=np.int64)
+        repeats[cells] = sizes
+        ends = np.cumsum(repeats)
+        token_starts = np.concatenate([[0], ends])[translated.token_starts]
+        source = np.repeat(np.arange(len(sizes)), sizes)
+        inside = np.arange(len(source)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        spelled = several[source]
+        new_cells = (ends - repeats)[cells][source] + inside
+        labels = translated.labels[source]
+        labels[spelled] = self._ids[self._offsets[arrays.labels[source[spelled]]] + inside[spelled]]
+        token_ids = np.repeat(translated.token_ids, repeats)
+        token_ids[new_cells[spelled]] = labels[spelled]
+        input_ids = np.repeat(translated.input_ids, repeats)
+        input_ids[new_cells[spelled]] = self._mask
+        columns = {
+            name: getattr(translated, name)[source]
+            for name in ("words", "topk_ids", "topk_logprobs", "tail", "lost", "log_partition")
+        }
+        columns["topk_ids"][spelled] = -1
+        columns["topk_logprobs"][spelled] = -np.inf
+        columns["tail"][spelled] = 1
+        words = translated.word_logprobs
+        return replace(
+            translated,
+            token_starts=token_starts,
+            token_ids=token_ids,
+            input_ids=input_ids,
+            position_starts=np.concatenate([[0], np.cumsum(sizes)])[arrays.position_starts],
+            positions=new_cells - token_starts[row][source],
+            labels=labels,
+            word_logprobs=None if words is None else words[source],
+            **columns,
         )
 
     def _special(self, index: int, role: str) -> int:

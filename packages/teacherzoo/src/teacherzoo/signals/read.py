@@ -75,6 +75,7 @@ class Signals(torch.utils.data.Dataset[SignalBatch]):
         vocabulary: the map from the teacher's ids to a student's; everything then comes in the student's ids.
         max_lost: with a map, fail where more than this share of a shard's probability is on ids that the student lacks.
         held: decoded shards kept in memory.
+        spell_masked: with a map, see `StudentIds`.
 
     Raises:
         SignalsError: for an unfinished recording, for missing, truncated or extra shards, for a map of another teacher;
@@ -88,6 +89,7 @@ class Signals(torch.utils.data.Dataset[SignalBatch]):
         vocabulary: VocabularyMap | None = None,
         max_lost: float = 0.05,
         held: int = 2 * _WINDOW,
+        spell_masked: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.manifest: Manifest = read_manifest(self.folder)
@@ -95,7 +97,9 @@ class Signals(torch.utils.data.Dataset[SignalBatch]):
         self.languages: tuple[str, ...] = tuple(self.manifest.corpora)
         _check_files(self.folder, self.manifest)
         self._student = (
-            None if vocabulary is None else StudentIds(vocabulary, self.settings, max_lost=max_lost)
+            None
+            if vocabulary is None
+            else StudentIds(vocabulary, self.settings, max_lost=max_lost, spell_masked=spell_masked)
         )
         self._pad = self._student.pad if self._student else self.settings.space.pad
         self._starts = np.cumsum([0, *(shard.rows for shard in self.manifest.shards)])

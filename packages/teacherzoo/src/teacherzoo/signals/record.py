@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from teacherzoo.encoders.inference import (
     Engine,
@@ -30,7 +31,6 @@ from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.signals.folder import finish_folder, refuse_other_recordings
 from teacherzoo.signals.layout import (
     FORMAT,
-    SCHEMA,
     VERSION,
     Manifest,
     RecordingSettings,
@@ -38,7 +38,7 @@ from teacherzoo.signals.layout import (
 )
 from teacherzoo.signals.shard_plan import CorpusPlan, ShardPlan, plan_shards
 from teacherzoo.signals.write import Row, shard_table, write_shard, write_whole
-from teacherzoo.text.blocks import blocks_of
+from teacherzoo.text.blocks import Block, blocks_of
 from teacherzoo.text.corpora import Corpus, Document
 from teacherzoo.text.masking import Masking, corrupt, masked_positions
 
@@ -57,6 +57,7 @@ def record(
     token_budget: int = 4096,
     shard_bytes: int = 1 << 20,
     offload: str | Path | None = None,
+    word_logprobs: bool = False,
     watch: ProgressCallback = no_progress,
 ) -> Manifest:
     """Record a teacher's top-k predictions at masked positions into a folder of Parquet shards.
@@ -81,6 +82,8 @@ def record(
         shard_bytes: text in a shard: what a kill can cost.
         offload: None for a teacher that fits in memory; `"cpu"` shares its weights out among the processes (DeepSpeed
             ZeRO-3), a folder puts them on its disk. The signals are the same.
+        word_logprobs: keep the log-probability of each masked word too, 4 bytes a word: what a student needs to learn from
+            a teacher that cuts the word into other pieces. It wants masks of whole words.
         watch: told documents read; then bytes of text done, bytes in all, and the speed.
 
     Returns:
@@ -103,6 +106,7 @@ def record(
     folder = Path(folder)
     masking = masking or Masking()
     _check_options(k, temperatures, draws, token_budget, shard_bytes, precision)
+    refuse_words_in_pieces(masking, word_logprobs=word_logprobs)
     opened, engine = _open(teacher, offload, precision)
     block_length = min(256, opened.max_length) if block_length is None else block_length
     _check_fit(opened, k, block_length)
@@ -120,6 +124,7 @@ def record(
         precision=precision,
         token_budget=token_budget,
         shard_bytes=shard_bytes,
+        word_logprobs=word_logprobs,
     )
     plans = plan_shards(corpora, shard_bytes=shard_bytes, watch=watch)
     folder.mkdir(parents=True, exist_ok=True)
@@ -196,9 +201,9 @@ class Recording:
                 _masked_blocks(rows, self.settings, language),
                 lambda count: self._report(language, count, shard.bytes / tokens),
             )
-            table = shard_table(language, rows, predictions)
+            table = shard_table(language, rows, predictions, self.settings.schema)
         else:
-            table = SCHEMA.empty_table()
+            table = self.settings.schema.empty_table()
         metadata = {
             "format": FORMAT,
             "version": VERSION,
@@ -226,6 +231,9 @@ class Recording:
                         block.token_ids,
                         positions,
                         block.words[positions],
+                        _all_masked(block, positions)
+                        if self.settings.word_logprobs
+                        else block.whole[positions],
                     )
 
     _part_done: float = 0.0
@@ -240,6 +248,13 @@ class Recording:
             self.total,
             f"{language}, {speed:,.0f} tokens/s",
         )
+
+
+def _all_masked(block: Block, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[P], whether the position's word is whole in the block, and each of its pieces is masked."""
+    shown = np.ones(len(block.words), dtype=bool)
+    shown[positions] = False
+    return block.whole[positions] & ~np.isin(block.words[positions], block.words[shown])
 
 
 def _documents_of(
@@ -318,6 +333,18 @@ def _check_options(
         raise RecordError(f"A temperature is given twice: {list(temperatures)}.")
     if precision not in ("float32", "bfloat16"):
         raise RecordError(f"precision must be 'float32' or 'bfloat16', got {precision!r}.")
+
+
+def refuse_words_in_pieces(masking: Masking, *, word_logprobs: bool) -> None:
+    """Likelihoods of words where pieces are masked one by one.
+
+    Raises:
+        RecordError: naming the policy.
+    """
+    if word_logprobs and masking.policy != "whole_word":
+        raise RecordError(
+            f"Log-probabilities of words need masks of whole words, got the policy {masking.policy!r}; set policy whole_word."
+        )
 
 
 def _check_fit(teacher: Teacher, k: int, block_length: int) -> None:

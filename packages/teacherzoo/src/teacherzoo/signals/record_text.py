@@ -14,7 +14,7 @@ from teacherzoo.encoders.predictions import Predictions
 from teacherzoo.encoders.teachers import read_text_side
 from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.signals.layout import Manifest, RecordingSettings
-from teacherzoo.signals.record import Recording, complete
+from teacherzoo.signals.record import Recording, complete, refuse_words_in_pieces
 from teacherzoo.signals.shard_plan import plan_shards
 from teacherzoo.text.corpora import Corpus
 from teacherzoo.text.masking import Masking
@@ -29,6 +29,7 @@ def record_text(
     draws: int = 1,
     block_length: int = 256,
     shard_bytes: int = 1 << 20,
+    word_logprobs: bool = False,
     watch: ProgressCallback = no_progress,
 ) -> Manifest:
     """Lay a corpus out as `record` does, block by block and mask by mask, but let the text speak for itself.
@@ -45,19 +46,22 @@ def record_text(
         draws: masks drawn for every block.
         block_length: most tokens in a block.
         shard_bytes: text in a shard.
+        word_logprobs: keep which masked words are whole in the masked pieces: 0 for those, NaN for the others.
         watch: told bytes of text done, bytes in all, and the language.
 
     Returns:
         The manifest, as `signals.json` has it.
 
     Raises:
-        RecordError: where the disk is full.
+        RecordError: where the disk is full, and for words under masks of single pieces.
         TeacherError: for a teacher that cannot be read.
         CorpusError: for text that cannot be read.
         SignalsError: where the folder holds other signals.
     """
     started = time.time()
     folder = Path(folder)
+    masking = masking or Masking()
+    refuse_words_in_pieces(masking, word_logprobs=word_logprobs)
     tokenized = read_text_side(teacher)
     settings = RecordingSettings(
         teacher=tokenized.name,
@@ -66,13 +70,14 @@ def record_text(
         vocabulary_size=tokenized.vocabulary_size,
         k=1,
         temperatures=(),
-        masking=masking or Masking(),
+        masking=masking,
         space=tokenized.space,
         draws=draws,
         block_length=block_length,
         precision="float32",
         token_budget=1,
         shard_bytes=shard_bytes,
+        word_logprobs=word_logprobs,
     )
     plans = plan_shards(corpora, shard_bytes=shard_bytes, watch=watch)
     folder.mkdir(parents=True, exist_ok=True)

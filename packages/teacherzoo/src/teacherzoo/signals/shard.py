@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from teacherzoo.errors import SignalsError
 from teacherzoo.signals.codes import decode_logprobs
 from teacherzoo.signals.layout import RecordingSettings, Shard
+from teacherzoo.signals.word_logprobs import softened_word_logprobs, word_starts
 from teacherzoo.text.masking import corrupt
 
 
@@ -41,6 +42,8 @@ class ShardArrays:
         tail: [P], probability outside the K ids, that of lost ids included.
         lost: [P], probability of the lost ids alone.
         log_partition: [P, number of temperatures].
+        word_logprobs: [P, 1 + number of temperatures], of the position's whole word at temperature 1 and at the others; NaN
+            where its pieces do not cover the word alone. None where the recording does not have it.
     """
 
     language: str
@@ -60,6 +63,7 @@ class ShardArrays:
     tail: NDArray[np.float32]
     lost: NDArray[np.float32]
     log_partition: NDArray[np.float32]
+    word_logprobs: NDArray[np.float32] | None = None
 
 
 def read_shard(folder: Path, shard: Shard, settings: RecordingSettings) -> ShardArrays:
@@ -121,7 +125,11 @@ def decode_table(table: pa.Table, shard: Shard, settings: RecordingSettings) -> 
         masking=settings.masking,
         space=settings.space,
     )
+    words = _list(column["words"], np.int64)[0]
     log_kept = _list(column["log_kept"], np.float32)[0]
+    log_partition = _list(column["log_partition"], np.float32)[0].reshape(
+        len(log_kept), len(settings.temperatures)
+    )
     codes = _list(column["topk_codes"], np.uint8)[0].reshape(-1, settings.k)
     scale = _list(column["scale"], np.float32)[0]
     return ShardArrays(
@@ -135,14 +143,20 @@ def decode_table(table: pa.Table, shard: Shard, settings: RecordingSettings) -> 
         token_ids=token_ids,
         input_ids=input_ids,
         positions=positions,
-        words=_list(column["words"], np.int64)[0],
+        words=words,
         labels=gold,
         topk_ids=_list(column["topk_ids"], np.int64)[0].reshape(-1, settings.k),
         topk_logprobs=decode_logprobs(codes, scale, log_kept),
         tail=-np.expm1(log_kept),
         lost=np.zeros(len(log_kept), dtype=np.float32),
-        log_partition=_list(column["log_partition"], np.float32)[0].reshape(
-            len(log_kept), len(settings.temperatures)
+        log_partition=log_partition,
+        word_logprobs=None
+        if not settings.word_logprobs
+        else softened_word_logprobs(
+            _list(column["word_logprobs"], np.float32)[0],
+            log_partition,
+            settings.temperatures,
+            word_starts(words, position_starts),
         ),
     )
 

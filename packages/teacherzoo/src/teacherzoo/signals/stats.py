@@ -18,6 +18,7 @@ _PARTS = {
     "scale": ("scale",),
     "kept mass": ("log_kept",),
     "partitions": ("log_partition",),
+    "words": ("word_logprobs",),
 }
 
 
@@ -93,6 +94,7 @@ def stats(folder: str | Path) -> SignalStats:
         bytes_per_position={
             part: sum(sizes[column] for column in columns) / positions
             for part, columns in _PARTS.items()
+            if columns[0] in sizes
         },
         bytes_per_token=sizes["token_ids"] / tokens,
         bytes_per_row=sum(size for column, size in sizes.items() if column not in named)

@@ -20,10 +20,11 @@ from teacherzoo.encoders.predictions import Predictions
 from teacherzoo.errors import RecordError
 from teacherzoo.signals.codes import encode_logprobs, round_float32
 from teacherzoo.signals.layout import METADATA_KEY, PARTIAL, SCHEMA, Shard
+from teacherzoo.signals.word_logprobs import word_logprobs, word_starts
 
 _ZSTD_LEVEL = 9
 _MOST_VALUES = 2**31 - 1  # in a list column of Arrow
-_SPLIT = ("scale", "log_kept", "log_partition", "loss")
+_SPLIT = ("scale", "log_kept", "log_partition", "loss", "word_logprobs")
 _DICTIONARIES = ("language", "positions", "token_ids", "topk_ids", "topk_codes")
 
 
@@ -37,10 +38,16 @@ class Row:
     token_ids: NDArray[np.uint32]
     positions: NDArray[np.int64]
     words: NDArray[np.int32]
+    whole: NDArray[np.bool_]
 
 
-def shard_table(language: str, rows: Sequence[Row], predictions: Sequence[Predictions]) -> pa.Table:
-    """Rows and the teacher's predictions as columns of `SCHEMA`."""
+def shard_table(
+    language: str,
+    rows: Sequence[Row],
+    predictions: Sequence[Predictions],
+    schema: pa.Schema = SCHEMA,
+) -> pa.Table:
+    """Rows and the teacher's predictions as columns of a schema."""
     counts = [len(row.positions) for row in rows]
     ids = _joined([prediction.ids.numpy() for prediction in predictions]).astype(np.uint32)
     codes, scale, log_kept = encode_logprobs(
@@ -71,7 +78,19 @@ def shard_table(language: str, rows: Sequence[Row], predictions: Sequence[Predic
         "log_kept": _flat(log_kept, counts, 1, pa.float32()),
         "log_partition": _flat(partition.ravel(), counts, temperatures, pa.float32()),
     }
-    return pa.table(columns, schema=SCHEMA)
+    if "word_logprobs" in schema.names:
+        columns["word_logprobs"] = _words_column(rows, predictions)
+    return pa.table(columns, schema=schema)
+
+
+def _words_column(rows: Sequence[Row], predictions: Sequence[Predictions]) -> pa.Array:
+    words = _joined([row.words for row in rows])
+    position_starts = np.cumsum([0, *(len(row.words) for row in rows)])
+    starts = word_starts(words, position_starts)
+    gold = _joined([prediction.wanted_logprobs[:, 0].numpy() for prediction in predictions])
+    values = word_logprobs(gold, _joined([row.whole for row in rows]), starts)
+    counts = np.diff(np.searchsorted(starts, position_starts))
+    return _flat(values, counts.tolist(), 1, pa.float32())
 
 
 def write_shard(
@@ -91,8 +110,10 @@ def write_shard(
         sink,
         compression="zstd",
         compression_level=_ZSTD_LEVEL,
-        use_dictionary=[_leaf(name) for name in _DICTIONARIES],
-        use_byte_stream_split=[_leaf(name) for name in _SPLIT],
+        use_dictionary=[_leaf(table.schema, name) for name in _DICTIONARIES],
+        use_byte_stream_split=[
+            _leaf(table.schema, name) for name in _SPLIT if name in table.schema.names
+        ],
         dictionary_pagesize_limit=1 << 25,
         write_statistics=False,
         write_page_checksum=True,
@@ -131,9 +152,9 @@ def write_whole(path: Path, content: bytes) -> None:
         ) from error
 
 
-def _leaf(name: str) -> str:
+def _leaf(schema: pa.Schema, name: str) -> str:
     """The Parquet path of a column: lists have their values one level down."""
-    return f"{name}.list.element" if pa.types.is_list(SCHEMA.field(name).type) else name
+    return f"{name}.list.element" if pa.types.is_list(schema.field(name).type) else name
 
 
 def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teacherzoo.text.corpora import Document
-from teacherzoo.text.words import word_ends, words_of_tokens
+from teacherzoo.text.words import in_whole_words, word_spans, words_of_tokens
 
 _TOGETHER = 512  # documents a tokenizer call takes: enough for its threads, little enough to hold
 
@@ -26,6 +26,8 @@ class Block:
         token_ids: [T] uint32, the teacher's ids with its special tokens around.
         words: [T] int32, the word of its document each token belongs to; -1 at special tokens.
         document_words: the number of words in the document.
+        whole: [T], whether the tokens of its word are all in this block and cover that word alone (`in_whole_words`);
+            False at special tokens.
     """
 
     document: bytes
@@ -33,6 +35,7 @@ class Block:
     token_ids: NDArray[np.uint32]
     words: NDArray[np.int32]
     document_words: int
+    whole: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,10 @@ def _cut(document: Document, encoding: Any, frame: TokenFrame, room: int) -> Ite
     ids = np.array(encoding.ids, dtype=np.uint32)
     if not len(ids):
         return
-    ends = word_ends(document.text)
-    words = words_of_tokens(np.array(encoding.offsets, dtype=np.int64), ends)
+    spans = word_spans(document.text)
+    offsets = np.array(encoding.offsets, dtype=np.int64)
+    words = words_of_tokens(offsets, spans[:, 1])
+    whole = in_whole_words(offsets, words, spans)
     before = np.array(frame.before, dtype=np.uint32)
     behind = np.array(frame.behind, dtype=np.uint32)
     for part, (start, stop) in enumerate(_spans(words, room)):
@@ -88,8 +93,25 @@ def _cut(document: Document, encoding: Any, frame: TokenFrame, room: int) -> Ite
             np.concatenate(
                 [np.full(len(before), -1), words[start:stop], np.full(len(behind), -1)]
             ).astype(np.int32),
-            len(ends),
+            len(spans),
+            np.concatenate(
+                [
+                    np.zeros(len(before), dtype=bool),
+                    whole[start:stop] & ~_cut_off(words, start, stop),
+                    np.zeros(len(behind), dtype=bool),
+                ]
+            ),
         )
+
+
+def _cut_off(words: NDArray[np.int64], start: int, stop: int) -> NDArray[np.bool_]:
+    """Which tokens of a span belong to a word that goes on outside of it."""
+    inside = words[start:stop]
+    cut = np.zeros(len(inside), dtype=bool)
+    for outer in (start - 1, stop):
+        if 0 <= outer < len(words):
+            cut |= inside == words[outer]
+    return cut
 
 
 def _spans(words: NDArray[np.int64], room: int) -> Iterator[tuple[int, int]]:

@@ -27,7 +27,13 @@ def word_ends(text: str) -> NDArray[np.int64]:
         >>> word_ends("it works, 是的").tolist()
         [2, 8, 9, 11, 12]
     """
-    return np.fromiter((match.end() for match in _WORD.finditer(text)), dtype=np.int64)
+    return word_spans(text)[:, 1]
+
+
+def word_spans(text: str) -> NDArray[np.int64]:
+    """[W, 2], start and end of each word of `text` in characters; see `word_ends`."""
+    spans = [match.span() for match in _WORD.finditer(text)]
+    return np.array(spans, dtype=np.int64).reshape(-1, 2)
 
 
 def words_of_tokens(offsets: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -46,3 +52,36 @@ def words_of_tokens(offsets: NDArray[np.int64], ends: NDArray[np.int64]) -> NDAr
     """
     words = np.searchsorted(ends, offsets[:, 1] - 1, side="right")
     return np.minimum(words, max(len(ends) - 1, 0)).astype(np.int64)
+
+
+def in_whole_words(
+    offsets: NDArray[np.int64], words: NDArray[np.int64], spans: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Whether the tokens of a token's word cover that word and nothing else but white space before it.
+
+    Such a word is the same stretch of text for every tokenizer of which this holds, whatever the pieces.
+
+    Args:
+        offsets: [T, 2], start and end of each token in characters.
+        words: [T] of `words_of_tokens`.
+        spans: [W, 2] of `word_spans`.
+
+    Returns:
+        [T].
+
+    Example:
+        >>> spans = word_spans("so it (works)")
+        >>> offsets = np.array([[0, 2], [2, 5], [5, 8], [8, 12], [12, 13]])  # so| it| (w|orks|)
+        >>> in_whole_words(offsets, words_of_tokens(offsets, spans[:, 1]), spans).tolist()
+        [True, True, False, False, True]
+    """
+    if not len(spans):
+        return np.zeros(len(words), dtype=bool)
+    before = np.concatenate([[0], spans[:-1, 1]])
+    first, last = offsets[:, 0], offsets[:, 1]
+    start = np.full(len(spans), np.iinfo(np.int64).max)
+    end = np.zeros(len(spans), dtype=np.int64)
+    np.minimum.at(start, words, first)
+    np.maximum.at(end, words, last)
+    whole = (start >= before) & (start <= spans[:, 0]) & (end == spans[:, 1])
+    return whole[words]
