@@ -11,6 +11,7 @@ import pytest
         "encoders.families",
         "encoders.heads",
         "encoders.layers",
+        "pretrain.continued",
         "pretrain.pretrain",
         "rank.rank",
         "signals.record",

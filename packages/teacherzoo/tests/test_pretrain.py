@@ -165,11 +165,11 @@ def test_blocks_are_the_same_however_many_documents_are_read_at_a_time(
 
 
 def test_a_language_is_drawn_by_its_size_to_the_exponent() -> None:
-    from teacherzoo.pretrain.trainer import _order
+    from teacherzoo.pretrain.masks import block_order
 
     config = replace(TINY, steps=2000, sampling_exponent=0.5)
 
-    order = _order([90, 10], config)
+    order = block_order([90, 10], config, count=2000 * config.batch)
 
     share = float(np.mean(order[:, 0] == 1))
     assert share == pytest.approx(0.25, abs=0.02)  # sqrt(10) / (sqrt(10) + sqrt(90))

@@ -1,7 +1,9 @@
+import json
 import subprocess
 import sys
 from importlib import import_module
 from inspect import isfunction
+from pathlib import Path
 
 import pytest
 
@@ -28,15 +30,20 @@ def test_python_dash_m_prints_the_version() -> None:
 _LISTS_MODULES = """
 import contextlib, io, sys
 from teacherzoo.cli.app import app
-for arguments in (["--help"], ["record", "--help"], ["list"], ["rank", "t", "--corpus", "de=none.txt"]):
+for arguments in (["--help"], ["record", "--help"], ["list"], ["rank", "t", "--corpus", "de=none.txt"], ["pretrain", "--help"],
+                  ["pretrain", "--corpus", f"de={sys.argv[1]}/de.txt", "-o", "t", "--from", sys.argv[1]]):
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         app(arguments)
 print(sorted({"torch", "transformers", "datasets", "pyarrow", "deepspeed"} & set(sys.modules)))
 """
 
 
-def test_help_lists_and_refusals_wait_for_no_library() -> None:
-    done = subprocess.run([sys.executable, "-c", _LISTS_MODULES], capture_output=True, text=True, check=True)  # fmt: skip
+def test_help_lists_and_refusals_wait_for_no_library(tmp_path: Path) -> None:
+    decoder = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}
+    for name, content in {"config.json": json.dumps(decoder), "model.safetensors": "", "de.txt": "a"}.items():  # fmt: skip
+        (tmp_path / name).write_text(content)
+
+    done = subprocess.run([sys.executable, "-c", _LISTS_MODULES, str(tmp_path)], capture_output=True, text=True, check=True)  # fmt: skip
 
     assert done.stdout.strip() == "[]"
 

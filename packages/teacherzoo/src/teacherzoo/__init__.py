@@ -9,7 +9,12 @@ from vocabmerge.late_names import import_late as _import_late
 if TYPE_CHECKING:
     from teacherzoo.encoders.heads import SplitHead, split_head
     from teacherzoo.encoders.teachers import Teacher, load_teacher
-    from teacherzoo.pretrain.config import PretrainedTeacher, PretrainingConfig
+    from teacherzoo.pretrain.config import (
+        ContinuedPretraining,
+        PretrainedTeacher,
+        PretrainingConfig,
+    )
+    from teacherzoo.pretrain.continued import continue_pretraining
     from teacherzoo.pretrain.pretrain import pretrain_teacher
     from teacherzoo.rank.rank import Ranking, rank
     from teacherzoo.signals.read import SignalBatch, Signals
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     from teacherzoo.vectors.record import record_vectors
 
 __all__ = [
+    "ContinuedPretraining",
     "Corpus",
     "CorpusError",
     "Document",
@@ -43,6 +49,7 @@ __all__ = [
     "Vectors",
     "Verification",
     "__version__",
+    "continue_pretraining",
     "load_teacher",
     "pretrain_teacher",
     "rank",
@@ -70,10 +77,12 @@ _import_late(
         "SplitHead": "teacherzoo.encoders.heads",
         "Teacher": "teacherzoo.encoders.teachers",
         "TokenSpace": "teacherzoo.text.masking",
+        "ContinuedPretraining": "teacherzoo.pretrain.config",
         "PretrainingConfig": "teacherzoo.pretrain.config",
         "PretrainedTeacher": "teacherzoo.pretrain.config",
         "Vectors": "teacherzoo.vectors.read",
         "Verification": "teacherzoo.signals.verify",
+        "continue_pretraining": "teacherzoo.pretrain.continued",
         "load_teacher": "teacherzoo.encoders.teachers",
         "pretrain_teacher": "teacherzoo.pretrain.pretrain",
         "rank": "teacherzoo.rank.rank",

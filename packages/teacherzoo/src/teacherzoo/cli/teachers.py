@@ -1,4 +1,4 @@
-"""The commands about teachers: list, show, check, rank, pretrain."""
+"""The commands about teachers: list, show, check, rank."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ def register(app: typer.Typer) -> None:
     app.command("show")(refusing_plainly(show_command))
     app.command("check")(refusing_plainly(check_command))
     app.command("rank")(refusing_plainly(rank_command))
-    app.command("pretrain")(refusing_plainly(pretrain_command))
 
 
 def list_command(
@@ -128,55 +127,6 @@ def rank_command(
         )
     else:
         _print_ranking(ranking)
-
-
-def pretrain_command(
-    corpus: CorpusOption,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the teacher.")],
-    family: Annotated[str, typer.Option(help="wordpiece, unigram or bpe.")] = "wordpiece",
-    vocabulary: Annotated[int, typer.Option(help="Number of pieces.")] = 5000,
-    cased: Annotated[bool, typer.Option(help="Keep upper and lower case apart.")] = True,
-    architecture: Annotated[str, typer.Option(help="As transformers names it.")] = "modernbert",
-    layers: Annotated[int, typer.Option(help="Of the encoder.")] = 3,
-    width: Annotated[int, typer.Option(help="Of the hidden states.")] = 192,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1200,
-    batch: Annotated[int, typer.Option(help="Blocks in a step.")] = 64,
-    length: Annotated[int, typer.Option(help="Tokens in a block.")] = 64,
-    learning_rate: Annotated[float, typer.Option(help="At its peak.")] = 2e-3,
-    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
-    held_out_share: Annotated[float, typer.Option(help="Share kept from training.")] = 0.01,
-    column: Column = "text",
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Pretrain a tiny teacher from text; the same command resumes an interrupted run."""
-    corpora = corpora_named(corpus, column=column, held_out_share=held_out_share)
-    from teacherzoo.pretrain.config import PretrainingConfig
-    from teacherzoo.pretrain.pretrain import pretrain_teacher
-
-    config = PretrainingConfig(
-        family=family,  # type: ignore[arg-type]  # checked there
-        vocabulary=vocabulary,
-        cased=cased,
-        architecture=architecture,  # type: ignore[arg-type]  # checked there
-        layers=layers,
-        width=width,
-        steps=steps,
-        batch=batch,
-        length=length,
-        learning_rate=learning_rate,
-        seed=seed,
-    )
-    with progress(quiet=quiet) as watch:
-        teacher = pretrain_teacher(corpora, output, config=config, watch=watch)
-    if as_json:
-        typer.echo(json.dumps({**asdict(teacher), "folder": str(teacher.folder)}))
-        return
-    typer.echo(f"{output}: {teacher.parameters:,} parameters, {teacher.seconds:.0f} s")
-    for language, loss in teacher.loss.items():
-        typer.echo(
-            f"  {language}: held-out loss {loss:.3f}, accuracy {100 * teacher.accuracy[language]:.1f} %"
-        )
 
 
 def _languages(entry: Entry) -> str:

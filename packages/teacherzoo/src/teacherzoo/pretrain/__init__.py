@@ -1,1 +1,1 @@
-"""Tiny teachers, trained from nothing for tests and demonstrations."""
+"""Teachers of our own: tiny ones trained from nothing, and masked LMs that go on from an encoder that is there."""

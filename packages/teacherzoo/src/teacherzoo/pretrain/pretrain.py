@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from teacherzoo.cache import MADE, made_once, refuse_what_exists
 from teacherzoo.digests import digest_of_text
 from teacherzoo.errors import RecordError
 from teacherzoo.pretrain.config import PretrainedTeacher, PretrainingConfig
+from teacherzoo.pretrain.folder import write_teacher
 from teacherzoo.pretrain.shapes import build_masked_lm
 from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.text.corpora import Corpus
@@ -62,8 +59,9 @@ def pretrain_teacher(
         >>> pretrain_teacher([Corpus("en", "en.txt", held_out_share=0)], Path("tiny"), config=tiny).folder.name
         'tiny'
     """
+    from teacherzoo.pretrain.masks import MaskedBatches, Masks
     from teacherzoo.pretrain.text import pack, train_tokenizer
-    from teacherzoo.pretrain.trainer import held_out_scores, train
+    from teacherzoo.pretrain.trainer import MaskedLMLoss, held_out_scores, train
 
     config = config or PretrainingConfig()
     out = Path(out)
@@ -83,7 +81,8 @@ def pretrain_teacher(
         blocks = pack(corpora, tokenizer, config.length, part="train")
         model = build_masked_lm(config.shape, tokenizer, seed=config.seed)
         start = time.monotonic()
-        train(model, blocks, tokenizer, config, work, watch=watch)
+        batches = MaskedBatches(blocks, Masks(tokenizer, config), config)
+        train(MaskedLMLoss(model), batches, config, work, watch=watch)
         seconds = time.monotonic() - start
         scores = held_out_scores(model, corpora, tokenizer, config)
         teacher = PretrainedTeacher(
@@ -93,66 +92,13 @@ def pretrain_teacher(
             accuracy={language: score.accuracy for language, score in scores.items()},
             seconds=seconds,
         )
-        _write(model, tokenizer, config, corpora, teacher, work / MADE)
+        what = (
+            f"{config.architecture}, {config.layers} layers of width {config.width}, {teacher.parameters:,} parameters, "
+            f"a {config.family} vocabulary, {config.steps} steps"
+        )
+        notes = {"pretraining": asdict(config)}
+        write_teacher(model, tokenizer, corpora, teacher, work / MADE, what=what, notes=notes)
         pretrained.append(teacher)
 
     made_once(out, inputs, make, refuse=RecordError)
     return pretrained[0]
-
-
-def _stated(corpus: Corpus) -> dict[str, Any]:
-    return {**asdict(corpus), "source": str(corpus.source)}
-
-
-def _write(
-    model: Any,
-    tokenizer: Any,
-    config: PretrainingConfig,
-    corpora: Sequence[Corpus],
-    teacher: PretrainedTeacher,
-    folder: Path,
-) -> None:
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    run = {
-        "what": "a teacher pretrained by teacherzoo",
-        "pretraining": asdict(config),
-        "corpora": [_stated(corpus) for corpus in corpora],
-        "parameters": teacher.parameters,
-        "held_out_loss": teacher.loss,
-        "held_out_accuracy": teacher.accuracy,
-        "seconds": round(teacher.seconds, 1),
-        "versions": {
-            name: version(name) for name in ("teacherzoo", "torch", "transformers", "tokenizers")
-        },
-    }
-    (folder / "run.json").write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_card(config, corpora, teacher), encoding="utf-8")
-
-
-def _card(config: PretrainingConfig, corpora: Sequence[Corpus], teacher: PretrainedTeacher) -> str:
-    languages = [corpus.language for corpus in corpora]
-    rows = [
-        f"| {language} | {teacher.loss[language]:.3f} | {math.exp(teacher.loss[language]):.1f} "
-        f"| {100 * teacher.accuracy[language]:.1f} % |"
-        for language in languages
-        if language in teacher.loss
-    ]
-    return "\n".join(
-        [
-            "---",
-            "library_name: transformers",
-            "pipeline_tag: fill-mask",
-            f"language: {json.dumps(languages)}",
-            "---",
-            "",
-            f"A tiny masked LM for {', '.join(languages)}: {config.architecture}, {config.layers} layers of width {config.width}, "
-            f"{teacher.parameters:,} parameters, a {config.family} vocabulary, {config.steps} steps.",
-            "It was pretrained to try pipelines on, not to serve users. `run.json` says how.",
-            "",
-            "| language | held-out loss | perplexity of a masked piece | accuracy |",
-            "| --- | --- | --- | --- |",
-            *rows,
-            "",
-        ]
-    )

@@ -22,6 +22,7 @@ from tokenizers import (
     trainers,
 )
 
+from teacherzoo.errors import TeacherError
 from teacherzoo.pretrain.config import PretrainingConfig
 from teacherzoo.progress import ProgressCallback
 from teacherzoo.text.corpora import Corpus, Part
@@ -92,8 +93,10 @@ def stream_blocks(
 
     Raises:
         CorpusError: as `Corpus.documents` does.
+        TeacherError: for a tokenizer without a token that begins or ends a text.
     """
-    separator = np.array([tokenizer.sep_token_id], dtype=np.int32)
+    first, last = _edges(tokenizer)
+    separator = np.array([last], dtype=np.int32)
     documents = (document.text for document in replace(corpus, part=part).documents())
     # The first place is for the classification token; a separator ends most blocks by itself.
     inside = length - 1
@@ -105,7 +108,23 @@ def stream_blocks(
         stream = np.concatenate(pieces)
         rows, left = np.split(stream, [len(stream) // inside * inside])
         rows = rows.reshape(-1, inside)
-        yield np.hstack([np.full((len(rows), 1), tokenizer.cls_token_id, dtype=np.int32), rows])
+        yield np.hstack([np.full((len(rows), 1), first, dtype=np.int32), rows])
+
+
+def _edges(tokenizer: Any) -> tuple[int, int]:
+    """What begins and what ends a text: the tokens for classification and separation, or those of a decoder's tokenizer."""
+    pairs = [
+        (tokenizer.cls_token_id, tokenizer.bos_token_id),
+        (tokenizer.sep_token_id, tokenizer.eos_token_id),
+    ]
+    edges = [token for pair in pairs for token in [t for t in pair if t is not None][:1]]
+    if len(edges) < len(pairs):
+        raise TeacherError(
+            "The tokenizer names no token that begins a text (cls_token, bos_token) or none that ends it (sep_token, eos_token); "
+            "name them in its tokenizer_config.json."
+        )
+    first, last = edges
+    return int(first), int(last)
 
 
 def _lines(corpora: Sequence[Corpus]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Masked-LM training of a tiny teacher: blocks, masks and order depend on the seed and the step alone."""
+"""Masked-LM training of a teacher: all weights from nothing, or the head of an encoder first and then all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from teacherzoo.encoders.heads import split_head
 from teacherzoo.errors import CorpusError, TeacherError
-from teacherzoo.pretrain.config import PretrainingConfig
+from teacherzoo.pretrain.config import ContinuedPretraining, MaskedLMTraining
+from teacherzoo.pretrain.masks import MaskedBatches, Masks, stack
 from teacherzoo.pretrain.text import pack
 from teacherzoo.progress import ProgressCallback
 from teacherzoo.text.corpora import Corpus
@@ -36,41 +37,123 @@ class Score:
 
 
 def train(
-    model: Any,
-    blocks: dict[str, NDArray[np.int32]],
-    tokenizer: Any,
-    config: PretrainingConfig,
+    module: LossModule,
+    batches: MaskedBatches,
+    config: MaskedLMTraining,
     work: Path,
     *,
     watch: ProgressCallback,
 ) -> None:
-    """Train `model` in place; resumes from the last whole checkpoint in `work`.
+    """Train the student of `module` in place; resumes from the last whole checkpoint in `work`.
 
     Raises:
-        TeacherError: where a language has no block.
         TeacherzooError: where the loss is no longer finite.
     """
-    decided = decided_arguments(
+    _fit(module, batches, config, work / "checkpoints", what="pretraining", watch=watch)
+
+
+def train_head_then_all(
+    module: LossModule,
+    batches: MaskedBatches,
+    config: ContinuedPretraining,
+    work: Path,
+    *,
+    head_steps: int,
+    watch: ProgressCallback,
+) -> None:
+    """Train the masked-LM head of the student for the first `head_steps` batches, then all its weights for the others.
+
+    Each of the two trainings has a learning rate that rises and falls, and checkpoints of its own in `work`, from which it
+    resumes.
+
+    Raises:
+        TeacherzooError: where the loss is no longer finite.
+    """
+    student = module.student
+    encoder = {id(weights) for weights in student.base_model.parameters()}
+    head = [weights for weights in student.parameters() if id(weights) not in encoder]
+    if head_steps:
+        student.base_model.requires_grad_(False)
+        _fit(
+            module,
+            torch.utils.data.Subset(batches, range(head_steps)),
+            config,
+            work / "head",
+            what="pretraining the head",
+            learning_rate=config.head_learning_rate,
+            watch=watch,
+        )
+        student.base_model.requires_grad_(True)
+    _fit(
+        module,
+        torch.utils.data.Subset(batches, range(head_steps, len(batches))),
+        config,
         work / "checkpoints",
-        steps=config.steps,
-        learning_rate=config.learning_rate,
-        warmup_steps=math.ceil(config.steps / 10),
+        what="pretraining",
+        head=head,
+        watch=watch,
+    )
+
+
+def _fit(
+    module: LossModule,
+    batches: Any,
+    config: MaskedLMTraining,
+    checkpoints: Path,
+    *,
+    what: str,
+    watch: ProgressCallback,
+    learning_rate: float | None = None,
+    head: Sequence[torch.nn.Parameter] = (),
+) -> None:
+    steps = len(batches)
+    decided = decided_arguments(
+        checkpoints,
+        steps=steps,
+        learning_rate=learning_rate or config.learning_rate,
+        warmup_steps=math.ceil(steps / 10),
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
         weight_decay=0.01,
         bf16=has_bfloat16(),
         dataloader_pin_memory=False,
     )
-    tokens = config.batch * config.length
+    tokens = float(config.batch_sizes().mean()) * config.length
     advice = "lower the learning rate"
-    PreparedBatchTrainer(
-        model=MaskedLMLoss(model),
+    HeadAndBodyTrainer(
+        model=module,
+        head=head,
+        head_learning_rate=getattr(config, "head_learning_rate", config.learning_rate),
         args=trainer_arguments(decided, {}, where="pretraining", error=TeacherError),
-        train_dataset=MaskedBatches(blocks, Masks(tokenizer, config), config),
-        callbacks=[
-            TrainingWatch(watch, what="pretraining", advice=advice, per_step=tokens, unit="tokens")
-        ],
+        train_dataset=batches,
+        callbacks=[TrainingWatch(watch, what=what, advice=advice, per_step=tokens, unit="tokens")],
     ).resume()
+
+
+class HeadAndBodyTrainer(PreparedBatchTrainer):
+    """Trains some of the weights at a peak learning rate of their own.
+
+    Args:
+        head: these weights.
+        head_learning_rate: theirs.
+        named: as `PreparedBatchTrainer` takes them.
+    """
+
+    def __init__(
+        self, *, head: Sequence[torch.nn.Parameter], head_learning_rate: float, **named: Any
+    ) -> None:
+        super().__init__(**named)
+        self._head, self._head_learning_rate = {id(weights) for weights in head}, head_learning_rate
+
+    def create_optimizer(self, *arguments: Any, **named: Any) -> Any:
+        """The optimiser that Trainer makes, with the head's weights in groups of their own."""
+        optimizer = super().create_optimizer(*arguments, **named)
+        for group in [*optimizer.param_groups]:
+            head = [weights for weights in group["params"] if id(weights) in self._head]
+            if head:
+                group["params"] = [w for w in group["params"] if id(w) not in self._head]
+                optimizer.add_param_group({**group, "params": head, "lr": self._head_learning_rate})
+        return optimizer
 
 
 class MaskedLMLoss(LossModule):
@@ -80,6 +163,55 @@ class MaskedLMLoss(LossModule):
         """The loss of a batch [B, S]; labels are -100 where nothing is masked."""
         logits, gold = masked_logits(self.student, input_ids=input_ids, labels=labels)
         return {"loss": F.cross_entropy(logits.float(), gold)}
+
+
+class MaskedLMAndStatesLoss(LossModule):
+    """Mean cross-entropy at masked positions, and a source's hidden states of the text as it was before masking.
+
+    L = CE + w · mean over layers j and positions of ||h_j(masked) - t_j(whole)||² / H, where t_j is the state behind the
+    layer of the untrained source that the student's layer j began as. It is the hidden term of BiStil (Ansell et al.
+    2023), but that the source reads what the student must guess, as the teacher of data2vec does (Baevski et al. 2022).
+
+    Args:
+        student: a masked LM.
+        source: the encoder that is not trained.
+        layers: for each of the student's layers the source's.
+        weight: w.
+    """
+
+    def __init__(
+        self, student: torch.nn.Module, source: Any, layers: Sequence[int], weight: float
+    ) -> None:
+        super().__init__(student)
+        self.source = source.requires_grad_(False)
+        self._layers, self._weight = tuple(layers), weight
+
+    def train(self, mode: bool = True) -> MaskedLMAndStatesLoss:
+        """Set the student's mode; the source stays in evaluation mode."""
+        super().train(mode)
+        self.source.eval()
+        return self
+
+    def forward(self, *, input_ids: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The loss of a batch [B, S]; labels are -100 where nothing is masked."""
+        head, masked = split_head(self.student), labels >= 0
+        states = _hidden_states(head.encoder, input_ids)
+        rows = head.transform(states[-1][masked])
+        logits = F.linear(rows, head.weight, head.bias)
+        with torch.no_grad():
+            targets = _hidden_states(self.source, torch.where(masked, labels, input_ids))
+        pairs = zip(states[1:], self._layers, strict=True)
+        terms = [F.mse_loss(state.float(), targets[layer + 1].float()) for state, layer in pairs]
+        loss = F.cross_entropy(logits.float(), labels[masked])
+        return {"loss": loss + self._weight * torch.stack(terms).mean()}
+
+
+def _hidden_states(encoder: Any, input_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Layers + 1 tensors [B, S, H]: the embeddings' and those behind each layer, the last behind a final norm where there is one."""
+    output = encoder(
+        input_ids=input_ids, attention_mask=torch.ones_like(input_ids), output_hidden_states=True
+    )
+    return (*output.hidden_states[:-1], output.last_hidden_state)
 
 
 def masked_logits(
@@ -95,7 +227,7 @@ def masked_logits(
 
 
 def held_out_scores(
-    model: Any, corpora: Sequence[Corpus], tokenizer: Any, config: PretrainingConfig
+    model: Any, corpora: Sequence[Corpus], tokenizer: Any, config: MaskedLMTraining
 ) -> dict[str, Score]:
     """Per language, how well the model fills masks in text that it has not seen; languages without such text are absent."""
     masks = Masks(tokenizer, config)
@@ -116,7 +248,7 @@ def _score(model: Any, blocks: NDArray[np.int32], masks: Masks, size: int) -> Sc
     items = [masks.apply(block, number) for number, block in enumerate(blocks)]
     loss = correct = count = 0.0
     for start in range(0, len(items), size):
-        batch = _stack(items[start : start + size])
+        batch = stack(items[start : start + size])
         logits, gold = masked_logits(
             model, **{name: tensor.to(model.device) for name, tensor in batch.items()}
         )
@@ -124,78 +256,3 @@ def _score(model: Any, blocks: NDArray[np.int32], masks: Masks, size: int) -> Sc
         correct += float((logits.argmax(-1) == gold).sum())
         count += len(gold)
     return Score(loss / count, correct / count)
-
-
-class Masks:
-    """Masks of a block: a function of (seed, number) alone. 80 % of the chosen tokens become the mask, 10 % a random one."""
-
-    def __init__(self, tokenizer: Any, config: PretrainingConfig) -> None:
-        self._special = np.array(sorted(set(tokenizer.all_special_ids)))
-        self._mask = tokenizer.mask_token_id
-        self._size = len(tokenizer)
-        self._rate, self._seed = config.mask_rate, config.seed
-
-    def apply(self, block: NDArray[np.int32], number: int) -> dict[str, NDArray[np.int64]]:
-        """Input ids and labels, -100 where nothing is masked, each [length]."""
-        random = np.random.Generator(np.random.Philox(key=[self._seed, number]))
-        gold = block.astype(np.int64)
-        maskable = np.flatnonzero(~np.isin(gold, self._special))
-        count = max(1, round(self._rate * len(maskable)))
-        chosen = random.permutation(maskable)[:count]
-        change = random.random(len(chosen))
-        inputs = gold.copy()
-        inputs[chosen[change < 0.8]] = self._mask
-        swapped = chosen[(change >= 0.8) & (change < 0.9)]
-        inputs[swapped] = random.integers(0, self._size, len(swapped))
-        labels = np.full_like(gold, -100)
-        labels[chosen] = gold[chosen]
-        return {"input_ids": inputs, "labels": labels}
-
-
-class MaskedBatches(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """Item i is the i-th batch of the run: which blocks of which languages, and their masks, follow from (seed, i)."""
-
-    def __init__(
-        self, blocks: dict[str, NDArray[np.int32]], masks: Masks, config: PretrainingConfig
-    ) -> None:
-        for language, rows in blocks.items():
-            if not len(rows):
-                raise TeacherError(f"{language}: the text does not fill one block; give more text.")
-        self._blocks = list(blocks.values())
-        self._masks = masks
-        self._size = config.batch
-        self._order = _order([len(rows) for rows in self._blocks], config)
-
-    def __len__(self) -> int:
-        return len(self._order) // self._size
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        numbers = range(index * self._size, (index + 1) * self._size)
-        if numbers[-1] >= len(self._order):
-            raise IndexError(index)
-        places = self._order[numbers.start : numbers.stop]
-        return _stack(
-            [
-                self._masks.apply(self._blocks[language][row], number)
-                for number, (language, row) in zip(numbers, places, strict=True)
-            ]
-        )
-
-
-def _order(sizes: list[int], config: PretrainingConfig) -> NDArray[np.int64]:
-    """[steps x batch, 2] pairs (language, block): languages by n^exponent, the blocks of each in shuffled rounds."""
-    random = np.random.Generator(np.random.Philox(key=[config.seed, 2**63]))
-    weights = np.array(sizes, dtype=float) ** config.sampling_exponent
-    count = config.steps * config.batch
-    languages = random.choice(len(sizes), size=count, p=weights / weights.sum())
-    rows = np.empty_like(languages)
-    for language, size in enumerate(sizes):
-        places = np.flatnonzero(languages == language)
-        rounds = [random.permutation(size) for _ in range(-(-len(places) // size))]
-        if rounds:
-            rows[places] = np.concatenate(rounds)[: len(places)]
-    return np.stack([languages, rows], axis=1)
-
-
-def _stack(items: list[dict[str, NDArray[np.int64]]]) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
