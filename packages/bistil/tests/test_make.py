@@ -35,10 +35,14 @@ from bistil.encoders.closeness import (
 )
 from bistil.make.answers import SparseVectors
 from bistil.make.config import QUICK
+from bistil.make.page import page as report
 from bistil.make.page import verdict
 from bistil.make.plan import plan
+from bistil.make.scores import languages_needed
 from bistil.make.texts import split_text
 from teacherzoo.progress import no_progress
+from vocabmerge import trim
+from xeval import open_source
 
 SIZES = {
     "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 64,
@@ -145,6 +149,26 @@ def test_the_judge_scores_all_three_and_the_page_has_every_figure(
     row["student_verdict"] = "whole better by 21.28 points"
     said = verdict(record | {"scores": [row]})[-1]
     assert f"worse than the model at bitext in sw ({row['metric']})" in said
+    row["needs"] = "needs the language of its translations"
+    said = verdict(record | {"scores": [row]})
+    assert "whole better" not in " ".join(said)
+    assert said[-1] == "Not counted, for their translations are in a language that was not kept: bitext in sw."  # fmt: skip
+    unfair = report(record | {"scores": [row]}, None)
+    assert row["needs"] in unfair
+    assert row["student_verdict"] not in unfair
+
+
+def test_translations_into_a_language_that_was_not_kept_are_named(
+    teacher: Path, texts: dict[str, Path], pairs: Path, tmp_path: Path
+) -> None:
+    source = open_source(str(pairs))
+    for languages in (["sw"], ["en", "sw"]):
+        out = tmp_path / "-".join(languages)
+        trim(teacher, {language: [texts[language]] for language in languages}, out)
+        needed = languages_needed(teacher, out, source, ["sw"])
+        assert bool(needed) == ("en" not in languages)
+    said = languages_needed(teacher, tmp_path / "sw", source, ["sw"])[("sw", "tatoeba/sw")]
+    assert "was not kept: the trim segments 0 % of them as the model does, of the sentences 100 %" in said  # fmt: skip
 
 
 def test_a_sparse_encoder_is_judged_by_what_its_vectors_find(

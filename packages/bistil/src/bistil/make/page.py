@@ -64,15 +64,20 @@ def verdict(record: Mapping[str, Any]) -> list[str]:
             f"{_NAMES[name].capitalize()} has {100 * size:.0f} % of the parameters and does {100 * work:.0f} % of the operations; "
             f"beside the model's answers, in the worst language: {near}."
         )
-    worse = [
-        row for row in record["scores"] if row[f"{STUDENT}_verdict"].startswith(f"{WHOLE} better")
-    ]
-    if record["scores"]:
+    fair = [row for row in record["scores"] if not row["needs"]]
+    worse = [row for row in fair if row[f"{STUDENT}_verdict"].startswith(f"{WHOLE} better")]
+    if fair:
         places = ", ".join(f"{row['task']} in {row['language']} ({row['metric']})" for row in worse)
         said.append(
             f"On the test sets the student is worse than the model at {places}, by a paired test."
             if worse
             else "On no test set is the student shown to be worse than the model by a paired test."
+        )
+    if unfair := dict.fromkeys(
+        f"{row['task']} in {row['language']}" for row in record["scores"] if row["needs"]
+    ):
+        said.append(
+            f"Not counted, for their translations are in a language that was not kept: {', '.join(unfair)}."
         )
     return said
 

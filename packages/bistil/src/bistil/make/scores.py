@@ -8,9 +8,10 @@ from typing import Any
 
 from bistil.errors import MakeError
 from teacherzoo.progress import ProgressCallback
-from vocabmerge import Kind
+from vocabmerge import Kind, read_layout, read_vocabulary
 from xeval import Protocol, XevalError, compare, open_source, read_results, score
 from xeval.data.source import Source
+from xeval.statistics.display_names import place_labels
 from xeval.tasks import task_of
 
 _TASKS = {
@@ -21,6 +22,8 @@ _TASKS = {
     Kind.CLASSIFIER: ("rerank",),
 }
 WHOLE, TRIMMED, STUDENT = "whole", "trimmed", "student"
+_BITEXT = "bitext"
+_LEFT = 0.5
 
 
 def test_sets(data: str, kind: Kind, num_labels: int | None, languages: Sequence[str]) -> dict[str, list[str]]:  # fmt: skip
@@ -71,7 +74,8 @@ def scores(
         watch: told (done, total, what).
 
     Returns:
-        A row for each task, metric and language: what all scored, and what the tests say, as plain values.
+        A row for each task, metric and language: what all scored, and what the tests say, as plain values; under `needs`, why
+        neither trim nor student can be expected to keep up there, where that is so.
     """
     results.parent.mkdir(exist_ok=True)
     first, last = (prompts[0], prompts[-1]) if prompts else (None, None)
@@ -82,6 +86,11 @@ def scores(
                 folder / model, results, source=open_source(data), languages=list(names), task=task,
                 protocol=protocol, watch=watch,
             )  # fmt: skip
+    needs = languages_needed(
+        folder / WHOLE, folder / TRIMMED, open_source(data), sets.get(_BITEXT, ())
+    )
+    labels = place_labels(result for result in read_results(results) if result.task == _BITEXT)
+    needs = {labels[place]: said for place, said in needs.items()}
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for model in (TRIMMED, STUDENT):
         for task_comparison in compare(read_results(results), model, WHOLE):
@@ -90,6 +99,7 @@ def scores(
                 said = rows.setdefault(key, dict(zip(("task", "metric", "language"), key, strict=True)))  # fmt: skip
                 said |= {
                     "n": row.n,
+                    "needs": needs.get(row.place, "") if task_comparison.task == _BITEXT else "",
                     WHOLE: row.score_b,
                     model: row.score_a,
                     f"{model}_interval": (row.low, row.high),
@@ -97,6 +107,42 @@ def scores(
                     f"{model}_verdict": row.verdict,
                 }
     return list(rows.values())
+
+
+def languages_needed(
+    whole: Path, trimmed: Path, source: Source, names: Sequence[str]
+) -> dict[tuple[str, str], str]:
+    """Of sets of translations those whose other side is in a language that the trim did not keep, and how that shows.
+
+    Of a language that was kept the trim segments nearly all lines as the model does, of any other hardly one. A set does not say
+    what its translations are in, so that the sentences themselves are the measure.
+
+    Args:
+        whole: the model's folder.
+        trimmed: the trim's.
+        source: of the sets.
+        names: of the sets, short.
+
+    Returns:
+        By language and name of a set, a sentence.
+    """
+    before, after = (read_vocabulary(place / read_layout(place).tokenizer).segmenter() for place in (whole, trimmed))  # fmt: skip
+
+    def kept(texts: list[str]) -> float:
+        pairs = zip(before.encode_batch(texts), after.encode_batch(texts), strict=True)
+        return sum(a.tokens == b.tokens for a, b in pairs) / max(1, len(texts))
+
+    needed, task = {}, task_of(_BITEXT)
+    for data_set in source.data_sets(task) if names else ():
+        if data_set.short in names:
+            examples = source.read(task, data_set, "test")
+            sentences, translations = (kept([getattr(e, side) for e in examples]) for side in ("text", "translation"))  # fmt: skip
+            if translations < _LEFT * sentences:
+                needed[data_set.language, data_set.name] = (
+                    f"needs the language of its translations, which was not kept: the trim segments {100 * translations:.0f} % of them "
+                    f"as the model does, of the sentences {100 * sentences:.0f} %"
+                )
+    return needed
 
 
 def _sets(source: Source, task: str, languages: Sequence[str]) -> list[str]:
