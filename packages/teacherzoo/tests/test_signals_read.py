@@ -1,5 +1,7 @@
 import json
 import shutil
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -290,3 +292,22 @@ def test_a_recording_without_temperatures_reads_back(
 
     assert batch.log_partition == {}
     assert len(batch.labels) == len(batch.topk_logprobs) > 0
+
+
+def test_the_order_of_many_rows_is_kept_in_few_bytes_for_each(recording: Path) -> None:
+    signals = Signals(recording)
+    shards = tuple(replace(shard, rows=20_000) for shard in signals.manifest.shards[:2] * 25)
+    signals.manifest = replace(signals.manifest, shards=shards)
+    signals._starts = np.cumsum([0, *(shard.rows for shard in shards)])
+    tracemalloc.start()
+
+    order = signals.order(seed=3)
+
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # The rule at once: rows by the window of their shard, and in it by a random key.
+    generator = np.random.Generator(np.random.Philox(3))
+    window = generator.permutation(len(shards) + 1)[np.arange(len(order)) // 20_000]
+    window = np.unique(window, return_inverse=True)[1] // _WINDOW
+    assert np.array_equal(order, np.lexsort((generator.random(len(order)), window)))
+    assert peak < 20 * len(order)

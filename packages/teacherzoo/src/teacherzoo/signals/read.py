@@ -128,12 +128,10 @@ class Signals(torch.utils.data.Dataset[SignalBatch]):
             SignalsError: where the recording does not have it.
         """
         if language not in self.languages:
-            raise SignalsError(
-                f"{self.folder} holds {', '.join(self.languages)}, but no {language!r}."
-            )
+            raise self._has_no(language)
         spans = [
-            np.arange(start, start + shard.rows)
-            for start, shard in zip(self._starts[:-1], self.manifest.shards, strict=True)
+            self._rows_of(number)
+            for number, shard in enumerate(self.manifest.shards)
             if shard.language == language
         ]
         return np.concatenate(spans)
@@ -153,16 +151,39 @@ class Signals(torch.utils.data.Dataset[SignalBatch]):
         Returns:
             [rows] int64.
         """
-        wanted = [self.rows(language) for language in languages or self.languages]
-        rows_wanted = np.sort(np.concatenate(wanted))
+        wanted = set(languages or self.languages)
+        if missing := sorted(wanted - set(self.languages)):
+            raise self._has_no(missing[0])
+        shards = [
+            number
+            for number, shard in enumerate(self.manifest.shards)
+            if shard.language in wanted and shard.rows
+        ]
+        if not shards:
+            return np.empty(0, dtype=np.int64)
         if seed is None:
-            return rows_wanted
-        shard_of = np.searchsorted(self._starts, rows_wanted, side="right") - 1
+            return np.concatenate([self._rows_of(shard) for shard in shards])
         generator = np.random.Generator(np.random.Philox(seed))
-        place = generator.permutation(len(self._starts))[shard_of]
-        # Rank the shards among those wanted, so that windows are full.
-        window = np.unique(place, return_inverse=True)[1] // _WINDOW
-        return rows_wanted[np.lexsort((generator.random(len(rows_wanted)), window))]
+        places = generator.permutation(len(self._starts))
+        ends = np.cumsum([self.manifest.shards[shard].rows for shard in shards])
+        keys = dict(zip(shards, np.split(generator.random(ends[-1]), ends[:-1]), strict=True))
+        shuffled = sorted(shards, key=lambda shard: int(places[shard]))
+        order, done = np.empty(ends[-1], dtype=np.int64), 0
+        for start in range(0, len(shuffled), _WINDOW):
+            window = sorted(shuffled[start : start + _WINDOW])
+            turns = np.argsort(np.concatenate([keys[shard] for shard in window]), kind="stable")
+            rows = np.concatenate([self._rows_of(shard) for shard in window])
+            order[done : done + len(rows)] = rows[turns]
+            done += len(rows)
+        return order
+
+    def _rows_of(self, shard: int) -> NDArray[np.int64]:
+        return np.arange(self._starts[shard], self._starts[shard + 1])
+
+    def _has_no(self, language: str) -> SignalsError:
+        return SignalsError(
+            f"{self.folder} holds {', '.join(self.languages)}, but no {language!r}."
+        )
 
     def stream(
         self,
@@ -182,8 +203,9 @@ class Signals(torch.utils.data.Dataset[SignalBatch]):
             start: rows already seen; a multiple of `batch_size` gives the same batches as without stopping.
             workers: processes that decode ahead; the batches are the same for any number.
         """
-        order = self.order(seed=seed, languages=languages)[start:].tolist()
-        plan = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+        order = self.order(seed=seed, languages=languages)[start:]
+        # Numbers as Python has them, of one batch at a time: all of them would take five times what the order does.
+        plan = (order[at : at + batch_size].tolist() for at in range(0, len(order), batch_size))
         yield from torch.utils.data.DataLoader(
             self, batch_sampler=plan, num_workers=workers, collate_fn=_as_it_is
         )
