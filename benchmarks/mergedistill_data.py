@@ -30,7 +30,7 @@ TUNED_ON = {
 METRICS = {"pos": "accuracy", "ner": "f1", "topic": "accuracy"}
 FULL = Size(
     languages=LANGUAGES, vocabulary=2500, width=128, layers=2, length=32, teacher_steps=2000,
-    steps=1500, shares=(1.0,), held_out_share=0.01, draws=1, k=32, tuning_steps=150,
+    steps=1500, shares=(1.0,), held_out_share=0.01, mask_draws=1, k=32, tuning_steps=150,
 )  # fmt: skip
 QUICK = replace(FULL, vocabulary=800, width=64, teacher_steps=40, steps=30, shares=(0.5, 1.0), seeds=(0,),
                 tuning_steps=10)  # fmt: skip

@@ -44,7 +44,7 @@ class Size:
     temperature: float = 1.0
     k: int = 64  # of small vocabularies and unsure teachers: 8 pieces leave six tenths of their probability unsaid
     rate: float = 0.3
-    draws: int = 2
+    mask_draws: int = 2
     held_out_share: float = 0.02
     seeds: tuple[int, ...] = (0, 1, 2)
     tuning_steps: int = 200
@@ -103,7 +103,7 @@ def _stated(size: Size, data: Path, folder: Path) -> dict[str, Any]:
             "temperature": size.temperature,
             "k": size.k,
             "rate": size.rate,
-            "draws": size.draws,
+            "mask_draws": size.mask_draws,
             "block_length": size.length,
         },
         "train": {

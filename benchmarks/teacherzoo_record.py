@@ -165,7 +165,12 @@ def reading_beside_training(
     """A student's step on a batch, and reading that batch: decoding its share of a shard, and gathering it."""
     signal_rows, masked = mask_all()
     predictions = predict_blocks(
-        engine, masked, pad=0, token_budget=len(some) * 256, k=K, temperatures=TEMPERATURES
+        engine,
+        masked,
+        pad=0,
+        token_budget=len(some) * 256,
+        k=K,
+        temperatures=TEMPERATURES,
     )
     many = 512 // max(8, len(some))
     shard = write_shard(
@@ -176,8 +181,8 @@ def reading_beside_training(
         metadata={},
     )
     settings = RecordingSettings(
-        teacher="made", weights="", tokenizer="", vocabulary_size=teacher.space.size, k=K, temperatures=TEMPERATURES,
-        masking=Masking(), space=teacher.space, draws=1, block_length=256, precision="float32", token_budget=1,
+        teacher="made", weights="", tokenizer="", vocabulary_size=teacher.space.size, sampler="topk", draws=None, k=K, temperatures=TEMPERATURES,
+        masking=Masking(), space=teacher.space, mask_draws=1, block_length=256, precision="float32", token_budget=1,
         shard_bytes=1,
     )  # fmt: skip
     corpus = CorpusRecord(digest="", documents=1, bytes=1)

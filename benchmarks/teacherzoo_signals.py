@@ -96,8 +96,8 @@ def write(folder: Path, said: Predictions, k: int) -> Signals:
         parts.append(Predictions(*(getattr(said, n)[start:stop] for n in vars(said))))
     space = TokenSpace(mask=4, pad=0, unknown=1, special=(0, 1, 2, 3, 4), size=V)
     settings = RecordingSettings(
-        teacher="made", weights="", tokenizer="", vocabulary_size=V, k=k, temperatures=(2.0, 4.0), masking=Masking(),
-        space=space, draws=1, block_length=BLOCK, precision="float32", token_budget=4096, shard_bytes=1,
+        teacher="made", weights="", tokenizer="", vocabulary_size=V, sampler="topk", draws=None, k=k, temperatures=(2.0, 4.0), masking=Masking(),
+        space=space, mask_draws=1, block_length=BLOCK, precision="float32", token_budget=4096, shard_bytes=1,
     )  # fmt: skip
     size = 1024
     shards = tuple(

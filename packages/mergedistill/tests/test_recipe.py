@@ -74,6 +74,18 @@ def test_the_shortest_recipe_gets_good_defaults(tmp_path: Path) -> None:
             {"distil": {"online": True}, "record": {"offload": "cpu"}},
             "distil.online keeps the teachers in memory and record.offload outside of it",
         ),
+        ({"distil": {"draws": 2}}, "draws: goes with `sampler: random`"),
+        ({"distil": {"sampler": "random", "k": 8}}, "k: goes with `sampler: topk`, got 8"),
+        ({"distil": {"sampler": "random", "tail": "bucket"}}, "tail: drawn ids leave none"),
+        (
+            {"distil": {"sampler": "random", "divergence": "jsd"}},
+            "only forward_kl has the gradient",
+        ),
+        (
+            {"distil": {"sampler": "random", "online": True}},
+            "leave out one of online and `sampler: random`",
+        ),
+        ({"distil": {"sampler": "random", "draws": 256}}, "draws"),
         (
             {"assign": "rank", "teachers": [{"teacher": "a/x", "weight": 2}]},
             "'x' has a weight, but under `assign: rank` ranking weighs",

@@ -17,6 +17,7 @@ import pytest
         "signals.record",
         "signals.stats",
         "signals.verify",
+        "signals.verify_samples",
         "text.corpora",
         "text.words",
         "training.loss_module",

@@ -21,7 +21,11 @@ def test_the_text_is_laid_out_as_a_recording_and_speaks_for_itself(
     teacher: Path, text: Path, tmp_path: Path
 ) -> None:
     corpora = [Corpus("en", text)]
-    settings = {"masking": Masking(policy="whole_word", seed=3), "draws": 2, "block_length": 32}
+    settings = {
+        "masking": Masking(policy="whole_word", seed=3),
+        "mask_draws": 2,
+        "block_length": 32,
+    }
     record(teacher, corpora, tmp_path / "asked", k=2, temperatures=(), shard_bytes=8000, **settings)  # type: ignore[arg-type]  # a mapping of three kinds
     record_text(teacher, corpora, tmp_path / "text", shard_bytes=8000, **settings)  # type: ignore[arg-type]  # as above
 

@@ -128,7 +128,7 @@ def test_several_draws_mask_the_same_block_differently(
     tmp_path: Path, teacher: Path, text: Path
 ) -> None:
     corpus = Corpus("en", text, limit=20)
-    record(teacher, [corpus], tmp_path, draws=3, block_length=32, masking=Masking(rate=0.3))
+    record(teacher, [corpus], tmp_path, mask_draws=3, block_length=32, masking=Masking(rate=0.3))
     signals = Signals(tmp_path)
     batch = signals.batch(range(3))
 
@@ -229,7 +229,7 @@ def test_another_version_is_refused(copy: Path) -> None:
 
     with pytest.raises(
         SignalsError,
-        match="expected 'teacherzoo signals' version 1, got 'teacherzoo signals' version 99",
+        match="expected 'teacherzoo signals' version 2, got 'teacherzoo signals' version 99",
     ):
         Signals(copy)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from teacherzoo.signals.record import record
     from teacherzoo.signals.stats import LanguageStats, SignalStats, stats
     from teacherzoo.signals.verify import Verification, verify
+    from teacherzoo.signals.verify_samples import SampleVerification, verify_samples
     from teacherzoo.text.corpora import Corpus, Document
     from teacherzoo.text.masking import Masking, TokenSpace
     from teacherzoo.vectors.read import Vectors
@@ -37,6 +38,7 @@ __all__ = [
     "PretrainingConfig",
     "Ranking",
     "RecordError",
+    "SampleVerification",
     "SignalBatch",
     "SignalStats",
     "Signals",
@@ -58,6 +60,7 @@ __all__ = [
     "split_head",
     "stats",
     "verify",
+    "verify_samples",
 ]
 
 __version__ = _version("teacherzoo")
@@ -71,6 +74,7 @@ _import_late(
         "LanguageStats": "teacherzoo.signals.stats",
         "Masking": "teacherzoo.text.masking",
         "Ranking": "teacherzoo.rank.rank",
+        "SampleVerification": "teacherzoo.signals.verify_samples",
         "SignalBatch": "teacherzoo.signals.read",
         "SignalStats": "teacherzoo.signals.stats",
         "Signals": "teacherzoo.signals.read",
@@ -91,5 +95,6 @@ _import_late(
         "split_head": "teacherzoo.encoders.heads",
         "stats": "teacherzoo.signals.stats",
         "verify": "teacherzoo.signals.verify",
+        "verify_samples": "teacherzoo.signals.verify_samples",
     },
 )

@@ -63,7 +63,8 @@ def altered(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     Raises:
         RecipeError: naming the key and what is wrong with it.
     """
-    stated = recipe.model_dump()
+    # A default that another sampler would refuse counts as not stated.
+    stated = recipe.model_dump() | {"distil": recipe.distil.model_dump(exclude_unset=True)}
     for key, value in changes.items():
         *parents, last = key.split(".")
         part: Any = stated

@@ -10,6 +10,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
     model_validator,
 )
 
@@ -122,14 +124,18 @@ class Student(_Part):
 class Distil(_Part):
     """What the student learns from (see `kdkernels.linear_distil_loss` and `teacherzoo record`)."""
 
+    sampler: Literal["topk", "random"] = "topk"
+    """What is recorded at each masked position: the likeliest ids and the mass of all others, or ids drawn from the distribution."""
     k: Annotated[int, Field(ge=1)] = 8
-    """Ids recorded at each masked position."""
+    """Ids that `topk` records at each masked position."""
+    draws: Annotated[int, Field(ge=1, le=255)] | None = None
+    """Ids that `random` draws at each masked position; 12 where nothing is said."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.7
     """Weight of the teacher's distribution; the gold label has the rest. 0 is plain masked-LM training."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     tail: Literal["bucket", "renormalise", "drop"] = "bucket"
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
-    draws: Annotated[int, Field(ge=1)] = 1
+    mask_draws: Annotated[int, Field(ge=1)] = 1
     """Masks drawn for every block."""
     policy: Literal["bert", "whole_word"] = "bert"
     rate: Annotated[float, Field(gt=0, lt=1)] = 0.15
@@ -140,6 +146,52 @@ class Distil(_Part):
     """Ask the teachers in each step instead of recording them once; no signals are kept."""
     max_lost: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Refuse where more than this share of a teacher's probability is on pieces that the student lacks."""
+
+    @property
+    def ids_drawn(self) -> int | None:
+        """At each masked position, by `random`."""
+        return (self.draws or 12) if self.sampler == "random" else None
+
+    @property
+    def loss_tail(self) -> Literal["bucket", "renormalise", "drop"]:
+        """Of the loss: drawn ids leave no tail, and what the student's vocabulary lacks of them is dropped."""
+        return "drop" if self.sampler == "random" else self.tail
+
+    @model_serializer(mode="wrap")
+    def _as_values(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what the sampler would refuse, so that the values make the same recipe again."""
+        values: dict[str, Any] = handler(self)
+        refused = {"k", "tail"} if self.sampler == "random" else {"draws"}
+        return {name: value for name, value in values.items() if name not in refused}
+
+    @model_validator(mode="after")
+    def _goes_with_the_sampler(self) -> Self:
+        if self.sampler == "topk":
+            if self.draws is not None:
+                raise ValueError(
+                    f"draws: goes with `sampler: random`, which draws ids, got {self.draws}; set the sampler, or mask_draws for the "
+                    "masks of a block"
+                )
+            return self
+        if "k" in self.model_fields_set:
+            raise ValueError(
+                f"k: goes with `sampler: topk`, got {self.k}; leave it out and set draws"
+            )
+        if "tail" in self.model_fields_set:
+            raise ValueError(
+                f"tail: drawn ids leave none, got {self.tail!r} with `sampler: random`; leave it out"
+            )
+        if self.divergence != "forward_kl":
+            raise ValueError(
+                f"divergence: only forward_kl has the gradient of the whole distribution in the mean over draws, got "
+                f"{self.divergence!r} with `sampler: random`; leave it out, or record with `sampler: topk`"
+            )
+        if self.online:
+            raise ValueError(
+                "online: the teacher's whole distribution is there in each step, and nothing is drawn; leave out one of online "
+                "and `sampler: random`"
+            )
+        return self
 
 
 class Recording(_Part):

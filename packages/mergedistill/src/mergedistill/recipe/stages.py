@@ -199,13 +199,13 @@ def recording_folder(recipe: Recipe, teacher: Teaching, language: str) -> Path:
 
 
 def _recording(recipe: Recipe, teacher: Teaching, language: str) -> str:
-    asked = {"draws", "policy", "rate", "mask_seed", "block_length"}
+    asked = {"mask_draws", "policy", "rate", "mask_seed", "block_length"}
     if recipe.distil.online:
         terms: Any = recipe.distil.model_dump(include=asked)
     else:
         # Where offloading keeps the weights changes no signal.
         terms = [
-            recipe.distil.model_dump(include={"k", "temperature", *asked}),
+            recipe.distil.model_dump(include={"sampler", "k", "draws", "temperature", *asked}),
             recipe.record.model_dump(exclude={"offload"}),
         ]
     return digest_of_values([digest_of_model(teacher.teacher), _text(recipe, language), terms])[:12]

@@ -83,7 +83,7 @@ def refuse_unfit_teachers(recipe: Recipe, ensembles: Mapping[str, TeacherEnsembl
                 f"distil.block_length is {recipe.distil.block_length}, but {name} reads at most {longest} tokens; set no more "
                 "than that."
             )
-        if recipe.distil.k > config.vocab_size:
+        if recipe.distil.sampler == "topk" and recipe.distil.k > config.vocab_size:
             raise StageError(
                 f"distil.k is {recipe.distil.k:,}, but {name} has only {config.vocab_size:,} pieces; set no more than that."
             )

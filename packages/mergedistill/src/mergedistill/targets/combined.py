@@ -57,7 +57,8 @@ class CombinedSignals(Signals):
         max_lost: of any teacher's probability, see `Signals`.
 
     Raises:
-        StageError: where the recordings are of different texts or masks.
+        StageError: where the recordings are of different texts or masks, or one drew ids and one kept the likeliest; for
+            MinCE over drawn ids of different tokenizers.
     """
 
     def __init__(
@@ -83,6 +84,15 @@ class CombinedSignals(Signals):
         self._same_text = all(
             other.settings.tokenizer == self.settings.tokenizer for other in self._others.values()
         )
+        if (
+            self.settings.sampler == "random"
+            and ensemble.combine == "mince"
+            and not self._same_text
+        ):
+            raise StageError(
+                f"{self.languages[0]}: mince compares teachers with different tokenizers by what was recorded of the true pieces, and "
+                "drawn ids do not tell that; set combine: mixture, or distil.sampler: topk."
+            )
         self._shards: OrderedDict[int, tuple[ShardArrays, dict[str, TeacherUsage]]] = OrderedDict()
 
     def shard(self, number: int) -> ShardArrays:
@@ -138,7 +148,7 @@ class CombinedSignals(Signals):
             arrays=arrays,
             positions=positions,
             weight=self._ensemble.weights[name],
-            unlisted=signals.settings.vocabulary_size - signals.settings.k,
+            unlisted=signals.settings.vocabulary_size - signals.settings.width,
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -175,7 +185,7 @@ def refuse_differing_masks(primary: Signals, other: Signals) -> None:
         raise StageError(
             f"{language}: {other.folder} is of another text than {primary.folder}; record both again."
         )
-    for setting in ("masking", "draws", "temperatures", "shard_bytes"):
+    for setting in ("masking", "mask_draws", "sampler", "draws", "temperatures", "shard_bytes"):
         if getattr(settings, setting) != getattr(other_settings, setting):
             raise StageError(
                 f"{language}: {other.folder} was recorded with {setting} {getattr(other_settings, setting)}, {primary.folder} with "

@@ -216,7 +216,7 @@ def compare_top(
         logprobs,
         alpha=distil.alpha,
         temperature=distil.temperature,
-        tail=distil.tail,
+        tail=distil.loss_tail,
         divergence=distil.divergence,
         log_partition=log_partition,
         divisor=divisor,

@@ -35,14 +35,27 @@ def record_command(
         typer.Option(help="LANGUAGE=FILE, folder or Hub data set; once for each language."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the signals.")],
-    k: Annotated[int, typer.Option(help="Ids kept per masked position.")] = 8,
+    sampler: Annotated[
+        str, typer.Option(help="topk keeps the likeliest ids, random draws ids.")
+    ] = "topk",
+    k: Annotated[
+        int | None, typer.Option(help="Ids that topk keeps per masked position.", show_default="8")
+    ] = None,
+    draws: Annotated[
+        int | None,
+        typer.Option(help="Ids that random draws per masked position.", show_default="12"),
+    ] = None,
     temperature: Annotated[
-        list[float], typer.Option(help="Temperatures that the student may use.")
-    ] = [2.0, 4.0],  # noqa: B006  # typer reads the default, nobody changes it
+        list[float] | None,
+        typer.Option(
+            help="Temperatures that the student may use; random draws at one.",
+            show_default="2 and 4; random: 1",
+        ),
+    ] = None,
     policy: Annotated[str, typer.Option(help="bert or whole_word.")] = "bert",
     rate: Annotated[float, typer.Option(help="Share of tokens masked.")] = 0.15,
     seed: Annotated[int, typer.Option(help="Of the masks.")] = 0,
-    draws: Annotated[int, typer.Option(help="Masks per block.")] = 1,
+    mask_draws: Annotated[int, typer.Option(help="Masks per block.")] = 1,
     block_length: Annotated[
         int | None,
         typer.Option(help="Most tokens in a block.", show_default="256, if it reads them"),
@@ -73,6 +86,9 @@ def record_command(
         corpus, column=column, part=part, held_out_share=held_out_share, limit=limit
     )
     local_folder(teacher)  # refuses what is not there before anything slow is imported
+    from teacherzoo.signals.samples import sampler_options
+
+    sampler_options(sampler, k, draws, temperature)  # type: ignore[arg-type]  # checked there
     from teacherzoo.signals.record import record
     from teacherzoo.text.masking import Masking
 
@@ -82,10 +98,12 @@ def record_command(
             teacher,
             corpora,
             output,
+            sampler=sampler,  # type: ignore[arg-type]  # checked there
             k=k,
+            draws=draws,
             temperatures=temperature,
             masking=masking,
-            draws=draws,
+            mask_draws=mask_draws,
             block_length=block_length,
             precision=precision,  # type: ignore[arg-type]  # checked there
             token_budget=token_budget,
@@ -98,12 +116,25 @@ def record_command(
     size = sum(shard.bytes for shard in manifest.shards)
     if rank() != 0:
         return
+    from teacherzoo.signals.read import Signals
+    from teacherzoo.signals.stats import bytes_per_position
+
+    each = round(sum(bytes_per_position(Signals(output)).values()), 2)
     if as_json:
-        typer.echo(json.dumps({"folder": str(output), "positions": positions, "bytes": size}))
+        typer.echo(
+            json.dumps(
+                {
+                    "folder": str(output),
+                    "positions": positions,
+                    "bytes": size,
+                    "bytes_per_position": each,
+                }
+            )
+        )
     else:
         typer.echo(
             f"{output}: {positions:,} masked positions of {', '.join(manifest.corpora)} in "
-            f"{len(manifest.shards)} shards, {size:,} bytes"
+            f"{len(manifest.shards)} shards, {size:,} bytes: {each:.1f} a masked position, and the text"
         )
 
 
@@ -115,11 +146,23 @@ def verify_command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Ask the teacher again about a sample and print the worst divergence."""
+    """Ask the teacher again about a sample and print the worst divergence, or how many draws differ."""
     from teacherzoo.signals.layout import read_manifest
 
-    read_manifest(folder)  # refuses before anything slow is imported
+    sampler = read_manifest(folder).settings.sampler  # refuses before anything slow is imported
     local_folder(teacher)
+    if sampler == "random":
+        from teacherzoo.signals.verify_samples import verify_samples
+
+        with progress(quiet=quiet) as watch:
+            again = verify_samples(folder, teacher, rows=rows, seed=seed, watch=watch)
+        typer.echo(
+            json.dumps(asdict(again))
+            if as_json
+            else f"{again.positions:,} positions of {again.rows:,} blocks: {again.differing:.2%} of the draws differ, at worst "
+            f"{again.worst_differing:.0%} of a position's (document {again.worst_document})"
+        )
+        return
     from teacherzoo.signals.verify import verify
 
     with progress(quiet=quiet) as watch:
@@ -171,7 +214,15 @@ def _stats_text(signal_stats: SignalStats) -> str:
         console.print(languages)
         console.print(parts)
         console.print(
-            f"k = {signal_stats.k}; text {signal_stats.bytes_per_token:.2f} bytes per token, names "
+            f"{_kept(signal_stats)}; text {signal_stats.bytes_per_token:.2f} bytes per token, names "
             f"{signal_stats.bytes_per_row:.1f} bytes per block; {signal_stats.bytes:,} bytes in all"
         )
     return captured.get()
+
+
+def _kept(signal_stats: SignalStats) -> str:
+    return (
+        f"{signal_stats.draws} draws"
+        if signal_stats.sampler == "random"
+        else f"k = {signal_stats.k}"
+    )

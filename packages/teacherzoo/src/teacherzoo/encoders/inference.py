@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from teacherzoo.encoders.predictions import Predictions, predict
+from teacherzoo.encoders.samples import draw_ids
 from teacherzoo.encoders.teachers import Teacher
 from teacherzoo.errors import TeacherError
 from teacherzoo.processes import own_device
@@ -28,12 +29,14 @@ class MaskedBlock:
         positions: [P], ascending, at least one.
         wanted: [P, W], ids whose log-probabilities are asked for, the gold ones first.
         name: for messages: language and document.
+        sample_keys: [P], which seed the ids that are drawn there; needed where some are.
     """
 
     input_ids: NDArray[np.uint32]
     positions: NDArray[np.int64]
     wanted: NDArray[np.int64]
     name: str
+    sample_keys: NDArray[np.uint64] | None = None
 
 
 class Engine(Protocol):
@@ -99,8 +102,9 @@ def predict_blocks(
     *,
     pad: int,
     token_budget: int,
-    k: int,
+    k: int | None,
     temperatures: Sequence[float],
+    draws: int | None = None,
     report: Callable[[int], None] = lambda *_: None,
 ) -> list[Predictions]:
     """The teacher's predictions for each block, in their order.
@@ -113,8 +117,9 @@ def predict_blocks(
         blocks: of any lengths.
         pad: id that fills up.
         token_budget: most tokens in a batch; a single longer block is a batch of its own.
-        k: ids to keep.
-        temperatures: for which partitions are wanted.
+        k: ids to keep; None where ids are drawn.
+        temperatures: for which partitions are wanted; at most one, at which ids are drawn.
+        draws: ids to draw at each position.
         report: told the number of tokens after each batch.
 
     Raises:
@@ -123,7 +128,7 @@ def predict_blocks(
     by_index: list[Predictions | None] = [None] * len(blocks)
     for batch in batches([len(block.input_ids) for block in blocks], token_budget):
         members = [blocks[index] for index in batch]
-        together = _predict_batch(engine, members, pad, k, temperatures)
+        together = _predict_batch(engine, members, pad, k, temperatures, draws)
         counts = [len(block.positions) for block in members]
         for index, predictions in zip(batch, _split(together, counts), strict=True):
             if not bool(
@@ -153,7 +158,12 @@ def batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
 
 
 def _predict_batch(
-    engine: Engine, members: list[MaskedBlock], pad: int, k: int, temperatures: Sequence[float]
+    engine: Engine,
+    members: list[MaskedBlock],
+    pad: int,
+    k: int | None,
+    temperatures: Sequence[float],
+    draws: int | None,
 ) -> Predictions:
     width = len(members[0].input_ids)
     input_ids = torch.full((len(members), width), pad, dtype=torch.int64)
@@ -166,14 +176,22 @@ def _predict_batch(
     wanted = torch.from_numpy(np.concatenate([block.wanted for block in members]))
     hidden = engine.hidden_rows(input_ids, attention_mask, torch.from_numpy(cells))
     with engine.decoder() as (weight, bias):
-        predictions = predict(
-            hidden,
-            weight,
-            bias,
-            wanted.to(hidden.device),
-            k=k,
-            temperatures=temperatures,
-        )
+        if draws is not None:
+            keys = [block.sample_keys for block in members if block.sample_keys is not None]
+            predictions = draw_ids(
+                hidden,
+                weight,
+                bias,
+                wanted.to(hidden.device),
+                np.concatenate(keys),
+                draws=draws,
+                temperature=temperatures[0] if temperatures else 1.0,
+            )
+        else:
+            assert k is not None
+            predictions = predict(
+                hidden, weight, bias, wanted.to(hidden.device), k=k, temperatures=temperatures
+            )
     return Predictions(
         predictions.ids.cpu(),
         predictions.logprobs.cpu(),

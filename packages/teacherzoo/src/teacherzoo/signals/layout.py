@@ -1,5 +1,7 @@
 """What a folder of signals looks like: the columns of its Parquet shards, and what `signals.json` declares.
 
+Two samplers say what is kept of a distribution: `topk` its k likeliest ids, `random` ids that were drawn from it.
+
 One row is one block as one draw of masks showed it to the teacher. Lists that hold something per masked position run in
 the order of `positions`, lists that hold k things per position are flat.
 
@@ -19,6 +21,14 @@ the order of `positions`, lists that hold k things per position are flat.
 | `log_kept` | list of float32 | per position: log of the probability of the k ids together; fixes the offset, and the tail is 1 - exp |
 | `log_partition` | list of float32 | per position and declared temperature T: log of the sum over the vocabulary of p^(1/T) |
 
+The sampler `random` has, in place of the last five:
+
+| column | type | meaning |
+|---|---|---|
+| `sampled_ids` | list of uint32 | the ids drawn at each position, every one once, ascending in their position |
+| `sampled_counts` | list of uint8 | how often each was drawn; the counts of a position sum to the declared number of draws, which tells \
+where the next one begins |
+
 Where `word_logprobs` was asked for there is one more column:
 
 | column | type | meaning |
@@ -32,7 +42,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
@@ -43,7 +53,8 @@ if TYPE_CHECKING:
     from teacherzoo.encoders.inference import Precision
 
 FORMAT = "teacherzoo signals"
-VERSION = 1
+VERSION = 2
+_FIRST_VERSION = 1  # knew the sampler `topk` alone, and called `mask_draws` draws
 MANIFEST = "signals.json"
 PARTIAL = ".partial"
 METADATA_KEY = b"teacherzoo"
@@ -57,19 +68,23 @@ def _list_field(name: str, kind: pa.DataType) -> pa.Field:
     return _field(name, pa.list_(_field("element", kind)))
 
 
+Sampler = Literal["topk", "random"]
 WORD_LOGPROBS = _list_field("word_logprobs", pa.float32())
 
 # Nothing is ever null: said so, a shard is read a fifth faster.
-SCHEMA = pa.schema(
+_TEXT_FIELDS = [
+    _field("language", pa.string()),
+    _field("document", pa.binary(16)),
+    _field("part", pa.int32()),
+    _field("draw", pa.int32()),
+    _field("loss", pa.float32()),
+    _list_field("token_ids", pa.uint32()),
+    _list_field("positions", pa.uint32()),
+    _list_field("words", pa.uint32()),
+]
+_TOPK_SCHEMA = pa.schema(
     [
-        _field("language", pa.string()),
-        _field("document", pa.binary(16)),
-        _field("part", pa.int32()),
-        _field("draw", pa.int32()),
-        _field("loss", pa.float32()),
-        _list_field("token_ids", pa.uint32()),
-        _list_field("positions", pa.uint32()),
-        _list_field("words", pa.uint32()),
+        *_TEXT_FIELDS,
         _list_field("topk_ids", pa.uint32()),
         _list_field("topk_codes", pa.uint8()),
         _list_field("scale", pa.float32()),
@@ -77,6 +92,14 @@ SCHEMA = pa.schema(
         _list_field("log_partition", pa.float32()),
     ]
 )
+_RANDOM_SCHEMA = pa.schema(
+    [
+        *_TEXT_FIELDS,
+        _list_field("sampled_ids", pa.uint32()),
+        _list_field("sampled_counts", pa.uint8()),
+    ]
+)
+SCHEMAS: dict[Sampler, pa.Schema] = {"topk": _TOPK_SCHEMA, "random": _RANDOM_SCHEMA}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +111,13 @@ class RecordingSettings:
         weights: digest of the teacher's weights and configuration.
         tokenizer: digest of its tokenizer.
         vocabulary_size: ids the teacher distributes its probability over.
-        k: ids kept per position.
-        temperatures: for which log partitions are kept.
+        sampler: `topk` keeps the k likeliest ids with the mass of all others, `random` ids drawn from the distribution.
+        k: ids kept per position, by `topk`.
+        draws: ids drawn per position, by `random`.
+        temperatures: for which log partitions are kept by `topk`; of `random` the one at which was drawn, none for 1.
         masking: policy, rate and seed.
         space: the ids masking knows.
-        draws: masks drawn per block.
+        mask_draws: masks drawn per block.
         block_length: most tokens in a block.
         precision: of the encoder: `float32` or `bfloat16`.
         token_budget: most tokens in a batch; it decides which blocks meet in a batch, and so the last bits.
@@ -104,11 +129,13 @@ class RecordingSettings:
     weights: str
     tokenizer: str
     vocabulary_size: int
-    k: int
+    sampler: Sampler
+    k: int | None
+    draws: int | None
     temperatures: tuple[float, ...]
     masking: Masking
     space: TokenSpace
-    draws: int
+    mask_draws: int
     block_length: int
     precision: Precision
     token_budget: int
@@ -118,7 +145,20 @@ class RecordingSettings:
     @property
     def schema(self) -> pa.Schema:
         """The columns of its shards."""
-        return SCHEMA.append(WORD_LOGPROBS) if self.word_logprobs else SCHEMA
+        schema = SCHEMAS[self.sampler]
+        return schema.append(WORD_LOGPROBS) if self.word_logprobs else schema
+
+    @property
+    def width(self) -> int:
+        """Places for ids that a reader finds at each position."""
+        width = self.k if self.sampler == "topk" else self.draws
+        assert width is not None
+        return width
+
+    @property
+    def drawn_at(self) -> float:
+        """The temperature of the distribution that ids were drawn from."""
+        return self.temperatures[0] if self.sampler == "random" and self.temperatures else 1.0
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; what was not asked for is not named, so that recordings without it stay the same bytes."""
@@ -133,7 +173,10 @@ class RecordingSettings:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RecordingSettings:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`; also of that of version 1."""
+        if "sampler" not in values:
+            first_version = {"sampler": "topk", "draws": None, "mask_draws": values["draws"]}
+            values = {**values, **first_version}
         return cls(
             **{
                 **values,
@@ -233,7 +276,7 @@ def check_version(values: Mapping[str, Any], path: Path) -> None:
         SignalsError: naming what was found.
     """
     declared = (values.get("format"), values.get("version"))
-    if declared != (FORMAT, VERSION):
+    if declared not in ((FORMAT, VERSION), (FORMAT, _FIRST_VERSION)):
         raise SignalsError(
             f"{path}: expected {FORMAT!r} version {VERSION}, got {declared[0]!r} version {declared[1]!r}; "
             "open it with the teacherzoo that wrote it."

@@ -19,9 +19,9 @@ class StudentIds:
     """Turns decoded shards into a student's ids.
 
     A token of the text that the student spells with several ids becomes those; one it cannot say becomes its unknown token. A masked
-    position stays one position. Of the k ids, one that the student does not have as a single id becomes -1, and its
+    position stays one position. Of its ids, one that the student does not have as a single id becomes -1, and its
     probability goes to the tail; where two become the same id, their probabilities are added, and the partitions become
-    those of the added ones, so that a softened distribution still sums to one.
+    those of the added ones, so that a softened distribution still sums to one. Ids that were drawn are added by their weights.
 
     Args:
         vocabulary: the map from the teacher's ids.
@@ -58,6 +58,8 @@ class StudentIds:
         self._max_lost = max_lost
         self._spell_masked = spell_masked
         self._temperatures = np.array(settings.temperatures)
+        self._sampled = settings.sampler == "random"
+        self._drawn_at = settings.drawn_at
         self._mask = self._special(settings.space.mask, "mask")
         self.pad = max(0, int(self._single[settings.space.pad]))
         unknown = settings.space.unknown
@@ -186,13 +188,19 @@ class StudentIds:
     def _distribution(
         self, arrays: ShardArrays
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        ids = self._single[arrays.topk_ids]
-        logprobs = arrays.topk_logprobs.copy()
+        known = (arrays.topk_ids >= 0) & (arrays.topk_ids < len(self._single))
+        ids = np.where(known, self._single[np.where(known, arrays.topk_ids, 0)], -1)
+        # Those that were drawn weigh at the temperature they were drawn at, and so they are added.
+        logprobs = arrays.topk_logprobs / np.float32(self._drawn_at)
         missing = ids < 0
         lost = np.where(missing, np.exp(logprobs), 0).sum(axis=1, dtype=np.float32)
         logprobs[missing] = -np.inf
         partition = arrays.log_partition
-        if self._meet:
+        if self._sampled:
+            if self._meet:
+                _add_up_equal(ids, logprobs, partition[:, :0], self._temperatures[:0])
+            logprobs *= np.float32(self._drawn_at)
+        elif self._meet:
             partition = partition.copy()
             _add_up_equal(ids, logprobs, partition, self._temperatures)
         return ids, logprobs, partition, lost

@@ -34,13 +34,15 @@ from teacherzoo.signals.layout import (
     VERSION,
     Manifest,
     RecordingSettings,
+    Sampler,
     read_manifest,
 )
+from teacherzoo.signals.samples import sampler_options
 from teacherzoo.signals.shard_plan import CorpusPlan, ShardPlan, plan_shards
 from teacherzoo.signals.write import Row, shard_table, write_shard, write_whole
 from teacherzoo.text.blocks import Block, blocks_of
 from teacherzoo.text.corpora import Corpus, Document
-from teacherzoo.text.masking import Masking, corrupt, masked_positions
+from teacherzoo.text.masking import Masking, corrupt, masked_positions, sample_keys
 
 
 def record(
@@ -48,10 +50,12 @@ def record(
     corpora: Sequence[Corpus],
     folder: str | Path,
     *,
-    k: int = 8,
-    temperatures: Sequence[float] = (2.0, 4.0),
+    sampler: Sampler = "topk",
+    k: int | None = None,
+    draws: int | None = None,
+    temperatures: Sequence[float] | None = None,
     masking: Masking | None = None,
-    draws: int = 1,
+    mask_draws: int = 1,
     block_length: int | None = None,
     precision: Precision = "float32",
     token_budget: int = 4096,
@@ -60,10 +64,14 @@ def record(
     word_logprobs: bool = False,
     watch: ProgressCallback = no_progress,
 ) -> Manifest:
-    """Record a teacher's top-k predictions at masked positions into a folder of Parquet shards.
+    """Record a teacher's predictions at masked positions into a folder of Parquet shards.
 
-    At each masked position of a block it keeps the k likeliest ids, their log-probabilities and the log of their sum, which fixes
-    the tail: all that the student's loss needs (MergeDistill, Khanuja, Johnson and Talukdar 2021, stores the top k alike).
+    The sampler `topk` keeps at each masked position of a block the k likeliest ids, their log-probabilities and the log of their
+    sum, which fixes the tail: all that the student's loss needs (MergeDistill, Khanuja, Johnson and Talukdar 2021, stores the top
+    k alike). The sampler `random` draws ids from the whole distribution, with replacement, and keeps how often each was drawn: a
+    weight count / draws has the probability as its mean, so that nothing is left over as a tail (Anshumann et al. 2025, "Sparse
+    Logit Sampling"). The draws follow from seed and content, as the masks do.
+
     The same call resumes after any interruption, at the shard, and ends in the same bytes. A call with further corpora adds their
     languages. Under `torchrun` every process records whole shards, and at equal thread counts the bytes are those of one process.
 
@@ -71,11 +79,14 @@ def record(
         teacher: a model folder, or a name in the catalogue or on the Hub.
         corpora: one for each language.
         folder: where the signals go.
-        k: ids kept per masked position.
-        temperatures: at which log Σ p^(1/T) over the whole vocabulary is kept, to 1 part in 8,192, so that the student may soften
-            its targets.
+        sampler: `topk` or `random`.
+        k: ids that `topk` keeps per masked position; None for 8.
+        draws: ids that `random` draws per masked position, at most 255; None for 12.
+        temperatures: under `topk`, at which log Σ p^(1/T) over the whole vocabulary is kept, to 1 part in 8,192, so that the student
+            may soften its targets; None for 2 and 4. Under `random`, the one T whose p^(1/T) is drawn from, and which the
+            student then uses; None for 1.
         masking: policy, rate and seed.
-        draws: masks drawn for every block.
+        mask_draws: masks drawn for every block.
         block_length: most teacher tokens in a block; None for 256, or what the teacher reads where that is less.
         precision: of the encoder; `bfloat16` pays where the processor multiplies it. The head is always float32.
         token_budget: most tokens in a batch.
@@ -93,7 +104,7 @@ def record(
         RecordError: for options that make no sense, and where the disk is full.
         TeacherError: for a teacher that cannot be asked, or answers NaN.
         CorpusError: for text that cannot be read.
-        SignalsError: where the folder holds signals of another teacher, corpus or k.
+        SignalsError: where the folder holds signals of another teacher, corpus, sampler or k.
 
     Example:
         With a masked LM in the folder `teacher`, and text in `en.txt`:
@@ -105,8 +116,14 @@ def record(
     started = time.time()
     folder = Path(folder)
     masking = masking or Masking()
-    _check_options(k, temperatures, draws, token_budget, shard_bytes, precision)
+    k, draws, temperatures = sampler_options(sampler, k, draws, temperatures)
+    _check_options(temperatures, mask_draws, token_budget, shard_bytes, precision)
     refuse_words_in_pieces(masking, word_logprobs=word_logprobs)
+    if word_logprobs and sampler == "random" and temperatures:
+        raise RecordError(
+            f"Log-probabilities of words are kept beside ids drawn at temperature 1, got temperature {temperatures[0]}; leave one of "
+            "the two out, or set sampler topk."
+        )
     opened, engine = _open(teacher, offload, precision)
     block_length = min(256, opened.max_length) if block_length is None else block_length
     _check_fit(opened, k, block_length)
@@ -115,11 +132,13 @@ def record(
         weights=opened.weights_digest,
         tokenizer=opened.tokenizer_digest,
         vocabulary_size=opened.vocabulary_size,
+        sampler=sampler,
         k=k,
+        draws=draws,
         temperatures=tuple(float(t) for t in temperatures),
         masking=masking,
         space=opened.space,
-        draws=draws,
+        mask_draws=mask_draws,
         block_length=block_length,
         precision=precision,
         token_budget=token_budget,
@@ -179,6 +198,7 @@ class Recording:
             token_budget=self.settings.token_budget,
             k=self.settings.k,
             temperatures=self.settings.temperatures,
+            draws=self.settings.draws,
             report=report,
         )
 
@@ -219,7 +239,7 @@ class Recording:
     def _rows(self, documents: Sequence[Document]) -> Iterator[Row]:
         length = self.settings.block_length
         for block in blocks_of(documents, self.backend, length=length):
-            for draw in range(self.settings.draws):
+            for draw in range(self.settings.mask_draws):
                 positions = masked_positions(
                     block, self.settings.masking, space=self.settings.space, draw=draw
                 )
@@ -278,16 +298,15 @@ def _masked_blocks(
 ) -> list[MaskedBlock]:
     counts = np.array([len(row.positions) for row in rows])
     gold = np.concatenate([row.token_ids[row.positions] for row in rows])
-    masked = corrupt(
-        gold,
-        np.concatenate([row.positions for row in rows]),
-        documents=b"".join(row.document for row in rows),
-        parts=np.array([row.part for row in rows]),
-        draws=np.array([row.draw for row in rows]),
-        counts=counts,
-        masking=settings.masking,
-        space=settings.space,
-    )
+    positions = np.concatenate([row.positions for row in rows])
+    where: dict[str, Any] = {
+        "documents": b"".join(row.document for row in rows),
+        "parts": np.array([row.part for row in rows]),
+        "draws": np.array([row.draw for row in rows]),
+        "counts": counts,
+    }
+    masked = corrupt(gold, positions, **where, masking=settings.masking, space=settings.space)
+    keys = sample_keys(positions, **where, seed=settings.masking.seed)
     ends = np.cumsum(counts)
     blocks = []
     for row, start, stop in zip(rows, ends - counts, ends, strict=True):
@@ -295,7 +314,7 @@ def _masked_blocks(
         input_ids[row.positions] = masked[start:stop]
         name = f"{language}, document {row.document.hex()}"
         wanted = gold[start:stop, None].astype(np.int64)
-        blocks.append(MaskedBlock(input_ids, row.positions, wanted, name))
+        blocks.append(MaskedBlock(input_ids, row.positions, wanted, name, keys[start:stop]))
     return blocks
 
 
@@ -311,16 +330,14 @@ def _open(
 
 
 def _check_options(
-    k: int,
     temperatures: Sequence[float],
-    draws: int,
+    mask_draws: int,
     token_budget: int,
     shard_bytes: int,
     precision: str,
 ) -> None:
     for name, value in (
-        ("k", k),
-        ("draws", draws),
+        ("mask_draws", mask_draws),
         ("token_budget", token_budget),
         ("shard_bytes", shard_bytes),
     ):
@@ -347,8 +364,8 @@ def refuse_words_in_pieces(masking: Masking, *, word_logprobs: bool) -> None:
         )
 
 
-def _check_fit(teacher: Teacher, k: int, block_length: int) -> None:
-    if k > teacher.vocabulary_size:
+def _check_fit(teacher: Teacher, k: int | None, block_length: int) -> None:
+    if k is not None and k > teacher.vocabulary_size:
         raise RecordError(
             f"k must be at most the teacher's {teacher.vocabulary_size:,} ids, got {k:,}."
         )

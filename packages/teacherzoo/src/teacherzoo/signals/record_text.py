@@ -26,7 +26,7 @@ def record_text(
     folder: str | Path,
     *,
     masking: Masking | None = None,
-    draws: int = 1,
+    mask_draws: int = 1,
     block_length: int = 256,
     shard_bytes: int = 1 << 20,
     word_logprobs: bool = False,
@@ -43,7 +43,7 @@ def record_text(
         corpora: one for each language.
         folder: where it goes; see `record` for how it resumes.
         masking: policy, rate and seed.
-        draws: masks drawn for every block.
+        mask_draws: masks drawn for every block.
         block_length: most tokens in a block.
         shard_bytes: text in a shard.
         word_logprobs: keep which masked words are whole in the masked pieces: 0 for those, NaN for the others.
@@ -68,11 +68,13 @@ def record_text(
         weights="the text itself",
         tokenizer=tokenized.tokenizer_digest,
         vocabulary_size=tokenized.vocabulary_size,
+        sampler="topk",
         k=1,
+        draws=None,
         temperatures=(),
         masking=masking,
         space=tokenized.space,
-        draws=draws,
+        mask_draws=mask_draws,
         block_length=block_length,
         precision="float32",
         token_budget=1,

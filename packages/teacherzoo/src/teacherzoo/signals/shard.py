@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from teacherzoo.errors import SignalsError
 from teacherzoo.signals.codes import decode_logprobs
 from teacherzoo.signals.layout import RecordingSettings, Shard
+from teacherzoo.signals.samples import decode_draws
 from teacherzoo.signals.word_logprobs import softened_word_logprobs, word_starts
 from teacherzoo.text.masking import corrupt
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardArrays:
-    """R rows with T tokens and P masked positions in all, K ids each.
+    """R rows with T tokens and P masked positions in all, K ids each: `settings.width` of the recording.
 
     Attributes:
         language: of all rows.
@@ -37,8 +38,9 @@ class ShardArrays:
         positions: [P], in their rows.
         words: [P], in their documents.
         labels: [P], gold ids; -100 where the student has no single id for one.
-        topk_ids: [P, K] ascending in the teacher's ids; -1 where the student has no single id for one.
-        topk_logprobs: [P, K]; minus infinity there.
+        topk_ids: [P, K] ascending in the teacher's ids; -1 where the student has no single id for one, and where fewer than
+            K ids were drawn.
+        topk_logprobs: [P, K]; minus infinity there. Of ids drawn at temperature T it is T · log(weight), and the log partition 0.
         tail: [P], probability outside the K ids, that of lost ids included.
         lost: [P], probability of the lost ids alone.
         log_partition: [P, number of temperatures].
@@ -126,12 +128,9 @@ def decode_table(table: pa.Table, shard: Shard, settings: RecordingSettings) -> 
         space=settings.space,
     )
     words = _list(column["words"], np.int64)[0]
-    log_kept = _list(column["log_kept"], np.float32)[0]
-    log_partition = _list(column["log_partition"], np.float32)[0].reshape(
-        len(log_kept), len(settings.temperatures)
+    topk_ids, topk_logprobs, tail, log_partition = (
+        _sampled(column, settings) if settings.sampler == "random" else _topk(column, settings)
     )
-    codes = _list(column["topk_codes"], np.uint8)[0].reshape(-1, settings.k)
-    scale = _list(column["scale"], np.float32)[0]
     return ShardArrays(
         language=shard.language,
         documents=documents,
@@ -145,10 +144,10 @@ def decode_table(table: pa.Table, shard: Shard, settings: RecordingSettings) -> 
         positions=positions,
         words=words,
         labels=gold,
-        topk_ids=_list(column["topk_ids"], np.int64)[0].reshape(-1, settings.k),
-        topk_logprobs=decode_logprobs(codes, scale, log_kept),
-        tail=-np.expm1(log_kept),
-        lost=np.zeros(len(log_kept), dtype=np.float32),
+        topk_ids=topk_ids,
+        topk_logprobs=topk_logprobs,
+        tail=tail,
+        lost=np.zeros(len(tail), dtype=np.float32),
         log_partition=log_partition,
         word_logprobs=None
         if not settings.word_logprobs
@@ -159,6 +158,35 @@ def decode_table(table: pa.Table, shard: Shard, settings: RecordingSettings) -> 
             word_starts(words, position_starts),
         ),
     )
+
+
+_Distributions = tuple[
+    NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]
+]
+
+
+def _topk(column: dict[str, Any], settings: RecordingSettings) -> _Distributions:
+    log_kept = _list(column["log_kept"], np.float32)[0]
+    codes = _list(column["topk_codes"], np.uint8)[0].reshape(-1, settings.width)
+    scale = _list(column["scale"], np.float32)[0]
+    partition = _list(column["log_partition"], np.float32)[0]
+    return (
+        _list(column["topk_ids"], np.int64)[0].reshape(-1, settings.width),
+        decode_logprobs(codes, scale, log_kept),
+        -np.expm1(log_kept),
+        partition.reshape(len(log_kept), len(settings.temperatures)),
+    )
+
+
+def _sampled(column: dict[str, Any], settings: RecordingSettings) -> _Distributions:
+    ids, logprobs = decode_draws(
+        _list(column["sampled_ids"], np.int64)[0],
+        _list(column["sampled_counts"], np.uint8)[0],
+        draws=settings.width,
+        temperature=settings.drawn_at,
+    )
+    zeros = np.zeros((len(ids), 1 + len(settings.temperatures)), dtype=np.float32)
+    return ids, logprobs, zeros[:, 0], zeros[:, 1:]
 
 
 def _list(column: Any, kind: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from teacherzoo.signals.layout import Sampler
 from teacherzoo.signals.read import Signals
 
 # The parts that a masked position costs, and the columns they are in.
@@ -18,6 +19,8 @@ _PARTS = {
     "scale": ("scale",),
     "kept mass": ("log_kept",),
     "partitions": ("log_partition",),
+    "drawn ids": ("sampled_ids",),
+    "counts": ("sampled_counts",),
     "words": ("word_logprobs",),
 }
 
@@ -30,9 +33,9 @@ class LanguageStats:
         rows: blocks.
         tokens: in all blocks.
         positions: masked ones.
-        accuracy: share of positions where the likeliest id is the gold one.
+        accuracy: share of positions where the likeliest id is the gold one; of drawn ids, the one drawn most often.
         loss: mean of -log p(gold), in nats.
-        tail: mean probability outside the k ids.
+        tail: mean probability outside the k ids; 0 where ids are drawn.
     """
 
     rows: int
@@ -49,7 +52,9 @@ class SignalStats:
 
     Attributes:
         teacher: as it was called.
-        k: ids per position.
+        sampler: `topk` or `random`.
+        k: ids per position that `topk` kept.
+        draws: ids per position that `random` drew.
         languages: the teacher at each.
         bytes_per_position: by part; what a masked position costs.
         bytes_per_token: of the text's own ids.
@@ -58,7 +63,9 @@ class SignalStats:
     """
 
     teacher: str
-    k: int
+    sampler: Sampler
+    k: int | None
+    draws: int | None
     languages: dict[str, LanguageStats]
     bytes_per_position: dict[str, float]
     bytes_per_token: float
@@ -84,23 +91,31 @@ def stats(folder: str | Path) -> SignalStats:
     signals = Signals(folder, held=1)
     sizes = column_sizes(signals)
     languages = {language: _language(signals, language) for language in signals.languages}
-    positions = sum(stats.positions for stats in languages.values())
     tokens = sum(stats.tokens for stats in languages.values())
     named = {column for columns in _PARTS.values() for column in columns} | {"token_ids"}
     return SignalStats(
         teacher=signals.settings.teacher,
+        sampler=signals.settings.sampler,
         k=signals.settings.k,
+        draws=signals.settings.draws,
         languages=languages,
-        bytes_per_position={
-            part: sum(sizes[column] for column in columns) / positions
-            for part, columns in _PARTS.items()
-            if columns[0] in sizes
-        },
+        bytes_per_position=bytes_per_position(signals),
         bytes_per_token=sizes["token_ids"] / tokens,
         bytes_per_row=sum(size for column, size in sizes.items() if column not in named)
         / len(signals),
         bytes=sum(shard.bytes for shard in signals.manifest.shards),
     )
+
+
+def bytes_per_position(signals: Signals) -> dict[str, float]:
+    """What a masked position costs, by part; the text is not counted."""
+    sizes = column_sizes(signals)
+    positions = sum(shard.positions for shard in signals.manifest.shards)
+    return {
+        part: sum(sizes[column] for column in columns) / positions
+        for part, columns in _PARTS.items()
+        if columns[0] in sizes
+    }
 
 
 def column_sizes(signals: Signals) -> dict[str, int]:

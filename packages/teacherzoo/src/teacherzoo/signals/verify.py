@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from teacherzoo.encoders.teachers import load_teacher
 from teacherzoo.errors import SignalsError
 from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.signals.read import SignalBatch, Signals
+from teacherzoo.text.masking import sample_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,8 @@ def verify(
         watch: told blocks asked, blocks in all, and what is done.
 
     Raises:
-        SignalsError: where the teacher is another than was recorded; where the signals are damaged.
+        SignalsError: where the teacher is another than was recorded; where the signals are damaged; for ids that were drawn,
+            which `verify_samples` compares.
         TeacherError: for a teacher that cannot be asked.
 
     Example:
@@ -71,6 +73,24 @@ def verify(
         True
     """
     signals = Signals(folder, held=1)
+    if signals.settings.sampler != "topk":
+        raise SignalsError(
+            f"{folder} was recorded with sampler {signals.settings.sampler!r}, whose ids have no divergence; use verify_samples."
+        )
+    checks: list[Verification] = []
+    for batch, predictions in asked_again(signals, teacher, rows=rows, seed=seed, watch=watch):
+        checks.append(_compare(batch, predictions))
+    return _together(checks)
+
+
+def asked_again(
+    signals: Signals, teacher: str | Path, *, rows: int, seed: int, watch: ProgressCallback
+) -> Iterator[tuple[SignalBatch, list[Predictions]]]:
+    """A sample of recorded blocks, shard by shard, and the teacher's predictions of the recorded ids, or its draws again.
+
+    Raises:
+        SignalsError: where the teacher is another than was recorded; where the signals are damaged.
+    """
     opened = load_teacher(teacher)
     for subject, recorded, current in (
         ("teacher weights", signals.settings.weights, opened.weights_digest),
@@ -78,11 +98,11 @@ def verify(
     ):
         if recorded != current:
             raise SignalsError(
-                f"{folder} was recorded with {subject} {recorded!r}, but {teacher} has {current!r}; name the teacher that was recorded."
+                f"{signals.folder} was recorded with {subject} {recorded!r}, but {teacher} has {current!r}; name the teacher that was recorded."
             )
     sample = np.random.Generator(np.random.Philox(seed)).permutation(len(signals))[:rows]
     engine = PlainEngine(opened, precision=signals.settings.precision)
-    checks = []
+    settings = signals.settings
     done = 0
     for number, shard in enumerate(signals.manifest.shards):  # one in memory at a time
         start = signals.first_row(number)
@@ -91,28 +111,37 @@ def verify(
             batch = signals.batch(rows_here)
             predictions = predict_blocks(
                 engine,
-                _masked_blocks(batch),
-                pad=signals.settings.space.pad,
-                token_budget=signals.settings.token_budget,
+                _masked_blocks(batch, settings.masking.seed),
+                pad=settings.space.pad,
+                token_budget=settings.token_budget,
                 k=1,
-                temperatures=signals.settings.temperatures,
+                temperatures=settings.temperatures,
+                draws=settings.draws,
             )
-            checks.append(_compare(batch, predictions))
+            yield batch, predictions
             done += len(rows_here)
         watch(done, len(sample), "asking again")
-    return _together(checks)
 
 
-def _masked_blocks(batch: SignalBatch) -> list[MaskedBlock]:
+def _masked_blocks(batch: SignalBatch, seed: int) -> list[MaskedBlock]:
     blocks = []
+    keys = sample_keys(
+        batch.positions.numpy(),
+        documents=b"".join(batch.documents),
+        parts=batch.parts.numpy(),
+        draws=batch.draws.numpy(),
+        counts=torch.bincount(batch.rows, minlength=len(batch.documents)).numpy(),
+        seed=seed,
+    )
     for row, length in enumerate(batch.attention_mask.sum(dim=1).tolist()):
         here = batch.rows == row
         blocks.append(
             MaskedBlock(
                 batch.input_ids[row, :length].numpy().astype(np.uint32),
                 batch.positions[here].numpy(),
-                batch.topk_ids[here].numpy(),
+                batch.topk_ids[here].clamp(min=0).numpy(),
                 f"{batch.languages[row]}, document {batch.documents[row].hex()}",
+                keys[here.numpy()],
             )
         )
     return blocks

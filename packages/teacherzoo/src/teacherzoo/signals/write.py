@@ -19,13 +19,17 @@ from numpy.typing import NDArray
 from teacherzoo.encoders.predictions import Predictions
 from teacherzoo.errors import RecordError
 from teacherzoo.signals.codes import encode_logprobs, round_float32
-from teacherzoo.signals.layout import METADATA_KEY, PARTIAL, SCHEMA, Shard
+from teacherzoo.signals.layout import METADATA_KEY, PARTIAL, SCHEMAS, Shard
+from teacherzoo.signals.samples import merge_draws
 from teacherzoo.signals.word_logprobs import word_logprobs, word_starts
 
 _ZSTD_LEVEL = 9
 _MOST_VALUES = 2**31 - 1  # in a list column of Arrow
 _SPLIT = ("scale", "log_kept", "log_partition", "loss", "word_logprobs")
-_DICTIONARIES = ("language", "positions", "token_ids", "topk_ids", "topk_codes")
+_DICTIONARIES = (
+    *("language", "positions", "token_ids", "topk_ids", "topk_codes"),
+    *("sampled_ids", "sampled_counts"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +49,24 @@ def shard_table(
     language: str,
     rows: Sequence[Row],
     predictions: Sequence[Predictions],
-    schema: pa.Schema = SCHEMA,
+    schema: pa.Schema = SCHEMAS["topk"],
 ) -> pa.Table:
     """Rows and the teacher's predictions as columns of a schema."""
     counts = [len(row.positions) for row in rows]
-    ids = _joined([prediction.ids.numpy() for prediction in predictions]).astype(np.uint32)
-    codes, scale, log_kept = encode_logprobs(
-        _joined([prediction.logprobs.numpy() for prediction in predictions])
-    )
-    partition = round_float32(
-        _joined([prediction.log_partition.numpy() for prediction in predictions])
-    )
-    k, temperatures = ids.shape[1], partition.shape[1]
-    columns = {
+    columns = _text_columns(language, rows, predictions)
+    if "sampled_ids" in schema.names:
+        columns |= _sampled_columns(predictions, counts)
+    else:
+        columns |= _topk_columns(predictions, counts)
+    if "word_logprobs" in schema.names:
+        columns["word_logprobs"] = _words_column(rows, predictions)
+    return pa.table(columns, schema=schema)
+
+
+def _text_columns(
+    language: str, rows: Sequence[Row], predictions: Sequence[Predictions]
+) -> dict[str, pa.Array]:
+    return {
         "language": pa.array([language] * len(rows), pa.string()),
         "document": pa.array([row.document for row in rows], pa.binary(16)),
         "part": pa.array([row.part for row in rows], pa.int32()),
@@ -72,15 +81,39 @@ def shard_table(
         "token_ids": _lists([row.token_ids for row in rows], pa.uint32()),
         "positions": _lists([row.positions for row in rows], pa.uint32()),
         "words": _lists([row.words for row in rows], pa.uint32()),
+    }
+
+
+def _topk_columns(predictions: Sequence[Predictions], counts: Sequence[int]) -> dict[str, pa.Array]:
+    ids = _joined([prediction.ids.numpy() for prediction in predictions]).astype(np.uint32)
+    codes, scale, log_kept = encode_logprobs(
+        _joined([prediction.logprobs.numpy() for prediction in predictions])
+    )
+    partition = round_float32(
+        _joined([prediction.log_partition.numpy() for prediction in predictions])
+    )
+    k, temperatures = ids.shape[1], partition.shape[1]
+    return {
         "topk_ids": _flat(ids.ravel(), counts, k, pa.uint32()),
         "topk_codes": _flat(codes.ravel(), counts, k, pa.uint8()),
         "scale": _flat(scale, counts, 1, pa.float32()),
         "log_kept": _flat(log_kept, counts, 1, pa.float32()),
         "log_partition": _flat(partition.ravel(), counts, temperatures, pa.float32()),
     }
-    if "word_logprobs" in schema.names:
-        columns["word_logprobs"] = _words_column(rows, predictions)
-    return pa.table(columns, schema=schema)
+
+
+def _sampled_columns(
+    predictions: Sequence[Predictions], counts: Sequence[int]
+) -> dict[str, pa.Array]:
+    ids, times, distinct = merge_draws(
+        _joined([prediction.ids.numpy() for prediction in predictions])
+    )
+    rows = np.split(distinct, np.cumsum(counts)[:-1])
+    sizes = [int(row.sum()) for row in rows]
+    return {
+        "sampled_ids": _flat(ids, sizes, 1, pa.uint32()),
+        "sampled_counts": _flat(times, sizes, 1, pa.uint8()),
+    }
 
 
 def _words_column(rows: Sequence[Row], predictions: Sequence[Predictions]) -> pa.Array:
@@ -101,7 +134,7 @@ def write_shard(
     Raises:
         RecordError: where the disk is full or cannot be written; nothing of the shard is left then.
     """
-    positions = len(table["scale"].combine_chunks().values)
+    positions = len(table["positions"].combine_chunks().values)
     inside = dict(metadata) | {"rows": len(table), "positions": positions}
     sink = io.BytesIO()
     described = table.replace_schema_metadata({METADATA_KEY: json.dumps(inside, sort_keys=True)})
@@ -110,10 +143,8 @@ def write_shard(
         sink,
         compression="zstd",
         compression_level=_ZSTD_LEVEL,
-        use_dictionary=[_leaf(table.schema, name) for name in _DICTIONARIES],
-        use_byte_stream_split=[
-            _leaf(table.schema, name) for name in _SPLIT if name in table.schema.names
-        ],
+        use_dictionary=_leaves(table.schema, _DICTIONARIES),
+        use_byte_stream_split=_leaves(table.schema, _SPLIT),
         dictionary_pagesize_limit=1 << 25,
         write_statistics=False,
         write_page_checksum=True,
@@ -152,9 +183,13 @@ def write_whole(path: Path, content: bytes) -> None:
         ) from error
 
 
-def _leaf(schema: pa.Schema, name: str) -> str:
-    """The Parquet path of a column: lists have their values one level down."""
-    return f"{name}.list.element" if pa.types.is_list(schema.field(name).type) else name
+def _leaves(schema: pa.Schema, names: Sequence[str]) -> list[str]:
+    """The Parquet paths of those columns that there are: lists have their values one level down."""
+    return [
+        f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
+        for field in schema
+        if field.name in names
+    ]
 
 
 def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
@@ -171,7 +206,7 @@ def _flat(values: NDArray[Any], counts: Sequence[int], width: int, kind: pa.Data
     if offsets[-1] > _MOST_VALUES:
         raise RecordError(
             f"A shard would hold {offsets[-1]:,} values in one column, where {_MOST_VALUES:,} can be counted; lower shard_bytes, "
-            "k or draws."
+            "k, draws or mask_draws."
         )
     list_type = pa.list_(pa.field("element", kind, nullable=False))
     return pa.ListArray.from_arrays(

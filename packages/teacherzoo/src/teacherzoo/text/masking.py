@@ -22,7 +22,7 @@ Policy = Literal["bert", "whole_word"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 # Purposes: streams that never share a number.
-_CHOOSE, _CHANGE, _REPLACE = (np.array([tag], dtype=np.uint64) for tag in (1, 2, 3))
+_CHOOSE, _CHANGE, _REPLACE, _SAMPLE = (np.array([tag], dtype=np.uint64) for tag in (1, 2, 3, 4))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +114,9 @@ def masked_positions(
         purpose=_CHOOSE,
     )
     if whole_word:
-        chosen = _smallest(_numbers(key, np.arange(block.document_words)), masking.rate)
+        chosen = _smallest(hashed(key, np.arange(block.document_words)), masking.rate)
         return candidates[np.isin(block.words[candidates], chosen)]
-    return candidates[np.sort(_smallest(_numbers(key, candidates), masking.rate))]
+    return candidates[np.sort(_smallest(hashed(key, candidates), masking.rate))]
 
 
 def corrupt(
@@ -146,10 +146,10 @@ def corrupt(
         [N] ids.
     """
     keys = mask_keys(documents, parts, draws, seed=masking.seed, purpose=_CHANGE)
-    change = _unit(_numbers(np.repeat(keys, counts), positions))
+    change = unit(hashed(np.repeat(keys, counts), positions))
     keys = mask_keys(documents, parts, draws, seed=masking.seed, purpose=_REPLACE)
     special = np.asarray(space.special, dtype=np.int64)
-    number = _unit(_numbers(np.repeat(keys, counts), positions))
+    number = unit(hashed(np.repeat(keys, counts), positions))
     drawn = (number * (space.size - len(special))).astype(np.int64)
     # The n-th ordinary id lies behind all special ids with at most n ordinary ones before them.
     replacement = drawn + np.searchsorted(special - np.arange(len(special)), drawn, side="right")
@@ -158,6 +158,29 @@ def corrupt(
         [np.uint32(space.mask), replacement.astype(np.uint32)],
         gold,
     ).astype(np.uint32)
+
+
+def sample_keys(
+    positions: NDArray[np.int64],
+    *,
+    documents: bytes,
+    parts: NDArray[np.int64],
+    draws: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    seed: int,
+) -> NDArray[np.uint64]:
+    """[N] keys of masked positions, from which ids are drawn (see `teacherzoo.encoders.samples`).
+
+    Args:
+        positions: [N], in their blocks, block by block.
+        documents: of the R blocks, as in `corrupt`.
+        parts: of the R blocks, as in `corrupt`.
+        draws: of the R blocks, as in `corrupt`.
+        counts: of the R blocks, as in `corrupt`.
+        seed: of the masks.
+    """
+    keys = mask_keys(documents, parts, draws, seed=seed, purpose=_SAMPLE)
+    return hashed(np.repeat(keys, counts), positions)
 
 
 def mask_keys(
@@ -176,7 +199,8 @@ def mask_keys(
     return _mix(key + purpose * _GOLDEN)
 
 
-def _numbers(keys: NDArray[np.uint64], index: NDArray[np.int64]) -> NDArray[np.uint64]:
+def hashed(keys: NDArray[np.uint64], index: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The numbers of keys and indices, whose shapes broadcast."""
     return _mix(keys + (index.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
 
 
@@ -187,7 +211,8 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-def _unit(numbers: NDArray[np.uint64]) -> NDArray[np.float64]:
+def unit(numbers: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Numbers in [0, 1)."""
     return (numbers >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
