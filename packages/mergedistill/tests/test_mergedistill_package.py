@@ -20,6 +20,9 @@ for arguments, code in (
     (["run", recipe, "--public"], 2),
     (["ablate", recipe], 2),
     (["ablate", recipe, "--over", "alpha"], 2),
+    (["fuse", "--help"], 0),
+    (["fuse", "nowhere", "-o", "out"], 2),
+    (["fuse", "nowhere", "nowhere", "-o", "out", "--by", "regmean", "--text", "1=x"], 2),
     (["status", recipe], 0),
     (["status", recipe, "--json"], 0),
 ):

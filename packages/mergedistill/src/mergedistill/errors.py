@@ -11,3 +11,7 @@ class RecipeError(MergedistillError):
 
 class StageError(MergedistillError):
     """A stage that does not exist or cannot run."""
+
+
+class FuseError(MergedistillError):
+    """Models that cannot be merged in weight space, or options under which nothing sensible would come of it."""

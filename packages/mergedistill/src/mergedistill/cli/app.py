@@ -182,6 +182,66 @@ def ablate_command(
     _print(outcome_table(outcomes, languages=[*read.languages]))
 
 
+@app.command("fuse")
+@refusing_plainly
+def fuse_command(
+    models: Annotated[
+        list[Path], typer.Argument(help="Folders of models that were tuned from one start.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")],
+    by: Annotated[str, typer.Option(help="mean, regmean or evolve.")] = "mean",
+    weights: Annotated[
+        str,
+        typer.Option(help="Of the models, with commas between, such as 0.3,0.7; equal by default."),
+    ] = "",
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL=FILE", help="regmean: text of a model, named by its folder or number."
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(help="regmean: what stays of the inner products of two inputs; 0.9."),
+    ] = None,
+    embeddings: Annotated[
+        str | None, typer.Option(help="regmean: mean, or counts of pieces in the text.")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="regmean: tokens read of each text; 100,000.")
+    ] = None,
+    dev: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE", help="evolve: text, or labelled rows in JSON Lines, to judge by."
+        ),
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="evolve: mixtures to judge; 40.")] = None,
+    groups: Annotated[
+        int | None, typer.Option(help="evolve: groups of layers with weights of their own; 1.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="evolve: of the search; 0.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Merge models of one architecture and one vocabulary in weight space, without training; the same call goes on."""
+    from mergedistill.cli.named_files import files_of_models, named_files, read_weights
+    from mergedistill.fuse.fuse import RECORD, fuse
+
+    options: dict[str, Any] = {"alpha": alpha, "embeddings": embeddings, "tokens": tokens}
+    options |= {"trials": trials, "groups": groups, "seed": seed}
+    options["weights"] = read_weights(weights) if weights else None
+    options["texts"] = files_of_models(models, text) if text else None
+    options["dev"] = named_files("--dev", dev) if dev else None
+    with progress(quiet=quiet) as watch:
+        fused = fuse(models, out, by=by, watch=watch, **options)  # type: ignore[arg-type]  # it is checked there
+    import json
+
+    verdict = json.loads((fused / RECORD).read_text(encoding="utf-8")).get("verdict")
+    if verdict:
+        typer.echo(verdict, err=True)
+    typer.echo(f"{fused}")
+
+
 def _print(shown: Any) -> None:
     from rich.console import Console
 

@@ -1,0 +1,1 @@
+"""Merging in weight space: models of one architecture and one vocabulary become one, without training."""

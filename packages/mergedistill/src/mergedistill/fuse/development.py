@@ -1,0 +1,193 @@
+"""Development sets: text or labelled rows by which mixtures of models are compared, row by row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mergedistill.errors import FuseError
+from teacherzoo import Corpus, Masking, Teacher
+from teacherzoo.encoders.inference import MaskedBlock, PlainEngine, batches, predict_blocks
+from teacherzoo.text.blocks import blocks_of
+from teacherzoo.text.masking import masked_positions
+from vocabmerge import Kind
+
+JUDGED = {
+    Kind.MASKED_LM: "mean log-probability of masked pieces",
+    Kind.CLASSIFIER: "accuracy",
+    Kind.TOKEN_CLASSIFIER: "accuracy of words",
+}
+"""Kinds of models that a development set can judge, and by what."""
+_LENGTH, _BATCH = 128, 4096
+_KEYS = {Kind.CLASSIFIER: ("text", "label"), Kind.TOKEN_CLASSIFIER: ("words", "labels")}
+
+Outcome = NDArray[np.float64]
+"""[R, 2]: of each row what it adds to the score, and by how much it counts."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row as a model reads it.
+
+    Attributes:
+        input_ids: [T].
+        positions: [N], where answers are read; of a classifier none.
+        gold: [N], the pieces or labels that belong there; of a classifier [1].
+    """
+
+    input_ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    gold: NDArray[np.int64]
+
+
+def read_examples(teacher: Teacher, file: Path) -> list[Example]:
+    """The rows of a development set, as a model of this kind reads them.
+
+    Text for a masked LM, 15 % of its pieces masked; JSON Lines with `text` (and `text_pair`) and `label` for a classifier,
+    with `words` and `labels` for a tagger, labels by name. A word's answer is read at its first piece.
+
+    Raises:
+        FuseError: for a row that lacks a key or has a label that the model does not know.
+        CorpusError: for text that cannot be read.
+    """
+    if teacher.kind is Kind.MASKED_LM:
+        return _masked_blocks(teacher, file)
+    labels = {name: number for number, name in teacher.model.config.id2label.items()}
+    examples = [
+        _example(teacher, row, labels, f"{file}, line {number}")
+        for number, line in enumerate(_lines(file), start=1)
+        if line.strip()
+        for row in (_parsed(line, f"{file}, line {number}"),)
+    ]
+    return [example for example in examples if len(example.gold)]
+
+
+def outcome(teacher: Teacher, examples: Sequence[Example]) -> Outcome:
+    """What a model makes of each row: hits (or log-probability, in nats), and words (or pieces)."""
+    if teacher.kind is Kind.MASKED_LM:
+        return _log_probabilities(teacher, examples)
+    results = np.zeros((len(examples), 2))
+    for batch in batches([len(example.input_ids) for example in examples], _BATCH):
+        rows = [examples[index] for index in batch]
+        width = max(len(row.input_ids) for row in rows)
+        input_ids = torch.full((len(rows), width), teacher.space.pad, dtype=torch.int64)
+        mask = torch.zeros(len(rows), width, dtype=torch.int64)
+        for place, row in enumerate(rows):
+            input_ids[place, : len(row.input_ids)] = torch.from_numpy(row.input_ids)
+            mask[place, : len(row.input_ids)] = 1
+        with torch.inference_mode():
+            answers = teacher.model(input_ids=input_ids, attention_mask=mask).logits.argmax(dim=-1).numpy()  # fmt: skip
+        for index, row, answer in zip(batch, rows, answers, strict=True):
+            given = answer[row.positions] if answer.ndim else answer
+            results[index] = (given == row.gold).sum(), len(row.gold)
+    return results
+
+
+def score(results: Mapping[str, Outcome]) -> float:
+    """The mean over the sets of what each gives, a row counting by its words; higher is better."""
+    return float(np.mean([part[:, 0].sum() / part[:, 1].sum() for part in results.values()]))
+
+
+def gain_interval(
+    better: Mapping[str, Outcome],
+    start: Mapping[str, Outcome],
+    *,
+    seed: int,
+    resamples: int = 2000,
+) -> tuple[float, float]:
+    """95 % interval of the gain in score, by a bootstrap over the rows, which both have in common (Efron 1979)."""
+    generator = np.random.default_rng(seed)
+    gains = np.zeros(resamples)
+    for name, first in start.items():
+        pairs = np.concatenate([better[name], first], axis=1)  # [R, 4]
+        for resample in range(resamples):
+            drawn = pairs[generator.integers(0, len(pairs), len(pairs))].sum(axis=0)
+            gains[resample] += (drawn[0] / drawn[1] - drawn[2] / drawn[3]) / len(start)
+    low, high = np.quantile(gains, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _masked_blocks(teacher: Teacher, file: Path) -> list[Example]:
+    masking = Masking()
+    examples = []
+    length = min(_LENGTH, teacher.max_length)
+    for block in blocks_of(Corpus("dev", file).documents(), teacher.backend, length=length):
+        positions = masked_positions(block, masking, space=teacher.space, draw=0)
+        if len(positions):
+            ids = block.token_ids.astype(np.int64)
+            masked = ids.copy()
+            masked[positions] = teacher.space.mask
+            examples.append(Example(masked, positions, ids[positions]))
+    return examples
+
+
+def _log_probabilities(teacher: Teacher, examples: Sequence[Example]) -> Outcome:
+    blocks = [
+        MaskedBlock(row.input_ids.astype(np.uint32), row.positions, row.gold[:, None], "development set")
+        for row in examples
+    ]  # fmt: skip
+    predictions = predict_blocks(
+        PlainEngine(teacher, device=torch.device("cpu")),
+        blocks,
+        pad=teacher.space.pad,
+        token_budget=_BATCH,
+        k=1,
+        temperatures=(),
+    )
+    return np.array(
+        [[float(said.wanted_logprobs.double().sum()), len(said.wanted_logprobs)] for said in predictions]
+    )  # fmt: skip
+
+
+def _example(
+    teacher: Teacher, row: Mapping[str, Any], labels: Mapping[str, int], where: str
+) -> Example:
+    text_key, label_key = _KEYS[teacher.kind]
+    for key in (text_key, label_key):
+        if key not in row:
+            raise FuseError(f"{where}: expected the keys {text_key!r} and {label_key!r}, found {', '.join(row) or 'none'}; add {key!r}.")  # fmt: skip
+    text, wanted = row[text_key], row[label_key]
+    names = wanted if isinstance(wanted, list) else [wanted]
+    for name in names:
+        if name not in labels:
+            raise FuseError(f"{where}: the models know no label {name!r}; they know {', '.join(labels)}.")  # fmt: skip
+    if teacher.kind is Kind.CLASSIFIER:
+        encoding = teacher.backend.encode(text, row.get("text_pair"))
+        ids = np.array(encoding.ids, dtype=np.int64)[: teacher.max_length]
+        return Example(ids, np.zeros(0, dtype=np.int64), np.array([labels[wanted]]))
+    if not isinstance(text, list) or len(text) != len(names):
+        raise FuseError(f"{where}: expected a label for each word, found {len(names)} for {len(text)}.")  # fmt: skip
+    encoding = teacher.backend.encode(text, is_pretokenized=True)
+    first: dict[int, int] = {}
+    for place, word in enumerate(encoding.word_ids[: teacher.max_length]):
+        if word is not None:
+            first.setdefault(word, place)
+    return Example(
+        np.array(encoding.ids, dtype=np.int64)[: teacher.max_length],
+        np.array([*first.values()], dtype=np.int64),
+        np.array([labels[names[word]] for word in first], dtype=np.int64),
+    )
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FuseError(f"{file}: expected JSON Lines in UTF-8, cannot read it: {error}") from error
+
+
+def _parsed(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise FuseError(f"{where}: expected JSON, got {line[:40]!r}.") from error
+    if not isinstance(row, dict):
+        raise FuseError(f"{where}: expected an object with keys, got {line[:40]!r}.")
+    return row
