@@ -90,7 +90,7 @@ def scores(
         folder / WHOLE, folder / TRIMMED, open_source(data), sets.get(_BITEXT, ())
     )
     labels = place_labels(result for result in read_results(results) if result.task == _BITEXT)
-    needs = {labels[place]: said for place, said in needs.items()}
+    needs_by_label = {labels[place]: said for place, said in needs.items()}
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for model in (TRIMMED, STUDENT):
         for task_comparison in compare(read_results(results), model, WHOLE):
@@ -99,7 +99,9 @@ def scores(
                 said = rows.setdefault(key, dict(zip(("task", "metric", "language"), key, strict=True)))  # fmt: skip
                 said |= {
                     "n": row.n,
-                    "needs": needs.get(row.place, "") if task_comparison.task == _BITEXT else "",
+                    "needs": needs_by_label.get(row.place, "")
+                    if task_comparison.task == _BITEXT
+                    else "",
                     WHOLE: row.score_b,
                     model: row.score_a,
                     f"{model}_interval": (row.low, row.high),

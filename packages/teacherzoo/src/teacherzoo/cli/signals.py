@@ -119,7 +119,7 @@ def record_command(
     from teacherzoo.signals.read import Signals
     from teacherzoo.signals.stats import bytes_per_position
 
-    each = round(sum(bytes_per_position(Signals(output)).values()), 2)
+    size_of_position = round(sum(bytes_per_position(Signals(output)).values()), 2)
     if as_json:
         typer.echo(
             json.dumps(
@@ -127,14 +127,14 @@ def record_command(
                     "folder": str(output),
                     "positions": positions,
                     "bytes": size,
-                    "bytes_per_position": each,
+                    "bytes_per_position": size_of_position,
                 }
             )
         )
     else:
         typer.echo(
             f"{output}: {positions:,} masked positions of {', '.join(manifest.corpora)} in "
-            f"{len(manifest.shards)} shards, {size:,} bytes: {each:.1f} a masked position, and the text"
+            f"{len(manifest.shards)} shards, {size:,} bytes: {size_of_position:.1f} a masked position, and the text"
         )
 
 
