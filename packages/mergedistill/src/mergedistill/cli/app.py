@@ -225,15 +225,16 @@ def fuse_command(
 ) -> None:
     """Merge models of one architecture and one vocabulary in weight space, without training; the same call goes on."""
     from mergedistill.cli.named_files import files_of_models, named_files, read_weights
-    from mergedistill.fuse.fuse import RECORD, fuse
+    from mergedistill.fuse.fuse import RECORD, checked, fuse
 
     options: dict[str, Any] = {"alpha": alpha, "embeddings": embeddings, "tokens": tokens}
     options |= {"trials": trials, "groups": groups, "seed": seed}
-    options["weights"] = read_weights(weights) if weights else None
+    shares = read_weights(weights) if weights else None
     options["texts"] = files_of_models(models, text) if text else None
     options["dev"] = named_files("--dev", dev) if dev else None
+    checked(models, out, by=by, weights=shares, given=options)
     with progress(quiet=quiet) as watch:
-        fused = fuse(models, out, by=by, watch=watch, **options)  # type: ignore[arg-type]  # it is checked there
+        fused = fuse(models, out, by=by, weights=shares, watch=watch, **options)  # type: ignore[arg-type]  # it is checked there
     import json
 
     verdict = json.loads((fused / RECORD).read_text(encoding="utf-8")).get("verdict")

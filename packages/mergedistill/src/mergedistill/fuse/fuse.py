@@ -96,9 +96,7 @@ def fuse(
         >>> bool(((a + b) / 2 - ab).abs().max() < 1e-6)
         True
     """
-    out = Path(out)
-    refuse_what_exists(out, FuseError)
-    folders = [Path(model) for model in models]
+    out, folders = Path(out), [Path(model) for model in models]
     given: dict[str, Any] = {
         "texts": texts,
         "alpha": alpha,
@@ -106,10 +104,7 @@ def fuse(
         "tokens": tokens,
     }
     given |= {"dev": dev, "trials": trials, "groups": groups, "seed": seed}
-    options = _options(by, {name: value for name, value in given.items() if value is not None})
-    shares = _shares(weights, len(folders))
-    read = read_models(folders)
-    _refuse_what_has_no_sense(by, options, read)
+    read, shares, options = checked(folders, out, by=by, weights=weights, given=given)
     inputs = {
         "models": [digest_of_model(folder) for folder in folders],
         "by": by,
@@ -123,6 +118,37 @@ def fuse(
     return made_once(
         out, inputs, lambda work: _make(work, out.name, plan), refuse=FuseError, watch=watch
     )
+
+
+def checked(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    by: str,
+    weights: Sequence[float] | None,
+    given: Mapping[str, Any],
+) -> tuple[list[ModelFiles], tuple[float, ...], dict[str, Any]]:
+    """What `fuse` refuses, refused before anything slow is imported.
+
+    Args:
+        folders: of the models.
+        out: a new folder.
+        by: the method.
+        weights: of the models.
+        given: options of the methods by name, None where they are left to their defaults.
+
+    Returns:
+        The models, their weights, and the options of the method.
+
+    Raises:
+        FuseError, TeacherzooError, VocabularyError: see `fuse`.
+    """
+    refuse_what_exists(out, FuseError)
+    options = _options(by, {name: value for name, value in given.items() if value is not None})
+    shares = _shares(weights, len(folders))
+    models = read_models(folders)
+    _refuse_what_has_no_sense(by, options, models)
+    return models, shares, options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +281,7 @@ def _shares(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
 
 
 def _refuse_what_has_no_sense(
-    by: Method, options: Mapping[str, Any], models: Sequence[ModelFiles]
+    by: str, options: Mapping[str, Any], models: Sequence[ModelFiles]
 ) -> None:
     kind = models[0].layout.kind
     if by == "regmean":
