@@ -10,7 +10,14 @@ from typing import Annotated, Any, get_args
 import typer
 
 from bistil.cli.console import refusing_plainly
-from bistil.cli.options import language_sources, layers_in
+from bistil.cli.options import (
+    ForwardPrecision,
+    OrderSeed,
+    Revision,
+    RowLength,
+    language_sources,
+    layers_in,
+)
 from bistil.errors import FitError
 from bistil.fit.config import Budget, Fitting, parse_bytes, parse_latency
 from bistil.make.config import parse_size
@@ -88,15 +95,14 @@ def fit_command(
         typer.Option(help="Before the lines of a sentence encoder that expects one; repeat."),
     ] = None,
     batch: Annotated[int, typer.Option(help="Rows in a batch.")] = _DEFAULT.batch,
-    length: Annotated[int, typer.Option(help="Tokens in a row.")] = _DEFAULT.length,
+    length: RowLength = _DEFAULT.length,
     learning_rate: Annotated[
-        float | None, typer.Option(help="At its peak; by the model's kind unless given.")
+        float | None,
+        typer.Option(help="At its peak; by kind and what a cut has lost unless given."),
     ] = None,
-    precision: Annotated[
-        str, typer.Option(help="auto (bfloat16 where the machine has it) | float32 | bfloat16.")
-    ] = _DEFAULT.precision,
-    seed: Annotated[int, typer.Option(min=0, help="Of order and masks.")] = _DEFAULT.seed,
-    revision: Annotated[str | None, typer.Option(help="Of a model on the Hub.")] = None,
+    precision: ForwardPrecision = _DEFAULT.precision,
+    seed: OrderSeed = _DEFAULT.seed,
+    revision: Revision = None,
     cache_dir: Annotated[
         Path | None,
         typer.Option("--cache", help="Folder that keeps what was measured for other budgets."),

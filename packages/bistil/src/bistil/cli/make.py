@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bistil.cli.console import refusing_plainly
-from bistil.cli.options import language_sources
+from bistil.cli.options import ForwardPrecision, OrderSeed, Revision, RowLength, language_sources
 from bistil.errors import MakeError
 from bistil.make.config import QUICK, Making, parse_size
 from bistil.make.texts import PUBLIC_TEXT, sources_of
@@ -78,15 +78,13 @@ def make_command(
     batch: Annotated[
         int | None, typer.Option(help="Rows in a batch.", show_default=str(_DEFAULT.batch))
     ] = None,
-    length: Annotated[int, typer.Option(help="Tokens in a row.")] = _DEFAULT.length,
+    length: RowLength = _DEFAULT.length,
     learning_rate: Annotated[
         float | None, typer.Option(help="At its peak; by the model's kind unless given.")
     ] = None,
-    precision: Annotated[
-        str, typer.Option(help="auto (bfloat16 where the machine has it) | float32 | bfloat16.")
-    ] = _DEFAULT.precision,
-    seed: Annotated[int, typer.Option(min=0, help="Of order and masks.")] = _DEFAULT.seed,
-    revision: Annotated[str | None, typer.Option(help="Of a model on the Hub.")] = None,
+    precision: ForwardPrecision = _DEFAULT.precision,
+    seed: OrderSeed = _DEFAULT.seed,
+    revision: Revision = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Options that the commands which train on a task have in common."""
+"""Options that commands have in common."""
 
 from __future__ import annotations
 
@@ -39,6 +39,12 @@ Norms = Annotated[bool, typer.Option(help="Train normalisation layers, too.")]
 Full = Annotated[bool, typer.Option(help="Fine-tune everything, in one phase.")]
 Values = Annotated[str, typer.Option(help="Number format of the file: bfloat16|float32.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of head, order and dropout.")]
+RowLength = Annotated[int, typer.Option(help="Tokens in a row.")]
+ForwardPrecision = Annotated[
+    str, typer.Option(help="auto (bfloat16 where the machine has it) | float32 | bfloat16.")
+]
+OrderSeed = Annotated[int, typer.Option(min=0, help="Of order and masks.")]
+Revision = Annotated[str | None, typer.Option(help="Of a model on the Hub.")]
 Arguments = Annotated[
     Path | None, typer.Option("--trainer", help="JSON file of further Trainer arguments.")
 ]

@@ -95,8 +95,9 @@ def extract(
             then.
         teacher_tasks: tasks on which the teacher is tuned before (ERNIE 3.0 Tiny; Liu et al. 2023); card and plan say what that
             gave and how far its vectors moved.
-        cache_dir: a folder in which the tuned and the trimmed teacher and the text cut into blocks stay, for further extractions
-            of the same model and text (other seeds, layers, terms) to take from there; without it they go when the run ends.
+        cache_dir: a folder in which the tuned and the trimmed teacher, narrower students as they were cut and the text cut into
+            blocks stay, for further extractions of the same model and text (other seeds, layers, terms) to take from there; without
+            it they go when the run ends.
         tell: given the plan before training starts.
         watch: told (done, total, what).
 
@@ -164,7 +165,7 @@ def _trim_copy_distil(
     )  # fmt: skip
 
     copied = initial_student(
-        teacher.model, given.layers, extraction, text, sentences=sentences, device=arguments.device, work=work, watch=watch
+        teacher, given.layers, extraction, text, sentences=sentences, device=arguments.device, cache_dir=cache_dir, watch=watch
     )  # fmt: skip
 
     # An untrained student is looked at on a batch all the same.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_model, save_model
 from torch import Tensor
 
 from bistil.encoders.pooling import SentenceEncoder, SentenceModules
@@ -19,13 +20,15 @@ from bistil.extract.text import ExtractionText
 from bistil.student.gates import UnitKind
 from bistil.student.importance import unit_importance
 from bistil.student.layers import student_of
-from bistil.student.narrow import compared_covariance, narrowed, projection_of
+from bistil.student.narrow import compared_covariance, narrow_model, narrowed, projection_of
 from bistil.student.outputs import last_states, sentence_vectors
 from bistil.student.units import explained_share, pivoted_cholesky_selection
-from teacherzoo.cache import MADE, made_once
+from teacherzoo import Teacher
+from teacherzoo.cache import MADE, digest_of_values, made_once
 from teacherzoo.progress import ProgressCallback, no_progress
 
 _SAMPLE = 8192  # positions of text on which units are chosen
+_WEIGHTS, _KEPT = "narrow.safetensors", "kept.json"
 _WORDS = {
     "reconstruction": "",
     "taylor": " by Taylor importance",
@@ -51,14 +54,14 @@ class InitialStudent:
 
 
 def initial_student(
-    teacher: Any,
+    teacher: Teacher,
     layers: Sequence[int],
     extraction: Extraction,
     text: ExtractionText,
     *,
     sentences: SentenceModules | None,
     device: torch.device,
-    work: Path,
+    cache_dir: Path,
     watch: ProgressCallback = no_progress,
 ) -> InitialStudent:
     """The teacher's layers `layers`, verified bit for bit, then made as narrow as `extraction` says.
@@ -70,18 +73,57 @@ def initial_student(
         text: of which a sample decides what is kept.
         sentences: what stands behind a sentence encoder, whose vectors decide then.
         device: on which importance is measured, where that takes gradients.
-        work: a folder that keeps what was chosen for a run that goes on.
+        cache_dir: a folder in which a narrower one stays, for a run that goes on and for others of the same text and shape.
         watch: told (done, total, what).
     """
     seed = extraction.seed if extraction.init == "random" else None
-    student = student_of(teacher, layers, seed=seed)
-    whole, inner = teacher.config.hidden_size, inner_width(teacher.config)
+    student = student_of(teacher.model, layers, seed=seed)
+    whole, inner = student.config.hidden_size, inner_width(student.config)
     width = None if extraction.width == whole else extraction.width
     feed_forward = None if extraction.feed_forward == inner else extraction.feed_forward
     if width is None and feed_forward is None:
         return InitialStudent(student=student)
-    assert extraction.units is not None  # decided when the run was checked
     sample = text.sample(_SAMPLE)
+    inputs = {
+        "teacher": [teacher.weights_digest, teacher.tokenizer_digest],
+        "sample": digest_of_values([block.tolist() for block in sample]),
+        "layers": list(layers),
+        **{name: getattr(extraction, name) for name in ("width", "feed_forward", "units", "init", "seed")},
+    }  # fmt: skip
+
+    def make(folder: Path) -> None:
+        narrow, words, units = _narrower(teacher.model, student, layers, extraction, sample, sentences, device, folder, watch)  # fmt: skip
+        (folder / MADE).mkdir()
+        save_model(narrow, str(folder / MADE / _WEIGHTS))
+        (folder / MADE / _KEPT).write_text(json.dumps({"words": words, "units": units}), encoding="utf-8")  # fmt: skip
+
+    made = made_once(cache_dir / f"narrow-{digest_of_values(inputs)[:16]}", inputs, make, watch=watch)  # fmt: skip
+    kept = json.loads((made / _KEPT).read_text(encoding="utf-8"))
+    narrow = narrow_model(student, width=width, feed_forward=feed_forward)
+    load_model(narrow, str(made / _WEIGHTS))
+    units = None if kept["units"] is None else tuple(kept["units"])
+    return InitialStudent(
+        student=narrow, units=units, projection=None if units is None else projection_of(units, whole), words=tuple(kept["words"])
+    )  # fmt: skip
+
+
+def _narrower(
+    teacher: Any,
+    student: Any,
+    layers: Sequence[int],
+    extraction: Extraction,
+    sample: Sequence[Tensor],
+    sentences: SentenceModules | None,
+    device: torch.device,
+    work: Path,
+    watch: ProgressCallback,
+) -> tuple[Any, list[str], tuple[int, ...] | None]:
+    """The narrower student, what was made narrower in words, and the hidden units that it keeps."""
+    assert extraction.units is not None  # decided when the run was checked
+    whole, inner = teacher.config.hidden_size, inner_width(teacher.config)
+    width = None if extraction.width == whole else extraction.width
+    feed_forward = None if extraction.feed_forward == inner else extraction.feed_forward
+    seed = extraction.seed if extraction.init == "random" else None
     chosen: dict[str, Any] = {}
     if extraction.units != "reconstruction":
         keep: dict[UnitKind, float] = {}
@@ -102,14 +144,10 @@ def initial_student(
         )
     if feed_forward is not None:
         words.append(f"{feed_forward:,} of {inner:,} units in each feed-forward layer{by if seed is None else ''}")  # fmt: skip
-    return InitialStudent(
-        student=narrowed(
-            student, sample, units=units, feed_forward=feed_forward, inner_units=chosen.get("feed_forward"), seed=seed
-        ),
-        units=units,
-        projection=None if units is None else projection_of(units, whole),
-        words=tuple(words),
+    narrow = narrowed(
+        student, sample, units=units, feed_forward=feed_forward, inner_units=chosen.get("feed_forward"), seed=seed
     )  # fmt: skip
+    return narrow, words, units
 
 
 def _chosen(
@@ -140,7 +178,7 @@ def _chosen(
         (folder / MADE).mkdir()
         (folder / MADE / "units.json").write_text(json.dumps(kept), encoding="utf-8")
 
-    # The work folder is that of one run's inputs, which decide these too.
+    # The work folder is that of one student's inputs, which decide these too.
     made = made_once(work / "units", {"units": extraction.units}, make, watch=watch)
     kept: dict[str, Any] = json.loads((made / "units.json").read_text(encoding="utf-8"))
     return kept

@@ -78,7 +78,8 @@ class Fitting:
         units: by which measure of importance the units of narrower shapes are chosen: "reconstruction", "taylor" or "bottleneck".
         batch: rows of text in a batch.
         length: tokens in a row.
-        learning_rate: at its peak; what `Extraction` has for the kind unless given.
+        learning_rate: at its peak; unless given, what `Extraction` has for the kind, times the share of the whole model's worth that
+            the untrained cut has lost.
         prompts: put in front of the lines of a sentence encoder, in turn; its folder's own unless given.
         precision: of training's forward passes: "auto", "float32" or "bfloat16".
         seed: of order and masks.

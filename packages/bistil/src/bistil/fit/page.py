@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bistil.fit.picture import front_picture, words
+from bistil.make.page_frame import page_templates
 from bistil.make.plan import KINDS
 from vocabmerge import Kind
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-_HEAD = ("layers", "width", "feed-forward", "pieces", "parameters", "MB in 8 bits", "MB in float32", "ms", "predicted", "measured", "")  # fmt: skip
+_HEAD = ("layers", "width", "feed-forward", "pieces", "parameters", "MB in 8 bits", "MB in float32", "ms", "predicted", "untrained", "trained", "")  # fmt: skip
 
 
 def page(record: Mapping[str, Any]) -> str:
@@ -22,7 +19,7 @@ def page(record: Mapping[str, Any]) -> str:
     Args:
         record: what `fit` returns.
     """
-    return _templates().get_template("report.html.jinja").render(
+    return page_templates("bistil.fit").get_template("report.html.jinja").render(
         record=record,
         kind=KINDS[Kind(record["kind"])],
         verdict=verdict(record),
@@ -65,7 +62,8 @@ def verdict(record: Mapping[str, Any]) -> list[str]:
     languages = ", ".join(f"{name} {worth:.1f}" for name, worth in student["worth"]["languages"].items())  # fmt: skip
     said += [
         chosen["why"],
-        f"After {record['fitting']['steps']:,} steps it has {student['worth']['mean']:.1f} % of the whole model's worth ({record['measure']}; {languages}), "
+        _training(record),
+        f"It has {student['worth']['mean']:.1f} % of the whole model's worth ({record['measure']}; {languages}), "
         f"{student['parameters']:,} of {whole['parameters']:,} parameters, and takes {student['latency_ms']:.2f} of {whole['latency_ms']:.2f} ms a text.",
     ]
     if (agreement := record["agreement"]) is not None:
@@ -74,6 +72,17 @@ def verdict(record: Mapping[str, Any]) -> list[str]:
     within = "within" if actual <= limit else "BEYOND"
     said.append(f"What was made is {within} the budget of {record['budget']['words']}: {_in_figures(actual)}.")  # fmt: skip
     return said
+
+
+def _training(record: Mapping[str, Any]) -> str:
+    """What its training gave, or why what was made is untrained."""
+    student, steps = record["student"], record["fitting"]["steps"]
+    if student["steps"] == steps:
+        return f"Its training of {steps:,} steps took it from {student['untrained']:.1f} to {student['trained']:.1f}."
+    return (
+        f"Its training of {steps:,} steps took it from {student['untrained']:.1f} down to {student['trained']:.1f}, so that what was made is the cut "
+        "as it was before; more steps, more text or a lower learning rate may do better."
+    )
 
 
 def card_part(record: Mapping[str, Any]) -> str:
@@ -94,12 +103,12 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _row(row: Mapping[str, Any], *, chosen: bool, beyond: bool) -> tuple[str, ...]:
     shape = row["shape"]
-    measured, time = "", f"~{row['latency_ms']:.2f}"
+    untrained, measured, time = "", "", f"~{row['latency_ms']:.2f}"
     if "worth" in row:
         ends: Sequence[tuple[float, float]] = list(row["worth"]["interval"].values())
         spread = f" ±{sum(high - low for low, high in ends) / len(ends) / 2:.1f}" if ends else ""
         measured = f"{row['worth']['mean']:.1f}{spread} @{row['steps']}"
-        time = f"{row['latency_ms']:.2f}"
+        untrained, time = f"{row['untrained']:.1f}", f"{row['latency_ms']:.2f}"
     return (
         f"{len(shape['layers'])}: {' '.join(map(str, shape['layers']))}",
         *(f"{shape[part]:,}" for part in ("width", "feed_forward", "pieces")),
@@ -107,21 +116,7 @@ def _row(row: Mapping[str, Any], *, chosen: bool, beyond: bool) -> tuple[str, ..
         *(f"{row[size] / 1e6:.1f}" for size in ("bytes", "float_bytes")),
         time,
         f"{row['predicted']:.1f}",
+        untrained,
         measured,
         "chosen" if chosen else "beyond the budget" if beyond else "",
     )
-
-
-@cache
-def _templates() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    templates = Environment(
-        loader=PackageLoader("bistil.fit"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["thousands"] = lambda number: f"{number:,}"
-    return templates

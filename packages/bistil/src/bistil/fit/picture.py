@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
+from bistil.make.page_frame import page_templates
 
 _TITLES = {
     "parameters": "parameters (millions)",
@@ -42,7 +40,7 @@ def front_picture(record: Mapping[str, Any]) -> str:
 
     rounds = sorted({row["steps"] for row in trials})
     chosen = record.get("chosen", {}).get("shape")
-    return _templates().get_template("front.svg.jinja").render(
+    return page_templates("bistil.fit").get_template("front.svg.jinja").render(
         width=_WIDTH, height=_HEIGHT, left=_LEFT, right=_RIGHT, top=_TOP, bottom=_BOTTOM,
         title=f"worth against {_TITLES[measure]}",
         cost_title=_TITLES[measure],
@@ -73,16 +71,3 @@ def _ticks(low: float, high: float) -> Sequence[float]:
     every = [m * 10.0**p for p in powers for m in (1, 2, 3, 5, 7)]
     inside = [tick for tick in every if low <= tick <= high]
     return inside if len(inside) <= 8 else [tick for tick in inside if f"{tick:e}"[0] in "125"]
-
-
-@cache
-def _templates() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    return Environment(
-        loader=PackageLoader("bistil.fit"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

@@ -26,6 +26,7 @@ from bistil.fit.trials import Trial, Trials
 from bistil.make.plan import kind_of
 from bistil.make.texts import SplitText, digests_of_sources, sources_of, split_text
 from bistil.student.shape import Shape, ShapeSizes
+from teacherzoo.atomic_write import remove
 from teacherzoo.cache import (
     DIGESTS,
     MADE,
@@ -198,9 +199,11 @@ class _Search:
         self.kind, self.budget, self.fitting, self.judge, self.watch = kind, budget, fitting, judge, watch  # fmt: skip
         self._files = {language: part.training for language, part in text.items()}
         self.sizes = ShapeSizes(self._layout)
-        self.trials = Trials(model, kind, self.sizes.shape, self._files, fitting=fitting, judge=judge, inputs=given, cache=cache)  # fmt: skip
         lean = self._lean_folder(whole)
         self._lean = ShapeSizes(model_layout(lean))
+        self.trials = Trials(
+            model, kind, self.sizes.shape, lean, self._lean.shape.pieces, self._files, fitting=fitting, judge=judge, inputs=given, cache=cache
+        )  # fmt: skip
         pieces = json.loads((lean / "report.json").read_text(encoding="utf-8"))["pieces"]
         self.choices = choices_of(self.sizes, self._layout, fitting, needed=pieces["after"], always=pieces["always"])  # fmt: skip
         self._length = _usual_length(lean, [line for part in text.values() for line in part.judged_lines()], fitting)  # fmt: skip
@@ -239,13 +242,17 @@ class _Search:
                 f"No shape was measured to be within {self.budget}; allow more, or measure again on a quieter machine."
             )
         times = dict(zip((c.shape for c in alive), self.latencies([c.shape for c in alive]), strict=True))  # fmt: skip
+        untrained = {c.shape: self._try(c, 0, "untrained").worth.mean for c in alive}
         trials: list[dict[str, Any]] = []
         agreement = None
         for number, (count, steps) in enumerate(self.fitting.rounds()):
             alive = alive[:count]
-            tried = [self._try(candidate, steps, number, len(alive)) for candidate in alive]
+            tried = [self._try(c, steps, f"round {number + 1}, {len(alive)} shapes") for c in alive]
             trials += [
-                {**candidate.to_json(), "latency_ms": times[candidate.shape], "steps": steps, "worth": trial.worth.to_json()}
+                {
+                    **candidate.to_json(), "latency_ms": times[candidate.shape], "untrained": untrained[candidate.shape], "steps": steps,
+                    "learning_rate": trial.learning_rate, "worth": trial.worth.to_json(),
+                }
                 for candidate, trial in zip(alive, tried, strict=True)
             ]  # fmt: skip
             if number == 0 and len(alive) > 2:
@@ -262,9 +269,7 @@ class _Search:
         why += f" (the others: {others})." if others else "."
         return {"trials": trials, "agreement": agreement, "chosen": {"shape": asdict(best.shape), "why": why}}  # fmt: skip
 
-    def _try(self, candidate: Candidate, steps: int, number: int, count: int) -> Trial:
-        prefix = f"round {number + 1}, {count} shapes"
-
+    def _try(self, candidate: Candidate, steps: int, prefix: str) -> Trial:
         def told(done: int, total: int, what: str) -> None:
             self.watch(done, total, f"{prefix}: {what}")
 
@@ -323,10 +328,17 @@ class _Search:
 def _finish(
     record: dict[str, Any], search: _Search, text: Mapping[str, SplitText], work: Path
 ) -> None:
-    """Make the chosen one with all steps, and measure it."""
+    """Make the chosen one with all steps, or with none where they make it worse, and measure it."""
     stated = record["chosen"]["shape"]
     shape = Shape(**{**stated, "layers": tuple(stated["layers"])})
-    search.trials.make(shape, search.fitting.steps, work / STUDENT, watch=search.watch)
+    steps, untrained = search.fitting.steps, search.trials.trial(shape, 0).worth
+    search.trials.make(shape, steps, work / STUDENT, watch=search.watch)
+    worth = search.judge.worth(work / STUDENT)
+    trained = worth.mean
+    if trained < untrained.mean:
+        steps, worth = 0, untrained
+        remove(work / STUDENT)
+        search.trials.make(shape, 0, work / STUDENT, watch=search.watch)
     run = json.loads((work / STUDENT / "run.json").read_text(encoding="utf-8"))
     made = replace(shape, pieces=run["plan"]["pieces"][1])
     sizes, whole = search.sizes, search.sizes.shape
@@ -337,7 +349,10 @@ def _finish(
         "bytes": sizes.eight_bit_bytes(made),
         "float_bytes": sizes.float_bytes(made),
         "latency_ms": times[1],
-        "worth": search.judge.worth(work / STUDENT).to_json(),
+        "steps": steps,
+        "worth": worth.to_json(),
+        "trained": trained,
+        "untrained": untrained.mean,
     }
     record["exported"] = None
     if search.budget.bytes is not None:

@@ -20,6 +20,7 @@ from teacherzoo.progress import ProgressCallback, no_progress
 from vocabmerge import Kind
 
 _FILE = "trial.json"
+_LEAST_SHARE = 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +30,13 @@ class Trial:
     Attributes:
         shape: of the student.
         steps: of training.
+        learning_rate: at its peak; 0 where nothing was trained.
         worth: of it.
     """
 
     shape: Shape
     steps: int
+    learning_rate: float
     worth: Worth
 
 
@@ -44,6 +47,8 @@ class Trials:
         model: the teacher, as `extract` takes it.
         kind: of it.
         whole: its shape.
+        lean: a folder of it with the pieces that the text needs, of which shapes with no more are cut.
+        lean_pieces: how many these are.
         files: language to text, the source first.
         fitting: how students are trained.
         judge: of what they are worth.
@@ -56,6 +61,8 @@ class Trials:
         model: str | Path,
         kind: Kind,
         whole: Shape,
+        lean: Path,
+        lean_pieces: int,
         files: Mapping[str, Path],
         *,
         fitting: Fitting,
@@ -64,6 +71,7 @@ class Trials:
         cache: Path,
     ) -> None:
         self._model, self._kind, self._whole, self._files = model, kind, whole, files
+        self._lean, self._lean_pieces = lean, lean_pieces
         self._fitting, self._judge, self._cache = fitting, judge, cache
         self._inputs = {**inputs, "judge": dict(judge.inputs)}
 
@@ -75,10 +83,12 @@ class Trials:
             steps: of training; 0 cuts the teacher and trains nothing.
             watch: told (done, total, what).
         """
-        inputs = {**self._inputs, "extraction": self.extraction(shape, steps).to_json()}
+        extraction = self.extraction(shape, steps)
+        inputs = {**self._inputs, "extraction": extraction.to_json()}
 
         def make(work: Path) -> None:
-            self.make(shape, steps, work / "student", watch=watch)
+            model = self._lean if shape.pieces <= self._lean_pieces else self._model
+            self._extract(model, extraction, work / "student", watch)
             worth = self._judge.worth(work / "student")
             (work / MADE).mkdir()
             text = json.dumps(worth.to_json())
@@ -90,28 +100,48 @@ class Trials:
         made = made_once(place, inputs, make, watch=watch)
         stated = json.loads((made / _FILE).read_text(encoding="utf-8"))
         stated["interval"] = {name: tuple(ends) for name, ends in stated["interval"].items()}
-        return Trial(shape=shape, steps=steps, worth=Worth(**stated))
+        rate = extraction.learning_rate if steps else None
+        return Trial(shape=shape, steps=steps, learning_rate=rate or 0.0, worth=Worth(**stated))
 
     def make(self, shape: Shape, steps: int, out: Path, *, watch: ProgressCallback) -> None:
         """Extract a student of a shape into a folder, unless it is there."""
+        self._extract(self._model, self.extraction(shape, steps), out, watch)
+
+    def _extract(
+        self, model: str | Path, extraction: Extraction, out: Path, watch: ProgressCallback
+    ) -> None:
         if out.exists():
             return
         source, *targets = self._files
         extract(
-            self._model,
+            model,
             self._files,
             out,
             source=source,
             targets=targets,
-            extraction=self.extraction(shape, steps),
+            extraction=extraction,
             cache_dir=self._cache / "text",
             watch=watch,
         )
+
+    def _rate(self, shape: Shape) -> float:
+        """The kind's, times the share of the whole model's worth that the untrained cut has lost.
+
+        Adam's steps are as long as the rate in every weight, whatever is left to learn: at a rate that suits a student which has
+        everything to learn, one that is cut near the whole model loses in its first steps what it had.
+        """
+        usual = Extraction().decided(self._kind).learning_rate
+        assert usual is not None
+        lost = 1 - self.trial(shape, 0).worth.mean / 100
+        return usual * float(f"{min(1.0, max(lost, _LEAST_SHARE)):.2g}")
 
     def extraction(self, shape: Shape, steps: int) -> Extraction:
         """How a student of a shape is extracted."""
         narrow = shape.width != self._whole.width
         asked = self._fitting
+        rate = asked.learning_rate
+        if steps and rate is None:
+            rate = self._rate(shape)
         return Extraction(
             layers=shape.layers,
             width=shape.width if narrow else None,
@@ -121,7 +151,7 @@ class Trials:
             loss=_loss(self._kind, narrow=narrow),
             steps=steps,
             checkpoint_every=max(50, steps // 5),
-            batch=asked.batch, length=asked.length, learning_rate=asked.learning_rate, prompts=asked.prompts,
+            batch=asked.batch, length=asked.length, learning_rate=rate, prompts=asked.prompts,
             precision=asked.precision, seed=asked.seed,  # type: ignore[arg-type]  # checked there
         )  # fmt: skip
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bistil.make.page_frame import page_templates
 from bistil.make.plan import KINDS
 from bistil.make.scores import STUDENT, TRIMMED, WHOLE
 from vocabmerge import Kind
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 _NAMES = {WHOLE: "the model", TRIMMED: "its trim", STUDENT: "its student"}
 _LOADING = {
@@ -35,7 +32,7 @@ def page(record: Mapping[str, Any], picture: bytes | None) -> str:
     """
     kind = Kind(record["plan"]["kind"])
     module, loader = _LOADING[kind]
-    return _templates().get_template("report.html.jinja").render(
+    return page_templates("bistil.make").get_template("report.html.jinja").render(
         record=record,
         title=Path(record["model"]).name,
         kind=KINDS[kind],
@@ -80,20 +77,3 @@ def verdict(record: Mapping[str, Any]) -> list[str]:
             f"Not counted, for their translations are in a language that was not kept: {', '.join(unfair)}."
         )
     return said
-
-
-@cache
-def _templates() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    templates = Environment(
-        loader=PackageLoader("bistil.make"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["mib"] = lambda size: f"{size / 2**20:,.1f}"
-    templates.filters["billions"] = lambda number: f"{number / 1e9:,.2f}"
-    templates.filters["thousands"] = lambda number: f"{number:,}"
-    return templates

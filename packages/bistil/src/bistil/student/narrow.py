@@ -79,16 +79,30 @@ def narrowed(
     """
     kept = None if units is None or len(units) == model.config.hidden_size else tuple(units)
     inner = None if feed_forward == inner_width(model.config) else feed_forward
-    config = narrow_config(model.config, width=None if kept is None else len(kept), feed_forward=inner)  # fmt: skip
-    with torch.random.fork_rng(devices=[]):  # see `student_of`
-        torch.manual_seed(0 if seed is None else seed)
-        narrow = same_class(model, config)
-    narrow.config._attn_implementation = model.config._attn_implementation
-    narrow.to(next(model.parameters())).eval()  # its device and dtype
+    narrow = narrow_model(model, width=None if kept is None else len(kept), feed_forward=inner, seed=seed)  # fmt: skip
     if seed is None:
         statistics = ActivationStatistics(model, kept, blocks, inner=inner is not None)
         narrow.load_state_dict(_Narrowing(model, statistics, kept, inner, inner_units).weights())
     return narrow
+
+
+def narrow_model(
+    model: Any, *, width: int | None, feed_forward: int | None, seed: int | None = None
+) -> Any:
+    """A narrower model of the class of `model`, where that lies, with random weights.
+
+    Args:
+        model: in evaluation mode.
+        width: of its hidden states; None for as many.
+        feed_forward: units of its feed-forward layers; None for as many.
+        seed: of the weights.
+    """
+    config = narrow_config(model.config, width=width, feed_forward=feed_forward)
+    with torch.random.fork_rng(devices=[]):  # see `student_of`
+        torch.manual_seed(0 if seed is None else seed)
+        narrow = same_class(model, config)
+    narrow.config._attn_implementation = model.config._attn_implementation
+    return narrow.to(next(model.parameters())).eval()  # its device and dtype
 
 
 class _Narrowing:
