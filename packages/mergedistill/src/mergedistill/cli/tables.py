@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -47,8 +47,17 @@ def plan_table(plan: Plan) -> Group:
         "checkpoints while it trains."
     )
     told = "Measured on a miniature of the run on this machine, in one process, and scaled up."
+    heard = [
+        Text(f"{language.language}: of its masked words are heard {_shares(language.words_heard)}.")
+        for language in plan.languages
+        if language.words_heard
+    ]
     warned = [Text(f"Suspicious: {sentence}", style="bold") for sentence in plan.corpus_warnings]
-    return Group(languages, stages, Text(student), Text(told), *warned)
+    return Group(languages, stages, *heard, Text(student), Text(told), *warned)
+
+
+def _shares(words_heard: Mapping[str, float]) -> str:
+    return ", ".join(f"{share:.1%} of {name}" for name, share in words_heard.items())
 
 
 def outcome_table(outcomes: Sequence[Outcome], *, languages: Sequence[str]) -> Group:

@@ -128,16 +128,23 @@ def _part(name: str, language: str, ensemble: TeacherEnsemble) -> str:
 
 
 def _teacher_shares(recipe: Recipe) -> dict[str, list[str]]:
-    """Where several teachers meet: the share of masked positions at which each is heard."""
+    """Where teachers are combined: the share of masked positions, and of masked words, at which each is heard."""
     train = stages(recipe)["train"]
     meetings = train.facts()["meetings"] if train.done else {}
     return {
         language: [
-            f"{name} {usage['heard'] / max(1, usage['asked']):.1%}"
+            f"{name} {usage['heard'] / max(1, usage['asked']):.1%}{_words_heard(usage)}"
             for name, usage in usages.items()
         ]
         for language, usages in meetings.items()
     }
+
+
+def _words_heard(usage: Mapping[str, float]) -> str:
+    """Of a training by an earlier version it was not noted."""
+    if "words" not in usage:
+        return ""
+    return f" ({usage['words_heard'] / max(1, usage['words']):.1%} of the words)"
 
 
 def _text_row(recipe: Recipe, language: str, ensemble: TeacherEnsemble) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from pydantic import (
 from teacherzoo.encoders.families import Architecture
 from teacherzoo.pretrain.shapes import Shape
 
-Combine = Literal["best", "mixture", "mince"]
+Combine = Literal["best", "mixture", "mince", "words"]
 
 
 class _Part(BaseModel):
@@ -40,6 +40,17 @@ class Text(_Part):
 
 def _bare_name(value: Any) -> Any:
     return {"corpus": value} if isinstance(value, str) else value
+
+
+def _likelihood(value: Any) -> Any:
+    """`{likelihood: words}` is called `words`, for all languages or for one."""
+    if not isinstance(value, dict):
+        return value
+    if "likelihood" not in value:
+        return {language: _likelihood(combine) for language, combine in value.items()}
+    if value != {"likelihood": "words"}:
+        raise ValueError(f"expected {{likelihood: words}}, got {value!r}")
+    return "words"
 
 
 class Teaching(_Part):
@@ -231,9 +242,10 @@ class Recipe(_Part):
     teachers: Annotated[tuple[Teaching, ...], Field(min_length=1)]
     assign: Literal["stated", "rank"] = "stated"
     """Who teaches what: as the teachers' `languages` say, or as ranking them on held-out text recommends."""
-    combine: Combine | dict[str, Combine] = "best"
+    combine: Annotated[Combine | dict[str, Combine], BeforeValidator(_likelihood)] = "best"
     """Where a language has several teachers: the best one alone, a mixture by weight, or in each block the one with the
-    lowest cross-entropy with the text; for all languages, or by language (`best` for those not named)."""
+    lowest cross-entropy with the text; `{likelihood: words}`, also for one teacher, is a mixture that compares whole words
+    where pieces differ; for all languages, or by language (`best` for those not named)."""
     rank: Ranking = Ranking()
     out: str
     """The folder of the run; the student is in its `student/`."""
@@ -289,8 +301,20 @@ class Recipe(_Part):
                 raise ValueError(
                     f"combine: {language!r} is not among the languages{nearest(language, self.languages)}"
                 )
+        self._check_words()
         self._check_student()
         return self
+
+    def _check_words(self) -> None:
+        worded = [language for language in self.languages if self.combination(language) == "words"]
+        if worded and self.distil.policy != "whole_word":
+            raise ValueError(
+                f"combine: the likelihood of words ({', '.join(worded)}) needs words that are masked whole; set distil.policy: whole_word"
+            )
+        if worded and self.distil.online:
+            raise ValueError(
+                f"combine: the likelihood of words ({', '.join(worded)}) is read from recordings; leave distil.online out"
+            )
 
     def _check_student(self) -> None:
         names = [teacher.called for teacher in self.teachers]

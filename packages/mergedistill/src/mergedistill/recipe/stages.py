@@ -207,6 +207,7 @@ def _recording(recipe: Recipe, teacher: Teaching, language: str) -> str:
         terms = [
             recipe.distil.model_dump(include={"sampler", "k", "draws", "temperature", *asked}),
             recipe.record.model_dump(exclude={"offload"}),
+            *(["words"] if recipe.combination(language) == "words" else []),
         ]
     return digest_of_values([digest_of_model(teacher.teacher), _text(recipe, language), terms])[:12]
 

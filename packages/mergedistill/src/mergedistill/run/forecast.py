@@ -54,6 +54,7 @@ class LanguagePlan:
         signal_bytes: on disk, of all its teachers.
         recorded: whether that is there already.
         rounds: how often the training will read each block.
+        words_heard: teacher to the share of masked words at which it is heard in the miniature, where teachers are combined.
     """
 
     language: str
@@ -66,6 +67,7 @@ class LanguagePlan:
     signal_bytes: int
     recorded: bool
     rounds: float
+    words_heard: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +247,14 @@ def _language_plan(recipe: Recipe, small: Recipe, language: str, count: _Count) 
         signal_bytes=size,
         recorded=len(there) == len(ensembles[language].weights),
         rounds=0.0,
+        words_heard=_words_heard(small, language),
     )
+
+
+def _words_heard(small: Recipe, language: str) -> dict[str, float]:
+    """As the miniature's training noted it."""
+    usages = stages(small)["train"].facts()["meetings"].get(language, {})
+    return {name: usage["words_heard"] / max(1, usage["words"]) for name, usage in usages.items()}
 
 
 def _there(

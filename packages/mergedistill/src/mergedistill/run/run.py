@@ -37,6 +37,7 @@ from mergedistill.targets.combined import CombinedSignals
 from mergedistill.targets.online import OnlineTeacher
 from mergedistill.targets.online_ensemble import OnlineEnsemble, open_online
 from mergedistill.targets.recorded import open_signals, record_language
+from mergedistill.targets.words import WordSignals
 from teacherzoo import Signals
 from teacherzoo.cache import alone_in
 from teacherzoo.catalogue.catalogue import find_teacher
@@ -244,20 +245,22 @@ def _train(recipe: Recipe, plan: dict[str, Stage], watch: ProgressCallback) -> N
 
 
 def _meetings(signals: Mapping[str, Signals]) -> dict[str, Any]:
-    """Per language with several teachers and for each of them, how much of it is heard."""
+    """Per language whose teachers are combined and for each of them, how much of it is heard."""
     usage = {
         language: {name: asdict(teacher) for name, teacher in combined.usage().items()}
         for language, combined in signals.items()
-        if isinstance(combined, CombinedSignals)
+        if isinstance(combined, CombinedSignals | WordSignals)
     }
     for language, of_language in usage.items():
         for name, heard in of_language.items():
             _LOG.info(
-                "%s: %s is heard at %d of %d masked positions, in %d blocks",
+                "%s: %s is heard at %d of %d masked positions and %d of %d masked words, in %d blocks",
                 language,
                 name,
                 heard["heard"],
                 heard["asked"],
+                heard["words_heard"],
+                heard["words"],
                 heard["blocks"],
             )
     return usage

@@ -13,6 +13,7 @@ from mergedistill.recipe.recipe import Distil
 from mergedistill.targets.batch import OnlineTargets, Targets
 from mergedistill.targets.online import OnlineTeacher, compare_top
 from mergedistill.targets.online_ensemble import OnlineEnsemble
+from mergedistill.targets.word_divergence import compare_words
 from teacherzoo import SplitHead, split_head
 from teacherzoo.training.loss_module import LossModule
 
@@ -42,7 +43,8 @@ class DistillationLoss(LossModule):
     """L = (1 - α) · CE(student, gold) + α · D(student, teacher), means over the masked positions of a batch.
 
     The first term is masked language modelling (Devlin et al. 2019), the second distillation with a temperature (Hinton
-    et al. 2015), which is scaled by T². D is one of `linear_distil_loss`'s divergences.
+    et al. 2015), which is scaled by T². D is one of `linear_distil_loss`'s divergences; of teachers that are heard word by word
+    see `compare_words`.
 
     Args:
         student: a stock `…ForMaskedLM`.
@@ -86,6 +88,10 @@ class DistillationLoss(LossModule):
         if isinstance(targets, OnlineTargets):
             loss, hard, soft, count = self._teachers[targets.teacher].loss(
                 states, head, labels, targets.query, divisor=num_items_in_batch
+            )
+        elif targets.words is not None:
+            loss, hard, soft, count = compare_words(
+                states, head, labels, targets, self._distil, num_items_in_batch
             )
         else:
             loss, hard, soft, count = compare_top(

@@ -24,26 +24,44 @@ def align_positions(primary: ShardArrays, other: ShardArrays) -> NDArray[np.int6
     Returns:
         [P], numbers of positions in `other`; -1 where the other teacher has no prediction.
     """
-    words_of_primary, words_of_other = _words([primary, other])
-    here, there = _WordGroups.of(words_of_primary), _WordGroups.of(words_of_other)
-    match = np.searchsorted(there.words, here.words)
-    matched = match < len(there.words)
-    matched[matched] = there.words[match[matched]] == here.words[matched]
+    here, there, match = match_words(primary, other)
+    matched = match >= 0
     matched[matched] = there.sizes[match[matched]] == here.sizes[matched]
-    group = np.repeat(np.arange(len(here.words)), here.sizes)
-    offset = np.arange(len(words_of_primary)) - here.starts[group]
+    group = here.group_of_ordered
+    offset = np.arange(len(group)) - here.starts[group]
     candidate = np.flatnonzero(matched[group])
     position = there.order[there.starts[match[group[candidate]]] + offset[candidate]]
     gold = primary.labels[here.order[candidate]]
     same_piece = (gold >= 0) & (other.labels[position] == gold)
     differing = np.bincount(group[candidate[~same_piece]], minlength=len(here.words)) > 0
     same_word = ~differing[group[candidate]]
-    positions = np.full(len(words_of_primary), -1, dtype=np.int64)
+    positions = np.full(len(group), -1, dtype=np.int64)
     positions[here.order[candidate[same_word]]] = position[same_word]
     return positions
 
 
-class _WordGroups:
+def match_words(
+    primary: ShardArrays, other: ShardArrays
+) -> tuple[WordGroups, WordGroups, NDArray[np.int64]]:
+    """The masked words of two shards of the same documents.
+
+    Returns:
+        The words of the one and of the other, and for each of the former [G] its number among the latter, -1 where
+        the other has nothing masked that is counted to it.
+    """
+    here, there = (WordGroups.of(words) for words in _words([primary, other]))
+    match = np.searchsorted(there.words, here.words)
+    matched = match < len(there.words)
+    matched[matched] = there.words[match[matched]] == here.words[matched]
+    return here, there, np.where(matched, match, -1)
+
+
+def masked_words(shard: ShardArrays) -> WordGroups:
+    """The masked words of one shard."""
+    return WordGroups.of(_words([shard])[0])
+
+
+class WordGroups:
     """Positions by word: `order[starts[g] : starts[g] + sizes[g]]` are those of word g, in the order of the text."""
 
     def __init__(
@@ -55,8 +73,29 @@ class _WordGroups:
     ) -> None:
         self.words, self.starts, self.sizes, self.order = words, starts, sizes, order
 
+    @property
+    def group_of_ordered(self) -> NDArray[np.int64]:
+        """[P], the word of `order[p]`."""
+        return np.repeat(np.arange(len(self.words)), self.sizes)
+
+    @property
+    def group_of_position(self) -> NDArray[np.int64]:
+        """[P], the word of each position."""
+        groups = np.empty(len(self.order), dtype=np.int64)
+        groups[self.order] = self.group_of_ordered
+        return groups
+
+    def any_of(self, positions: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """[G], the words one of whose positions is marked [P]."""
+        return np.bincount(self.group_of_position[positions], minlength=len(self.words)) > 0
+
+    def all_of(self, positions: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """[G], the words all of whose positions are marked [P]."""
+        return ~self.any_of(~positions)
+
     @classmethod
-    def of(cls, word_of_position: NDArray[np.int64]) -> _WordGroups:
+    def of(cls, word_of_position: NDArray[np.int64]) -> WordGroups:
+        """Group positions [P] by the number of their word."""
         words, starts, sizes = np.unique(
             np.sort(word_of_position), return_index=True, return_counts=True
         )

@@ -30,11 +30,35 @@ class _Moved:
 def _changed(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
         return change(value)
+    if isinstance(value, _Moved):
+        return value._with(change)
     if isinstance(value, Mapping):
         return {name: _changed(part, change) for name, part in value.items()}
     if isinstance(value, list):
         return [_changed(part, change) for part in value]
     return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordTargets(_Moved):
+    """What teachers give to whole words that they cut into other pieces than the student: M words, E events of at most L pieces.
+
+    The first event of a word is the word that stands in the text, the others are words that the teacher thinks likely; all
+    other fillings of the masks are the rest.
+
+    Attributes:
+        cells: [M, L] numbers of the N masked positions of the batch that the word fills, -1 behind its last.
+        ids: [M, E, L] the student's pieces of each event, -1 behind the last.
+        logprobs: [M, E] the teacher's, at the temperature of the loss; minus infinity where there are fewer events.
+        weights: [M] the teacher's share in what is heard of the word.
+        piece_weights: [N] the share of those that are heard piece by piece.
+    """
+
+    cells: torch.Tensor
+    ids: torch.Tensor
+    logprobs: torch.Tensor
+    weights: torch.Tensor
+    piece_weights: torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +70,14 @@ class RecordedTargets(_Moved):
         topk_logprobs: [N, K].
         tail: [N] probability of all other pieces.
         log_partition: [N] log Σ p^(1/T), or None at T = 1.
+        words: of teachers that are heard word by word, or None where there is none in the batch.
     """
 
     topk_ids: torch.Tensor
     topk_logprobs: torch.Tensor
     tail: torch.Tensor
     log_partition: torch.Tensor | None = None
+    words: WordTargets | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mergedistill.errors import StageError
 from mergedistill.recipe.language_teachers import TeacherEnsemble
-from mergedistill.targets.align import align_positions
+from mergedistill.targets.align import WordGroups, align_positions, masked_words
 from mergedistill.targets.combine import AlignedTeacher, mince, mixture
 from teacherzoo import Signals
 from teacherzoo.signals.shard import ShardArrays
@@ -30,19 +30,20 @@ class TeacherUsage:
         heard: of these, those where its prediction was used.
         lost: probability, summed over the positions used, on ids that the student lacks.
         blocks: in how many blocks it was chosen; under a mixture, all.
+        words: masked words with a position that counts.
+        words_heard: of these, those where it was used at each such position.
     """
 
     asked: int
     heard: int
     lost: float
     blocks: int
+    words: int
+    words_heard: int
 
     def __add__(self, other: TeacherUsage) -> TeacherUsage:
         return TeacherUsage(
-            asked=self.asked + other.asked,
-            heard=self.heard + other.heard,
-            lost=self.lost + other.lost,
-            blocks=self.blocks + other.blocks,
+            **{name: value + getattr(other, name) for name, value in vars(self).items()}
         )
 
 
@@ -125,18 +126,27 @@ class CombinedSignals(Signals):
             arrays = other.shard(shard_number(other, file))
             teachers[name] = self._aligned(other, arrays, align_positions(primary, arrays), name)
         counting = primary.labels >= 0
+        groups = masked_words(primary)
         if self._ensemble.combine == "mixture":
             targets = mixture(list(teachers.values()), temperature=self._temperature)
             return replace(primary, **vars(targets)), {
                 name: _usage_of(
-                    teacher, teacher.has_prediction & counting, counting, len(primary.loss)
+                    teacher,
+                    teacher.has_prediction & counting,
+                    counting,
+                    groups,
+                    blocks=len(primary.loss),
                 )
                 for name, teacher in teachers.items()
             }
         targets, chosen, used = mince(list(teachers.values()), same_text=self._same_text)
         return replace(primary, **vars(targets)), {
             name: _usage_of(
-                teacher, (used == order) & counting, counting, int((chosen == order).sum())
+                teacher,
+                (used == order) & counting,
+                counting,
+                groups,
+                blocks=int((chosen == order).sum()),
             )
             for order, (name, teacher) in enumerate(teachers.items())
         }
@@ -156,13 +166,21 @@ class CombinedSignals(Signals):
 
 
 def _usage_of(
-    teacher: AlignedTeacher, used: NDArray[np.bool_], counting: NDArray[np.bool_], blocks: int
+    teacher: AlignedTeacher,
+    used: NDArray[np.bool_],
+    counting: NDArray[np.bool_],
+    groups: WordGroups,
+    *,
+    blocks: int,
 ) -> TeacherUsage:
+    counted = groups.any_of(counting)
     return TeacherUsage(
         asked=int(counting.sum()),
         heard=int(used.sum()),
         lost=float(teacher.arrays.lost[teacher.positions[used]].sum()),
         blocks=blocks,
+        words=int(counted.sum()),
+        words_heard=int((counted & groups.all_of(used | ~counting)).sum()),
     )
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
 from mergedistill.recipe.language_teachers import TeacherEnsemble, teachers_in_use
 from mergedistill.recipe.recipe import Recipe, Teaching
 from mergedistill.recipe.stages import recording_folder
 from mergedistill.targets.combined import CombinedSignals
+from mergedistill.targets.spellings import WordSpellings, spell_words
+from mergedistill.targets.words import WordSignals
 from teacherzoo import Corpus, Masking, Signals, record
 from teacherzoo.catalogue.catalogue import find_teacher
+from teacherzoo.encoders.teachers import read_text_side
 from teacherzoo.progress import ProgressCallback
 from teacherzoo.signals.record_text import record_text
 from vocabmerge import load_map
@@ -50,6 +55,7 @@ def record_language(
         precision=recipe.record.precision,
         token_budget=recipe.record.tokens,
         offload=recipe.record.offload,
+        word_logprobs=recipe.combination(text.language) == "words",
         watch=report,
     )
 
@@ -93,7 +99,18 @@ def open_signals(
         folders = {
             name: recording_folder(recipe, used[name][0], language) for name in ensemble.weights
         }
-        if len(folders) == 1:
+        if ensemble.combine == "words":
+            opened[language] = WordSignals(
+                folders,
+                maps,
+                ensemble,
+                spellings={
+                    name: _spellings(used[name][0], vocabulary, language) for name in folders
+                },
+                temperature=recipe.distil.temperature,
+                max_lost=recipe.distil.max_lost,
+            )
+        elif len(folders) == 1:
             opened[language] = Signals(
                 folders[ensemble.primary],
                 vocabulary=maps[ensemble.primary],
@@ -108,3 +125,10 @@ def open_signals(
                 max_lost=recipe.distil.max_lost,
             )
     return opened
+
+
+def _spellings(teaching: Teaching, vocabulary: Path, language: str) -> WordSpellings:
+    """A teacher's pieces that are words, as the student reads them in a language."""
+    teacher = read_text_side(find_teacher(teaching.teacher))
+    student = Tokenizer.from_file(str(vocabulary / "languages" / language / "tokenizer.json"))
+    return spell_words(teacher.backend, student, special=teacher.space.special)

@@ -14,6 +14,7 @@ from mergedistill.errors import StageError
 from mergedistill.recipe.recipe import Distil
 from mergedistill.targets.batch import OnlineTargets, RecordedTargets, Targets
 from mergedistill.targets.online import OnlineSignals
+from mergedistill.targets.words import WordSignals
 from teacherzoo import SignalBatch, Signals
 
 _DRAWN_AT_ONCE = 1 << 16
@@ -196,4 +197,5 @@ def _targets(signals: Signals, batch: SignalBatch, rows: list[int], distil: Dist
         log_partition=None
         if distil.temperature == 1.0
         else batch.log_partition[distil.temperature],
+        words=signals.word_targets(rows) if isinstance(signals, WordSignals) else None,
     )
