@@ -28,9 +28,10 @@ from transformers import (
 )
 
 from mergedistill.errors import RecipeError, StageError
-from mergedistill.recipe.read import read_recipe
+from mergedistill.recipe.read import altered, read_recipe
 from mergedistill.recipe.recipe import Recipe
 from mergedistill.recipe.stages import ensembles_or_refuse, recording_folder, stages
+from mergedistill.run.ablate import baselines
 from mergedistill.run.run import run
 from mergedistill.student.initialise import new_student
 from mergedistill.student.loss import DistillationLoss
@@ -287,6 +288,16 @@ def test_what_words_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(RecipeError, match=re.escape(sentence)):
         prose_recipe(**changes)
+
+
+def test_what_words_are_compared_with_are_recipes(prose_recipe: Recipes) -> None:
+    recipe = prose_recipe()
+
+    compared = {variant.name: altered(recipe, variant.changes) for variant in baselines(recipe)}
+
+    assert {"only wordpiece", "mlm only"} <= compared.keys()
+    assert "online teachers" not in compared  # which are not heard by words
+    assert all(variant.combination("en") == "words" for variant in compared.values())
 
 
 def test_recordings_without_words_say_what_to_record(families: Path, prose_recipe: Recipes) -> None:

@@ -127,7 +127,8 @@ def baselines(recipe: Recipe) -> list[Variant]:
         Variant(name="mlm only", changes={"distil.alpha": 0.0}),
         Variant(name="distillation only", changes={"distil.alpha": 1.0}),
     ]
-    if not recipe.distil.online:
+    by_words = any(recipe.combination(language) == "words" for language in recipe.languages)
+    if not recipe.distil.online and not by_words:
         made.append(Variant(name="online teachers", changes={"distil.online": True}))
     if len(recipe.teachers) > 1:
         made += [
