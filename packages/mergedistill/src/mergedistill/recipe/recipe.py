@@ -315,6 +315,11 @@ class Recipe(_Part):
             raise ValueError(
                 f"combine: the likelihood of words ({', '.join(worded)}) is read from recordings; leave distil.online out"
             )
+        if worded and self.distil.sampler == "random":
+            raise ValueError(
+                f"combine: the likelihood of words ({', '.join(worded)}) is compared at a teacher's likeliest words, which drawn ids are "
+                "not; set distil.sampler: topk"
+            )
 
     def _check_student(self) -> None:
         names = [teacher.called for teacher in self.teachers]

@@ -161,7 +161,7 @@ class WordSignals(Signals):
         arrays = primary if leads else self._student_ids[name].translate(raw)
         groups, raw_groups, match = match_words(primary, raw)
         positions = np.arange(len(primary.labels)) if leads else align_positions(primary, arrays)
-        lists_ids = (arrays.topk_ids >= 0).any(axis=1)
+        lists_ids = np.logical_or.reduce(arrays.topk_ids >= 0, axis=1)
         by_pieces = groups.all_of((positions >= 0) & lists_ids[np.maximum(positions, 0)])
         words_of_primary, words_of_teacher = primary.word_logprobs, raw.word_logprobs
         assert words_of_primary is not None
@@ -189,7 +189,7 @@ class WordSignals(Signals):
             return primary
         heard = list(teachers.values())
         group = heard[0].groups.group_of_position
-        anyone = np.stack([teacher.by_pieces for teacher in heard]).any(axis=0)[group]
+        anyone = np.logical_or.reduce([teacher.by_pieces for teacher in heard])[group]
         aligned = []
         for order, (name, teacher) in enumerate(teachers.items()):
             speaks = teacher.by_pieces[group] | (~anyone if order == 0 else False)
