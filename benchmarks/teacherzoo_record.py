@@ -54,6 +54,7 @@ def blocks(count: int, length: int, size: int) -> list[Block]:
             0,
             generator.integers(5, size, length).astype(np.uint32),
             words,
+            words >= 0,
             length - 2,
         )
         for _ in range(count)
