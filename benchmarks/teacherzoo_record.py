@@ -54,8 +54,8 @@ def blocks(count: int, length: int, size: int) -> list[Block]:
             0,
             generator.integers(5, size, length).astype(np.uint32),
             words,
-            words >= 0,
             length - 2,
+            words >= 0,
         )
         for _ in range(count)
     ]
@@ -86,7 +86,17 @@ def main() -> None:
             )  # fmt: skip
             inputs = block.token_ids.copy()
             inputs[where] = shown
-            rows.append(Row(block.document, 0, 0, block.token_ids, where, block.words[where]))
+            rows.append(
+                Row(
+                    block.document,
+                    0,
+                    0,
+                    block.token_ids,
+                    where,
+                    block.words[where],
+                    block.whole[where],
+                )
+            )
             masked.append(MaskedBlock(inputs, where, gold[:, None].astype(np.int64), "made"))
         return rows, masked
 

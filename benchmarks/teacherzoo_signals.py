@@ -91,7 +91,15 @@ def write(folder: Path, said: Predictions, k: int) -> Signals:
         positions = np.sort(generator.choice(np.arange(1, BLOCK - 1), stop - start, replace=False))
         token_ids = generator.choice(text, BLOCK).astype(np.uint32)
         rows.append(
-            Row(generator.bytes(16), 0, 0, token_ids, positions, positions // 2 + block % 3)
+            Row(
+                generator.bytes(16),
+                0,
+                0,
+                token_ids,
+                positions,
+                positions // 2 + block % 3,
+                np.ones(len(positions), dtype=bool),
+            )
         )
         parts.append(Predictions(*(getattr(said, n)[start:stop] for n in vars(said))))
     space = TokenSpace(mask=4, pad=0, unknown=1, special=(0, 1, 2, 3, 4), size=V)
