@@ -441,6 +441,7 @@ def test_sentence_transformers_folder_opens_as_before_with_its_dense_layer_fused
     out = fuse(folders, tmp_path / "out")
 
     opened = [sentence_transformers.SentenceTransformer(str(folder), device="cpu") for folder in (*folders, out)]  # fmt: skip
+    assert "SentenceTransformer(MODEL)" in (out / "README.md").read_text()
     for part in (lambda model: model[2].linear.weight, lambda model: model[0].auto_model.pooler.dense.weight):  # fmt: skip
         first, second, fused = (part(model) for model in opened)
         torch.testing.assert_close(fused, (first + second) / 2)

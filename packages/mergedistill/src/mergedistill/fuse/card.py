@@ -71,6 +71,7 @@ def card(
         description=f"{kind_name[0].upper()}{kind_name[1:]}, made",
         method=_METHODS[by],
         loader=loader,
+        sentences=bool(layout.modules),
         models=list(zip(*columns, strict=True)),
         texts=texts,
         options=options,
