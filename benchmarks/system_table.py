@@ -60,7 +60,7 @@ def system_table(
             cells.append(f"{figures[system]:.2f}{share}{verdicts[task].get(system, '')}")
         lines.append(f"| `{system}` | {size / 1e6 if size else float('nan'):.1f} | {' | '.join(cells)} |")  # fmt: skip
     seeds = min((row.seed for row in rows), default=0), max((row.seed for row in rows), default=0)
-    note = f"Seeds {seeds[0]} to {seeds[1]}."
+    note = f"Seeds {seeds[0]} to {seeds[1]}. Arrows are of the mean over test sets, of which a language can have several."
     if shows:
         note += f" Smallest true differences, in points, that would be found four times in five: {'; '.join(shows)}."
     return "\n".join(lines) + f"\n\n{note}\n"
