@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from huggingface_hub import metadata_load
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
@@ -335,14 +336,17 @@ def test_the_command_goes_on_from_the_first_layers(
     save: Callable[[str], Path], text: Path, tmp_path: Path
 ) -> None:
     options = "--layers first-2 --states 1.0 --head-steps 1 --steps 2 --batch 1:3 --mask 0.3:0.15 --length 16 --json -q"
+    source = save("SentenceTransformer")
+    (source / "README.md").write_text("---\nlicense: cc-by-4.0\n---\nA source\n")
 
-    result = _pretrain(text, tmp_path, "--from", str(save("SentenceTransformer")), *options.split())
+    result = _pretrain(text, tmp_path, "--from", str(source), *options.split())
 
     assert result.exit_code == 0, result.stderr
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert (config["architectures"], config["num_hidden_layers"]) == (["BertForMaskedLM"], 2)
     run = json.loads((tmp_path / "out/run.json").read_text())
     assert run["layers"] == [0, 1]
+    assert metadata_load(tmp_path / "out/README.md")["license"] == "cc-by-4.0"
     assert json.loads(result.stdout)["loss"] == run["held_out_loss"]
 
 

@@ -85,6 +85,7 @@ def continue_pretraining(
         train_head_then_all,
     )
     from teacherzoo.training.loss_module import LossModule
+    from vocabmerge.trim.card import stated_licence
 
     folder = teacher_folder(source)
     inputs = {
@@ -129,7 +130,9 @@ def continue_pretraining(
             "source": str(source),
             "layers": opened.layers,
         }
-        write_teacher(model, tokenizer, corpora, teacher, work / MADE, what=what, notes=notes)
+        write_teacher(
+            model, tokenizer, corpora, teacher, work / MADE, what=what, notes=notes, licence=stated_licence(folder)
+        )  # fmt: skip
         pretrained.append(teacher)
 
     made_once(out, inputs, make, refuse=RecordError)

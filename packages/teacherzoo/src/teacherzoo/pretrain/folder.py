@@ -23,6 +23,7 @@ def write_teacher(
     *,
     what: str,
     notes: Mapping[str, Any],
+    licence: Mapping[str, str] | None = None,
 ) -> None:
     """Write a masked LM and its tokenizer as transformers does, with `run.json` and a card.
 
@@ -34,6 +35,7 @@ def write_teacher(
         folder: to write.
         what: it is, for the card's first sentence.
         notes: of `run.json`.
+        licence: what the card of the source says of it to the Hub.
     """
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -50,10 +52,17 @@ def write_teacher(
         },
     }
     (folder / "run.json").write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_card(what, corpora, teacher), encoding="utf-8")
+    (folder / "README.md").write_text(
+        _card(what, corpora, teacher, licence or {}), encoding="utf-8"
+    )
 
 
-def _card(what: str, corpora: Sequence[Corpus], teacher: PretrainedTeacher) -> str:
+def _card(
+    what: str,
+    corpora: Sequence[Corpus],
+    teacher: PretrainedTeacher,
+    licence: Mapping[str, str],
+) -> str:
     languages = [corpus.language for corpus in corpora]
     rows = [
         f"| {language} | {teacher.loss[language]:.3f} | {math.exp(teacher.loss[language]):.1f} "
@@ -67,6 +76,7 @@ def _card(what: str, corpora: Sequence[Corpus], teacher: PretrainedTeacher) -> s
             "library_name: transformers",
             "pipeline_tag: fill-mask",
             f"language: {json.dumps(languages)}",
+            *(f"{key}: {json.dumps(value)}" for key, value in licence.items()),
             "---",
             "",
             f"A masked LM for {', '.join(languages)}: {what}.",
