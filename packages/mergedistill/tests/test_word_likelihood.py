@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from importlib.metadata import metadata
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,8 @@ def _unigram(lines: list[str], folder: Path) -> None:
 def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with real prose in `en.txt` and two teachers of it, `wordpiece` and `unigram`."""
     folder = tmp_path_factory.mktemp("families")
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    readme = metadata("mergedistill").get_payload()  # wherever the package is installed
+    assert isinstance(readme, str)
     prose = re.sub(r"```.*?```|[`*|#]", "", readme, flags=re.DOTALL)
     lines = [line for line in prose.splitlines() if len(line.split()) > 4]
     (folder / "en.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
