@@ -81,7 +81,7 @@ def continue_pretraining(
     from teacherzoo.pretrain.trainer import (
         MaskedLMAndStatesLoss,
         MaskedLMLoss,
-        held_out_scores,
+        scored_teacher,
         train_head_then_all,
     )
     from teacherzoo.training.loss_module import LossModule
@@ -112,14 +112,7 @@ def continue_pretraining(
         start = time.monotonic()
         train_head_then_all(module, batches, config, work, head_steps=head_steps, watch=watch)
         seconds = time.monotonic() - start
-        scores = held_out_scores(model, corpora, tokenizer, config)
-        teacher = PretrainedTeacher(
-            folder=out,
-            parameters=model.num_parameters(),
-            loss={language: score.loss for language, score in scores.items()},
-            accuracy={language: score.accuracy for language, score in scores.items()},
-            seconds=seconds,
-        )
+        teacher = scored_teacher(out, model, corpora, tokenizer, config, seconds=seconds)
         opened.restore_dropouts()
         what = (
             f"{len(opened.layers)} layers of {Path(source).name}, {len(tokenizer):,} pieces, {teacher.parameters:,} parameters, "

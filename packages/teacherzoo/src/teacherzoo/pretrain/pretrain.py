@@ -61,7 +61,7 @@ def pretrain_teacher(
     """
     from teacherzoo.pretrain.masks import MaskedBatches, Masks
     from teacherzoo.pretrain.text import pack, train_tokenizer
-    from teacherzoo.pretrain.trainer import MaskedLMLoss, held_out_scores, train
+    from teacherzoo.pretrain.trainer import MaskedLMLoss, scored_teacher, train
 
     config = config or PretrainingConfig()
     out = Path(out)
@@ -84,14 +84,7 @@ def pretrain_teacher(
         batches = MaskedBatches(blocks, Masks(tokenizer, config), config)
         train(MaskedLMLoss(model), batches, config, work, watch=watch)
         seconds = time.monotonic() - start
-        scores = held_out_scores(model, corpora, tokenizer, config)
-        teacher = PretrainedTeacher(
-            folder=out,
-            parameters=model.num_parameters(),
-            loss={language: score.loss for language, score in scores.items()},
-            accuracy={language: score.accuracy for language, score in scores.items()},
-            seconds=seconds,
-        )
+        teacher = scored_teacher(out, model, corpora, tokenizer, config, seconds=seconds)
         what = (
             f"{config.architecture}, {config.layers} layers of width {config.width}, {teacher.parameters:,} parameters, "
             f"a {config.family} vocabulary, {config.steps} steps"

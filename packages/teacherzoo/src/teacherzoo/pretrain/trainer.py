@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from teacherzoo.encoders.heads import split_head
 from teacherzoo.errors import CorpusError, TeacherError
-from teacherzoo.pretrain.config import ContinuedPretraining, MaskedLMTraining
+from teacherzoo.pretrain.config import ContinuedPretraining, MaskedLMTraining, PretrainedTeacher
 from teacherzoo.pretrain.masks import MaskedBatches, Masks, stack
 from teacherzoo.pretrain.text import pack
 from teacherzoo.progress import ProgressCallback
@@ -240,6 +240,26 @@ def held_out_scores(
         if len(blocks):
             scores[corpus.language] = _score(model, blocks[:_HELD_OUT_BLOCKS], masks, config.batch)
     return scores
+
+
+def scored_teacher(
+    folder: Path,
+    model: Any,
+    corpora: Sequence[Corpus],
+    tokenizer: Any,
+    config: MaskedLMTraining,
+    *,
+    seconds: float,
+) -> PretrainedTeacher:
+    """What came of a training that took so many seconds, by `held_out_scores`."""
+    scores = held_out_scores(model, corpora, tokenizer, config)
+    return PretrainedTeacher(
+        folder=folder,
+        parameters=model.num_parameters(),
+        loss={language: score.loss for language, score in scores.items()},
+        accuracy={language: score.accuracy for language, score in scores.items()},
+        seconds=seconds,
+    )
 
 
 @torch.inference_mode()
