@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ class Comparison:
     quick: bool
     records: tuple[Record, ...]
 
-    @property
+    @cached_property
     def key(self) -> tuple[str, str, str, bool]:
         """Equal for the runs of one comparison."""
         return self.question, self.what, json.dumps(self.shape, sort_keys=True), self.quick
