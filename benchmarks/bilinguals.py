@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from matplotlib.figure import Figure
@@ -242,35 +243,45 @@ def draw_pareto(
         for task, languages in tasks.items()
     }
     drawn = {task: estimates for task, estimates in measured.items() if estimates}
-    figure = Figure(figsize=(9, 3.1 * len(drawn)), layout="constrained")
+    looks = looks_of([system for system in digests if any(system in estimates for estimates in drawn.values())])  # fmt: skip
+    figure = Figure(figsize=(9, 0.6 + 2.5 * len(drawn)), layout="constrained")
     grid = figure.subplots(len(drawn), len(axes_of), squeeze=False)
     for row_of_axes, (task, estimates) in zip(grid, drawn.items(), strict=True):
         for axes, (column, unit, label) in zip(row_of_axes, axes_of, strict=True):
             points = [
-                Point(
-                    letter=system, name=system, colour=PACKAGE_COLOUR if system == "bistil" else PEER_COLOUR,
-                    cost=cost / unit, score=estimate,
-                )
+                Point(letter=system, name=system, colour=looks[system].colour, cost=cost / unit, score=estimate)
                 for system, estimate in estimates.items()
                 if (cost := costs.get(digests[system], {}).get(column))
             ]  # fmt: skip
             front = pareto_front(points, higher_is_better=True)
-            axes.plot(
-                [p.cost for p in front],
-                [p.score.value for p in front],
-                "--",
-                color=PEER_COLOUR,
-                lw=1,
-            )
+            axes.plot([p.cost for p in front], [p.score.value for p in front], "--", color=PEER_COLOUR, lw=1)  # fmt: skip
             for point in points:
                 axes.plot([point.cost] * 2, [point.score.low, point.score.high], color=point.colour)
-                axes.plot(point.cost, point.score.value, "o", color=point.colour)
-                axes.annotate(
-                    point.name, (point.cost, point.score.value), (6, 3),
-                    textcoords="offset points", fontsize=8, color=point.colour,
-                )  # fmt: skip
-            axes.set_xlabel(label)
-            axes.set_ylabel(f"{task}, {first_metric(task)}, %")
-            axes.margins(0.2)
+                axes.plot(point.cost, point.score.value, looks[point.name].marker, color=point.colour, ms=7, label=point.name)  # fmt: skip
+            if axes in grid[-1]:
+                axes.set_xlabel(label)
+            if axes is row_of_axes[0]:
+                axes.set_ylabel(f"{task}, {first_metric(task)}, %")
+            axes.margins(0.1)
             axes.spines[["top", "right"]].set_visible(False)
+    names = {text: handle for axes in grid.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}  # fmt: skip
+    figure.legend(names.values(), names.keys(), loc="outside upper center", ncols=4, frameon=False, fontsize=8)  # fmt: skip
     figure.savefig(file, dpi=130)
+
+
+class Look(NamedTuple):
+    """How a system is drawn."""
+
+    marker: str
+    colour: str
+
+
+def looks_of(systems: Sequence[str]) -> dict[str, Look]:
+    """Each system's marker; bistil in the package's colour, the whole model in black, all others in grey and brown by turns."""
+    markers = itertools.cycle("osD^vPX*<>hd")
+    colours = itertools.cycle((PEER_COLOUR, "#b06f3a"))
+    known = {"bistil": PACKAGE_COLOUR, "whole": "#222222"}
+    return {
+        system: Look(marker, known.get(SYSTEMS[system].model) or next(colours))
+        for system, marker in zip(systems, markers, strict=False)
+    }

@@ -4,6 +4,7 @@ Needs `--model FOLDER`, a multilingual encoder, and `--data FOLDER` in the layou
 the question's languages (the same function there, with fewer rows for the optimiser to carry), every system of `bistil compare`
 that is asked for is made of it on the same text for the same number of steps, learns each task on English, and is judged on
 the targets. What was made stays in `--work`, and the same call goes on from it; seeds that every system has are recorded.
+`--long` makes students for as long as a GPU has time for, `--jobs` makes them side by side.
 `--pareto FILE` draws score against parameters and operations, `--report FILE` writes recipe, tables and paired tests.
 
     python benchmarks/bistil_real.py --model FOLDER --data FOLDER --work FOLDER --targets de --tasks pos --seeds 1
@@ -11,6 +12,7 @@ the targets. What was made stays in `--work`, and the same call goes on from it;
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from bilinguals import (
     tell,
 )
 from record import Recorder, parser
+from side_by_side import Part, make, rounds
 from system_table import system_table
 from transformers.utils.logging import disable_progress_bar
 
@@ -89,6 +92,7 @@ class Size:
     looks: int = 4
 
 
+LONG = Size(lines=60_000, extract_steps=3000, rows=128)
 QUICK = Size(lines=300, extract_steps=2, rows=16, tune_steps=2, batch=4, looks=1)
 
 
@@ -153,10 +157,14 @@ def main() -> None:
         help="as `bistil compare` calls them",
     )
     arguments.add_argument("--students", default="pairs", choices=["pairs", "shared"])
+    arguments.add_argument(
+        "--long", action="store_true", help="phase 1 as long as a GPU has time for"
+    )
+    arguments.add_argument("--jobs", type=int, default=1, help="processes side by side, for a GPU")
     arguments.add_argument("--pareto", type=Path, help="draw the picture into this file")
     options = arguments.parse_args()
     disable_progress_bar()
-    size = QUICK if options.quick else Size()
+    size = QUICK if options.quick else LONG if options.long else Size()
     targets, systems = tuple(options.targets), tuple(options.systems)
     tasks = {task: tuple(code for code in TASKS[task] if code in targets) for task in options.tasks}
     with tempfile.TemporaryDirectory() as scratch:
@@ -167,13 +175,22 @@ def main() -> None:
         model = folder / f"whole-{'-'.join(languages)}"
         if not model.exists():
             trim(options.model, texts, model, lines=None)
-        for seed in range(1 if options.quick else options.seeds):
-            for task, judged in tasks.items():
+
+        def follow(part: Part, seeds: int) -> Comparison:
+            for task in part.tasks:
                 recipe = recipe_of(
-                    size, options.data, model, folder / "run", texts, targets=judged, tasks=(task,), systems=systems,
-                    students=options.students, seeds=seed + 1,
+                    size, options.data, model, folder / "run", texts, targets=tasks[task], tasks=(task,), systems=part.systems,
+                    students=options.students, seeds=seeds,
                 )  # fmt: skip
                 compare(recipe, watch=tell)
+            return recipe
+
+        seeds = range(1, 1 + (1 if options.quick else options.seeds))
+        if options.jobs > 1:
+            for count in seeds:
+                make(rounds(systems, [*tasks]), functools.partial(follow, seeds=count), processes=options.jobs)  # fmt: skip
+        for count in seeds:
+            recipe = follow(Part(systems, tuple(tasks)), count)
         rows = rows_of(recipe)
         recorder = Recorder("bistil_real", options)
         shape = {**asdict(size), "students": options.students, "targets": " ".join(targets)}  # fmt: skip

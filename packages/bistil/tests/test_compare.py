@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from bistil.cli.app import app
+from bistil.compare import run
 from bistil.compare.identity import RecipeDigests
 from bistil.compare.models import size_within
 from bistil.compare.recipe import read_comparison
@@ -390,6 +392,15 @@ def test_one_student_can_stand_for_all_targets(recipe):
     for name in made:
         [run] = results.parent.glob(f"students-*/{name}/run.json")
         assert json.loads(run.read_text())["plan"]["languages"] == ["en", "ha", "sw"]
+
+
+@pytest.mark.parametrize(
+    ("students", "groups"), [("shared", [["de", "sw"]]), ("pairs", [["de"], ["sw"]])]
+)
+def test_one_student_is_asked_for_all_targets_at_once_where_it_does_not_learn(students, groups):
+    sets = dict.fromkeys([("bitext", "de"), ("bitext", "sw"), ("pos", "de"), ("pos", "sw")], ())
+    together = run._asked_together(SimpleNamespace(students=students), SimpleNamespace(sets=sets))
+    assert together == [*(("bitext", group) for group in groups), ("pos", ["de"]), ("pos", ["sw"])]
 
 
 def test_the_terms_of_a_recipe_are_those_of_its_students(recipe):

@@ -78,9 +78,9 @@ def compare(
     require_kind(recipe)
     wanted = wanted or WantedResults(recipe)
     plan = [
-        (system, task, target, seed)
+        (system, task, targets, seed)
         for seed in range(recipe.seeds)
-        for task, target in wanted.sets
+        for task, targets in _asked_together(recipe, wanted)
         for system in recipe.systems
     ]
     models = Models(recipe, wanted)
@@ -89,9 +89,9 @@ def compare(
     results, costs = out / "results.jsonl", out / "costs.jsonl"
     known = read_results(results) if results.is_file() else []
     wait_for_all()  # no process adds to the file before all have read it
-    for number, (system, task, target, seed) in enumerate(plan):
-        sets = wanted.sets[task, target]
-        inner = _labelled(watch, f"{number + 1} of {len(plan)}: {system} {task} {target} seed {seed}")  # fmt: skip
+    for number, (system, task, targets, seed) in enumerate(plan):
+        target, sets = targets[0], [known for code in targets for known in wanted.sets[task, code]]
+        inner = _labelled(watch, f"{number + 1} of {len(plan)}: {system} {task} {' '.join(targets)} seed {seed}")  # fmt: skip
         inner(0, 0, "looking")
         if not wanted.has(known, system, task, sets, seed):
             if isinstance(task_of(task), FineTunedTask):
@@ -104,9 +104,21 @@ def compare(
                 _score(base, results, sets, recipe, inner, task=task, language=recipe.data_of(task), label=named)  # fmt: skip
     for system in recipe.systems:
         if not _cost_is_known(costs, wanted.labels[system]):
-            model = models.base(SYSTEMS[system].model, plan[0][2], 0, no_progress)
+            model = models.base(SYSTEMS[system].model, recipe.targets[0], 0, no_progress)
             _measure_cost(model, costs, wanted.labels[system], length=recipe.tune.length)
     return results, wanted.notes
+
+
+def _asked_together(recipe: Comparison, wanted: WantedResults) -> list[tuple[str, list[str]]]:
+    """Tasks with targets that one model answers at once, such as those of a probe that is fitted once for all languages."""
+    groups: list[tuple[str, list[str]]] = []
+    for task, target in wanted.sets:
+        as_it_is = not isinstance(task_of(task), FineTunedTask)
+        if as_it_is and recipe.students == "shared" and groups and groups[-1][0] == task:
+            groups[-1][1].append(target)
+        else:
+            groups.append((task, [target]))
+    return groups
 
 
 def _labelled(watch: ProgressCallback, label: str) -> ProgressCallback:
