@@ -124,6 +124,7 @@ def recipe_of(
     systems: tuple[str, ...],
     students: str,
     seeds: int,
+    terms: dict[str, float] | None,
 ) -> Comparison:
     return Comparison.model_validate(
         {
@@ -131,7 +132,7 @@ def recipe_of(
             "systems": systems, "students": students, "data": str(data), "seeds": seeds, "out": str(out), "languages": None,
             "extract": {
                 "steps": size.extract_steps, "batch": size.rows, "length": 64, "learning_rate": size.extract_rate, "warmup": 0.06,
-                "checkpoint_every": 200,
+                "checkpoint_every": 200, "terms": terms,
             },
             "tune": {
                 "steps": size.tune_steps, "full_steps": size.tune_steps, "batch": size.batch, "length": 128,
@@ -140,6 +141,11 @@ def recipe_of(
             "tune_by_task": {"topic": {"pooling": "mean"}},
         }
     )  # fmt: skip
+
+
+def terms_of(text: str) -> dict[str, float]:
+    """`hidden=1,cosine=0.5` as terms and weights."""
+    return {term: float(weight) for term, _, weight in (part.partition("=") for part in text.split(","))}  # fmt: skip
 
 
 def main() -> None:
@@ -161,10 +167,16 @@ def main() -> None:
         "--long", action="store_true", help="phase 1 as long as a GPU has time for"
     )
     arguments.add_argument("--jobs", type=int, default=1, help="processes side by side, for a GPU")
+    arguments.add_argument(
+        "--terms",
+        metavar="TERM=WEIGHT,…",
+        help="of bistil's loss, in place of what suits the model",
+    )
     arguments.add_argument("--pareto", type=Path, help="draw the picture into this file")
     options = arguments.parse_args()
     disable_progress_bar()
     size = QUICK if options.quick else LONG if options.long else Size()
+    terms = terms_of(options.terms) if options.terms else None
     targets, systems = tuple(options.targets), tuple(options.systems)
     tasks = {task: tuple(code for code in TASKS[task] if code in targets) for task in options.tasks}
     with tempfile.TemporaryDirectory() as scratch:
@@ -180,7 +192,7 @@ def main() -> None:
             for task in part.tasks:
                 recipe = recipe_of(
                     size, options.data, model, folder / "run", texts, targets=tasks[task], tasks=(task,), systems=part.systems,
-                    students=options.students, seeds=seeds,
+                    students=options.students, seeds=seeds, terms=terms,
                 )  # fmt: skip
                 compare(recipe, watch=tell)
             return recipe
@@ -193,7 +205,7 @@ def main() -> None:
             recipe = follow(Part(systems, tuple(tasks)), count)
         rows = rows_of(recipe)
         recorder = Recorder("bistil_real", options)
-        shape = {**asdict(size), "students": options.students, "targets": " ".join(targets)}  # fmt: skip
+        shape = {**asdict(size), "students": options.students, "targets": " ".join(targets), **({"terms": options.terms} if terms else {})}  # fmt: skip
         record_scores(recorder, rows, systems, tasks, dict.fromkeys(tasks, size.tune_steps), shape, BARS)  # fmt: skip
         recorder.close()
         costs = xeval.read_costs(folder / "run" / "costs.jsonl")
