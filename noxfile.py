@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import hashlib
+import json
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ import news  # noqa: E402  (the path comes first)
 from changed import changed_files, changed_packages  # noqa: E402
 from graph import WorkspaceError, closure, read_packages  # noqa: E402
 from marked import files_marked  # noqa: E402
+from side_by_side import run_jobs  # noqa: E402
 
 # Without bytecode every process compiles what it imports anew: 14 of the 25 seconds that torch and transformers take.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -49,11 +53,14 @@ PIP = {
 }
 SOURCES = [str(package.folder / "src") for package in PACKAGES.values()]
 # A file is one worker's, so that what its tests share is made once, and ports stay apart.
-WORKERS = ("-n", "2", "--dist", "loadfile")
+WORKERS = ("-n", os.environ.get("WORKERS", "2"), "--dist", "loadfile")
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 # What is tested beside the packages.
 FOLDERS = {"seams": "tests", "tools": "tools", "benchmarks": "benchmarks"}
 for_each_package = nox.parametrize("package", [nox.param(name, id=name) for name in PACKAGES])
+for_each_folder = nox.parametrize(
+    "package", [nox.param(name, id=name) for name in [*PACKAGES, *FOLDERS]]
+)
 
 
 # --- the shared environment -------------------------------------------------------------------------------------
@@ -153,11 +160,14 @@ def typecheck(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["dev"])
-@nox.parametrize("package", [nox.param(name, id=name) for name in [*PACKAGES, *FOLDERS]])
+@for_each_folder
 def tests(session: nox.Session, package: str) -> None:
     """The tests of one package, of the seams between them, of tools or benchmarks; what stands behind -- goes to pytest."""
-    folder = FOLDERS.get(package, f"packages/{package}")
-    _pytest(session, folder, *session.posargs)
+    _pytest(session, _folder(package), *session.posargs)
+
+
+def _folder(package: str) -> str:
+    return FOLDERS.get(package, f"packages/{package}")
 
 
 @nox.session(venv_backend="none", requires=["dev"])
@@ -168,11 +178,12 @@ def property(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["dev"])
-def slow(session: nox.Session) -> None:
-    """Whole tiny distillations and fault drills."""
+@for_each_folder
+def slow(session: nox.Session, package: str) -> None:
+    """Whole tiny distillations and fault drills of one package, of the seams between them, of tools or benchmarks."""
     _no_arguments(session)
-    # In the order given, the demo first: xdist would put files of few tests last, and those are the longest.
-    _marked(session, "slow", "--no-loadscope-reorder")
+    # In the order given: xdist would put files of few tests last, and those are the longest.
+    _marked(session, "slow", "--no-loadscope-reorder", folders=[_folder(package)])
 
 
 @nox.session(venv_backend="none", requires=["dev"])
@@ -209,9 +220,15 @@ def browser(session: nox.Session) -> None:
     _marked(session, "browser")
 
 
-def _marked(session: nox.Session, marker: str, *arguments: str, **options: Any) -> None:
-    folders = [ROOT / folder for folder in (*FOLDERS.values(), "packages")]
-    files = [str(file.relative_to(ROOT)) for file in files_marked(marker, folders)]
+def _marked(
+    session: nox.Session,
+    marker: str,
+    *arguments: str,
+    folders: Sequence[str] = (*FOLDERS.values(), "packages"),
+    **options: Any,
+) -> None:
+    marked = files_marked(marker, [ROOT / folder for folder in folders])
+    files = [str(file.relative_to(ROOT)) for file in marked]
     if not files:
         session.skip(f"no test is marked {marker}.")
     nobody_carries_it = 5
@@ -310,18 +327,20 @@ def _test_alone(
 
 
 def _wheel(session: nox.Session, folder: Path, into: Path) -> None:
-    """Build a package's wheel, once for all jobs of this run."""
-    if folder not in _WHEELS:
-        place = Path(tempfile.mkdtemp(dir=_BUILDING.name))
+    """Build a package's wheel, once for all jobs of this run: also for those of `ci`, which are processes of their own."""
+    built = _WHEELS / folder.as_posix().strip("/").replace("/", "-")
+    if not built.exists():
+        place = Path(tempfile.mkdtemp(dir=_WHEELS))
         arguments = ("wheel", "-q", "--no-deps", "--wheel-dir", str(place), str(folder))
         session.run("python", "-m", "pip", *arguments, env=PIP)
-        (_WHEELS[folder],) = place.iterdir()
+        with contextlib.suppress(OSError):  # a job beside this one has built it meanwhile
+            place.rename(built)
     into.mkdir(exist_ok=True)
-    shutil.copy(_WHEELS[folder], into)
+    shutil.copy(*built.iterdir(), into)
 
 
 _BUILDING = tempfile.TemporaryDirectory(prefix="wheels")
-_WHEELS: dict[Path, Path] = {}
+_WHEELS = Path(os.environ.get("WHEELS", _BUILDING.name))
 
 
 def _outside(package: object) -> list[object]:
@@ -483,9 +502,19 @@ def site(session: nox.Session) -> None:
 # --- continuous integration -------------------------------------------------------------------------------------
 
 
-@nox.session(venv_backend="none", requires=["dev"])  # the jobs notified below find it done
+# The order in which `ci` begins its jobs: no long one is left alone at the end. The first compile what they import, and
+# the first that borrows it comes when there is bytecode.
+LONGEST_FIRST = (
+    *("slow(bistil)", "slow(seams)", "lint", "typecheck", "isolated(bistil)", "slow(mergedistill)"),
+    *("isolated(mergedistill)", "isolated(xeval)", "slow(vocabmerge)", "readmes", "slow(teacherzoo)"),
+    *("tests(seams)", "isolated(teacherzoo)", "isolated(vocabmerge)", "interpret", "tests(tools)"),
+    *("tests(benchmarks)", "browser", "isolated(kdkernels)"),
+)  # fmt: skip
+
+
+@nox.session(venv_backend="none", requires=["dev"])  # the jobs of the run below find it done
 def ci(session: nox.Session) -> None:
-    """Everything that must pass: -- [--base REF] narrows `isolated` to the packages changed since REF."""
+    """Everything that must pass, side by side: -- [--base REF] narrows `isolated` to the packages changed since REF."""
     parser = argparse.ArgumentParser(prog="nox -s ci --", exit_on_error=False)
     parser.add_argument("--base")
     wanted, unknown = parser.parse_known_args(session.posargs)
@@ -499,13 +528,22 @@ def ci(session: nox.Session) -> None:
         )
     except WorkspaceError as error:
         session.error(str(error))
-    session.notify("lint", posargs=())
-    session.notify("typecheck", posargs=())
     # What is tested alone, from its wheel, is not tested a second time in the shared environment.
-    for name in [*PACKAGES, *FOLDERS]:
-        if name not in alone:
-            session.notify(f"tests({name})", posargs=())
-    for job in ("interpret", "slow", "browser", "readmes"):
-        session.notify(job, posargs=())
-    for name in alone:
-        session.notify(f"isolated({name})", posargs=())
+    jobs = [f"isolated({name})" for name in alone]
+    jobs += [f"tests({name})" for name in [*PACKAGES, *FOLDERS] if name not in alone]
+    jobs += [
+        f"slow({name})"
+        for name in [*PACKAGES, *FOLDERS]
+        if files_marked("slow", [ROOT / _folder(name)])
+    ]
+    jobs += ["lint", "typecheck", "interpret", "browser", "readmes"]
+    jobs.sort(key=lambda job: LONGEST_FIRST.index(job) if job in LONGEST_FIRST else len(jobs))
+    # One more than there are processors: some wait. A worker each: what two share is made once.
+    at_once = (os.cpu_count() or 1) + 1
+    report = []
+    for ended in run_jobs(jobs, at_once=at_once, WORKERS="1", WHEELS=_BUILDING.name):
+        session.log(f"{ended.job}: {ended.result} in {ended.seconds:.0f} s\n{ended.printed}")
+        report.append({name: text for name, text in asdict(ended).items() if name != "printed"})
+    (ROOT / ".nox" / "jobs.json").write_text(json.dumps(report), encoding="utf-8")
+    if failed := [job["job"] for job in report if job["result"] == "failed"]:
+        session.error(f"failed: {', '.join(failed)}")

@@ -1,4 +1,4 @@
-"""What makes continuous integration quick: the preloaded Python, the borrowed environment, the table of times."""
+"""What makes continuous integration quick: the preloaded Python, the borrowed environment, jobs side by side, the table of times."""
 
 import compileall
 import os
@@ -18,6 +18,7 @@ import times
 from marked import BROUGHT_BY, files_marked
 from packaging.requirements import Requirement
 from preloaded import preloaded_python
+from side_by_side import run_jobs
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +235,67 @@ def test_the_last_line_of_the_table_names_every_job() -> None:
         {"duration": 61.2, "signatures": ["lint"], "result": "success"},
         {"duration": 600.0, "signatures": ["isolated(bistil)", "isolated"], "result": "failed"},
     ]
-    lines = times.table({"sessions": sessions}).splitlines()
+    lines = times.table({"sessions": sessions}, []).splitlines()
 
     assert lines[0].split() == ["600", "s", "isolated(bistil)", "failed"]
     assert lines[-1] == "661 s in all: lint 61, isolated(bistil) 600"
+
+
+def test_seconds_of_jobs_side_by_side_are_not_added_to_those_of_all() -> None:
+    sessions = [
+        {"duration": 90.0, "signatures": ["dev"], "result": "success"},
+        {"duration": 500.0, "signatures": ["ci"], "result": "success"},
+    ]
+    jobs = [
+        {"job": "lint", "result": "success", "seconds": 4.0, "processor_seconds": 3.0},
+        {"job": "slow(bistil)", "result": "failed", "seconds": 490.0, "processor_seconds": 400.4},
+    ]
+
+    lines = times.table({"sessions": sessions}, jobs).splitlines()
+
+    assert lines[1].split() == [
+        "490",
+        "s",
+        "slow(bistil)",
+        "failed,",
+        "400",
+        "s",
+        "of",
+        "a",
+        "processor",
+    ]
+    assert lines[-1] == "590 s in all: dev 90, ci 500; side by side: lint 4, slow(bistil) 490"
+
+
+JOBS = """
+import pathlib, time
+import nox
+
+@nox.session(venv_backend="none")
+@nox.parametrize("mine, other", [nox.param("a", "b", id="a"), nox.param("b", "a", id="b")])
+def meets(session, mine, other):
+    pathlib.Path(mine).touch()
+    until = time.monotonic() + 60
+    while not pathlib.Path(other).exists():
+        assert time.monotonic() < until, "the other job has not begun"
+        time.sleep(0.01)
+
+@nox.session(venv_backend="none")
+def fails(session):
+    session.run("python", "-c", "import os; print(os.environ['WORD']); raise SystemExit(3)")
+"""
+
+
+def test_jobs_run_side_by_side_and_one_that_fails_is_told_with_what_it_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "noxfile.py").write_text(JOBS)
+    monkeypatch.chdir(tmp_path)
+
+    ended = {end.job: end for end in run_jobs(["meets(a)", "fails", "meets(b)"], at_once=2, WORD="told")}  # fmt: skip
+
+    results = {name: end.result for name, end in ended.items()}
+    assert results == {"meets(a)": "success", "meets(b)": "success", "fails": "failed"}
+    assert "told\n" in ended["fails"].printed
+    assert "Session meets(a) was successful" in ended["meets(a)"].printed
+    assert all(0 < end.processor_seconds <= 2 * end.seconds for end in ended.values())
