@@ -12,6 +12,8 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "agg"
+# The same programs for all processes: what DeepSpeed has compiled by one ninja is stale to another.
+os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
 
 # The toy world and what else of `tools/` tests need lie beside this file where one package is tested alone.
 _here = Path(__file__).parent

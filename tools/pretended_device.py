@@ -104,10 +104,14 @@ def on_gpu(thing: Tensor | nn.Module) -> bool:
 @contextlib.contextmanager
 def device(kind: str) -> Iterator[None]:
     """One of `DEVICES`: the real GPU, or two pretended ones, of which a process without a launcher must use one."""
-    if kind == "cuda" and not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device")
+    _skip_without(kind)
     with pretended_gpu(2) if kind == "pretended" else contextlib.nullcontext():
         yield
+
+
+def _skip_without(kind: str) -> None:
+    if kind == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
 
 
 @contextlib.contextmanager
@@ -128,6 +132,7 @@ def on_cpu_and_gpu(
         folder: for both paths.
         trains: whether a Trainer goes backward in it, as every one of its losses must do on the GPU.
     """
+    _skip_without(kind)  # before the CPU has run it for nothing
     # A real GPU draws other random numbers.
     with mock.patch.object(nn.Dropout, "forward", lambda _module, states: states):
         with no_gpu():
