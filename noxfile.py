@@ -369,6 +369,21 @@ def _copy_tests(place: Path, folder: Path) -> None:
 # --- building and releasing -------------------------------------------------------------------------------------
 
 
+@nox.session(name="hub-kernel", requires=["dev"])
+def hub_kernel(session: nox.Session) -> None:
+    """Write kdkernels as a kernel of the Hub, and load it with the `kernels` library where the package is not.
+
+    `-- FOLDER` keeps it, as FOLDER/kdkernels. Torch is borrowed from .venv; `kernels` is installed.
+    """
+    if len(session.posargs) > 1:
+        session.error("hub-kernel takes one argument, the folder to write.")
+    folder = Path(session.posargs[0] if session.posargs else session.create_tmp()) / "kdkernels"
+    _python(session, "tools/hub_kernel.py", folder)
+    _python(session, "tools/borrowed.py", VENV, session.virtualenv.location, "torch", "numpy")
+    session.install("-q", "kernels>=0.17", env=PIP)
+    session.run("python", "tools/hub_kernel_load.py", str(folder), env={"HF_HUB_OFFLINE": "1"})
+
+
 @nox.session
 @for_each_package
 def build(session: nox.Session, package: str) -> None:
