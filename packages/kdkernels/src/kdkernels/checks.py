@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kdkernels.compiling import constant
+
 IMPLS = ("auto", "reference", "torch", "triton")
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 TRITON_CAPABILITY = (8, 0)
@@ -22,6 +24,7 @@ class KernelArgumentError(ValueError):
     """An argument that no implementation can honour; the message says what was expected and what to do."""
 
 
+@constant
 def choose_impl(
     impl: str,
     *,

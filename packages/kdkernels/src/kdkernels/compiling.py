@@ -1,13 +1,28 @@
-"""Keeping torch.compile out of code that looks at values and makes its own gradients."""
+"""What torch.compile may take for granted, and what is a value only when a compiled graph runs."""
 
 import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def constant(function: Callable[P, R]) -> Callable[P, R]:
+    """Let torch.compile run a function where it traces a call, and take what it returns as a constant of the graph.
+
+    As `torch.compiler.assume_constant_result`, which imports the compiler with the package.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether a tensor can be read: not while a compiler traces, which puts another class in its place."""
+    return type(tensor) is Tensor
 
 
 def no_compile(function: Callable[P, R]) -> Callable[P, R]:

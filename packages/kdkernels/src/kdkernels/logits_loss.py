@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kdkernels.precision import accumulation_dtype
 from kdkernels.products import float16_scale
 from kdkernels.reduction import scaled, weighted_sum
+
+RowLosses = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 
 
 class Divergence(NamedTuple):
@@ -16,48 +19,80 @@ class Divergence(NamedTuple):
 
     loss: Tensor
     """A scalar to differentiate."""
-    rows: int
-    """How many rows counted."""
+    rows: int | Tensor
+    """How many rows counted; a tensor on the device with `check=False` and inside a compiled graph."""
     impl: str
     """The implementation that ran."""
 
 
-class LossOfLogits(torch.autograd.Function):
-    """Σ row_scale · loss over rows of logits [N, V], whose gradient is made with it."""
+def loss_and_gradient(
+    logits: Tensor,
+    gradient: Tensor | None,
+    row_losses: RowLosses,
+    mask: Tensor | None,
+    row_scale: Tensor,
+    temperature: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Σ row_scale · loss over rows of logits, and its gradient.
+
+    Args:
+        logits: [N, V].
+        gradient: [N, V] to write to, may be the logits; None for no gradient.
+        row_losses: from (logits, gradient, row_scale) to the loss of each row, writing the gradient.
+        mask: [N] True for the rows that count, None for all.
+        row_scale: [N] factor of each row.
+        temperature: T.
+
+    Returns:
+        The sum, what the gradient is multiplied with (empty for 1), and the gradient (empty for none).
+    """
+    scale = float16_scale(row_scale, logits.dtype, temperature=temperature)
+    losses = row_losses(logits, gradient, row_scale if scale is None else row_scale * scale)
+    if mask is not None:
+        losses = losses.masked_fill(~mask, 0.0)
+        if gradient is not None:
+            gradient.masked_fill_(~mask.unsqueeze(1), 0.0)
+    return (
+        weighted_sum(losses, row_scale),
+        row_scale.new_empty(0) if scale is None else scale,
+        logits.new_empty(0) if gradient is None else gradient,
+    )
+
+
+def fake_outputs(logits: Tensor, *, want_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """What `loss_and_gradient` puts out, without values."""
+    loss = logits.new_empty((), dtype=accumulation_dtype(logits.dtype))
+    has_scale = logits.dtype == torch.float16 and logits.shape[0] != 0
+    return (
+        loss,
+        torch.empty_like(loss) if has_scale else loss.new_empty(0),
+        logits.new_empty(logits.shape if want_gradient else 0),
+    )
+
+
+class OverwritingLoss(torch.autograd.Function):
+    """Σ row_scale · loss over rows of logits, which become their gradient: what no operator of torch may do."""
 
     @staticmethod
     def forward(
         ctx: Any,
         logits: Tensor,
-        row_losses: Callable[[Tensor, Tensor | None, Tensor], Tensor],
+        row_losses: RowLosses,
         mask: Tensor | None,
         row_scale: Tensor,
         temperature: float,
-        overwrite: bool,
-        grad_enabled: bool,
     ) -> Tensor:
-        """Write the gradient over the logits, or beside them, or nowhere."""
-        gradient = None
-        if grad_enabled and ctx.needs_input_grad[0]:
-            gradient = (
-                logits
-                if overwrite
-                else torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-            )
-        ctx.scale = float16_scale(row_scale, logits.dtype, temperature=temperature)
-        losses = row_losses(
-            logits, gradient, row_scale if ctx.scale is None else row_scale * ctx.scale
+        """Write the gradient over the logits."""
+        loss, scale, gradient = loss_and_gradient(
+            logits, logits, row_losses, mask, row_scale, temperature
         )
-        if mask is not None:
-            losses = losses.masked_fill(~mask, 0.0)
-            if gradient is not None:
-                gradient.masked_fill_(~mask.unsqueeze(1), 0.0)
-        ctx.save_for_backward(None if gradient is None else gradient.detach())
-        return weighted_sum(losses, row_scale)
+        ctx.scale = scale
+        ctx.save_for_backward(gradient.detach())
+        return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale what forward left."""
-        factor = grad_output if ctx.scale is None else grad_output / ctx.scale
-        return scaled(ctx.saved_tensors[0], factor), None, None, None, None, None, None
+        """Multiply what forward left."""
+        factor = grad_output / ctx.scale if ctx.scale.numel() else grad_output
+        return scaled(ctx.saved_tensors[0], factor), None, None, None, None

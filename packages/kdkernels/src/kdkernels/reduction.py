@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from kdkernels.checks import KernelArgumentError
+from kdkernels.compiling import has_values
 
 
 def row_scales(
@@ -40,8 +41,8 @@ def row_scales(
     else:
         if divisor is not None and not divisor > 0 and rows > 0:
             raise KernelArgumentError(f"{operation}: divisor must be positive; got {divisor!r}")
-        divide_by = torch.tensor(
-            float(rows if divisor is None else divisor), dtype=dtype, device=device
+        divide_by = torch.full(
+            (), float(rows if divisor is None else divisor), dtype=dtype, device=device
         )
     weight = (
         torch.ones(rows, dtype=dtype, device=device)
@@ -49,6 +50,29 @@ def row_scales(
         else row_weight.detach().to(dtype)
     )
     return weight / divide_by
+
+
+def scales_on_device(
+    operation: str,
+    N: int,
+    *,
+    mask: Tensor | None,
+    row_weight: Tensor | None,
+    divisor: float | Tensor | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """As `masked_scales`, without a wait for the device: the number of counted rows is a tensor on it."""
+    rows = torch.full((), N, dtype=torch.int64, device=device) if mask is None else mask.sum()
+    scale = row_scales(
+        operation,
+        N,
+        row_weight=row_weight,
+        divisor=rows if divisor is None else divisor,
+        dtype=dtype,
+        device=device,
+    )
+    return rows, scale if mask is None else scale.masked_fill(~mask, 0.0)
 
 
 def weighted_sum(losses: Tensor, row_scale: Tensor) -> Tensor:
@@ -100,6 +124,8 @@ def scaled(
     if gradient is None:
         return None
     dtype = gradient.dtype if dtype is None else dtype
+    if not has_values(grad_output):
+        return (gradient * grad_output.reshape(1)).to(dtype)
     if grad_output.device.type == "cpu":
         factor = grad_output.item()
         return (gradient if factor == 1 else gradient * factor).to(dtype)

@@ -14,6 +14,9 @@ from torch import Tensor
 # Tail mass that float32 cannot tell from zero: reverse KL would be infinite for it.
 LOG_TAIL_FLOOR = -24 * math.log(2)
 
+# Pairs of places of a list that are compared at once, to add up what stands twice.
+COMPARED_AT_ONCE = 2**24
+
 
 class Targets(NamedTuple):
     """Class distributions of N rows. Ids of a row are distinct; -1 fills the unused places."""
@@ -76,6 +79,11 @@ def prepare_targets(
 
 def sum_duplicates(ids: Tensor, log_mass: Tensor) -> tuple[Tensor, Tensor]:
     """Give each id of a row one place that holds the sum of its probabilities; vacated places become -1."""
+    pairs = ids.shape[1] ** 2
+    if len(ids) > 1 and ids.numel() and len(ids) * pairs > COMPARED_AT_ONCE:
+        rows = max(1, COMPARED_AT_ONCE // pairs)
+        parts = list(map(sum_duplicates, ids.split(rows), log_mass.split(rows)))
+        return torch.cat([part for part, _ in parts]), torch.cat([part for _, part in parts])
     same = (ids.unsqueeze(2) == ids.unsqueeze(1)) & (ids >= 0).unsqueeze(1)
     is_first = ~same.tril(diagonal=-1).any(dim=2)
     summed = log_mass.unsqueeze(1).masked_fill(~same, -math.inf).logsumexp(dim=2)

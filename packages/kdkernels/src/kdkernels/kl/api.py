@@ -1,7 +1,5 @@
 """`kl`: what it means, what it checks, and which implementation it runs."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -12,11 +10,11 @@ from kdkernels.checks import (
     require_one_device,
     require_shape,
 )
-from kdkernels.compiling import no_compile
-from kdkernels.kl import chunked, reference
-from kdkernels.logits_loss import Divergence, LossOfLogits
+from kdkernels.kl import reference
+from kdkernels.kl.operator import kl_operator, row_losses
+from kdkernels.logits_loss import Divergence, OverwritingLoss
 from kdkernels.precision import accumulation_dtype
-from kdkernels.reduction import masked_scales
+from kdkernels.reduction import masked_scales, scales_on_device
 from kdkernels.row_checks import (
     check_divergence,
     check_logits,
@@ -26,7 +24,6 @@ from kdkernels.row_checks import (
 )
 
 
-@no_compile
 def kl(
     student: Tensor,
     teacher: Tensor,
@@ -39,6 +36,7 @@ def kl(
     divisor: float | Tensor | None = None,
     overwrite_logits: bool = False,
     impl: str = "auto",
+    check: bool = True,
 ) -> Divergence:
     """Divergence of a student's logits from a teacher's, over the same columns.
 
@@ -62,8 +60,10 @@ def kl(
         divisor: divides the sum in place of the number of counted rows.
         overwrite_logits: write the gradient over the student's logits, which are lost; saves [N, V]. They must be
             contiguous and no leaf, and nothing else may need them afterwards: an
-            operation that kept them for its own gradient raises in `backward`, a later reading goes unnoticed.
+            operation that kept them for its own gradient raises in `backward`, a later reading goes unnoticed. In a
+            graph of `torch.compile`, which shares out memory itself, they are kept.
         impl: "reference", "torch", "triton", or "auto" as in `linear_distil_loss`.
+        check: whether to count the rows, which waits for the device; with False `rows` is a tensor.
 
     Returns:
         Divergence: the scalar to differentiate, the counted rows, the implementation.
@@ -90,7 +90,7 @@ def kl(
     )
     if overwrite_logits:
         check_may_overwrite(operation, "student", student)
-        if teacher.data_ptr() == student.data_ptr():
+        if not torch.compiler.is_compiling() and teacher.data_ptr() == student.data_ptr():
             raise KernelArgumentError(
                 "kl: overwrite_logits=True with teacher and student in the same memory; pass a copy of one"
             )
@@ -106,6 +106,7 @@ def kl(
         divisor=divisor,
         overwrite=overwrite_logits,
         impl=chosen,
+        check=check,
     )
 
 
@@ -121,9 +122,11 @@ def _run(
     divisor: float | Tensor | None,
     overwrite: bool,
     impl: str,
+    check: bool,
 ) -> Divergence:
     exact = accumulation_dtype(student.dtype)
-    rows, row_scale = masked_scales(
+    on_device = torch.compiler.is_compiling() or not check
+    rows, row_scale = (scales_on_device if on_device else masked_scales)(
         "kl",
         student.shape[0],
         mask=mask,
@@ -144,28 +147,11 @@ def _run(
             )
             return Divergence((row_scale * losses).sum(), rows, impl)
         teacher = teacher.detach()
-
-        def row_losses(z: Tensor, gradient: Tensor | None, row_scale: Tensor) -> Tensor:
-            return row_losses_of(impl)(
-                z,
-                teacher,
-                row_scale=row_scale,
-                temperature=temperature,
-                divergence=divergence,
-                beta=beta,
-                gradient=gradient,
-            )
-
-        loss = LossOfLogits.apply(
-            student, row_losses, mask, row_scale, temperature, overwrite, torch.is_grad_enabled()
-        )
+        wanted = torch.is_grad_enabled() and student.requires_grad
+        definition = (float(temperature), divergence, float(beta), impl)
+        if overwrite and wanted and not torch.compiler.is_compiling():
+            losses_of = row_losses(teacher, *definition)
+            loss = OverwritingLoss.apply(student, losses_of, mask, row_scale, temperature)
+        else:
+            loss, *_ = kl_operator(student, teacher, mask, row_scale, *definition, wanted)
     return Divergence(loss, rows, impl)
-
-
-def row_losses_of(impl: str) -> Callable[..., Tensor]:
-    """The row losses of an implementation. Triton is imported here and nowhere else."""
-    if impl == "triton":
-        from kdkernels.kl import kernel
-
-        return kernel.row_losses
-    return chunked.row_losses

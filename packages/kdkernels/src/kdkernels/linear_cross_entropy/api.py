@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from kdkernels.compiling import no_compile
 from kdkernels.linear_distil_loss.api import check_operands, run
+from kdkernels.linear_distil_loss.rows import Rows, weight_of_rows
 from kdkernels.loss_options import LossOptions
 
 
@@ -14,13 +14,12 @@ class CrossEntropy(NamedTuple):
 
     loss: Tensor
     """A scalar to differentiate."""
-    rows: int
-    """How many rows counted."""
+    rows: int | Tensor
+    """How many rows counted; a tensor on the device with `check=False` and inside a compiled graph."""
     impl: str
     """The implementation that ran."""
 
 
-@no_compile
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
@@ -32,6 +31,7 @@ def linear_cross_entropy(
     divisor: float | Tensor | None = None,
     chunk_bytes: int | None = None,
     impl: str = "auto",
+    check: bool = True,
 ) -> CrossEntropy:
     """Cross-entropy from hidden states, in one pass over the vocabulary.
 
@@ -50,6 +50,8 @@ def linear_cross_entropy(
         divisor: divides the sum in place of the number of counted rows.
         chunk_bytes: size of the logits buffer; None for 256 MiB on a CPU and 1 GiB on a GPU.
         impl: "reference", "torch", "triton", or "auto" as in `linear_distil_loss`.
+        check: whether to look at labels and to take counted rows out, which waits for the device; with False, as in
+            `linear_distil_loss`.
 
     Returns:
         CrossEntropy: the scalar to differentiate, the counted rows, the implementation.
@@ -68,16 +70,15 @@ def linear_cross_entropy(
     check_operands(operation, hidden, weight, bias, labels, row_weight)
     result = run(
         operation,
-        hidden,
+        Rows(hidden, labels, weight_of_rows(row_weight, labels)),
         weight,
         bias,
-        labels,
-        None,
         options=LossOptions(alpha=0.0),
-        row_weight=row_weight,
+        tail="bucket",
         ignore_index=ignore_index,
         divisor=divisor,
         chunk_bytes=chunk_bytes,
         impl=impl,
+        check=check,
     )
     return CrossEntropy(result.loss, result.rows, result.impl)

@@ -1,13 +1,9 @@
 """`linear_distil_loss`: what it means, what it checks, and which implementation it runs."""
 
-import functools
-import itertools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kdkernels.checks import (
     KernelArgumentError,
@@ -17,23 +13,18 @@ from kdkernels.checks import (
     require_one_device,
     require_shape,
 )
-from kdkernels.compiling import no_compile
-from kdkernels.linear_distil_loss import chunked, reference
+from kdkernels.linear_distil_loss import reference
+from kdkernels.linear_distil_loss.operator import linear_distil
+from kdkernels.linear_distil_loss.rows import Rows, weight_of_rows
 from kdkernels.loss_options import LossOptions
 from kdkernels.precision import accumulation_dtype
-from kdkernels.products import default_chunk_bytes
-from kdkernels.projection_gradients import Gradients
-from kdkernels.reduction import row_scales, scaled, weighted_sum
+from kdkernels.reduction import row_scales, scales_on_device
 from kdkernels.row_checks import (
     check_labels,
     check_loss_options,
     check_row_weight,
     check_topk,
-    require_ids_in_vocabulary,
-    require_labels_in_vocabulary,
 )
-from kdkernels.targets import prepare_targets
-from kdkernels.topk_kl.api import row_losses_of
 
 
 class DistilLoss(NamedTuple):
@@ -45,13 +36,12 @@ class DistilLoss(NamedTuple):
     """The mean cross-entropy with the labels, detached."""
     soft: Tensor
     """The mean divergence from the teacher times T², detached."""
-    rows: int
-    """How many rows counted."""
+    rows: int | Tensor
+    """How many rows counted; a tensor on the device with `check=False` and inside a compiled graph."""
     impl: str
     """The implementation that ran."""
 
 
-@no_compile
 def linear_distil_loss(
     hidden: Tensor,
     weight: Tensor,
@@ -71,6 +61,7 @@ def linear_distil_loss(
     divisor: float | Tensor | None = None,
     chunk_bytes: int | None = None,
     impl: str = "auto",
+    check: bool = True,
 ) -> DistilLoss:
     """Hard cross-entropy and top-k distillation from hidden states, in one pass over the vocabulary.
 
@@ -114,7 +105,8 @@ def linear_distil_loss(
     float64); every gradient is summed in float32. The gradient by the logits passes through the operands' dtype; in
     float16, whose smallest number is 6e-8, it is kept times a power of two, and the gradients by float16 operands wait
     in float32 for the factor of a loss scaler. Under autocast the products are taken in its dtype while the gradients
-    keep the dtype of their operands. `torch.compile` breaks its graph around the call.
+    keep the dtype of their operands. In a graph of `torch.compile` the call is one operator; the graph checks values when
+    it runs, and `rows` is a tensor.
 
     Keep the call outside of what `torch.utils.checkpoint` wraps: recomputed in the backward pass, it makes its
     gradients twice, six products in place of three, and holds no logits that checkpointing could save. Under FSDP call
@@ -140,6 +132,9 @@ def linear_distil_loss(
         chunk_bytes: size of the logits buffer; None for 256 MiB on a CPU and 1 GiB on a GPU.
         impl: "reference", "torch", "triton", or "auto": triton for float32, float16 and bfloat16 on an NVIDIA device
             of compute capability 8.0 or more where it is installed, torch elsewhere.
+        check: whether to look at labels and ids, and to take counted rows out; both wait for the device. With False
+            nothing does, as CUDA graphs need it: rows that do not count are computed with the others (and add exactly 0),
+            `rows` is a tensor, and a label or id that is no column makes the loss NaN.
 
     Returns:
         DistilLoss: the scalar to differentiate, its detached parts, the counted rows, the implementation.
@@ -176,36 +171,24 @@ def linear_distil_loss(
     )  # fmt: skip
     return run(
         operation,
-        hidden,
+        Rows(
+            hidden,
+            labels,
+            weight_of_rows(row_weight, labels),
+            topk_ids,
+            topk_logprobs,
+            log_partition,
+        ),
         weight,
         bias,
-        labels,
-        TopkArguments(topk_ids, topk_logprobs, tail, log_partition),
         options=options,
-        row_weight=row_weight,
+        tail=tail,
         ignore_index=ignore_index,
         divisor=divisor,
         chunk_bytes=chunk_bytes,
         impl=impl,
+        check=check,
     )
-
-
-class TopkArguments(NamedTuple):
-    """The teacher's side of a call."""
-
-    ids: Tensor
-    logprobs: Tensor
-    tail: str
-    log_partition: Tensor | None
-
-    def select(self, counted: Tensor) -> "TopkArguments":
-        """The same for some rows."""
-        return TopkArguments(
-            self.ids[counted],
-            self.logprobs[counted],
-            self.tail,
-            None if self.log_partition is None else self.log_partition[counted],
-        )
 
 
 def check_operands(
@@ -243,118 +226,115 @@ def check_operands(
 
 def run(
     operation: str,
-    hidden: Tensor,
+    rows: Rows,
     weight: Tensor,
     bias: Tensor | None,
-    labels: Tensor,
-    topk: TopkArguments | None,
     *,
     options: LossOptions,
-    row_weight: Tensor | None,
+    tail: str,
     ignore_index: int,
     divisor: float | Tensor | None,
     chunk_bytes: int | None,
     impl: str,
+    check: bool,
 ) -> DistilLoss:
-    """Select the counted rows, settle the targets, and compute; without `topk` there is no soft part."""
+    """Settle which rows count and what each weighs, and compute; without a top-k there is no soft part."""
     if chunk_bytes is not None:
         require_number("chunk_bytes", chunk_bytes, operation=operation, low=1)
-    kind = hidden.device.type
-    compute_dtype = hidden.dtype
-    if torch.is_autocast_enabled(kind) and hidden.dtype != torch.float64:
-        compute_dtype = torch.get_autocast_dtype(kind)
-    chosen = choose_impl(impl, operation=operation, device=hidden.device, dtype=compute_dtype)
-    V = weight.shape[0]
-    counted = (labels != ignore_index).nonzero().squeeze(1)
-    rows = len(counted)
-    if rows < len(labels):
-        hidden, labels = hidden.index_select(0, counted), labels[counted]
-        row_weight = None if row_weight is None else row_weight[counted]
-        topk = None if topk is None else topk.select(counted)
-    labels = labels.to(torch.int64)
-    require_labels_in_vocabulary(operation, labels, V)
-    duplicates = topk is not None and require_ids_in_vocabulary(operation, topk.ids, V)
-    exact = accumulation_dtype(compute_dtype)
-    row_scale = row_scales(
-        operation, rows, row_weight=row_weight, divisor=divisor, dtype=exact, device=hidden.device
+    device, dtype = rows.hidden.device, rows.hidden.dtype
+    if torch.is_autocast_enabled(device.type) and dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device.type)
+    chosen = choose_impl(impl, operation=operation, device=device, dtype=dtype)
+    rows, counted, number, duplicates = _counted_rows(
+        operation,
+        rows,
+        V=weight.shape[0],
+        ignore_index=ignore_index,
+        divisor=divisor,
+        dtype=accumulation_dtype(dtype),
+        check=check,
     )
-    with torch.autocast(kind, enabled=False):
+    with torch.autocast(device.type, enabled=False):
         if chosen == "reference":
-            return _reference(hidden, weight, bias, labels, topk, row_scale, options)
-        targets = None
-        if topk is not None:
-            targets = prepare_targets(
-                topk.ids,
-                topk.logprobs,
-                temperature=options.temperature,
-                tail=topk.tail,
-                divergence=options.divergence,
-                log_partition=topk.log_partition,
-                dtype=exact,
-                duplicates=duplicates,
-                columns=V,
-            )
-        compute = functools.partial(
-            chunked.losses_and_gradients,
-            labels=labels,
-            targets=targets,
-            row_scale=row_scale,
-            options=options,
-            compute_dtype=compute_dtype,
-            chunk_bytes=default_chunk_bytes(hidden.device) if chunk_bytes is None else chunk_bytes,
-            row_losses=row_losses_of(chosen),
+            return _reference(rows, weight, bias, counted, number, options, tail)
+        wants = (
+            torch.is_grad_enabled() and x is not None and x.requires_grad
+            for x in (rows.hidden, weight, bias)
         )
-        loss, hard, soft = _LinearDistilLoss.apply(
-            hidden, weight, bias, compute, row_scale, options.alpha, torch.is_grad_enabled()
+        loss, hard, soft, *_ = linear_distil(
+            rows.hidden,
+            weight,
+            bias,
+            *rows[1:],
+            counted,
+            operation,
+            *options,
+            tail,
+            dtype,
+            None if chunk_bytes is None else int(chunk_bytes),
+            chosen,
+            check,
+            duplicates,
+            *wants,
         )
-    return DistilLoss(loss, hard, soft, rows, chosen)
+    return DistilLoss(loss, hard, soft, number, chosen)
+
+
+def _counted_rows(
+    operation: str,
+    rows: Rows,
+    *,
+    V: int,
+    ignore_index: int,
+    divisor: float | Tensor | None,
+    dtype: torch.dtype,
+    check: bool,
+) -> tuple[Rows, Tensor | None, int | Tensor, bool]:
+    """Take the counted rows out and check them; where nobody may look at values, say which they are.
+
+    Returns:
+        The rows with their factors, which of them count (None for all), how many do, and whether an id may occur twice.
+    """
+    counted = rows.labels != ignore_index
+    device = counted.device
+    if torch.compiler.is_compiling() or not check:
+        number, scale = scales_on_device(
+            operation,
+            len(counted),
+            mask=counted,
+            row_weight=rows.scale,
+            divisor=divisor,
+            dtype=dtype,
+            device=device,
+        )
+        return rows._replace(scale=scale), counted, number, True
+    selected = counted.nonzero().squeeze(1)
+    if len(selected) < len(counted):
+        rows = rows.select(selected)
+    duplicates = rows.check(operation, V)
+    scale = row_scales(
+        operation, len(selected), row_weight=rows.scale, divisor=divisor, dtype=dtype, device=device
+    )
+    return rows._replace(scale=scale), None, len(selected), duplicates
 
 
 def _reference(
-    hidden: Tensor,
+    rows: Rows,
     weight: Tensor,
     bias: Tensor | None,
-    labels: Tensor,
-    topk: TopkArguments | None,
-    row_scale: Tensor,
+    counted: Tensor | None,
+    number: int | Tensor,
     options: LossOptions,
+    tail: str,
 ) -> DistilLoss:
-    ids, logprobs, tail, log_partition = topk or (None, None, "bucket", None)
+    if counted is not None:
+        rows = rows.mask(counted, weight.shape[0])
     hard_rows, soft_rows = reference.losses(
-        hidden, weight, bias, labels, ids, logprobs,
-        options=options, tail=tail, log_partition=log_partition,
+        rows.hidden, weight, bias, rows.labels.to(torch.int64), rows.topk_ids, rows.topk_logprobs,
+        options=options, tail=tail, log_partition=rows.log_partition,
     )  # fmt: skip
-    hard, soft = (row_scale * hard_rows).sum(), (row_scale * soft_rows).sum()
+    if counted is not None:
+        hard_rows, soft_rows = (part.masked_fill(~counted, 0.0) for part in (hard_rows, soft_rows))
+    hard, soft = (rows.scale * hard_rows).sum(), (rows.scale * soft_rows).sum()
     loss = (1 - options.alpha) * hard + options.alpha * soft
-    return DistilLoss(loss, hard.detach(), soft.detach(), len(labels), "reference")
-
-
-class _LinearDistilLoss(torch.autograd.Function):
-    """The gradients are made with the loss, while the logits are at hand."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        compute: Callable[..., tuple[Tensor, Tensor, Gradients]],
-        row_scale: Tensor,
-        alpha: float,
-        grad_enabled: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        wanted = tuple(grad_enabled and needed for needed in ctx.needs_input_grad[:3])
-        hard_rows, soft_rows, gradients = compute(hidden, weight, bias, wanted=wanted)
-        ctx.save_for_backward(*gradients)
-        ctx.dtypes = [
-            None if operand is None else operand.dtype for operand in (hidden, weight, bias)
-        ]
-        hard, soft = weighted_sum(hard_rows, row_scale), weighted_sum(soft_rows, row_scale)
-        ctx.mark_non_differentiable(hard, soft)
-        return (1 - alpha) * hard + alpha * soft, hard, soft
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        gradients = map(scaled, ctx.saved_tensors, itertools.repeat(grad_output), ctx.dtypes)
-        return (*gradients, None, None, None, None)
+    return DistilLoss(loss, hard.detach(), soft.detach(), number, "reference")

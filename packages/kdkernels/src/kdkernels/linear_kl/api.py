@@ -1,25 +1,18 @@
 """`linear_kl`: what it means, what it checks, and which implementation it runs."""
 
-import functools
-import itertools
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kdkernels.checks import choose_impl, require_number, require_one_device
-from kdkernels.compiling import no_compile
-from kdkernels.kl.api import row_losses_of
-from kdkernels.linear_kl import chunked, reference
-from kdkernels.linear_kl.columns import Columns, match_columns
+from kdkernels.linear_kl import reference
+from kdkernels.linear_kl.columns import Columns, check_map, match_columns
 from kdkernels.linear_kl.heads import Head, check_head
+from kdkernels.linear_kl.operator import linear_kl_operator
 from kdkernels.logits_loss import Divergence
 from kdkernels.precision import accumulation_dtype
-from kdkernels.products import default_chunk_bytes
-from kdkernels.projection_gradients import Gradients
-from kdkernels.reduction import row_scales, scaled, weighted_sum
+from kdkernels.reduction import row_scales, scales_on_device
 from kdkernels.row_checks import check_divergence, check_mask, check_row_weight
 
 
@@ -42,6 +35,7 @@ def linear_kl(
     divisor: float | Tensor | None = None,
     chunk_bytes: int | None = None,
     impl: str = "auto",
+    check: bool = True,
 ) -> Divergence:
     """Divergence of a student from a teacher that runs beside it, from the hidden states of both, without [N, V].
 
@@ -61,7 +55,7 @@ def linear_kl(
     are not rounded, and only their gradient is, for its two products. The weight gradient is summed in float32. Under
     autocast the products are taken in its dtype. NaN in counted rows propagates; rows outside the mask take no part.
     Over no rows the loss and all gradients are exactly 0.
-    `torch.compile` breaks its graph around the call.
+    In a graph of `torch.compile` the call is one operator; the graph checks values when it runs, and `rows` is a tensor.
 
     Args:
         hidden_s: [N, H_s] of the student; select the masked rows before the call, it is cheaper.
@@ -83,6 +77,9 @@ def linear_kl(
         divisor: divides the sum in place of the number of counted rows.
         chunk_bytes: size of the buffers for both sides' logits and their gradient; None for 256 MiB on a CPU and 1 GiB on a GPU.
         impl: "reference", "torch", "triton", or "auto" as in `linear_distil_loss`.
+        check: whether to look at `column_map` and to take counted rows out, which waits for the device; with False rows
+            that do not count are computed with the others (and add exactly 0), `rows` is a tensor, and an entry of the
+            map that is no column makes the loss NaN.
 
     Returns:
         Divergence: the scalar to differentiate, the counted rows, the implementation.
@@ -115,33 +112,32 @@ def linear_kl(
         operation, hidden_s=hidden_s, weight_s=weight_s, bias_s=bias_s, hidden_t=hidden_t,
         weight_t=weight_t, bias_t=bias_t, column_map=column_map, mask=mask, row_weight=row_weight,
     )  # fmt: skip
+    columns = match_columns(
+        operation,
+        weight_s,
+        weight_t,
+        column_map=column_map,
+        vocab_size=vocab_size,
+        teacher_vocab_size=teacher_vocab_size,
+    )
     return _run(
         student,
         teacher,
-        functools.partial(
-            match_columns,
-            operation,
-            weight_s,
-            weight_t,
-            column_map=column_map,
-            vocab_size=vocab_size,
-            teacher_vocab_size=teacher_vocab_size,
-            divergence=divergence,
-        ),
+        columns,
         {"temperature": float(temperature), "divergence": divergence, "beta": float(beta)},
         mask=mask,
         row_weight=row_weight,
         divisor=divisor,
         chunk_bytes=chunk_bytes,
         impl=impl,
+        check=check,
     )
 
 
-@no_compile
 def _run(
     student: Head,
     teacher: Head,
-    match: Callable[[], Columns],
+    columns: Columns,
     definition: dict[str, Any],
     *,
     mask: Tensor | None,
@@ -149,65 +145,72 @@ def _run(
     divisor: float | Tensor | None,
     chunk_bytes: int | None,
     impl: str,
+    check: bool,
 ) -> Divergence:
-    """Match the columns, select the counted rows, and compute."""
+    """Select the counted rows, where values may be looked at, and compute."""
+    operation = "linear_kl"
     kind, device = student.hidden.device.type, student.hidden.device
     dtypes = student.weight.dtype, teacher.weight.dtype
     if torch.is_autocast_enabled(kind) and torch.float64 not in dtypes:
         dtypes = (torch.get_autocast_dtype(kind),) * 2
     chosen = choose_impl(
-        impl, operation="linear_kl", device=device, dtype=torch.promote_types(*dtypes)
+        impl, operation=operation, device=device, dtype=torch.promote_types(*dtypes)
     )
-    columns = match()
-    if mask is not None:
-        counted = mask.nonzero().squeeze(1)
-        student, teacher = student.rows(counted), teacher.rows(counted)
-        row_weight = None if row_weight is None else row_weight[counted]
-    rows = student.hidden.shape[0]
     exact = accumulation_dtype(dtypes[0])
-    row_scale = row_scales(
-        "linear_kl", rows, row_weight=row_weight, divisor=divisor, dtype=exact, device=device
-    )
+    on_device = torch.compiler.is_compiling() or not check
+    rows: int | Tensor
+    if not on_device:
+        check_map(operation, columns, definition["divergence"])
+        if mask is not None:
+            counted = mask.nonzero().squeeze(1)
+            student, teacher = student.rows(counted), teacher.rows(counted)
+            row_weight = None if row_weight is None else row_weight[counted]
+            mask = None
+        rows = student.hidden.shape[0]
+        row_scale = row_scales(
+            operation, rows, row_weight=row_weight, divisor=divisor, dtype=exact, device=device
+        )
+    else:
+        rows, row_scale = scales_on_device(
+            operation, student.hidden.shape[0],
+            mask=mask, row_weight=row_weight, divisor=divisor, dtype=exact, device=device,
+        )  # fmt: skip
+        if columns.source is not None and (chosen == "reference" or not check):
+            columns, row_scale = _without_wrong_columns(columns, row_scale)
     with torch.autocast(kind, enabled=False):
         if chosen == "reference":
+            if mask is not None:
+                student, teacher = student.without(~mask), teacher.without(~mask)
             losses = reference.losses(student, teacher, columns, **definition)
+            if mask is not None:
+                losses = losses.masked_fill(~mask, 0.0)
             return Divergence((row_scale * losses).sum(), rows, chosen)
-        compute = functools.partial(
-            chunked.losses_and_gradients,
-            teacher=teacher.detach().cast(exact if torch.float64 in dtypes else dtypes[1]),
-            columns=columns,
-            row_scale=row_scale,
-            temperature=definition["temperature"],
-            chunk_bytes=default_chunk_bytes(device) if chunk_bytes is None else int(chunk_bytes),
-            row_losses=functools.partial(row_losses_of(chosen), **definition),
+        wants = (
+            torch.is_grad_enabled() and operand is not None and operand.requires_grad
+            for operand in student
         )
-        loss = _LinearKL.apply(*student, compute, dtypes[0], row_scale, torch.is_grad_enabled())
+        loss, *_ = linear_kl_operator(
+            *student,
+            *teacher.detach(),
+            columns.source,
+            mask,
+            row_scale,
+            columns.student,
+            columns.teacher,
+            *definition.values(),
+            dtypes[0],
+            exact if torch.float64 in dtypes else dtypes[1],
+            None if chunk_bytes is None else int(chunk_bytes),
+            chosen,
+            check and on_device,
+            *wants,
+        )
     return Divergence(loss, rows, chosen)
 
 
-class _LinearKL(torch.autograd.Function):
-    """The gradients are made with the loss, while the logits are at hand."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        compute: Callable[..., tuple[Tensor, Gradients]],
-        dtype: torch.dtype,
-        row_scale: Tensor,
-        grad_enabled: bool,
-    ) -> Tensor:
-        operands = Head(hidden, weight, bias)
-        wanted = tuple(grad_enabled and needed for needed in ctx.needs_input_grad[:3])
-        losses, gradients = compute(operands.cast(dtype), wanted=wanted, operands=operands)
-        ctx.save_for_backward(*gradients)
-        ctx.dtypes = [None if operand is None else operand.dtype for operand in operands]
-        return weighted_sum(losses, row_scale)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = map(scaled, ctx.saved_tensors, itertools.repeat(grad_output), ctx.dtypes)
-        return (*gradients, None, None, None, None)
+def _without_wrong_columns(columns: Columns, row_scale: Tensor) -> tuple[Columns, Tensor]:
+    """A map of which nobody may see the values: an entry that is no column makes the loss NaN."""
+    assert columns.source is not None
+    wrong = (columns.source < -1) | (columns.source >= columns.teacher)
+    source = columns.source.masked_fill(wrong, -1)
+    return columns._replace(source=source), row_scale.masked_fill(wrong.any(), torch.nan)

@@ -27,7 +27,6 @@ def match_columns(
     column_map: Tensor | None,
     vocab_size: int | None,
     teacher_vocab_size: int | None,
-    divergence: str,
 ) -> Columns:
     """Settle the columns of both heads.
 
@@ -38,17 +37,22 @@ def match_columns(
         column_map: [vocab_size] or None.
         vocab_size: real columns of the student's head, None for all.
         teacher_vocab_size: real columns of the teacher's head, None for as many as the student's (with a map: for all).
-        divergence: one of `DIVERGENCES`.
+
+    Returns:
+        Columns, whose map nobody has looked at yet: `check_map` does.
 
     Raises:
-        KernelArgumentError: the sizes do not match, or the map is no map from student to teacher columns.
+        KernelArgumentError: the sizes do not match.
     """
     student = _real("vocab_size", vocab_size, weight_s, operation)
     if teacher_vocab_size is None and column_map is None:
         teacher_vocab_size = vocab_size
     teacher = _real("teacher_vocab_size", teacher_vocab_size, weight_t, operation)
     if column_map is not None:
-        _check_map(operation, column_map, student, teacher, divergence)
+        require_shape(
+            "column_map", column_map, (student,), axes="[vocab_size]", operation=operation
+        )
+        require_integer("column_map", column_map, operation=operation)
         return Columns(student, teacher, column_map.to(torch.int64))
     if student != teacher:
         raise KernelArgumentError(
@@ -69,11 +73,15 @@ def _real(name: str, size: int | None, weight: Tensor, operation: str) -> int:
     return int(size)
 
 
-def _check_map(
-    operation: str, column_map: Tensor, student: int, teacher: int, divergence: str
-) -> None:
-    require_shape("column_map", column_map, (student,), axes="[vocab_size]", operation=operation)
-    require_integer("column_map", column_map, operation=operation)
+def check_map(operation: str, columns: Columns, divergence: str) -> None:
+    """Refuse a map from student to teacher columns that is none. Waits for the device.
+
+    Raises:
+        KernelArgumentError: it names a column that is not there, a column twice or none, or does not fit the divergence.
+    """
+    student, teacher, column_map = columns
+    if column_map is None:
+        return
     wrong = (column_map < -1) | (column_map >= teacher)
     if bool(wrong.any()):
         column = int(wrong.nonzero()[0, 0])

@@ -26,6 +26,10 @@ class Head(NamedTuple):
         """The same for some rows."""
         return Head(self.hidden.index_select(0, counted), self.weight, self.bias)
 
+    def without(self, left_out: Tensor) -> "Head":
+        """The same with nothing in some rows, True in `left_out` [N]."""
+        return self._replace(hidden=self.hidden.masked_fill(left_out.unsqueeze(1), 0.0))
+
     def cast(self, dtype: torch.dtype) -> "Head":
         """The same in another dtype."""
         bias = None if self.bias is None else self.bias.to(dtype)

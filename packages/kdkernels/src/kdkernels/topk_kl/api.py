@@ -1,16 +1,13 @@
 """`topk_kl`: what it means, what it checks, and which implementation it runs."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from kdkernels.checks import choose_impl, require_one_device
-from kdkernels.compiling import no_compile
-from kdkernels.logits_loss import Divergence, LossOfLogits
+from kdkernels.logits_loss import Divergence, OverwritingLoss
 from kdkernels.loss_options import LossOptions
 from kdkernels.precision import accumulation_dtype
-from kdkernels.reduction import masked_scales
+from kdkernels.reduction import masked_scales, scales_on_device
 from kdkernels.row_checks import (
     check_logits,
     check_loss_options,
@@ -21,10 +18,10 @@ from kdkernels.row_checks import (
     require_ids_in_vocabulary,
 )
 from kdkernels.targets import prepare_targets
-from kdkernels.topk_kl import chunked, reference
+from kdkernels.topk_kl import reference
+from kdkernels.topk_kl.operator import soft_losses, topk_kl_operator
 
 
-@no_compile
 def topk_kl(
     logits: Tensor,
     topk_ids: Tensor,
@@ -40,6 +37,7 @@ def topk_kl(
     divisor: float | Tensor | None = None,
     overwrite_logits: bool = False,
     impl: str = "auto",
+    check: bool = True,
 ) -> Divergence:
     """Divergence of a student's logits from a teacher's top-k list.
 
@@ -61,8 +59,11 @@ def topk_kl(
         divisor: divides the sum in place of the number of counted rows.
         overwrite_logits: write the gradient over the logits, which are lost; saves [N, V]. They must be contiguous
             and no leaf, and nothing else may need them afterwards: an
-            operation that kept them for its own gradient raises in `backward`, a later reading goes unnoticed.
+            operation that kept them for its own gradient raises in `backward`, a later reading goes unnoticed. In a
+            graph of `torch.compile`, which shares out memory itself, they are kept.
         impl: "reference", "torch", "triton", or "auto" as in `linear_distil_loss`.
+        check: whether to look at the ids and count the rows, which waits for the device; with False `rows` is a tensor,
+            and an id that is no column makes the loss NaN.
 
     Returns:
         Divergence: the scalar to differentiate, the counted rows, the implementation.
@@ -113,6 +114,7 @@ def topk_kl(
         divisor=divisor,
         overwrite=overwrite_logits,
         impl=chosen,
+        check=check,
     )
 
 
@@ -129,13 +131,16 @@ def _run(
     divisor: float | Tensor | None,
     overwrite: bool,
     impl: str,
+    check: bool,
 ) -> Divergence:
     operation = "topk_kl"
     exact = accumulation_dtype(logits.dtype)
+    V = logits.shape[1]
     if mask is not None:
         topk_ids = topk_ids.masked_fill(~mask.unsqueeze(1), -1)
-    duplicates = require_ids_in_vocabulary(operation, topk_ids, logits.shape[1])
-    rows, row_scale = masked_scales(
+    on_device = torch.compiler.is_compiling() or not check
+    duplicates = True if on_device else require_ids_in_vocabulary(operation, topk_ids, V)
+    rows, row_scale = (scales_on_device if on_device else masked_scales)(
         operation,
         logits.shape[0],
         mask=mask,
@@ -144,6 +149,10 @@ def _run(
         dtype=exact,
         device=logits.device,
     )
+    if on_device and not (check and impl != "reference"):
+        wrong = (topk_ids < -1) | (topk_ids >= V)
+        topk_ids = topk_ids.masked_fill(wrong, -1)
+        row_scale = row_scale.masked_fill(wrong.any(dim=1), torch.nan)
     with torch.autocast(logits.device.type, enabled=False):
         if impl == "reference":
             counted = logits if mask is None else logits.masked_fill(~mask.unsqueeze(1), 0.0)
@@ -151,45 +160,37 @@ def _run(
                 counted.to(exact), topk_ids, topk_logprobs,
                 options=options, tail=tail, log_partition=log_partition,
             )  # fmt: skip
+            if mask is not None:
+                losses = losses.masked_fill(~mask, 0.0)
             return Divergence((row_scale * losses).sum(), rows, impl)
-        targets = prepare_targets(
-            topk_ids,
-            topk_logprobs,
-            temperature=options.temperature,
-            tail=tail,
-            divergence=options.divergence,
-            log_partition=log_partition,
-            dtype=exact,
-            duplicates=duplicates,
-            columns=logits.shape[1],
-        )
-
-        def row_losses(z: Tensor, gradient: Tensor | None, row_scale: Tensor) -> Tensor:
-            return row_losses_of(impl)(
-                z,
-                labels=None,
-                targets=targets,
-                row_scale=row_scale,
-                options=options,
-                gradient=gradient,
-            )[1]
-
-        loss = LossOfLogits.apply(
-            logits,
-            row_losses,
-            mask,
-            row_scale,
-            options.temperature,
-            overwrite,
-            torch.is_grad_enabled(),
-        )
+        wanted = torch.is_grad_enabled() and logits.requires_grad
+        if overwrite and wanted and not torch.compiler.is_compiling():
+            targets = prepare_targets(
+                topk_ids,
+                topk_logprobs,
+                temperature=options.temperature,
+                tail=tail,
+                divergence=options.divergence,
+                log_partition=log_partition,
+                dtype=exact,
+                duplicates=duplicates,
+                columns=V,
+            )
+            row_losses = soft_losses(targets, options, impl)
+            loss = OverwritingLoss.apply(logits, row_losses, mask, row_scale, options.temperature)
+        else:
+            loss, *_ = topk_kl_operator(
+                logits,
+                topk_ids,
+                topk_logprobs,
+                log_partition,
+                mask,
+                row_scale,
+                tail,
+                *options[1:],
+                impl,
+                check and on_device,
+                duplicates,
+                wanted,
+            )
     return Divergence(loss, rows, impl)
-
-
-def row_losses_of(impl: str) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The row losses of an implementation. Triton is imported here and nowhere else."""
-    if impl == "triton":
-        from kdkernels.topk_kl import kernel
-
-        return kernel.row_losses
-    return chunked.row_losses

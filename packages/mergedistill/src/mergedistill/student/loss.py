@@ -35,7 +35,7 @@ class DistilOutput:
     loss: torch.Tensor
     hard: torch.Tensor
     soft: torch.Tensor
-    rows: int
+    rows: int | torch.Tensor
     hits: torch.Tensor | None = None
 
 

@@ -19,7 +19,7 @@ from teacherzoo.encoders.inference import PlainEngine
 from teacherzoo.encoders.predictions import Predictions, predict
 from vocabmerge import VocabularyMap
 
-Compared = tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]
+Compared = tuple[torch.Tensor, torch.Tensor, torch.Tensor, int | torch.Tensor]
 """The loss, its detached hard and soft part, the counted rows."""
 
 

@@ -1,0 +1,51 @@
+"""What the losses have in common as operators of torch, which a compiled graph holds as single nodes.
+
+An operator puts out the loss first and its gradients last; `backward` only multiplies them. A gradient that nobody wants
+is an empty tensor.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from kdkernels.reduction import scaled
+
+
+def register_gradients(operator: Any, operands: Sequence[int], *, rescaled: bool = False) -> None:
+    """Let autograd take the last outputs of an operator as gradients of its first.
+
+    Args:
+        operator: what `torch.library.custom_op` made.
+        operands: places of the arguments whose gradients the last outputs are, in their order.
+        rescaled: whether the output before the gradients holds what they are multiplied with; empty for nothing.
+    """
+    kept = len(operands) + rescaled
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # zeros for outputs that nobody differentiates are large
+        ctx.save_for_backward(*output[-kept:])
+        ctx.dtypes = [None if inputs[place] is None else inputs[place].dtype for place in operands]
+        ctx.arguments = len(inputs)
+
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        if rescaled and saved[0].numel():
+            grad_output = grad_output / saved[0]
+        results: list[Tensor | None] = [None] * ctx.arguments
+        for place, gradient, dtype in zip(
+            operands, saved[kept - len(operands) :], ctx.dtypes, strict=True
+        ):
+            if ctx.needs_input_grad[place]:
+                results[place] = scaled(gradient, grad_output, dtype)
+        return tuple(results)
+
+    operator.register_autograd(backward, setup_context=setup_context)
+
+
+def or_empty(gradient: Tensor | None, like: Tensor) -> Tensor:
+    """What an operator puts out for a gradient, in rows one after the other; it has no None."""
+    return like.new_empty(0) if gradient is None else gradient.contiguous()
