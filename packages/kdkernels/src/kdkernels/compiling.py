@@ -1,10 +1,8 @@
 """What torch.compile may take for granted, and what is a value only when a compiled graph runs."""
 
-import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-import torch
 from torch import Tensor
 
 P = ParamSpec("P")
@@ -23,18 +21,3 @@ def constant(function: Callable[P, R]) -> Callable[P, R]:
 def has_values(tensor: Tensor) -> bool:
     """Whether a tensor can be read: not while a compiler traces, which puts another class in its place."""
     return type(tensor) is Tensor
-
-
-def no_compile(function: Callable[P, R]) -> Callable[P, R]:
-    """Run as plain Python inside a compiled function, at the price of one graph break.
-
-    `torch.compiler.disable` as a decorator would do, but it imports the compiler with the package.
-    """
-
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if torch.compiler.is_compiling():
-            return torch.compiler.disable(function)(*args, **kwargs)
-        return function(*args, **kwargs)
-
-    return call

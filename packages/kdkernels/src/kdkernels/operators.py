@@ -31,11 +31,13 @@ def register_gradients(operator: Any, operands: Sequence[int], *, rescaled: bool
         ctx.arguments = len(inputs)
 
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        results: list[Tensor | None] = [None] * ctx.arguments
+        if grad_output is None:
+            return tuple(results)
         saved = ctx.saved_tensors
         if rescaled and saved[0].numel():
             grad_output = grad_output / saved[0]
-        results: list[Tensor | None] = [None] * ctx.arguments
         for place, gradient, dtype in zip(
             operands, saved[kept - len(operands) :], ctx.dtypes, strict=True
         ):

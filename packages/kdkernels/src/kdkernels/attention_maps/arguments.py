@@ -20,6 +20,7 @@ class Comparison:
         scale_t: the teacher's factor.
         divisor: what the sum is divided by in place of the count.
         chunk_bytes: bytes of one tile of scores, or None for the default of the device.
+        check: whether to look at the values of a mask [B, S], to take padding out; else it is masked.
     """
 
     divergence: str
@@ -29,6 +30,12 @@ class Comparison:
     scale_t: float
     divisor: float | Tensor | None
     chunk_bytes: int | None
+    check: bool = True
+
+    @property
+    def masks_padding(self) -> bool:
+        """Whether padding stays among the tokens, where nobody may look at the mask."""
+        return not self.check and self.mask is not None and self.mask.dim() == 2
 
 
 def require_sides(

@@ -26,7 +26,13 @@ def map_sums(
     dtype = accumulation_dtype(widest(q_s, k_s, q_t, k_t))
     total = torch.zeros((), dtype=torch.float64, device=q_s.device)
     count = torch.zeros((), dtype=torch.int64, device=q_s.device)
-    groups = list(groups_of_one_length(comparison.mask, length=q_s.shape[2], device=q_s.device))
+    mask = comparison.mask
+    if comparison.masks_padding and mask is not None:
+        q_s, k_s, q_t, k_t = (
+            x.masked_fill(~mask[:, None, :, None], 0.0) for x in (q_s, k_s, q_t, k_t)
+        )
+        mask = None
+    groups = list(groups_of_one_length(mask, length=q_s.shape[2], device=q_s.device))
     in_parts = not groups or groups[0].sequences is not None
     dq = torch.zeros(q_s.shape if gradient and in_parts else 0, dtype=dtype, device=q_s.device)
     dk = torch.zeros_like(dq)
@@ -119,15 +125,21 @@ def _visible(
     comparison: Comparison, group: SequenceGroup, sequences: Tensor, rows: slice, keys: slice
 ) -> Tensor | None:
     """Which entries of the tile exist: bool [pairs or 1, rows, keys], or None where all do."""
-    if comparison.reach is None and (comparison.mask is None or comparison.mask.dim() == 2):
+    mask = comparison.mask
+    if mask is not None and mask.dim() == 2 and not comparison.masks_padding:
+        mask = None
+    if comparison.reach is None and mask is None:
         return None
     visible = None
     if comparison.reach is not None:
         positions = group.positions if group.sequences is None else group.positions[sequences]
         apart = positions[:, rows, None] - positions[:, None, keys]
         visible = apart.abs_() <= comparison.reach
-    if comparison.mask is not None and comparison.mask.dim() == 3:
-        allowed = comparison.mask[sequences, rows, keys]
+    if mask is not None:
+        if mask.dim() == 3:
+            allowed = mask[sequences, rows, keys]
+        else:
+            allowed = mask[sequences, rows, None] & mask[sequences, None, keys]
         visible = allowed if visible is None else visible & allowed
     return visible
 

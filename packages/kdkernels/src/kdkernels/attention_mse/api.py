@@ -28,6 +28,7 @@ def attention_mse(
     divisor: float | Tensor | None = None,
     chunk_bytes: int | None = None,
     impl: str = "auto",
+    check: bool = True,
 ) -> MapLoss:
     """Mean squared difference of the student's and the teacher's attention maps, neither of which is ever in memory.
 
@@ -54,6 +55,8 @@ def attention_mse(
             and 64 MiB elsewhere.
         impl: "reference" (holds both maps), "torch", "triton" (for heads of at most 128
             values in half precision, 64 in float32), or "auto": triton where it runs, else torch.
+        check: whether impl "torch" may look at a padding mask, which waits for the device, to take padding out; with
+            False it is masked instead, and costs what real tokens do.
 
     Returns:
         MapLoss: the scalar to differentiate, in float32 (float64 for float64 inputs); what the mean runs over; the
@@ -88,6 +91,7 @@ def attention_mse(
         scale_t=1 / math.sqrt(q_t.shape[3]) if scale_t is None else float(scale_t),
         divisor=divisor,
         chunk_bytes=chunk_bytes,
+        check=check,
     )
     return map_loss(
         operation, q_s, k_s, q_t, k_t, comparison, reference=attention_mse_reference, impl=impl

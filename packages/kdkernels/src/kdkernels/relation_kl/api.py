@@ -24,6 +24,7 @@ def relation_kl(
     divisor: float | Tensor | None = None,
     chunk_bytes: int | None = None,
     impl: str = "auto",
+    check: bool = True,
 ) -> MapLoss:
     """KL(teacher ‖ student) of self-relation maps, neither of which is ever in memory.
 
@@ -46,6 +47,8 @@ def relation_kl(
             CPU and 64 MiB elsewhere.
         impl: "reference" (holds both maps), "torch", "triton" (for heads of at most 128
             values in half precision, 64 in float32), or "auto": triton where it runs, else torch.
+        check: whether impl "torch" may look at a padding mask, which waits for the device, to take padding out; with
+            False it is masked instead, and costs what real tokens do.
 
     Returns:
         MapLoss: the scalar to differentiate, in float32 (float64 for float64 inputs); what the mean runs over; the
@@ -77,6 +80,7 @@ def relation_kl(
         scale_t=1 / math.sqrt(split_t.shape[3]),
         divisor=divisor,
         chunk_bytes=chunk_bytes,
+        check=check,
     )
     sides = (split_s, split_s, split_t, split_t)  # a map of the vectors with themselves
     return map_loss(operation, *sides, comparison, reference=relation_kl_reference, impl=impl)

@@ -1,0 +1,102 @@
+"""`torch.ops.kdkernels.map_loss`: the comparison of two maps and its gradients as one operator."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from kdkernels.attention_maps.arguments import Comparison, widest
+from kdkernels.attention_maps.map_sums import MapSums
+from kdkernels.attention_maps.reference import mean_over
+from kdkernels.operators import register_gradients
+from kdkernels.precision import accumulation_dtype
+
+
+@torch.library.custom_op("kdkernels::map_loss", mutates_args=())
+def map_loss_operator(
+    q_s: Tensor,
+    k_s: Tensor,
+    q_t: Tensor,
+    k_t: Tensor,
+    mask: Tensor | None,
+    divisor: Tensor | None,
+    divergence: str,
+    reach: int | None,
+    scale_s: float,
+    scale_t: float,
+    chunk_bytes: int | None,
+    impl: str,
+    check: bool,
+    want_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The mean of the comparison, what it runs over, and its gradients by q_s and k_s.
+
+    Args:
+        q_s: [B, h, S, d_s].
+        k_s: [B, h, S, d_s].
+        q_t: [B, h, S, d_t].
+        k_t: [B, h, S, d_t].
+        mask: bool [B, S] or [B, S, S], or None.
+        divisor: what the sum is divided by in place of the count, one number.
+        divergence: "mse" or "kl".
+        reach: how far apart query and key may be.
+        scale_s: the student's factor from products to scores.
+        scale_t: the teacher's.
+        chunk_bytes: bytes of one tile of scores.
+        impl: "torch" or "triton".
+        check: whether to look at the mask, and to take padding out.
+        want_gradient: whether the gradients are wanted.
+    """
+    comparison = Comparison(
+        divergence=divergence,
+        mask=mask,
+        reach=reach,
+        scale_s=scale_s,
+        scale_t=scale_t,
+        divisor=divisor,
+        chunk_bytes=chunk_bytes,
+        check=check,
+    )
+    with torch.autocast(q_s.device.type, enabled=False):
+        sums = map_sums_of(impl)(q_s, k_s, q_t, k_t, comparison, gradient=want_gradient)
+        loss = mean_over(sums.total, sums.counted, divisor)
+        if not want_gradient:
+            return loss, sums.counted, q_s.new_empty(0), k_s.new_empty(0)
+        # ∂(scale · q kᵀ) / ∂q has the scale; of the squared difference the sums hold half the gradient.
+        doubled = 2.0 if divergence == "mse" else 1.0
+        scale = torch.full_like(sums.total, doubled * scale_s)
+        factor = mean_over(scale, sums.counted, divisor)
+        by_query, by_key = _room(q_s, sums.dq.dtype), _room(k_s, sums.dk.dtype)
+        torch.mul(sums.dq, factor, out=by_query)
+        torch.mul(sums.dk, factor, out=by_key)
+        return loss, sums.counted, by_query, by_key
+
+
+@map_loss_operator.register_fake
+def _(q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, *arguments: object) -> tuple[Tensor, ...]:
+    dtype = accumulation_dtype(widest(q_s, k_s, q_t, k_t))
+    loss = q_s.new_empty((), dtype=dtype)
+    counted = q_s.new_empty((), dtype=torch.int64)
+    if arguments[-1]:
+        return loss, counted, _room(q_s, dtype), _room(k_s, dtype)
+    return loss, counted, q_s.new_empty(0), k_s.new_empty(0)
+
+
+register_gradients(map_loss_operator, (0, 1))
+
+
+def map_sums_of(impl: str) -> Callable[..., MapSums]:
+    """The sums of an implementation. Triton is imported here and nowhere else."""
+    if impl == "triton":
+        from kdkernels.attention_maps import kernel
+
+        return kernel.map_sums
+    from kdkernels.attention_maps import chunked
+
+    return chunked.map_sums
+
+
+def _room(operand: Tensor, dtype: torch.dtype) -> Tensor:
+    """For a gradient: laid out as the operand and, where that has float32's range, in its dtype."""
+    dtype = operand.dtype if operand.dtype == torch.bfloat16 else dtype
+    return torch.empty_like(operand, dtype=dtype)
