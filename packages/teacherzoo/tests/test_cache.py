@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import filelock
 import pytest
 
 from teacherzoo.atomic_write import written_whole
@@ -228,3 +229,18 @@ def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_p
         part.write_text("whole")
 
     assert {file.name for file in tmp_path.iterdir()} == {"a", alive.name, elsewhere.name}
+
+
+def test_a_folder_that_vanishes_while_its_lock_is_taken_is_made_again(tmp_path, monkeypatch):
+    """The run before removes it: the lock's own `mkdir` then finds it and, looking again, does not."""
+    acquire, vanished = filelock.FileLock.acquire, []
+
+    def acquire_late(lock, *arguments, **options):
+        if not vanished:
+            vanished.append(lock)
+            raise FileExistsError(17, "File exists", lock.lock_file)
+        return acquire(lock, *arguments, **options)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire_late)
+    with alone_in(tmp_path / "work"):
+        assert vanished

@@ -248,7 +248,10 @@ def _locked(
                     ) from held
                 watch(0, 0, f"waiting for {_holder(folder)}, which makes {name}")
                 lock.acquire()
-        except FileNotFoundError:  # the other run is done and took the folder away
+        except (
+            FileNotFoundError,
+            FileExistsError,
+        ):  # the other run is done and took the folder away
             continue
         return lock
 
