@@ -4,7 +4,7 @@ Needs `--model FOLDER`, a multilingual encoder, and `--data FOLDER` in the layou
 the question's languages (the same function there, with fewer rows for the optimiser to carry), every system of `bistil compare`
 that is asked for is made of it on the same text for the same number of steps, learns each task on English, and is judged on
 the targets. What was made stays in `--work`, and the same call goes on from it; seeds that every system has are recorded.
-`--long` makes students for as long as a GPU has time for, `--jobs` makes them side by side.
+`--long` gives phase 1 three times the text and twice as much of it at a step, `--jobs` makes systems side by side, for a GPU.
 `--pareto FILE` draws score against parameters and operations, `--report FILE` writes recipe, tables and paired tests.
 
     python benchmarks/bistil_real.py --model FOLDER --data FOLDER --work FOLDER --targets de --tasks pos --seeds 1
@@ -76,6 +76,7 @@ class Size:
         extract_steps: of phase 1.
         rows: in each of its steps, of 64 tokens.
         extract_rate: its learning rate.
+        checkpoint_every: so many steps.
         tune_steps: of a task, in each of the two phases of sparse fine-tuning.
         tune_rate: its learning rate.
         batch: examples in a step of it.
@@ -86,13 +87,14 @@ class Size:
     extract_steps: int = 800
     rows: int = 64
     extract_rate: float = 1e-3
+    checkpoint_every: int = 200
     tune_steps: int = 400
     tune_rate: float = 2e-4
     batch: int = 32
     looks: int = 4
 
 
-LONG = Size(lines=60_000, extract_steps=3000, rows=128)
+LONG = Size(lines=60_000, rows=128, checkpoint_every=800)
 QUICK = Size(lines=300, extract_steps=2, rows=16, tune_steps=2, batch=4, looks=1)
 
 
@@ -132,7 +134,7 @@ def recipe_of(
             "systems": systems, "students": students, "data": str(data), "seeds": seeds, "out": str(out), "languages": None,
             "extract": {
                 "steps": size.extract_steps, "batch": size.rows, "length": 64, "learning_rate": size.extract_rate, "warmup": 0.06,
-                "checkpoint_every": 200, "terms": terms,
+                "checkpoint_every": size.checkpoint_every, "terms": terms,
             },
             "tune": {
                 "steps": size.tune_steps, "full_steps": size.tune_steps, "batch": size.batch, "length": 128,
@@ -164,7 +166,7 @@ def main() -> None:
     )
     arguments.add_argument("--students", default="pairs", choices=["pairs", "shared"])
     arguments.add_argument(
-        "--long", action="store_true", help="phase 1 as long as a GPU has time for"
+        "--long", action="store_true", help="phase 1 on more text and twice as much of it at a step"
     )
     arguments.add_argument("--jobs", type=int, default=1, help="processes side by side, for a GPU")
     arguments.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import time
 import traceback
@@ -12,6 +13,14 @@ from typing import NamedTuple
 from bistil.compare.systems import SYSTEMS
 from xeval import FineTunedTask, task_of
 
+_LOADED_ONCE = (  # seconds each, in every process that has to
+    "bistil.extract.run",
+    "bistil.tasks.adapt",
+    "sentence_transformers",
+    "sklearn.linear_model",
+    "transformers.models.bert.modeling_bert",
+    "xeval.finetune.tune",
+)
 _UNTRAINED = ("trimmed", "small", "cut")  # the second is made of the others
 
 
@@ -70,6 +79,8 @@ def make(
     Returns:
         The parts that failed, whose tracebacks were printed.
     """
+    for module in _LOADED_ONCE:
+        importlib.import_module(module)
     failed = []
     for number, of_round in enumerate(parts, start=1):
         asked = [part for part in of_round if part.systems and part.tasks]
