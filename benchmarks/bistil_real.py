@@ -25,8 +25,8 @@ from bilinguals import (
     rows_of,
     tell,
 )
+from comparison_parts import Part, make, rounds
 from record import Recorder, parser
-from side_by_side import Part, make, rounds
 from system_table import system_table
 from transformers.utils.logging import disable_progress_bar
 

@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from side_by_side import Part, make, rounds
+from comparison_parts import Part, make, rounds
 
 SYSTEMS = ["whole+full", "cut+full+labels", "small+full+labels", "bistil+full+labels", "bistil+full", "bistil"]  # fmt: skip
 
