@@ -350,7 +350,8 @@ def make_students(experiment: Experiment, pool: ProcessPool) -> Iterator[Any]:
 
 def _recipe(experiment: Experiment, name: str, alpha: float) -> Path:
     """A recipe of mergedistill, as a user would write it."""
-    file = experiment.out / f"{name}.yaml"
+    file, steps = experiment.out / f"{name}.yaml", experiment.steps("student")
+    evaluate_every = steps // (2 if experiment.quick else 10)
     recipe = {
         "out": f"{name}-run",
         "seed": experiment.seed,
@@ -365,7 +366,12 @@ def _recipe(experiment: Experiment, name: str, alpha: float) -> Path:
         "vocabulary": {"normalizer": "keep"},
         "student": {"layers": 2, "width": 128},
         "distil": {"alpha": alpha, "block_length": 24, "rate": 0.3, "k": 32},
-        "train": {"steps": experiment.steps("student"), "tokens": 1152, "learning_rate": 1.5e-3},
+        "train": {
+            "steps": steps,
+            "tokens": 1152,
+            "learning_rate": 1.5e-3,
+            "evaluate_every": evaluate_every,
+        },
     }
     file.write_text(yaml.safe_dump(recipe, sort_keys=False))
     return file

@@ -20,6 +20,7 @@ def test_text_becomes_teachers_become_a_student_that_is_scored(tmp_path: Path) -
         languages=LANGUAGES,
         words=8000,
         rows={"train": 60, "dev": 20, "test": 30},
+        tasks=["ud"],
     )
     for language, family in zip(LANGUAGES, ("wordpiece", "bpe"), strict=True):
         pretrain_teacher(

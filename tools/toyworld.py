@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 from toyworld_ceilings import TASKS
 from toyworld_describe import describe
-from toyworld_files import ROWS, check, write_folder
+from toyworld_files import FOLDERS, ROWS, check, write_folder
 from toyworld_lexicon import LANGUAGES, SPLITS, TOPICS
 from toyworld_realizer import Token, words
 from toyworld_world import PIVOT, World
@@ -45,6 +45,7 @@ def write_world(
     rows: Mapping[str, int] = MappingProxyType(ROWS),
     share: float = 1.0,
     frames: int = 200,
+    tasks: Sequence[str] = FOLDERS,
 ) -> Path:
     """Write corpora and every task of some languages, in the layout of a folder of real data.
 
@@ -56,16 +57,17 @@ def write_world(
         rows: sentences or questions per split of every task.
         share: of the full number of meanings; a small world is learnt in a minute.
         frames: of sentences.
+        tasks: folders of labelled data to write; none is quickest.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: the folder exists, a number makes no sense, or a language is not of this world.
+        ValueError: the folder exists, a number makes no sense, or a language or task is not of this world.
     """
-    check(Path(folder), languages, words)
+    check(Path(folder), languages, words, tasks)
     world = World(seed, share=share, frames=frames)
-    return write_folder(world, Path(folder), languages, words, rows)
+    return write_folder(world, Path(folder), languages, words, rows, tasks)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,18 +87,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--frames", type=int, default=200, help="of sentences (default: %(default)s)"
     )
+    parser.add_argument(
+        "--tasks", nargs="*", default=FOLDERS, metavar="FOLDER",
+        help=f"labelled data to write, none where none is named (default: {' '.join(FOLDERS)})",
+    )  # fmt: skip
     parser.add_argument("--describe", action="store_true", help="print a table of the world")
     options = parser.parse_args(arguments)
     if not options.describe and options.out is None:
         parser.error("name a folder to write, or ask to --describe the world")
     try:
         if options.out:
-            check(options.out, options.languages, options.words)
+            check(options.out, options.languages, options.words, options.tasks)
         world = World(options.seed, share=options.share, frames=options.frames)
         if options.describe:
             print(*describe(world, options.languages), sep="\n")
         if options.out:
-            write_folder(world, options.out, options.languages, options.words)
+            write_folder(world, options.out, options.languages, options.words, tasks=options.tasks)
     except (ValueError, OSError) as error:
         print(f"toyworld: {error}", file=sys.stderr)
         return 2

@@ -7,8 +7,9 @@ import json
 import lzma
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from toyworld_lexicon import LANGUAGES
 from toyworld_realizer import Token
@@ -16,6 +17,7 @@ from toyworld_tasks import Question
 from toyworld_world import World
 
 ROWS = {"train": 1000, "dev": 200, "test": 400}
+FOLDERS = ("ud", "ner", "sib200", "nli", "paraphrase", "xquad", "tatoeba")  # of labelled data
 
 
 def write_folder(
@@ -24,21 +26,24 @@ def write_folder(
     languages: Sequence[str] = (),
     words: int = 200_000,
     rows: Mapping[str, int] = ROWS,
+    tasks: Sequence[str] = FOLDERS,
 ) -> Path:
     """Write the folder that `toyworld.write_world` describes."""
-    check(folder, languages, words)
+    check(folder, languages, words, tasks)
     languages = languages or world.languages
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
-        _fill(partial, world, languages, words, rows)
+        _fill(partial, world, languages, words, rows, tasks)
         partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
-def check(folder: Path, languages: Sequence[str], words: int) -> None:
+def check(
+    folder: Path, languages: Sequence[str], words: int, tasks: Sequence[str] = FOLDERS
+) -> None:
     """Refuse what cannot be written, before any work is done."""
     if folder.exists():
         raise ValueError(f"{folder} exists already: name a new folder or remove it first")
@@ -47,13 +52,21 @@ def check(folder: Path, languages: Sequence[str], words: int) -> None:
     for language in languages:
         if language not in LANGUAGES:
             raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, got {language!r}")
+    for task in tasks:
+        if task not in FOLDERS:
+            raise ValueError(f"task must be one of {', '.join(FOLDERS)}, got {task!r}")
 
 
 def _fill(
-    folder: Path, world: World, languages: Sequence[str], words: int, rows: Mapping[str, int]
+    folder: Path,
+    world: World,
+    languages: Sequence[str],
+    words: int,
+    rows: Mapping[str, int],
+    tasks: Sequence[str],
 ) -> None:
     entries = []
-    for path, content, about in _files(world, languages, words, rows):
+    for path, content, about in _files(world, languages, words, rows, tasks):
         raw = content.encode()
         packed = lzma.compress(raw, preset=1)
         target = folder / path
@@ -80,43 +93,53 @@ def _fill(
 
 
 def _files(
-    world: World, languages: Sequence[str], words: int, rows: Mapping[str, int]
+    world: World,
+    languages: Sequence[str],
+    words: int,
+    rows: Mapping[str, int],
+    tasks: Sequence[str],
 ) -> Iterator[tuple[str, str, dict[str, object]]]:
     """Path, content and description of every file."""
     for language in languages:
         yield _corpus(world, language, words)
         for split, count in rows.items():
-            for task, path, content in _tasks(world, language, split, count):
-                yield (
-                    path,
-                    content,
-                    {"task": task, "lang": language, "split": split, "sentences": count},
-                )
+            for task, (path, content) in _tasks(world, language, split, count).items():
+                if task in tasks:
+                    about = {"task": task, "lang": language, "split": split, "sentences": count}
+                    yield path, content(), about
 
 
-def _tasks(world: World, language: str, split: str, count: int) -> Iterator[tuple[str, str, str]]:
-    """Task, path and content of every file of a split."""
-    yield (
-        "ud",
-        f"ud/{language}_toy/{split}.conllu.xz",
-        conllu(world.treebank(language, count, split)),
-    )
-    yield "ner", f"ner/{language}/{split}.txt.xz", _columns(world.ner(language, count, split))
-    for task, header, rows in (
-        ("sib200", ("index_id", "category", "text"), world.topics(language, count, split)),
-        ("nli", ("premise", "hypothesis", "label"), world.nli(language, count, split)),
-        (
-            "paraphrase",
-            ("sentence1", "sentence2", "label"),
-            world.paraphrases(language, count, split),
-        ),
-    ):
-        yield task, f"{task}/{language}/{split}.tsv.xz", _tsv(header, rows)
+def _tasks(
+    world: World, language: str, split: str, count: int
+) -> dict[str, tuple[str, Callable[[], str]]]:
+    """Task to the path of its file of a split, and what makes the content."""
+
+    def tabled(
+        task: str, header: tuple[str, ...], rows: Callable[..., Any]
+    ) -> tuple[str, Callable[[], str]]:
+        path = f"{task}/{language}/{split}.tsv.xz"
+        return path, lambda: _tsv(header, rows(language, count, split))
+
     # As in the real data, the test split of these two has no folder of its own.
     place = f"xquad/{language}" if split == "test" else f"xquad/{language}/{split}"
-    yield "xquad", f"{place}.json.xz", _squad(world.questions(language, count, split))
+    files = {
+        "ud": (
+            f"ud/{language}_toy/{split}.conllu.xz",
+            lambda: conllu(world.treebank(language, count, split)),
+        ),
+        "ner": (
+            f"ner/{language}/{split}.txt.xz",
+            lambda: _columns(world.ner(language, count, split)),
+        ),
+        "sib200": tabled("sib200", ("index_id", "category", "text"), world.topics),
+        "nli": tabled("nli", ("premise", "hypothesis", "label"), world.nli),
+        "paraphrase": tabled("paraphrase", ("sentence1", "sentence2", "label"), world.paraphrases),
+        "xquad": (f"{place}.json.xz", lambda: _squad(world.questions(language, count, split))),
+    }
     if split == "test":
-        yield "tatoeba", f"tatoeba/{language}.tsv.xz", _tsv(None, world.parallel(language, count))
+        path = f"tatoeba/{language}.tsv.xz"
+        files["tatoeba"] = path, lambda: _tsv(None, world.parallel(language, count))
+    return files
 
 
 def _corpus(world: World, language: str, words: int) -> tuple[str, str, dict[str, object]]:

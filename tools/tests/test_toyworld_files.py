@@ -143,6 +143,18 @@ def test_a_smaller_world_is_written_as_such(tmp_path, capsys):
     assert "share must be above 0 and at most 1, got 0.0" in capsys.readouterr().err
 
 
+def test_only_tasks_that_are_named_are_written(folder, world, tmp_path, capsys):
+    some = write_folder(world, tmp_path / "some", CODES[:1], 3000, {"dev": 10}, ["ner", "nli"])
+    assert {p.relative_to(some).parts[0] for p in some.rglob("*.xz")} == {"corpora", "ner", "nli"}
+    for path in some.rglob("*.xz"):
+        assert path.read_bytes() == (folder / path.relative_to(some)).read_bytes()
+    small = ["--languages", "qav", "--words", "50", "--share", "0.1", "--frames", "20", "--tasks"]
+    assert main([str(tmp_path / "none"), *small]) == 0
+    assert [p.name for p in (tmp_path / "none").rglob("*.xz")] == ["qav.txt.xz"]
+    assert main([str(tmp_path / "no"), *small, "chess"]) == 2
+    assert "task must be one of ud, ner" in capsys.readouterr().err
+
+
 def test_an_existing_folder_is_refused_and_left_alone(tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/file").write_text("kept")
