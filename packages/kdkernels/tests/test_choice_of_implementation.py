@@ -147,4 +147,11 @@ def test_a_weight_spread_over_processes_is_refused_by_name(distributed: Tensor) 
         said = f"{name} must be a plain tensor; got a DTensor.*{name}.full_tensor()"
         with pytest.raises(KernelArgumentError, match=re.escape(said).replace(r"\.\*", ".*")):
             call()
+
+    @torch.compile(backend="aot_eager")
+    def compiled(weight: Tensor) -> Tensor:
+        return linear_cross_entropy(plain, weight, None, labels).loss
+
+    with pytest.raises(KernelArgumentError, match="weight must be a plain tensor; got a DTensor"):
+        compiled(distributed)
     assert linear_cross_entropy(plain, distributed.full_tensor(), None, labels).rows == 4

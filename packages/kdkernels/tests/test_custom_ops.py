@@ -1,116 +1,462 @@
 """The losses as operators of torch: in compiled graphs without a break, and without a wait for the device."""
 
-from collections.abc import Callable
+import contextlib
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._C import DispatchKey, DispatchKeySet
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import kdkernels
+from kdkernels import KernelArgumentError, operators
 
+GPU = torch.cuda.is_available()
 N, H, V, K = 6, 4, 11, 3
-LABELS = torch.tensor([1, -100, 4, 10, -100, 0])
-MASK = LABELS >= 0
-Call = Callable[..., Any]
+HEADS, LENGTH = 2, 5
+Result = Any
+IMPLS = ["torch", "reference"]
 
 
-def teacher_list() -> tuple[Tensor, Tensor]:
-    logprobs, ids = torch.log_softmax(torch.randn(N, V), 1).topk(K)
-    ids[2, 1] = ids[2, 0]  # twice
-    ids[3, 2] = -1
-    return ids, logprobs
+class Batch:
+    """A teacher's side, and which rows of a batch count; floating numbers in one dtype."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64, device: str = "cpu") -> None:
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64).to(device, dtype)
+
+        generator = torch.Generator().manual_seed(0)
+        self.leaves = [normal(*shape).requires_grad_() for shape in ((N, H), (V, H), (V,))]
+        self.labels = torch.tensor([1, -100, 4, 10, -100, 0], device=device)
+        self.logprobs, self.ids = normal(N, V).log_softmax(1).topk(K)
+        self.ids[2, 1] = self.ids[2, 0]  # twice
+        self.ids[3, 2] = -1
+        self.weight = torch.linspace(0.5, 2, N, device=device)
+        self.teacher = normal(N, 5), normal(V, 5), normal(V)
+        self.columns = torch.tensor([3, -1, 0, *range(4, 11), -1], device=device)
+        self.vectors = normal(2, LENGTH, 3 * HEADS), normal(2, LENGTH, 3 * HEADS)
+        self.tokens = torch.arange(LENGTH, device=device) < torch.tensor([[5], [3]], device=device)
 
 
-def distil(h: Tensor, w: Tensor, b: Tensor, **options: Any) -> Any:
-    partition = torch.full((N,), 0.1)
-    options = {"alpha": 0.5, "temperature": 2.0, "log_partition": partition, **options}
-    labels = options.pop("labels", LABELS)
-    ids, logprobs = options.pop("topk", None) or LIST
-    return kdkernels.linear_distil_loss(h, w, b, labels, ids, logprobs, **options)
+def linear_distil_loss(batch: Batch, h: Tensor, w: Tensor, b: Tensor, **options: Any) -> Result:
+    partition = torch.full_like(batch.weight, 0.1)
+    return kdkernels.linear_distil_loss(
+        h, w, b, batch.labels, batch.ids, batch.logprobs,
+        alpha=0.5, temperature=2.0, log_partition=partition, **options,
+    )  # fmt: skip
 
 
-def cross_entropy(h: Tensor, w: Tensor, b: Tensor, **options: Any) -> Any:
-    weight = torch.linspace(0.5, 2, N)
-    return kdkernels.linear_cross_entropy(
-        h, w, b, options.pop("labels", LABELS), row_weight=weight, **options
+def linear_cross_entropy(batch: Batch, h: Tensor, w: Tensor, b: Tensor, **options: Any) -> Result:
+    return kdkernels.linear_cross_entropy(h, w, b, batch.labels, row_weight=batch.weight, **options)
+
+
+def linear_kl(batch: Batch, h: Tensor, w: Tensor, b: Tensor, **options: Any) -> Result:
+    mask = batch.labels >= 0
+    return kdkernels.linear_kl(
+        h, w, b, *batch.teacher, column_map=batch.columns, mask=mask, **options
     )
 
 
-def linear_kl(h: Tensor, w: Tensor, b: Tensor, **options: Any) -> Any:
-    column_map = options.pop("column_map", COLUMNS)
-    return kdkernels.linear_kl(h, w, b, *TEACHER, column_map=column_map, mask=MASK, **options)
-
-
-def topk_kl(h: Tensor, w: Tensor, b: Tensor, **options: Any) -> Any:
-    ids, logprobs = options.pop("topk", None) or LIST
-    return kdkernels.topk_kl(h @ w.t() + b, ids, logprobs, mask=MASK, divisor=3.0, **options)
-
-
-def kl(h: Tensor, w: Tensor, b: Tensor, **options: Any) -> Any:
-    return kdkernels.kl(h @ w.t() + b, TEACHER[0] @ TEACHER[1].t(), mask=MASK, **options)
-
-
-torch.manual_seed(0)
-LIST = teacher_list()
-TEACHER = torch.randn(N, 5), torch.randn(V, 5), torch.randn(V)
-COLUMNS = torch.tensor([3, -1, 0, *range(4, 11), -1])
-LOSSES: dict[str, Call] = {
-    "linear_distil_loss": distil,
-    "linear_cross_entropy": cross_entropy,
-    "linear_kl": linear_kl,
-    "topk_kl": topk_kl,
-    "kl": kl,
-}
-
-
-def operands(dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
-    generator = torch.Generator().manual_seed(1)
-    return tuple(
-        torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
-        for shape in ((N, H), (V, H), (V,))
+def topk_kl(batch: Batch, h: Tensor, w: Tensor, b: Tensor, **options: Any) -> Result:
+    mask = batch.labels >= 0
+    return kdkernels.topk_kl(
+        h @ w.t() + b, batch.ids, batch.logprobs, mask=mask, divisor=3.0, **options
     )
 
 
-def same(actual: Any, expected: Any, leaves: tuple[Tensor, ...]) -> None:
-    """The loss, its gradients, and the number of rows of two results."""
-    torch.testing.assert_close(actual.loss, expected.loss)
+def kl(batch: Batch, h: Tensor, w: Tensor, b: Tensor, **options: Any) -> Result:
+    hidden, weight, _ = batch.teacher
+    return kdkernels.kl(h @ w.t() + b, hidden @ weight.t(), mask=batch.labels >= 0, **options)
+
+
+def attention_mse(batch: Batch, h: Tensor, w: Tensor, b: Tensor, **options: Any) -> Result:
+    q, k = (x.unflatten(2, (HEADS, -1)).transpose(1, 2) for x in batch.vectors)
+    factor = h.mean() + w.mean() + b.mean()
+    return kdkernels.attention_mse(q * factor, k, q, k, batch.tokens, window=4, **options)
+
+
+def relation_kl(batch: Batch, h: Tensor, w: Tensor, b: Tensor, **options: Any) -> Result:
+    x_s, x_t = batch.vectors
+    factor = h.mean() + w.mean() + b.mean()
+    return kdkernels.relation_kl(x_s * factor, x_t, HEADS, batch.tokens, **options)
+
+
+OF_ROWS = [linear_distil_loss, linear_cross_entropy, linear_kl, topk_kl, kl]
+LOSSES = [*OF_ROWS, attention_mse, relation_kl]
+Loss = Callable[..., Result]
+
+
+def assert_same(actual: Result, expected: Result, batch: Batch, **tolerances: float) -> None:
+    """Loss, gradients and number of rows (or entries) of two results."""
+    torch.testing.assert_close(actual.loss, expected.loss, **tolerances)
     assert int(actual[-2]) == int(expected[-2])
-    gradients = torch.autograd.grad(actual.loss * 3, leaves)
-    for value, truth in zip(gradients, torch.autograd.grad(expected.loss * 3, leaves), strict=True):
+    gradients = torch.autograd.grad(actual.loss * 3, batch.leaves)
+    truths = torch.autograd.grad(expected.loss * 3, batch.leaves)
+    for value, truth in zip(gradients, truths, strict=True):
+        torch.testing.assert_close(value, truth, **tolerances)
+
+
+@pytest.fixture
+def compiled() -> Iterator[Callable[..., Any]]:
+    """torch.compile that allows no graph break, and forgets what others compiled."""
+    torch._dynamo.reset()
+    yield lambda function: torch.compile(function, backend="aot_eager", fullgraph=True)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("loss", "impl"),
+    [(loss, "torch") for loss in LOSSES] + [(linear_kl, "reference"), (relation_kl, "reference")],
+)
+def test_a_compiled_loss_breaks_no_graph(compiled: Any, loss: Loss, impl: str) -> None:
+    batch = Batch()
+
+    def step(h: Tensor, w: Tensor, b: Tensor) -> Result:
+        return loss(batch, torch.tanh(h), w, b, impl=impl)
+
+    assert_same(compiled(step)(*batch.leaves), step(*batch.leaves), batch)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_without_checks_the_result_is_the_same(loss: Loss, impl: str) -> None:
+    batch = Batch()
+    unchecked = loss(batch, *batch.leaves, impl=impl, check=False)
+    assert isinstance(unchecked[-2], Tensor)
+    assert_same(unchecked, loss(batch, *batch.leaves, impl=impl), batch)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("loss", OF_ROWS)
+def test_without_checks_a_row_that_does_not_count_adds_nothing_whatever_it_holds(
+    loss: Loss, impl: str
+) -> None:
+    batch = Batch()
+    expected = loss(batch, *batch.leaves, impl=impl)
+    truths = torch.autograd.grad(expected.loss, batch.leaves)
+    counted = batch.labels >= 0
+    hidden = torch.where(counted[:, None], batch.leaves[0].detach(), torch.nan).requires_grad_()
+    batch.ids[~counted], batch.logprobs[~counted] = 10**9, torch.nan
+    batch.weight[~counted] = torch.nan
+    if loss is linear_distil_loss:
+        batch.teacher[0][~counted] = torch.inf
+    actual = loss(batch, hidden, *batch.leaves[1:], impl=impl, check=False)
+    torch.testing.assert_close(actual.loss, expected.loss)
+    gradients = torch.autograd.grad(actual.loss, (hidden, *batch.leaves[1:]))
+    of_linear = (
+        slice(None) if "linear" in loss.__name__ else slice(0)
+    )  # others multiply NaN themselves
+    for value, truth in list(zip(gradients, truths, strict=True))[of_linear]:
         torch.testing.assert_close(value, truth)
 
 
-@pytest.mark.parametrize("impl", ["torch", "reference"])
-@pytest.mark.parametrize("name", list(LOSSES))
-def test_a_compiled_loss_breaks_no_graph_and_gives_the_same_gradients(name: str, impl: str) -> None:
-    leaves = operands()
+def test_a_bias_of_minus_infinity_leaves_no_trace_in_rows_that_do_not_count() -> None:
+    batch = Batch()
+    h, w, b = batch.leaves
+    padded = torch.cat([b.detach().new_tensor([-torch.inf]), b[1:].detach()])
+    batch.labels[-1] = 1  # column 0 is padding
+    unchecked = linear_cross_entropy(batch, h, w, padded, check=False)
+    expected = linear_cross_entropy(batch, h, w, padded)
+    torch.testing.assert_close(unchecked.loss, expected.loss)
+    for value, truth in zip(
+        torch.autograd.grad(unchecked.loss, (h, w)), torch.autograd.grad(expected.loss, (h, w)), strict=True
+    ):  # fmt: skip
+        torch.testing.assert_close(value, truth)
 
-    def step(h: Tensor, w: Tensor, b: Tensor) -> Any:
-        return LOSSES[name](torch.tanh(h), w, b, impl=impl)
 
-    torch._dynamo.reset()
-    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
-    same(compiled(*leaves), step(*leaves), leaves)
+@pytest.mark.parametrize("impl", IMPLS)
+def test_without_checks_what_is_no_column_makes_the_loss_nan(impl: str) -> None:
+    for loss, attribute, place, value in (
+        (linear_cross_entropy, "labels", 0, V),
+        (linear_distil_loss, "labels", 0, -7),
+        (linear_distil_loss, "ids", (0, 1), V),
+        (topk_kl, "ids", (0, 1), -2),
+        (linear_kl, "columns", 1, V),
+    ):
+        batch = Batch()
+        getattr(batch, attribute)[place] = value
+        result = loss(batch, *batch.leaves, impl=impl, check=False)
+        assert result.loss.isnan()
+        for gradient in torch.autograd.grad(result.loss, batch.leaves):
+            assert gradient.isnan().any()
 
 
-@pytest.mark.parametrize("impl", ["torch", "reference"])
-@pytest.mark.parametrize("name", list(LOSSES))
-def test_without_checks_rows_that_do_not_count_add_nothing_whatever_they_hold(
-    name: str, impl: str
-) -> None:
-    leaves = operands()
-    expected = LOSSES[name](*leaves, impl=impl)
-    hidden = torch.where(MASK[:, None], leaves[0].detach(), torch.nan).requires_grad_()
-    actual = LOSSES[name](hidden, *leaves[1:], impl=impl, check=False)
-    assert isinstance(actual[-2], Tensor)
-    torch.testing.assert_close(actual.loss, expected.loss)
-    by_hidden, *others = torch.autograd.grad(actual.loss, (hidden, *leaves[1:]))
-    truth, *other_truths = torch.autograd.grad(expected.loss, leaves)
-    linear = name.startswith("linear")
-    torch.testing.assert_close(
-        by_hidden if linear else by_hidden[MASK], truth if linear else truth[MASK]
+def test_a_compiled_graph_says_what_is_no_column(compiled: Any) -> None:
+    for loss, attribute, place, value, said in (
+        (linear_distil_loss, "labels", 2, V, "got 11 as counted row 1"),
+        (linear_kl, "columns", 1, V, "got 11 for student column 1"),
+    ):
+        batch = Batch()
+        step = compiled(lambda *leaves, loss=loss, batch=batch: loss(batch, *leaves, impl="torch"))
+        step(*batch.leaves)
+        getattr(batch, attribute)[place] = value
+        with pytest.raises(KernelArgumentError, match=f"^{loss.__name__}: .*{said}"):
+            step(*batch.leaves)
+
+
+def test_refusals_of_shapes_reach_whoever_compiles(compiled: Any) -> None:
+    batch = Batch()
+    h, b = batch.leaves[0], batch.leaves[2]
+    narrow = torch.ones(V, H - 1)
+    said = "linear_cross_entropy: weight must be [V, H], here [*, 4]; got [11, 3]"
+    with pytest.raises(Exception, match=re.escape(said)):  # dynamo's own error quotes it
+        compiled(lambda h: linear_cross_entropy(batch, h, narrow, b).loss)(h)
+    with pytest.raises(KernelArgumentError, match=re.escape(said)):
+        torch.compile(
+            lambda h: linear_cross_entropy(batch, h, narrow, b).loss, backend="aot_eager"
+        )(h)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_second_derivative_is_refused(loss: Loss) -> None:
+    batch = Batch()
+    value = loss(batch, *batch.leaves, impl="torch").loss
+    gradient, *_ = torch.autograd.grad(value, batch.leaves, create_graph=True)
+    penalty = gradient.square().sum() + batch.leaves[0].sum()
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        penalty.backward()
+
+
+class Recorder(TorchDispatchMode):
+    """Notes with which arguments an operator of the package is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == operators.NAMESPACE:
+            self.calls.append((func, args))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_each_operator_passes_opcheck(loss: Loss) -> None:
+    batch = Batch(torch.float32)
+    for options in ({}, {"check": False}):
+        with Recorder() as recorder:
+            loss(batch, *batch.leaves, impl="torch", **options)
+        ((operator, arguments),) = recorder.calls
+        fresh = [
+            argument.detach().clone().requires_grad_(argument.requires_grad)
+            if isinstance(argument, Tensor)
+            else argument
+            for argument in arguments
+        ]
+        torch.library.opcheck(operator, tuple(fresh))
+
+
+class NoLookAtValues(TorchDispatchMode):
+    """Refuses what waits for a device, within the package's operators too."""
+
+    waits = (
+        "_local_scalar_dense",
+        "nonzero",
+        "item",
+        "masked_select",
+        "_unique2",
+        "equal",
+        "is_nonzero",
     )
-    if linear:
-        for value, expected_value in zip(others, other_truths, strict=True):
-            torch.testing.assert_close(value, expected_value)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.partition("::")[2]
+        assert name not in self.waits, f"{func} waits for the device"
+        assert name != "index" or all(x is None or x.dtype != torch.bool for x in args[1])
+        if func.namespace == operators.NAMESPACE:
+            with self:  # what the operator is made of
+                return func.redispatch(DispatchKeySet(DispatchKey.CPU), *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_without_checks_nothing_waits_for_the_device(loss: Loss, impl: str) -> None:
+    batch = Batch()
+    with NoLookAtValues():
+        loss(batch, *batch.leaves, impl=impl, check=False)
+    if loss not in (attention_mse, relation_kl, kl) or (impl == "torch" and loss is not kl):
+        with pytest.raises(AssertionError, match="waits for the device"), NoLookAtValues():
+            loss(batch, *batch.leaves, impl=impl)
+
+
+def test_a_compiled_loss_takes_its_products_in_the_dtype_of_autocast(compiled: Any) -> None:
+    batch = Batch(torch.float32)
+
+    def step(h: Tensor, w: Tensor, b: Tensor) -> Result:
+        with torch.autocast("cpu", torch.bfloat16):
+            return linear_distil_loss(batch, h, w, b, impl="torch")
+
+    assert_same(compiled(step)(*batch.leaves), step(*batch.leaves), batch, rtol=0, atol=0)
+    plain = linear_distil_loss(batch, *batch.leaves, impl="torch").loss
+    assert not torch.equal(plain, step(*batch.leaves).loss)
+
+
+def test_a_compiled_graph_keeps_logits_that_it_may_overwrite(compiled: Any) -> None:
+    batch = Batch()
+    for loss in (topk_kl, kl):
+
+        def step(h: Tensor, w: Tensor, b: Tensor, loss: Loss = loss) -> Result:
+            return loss(batch, h, w, b, impl="torch", overwrite_logits=True)
+
+        assert_same(compiled(step)(*batch.leaves), step(*batch.leaves), batch)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_who_kept_overwritten_logits_hears_of_it(dtype: torch.dtype) -> None:
+    teacher = torch.randn(N, V).to(dtype)
+    logprobs, ids = teacher.float().log_softmax(1).topk(K)
+    for loss in (
+        lambda z: kdkernels.kl(z, teacher, overwrite_logits=True, impl="torch"),
+        lambda z: kdkernels.topk_kl(z, ids, logprobs, overwrite_logits=True, impl="torch"),
+    ):
+        logits = torch.randn(N, V).to(dtype).requires_grad_() * 2
+        before, kept = (
+            logits._version,
+            logits.sigmoid() * logits,
+        )  # multiplication keeps its operands
+        value = loss(logits).loss
+        assert logits._version > before
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            (value + kept.sum()).backward()
+
+
+def test_more_pairs_of_places_than_fit_at_once_are_compared_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = Batch()
+    expected = topk_kl(batch, *batch.leaves, impl="torch")
+    monkeypatch.setattr("kdkernels.targets.COMPARED_AT_ONCE", 2 * K * K)
+    assert_same(topk_kl(batch, *batch.leaves, impl="torch", check=False), expected, batch)
+
+
+class Student(nn.Module):
+    """Two layers of attention over states, and a head."""
+
+    def __init__(self, H: int, V: int) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(H, 2, 2 * H, dropout=0.0, batch_first=True)
+        self.body = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(H, V)
+        self.distil = kdkernels.LinearDistilLoss(alpha=0.5)
+        self.relations = kdkernels.RelationKl(2)
+
+    def forward(self, states: Tensor, labels: Tensor, ids: Tensor, logprobs: Tensor, **options: Any) -> Tensor:  # fmt: skip
+        after = self.body(states)
+        loss = self.distil(
+            after.flatten(0, 1), self.head.weight, self.head.bias, labels, ids, logprobs, **options
+        ).loss
+        return loss + self.relations(after, states, **options).loss
+
+
+def student_and_inputs(H: int, V: int, device: str = "cpu") -> tuple[Student, tuple[Tensor, ...]]:
+    torch.manual_seed(0)
+    states, labels = torch.randn(3, 8, H), torch.randint(0, V, (24,))
+    labels[::3] = -100
+    logprobs, ids = torch.randn(24, V).log_softmax(1).topk(4)
+    inputs = (states, labels, ids, logprobs)
+    return Student(H, V).to(device), tuple(x.to(device) for x in inputs)
+
+
+def gradients_of(student: nn.Module, loss: Tensor) -> list[Tensor]:
+    student.zero_grad(set_to_none=True)
+    loss.backward()
+    return [
+        parameter.grad.clone() for parameter in student.parameters() if parameter.grad is not None
+    ]
+
+
+def test_a_model_with_its_losses_is_one_graph(compiled: Any) -> None:
+    student, inputs = student_and_inputs(8, 30)
+    expected = gradients_of(student, student(*inputs))
+    for value, truth in zip(
+        gradients_of(student, compiled(student)(*inputs)), expected, strict=True
+    ):
+        torch.testing.assert_close(value, truth)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", [True, False])
+def test_a_model_compiled_to_machine_code_learns_the_same(check: bool) -> None:
+    torch._dynamo.reset()
+    student, inputs = student_and_inputs(8, 30)
+    expected = gradients_of(student, student(*inputs))
+    program = torch.compile(student, fullgraph=True)
+    for value, truth in zip(
+        gradients_of(student, program(*inputs, check=check)), expected, strict=True
+    ):
+        torch.testing.assert_close(value, truth, rtol=1e-4, atol=1e-6)
+
+
+@contextlib.contextmanager
+def no_wait_allowed() -> Iterator[None]:
+    """CUDA raises where the host waits for it."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+gpu = pytest.mark.gpu
+needs_gpu = pytest.mark.skipif(not GPU, reason="there is no CUDA device")
+
+
+@gpu
+@needs_gpu
+@pytest.mark.parametrize("impl", ["torch", "triton"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_on_a_gpu_nothing_waits_without_checks(loss: Loss, impl: str) -> None:
+    batch = Batch(torch.float32, "cuda")
+    loss(batch, *batch.leaves, impl=impl, check=False).loss.backward()  # compiles the kernels
+    with no_wait_allowed():
+        loss(batch, *batch.leaves, impl=impl, check=False).loss.backward()
+    assert_same(
+        loss(batch, *batch.leaves, impl=impl, check=False), loss(batch, *batch.leaves, impl=impl),
+        batch, rtol=1e-4, atol=1e-5,
+    )  # fmt: skip
+
+
+@gpu
+@needs_gpu
+@pytest.mark.parametrize("impl", ["torch", "triton"])
+def test_on_a_gpu_a_captured_step_gives_the_gradients_of_new_values(impl: str) -> None:
+    student, inputs = student_and_inputs(64, 1000, "cuda")
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(2):
+            gradients_of(student, student(*inputs, impl=impl, check=False))
+    torch.cuda.current_stream().wait_stream(aside)
+    student.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = student(*inputs, impl=impl, check=False)
+        loss.backward()
+    inputs[0].copy_(torch.randn_like(inputs[0]))
+    inputs[1].copy_(inputs[1].roll(1))
+    inputs[2].copy_(inputs[2].roll(2, 0))
+    graph.replay()
+    replayed = [parameter.grad.clone() for parameter in student.parameters() if parameter.grad is not None]  # fmt: skip
+    expected = student(*inputs, impl=impl)
+    torch.testing.assert_close(loss, expected)
+    for value, truth in zip(replayed, gradients_of(student, expected), strict=True):
+        torch.testing.assert_close(value, truth, rtol=1e-3, atol=1e-5)
+
+
+@gpu
+@needs_gpu
+@pytest.mark.parametrize("mode", [None, "reduce-overhead"])
+def test_on_a_gpu_a_compiled_model_learns_the_same(mode: str | None) -> None:
+    torch._dynamo.reset()
+    student, inputs = student_and_inputs(64, 1000, "cuda")
+    expected = gradients_of(student, student(*inputs, impl="triton"))
+    program = torch.compile(student, fullgraph=True, mode=mode)
+    for _ in range(3):
+        torch.compiler.cudagraph_mark_step_begin()
+        actual = gradients_of(student, program(*inputs, impl="triton", check=False))
+    for value, truth in zip(actual, expected, strict=True):
+        torch.testing.assert_close(value, truth, rtol=1e-2, atol=1e-4)

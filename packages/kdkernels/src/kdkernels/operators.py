@@ -7,10 +7,14 @@ is an empty tensor.
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kdkernels.reduction import scaled
+
+# Of `torch.ops`: the package's name, under which a copy of it, as the Hub's kernels library loads one, differs.
+NAMESPACE = __name__.rpartition(".")[0].replace(".", "_")
 
 
 def register_gradients(operator: Any, operands: Sequence[int], *, rescaled: bool = False) -> None:
@@ -31,10 +35,8 @@ def register_gradients(operator: Any, operands: Sequence[int], *, rescaled: bool
         ctx.arguments = len(inputs)
 
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    def multiplied(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         results: list[Tensor | None] = [None] * ctx.arguments
-        if grad_output is None:
-            return tuple(results)
         saved = ctx.saved_tensors
         if rescaled and saved[0].numel():
             grad_output = grad_output / saved[0]
@@ -44,6 +46,14 @@ def register_gradients(operator: Any, operands: Sequence[int], *, rescaled: bool
             if ctx.needs_input_grad[place]:
                 results[place] = scaled(gradient, grad_output, dtype)
         return tuple(results)
+
+    def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad_output is None:
+            return (None,) * ctx.arguments
+        if torch.is_grad_enabled() and not grad_output.requires_grad:
+            # Of a constant, the gradients would pass for constants in a second derivative.
+            grad_output = grad_output.detach().requires_grad_()
+        return multiplied(ctx, grad_output)
 
     operator.register_autograd(backward, setup_context=setup_context)
 

@@ -8,11 +8,11 @@ from torch import Tensor
 from kdkernels.attention_maps.arguments import Comparison, widest
 from kdkernels.attention_maps.map_sums import MapSums
 from kdkernels.attention_maps.reference import mean_over
-from kdkernels.operators import register_gradients
+from kdkernels.operators import NAMESPACE, register_gradients
 from kdkernels.precision import accumulation_dtype
 
 
-@torch.library.custom_op("kdkernels::map_loss", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::map_loss", mutates_args=())
 def map_loss_operator(
     q_s: Tensor,
     k_s: Tensor,

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from kdkernels.kl import chunked
 from kdkernels.logits_loss import fake_outputs, loss_and_gradient
-from kdkernels.operators import register_gradients
+from kdkernels.operators import NAMESPACE, register_gradients
 
 
-@torch.library.custom_op("kdkernels::kl", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::kl", mutates_args=())
 def kl_operator(
     student: Tensor,
     teacher: Tensor,

@@ -6,7 +6,7 @@ from torch import Tensor
 from kdkernels.linear_distil_loss import chunked
 from kdkernels.linear_distil_loss.rows import Rows
 from kdkernels.loss_options import LossOptions
-from kdkernels.operators import or_empty, register_gradients
+from kdkernels.operators import NAMESPACE, or_empty, register_gradients
 from kdkernels.precision import accumulation_dtype
 from kdkernels.products import default_chunk_bytes, dtype_of_gradient
 from kdkernels.reduction import weighted_sum
@@ -14,7 +14,7 @@ from kdkernels.targets import prepare_targets
 from kdkernels.topk_kl.operator import row_losses_of
 
 
-@torch.library.custom_op("kdkernels::linear_distil", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::linear_distil", mutates_args=())
 def linear_distil(
     hidden: Tensor,
     weight: Tensor,

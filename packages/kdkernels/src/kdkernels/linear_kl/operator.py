@@ -9,12 +9,12 @@ from kdkernels.kl.operator import row_losses_of
 from kdkernels.linear_kl import chunked
 from kdkernels.linear_kl.columns import Columns, check_map
 from kdkernels.linear_kl.heads import Head
-from kdkernels.operators import or_empty, register_gradients
+from kdkernels.operators import NAMESPACE, or_empty, register_gradients
 from kdkernels.products import default_chunk_bytes, dtype_of_gradient
 from kdkernels.reduction import weighted_sum
 
 
-@torch.library.custom_op("kdkernels::linear_kl", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::linear_kl", mutates_args=())
 def linear_kl_operator(
     hidden_s: Tensor,
     weight_s: Tensor,

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from kdkernels.logits_loss import fake_outputs, loss_and_gradient
 from kdkernels.loss_options import LossOptions
-from kdkernels.operators import register_gradients
+from kdkernels.operators import NAMESPACE, register_gradients
 from kdkernels.precision import accumulation_dtype
 from kdkernels.row_checks import require_ids_in_vocabulary
 from kdkernels.targets import Targets, prepare_targets
 from kdkernels.topk_kl import chunked
 
 
-@torch.library.custom_op("kdkernels::topk_kl", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::topk_kl", mutates_args=())
 def topk_kl_operator(
     logits: Tensor,
     topk_ids: Tensor,
