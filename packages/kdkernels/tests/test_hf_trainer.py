@@ -203,6 +203,21 @@ def test_trainer_equals_a_plain_loop_with_the_eager_formula(
     assert any(not torch.equal(wanted[name], start[name]) for name in start)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning"
+)  # torch's compiler does
+def test_a_compiled_model_is_one_graph_and_gives_the_same() -> None:
+    shallow = {**SMALL, **SPECIAL, "num_hidden_layers": 1}
+    model = LlamaForCausalLM(LlamaConfig(**shallow)).train()
+    loss = TopKDistillationLoss(model)
+    batch = default_data_collator(examples())
+    wanted = once(loss, model, batch)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+
+    assert once(loss, compiled, batch) == pytest.approx(wanted, rel=1e-6)
+    assert compiled(input_ids=batch["input_ids"]).logits.shape[-1] == V
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_evaluation_gives_the_loss_and_logits_unless_they_are_not_wanted(
     model: PreTrainedModel, tmp_path: Path, kept: bool

@@ -9,7 +9,6 @@ UNFIT = {
     "remove_unused_columns": "drops the teacher's columns: set it to False",
     "label_smoothing_factor": "is left to the loss function by Trainer, and this one has none: set it to 0",
     "use_liger_kernel": "replaces the forward pass that this loss completes: set it to False",
-    "torch_compile": "compiles the forward pass that this loss completes: set it to False",
 }
 
 

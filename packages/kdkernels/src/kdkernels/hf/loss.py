@@ -36,7 +36,8 @@ class TopKDistillationLoss:
 
     Trainer must not drop the teacher's columns: set `remove_unused_columns=False` in its arguments. Its
     `num_items_in_batch` divides the sums, so that gradient accumulation and several processes give the gradient of one
-    large batch. Mixed precision multiplies in the dtype in which the model does. Trainer leaves label smoothing to a loss
+    large batch. Mixed precision multiplies in the dtype in which the model does, and a compiled model (`torch_compile=True`)
+    has no graph break. Trainer leaves label smoothing to a loss
     function, and this one has none. Give its arguments as `args`, and what does not go together is refused at once.
 
     A model whose logits are more than one linear layer (scaled, capped) is refused at its first batch. Weights of the head
