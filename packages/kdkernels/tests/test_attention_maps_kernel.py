@@ -54,11 +54,19 @@ def relative(got: Tensor, true: Tensor) -> float:
     return float((got - true).norm() / (true.norm() or 1.0))
 
 
+def both_losses(x: Tensor, teacher: Tensor, impl: str) -> Tensor:
+    """Of vectors [1, S, d]: their maps with themselves turned, and their relations."""
+    q, k = (side[:, None] for side in (x, x.flip(1)))
+    q_t, k_t = (side[:, None] for side in (teacher, teacher.roll(1, 1)))
+    maps = attention_mse(q, k, q_t, k_t, divisor=1.0, impl=impl)
+    return maps.loss + relation_kl(x, teacher, 1, impl=impl).loss
+
+
 @pytest.fixture
 def one_block_where_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks that hold the whole of short sequences: the interpreter's time goes by blocks, and others run several."""
     if INTERPRETED:
-        monkeypatch.setattr(kernel, "blocks_for", lambda *_: (64, 64, 4, 2))
+        monkeypatch.setattr(kernel, "blocks_for", lambda *_, **__: ((64, 64, 4, 2),) * 2)
 
 
 @pytest.mark.usefixtures("one_block_where_interpreted")
@@ -119,7 +127,7 @@ def test_several_blocks_of_rows_and_of_keys_in_every_dtype(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, window: int | None, mask_name: str
 ) -> None:
     """Three blocks of rows against three of keys; the maximum of a row is in the last one and large."""
-    monkeypatch.setattr(kernel, "blocks_for", lambda *_: (16, 16, 4, 1))
+    monkeypatch.setattr(kernel, "blocks_for", lambda *_, **__: ((16, 16, 4, 1),) * 2)
     inputs = [vectors(1, 1, 37, 8, dtype=dtype) for _ in range(4)]
     for k in inputs[1::2]:
         k[:, :, 33:] *= 6
@@ -138,6 +146,45 @@ def test_several_blocks_of_rows_and_of_keys_in_every_dtype(
     assert relative(k_s.grad, exact[1].grad) < TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("width", [16, 12], ids=["whole vectors", "padded vectors"])
+def test_blocks_that_no_mask_and_no_end_of_the_sequence_cuts(
+    monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """Three of rows, three of keys, loaded without bounds; the largest scores are in the last."""
+    monkeypatch.setattr(kernel, "blocks_for", lambda *_, **__: ((16, 16, 4, 1),) * 2)
+    x_s, x_t = (vectors(1, 48, width, dtype=torch.float32) for _ in range(2))
+    for x in (x_s, x_t):
+        x[:, -3:] *= 3
+    exact = x_s.double().requires_grad_()
+    x_s = x_s.requires_grad_()
+
+    true, got = (
+        both_losses(x, teacher, impl)
+        for x, teacher, impl in ((exact, x_t.double(), "reference"), (x_s, x_t, "triton"))
+    )
+    true.backward()
+    got.backward()
+
+    assert relative(got, true) < TOLERANCE[torch.float32]
+    assert relative(x_s.grad, exact.grad) < TOLERANCE[torch.float32]
+
+
+def test_a_student_near_its_teacher_has_an_exact_loss_and_gradient() -> None:
+    """The squares of two maps cancel to nine digits; their difference does not."""
+    q, k = (vectors(1, 2, 40, 16, dtype=torch.float32) for _ in range(2))
+    near = [q + 1e-4 * torch.randn_like(q), k + 1e-4 * torch.randn_like(k)]
+    exact = [x.double().requires_grad_() for x in near]
+    true = attention_mse(*exact, q.double(), k.double(), impl="reference").loss
+    true.backward()
+    q_s, k_s = (x.clone().requires_grad_() for x in near)
+    loss = attention_mse(q_s, k_s, q, k, impl="triton").loss
+    loss.backward()
+
+    assert relative(loss, true) < 2e-2  # of D ~ 1e-4 A, A being right to 1e-6
+    assert relative(q_s.grad, exact[0].grad) < 2e-2
+    assert relative(k_s.grad, exact[1].grad) < 2e-2
+
+
 @pytest.mark.parametrize(
     ("dtype", "width"),
     [(dtype, width) for dtype in TOLERANCE for width in BLOCKS[dtype]],
@@ -152,13 +199,7 @@ def test_every_width_that_auto_accepts_with_the_tables_blocks(
     exact = x_s.double().requires_grad_()
     x_s = x_s.requires_grad_()
 
-    def losses(x: Tensor, teacher: Tensor, impl: str) -> Tensor:
-        q, k = (side[:, None] for side in (x, x.flip(1)))
-        q_t, k_t = (side[:, None] for side in (teacher, teacher.roll(1, 1)))
-        maps = attention_mse(q, k, q_t, k_t, divisor=1.0, impl=impl)
-        return maps.loss + relation_kl(x, teacher, 1, impl=impl).loss
-
-    true, got = losses(exact, x_t.double(), "reference"), losses(x_s, x_t, "triton")
+    true, got = both_losses(exact, x_t.double(), "reference"), both_losses(x_s, x_t, "triton")
     true.backward()
     got.backward()
 

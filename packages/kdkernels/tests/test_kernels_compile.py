@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from kdkernels.attention_maps.blocks import BLOCKS, blocks_for
+from kdkernels.attention_maps.blocks import BLOCKS, LARGE_BLOCKS, WHOLE_BLOCKS, Block, Table
 from kdkernels.products import empty_rows
 from kdkernels.tuning import launch_options
 
@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning"),
 ]
 # Of a block, at most: 99 KiB on capability 8.6 and 8.9, 163 KiB on 8.0, 227 KiB on 9.0.
-SHARED_MEMORY = 99 * 2**10
+SHARED_MEMORY, LARGE_SHARED_MEMORY = 99 * 2**10, 227 * 2**10
 V = 250_002
 ALIGNED = empty_rows(1, V, torch.bfloat16, torch.device("meta")).stride(0)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -40,6 +40,7 @@ class Compiled(NamedTuple):
     stack: int  # bytes of a thread's stack: what was spilled
     shared: int  # bytes of a block
     accesses: Counter[str]  # loads and stores of global memory, by their widths
+    products: set[str]  # instructions of matrix products
 
 
 def compiled(
@@ -89,7 +90,8 @@ def compiled(
     ).stdout  # fmt: skip
     (stack,) = re.findall(r"STACK:(\d+)", usage)
     accesses = re.findall(r"\b(?:ld|st)\.global\S*?\.((?:v\d\.)?b\d+)\b", made.asm["ptx"])
-    return Compiled(int(stack), made.metadata.shared, Counter(accesses))
+    products = set(re.findall(r"\b(wgmma\.mma_async|mma\.sync)\b", made.asm["ptx"]))
+    return Compiled(int(stack), made.metadata.shared, Counter(accesses), products)
 
 
 @pytest.fixture
@@ -197,49 +199,93 @@ def test_logits_of_the_callers_whose_rows_start_unaligned_spill_nothing(
 
 
 def attention_kernel(
-    name: str, dtype: str, width: int, cache: Path, *, divergence: str, capability: int
+    name: str,
+    dtype: str,
+    width: int,
+    blocks: Block,
+    cache: Path,
+    *,
+    capability: int,
+    **given: object,
 ) -> Compiled:
+    """One of the two kernels.
+
+    Args:
+        name: of the function.
+        dtype: of all operands.
+        width: of a head, on both sides.
+        blocks: query rows, keys, warps, stages.
+        cache: see `compiled`.
+        capability: see `compiled`.
+        given: constants in place of those of `attention_mse` on whole blocks without mask and window.
+    """
     from kdkernels.attention_maps import kernel
 
-    rows, keys, warps, stages = blocks_for(torch.empty(1, width, dtype=DTYPES[dtype]))
+    rows, keys, warps, stages = blocks
     function = getattr(kernel, name)
-    heads, length = 12, 500
+    heads, length = 12, 512 if given.get("WHOLE", True) else 500
     strides = {"b": length * heads * width, "h": width, "s": heads * width, "d": 1}
-    sizes = {"heads": heads, "length": length, "width_s": width, "width_t": width, "reach": 128}
-    arguments: dict[str, object] = {"mask": "*u8", "mask_b": length, "mask_i": 1, "mask_j": 0}
+    arguments: dict[str, object] = {"heads": heads, "length": length, "reach": 128}
+    arguments |= {"mask": "*u8", "mask_b": length, "mask_i": 1, "mask_j": 0}
     for argument in function.arg_names:
         if argument in ("q_s", "k_s", "q_t", "k_t"):
             arguments[argument] = f"*{dtype}"
-        elif argument in ("row_statistics", "totals", "dq", "dk"):
+        elif argument in ("dq", "dk"):
+            arguments[argument] = "*bf16" if dtype == "bf16" else "*fp32"
+        elif argument in ("row_statistics", "totals"):
             arguments[argument] = "*fp32"
         elif argument.startswith("scale"):
             arguments[argument] = "fp32"
-        elif argument[:2] in ("qs", "ks", "qt", "kt") and argument[2] == "_":
+        elif argument[:2] in ("qs", "ks", "qt", "kt", "dq", "dk") and argument[2] == "_":
             arguments[argument] = strides[argument[3]]
     constants: dict[str, object] = {
-        "MSE": divergence == "mse", "MASK_AXES": 1, "LOCAL": divergence == "mse",
-        "ROWS": rows, "KEYS": keys, "WIDTH_S": width, "WIDTH_T": width,
-    }  # fmt: skip
+        "MSE": True, "MASK_AXES": 0, "LOCAL": False, "WHOLE": True, "ROWS": rows, "KEYS": keys,
+        "WIDTH_S": width, "WIDTH_T": width, "width_s": width, "width_t": width,
+    } | given  # fmt: skip
     if name == "_loss_and_dq_kernel":
         arguments["counts"] = "*i64"
         constants["GRADIENT"] = True
     return compiled(
-        function, arguments | sizes, constants=constants, folder=cache, capability=capability,
+        function, arguments, constants=constants, folder=cache, capability=capability,
         num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
 
-WIDTHS = [(dtype, width) for dtype in DTYPES for width in BLOCKS[DTYPES[dtype]]]
+KERNELS = ("_loss_and_dq_kernel", "_dk_kernel")
+MASKED = {"MASK_AXES": 1, "LOCAL": True, "WHOLE": False}  # a padding mask and a window
 
 
-@pytest.mark.parametrize("name", ["_loss_and_dq_kernel", "_dk_kernel"])
-@pytest.mark.parametrize(("dtype", "width"), WIDTHS)
+def widths(table: Table) -> list[tuple[str, int]]:
+    return [(dtype, width) for dtype in DTYPES for width in table[DTYPES[dtype]]]
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(("dtype", "width"), widths(BLOCKS))
 def test_attention_kernels_fit_every_device_and_spill_nothing_at_the_widths_that_auto_accepts(
     cache: Path, name: str, dtype: str, width: int
 ) -> None:
-    figures = attention_kernel(name, dtype, width, cache, divergence="mse", capability=90)
+    blocks = BLOCKS[DTYPES[dtype]][width][KERNELS.index(name)]
+    figures = attention_kernel(name, dtype, width, blocks, cache, capability=80, **MASKED)
     assert figures.stack == 0
     assert figures.shared <= SHARED_MEMORY
-    if width == max(BLOCKS[DTYPES[dtype]]):
-        older = attention_kernel(name, dtype, width, cache, divergence="kl", capability=80)
-        assert older.shared <= SHARED_MEMORY
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(
+    ("table", "dtype", "width"),
+    [
+        (table, dtype, width)
+        for table in (LARGE_BLOCKS, WHOLE_BLOCKS)
+        for dtype, width in widths(table)
+        if table is WHOLE_BLOCKS or (dtype, width) in (("fp32", 64), ("bf16", 64), ("fp16", 128))
+    ],
+)
+def test_attention_kernels_multiply_by_wgmma_and_spill_nothing_on_compute_capability_9(
+    cache: Path, name: str, table: Table, dtype: str, width: int
+) -> None:
+    blocks = table[DTYPES[dtype]][width][KERNELS.index(name)]
+    given = MASKED if table is LARGE_BLOCKS else {}
+    figures = attention_kernel(name, dtype, width, blocks, cache, capability=90, **given)
+    assert figures.stack == 0
+    assert figures.shared <= LARGE_SHARED_MEMORY
+    assert figures.products == {"wgmma.mma_async"}

@@ -37,6 +37,13 @@ class Comparison:
         """Whether padding stays among the tokens, where nobody may look at the mask."""
         return not self.check and self.mask is not None and self.mask.dim() == 2
 
+    def counted_without_mask(self, *, batch: int, heads: int, length: int) -> int:
+        """What the mean runs over where every token is real: pairs within reach, or query rows."""
+        if self.divergence == "kl":
+            return batch * heads * length
+        reach = length - 1 if self.reach is None else min(self.reach, length - 1)
+        return batch * heads * (length * (2 * reach + 1) - reach * (reach + 1))
+
 
 def require_sides(
     operation: str, student: dict[str, Tensor], teacher: dict[str, Tensor], mask: Tensor | None

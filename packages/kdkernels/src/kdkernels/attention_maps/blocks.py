@@ -1,26 +1,54 @@
 """Block sizes of the attention-map kernels, and the widths of heads that they take.
 
-Chosen from what Triton 3.9 compiles for compute capability 9.0: no register is spilled at any width of the table, and a
-block takes at most 99 KiB of shared memory on 8.0 and 9.0, which every device from 8.0 on has. A wider head keeps whole
-vectors of all four operands on the chip: float32 heads of 1,024 values would take 384 KiB, more than any device has.
-`tests/test_kernels_compile.py` holds this. Not tuned for speed.
+Every table is what Triton compiles without a spilled register: `BLOCKS` for compute capability 8.0 and more, with at most
+99 KiB of shared memory a block, which every such device has; the others for 9.0 and 10.0, which have 227 KiB. A wider head keeps
+whole vectors of all four operands on the chip: float32 heads of 1,024 values would take 384 KiB, more than any device has.
+`tests/test_kernels_compile.py` holds this. `WHOLE_BLOCKS` in bfloat16 and float32 are the fastest of about ten on an H100.
 """
 
 import torch
 from torch import Tensor
 
-# Dtype, the most demanding first → widest head → (query rows, keys, warps, stages). Products of float16 with a gradient
-# are taken in float32, where it would vanish otherwise.
-BLOCKS: dict[torch.dtype, dict[int, tuple[int, int, int, int]]] = {
-    torch.float32: {16: (64, 32, 4, 2), 64: (16, 32, 4, 1)},
-    torch.float16: {64: (64, 32, 8, 2), 128: (16, 32, 4, 1)},
-    torch.bfloat16: {64: (64, 64, 4, 2), 128: (64, 32, 4, 2)},
+Block = tuple[int, int, int, int]  # query rows, keys, warps, stages
+Table = dict[torch.dtype, dict[int, tuple[Block, Block]]]
+
+# Dtype, the most demanding first → widest head → blocks of the kernel of query rows, and of the kernel of keys. Products of
+# float16 with a gradient are taken in float32, where it would vanish otherwise.
+BLOCKS: Table = {
+    torch.float32: {16: ((64, 32, 4, 2), (32, 64, 8, 2)), 64: ((16, 32, 4, 1), (32, 16, 4, 2))},
+    torch.float16: {64: ((64, 16, 4, 2), (32, 64, 4, 2)), 128: ((16, 32, 4, 1), (32, 32, 4, 1))},
+    torch.bfloat16: {64: ((64, 32, 4, 2), (32, 64, 4, 2)), 128: ((64, 32, 4, 2), (32, 64, 4, 2))},
 }
+LARGE_BLOCKS: Table = {
+    torch.float32: {64: ((128, 32, 8, 1), (32, 128, 8, 1))},
+    torch.float16: {64: ((128, 32, 8, 1), (32, 128, 8, 1)), 128: ((64, 16, 4, 1), (32, 64, 4, 1))},
+    torch.bfloat16: {64: ((64, 64, 4, 2), (32, 64, 4, 3)), 128: ((64, 32, 4, 2), (32, 64, 4, 2))},
+}
+# Where no mask, no window and no end of a sequence cuts a block, so that registers hold more of it.
+WHOLE_BLOCKS: Table = {
+    torch.float32: {64: ((128, 64, 8, 1), (64, 128, 8, 1))},
+    torch.float16: {
+        64: ((128, 64, 8, 1), (64, 128, 8, 1)),
+        128: ((128, 32, 8, 1), (32, 128, 8, 1)),
+    },
+    torch.bfloat16: {64: ((64, 128, 4, 2), (32, 64, 4, 3)), 128: ((64, 64, 4, 2), (64, 64, 4, 2))},
+}
+_LARGE = (9, 10)  # major compute capabilities
+_WHOLE = 128  # divides the lengths that `WHOLE_BLOCKS` are for
 
 
-def blocks_for(*sides: Tensor) -> tuple[int, int, int, int]:
-    """The block sizes for vectors [B, h, S, d] of student and teacher; `too_wide` has refused what has none."""
-    rows = next(BLOCKS[dtype] for dtype in BLOCKS if any(side.dtype == dtype for side in sides))
+def blocks_for(*sides: Tensor, masked: bool) -> tuple[Block, Block]:
+    """The block sizes of both kernels.
+
+    Args:
+        sides: vectors [B, h, S, d] of student and teacher; `too_wide` has refused those that have none.
+        masked: whether a mask or a window leaves entries out.
+    """
+    device, length = sides[0].device, sides[0].shape[2]
+    table = BLOCKS
+    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in _LARGE:
+        table = LARGE_BLOCKS if masked or length % _WHOLE else WHOLE_BLOCKS
+    rows = next(table[dtype] for dtype in table if any(side.dtype == dtype for side in sides))
     width = _width(*sides)
     return next(blocks for most, blocks in rows.items() if width <= most)
 

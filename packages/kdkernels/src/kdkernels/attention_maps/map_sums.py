@@ -10,12 +10,12 @@ class MapSums(NamedTuple):
 
     Attributes:
         total: the sum over all entries.
-        counted: what its mean runs over.
+        counted: what its mean runs over; a number where it is known without a look at a device.
         dq: [B, h, S, d], the gradient of the total by q_s, up to the factors that `map_loss` applies; empty if unasked.
         dk: as `dq`, by k_s.
     """
 
     total: Tensor
-    counted: Tensor
+    counted: Tensor | int
     dq: Tensor
     dk: Tensor

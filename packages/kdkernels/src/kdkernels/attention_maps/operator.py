@@ -7,7 +7,6 @@ from torch import Tensor
 
 from kdkernels.attention_maps.arguments import Comparison, widest
 from kdkernels.attention_maps.map_sums import MapSums
-from kdkernels.attention_maps.reference import mean_over
 from kdkernels.operators import NAMESPACE, register_gradients
 from kdkernels.precision import accumulation_dtype
 
@@ -59,17 +58,15 @@ def map_loss_operator(
     )
     with torch.autocast(q_s.device.type, enabled=False):
         sums = map_sums_of(impl)(q_s, k_s, q_t, k_t, comparison, gradient=want_gradient)
-        loss = mean_over(sums.total, sums.counted, divisor)
+        counted, number = sums.counted, _number(sums, divisor)
+        if isinstance(counted, int):
+            counted = torch.full((), counted, device=q_s.device)
         if not want_gradient:
-            return loss, sums.counted, q_s.new_empty(0), k_s.new_empty(0)
+            return sums.total / number, counted, q_s.new_empty(0), k_s.new_empty(0)
         # ∂(scale · q kᵀ) / ∂q has the scale; of the squared difference the sums hold half the gradient.
-        doubled = 2.0 if divergence == "mse" else 1.0
-        scale = torch.full_like(sums.total, doubled * scale_s)
-        factor = mean_over(scale, sums.counted, divisor)
-        by_query, by_key = _room(q_s, sums.dq.dtype), _room(k_s, sums.dk.dtype)
-        torch.mul(sums.dq, factor, out=by_query)
-        torch.mul(sums.dk, factor, out=by_key)
-        return loss, sums.counted, by_query, by_key
+        factor = (2.0 if divergence == "mse" else 1.0) * scale_s / number
+        by_query, by_key = _scaled_like(sums.dq, q_s, factor), _scaled_like(sums.dk, k_s, factor)
+        return sums.total / number, counted, by_query, by_key
 
 
 @map_loss_operator.register_fake
@@ -94,6 +91,23 @@ def map_sums_of(impl: str) -> Callable[..., MapSums]:
     from kdkernels.attention_maps import chunked
 
     return chunked.map_sums
+
+
+def _number(sums: MapSums, divisor: Tensor | None) -> Tensor | int:
+    """What the sum is divided by, 1 in place of a count of 0; a tensor is on the device, in the sum's dtype."""
+    if divisor is not None:
+        return divisor.to(sums.total).reshape(())
+    if isinstance(sums.counted, int):
+        return max(sums.counted, 1)
+    return sums.counted.clamp(min=1).to(sums.total)
+
+
+def _scaled_like(gradient: Tensor, operand: Tensor, factor: Tensor | float) -> Tensor:
+    """The factor times the gradient in room for it: the gradient itself, changed in place, where it was written there."""
+    room = _room(operand, gradient.dtype)
+    if gradient.dtype == room.dtype and gradient.stride() == room.stride():
+        return gradient.mul_(factor)
+    return torch.mul(gradient, factor, out=room)
 
 
 def _room(operand: Tensor, dtype: torch.dtype) -> Tensor:
