@@ -22,7 +22,7 @@ BLOCKS: Table = {
 LARGE_BLOCKS: Table = {
     torch.float32: {64: ((128, 32, 8, 1), (32, 128, 8, 1))},
     torch.float16: {64: ((128, 32, 8, 1), (32, 128, 8, 1)), 128: ((64, 16, 4, 1), (32, 64, 4, 1))},
-    torch.bfloat16: {64: ((64, 64, 4, 2), (32, 64, 4, 3)), 128: ((64, 32, 4, 2), (32, 64, 4, 2))},
+    torch.bfloat16: {64: ((128, 32, 4, 2), (32, 64, 4, 3)), 128: ((64, 32, 4, 2), (32, 64, 4, 2))},
 }
 # Where no mask, no window and no end of a sequence cuts a block, so that registers hold more of it.
 WHOLE_BLOCKS: Table = {

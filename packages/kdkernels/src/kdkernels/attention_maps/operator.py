@@ -104,13 +104,19 @@ def _number(sums: MapSums, divisor: Tensor | None) -> Tensor | int:
 
 def _scaled_like(gradient: Tensor, operand: Tensor, factor: Tensor | float) -> Tensor:
     """The factor times the gradient in room for it: the gradient itself, changed in place, where it was written there."""
-    room = _room(operand, gradient.dtype)
-    if gradient.dtype == room.dtype and gradient.stride() == room.stride():
+    if (
+        gradient.dtype == _kept_dtype(operand, gradient.dtype)
+        and gradient.stride() == operand.stride()
+    ):
         return gradient.mul_(factor)
-    return torch.mul(gradient, factor, out=room)
+    return torch.mul(gradient, factor, out=_room(operand, gradient.dtype))
 
 
 def _room(operand: Tensor, dtype: torch.dtype) -> Tensor:
-    """For a gradient: laid out as the operand and, where that has float32's range, in its dtype."""
-    dtype = operand.dtype if operand.dtype == torch.bfloat16 else dtype
-    return torch.empty_like(operand, dtype=dtype)
+    """For a gradient taken in some dtype, laid out as the operand."""
+    return torch.empty_like(operand, dtype=_kept_dtype(operand, dtype))
+
+
+def _kept_dtype(operand: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """The operand's where that has float32's range."""
+    return operand.dtype if operand.dtype == torch.bfloat16 else dtype
