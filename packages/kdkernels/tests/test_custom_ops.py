@@ -235,18 +235,18 @@ class Recorder(TorchDispatchMode):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_each_operator_passes_opcheck(loss: Loss) -> None:
-    batch = Batch(torch.float32)
-    for options in ({}, {"check": False}):
-        with Recorder() as recorder:
-            loss(batch, *batch.leaves, impl="torch", **options)
-        ((operator, arguments),) = recorder.calls
-        fresh = [
-            argument.detach().clone().requires_grad_(argument.requires_grad)
-            if isinstance(argument, Tensor)
-            else argument
-            for argument in arguments
-        ]
-        torch.library.opcheck(operator, tuple(fresh))
+    # Logits in float16 have their gradient rescaled.
+    batch = Batch(torch.float16 if loss in (topk_kl, kl) else torch.float32)
+    with Recorder() as recorder:
+        loss(batch, *batch.leaves, impl="torch", check=False)
+    ((operator, arguments),) = recorder.calls
+    fresh = (
+        argument.detach().clone().requires_grad_(argument.requires_grad)
+        if isinstance(argument, Tensor)
+        else argument
+        for argument in arguments
+    )
+    torch.library.opcheck(operator, tuple(fresh))
 
 
 class NoLookAtValues(TorchDispatchMode):
@@ -334,12 +334,12 @@ def test_more_pairs_of_places_than_fit_at_once_are_compared_in_parts(
 
 
 class Student(nn.Module):
-    """Two layers of attention over states, and a head."""
+    """A layer of attention over states, and a head."""
 
     def __init__(self, H: int, V: int) -> None:
         super().__init__()
         layer = nn.TransformerEncoderLayer(H, 2, 2 * H, dropout=0.0, batch_first=True)
-        self.body = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.body = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
         self.head = nn.Linear(H, V)
         self.distil = kdkernels.LinearDistilLoss(alpha=0.5)
         self.relations = kdkernels.RelationKl(2)
