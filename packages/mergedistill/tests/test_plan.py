@@ -2,6 +2,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -12,7 +13,7 @@ from mergedistill.recipe.corpora import corpus
 from mergedistill.recipe.recipe import Recipe
 from mergedistill.recipe.stages import ensembles_or_refuse, recording_folder
 from mergedistill.run import forecast as planning
-from mergedistill.run.forecast import plan
+from mergedistill.run.forecast import Plan, plan
 from mergedistill.run.run import run
 from mergedistill.run.status import status
 from teacherzoo import Signals
@@ -72,9 +73,19 @@ def test_a_sample_is_scaled_to_the_whole(
         assert its.blocks == pytest.approx(len(signals), rel=0.15)
 
 
-def test_the_command_prints_the_plan(recipe_of: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_the_command_prints_the_plan(
+    recipe_of: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = recipe_of()
     file = str(tmp_path / "recipe.yaml")
+    plans: list[Plan] = []
+
+    def plan_once(read: Recipe, **options: Any) -> Plan:
+        if not plans:
+            plans.append(plan(read, **options))
+        return plans[0]
+
+    monkeypatch.setattr(planning, "plan", plan_once)
 
     shown = CliRunner().invoke(app, ["plan", file])
     told = CliRunner().invoke(app, ["plan", file, "--json"])
