@@ -79,28 +79,25 @@ def dev(session: nox.Session) -> None:
         session.run(sys.executable, "-m", "venv", str(VENV), external=True)
     stamp.unlink(missing_ok=True)
     groups = nox.project.load_toml(ROOT / "pyproject.toml")["dependency-groups"]["dev"]
-    tests = sorted(
-        {str(wanted) for package in PACKAGES.values() for wanted in package.test_requirements}
-    )
-    editable = [
-        argument
+    others = {
+        str(wanted)
         for package in PACKAGES.values()
-        for argument in ("-e", _with_extras(package.folder, package))
-    ]
-    _pip(session, "torch")
-    # The packages in one call: alone, one would look for its siblings on the index.
-    _pip(session, *editable, *tests, *groups)
+        for wanted in (*_outside(package), *package.test_requirements)
+    }
+    editable = [part for package in PACKAGES.values() for part in ("-e", str(package.folder))]
+    _pip(
+        session, "--upgrade", "pip"
+    )  # the one that comes with Python takes three times as long to resolve
+    _pip(session, "torch", "hatchling", "editables")
+    _pip(session, *sorted(others), *groups)
+    # With what builds them at hand: otherwise pip makes an environment for each, which takes longer than the rest of it.
+    _pip(session, "--no-build-isolation", "--no-deps", *editable)
     stamp.write_text(wanted)
 
 
 def _environment_digest() -> str:
     files = [ROOT / "pyproject.toml", CONSTRAINTS, *sorted(ROOT.glob("packages/*/pyproject.toml"))]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def _with_extras(source: object, package: object) -> str:
-    extras = ",".join(sorted(package.extras))
-    return f"{source}[{extras}]" if extras else str(source)
 
 
 def _pip(session: nox.Session, *arguments: str, python: Path | str = BIN / "python") -> None:
@@ -248,13 +245,13 @@ def readmes(session: nox.Session) -> None:
 # --- one package alone ------------------------------------------------------------------------------------------
 
 
-@nox.session(requires=["dev"])
+@nox.session(requires=["dev"], venv_params=["--without-pip"])
 @for_each_package
 def isolated(session: nox.Session, package: str) -> None:
     """Install one package from its wheel, with its siblings' wheels and nothing else of ours, and test it.
 
-    What it requires of others is borrowed from .venv, file by file: nothing else can be imported, and nothing is
-    installed a second time.
+    What it requires of others is borrowed from .venv, file by file, as pip itself is: nothing else can be imported, and
+    nothing is installed a second time.
     """
     _no_arguments(session)
 
@@ -262,6 +259,7 @@ def isolated(session: nox.Session, package: str) -> None:
         into = session.virtualenv.location
         _python(session, "tools/borrowed.py", VENV, into, *requirements)
 
+    borrow(["pip"])
     _test_alone(session, PACKAGES, package, borrow)
 
 
@@ -553,10 +551,10 @@ def ci(session: nox.Session) -> None:
     ]
     jobs += ["lint", "typecheck", "interpret", "browser", "readmes"]
     jobs.sort(key=lambda job: LONGEST_FIRST.index(job) if job in LONGEST_FIRST else len(jobs))
-    # One more than there are processors: some wait. A worker each: what two share is made once.
+    # One more than there are processors: some wait. No workers of their own: what two would share is made once.
     at_once = (os.cpu_count() or 1) + 1
     report = []
-    for ended in run_jobs(jobs, at_once=at_once, WORKERS="1", WHEELS=_BUILDING.name):
+    for ended in run_jobs(jobs, at_once=at_once, WORKERS="0", WHEELS=_BUILDING.name):
         session.log(f"{ended.job}: {ended.result} in {ended.seconds:.0f} s\n{ended.printed}")
         report.append({name: text for name, text in asdict(ended).items() if name != "printed"})
     (ROOT / ".nox" / "jobs.json").write_text(json.dumps(report), encoding="utf-8")
