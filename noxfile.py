@@ -91,7 +91,7 @@ def dev(session: nox.Session) -> None:
     _pip(session, "torch", "hatchling", "editables")
     _pip(session, *sorted(others), *groups)
     # With what builds them at hand: otherwise pip makes an environment for each, which takes longer than the rest of it.
-    _pip(session, "--no-build-isolation", "--no-deps", *editable)
+    _pip(session, "--no-build-isolation", "--no-deps", *editable, PIP_BUILD_CONSTRAINT=None)
     stamp.write_text(wanted)
 
 
@@ -100,8 +100,9 @@ def _environment_digest() -> str:
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _pip(session: nox.Session, *arguments: str, python: Path | str = BIN / "python") -> None:
-    session.run(str(python), "-m", "pip", "install", "-q", *arguments, env=PIP, external=True)
+def _pip(session: nox.Session, *arguments: str, **environment: str | None) -> None:
+    command = (str(BIN / "python"), "-m", "pip", "install", "-q")
+    session.run(*command, *arguments, env=PIP | environment, external=True)
 
 
 def _python(session: nox.Session, *arguments: object, **environment: str) -> None:
