@@ -72,8 +72,9 @@ def measure(
 ) -> None:
     """Race the three, and weigh them."""
     ids = torch.randint(VOCABULARY, (batch, length), device=DEVICE)
+    model = extraction_model(teacher, student)
     losses = {
-        "ours": lambda: extraction_loss(teacher, student, ids, dtype),
+        "ours": lambda: extraction_loss(model, ids, dtype),
         "eager maps": lambda: eager(teacher, student, ids, dtype),
         "no distillation": lambda: bare(teacher, student, ids, dtype),
     }
@@ -119,11 +120,15 @@ def step(student: Any, loss: Callable[[], Tensor]) -> Callable[[], None]:
     return run
 
 
-def extraction_loss(teacher: Any, student: Any, ids: Tensor, dtype: torch.dtype) -> Tensor:
-    """As `bistil extract` does it."""
+def extraction_model(teacher: Any, student: Any) -> ExtractionModel:
+    """As `bistil extract` builds it, once for all steps."""
     weights = LossWeights()
     runner = TeacherRunner(teacher, weights, LAYERS)
-    model = ExtractionModel(student, runner, weights=weights, layers=LAYERS, positions=0)
+    return ExtractionModel(student, runner, weights=weights, layers=LAYERS, positions=0)
+
+
+def extraction_loss(model: ExtractionModel, ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """As `bistil extract` takes it, of a batch of which nothing is masked."""
     with torch.autocast(DEVICE, dtype=dtype, enabled=dtype != torch.float32):
         loss: Tensor = model(input_ids=ids, labels=torch.full_like(ids, -100), language="en").loss
     return loss

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -40,6 +40,15 @@ class Attention:
     window: int | None = None
     maps: Tensor | None = None
 
+    def copied(self) -> Attention:
+        """The same in memory of its own."""
+        tensors: dict[str, Any] = {
+            name: tensor.clone()
+            for name, tensor in vars(self).items()
+            if isinstance(tensor, Tensor)
+        }
+        return replace(self, **tensors)
+
 
 @dataclass
 class Activations:
@@ -56,6 +65,15 @@ class Activations:
     hidden: dict[int, Tensor] = field(default_factory=dict)
     attention: dict[int, Attention] = field(default_factory=dict)
     last: Tensor | None = None
+
+    def copied(self) -> Activations:
+        """The same in memory of its own."""
+        return Activations(
+            pre_norm=self.pre_norm,
+            hidden={number: state.clone() for number, state in self.hidden.items()},
+            attention={number: kept.copied() for number, kept in self.attention.items()},
+            last=None if self.last is None else self.last.clone(),
+        )
 
 
 def family_of(model: nn.Module) -> Family:

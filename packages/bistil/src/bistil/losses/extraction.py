@@ -6,14 +6,16 @@ import contextlib
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from bistil.encoders.answers import answers_of
-from bistil.encoders.capture import capture_activations, encoder_of, layers_of
+from bistil.encoders.capture import Activations, capture_activations, encoder_of, layers_of
 from bistil.encoders.recompute import recomputing
+from bistil.encoders.replay import ReplayedForward
 from bistil.losses.outputs import (
     LossContext,
     LossOutput,
@@ -77,8 +79,10 @@ class ExtractionModel(LossModule):
             batch: input_ids [B, S]; of padded rows attention_mask, too, and token_type_ids where they have segments.
         """
         inputs = inputs_of(batch)
-        teacher = self._teacher(language, inputs, labels)
         sees, last = self._weights.sees, len(self._layers) - 1
+        if Sees.MASKED_ROWS not in sees:
+            labels = None  # to pick what is asked for, a GPU would have to be waited for
+        teacher = self._teacher(language, inputs, labels)
         recorded = recorded_layers(sees, range(last + 1), last=last)
         with recomputing(self.student):
             student = _run(self.student, inputs, labels, sees, recorded)
@@ -116,6 +120,16 @@ def _run(
             answers = answers_of(model(**inputs), model.config, inputs["attention_mask"])
         else:
             encoder_of(model)(**inputs)
+    return _outputs(model, activations, labels, sees, answers)
+
+
+def _outputs(
+    model: Any,
+    activations: Activations,
+    labels: Tensor | None,
+    sees: Sees,
+    answers: Mapping[str, Tensor] = MappingProxyType({}),
+) -> ModelOutputs:
     return ModelOutputs(
         activations=activations,
         layers=len(layers_of(model)),
@@ -148,6 +162,7 @@ class TeacherRunner:
         # Autocast would keep half copies of weights that take gradients until the student's pass is over.
         self._teacher, self._engine = teacher.requires_grad_(False), engine
         self._sees, self._layers, self._with_sft = weights.sees_of_teacher, tuple(layers), with_sft
+        self._replayed = ReplayedForward(self._activations)
 
     @torch.no_grad()
     def __call__(
@@ -156,14 +171,24 @@ class TeacherRunner:
         """What the teacher does with a batch [B, S]; None where no term sees it."""
         if not self._sees:
             return None
-        last = len(layers_of(self._teacher)) - 1
-        recorded = recorded_layers(self._sees, self._layers, last=last)
-        forward = None if self._engine is None else functools.partial(self._in_shares, inputs)
         with self._with_sft(language):
-            outputs = _run(self._teacher, inputs, labels, self._sees, recorded, forward=forward)
+            if self._engine is None and set(inputs) == {"input_ids"}:  # text without padding
+                activations = self._replayed(inputs["input_ids"])
+                outputs = _outputs(self._teacher, activations, labels, self._sees)
+            else:
+                outputs = self._run(inputs, labels)
             if Sees.MASKED_ROWS in self._sees:
                 outputs.masked_rows  # noqa: B018  # now, under the fine-tuning and without a gradient
         return outputs
+
+    def _run(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> ModelOutputs:
+        last = len(layers_of(self._teacher)) - 1
+        recorded = recorded_layers(self._sees, self._layers, last=last)
+        forward = None if self._engine is None else functools.partial(self._in_shares, inputs)
+        return _run(self._teacher, inputs, labels, self._sees, recorded, forward=forward)
+
+    def _activations(self, ids: Tensor) -> Activations:
+        return self._run({"input_ids": ids}, None).activations
 
     def _in_shares(self, inputs: Mapping[str, Tensor]) -> None:
         assert self._engine is not None
