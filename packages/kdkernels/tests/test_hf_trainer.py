@@ -307,35 +307,45 @@ def test_a_forward_pass_that_fails_puts_the_head_back() -> None:
     assert "forward" not in vars(model.get_output_embeddings())
 
 
-def test_the_head_is_among_the_parameters_behind_the_outputs(model: PreTrainedModel) -> None:
-    """DistributedDataParallel takes a parameter that is not for unused, and waits for no gradient of it."""
-    loss = TopKDistillationLoss(model.train())
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    """A process group of this process alone."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process")
+def test_a_distributed_model_knows_that_its_head_is_used(model: PreTrainedModel) -> None:
+    """As Trainer wraps it: what seems unused behind the outputs must get no gradient, and a second one is an error."""
+    wrapped = torch.nn.parallel.DistributedDataParallel(model.train(), find_unused_parameters=True)
+    loss = TopKDistillationLoss(model)
     batch = default_data_collator(examples())
     labels = batch.pop("labels")
-    outputs = model(**batch)
-    behind, open_nodes = set(), [outputs.logits.grad_fn]
-    while open_nodes:
-        node = open_nodes.pop()
-        if node is None or node in behind:
-            continue
-        behind.add(node)
-        open_nodes += [following for following, _ in node.next_functions]
-    reached = {id(node.variable) for node in behind if hasattr(node, "variable")}
-    loss(outputs, labels).backward()
+    loss(model(**batch), labels).backward()
+    wanted = {name: part.grad for name, part in model.named_parameters()}
+    model.zero_grad()
+    for _ in range(2):
+        model.zero_grad()
+        loss(wrapped(**batch), labels).backward()
 
-    received = {id(parameter) for parameter in model.parameters() if parameter.grad is not None}
-    assert id(model.get_output_embeddings().weight) in reached
-    assert received <= reached
+    for name, part in model.named_parameters():
+        torch.testing.assert_close(part.grad, wanted[name])
 
 
-def test_a_frozen_head_gets_no_gradient() -> None:
+def test_no_gradient_is_made_for_a_frozen_head() -> None:
     model = decoder().train()
     head = model.get_output_embeddings()
     head.requires_grad_(False)
     loss = TopKDistillationLoss(model)
     batch = default_data_collator(examples())
     labels = batch.pop("labels")
-    loss(model(**batch), labels).backward()
+    outputs = model(**batch)
+    assert loss._projection is not None
+    assert not loss._projection.weight.requires_grad
+    loss(outputs, labels).backward()
 
     assert head.weight.grad is None
     assert all(part.grad is not None for part in model.model.layers.parameters())
