@@ -85,9 +85,8 @@ def dev(session: nox.Session) -> None:
         for wanted in (*_outside(package), *package.test_requirements)
     }
     editable = [part for package in PACKAGES.values() for part in ("-e", str(package.folder))]
-    _pip(
-        session, "--upgrade", "pip"
-    )  # the one that comes with Python takes three times as long to resolve
+    # The pip that comes with Python takes three times as long to choose versions.
+    _pip(session, "--upgrade", "pip")
     _pip(session, "torch", "hatchling", "editables")
     _pip(session, *sorted(others), *groups)
     # With what builds them at hand: otherwise pip makes an environment for each, which takes longer than the rest of it.
@@ -558,6 +557,8 @@ def ci(session: nox.Session) -> None:
     for ended in run_jobs(jobs, at_once=at_once, WORKERS="0", WHEELS=_BUILDING.name):
         session.log(f"{ended.job}: {ended.result} in {ended.seconds:.0f} s\n{ended.printed}")
         report.append({name: text for name, text in asdict(ended).items() if name != "printed"})
-    (ROOT / ".nox" / "jobs.json").write_text(json.dumps(report), encoding="utf-8")
+    table = ROOT / ".nox" / "jobs.json"
+    table.parent.mkdir(exist_ok=True)
+    table.write_text(json.dumps(report), encoding="utf-8")
     if failed := [job["job"] for job in report if job["result"] == "failed"]:
         session.error(f"failed: {', '.join(failed)}")

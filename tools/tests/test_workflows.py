@@ -87,8 +87,12 @@ def test_the_sessions_that_are_run_exist() -> None:
     called = " ".join(step.get("run", "") for flow, job in JOBS for step in steps(flow, job))
     named = re.findall(r"nox -s ([\w-]+)", called) + re.findall(r'"(\w+)\(\$PACKAGE\)"', called)
 
+    order = (ROOT / "noxfile.py").read_text().split("LONGEST_FIRST = (")[1].split("# fmt")[0]
+
     assert {word for session in matrix for word in session.split()} <= known
     assert set(named) <= known
+    assert "slow(bistil)" in re.findall(r'"([^"]+)"', order)
+    assert set(re.findall(r'"([^"]+)"', order)) <= known
     gates = {"lint", "typecheck", "interpret", "slow", "property", "browser", "readmes"}
     assert gates <= {word for session in matrix for word in session.split()}
 
