@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -18,6 +18,6 @@ def constant(function: Callable[P, R]) -> Callable[P, R]:
     return function
 
 
-def has_values(tensor: Tensor) -> bool:
+def has_values(tensor: object) -> bool:
     """Whether a tensor can be read: not while a compiler traces, which puts another class in its place."""
-    return type(tensor) is Tensor
+    return type(tensor) in (Tensor, nn.Parameter)

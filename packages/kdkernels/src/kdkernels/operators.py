@@ -4,30 +4,43 @@ An operator puts out the loss first and its gradients last; `backward` only mult
 is an empty tensor.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kdkernels.compiling import has_values
 from kdkernels.reduction import scaled
+
+P = ParamSpec("P")
+Outputs = TypeVar("Outputs", bound=tuple[Tensor, ...])
 
 # Of `torch.ops`: the package's name, under which a copy of it, as the Hub's kernels library loads one, differs.
 NAMESPACE = __name__.rpartition(".")[0].replace(".", "_")
 
 
-def register_gradients(operator: Any, operands: Sequence[int], *, rescaled: bool = False) -> None:
-    """Let autograd take the last outputs of an operator as gradients of its first.
+def loss_operator(
+    name: str, operands: Sequence[int], *, fake: Callable[..., Any], rescaled: bool = False
+) -> Callable[[Callable[P, Outputs]], Callable[P, Outputs]]:
+    """Make an operator of torch of a function of tensors and numbers, differentiable once.
+
+    A call outside of a graph runs the function itself: the operator's machinery would import the compiler.
 
     Args:
-        operator: what `torch.library.custom_op` made.
+        name: of the operator.
         operands: places of the arguments whose gradients the last outputs are, in their order.
+        fake: from the same arguments to outputs without values.
         rescaled: whether the output before the gradients holds what they are multiplied with; empty for nothing.
+
+    Returns:
+        A decorator.
     """
     kept = len(operands) + rescaled
 
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)  # zeros for outputs that nobody differentiates are large
         ctx.save_for_backward(*output[-kept:])
@@ -55,7 +68,28 @@ def register_gradients(operator: Any, operands: Sequence[int], *, rescaled: bool
             grad_output = grad_output.detach().requires_grad_()
         return multiplied(ctx, grad_output)
 
-    operator.register_autograd(backward, setup_context=setup_context)
+    def decorate(function: Callable[P, Outputs]) -> Callable[P, Outputs]:
+        operator = torch.library.custom_op(f"{NAMESPACE}::{name}", function, mutates_args=())
+        operator.register_fake(fake)
+        operator.register_autograd(backward, setup_context=setup_context)
+
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            output = function(*arguments)  # type: ignore[call-arg]
+            setup_context(ctx, arguments, output)
+            return output
+
+        methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+        outside: Any = type(name, (torch.autograd.Function,), methods)
+
+        @functools.wraps(function)
+        def call(*arguments: P.args, **_: P.kwargs) -> Outputs:
+            if torch.compiler.is_compiling() or not has_values(arguments[0]):
+                return operator(*arguments)
+            return outside.apply(*arguments)
+
+        return call
+
+    return decorate
 
 
 def or_empty(gradient: Tensor | None, like: Tensor) -> Tensor:

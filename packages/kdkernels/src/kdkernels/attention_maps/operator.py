@@ -7,11 +7,22 @@ from torch import Tensor
 
 from kdkernels.attention_maps.arguments import Comparison, widest
 from kdkernels.attention_maps.map_sums import MapSums
-from kdkernels.operators import NAMESPACE, register_gradients
+from kdkernels.operators import loss_operator
 from kdkernels.precision import accumulation_dtype
 
 
-@torch.library.custom_op(f"{NAMESPACE}::map_loss", mutates_args=())
+def _fake(
+    q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, *arguments: object
+) -> tuple[Tensor, ...]:
+    dtype = accumulation_dtype(widest(q_s, k_s, q_t, k_t))
+    loss = q_s.new_empty((), dtype=dtype)
+    counted = q_s.new_empty((), dtype=torch.int64)
+    if arguments[-1]:
+        return loss, counted, _room(q_s, dtype), _room(k_s, dtype)
+    return loss, counted, q_s.new_empty(0), k_s.new_empty(0)
+
+
+@loss_operator("map_loss", (0, 1), fake=_fake)
 def map_loss_operator(
     q_s: Tensor,
     k_s: Tensor,
@@ -67,19 +78,6 @@ def map_loss_operator(
         factor = (2.0 if divergence == "mse" else 1.0) * scale_s / number
         by_query, by_key = _scaled_like(sums.dq, q_s, factor), _scaled_like(sums.dk, k_s, factor)
         return sums.total / number, counted, by_query, by_key
-
-
-@map_loss_operator.register_fake
-def _(q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, *arguments: object) -> tuple[Tensor, ...]:
-    dtype = accumulation_dtype(widest(q_s, k_s, q_t, k_t))
-    loss = q_s.new_empty((), dtype=dtype)
-    counted = q_s.new_empty((), dtype=torch.int64)
-    if arguments[-1]:
-        return loss, counted, _room(q_s, dtype), _room(k_s, dtype)
-    return loss, counted, q_s.new_empty(0), k_s.new_empty(0)
-
-
-register_gradients(map_loss_operator, (0, 1))
 
 
 def map_sums_of(impl: str) -> Callable[..., MapSums]:

@@ -7,10 +7,14 @@ from torch import Tensor
 
 from kdkernels.kl import chunked
 from kdkernels.logits_loss import fake_outputs, loss_and_gradient
-from kdkernels.operators import NAMESPACE, register_gradients
+from kdkernels.operators import loss_operator
 
 
-@torch.library.custom_op(f"{NAMESPACE}::kl", mutates_args=())
+def _fake(student: Tensor, *arguments: object) -> tuple[Tensor, ...]:
+    return fake_outputs(student, want_gradient=bool(arguments[-1]))
+
+
+@loss_operator("kl", (0,), fake=_fake, rescaled=True)
 def kl_operator(
     student: Tensor,
     teacher: Tensor,
@@ -45,14 +49,6 @@ def kl_operator(
             row_scale,
             temperature,
         )
-
-
-@kl_operator.register_fake
-def _(student: Tensor, *arguments: object) -> tuple[Tensor, ...]:
-    return fake_outputs(student, want_gradient=bool(arguments[-1]))
-
-
-register_gradients(kl_operator, (0,), rescaled=True)
 
 
 def row_losses(

@@ -6,7 +6,7 @@ from torch import Tensor
 from kdkernels.linear_distil_loss import chunked
 from kdkernels.linear_distil_loss.rows import Rows
 from kdkernels.loss_options import LossOptions
-from kdkernels.operators import NAMESPACE, or_empty, register_gradients
+from kdkernels.operators import loss_operator, or_empty
 from kdkernels.precision import accumulation_dtype
 from kdkernels.products import default_chunk_bytes, dtype_of_gradient
 from kdkernels.reduction import weighted_sum
@@ -14,7 +14,21 @@ from kdkernels.targets import prepare_targets
 from kdkernels.topk_kl.operator import row_losses_of
 
 
-@torch.library.custom_op(f"{NAMESPACE}::linear_distil", mutates_args=())
+def _fake(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, *arguments: object
+) -> tuple[Tensor, ...]:
+    wanted = arguments[-3:]
+    loss = hidden.new_empty((), dtype=accumulation_dtype(hidden.dtype))
+    gradients = (
+        operand.new_empty(operand.shape, dtype=dtype_of_gradient(operand.dtype))
+        if operand is not None and want
+        else hidden.new_empty(0)
+        for operand, want in zip((hidden, weight, bias), wanted, strict=True)
+    )
+    return loss, torch.empty_like(loss), torch.empty_like(loss), *gradients
+
+
+@loss_operator("linear_distil", (0, 1, 2), fake=_fake)
 def linear_distil(
     hidden: Tensor,
     weight: Tensor,
@@ -120,21 +134,3 @@ def linear_distil(
         or_empty(gradients.weight, hidden),
         or_empty(gradients.bias, hidden),
     )
-
-
-@linear_distil.register_fake
-def _(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, *arguments: object
-) -> tuple[Tensor, ...]:
-    wanted = arguments[-3:]
-    loss = hidden.new_empty((), dtype=accumulation_dtype(hidden.dtype))
-    gradients = (
-        operand.new_empty(operand.shape, dtype=dtype_of_gradient(operand.dtype))
-        if operand is not None and want
-        else hidden.new_empty(0)
-        for operand, want in zip((hidden, weight, bias), wanted, strict=True)
-    )
-    return loss, torch.empty_like(loss), torch.empty_like(loss), *gradients
-
-
-register_gradients(linear_distil, (0, 1, 2))

@@ -9,12 +9,26 @@ from kdkernels.kl.operator import row_losses_of
 from kdkernels.linear_kl import chunked
 from kdkernels.linear_kl.columns import Columns, check_map
 from kdkernels.linear_kl.heads import Head
-from kdkernels.operators import NAMESPACE, or_empty, register_gradients
+from kdkernels.operators import loss_operator, or_empty
 from kdkernels.products import default_chunk_bytes, dtype_of_gradient
 from kdkernels.reduction import weighted_sum
 
 
-@torch.library.custom_op(f"{NAMESPACE}::linear_kl", mutates_args=())
+def _fake(
+    hidden_s: Tensor, weight_s: Tensor, bias_s: Tensor | None, *arguments: object
+) -> tuple[Tensor, ...]:
+    row_scale, wanted = arguments[5], arguments[-3:]
+    assert isinstance(row_scale, Tensor)
+    gradients = (
+        operand.new_empty(operand.shape, dtype=dtype_of_gradient(operand.dtype))
+        if operand is not None and want
+        else hidden_s.new_empty(0)
+        for operand, want in zip((hidden_s, weight_s, bias_s), wanted, strict=True)
+    )
+    return row_scale.new_empty(()), *gradients
+
+
+@loss_operator("linear_kl", (0, 1, 2), fake=_fake)
 def linear_kl_operator(
     hidden_s: Tensor,
     weight_s: Tensor,
@@ -105,21 +119,3 @@ def linear_kl_operator(
         or_empty(gradients.weight, hidden_s),
         or_empty(gradients.bias, hidden_s),
     )
-
-
-@linear_kl_operator.register_fake
-def _(
-    hidden_s: Tensor, weight_s: Tensor, bias_s: Tensor | None, *arguments: object
-) -> tuple[Tensor, ...]:
-    row_scale, wanted = arguments[5], arguments[-3:]
-    assert isinstance(row_scale, Tensor)
-    gradients = (
-        operand.new_empty(operand.shape, dtype=dtype_of_gradient(operand.dtype))
-        if operand is not None and want
-        else hidden_s.new_empty(0)
-        for operand, want in zip((hidden_s, weight_s, bias_s), wanted, strict=True)
-    )
-    return row_scale.new_empty(()), *gradients
-
-
-register_gradients(linear_kl_operator, (0, 1, 2))

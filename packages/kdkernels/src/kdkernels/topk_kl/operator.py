@@ -7,14 +7,18 @@ from torch import Tensor
 
 from kdkernels.logits_loss import fake_outputs, loss_and_gradient
 from kdkernels.loss_options import LossOptions
-from kdkernels.operators import NAMESPACE, register_gradients
+from kdkernels.operators import loss_operator
 from kdkernels.precision import accumulation_dtype
 from kdkernels.row_checks import require_ids_in_vocabulary
 from kdkernels.targets import Targets, prepare_targets
 from kdkernels.topk_kl import chunked
 
 
-@torch.library.custom_op(f"{NAMESPACE}::topk_kl", mutates_args=())
+def _fake(logits: Tensor, *arguments: object) -> tuple[Tensor, ...]:
+    return fake_outputs(logits, want_gradient=bool(arguments[-1]))
+
+
+@loss_operator("topk_kl", (0,), fake=_fake, rescaled=True)
 def topk_kl_operator(
     logits: Tensor,
     topk_ids: Tensor,
@@ -72,14 +76,6 @@ def topk_kl_operator(
             row_scale,
             temperature,
         )
-
-
-@topk_kl_operator.register_fake
-def _(logits: Tensor, *arguments: object) -> tuple[Tensor, ...]:
-    return fake_outputs(logits, want_gradient=bool(arguments[-1]))
-
-
-register_gradients(topk_kl_operator, (0,), rescaled=True)
 
 
 def soft_losses(targets: Targets, options: LossOptions, impl: str) -> Callable[..., Tensor]:
