@@ -146,7 +146,7 @@ def relative(source: str, path: Path, version: str) -> str:
         WorkspaceError: where it names the package still.
     """
     dots = "." * len(path.parts)
-    source = _IMPORT.sub(lambda found: f"{found[1]}from {dots}{found[2][1:]} import ", source)
+    source = _IMPORT.sub(lambda line: f"{line[1]}from {dots}{line[2][1:]} import ", source)
     source = _OPERATOR.sub(rf'{_OWN_NAME} + "::\1"', source)
     source = source.replace(f'files("{NAME}")', f"files({_OWN_NAME})")
     source = source.replace("from importlib.metadata import version as _version\n\n", "")
