@@ -37,9 +37,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Compiled(NamedTuple):
     """Figures of a compiled kernel."""
 
+    registers: int  # of a thread
     stack: int  # bytes of a thread's stack: what was spilled
     shared: int  # bytes of a block
-    accesses: Counter[str]  # loads and stores of global memory, by their widths
+    accesses: Counter[str]  # of global memory, by width; copies to shared memory are "copy 16"
     products: set[str]  # instructions of matrix products
 
 
@@ -89,9 +90,12 @@ def compiled(
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     (stack,) = re.findall(r"STACK:(\d+)", usage)
+    (registers,) = re.findall(r"REG:(\d+)", usage)
     accesses = re.findall(r"\b(?:ld|st)\.global\S*?\.((?:v\d\.)?b\d+)\b", made.asm["ptx"])
+    copies = re.findall(r"cp\.async\.c[ag]\.shared\.global.*?, (0x\w+|\d+)", made.asm["ptx"])
+    counted = Counter(accesses) + Counter(f"copy {int(size, 0)}" for size in copies)
     products = set(re.findall(r"\b(wgmma\.mma_async|mma\.sync)\b", made.asm["ptx"]))
-    return Compiled(int(stack), made.metadata.shared, Counter(accesses), products)
+    return Compiled(int(registers), int(stack), made.metadata.shared, counted, products)
 
 
 @pytest.fixture
@@ -101,48 +105,86 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def vocabulary_options(kernel: str) -> dict[str, int]:
-    """The table's, as for a launch over V columns."""
-    return launch_options(kernel, torch.device("cpu"), columns=V)
-
-
 def row_kernel(
-    dtype: str, stride: int, cache: Path, *, hard: bool, soft: bool, one: bool, divergence: int
-) -> Compiled:
+    dtype: str, stride: int, folder: Path, *, hard: bool, soft: bool, one: bool, divergence: int,
+    gradient: str | None = None,
+) -> Compiled:  # fmt: skip
+    """Of losses of rows: `dtype` of the logits, and of the gradient over them unless another is given."""
     from kdkernels.topk_kl.kernel import _row_kernel
 
-    options = vocabulary_options("row_losses")
+    options = launch_options(
+        "row_losses", torch.device("cpu"), columns=V, itemsize=DTYPES[dtype].itemsize
+    )
     pointers = dict.fromkeys(["log_mass", "log_rest", "row_scale", "hard_out", "soft_out"], "*fp32")
+    numbers = dict.fromkeys(["scale", "alpha", "T", "inverse_T", "beta"], "fp32")
     return compiled(
         _row_kernel,
-        pointers
-        | {"logits": f"*{dtype}", "ids": "*i64", "labels": "*i64", "row_stride": stride, "V": V}
-        | {"K": 8, "alpha": "fp32", "T": "fp32", "beta": "fp32"},
+        pointers | numbers | {"ids": "*i64", "labels": "*i64", "V": V, "P": stride, "K": 8}
+        | {"logits": f"*{dtype}", "gradient": f"*{gradient or dtype}"}
+        | {"row_stride": stride, "gradient_stride": stride},
         constants={
             "HARD": hard, "SOFT": soft, "ONE_TEMPERATURE": one, "GRADIENT": True,
             "DIVERGENCE": divergence, "BLOCK_K": 8, "BLOCK_V": options.pop("BLOCK_V"),
+            "STAGES": options.pop("STAGES"),
         },
-        folder=cache,
+        folder=folder,
         **options,
     )  # fmt: skip
 
 
-def divergence_kernel(dtype: str, stride: int, cache: Path, *, divergence: int) -> Compiled:
-    from kdkernels.kl.kernel import _divergence_kernel
+def divergence_kernel(
+    dtype: str, stride: int, folder: Path, *, divergence: int, sums: bool = False, gradient: str | None = None
+) -> Compiled:  # fmt: skip
+    """Of dense divergences, whose row sums the products may have left."""
+    from kdkernels.kl.kernel import _divergence_kernel, options_of
 
-    options = vocabulary_options("divergences")
+    name = ("forward_kl", "reverse_kl", "jsd")[divergence]
+    logits = torch.empty(1, stride, dtype=DTYPES[dtype], device="meta")
+    options = options_of(logits, V, name)
     return compiled(
         _divergence_kernel,
-        dict.fromkeys(["student", "teacher", "gradient"], f"*{dtype}")
-        | dict.fromkeys(["student_stride", "teacher_stride", "gradient_stride"], stride)
-        | {"row_scale": "*fp32", "losses": "*fp32", "V": V, "T": "fp32", "beta": "fp32"},
+        dict.fromkeys(["student", "teacher"], f"*{dtype}") | {"gradient": f"*{gradient or dtype}"}
+        | dict.fromkeys(["student_stride", "teacher_stride", "gradient_stride", "P"], stride)
+        | dict.fromkeys(["row_scale", "losses", "sums_s", "sums_t"], "*fp32")
+        | dict.fromkeys(["scale", "T", "beta"], "fp32") | {"V": V, "blocks": 977},
         constants={
-            "GRADIENT": True,
-            "DIVERGENCE": divergence,
-            "BLOCK_V": options.pop("BLOCK_V"),
+            "GRADIENT": True, "SUMS": sums, "DIVERGENCE": divergence, "BLOCKS": 1024,
+            "BLOCK_V": options.pop("BLOCK_V"), "STAGES": options.pop("STAGES"),
         },
-        folder=cache,
+        folder=folder,
         **options,
+    )  # fmt: skip
+
+
+def projection_kernel(
+    folder: Path, *, by: str, exponentials: bool, bias: bool = True, capability: int = 90
+) -> Compiled:
+    """Of the product that ends in a softmax, by the device's copies, by pointers, or again."""
+    from kdkernels import projection_kernel
+
+    options = projection_kernel.options_of(torch.device("cpu"), V, by_descriptors=by != "pointers")
+    options["ROWS"] //= 2 if by == "again" else 1
+    blocks = {name: options.pop(name) for name in ("ROWS", "COLUMNS", "WIDTH")}
+    rows, columns, width = blocks.values()
+    plane = "bf16" if exponentials else "fp16"
+    arguments: dict[str, object] = dict.fromkeys(["base", "first_base", "sums", "tops"], "*fp32")
+    arguments |= {"R": 4096, "V": V, "blocks": 977, "scale": "fp32", "bias": "*bf16"}
+    constants = {"H": 768, "BIAS": bias, "EXPONENTIALS": exponentials, **blocks}
+    if by == "descriptors":
+        del arguments["first_base"]
+        arguments |= {
+            "hidden": f"tensordesc<bf16[{rows}, {width}]>",
+            "weight": f"tensordesc<bf16[{columns}, {width}]>",
+            "plane": f"tensordesc<{plane}[{rows}, {columns}]>",
+        }
+        kernel = projection_kernel._descriptors_kernel
+    else:
+        arguments |= {"hidden": "*bf16", "weight": "*bf16", "plane": f"*{plane}", "again": "*i32"}  # fmt: skip
+        arguments |= {"hidden_stride": 768, "weight_stride": 768, "plane_stride": ALIGNED}
+        constants |= {"AGAIN": by == "again"}
+        kernel = projection_kernel._pointers_kernel
+    return compiled(
+        kernel, arguments, constants=constants, folder=folder, capability=capability, **options
     )
 
 
@@ -170,22 +212,34 @@ def test_row_kernel_takes_whole_vectors_of_250002_columns_and_spills_nothing(
     )
     assert figures.stack == 0
     assert figures.shared <= SHARED_MEMORY
-    # 16 values a thread and block, read in two sweeps and written in one.
-    assert figures.accesses["v4.b32"] == 3 * 16 * DTYPES[dtype].itemsize // 16
+    # 32 bytes a thread and block: copied in two sweeps, in each before its loop twice and once within, and written.
+    assert figures.accesses["copy 16"] == 2 * 3 * 2
+    assert figures.accesses["v4.b32"] == 2 * 2
+    assert not {"copy 4", "copy 8"} & set(figures.accesses)
 
 
 @pytest.mark.parametrize(
-    ("dtype", "divergence"),
-    [("fp16", 2), *[(dtype, divergence) for dtype in ("fp32", "bf16") for divergence in (0, 1, 2)]],
+    ("dtype", "divergence", "sums"),
+    [
+        ("fp16", 2, False),
+        *[(dtype, divergence, False) for dtype in ("fp32", "bf16") for divergence in (0, 1, 2)],
+        *[("fp16", divergence, True) for divergence in (0, 1, 2)],
+    ],
 )
 def test_divergence_kernel_takes_whole_vectors_of_250002_columns_and_spills_nothing(
-    cache: Path, dtype: str, divergence: int
+    cache: Path, dtype: str, divergence: int, sums: bool
 ) -> None:
-    figures = divergence_kernel(dtype, ALIGNED, cache, divergence=divergence)
+    figures = divergence_kernel(
+        dtype, ALIGNED, cache, divergence=divergence, sums=sums, gradient="bf16" if sums else None
+    )
     assert figures.stack == 0
     assert figures.shared <= SHARED_MEMORY
-    # 8 values a thread and block, read in six sweeps and written in one.
-    assert figures.accesses["v4.b32"] == 7 * 8 * DTYPES[dtype].itemsize // 16
+    # Two rows, of which a thread copies 16 or 32 bytes a block.
+    vectors = 1 if dtype == "fp32" or divergence == 2 else 2
+    sweeps = (2 if divergence == 0 else 3) - sums
+    assert figures.accesses["copy 16"] == 2 * sweeps * 3 * vectors
+    assert figures.accesses["v4.b32"] == 2 * vectors
+    assert not {"copy 4", "copy 8"} & set(figures.accesses)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -196,6 +250,20 @@ def test_logits_of_the_callers_whose_rows_start_unaligned_spill_nothing(
     options = {"hard": False, "soft": True, "one": False, "divergence": 2}
     assert row_kernel(dtype, V, cache, **options).stack == 0
     assert divergence_kernel(dtype, V, cache, divergence=0).stack == 0
+
+
+@pytest.mark.parametrize(
+    ("by", "exponentials"),
+    [(by, plane) for by in ("descriptors", "pointers", "again") for plane in (True, False)],
+)
+def test_products_that_end_in_a_softmax_run_on_tensor_cores_and_spill_nothing(
+    cache: Path, by: str, exponentials: bool
+) -> None:
+    figures = projection_kernel(cache, by=by, exponentials=exponentials)
+    assert figures.stack == 0
+    assert "wgmma.mma_async" in figures.products
+    assert figures.shared <= (SHARED_MEMORY if by == "pointers" else 227 * 2**10)
+    assert not {"copy 4", "copy 8"} & set(figures.accesses)
 
 
 def attention_kernel(

@@ -34,7 +34,10 @@ def _seed() -> None:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole block and a part of another for 37 columns."""
-    table = {"divergences": {"default": {"BLOCK_V": 32, "num_warps": 4}}}
+    table = {
+        "divergences": {"default": {"BLOCK_V": 32, "STAGES": 1, "num_warps": 4}},
+        "projection": {"default": {"ROWS": 16, "COLUMNS": 32, "WIDTH": 16, "num_warps": 4}},
+    }
     monkeypatch.setattr(tuning, "_table", lambda: table)
 
 
@@ -115,3 +118,17 @@ def test_rows_outside_the_mask_take_no_part_and_nan_inside_propagates() -> None:
     assert not any(x.isnan().any() for x in got)
     assert step(tensors, "triton")[0].isnan()
     assert not any(x.any() for x in step(tensors, "triton", mask=torch.zeros_like(mask)))
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+@pytest.mark.parametrize("word", [300, 5])
+def test_a_word_far_likelier_than_those_that_a_row_is_measured_by(word: int) -> None:
+    """The base of a row's logits is the largest of the first columns; a word beyond them, or a barred one among them."""
+    tensors = operands(torch.bfloat16, V_s=310, V_t=310)
+    for bias, place in ((tensors[2], word), (tensors[5], word + (word == 300))):
+        bias[place] = 200.0 if word == 300 else -math.inf
+    got = step(tensors, "triton")
+    true = step([x.double() for x in tensors], "reference")
+
+    assert all(relative(a, b) < TOLERANCE[torch.bfloat16] for a, b in zip(got, true, strict=True))

@@ -42,8 +42,9 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks for the rows below, the last of them not full, as the table's have for a real vocabulary."""
     table = {
-        "row_losses": {"default": {"BLOCK_V": 512, "num_warps": 4}},
-        "divergences": {"default": {"BLOCK_V": 256, "num_warps": 4}},
+        "row_losses": {"default": {"BLOCK_V": 512, "STAGES": 1, "num_warps": 4}},
+        "divergences": {"default": {"BLOCK_V": 256, "STAGES": 1, "num_warps": 4}},
+        "projection": {"default": {"ROWS": 16, "COLUMNS": 128, "WIDTH": 16, "num_warps": 4}},
     }
     monkeypatch.setattr(tuning, "_table", lambda: table)
 
@@ -160,6 +161,38 @@ def test_sums_are_rescaled_when_a_later_block_has_a_larger_maximum(
         (expected, by_reference), (actual, by_triton) = results
         torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
         assert relative_error(by_triton, by_reference) < 1e-4
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("logit", [150.0, -math.inf])
+def test_a_word_far_likelier_than_label_and_ids_or_a_barred_label(
+    logit: float, alpha: float
+) -> None:
+    """The base of a row's exponentials is the largest logit of label and ids, which may be far from the row's."""
+    batch = make_distil_batch(SHAPE, dtype=torch.bfloat16, device=DEVICE)
+    hidden, weight, bias, labels, ids, logprobs = batch.positional
+    bias = bias.detach().clone()
+    word = 700 if logit > 0 else int(labels[0])
+    labels[labels == word], ids[ids == word] = (1, -1) if logit > 0 else (word, -1)
+    bias[word] = logit
+    if logit < 0:  # the loss of a barred label is infinite; its gradient is that of the others
+        labels[1:] = 1 if word != 1 else 2
+    leaves = [hidden, weight, bias.requires_grad_()]
+    results = []
+    for impl in ("reference", "triton"):
+        wide = (
+            leaves
+            if impl == "triton"
+            else [leaf.detach().double().requires_grad_() for leaf in leaves]
+        )
+        result = linear_distil_loss(*wide, labels, ids, logprobs, alpha=alpha, impl=impl)
+        results.append([result.loss, *torch.autograd.grad(result.soft * 0 + result.loss, wide)])
+    for by_reference, by_triton in zip(*results, strict=True):
+        if not by_reference.isfinite().all():
+            assert torch.equal(by_reference.isfinite(), by_triton.double().isfinite())
+            continue
+        assert relative_error(by_triton, by_reference) < TOLERANCE[torch.bfloat16]
 
 
 def test_given_logits_keep_their_values_without_gradient() -> None:

@@ -53,17 +53,16 @@ def choose_impl(
     """
     require_choice("impl", impl, IMPLS, operation=operation)
     if impl == "auto":
-        usable = (
-            device.type == "cuda"
-            and dtype in TRITON_DTYPES
-            and unsuited is None
-            and _triton_is_installed()
-            and _unsuited_device(device) is None
-        )
+        usable = dtype in TRITON_DTYPES and unsuited is None and runs_triton(device)
         return "triton" if usable else "torch"
     if impl == "triton":
         _require_triton(operation, device, dtype, unsuited)
     return impl
+
+
+def runs_triton(device: torch.device) -> bool:
+    """Whether it is a GPU that the kernels run on, and triton is installed."""
+    return device.type == "cuda" and _triton_is_installed() and _unsuited_device(device) is None
 
 
 def require_choice(name: str, value: str, allowed: Sequence[str], *, operation: str) -> None:

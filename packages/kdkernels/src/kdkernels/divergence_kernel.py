@@ -1,7 +1,7 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # (what triton compiles is no typed Python)
 
-"""Pieces of the kernels over a vocabulary: loads, stores, log-sums, and the divergences of `divergences.py` in Triton.
+"""Pieces of the kernels over a vocabulary: loads, stores, online softmax, and the divergences of `divergences.py` in Triton.
 
 Imports triton: reached only once impl="triton" has been chosen.
 """
@@ -11,27 +11,50 @@ import triton.language as tl
 
 # The kernels' numbers for the divergences.
 DIVERGENCE_NUMBERS = {"forward_kl": 0, "reverse_kl": 1, "jsd": 2}
+LOG2_E = tl.constexpr(1.4426950408889634)
+LOG_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def load_block(z, column, V, MASKED: tl.constexpr):
-    """Logits of consecutive columns in float32, -inf beyond the row.
+def load_block(z, column, V, scale, MASKED: tl.constexpr):
+    """Logits of consecutive columns times a scale, in float32, -inf beyond the row.
 
     A mask whose bound is no multiple of the vector width forbids wide loads: only the last block of a row has one.
     """
     if MASKED:
-        return tl.load(z + column, mask=column < V, other=-float("inf")).to(tl.float32)
+        return tl.load(z + column, mask=column < V, other=-float("inf")).to(tl.float32) * scale
     else:
-        return tl.load(z + column).to(tl.float32)
+        return tl.load(z + column).to(tl.float32) * scale
 
 
 @triton.jit
-def store_block(z, column, values, V, MASKED: tl.constexpr):
-    """The counterpart of `load_block`."""
+def store_block(z, column, values, V, P, MASKED: tl.constexpr):
+    """The counterpart of `load_block`; zeros in the columns from V to P, which products read."""
+    values = values.to(z.dtype.element_ty)
     if MASKED:
-        tl.store(z + column, values, mask=column < V)
+        values = tl.where(column < V, values, 0.0).to(z.dtype.element_ty)
+        tl.store(z + column, values, mask=column < P)
     else:
         tl.store(z + column, values)
+
+
+@triton.jit
+def online_softmax_update(x, lane_max, lane_sum):
+    """Take a block into every lane's maximum and sum of powers of two: no lane waits for another.
+
+    The online softmax (Milakov & Gimelshein 2018, "Online normalizer calculation for softmax", Algorithm 3): with m the
+    maximum and d the sum of 2^(x - m) so far, m' = max(m, x) and d' = d 2^(m - m') + 2^(x - m').
+    """
+    new_max = tl.maximum(lane_max, x)
+    base = finite_or_zero(new_max)
+    return new_max, lane_sum * tl.exp2(lane_max - base) + tl.exp2(x - base)
+
+
+@triton.jit
+def log2_sum(lane_max, lane_sum):
+    """The lanes' maximum, 0 if there is none, and the logarithm to base 2 of their sum of powers of two."""
+    base = finite_or_zero(tl.max(lane_max, axis=0))
+    return base, base + tl.log2(tl.sum(lane_sum * tl.exp2(lane_max - base), axis=0))
 
 
 @triton.jit

@@ -7,18 +7,23 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+HALF_PRECISION = (torch.bfloat16, torch.float16)
 # Rows of logits start at multiples of this many values on a GPU: tensor cores, TMA and wide loads want 16 bytes, and
 # V = 250,002 gives them 4.
 ALIGNED_COLUMNS = 64
 # Columns of the vocabulary that are widened to float32 at once, to stay in a core's cache.
 WIDENED_COLUMNS = 1024
 CPU_CHUNK_BYTES = 256 * 2**20
-DEVICE_CHUNK_BYTES = 2**30
+DEVICE_CHUNK_BYTES = 4 * 2**30
+DEVICE_SHARE = 16  # of a device's memory at most this part
 
 
 def default_chunk_bytes(device: torch.device) -> int:
-    """Size of the logits buffer where the caller names none."""
-    return CPU_CHUNK_BYTES if device.type == "cpu" else DEVICE_CHUNK_BYTES
+    """Size of the logits buffer where the caller names none: on a GPU one chunk where it fits, which needs no float32 sums."""
+    if device.type != "cuda":
+        return CPU_CHUNK_BYTES
+    total = torch.cuda.get_device_properties(device).total_memory
+    return min(DEVICE_CHUNK_BYTES, total // DEVICE_SHARE)
 
 
 def chunk_rows(N: int, *, row_bytes: int, chunk_bytes: int) -> int:
@@ -33,6 +38,13 @@ def empty_rows(rows: int, columns: int, dtype: torch.dtype, device: torch.device
     if device.type != "cpu":
         stride = -(-columns // ALIGNED_COLUMNS) * ALIGNED_COLUMNS
     return torch.empty(rows, stride, dtype=dtype, device=device)[:, :columns]
+
+
+def padded_rows(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """As `empty_rows`, with the columns behind each row that keep the next one aligned: [rows, at least `columns`]."""
+    return torch.empty(
+        rows, -(-columns // ALIGNED_COLUMNS) * ALIGNED_COLUMNS, dtype=dtype, device=device
+    )
 
 
 @contextlib.contextmanager
@@ -95,3 +107,21 @@ def product_into(out: Tensor, a: Tensor, b: Tensor) -> None:
         for start in range(0, a.shape[1], WIDENED_COLUMNS):
             part = slice(start, start + WIDENED_COLUMNS)
             out.addmm_(a[:, part].to(out.dtype), b[part].to(out.dtype))
+
+
+def plane_times_weight(out: Tensor, plane: Tensor, weight: Tensor) -> None:
+    """Write plane[:, :V] weight to `out`. [R, P], [V, H] -> [R, H]
+
+    Where a dimension is no multiple of 8, cuBLAS takes slower kernels for the whole product: the last columns go by
+    themselves.
+    """
+    V = len(weight)
+    body = V // ALIGNED_COLUMNS * ALIGNED_COLUMNS
+    if body in (0, V):
+        product_into(out, plane[:, :V], weight)
+        return
+    total = out if out.dtype == torch.float32 else torch.empty_like(out, dtype=torch.float32)
+    product_into(total, plane[:, :body], weight[:body])
+    rest = torch.empty_like(total)
+    product_into(rest, plane[:, body:V], weight[body:])
+    torch.add(total, rest, out=out)

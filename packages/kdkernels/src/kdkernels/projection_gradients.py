@@ -36,19 +36,21 @@ def unscaled(
 class WeightGradient:
     """dW = Σ over chunks of dzᵀ h, accumulated in float32 whatever the operands; [V, H]."""
 
-    def __init__(self, weight: Tensor, *, chunks: int) -> None:
+    def __init__(self, weight: Tensor, *, chunks: int, rows: int | None = None) -> None:
         """Make room.
 
         Args:
             weight: the operand.
             chunks: how many will be added; the product of a single one needs no accumulator.
+            rows: how many the sum has, at least V, where what is added has columns that stand for no word; None for V.
         """
-        self._sum = torch.empty_like(
-            weight,
+        self._sum = torch.empty(
+            weight.shape[0] if rows is None else rows,
+            weight.shape[1],
+            device=weight.device,
             dtype=dtype_of_gradient(weight.dtype)
             if chunks == 1
             else accumulation_dtype(weight.dtype),
-            memory_format=torch.contiguous_format,
         )
         self._empty = True
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kdkernels.checks import KernelArgumentError
+from kdkernels.checks import KernelArgumentError, runs_triton
 from kdkernels.compiling import has_values
 
 
@@ -119,7 +119,8 @@ def scaled(
         dtype: of the result; None for that of the gradient.
 
     Returns:
-        The product; the gradient itself where a CPU can see that nothing changes.
+        The product; the gradient itself where a CPU can see that nothing changes, and on a GPU where nothing needs it as it
+        was: its memory then holds the product.
     """
     if gradient is None:
         return None
@@ -129,5 +130,14 @@ def scaled(
     if grad_output.device.type == "cpu":
         factor = grad_output.item()
         return (gradient if factor == 1 else gradient * factor).to(dtype)
+    if dtype == gradient.dtype != torch.float64 and not _is_kept() and runs_triton(gradient.device):
+        from kdkernels.scaling_kernel import multiply_in_place
+
+        return multiply_in_place(gradient, grad_output)
     # One element, not a scalar: the product is then taken in the wider dtype of the two, and rounded once.
     return torch.mul(gradient, grad_output.reshape(1), out=torch.empty_like(gradient, dtype=dtype))
+
+
+def _is_kept() -> bool:
+    """Whether a later backward pass may need what this one has saved (`retain_graph=True`)."""
+    return bool(torch._C._autograd._get_current_graph_task_keep_graph())

@@ -10,21 +10,28 @@ from importlib import resources
 import torch
 
 
-def launch_options(kernel: str, device: torch.device, *, columns: int) -> dict[str, int]:
+def launch_options(
+    kernel: str, device: torch.device, *, columns: int, itemsize: int = 2
+) -> dict[str, int]:
     """Block size and warps for one launch.
 
     Args:
         kernel: a key of the table.
         device: whose name is looked up; unknown devices and the interpreter take the row "default".
         columns: length of the rows, which bounds the block.
+        itemsize: bytes of an element; the table's blocks are for 2, and of the same bytes for more.
 
     Returns:
-        BLOCK_V and num_warps, to pass to the kernel.
+        What to pass to the kernel.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "default"
     options = _table()[kernel]
     chosen = dict(options.get(name, options["default"]))
-    chosen["BLOCK_V"] = min(chosen["BLOCK_V"], max(16, 1 << (columns - 1).bit_length()))
+    if "BLOCK_V" in chosen:
+        chosen["BLOCK_V"] = chosen["BLOCK_V"] * 2 // itemsize
+    for name in ("BLOCK_V", "COLUMNS"):
+        if name in chosen:
+            chosen[name] = min(chosen[name], max(16, 1 << (columns - 1).bit_length()))
     return chosen
 
 

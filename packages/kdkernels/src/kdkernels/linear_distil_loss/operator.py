@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kdkernels.linear_distil_loss import chunked
+from kdkernels.linear_distil_loss.implementation import losses_and_gradients_of
 from kdkernels.linear_distil_loss.rows import Rows
 from kdkernels.loss_options import LossOptions
 from kdkernels.operators import loss_operator, or_empty
@@ -11,7 +11,6 @@ from kdkernels.precision import accumulation_dtype
 from kdkernels.products import default_chunk_bytes, dtype_of_gradient
 from kdkernels.reduction import weighted_sum
 from kdkernels.targets import prepare_targets
-from kdkernels.topk_kl.operator import row_losses_of
 
 
 def _fake(
@@ -105,7 +104,8 @@ def linear_distil(
                 duplicates=duplicates,
                 columns=V,
             )
-        hard_rows, soft_rows, gradients = chunked.losses_and_gradients(
+        compute = losses_and_gradients_of(impl, compute_dtype)
+        hard_rows, soft_rows, gradients = compute(
             rows.hidden,
             weight,
             bias,
@@ -116,7 +116,6 @@ def linear_distil(
             wanted=(want_hidden, want_weight, want_bias),
             compute_dtype=compute_dtype,
             chunk_bytes=default_chunk_bytes(hidden.device) if chunk_bytes is None else chunk_bytes,
-            row_losses=row_losses_of(impl),
         )
     by_hidden = gradients.hidden
     if counted is not None and selected is None:

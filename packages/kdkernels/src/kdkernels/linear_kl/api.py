@@ -75,7 +75,8 @@ def linear_kl(
         mask: [N] True for the rows that count, None for all.
         row_weight: [N] factor of each row; it does not enter the number of rows.
         divisor: divides the sum in place of the number of counted rows.
-        chunk_bytes: size of the buffers for both sides' logits and their gradient; None for 256 MiB on a CPU and 1 GiB on a GPU.
+        chunk_bytes: size of the buffers for both sides' logits and their gradient; None for 256 MiB on a CPU, and on a GPU a sixteenth of
+            its memory, at most 4 GiB.
         impl: "reference", "torch", "triton", or "auto" as in `linear_distil_loss`.
         check: whether to look at `column_map` and to take counted rows out, which waits for the device; with False rows
             that do not count are computed with the others (and add exactly 0), `rows` is a tensor, and an entry of the

@@ -40,6 +40,11 @@ class Head(NamedTuple):
         bias = None if self.bias is None else self.bias.detach()
         return Head(self.hidden.detach(), self.weight.detach(), bias)
 
+    def contiguous(self) -> "Head":
+        """The same with its vectors in one piece."""
+        bias = None if self.bias is None else self.bias.contiguous()
+        return Head(self.hidden.contiguous(), self.weight.contiguous(), bias)
+
     def logits(self, start: int, stop: int, out: Tensor) -> Tensor:
         """Of some rows, written to `out` [stop - start, V] in its dtype, unrounded: float32 for half precision."""
         rows, weight = self.hidden[start:stop], self.weight

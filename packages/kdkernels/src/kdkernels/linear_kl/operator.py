@@ -1,14 +1,11 @@
 """`torch.ops.kdkernels.linear_kl`: from the hidden states of two models to the student's gradients as one operator."""
 
-import functools
-
 import torch
 from torch import Tensor
 
-from kdkernels.kl.operator import row_losses_of
-from kdkernels.linear_kl import chunked
 from kdkernels.linear_kl.columns import Columns, check_map
 from kdkernels.linear_kl.heads import Head
+from kdkernels.linear_kl.implementation import losses_and_gradients_of
 from kdkernels.operators import loss_operator, or_empty
 from kdkernels.products import default_chunk_bytes, dtype_of_gradient
 from kdkernels.reduction import weighted_sum
@@ -91,20 +88,23 @@ def linear_kl_operator(
     elif mask is not None:
         student, teacher = student.without(~mask), teacher.without(~mask)
     with torch.autocast(hidden_s.device.type, enabled=False):
-        losses, gradients = chunked.losses_and_gradients(
+        compute = losses_and_gradients_of(
+            impl,
+            dtypes=(dtype_s, dtype_t),
+            temperature=temperature,
+            divergence=divergence,
+            beta=beta,
+        )
+        losses, gradients = compute(
             student.cast(dtype_s),
             teacher.cast(dtype_t),
             columns,
             row_scale=row_scale,
-            temperature=temperature,
             wanted=(want_hidden, want_weight, want_bias),
             operands=student,
             chunk_bytes=default_chunk_bytes(hidden_s.device)
             if chunk_bytes is None
             else chunk_bytes,
-            row_losses=functools.partial(
-                row_losses_of(impl), temperature=temperature, divergence=divergence, beta=beta
-            ),
         )
     by_hidden = gradients.hidden
     if mask is not None and selected is None:
