@@ -38,7 +38,7 @@ def output_projection(model: nn.Module) -> nn.Linear:
     find: Callable[[], nn.Module | None] | None = getattr(model, "get_output_embeddings", None)
     head = None if find is None else find()
     if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward:
-        kind = "none" if head is None else type(head).__name__
+        kind = "none" if head is None else f"{type(head).__module__}.{type(head).__qualname__}"
         raise KernelArgumentError(
             f"{OPERATION}: model must have a plain torch.nn.Linear as its output projection "
             f"(get_output_embeddings()); {name} has {kind}: open it as …ForMaskedLM or …ForCausalLM, and leave its head "
