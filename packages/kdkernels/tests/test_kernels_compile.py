@@ -302,7 +302,7 @@ def attention_kernel(
             arguments[argument] = "*bf16" if dtype == "bf16" else "*fp32"
         elif argument in ("row_statistics", "totals"):
             arguments[argument] = "*fp32"
-        elif argument.startswith("scale"):
+        elif argument in ("scale_s", "scale_t", "factor", "share"):
             arguments[argument] = "fp32"
         elif argument[:2] in ("qs", "ks", "qt", "kt", "dq", "dk") and argument[2] == "_":
             arguments[argument] = strides[argument[3]]

@@ -18,7 +18,7 @@ Forward = Callable[[Tensor], Activations]
 
 
 class ReplayedForward:
-    """A pass through an encoder without gradients, run as it is or, where that gives the same bits, replayed.
+    """A pass through an encoder without gradients, run as it is or replayed, which may round differently.
 
     A pass is a thousand small kernels, which a processor can need longer to launch than a GPU to compute. The third batch of a
     shape is recorded as a CUDA graph, which is launched as one from then on. Weights are read where they are, so they may be
@@ -38,6 +38,8 @@ class ReplayedForward:
     def __call__(self, ids: Tensor) -> Activations:
         """What `forward` captures of ids [B, S]."""
         if not self._records or ids.device.type != "cuda" or torch.is_grad_enabled():
+            return self._forward(ids)
+        if torch.cuda.is_current_stream_capturing():  # part of a recording of the caller's
             return self._forward(ids)
         autocast = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
         shape = (ids.shape, ids.dtype, ids.device, autocast)

@@ -37,6 +37,11 @@ class Comparison:
         """Whether padding stays among the tokens, where nobody may look at the mask."""
         return not self.check and self.mask is not None and self.mask.dim() == 2
 
+    @property
+    def gradient_factor(self) -> float:
+        """Of gradients: ∂(scale · q kᵀ) / ∂q has the scale, and of the squared difference half the gradient is summed."""
+        return self.scale_s * (2.0 if self.divergence == "mse" else 1.0)
+
     def counted_without_mask(self, *, batch: int, heads: int, length: int) -> int:
         """What the mean runs over where every token is real: pairs within reach, or query rows."""
         if self.divergence == "kl":

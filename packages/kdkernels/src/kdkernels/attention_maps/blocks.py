@@ -6,6 +6,8 @@ whole vectors of all four operands on the chip: float32 heads of 1,024 values wo
 `tests/test_kernels_compile.py` holds this. `WHOLE_BLOCKS` in bfloat16 and float32 are the fastest of about ten on an H100.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -31,7 +33,10 @@ WHOLE_BLOCKS: Table = {
         64: ((128, 64, 8, 1), (64, 128, 8, 1)),
         128: ((128, 32, 8, 1), (32, 128, 8, 1)),
     },
-    torch.bfloat16: {64: ((64, 128, 4, 2), (32, 64, 4, 3)), 128: ((64, 64, 4, 2), (64, 64, 4, 2))},
+    torch.bfloat16: {
+        64: ((128, 128, 8, 2), (64, 128, 8, 2)),
+        128: ((64, 64, 4, 2), (64, 64, 4, 2)),
+    },
 }
 _LARGE = (9, 10)  # major compute capabilities
 _WHOLE = 128  # divides the lengths that `WHOLE_BLOCKS` are for
@@ -46,7 +51,7 @@ def blocks_for(*sides: Tensor, masked: bool) -> tuple[Block, Block]:
     """
     device, length = sides[0].device, sides[0].shape[2]
     table = BLOCKS
-    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in _LARGE:
+    if device.type == "cuda" and _major_capability(device) in _LARGE:
         table = LARGE_BLOCKS if masked or length % _WHOLE else WHOLE_BLOCKS
     rows = next(table[dtype] for dtype in table if any(side.dtype == dtype for side in sides))
     width = _width(*sides)
@@ -69,6 +74,11 @@ def too_wide(*sides: Tensor) -> str | None:
         f"takes heads of at most {listed}, for which its tiles fit a device's shared memory; got heads of "
         f"{width} values in {_name(decides)}: use more and narrower heads, or ask for impl='torch'"
     )
+
+
+@functools.cache
+def _major_capability(device: torch.device) -> int:
+    return torch.cuda.get_device_capability(device)[0]
 
 
 def _width(*sides: Tensor) -> int:

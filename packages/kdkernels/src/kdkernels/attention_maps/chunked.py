@@ -23,6 +23,13 @@ def map_sums(
     q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, comparison: Comparison, *, gradient: bool
 ) -> MapSums:
     """Sum the comparison over all tiles; float64 in float64, everything else in float32."""
+    with torch.autocast(q_s.device.type, enabled=False):
+        return _map_sums(q_s, k_s, q_t, k_t, comparison, gradient=gradient)
+
+
+def _map_sums(
+    q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, comparison: Comparison, *, gradient: bool
+) -> MapSums:
     dtype = accumulation_dtype(widest(q_s, k_s, q_t, k_t))
     total = torch.zeros((), dtype=torch.float64, device=q_s.device)
     count = torch.zeros((), dtype=torch.int64, device=q_s.device)

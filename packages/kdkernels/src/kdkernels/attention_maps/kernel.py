@@ -49,39 +49,43 @@ def map_sums(
     of_rows, of_keys = blocks_for(q_s, q_t, masked=masked)
     row_blocks, key_blocks = triton.cdiv(length, of_rows[0]), triton.cdiv(length, of_keys[1])
     device, mask, reach = q_s.device, comparison.mask, comparison.reach
-    totals = torch.empty(batch * heads, row_blocks, dtype=torch.float32, device=device)
-    counts = torch.empty_like(totals, dtype=torch.int64)
-    row_statistics = torch.empty(3, batch * heads, length, dtype=torch.float32, device=device)
+    pairs, mse = batch * heads, comparison.divergence == "mse"
+    numbers_of_rows = torch.empty(
+        pairs * (3 * length + row_blocks), dtype=torch.float32, device=device
+    )
+    row_statistics, totals = numbers_of_rows.split([3 * pairs * length, pairs * row_blocks])
     dq, dk = (_gradient_buffer(operand, empty=not gradient) for operand in (q_s, k_s))
     if totals.numel() == 0:
         return MapSums(totals.sum(), 0, dq, dk)
+    counts = totals if mask is None else torch.empty_like(totals, dtype=torch.int64)
+    counted = comparison.counted_without_mask(batch=batch, heads=heads, length=length)
+    is_mean = mask is None and comparison.divisor is None
+    share = (1.0 if mse else LN_2.value) / (counted if is_mean else 1)
+    factor = comparison.gradient_factor / counted if is_mean else 1.0
     tensors = (q_s, k_s, q_t, k_t, q_s if mask is None else mask.view(torch.uint8))
     strides = [stride for side in tensors[:4] for stride in side.stride()]
     mask_strides = (0, 0, 0) if mask is None else (*mask.stride(), 0)[:3]
     scales = comparison.scale_s * LOG2_E.value, comparison.scale_t * LOG2_E.value
-    numbers = (*mask_strides, heads, length, reach or 0, *scales)
+    sizes = (*mask_strides, heads, length, reach or 0, *scales)
     options: dict[str, Any] = {
         "width_s": width_s,
         "width_t": width_t,
-        "MSE": comparison.divergence == "mse",
+        "MSE": mse,
         "MASK_AXES": 0 if mask is None else mask.dim() - 1,
         "LOCAL": reach is not None,
         "WIDTH_S": max(16, triton.next_power_of_2(width_s)),
         "WIDTH_T": max(16, triton.next_power_of_2(width_t)),
     }
-    _loss_and_dq_kernel[(row_blocks * batch * heads,)](
-        *tensors, row_statistics, totals, counts, dq, *strides, *dq.stride(), *numbers,
+    _loss_and_dq_kernel[(row_blocks * pairs,)](
+        *tensors, row_statistics, totals, counts, dq, *strides, *dq.stride(), *sizes, factor, share,
         GRADIENT=gradient, **options, **_block_options(of_rows, length, mask),
     )  # fmt: skip
     if gradient:
-        _dk_kernel[(key_blocks * batch * heads,)](
-            *tensors, row_statistics, dk, *strides, *dk.stride(), *numbers,
+        _dk_kernel[(key_blocks * pairs,)](
+            *tensors, row_statistics, dk, *strides, *dk.stride(), *sizes, factor,
             **options, **_block_options(of_keys, length, mask),
         )  # fmt: skip
-    if mask is None:
-        counted = comparison.counted_without_mask(batch=batch, heads=heads, length=length)
-        return MapSums(totals.sum(), counted, dq, dk)
-    return MapSums(totals.sum(), counts.sum(), dq, dk)
+    return MapSums(totals.sum(), counted if mask is None else counts.sum(), dq, dk, is_mean)
 
 
 def _gradient_buffer(operand: Tensor, *, empty: bool) -> Tensor:
@@ -214,11 +218,14 @@ def _loss_and_dq_kernel(
     qs_b, qs_h, qs_s, qs_d, ks_b, ks_h, ks_s, ks_d,
     qt_b, qt_h, qt_s, qt_d, kt_b, kt_h, kt_s, kt_d,
     dq_b, dq_h, dq_s, dq_d, mask_b, mask_i, mask_j,
-    heads, length, reach, scale_s, scale_t, width_s: tl.constexpr, width_t: tl.constexpr,
+    heads, length, reach, scale_s, scale_t, factor, share, width_s: tl.constexpr, width_t: tl.constexpr,
     GRADIENT: tl.constexpr, MSE: tl.constexpr, MASK_AXES: tl.constexpr, LOCAL: tl.constexpr, WHOLE: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH_S: tl.constexpr, WIDTH_T: tl.constexpr,
 ):  # fmt: skip
-    """One block of query rows of one head against all keys: partitions, sum, count and dq. Scales are of exponents of 2."""
+    """One block of query rows of one head against all keys: partitions, sum, count and dq.
+
+    Scales are of exponents of 2; the sum is multiplied by `share`, dq by `factor`.
+    """
     PLAIN: tl.constexpr = WHOLE and not LOCAL and MASK_AXES == 0
     program, blocks = tl.program_id(0), tl.cdiv(length, ROWS)
     block, pair = program % blocks, (program // blocks).to(tl.int64)
@@ -304,14 +311,13 @@ def _loss_and_dq_kernel(
     if GRADIENT:
         first_dq = _first_vectors(dq, (dq_b, dq_h, dq_s, dq_d), sequence, head, ROWS, WIDTH_S)
         _store_gradient(
-            first_dq, block * ROWS, dq_s, dq_block, row, length, width_s, WIDTH_S, WHOLE
+            first_dq, block * ROWS, dq_s, dq_block * factor, row, length, width_s, WIDTH_S, WHOLE
         )
         where = row_statistics + pair * length + row
         tl.store(where, lse_s, mask=row < length)
         tl.store(where + all_rows, lse_t, mask=row < length)
         tl.store(where + 2 * all_rows, row_dot, mask=row < length)
-    sum_of_rows = tl.sum(total, 0)
-    tl.store(totals + program, sum_of_rows if MSE else sum_of_rows * LN_2)
+    tl.store(totals + program, tl.sum(total, 0) * share)
     if MASK_AXES > 0:
         counted = keys_seen if MSE else (keys_seen > 0).to(tl.int32)
         tl.store(counts + program, tl.sum(counted.to(tl.int64), 0))
@@ -323,7 +329,7 @@ def _dk_kernel(
     qs_b, qs_h, qs_s, qs_d, ks_b, ks_h, ks_s, ks_d,
     qt_b, qt_h, qt_s, qt_d, kt_b, kt_h, kt_s, kt_d,
     dk_b, dk_h, dk_s, dk_d, mask_b, mask_i, mask_j,
-    heads, length, reach, scale_s, scale_t, width_s: tl.constexpr, width_t: tl.constexpr,
+    heads, length, reach, scale_s, scale_t, factor, width_s: tl.constexpr, width_t: tl.constexpr,
     MSE: tl.constexpr, MASK_AXES: tl.constexpr, LOCAL: tl.constexpr, WHOLE: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH_S: tl.constexpr, WIDTH_T: tl.constexpr,
 ):  # fmt: skip
@@ -368,4 +374,6 @@ def _dk_kernel(
             grad_scores = tl.where(visible, grad_scores, 0.0)
         dk_block += _gradient_product(grad_scores, queries_s)
     first_dk = _first_vectors(dk, (dk_b, dk_h, dk_s, dk_d), sequence, head, KEYS, WIDTH_S)
-    _store_gradient(first_dk, block * KEYS, dk_s, dk_block, key, length, width_s, WIDTH_S, WHOLE)
+    _store_gradient(
+        first_dk, block * KEYS, dk_s, dk_block * factor, key, length, width_s, WIDTH_S, WHOLE
+    )

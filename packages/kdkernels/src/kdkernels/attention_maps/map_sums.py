@@ -11,11 +11,13 @@ class MapSums(NamedTuple):
     Attributes:
         total: the sum over all entries.
         counted: what its mean runs over; a number where it is known without a look at a device.
-        dq: [B, h, S, d], the gradient of the total by q_s, up to the factors that `map_loss` applies; empty if unasked.
+        dq: [B, h, S, d], the gradient of the total by q_s, up to the factors that the operator applies; empty if unasked.
         dk: as `dq`, by k_s.
+        is_mean: whether total and gradients are of the mean already, all factors applied.
     """
 
     total: Tensor
     counted: Tensor | int
     dq: Tensor
     dk: Tensor
+    is_mean: bool = False

@@ -67,17 +67,15 @@ def map_loss_operator(
         chunk_bytes=chunk_bytes,
         check=check,
     )
-    with torch.autocast(q_s.device.type, enabled=False):
-        sums = map_sums_of(impl)(q_s, k_s, q_t, k_t, comparison, gradient=want_gradient)
-        counted, number = sums.counted, _number(sums, divisor)
-        if isinstance(counted, int):
-            counted = torch.full((), counted, device=q_s.device)
-        if not want_gradient:
-            return sums.total / number, counted, q_s.new_empty(0), k_s.new_empty(0)
-        # ∂(scale · q kᵀ) / ∂q has the scale; of the squared difference the sums hold half the gradient.
-        factor = (2.0 if divergence == "mse" else 1.0) * scale_s / number
-        by_query, by_key = _scaled_like(sums.dq, q_s, factor), _scaled_like(sums.dk, k_s, factor)
-        return sums.total / number, counted, by_query, by_key
+    sums = map_sums_of(impl)(q_s, k_s, q_t, k_t, comparison, gradient=want_gradient)
+    counted, number = sums.counted, _number(sums, divisor)
+    if isinstance(counted, int):
+        counted = torch.full((), counted, device=q_s.device)
+    loss = sums.total if sums.is_mean else sums.total / number
+    if not want_gradient:
+        return loss, counted, q_s.new_empty(0), k_s.new_empty(0)
+    factor = 1.0 if sums.is_mean else comparison.gradient_factor / number
+    return loss, counted, _scaled_like(sums.dq, q_s, factor), _scaled_like(sums.dk, k_s, factor)
 
 
 def map_sums_of(impl: str) -> Callable[..., MapSums]:
@@ -106,7 +104,7 @@ def _scaled_like(gradient: Tensor, operand: Tensor, factor: Tensor | float) -> T
         gradient.dtype == _kept_dtype(operand, gradient.dtype)
         and gradient.stride() == operand.stride()
     ):
-        return gradient.mul_(factor)
+        return gradient if isinstance(factor, float) and factor == 1 else gradient.mul_(factor)
     return torch.mul(gradient, factor, out=_room(operand, gradient.dtype))
 
 
