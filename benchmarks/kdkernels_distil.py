@@ -54,10 +54,11 @@ def step(case: Case, loss: Callable[[Case], torch.Tensor]) -> Callable[[], objec
     return run
 
 
-def linear_distil(case: Case) -> torch.Tensor:
+def linear_distil(case: Case, *, chunk_bytes: int | None = None) -> torch.Tensor:
     return kdkernels.linear_distil_loss(
-        case.hidden, case.weight, case.bias, case.labels, case.ids, case.logprobs, alpha=ALPHA
-    ).loss
+        case.hidden, case.weight, case.bias, case.labels, case.ids, case.logprobs, alpha=ALPHA,
+        chunk_bytes=chunk_bytes,
+    ).loss  # fmt: skip
 
 
 def linear_hard(case: Case) -> torch.Tensor:

@@ -12,45 +12,77 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 from unittest import mock
 
 import torch
-from record import Recorder, parser, race, spread
+from record import Recorder, parser, spread
 
 from kdkernels import tuning
 from kdkernels.loss_options import LossOptions
-from kdkernels.products import empty_rows
+from kdkernels.products import padded_rows
 from kdkernels.targets import Targets
 
-BLOCKS = (4096, 8192, 16384, 32768)
-WARPS = (8, 16, 32)
-KERNELS = ("row_losses", "divergences")
-N, V = 2048, 250_002
+N, H, V = 2048, 768, 250_002
+ROWS_OPTIONS = [
+    {"BLOCK_V": block, "num_warps": warps, "STAGES": stages}
+    for block, warps, stages in itertools.product((4096, 8192, 16384), (8, 16, 32), (1, 3))
+    if 8 <= block // (32 * warps) <= 32  # columns of a thread: fewer leave loads small, more spill
+]
+OPTIONS = {
+    "projection": [
+        {"ROWS": 128, "COLUMNS": columns, "WIDTH": 64, "num_warps": warps, "num_stages": stages}
+        for columns, warps, stages in ((256, 8, 3), (256, 8, 2), (128, 8, 4), (128, 4, 4))
+    ],
+    "row_losses": ROWS_OPTIONS,
+    "divergences": ROWS_OPTIONS,
+}
 
 
-def launch(
-    kernel: str,
-    rows: torch.Tensor,
-    teacher: torch.Tensor,
-    targets: Targets,
-    options: dict[str, int],
-) -> None:
-    """One launch with given options and nothing beside it, over rows that it overwrites with what it takes for gradients."""
+class Inputs(NamedTuple):
+    """As the linear losses have them."""
+
+    hidden: torch.Tensor  # [N, H]
+    weight: torch.Tensor  # [V, H]
+    rows: torch.Tensor  # [N, P]
+    teacher: torch.Tensor  # [N, P]
+    targets: Targets
+
+
+def make_inputs() -> Inputs:
+    device = torch.device("cuda")
+    rows, teacher = (padded_rows(N, V, torch.float16, device).normal_() for _ in range(2))
+    mass, ids = torch.log_softmax(teacher[:, :V].float(), 1).topk(8)
+    hidden, weight = (
+        torch.randn(size, H, device=device, dtype=torch.bfloat16) / H**0.25 for size in (N, V)
+    )
+    return Inputs(
+        hidden, weight, rows, teacher, Targets(ids, mass, torch.log1p(-mass.exp().sum(1)))
+    )
+
+
+def launch(kernel: str, inputs: Inputs, options: dict[str, int]) -> None:
+    """One launch with given options, over rows that it overwrites with what it takes for gradients."""
     from kdkernels.kl import kernel as dense
+    from kdkernels.projection_kernel import project
     from kdkernels.topk_kl import kernel as sparse
 
-    row_scale = torch.ones(len(rows), device=rows.device)
-    table = {kernel: {"default": options}}
-    with mock.patch.object(tuning, "_table", return_value=table):
-        if kernel == "divergences":
-            dense.row_losses(
-                rows, teacher, row_scale=row_scale, temperature=1.0, divergence="forward_kl",
-                beta=0.5, gradient=rows,
+    row_scale, losses = torch.ones(N, device="cuda"), torch.empty(2, N, device="cuda")
+    gradient = inputs.rows.view(torch.bfloat16)
+    with mock.patch.object(tuning, "_table", return_value={kernel: {"default": options}}):
+        if kernel == "projection":
+            project(
+                inputs.hidden, inputs.weight, None, losses[0].zero_(), gradient, exponentials=True
+            )
+        elif kernel == "divergences":
+            dense.launch(
+                inputs.rows, inputs.teacher, losses[0], row_scale=row_scale, columns=V, scale=1.0, temperature=1.0,
+                divergence="forward_kl", beta=0.5, gradient=gradient,
             )  # fmt: skip
         else:
-            sparse.row_losses(
-                rows, labels=targets.ids[:, 0], targets=targets, row_scale=row_scale,
-                options=LossOptions(alpha=0.5), gradient=rows,
+            sparse.launch(
+                inputs.rows, *losses, inputs.targets.ids[:, 0], inputs.targets, row_scale, LossOptions(alpha=0.5),
+                columns=V, scale=1.0, gradient=gradient,
             )  # fmt: skip
 
 
@@ -65,6 +97,17 @@ def fits(run: Callable[[], None]) -> bool:
     return True
 
 
+def race(runs: dict[str, Callable[[], None]], *, repeats: int) -> dict[str, list[float]]:
+    """Seconds of the device alone, with a cold cache."""
+    from triton.testing import do_bench
+
+    milliseconds = repeats * 5  # about what a launch takes
+    return {
+        name: [ms / 1000 for ms in do_bench(run, warmup=5, rep=milliseconds, return_mode="all")]
+        for name, run in runs.items()
+    }
+
+
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--write", action="store_true", help="put the rows into tuning.json")
@@ -74,31 +117,22 @@ def main() -> None:
         print("kdkernels_tune: there is no CUDA device, so there is nothing to tune")
         return
     recorder = Recorder("kdkernels_tune", options)
-    # As the linear losses lay their logits out.
-    rows, teacher = (
-        empty_rows(N, V, torch.bfloat16, torch.device("cuda")).normal_() for _ in range(2)
-    )
-    mass, ids = torch.log_softmax(teacher.float(), 1).topk(8)
-    targets = Targets(ids, mass, torch.log1p(-mass.exp().sum(1)))
+    inputs = make_inputs()
     device = torch.cuda.get_device_name()
     best = {}
-    for kernel in KERNELS:
-        candidates = {
-            f"{block} columns, {warps} warps": {"BLOCK_V": block, "num_warps": warps}
-            for block, warps in itertools.product(BLOCKS, WARPS)
-            if 8
-            <= block // (32 * warps)
-            <= 64  # columns of a thread: fewer leave loads small, more spill
+    for kernel, candidates in OPTIONS.items():
+        chosen = {
+            ", ".join(f"{key} {value}" for key, value in candidate.items()): candidate
+            for candidate in candidates
         }
         runs = {
-            name: functools.partial(launch, kernel, rows, teacher, targets, candidate)
-            for name, candidate in candidates.items()
+            name: functools.partial(launch, kernel, inputs, candidate)
+            for name, candidate in chosen.items()
         }
-        runs = {name: run for name, run in runs.items() if fits(run)}
-        times = race(runs, repeats=5)
+        times = race({name: run for name, run in runs.items() if fits(run)}, repeats=15)
         recorder.add(kernel, times, unit="s", shape={"N": N, "V": V})
         medians = {name: spread(samples).median for name, samples in times.items()}
-        best[kernel] = {device: candidates[min(medians, key=medians.__getitem__)]}
+        best[kernel] = {device: chosen[min(medians, key=medians.__getitem__)]}
         if options.blocks:
             options.blocks.write_text(json.dumps(best, indent=2) + "\n", encoding="utf-8")
     recorder.close()
