@@ -91,13 +91,19 @@ TABLES = (
     ),
     *(
         Table(
-            title=f"NVIDIA H100, bfloat16 autocast, a step of Trainer: {said}",
-            question="kdkernels_trainer", what=f"{kind}, a training step", machine=H100, shape={"dtype": "bf16"},
-            floor="logits",
+            title=f"{where}, a step of Trainer: {said}",
+            question="kdkernels_trainer", what=f"{kind}, a training step", machine=machine, shape={"dtype": dtype},
+            floor="the formula on logits",
         )
-        for kind, said in (
-            ("encoder", "a masked model of two layers, B=16, S=512, 15 % masked, H=768, V=250,002, K=16"),
-            ("decoder", "a causal model of two layers, B=8, S=512, H=1,024, V=128,256, K=16"),
+        for where, machine, dtype, kind, said in (
+            ("NVIDIA H100, bfloat16 autocast", H100, "bf16", "encoder",
+             "a masked model of two layers, B=16, S=512, 15 % masked, H=768, V=250,002, K=16"),
+            ("NVIDIA H100, bfloat16 autocast", H100, "bf16", "decoder",
+             "a causal model of two layers, B=8, S=512, H=1,024, V=128,256, K=16"),
+            (f"{CPU}, one thread, float32", XEON, "fp32", "encoder",
+             "a masked model of two layers, B=8, S=256, 15 % masked, H=384, V=120,000, K=16"),
+            (f"{CPU}, one thread, float32", XEON, "fp32", "decoder",
+             "a causal model of two layers, B=2, S=256, H=384, V=32,000, K=16"),
         )
     ),
 )  # fmt: skip
