@@ -185,16 +185,16 @@ def test_a_student_near_its_teacher_has_an_exact_loss_and_gradient() -> None:
     assert relative(k_s.grad, exact[1].grad) < 2e-2
 
 
+@pytest.mark.parametrize("length", [70] if INTERPRETED else [150, 256])
 @pytest.mark.parametrize(
     ("dtype", "width"),
     [(dtype, width) for dtype in TOLERANCE for width in BLOCKS[dtype]],
     ids=str,
 )
 def test_every_width_that_auto_accepts_with_the_tables_blocks(
-    dtype: torch.dtype, width: int
+    dtype: torch.dtype, width: int, length: int
 ) -> None:
     """Both comparisons, their gradients included; on a device a tile that does not fit fails at the launch."""
-    length = (40 if dtype == torch.float32 else 70) if INTERPRETED else 150
     x_s, x_t = (vectors(1, length, width, dtype=dtype) / width**0.25 for _ in range(2))
     exact = x_s.double().requires_grad_()
     x_s = x_s.requires_grad_()
