@@ -24,6 +24,9 @@ LABELS = {
     "linear_distil_loss": "`linear_distil_loss`",
     "linear_cross_entropy": "`linear_cross_entropy`, no teacher",
     "sparse eager": "eager, top-k gathered",
+    "linear_distil_loss, chunks of 384 MiB": "`linear_distil_loss`, `chunk_bytes` of 384 MiB",
+    "three products, aligned": "three products, V padded to a multiple of 64",
+    "sparse, torch.compile": "eager, top-k gathered, by torch.compile",
     "dense targets": "eager, dense targets",
     "linear_kl": "`linear_kl`",
     "dense eager": "eager, both distributions",
@@ -64,10 +67,16 @@ TOP_K, WHOLE = "top k, forward and backward", "whole distribution, forward and b
 TABLES = (
     *(
         Table(
-            title=f"NVIDIA H100, bfloat16, forward and backward: N=4,096, H=768, V={V:,}, K=8, with bias",
-            question="kdkernels_teacher", what=TOP_K, machine=H100, shape={"V": V, "H": 768}, floor="the products",
+            title=f"NVIDIA H100, bfloat16, forward and backward: N=4,096, H=768, V={V:,}, K=8, {'with' if bias else 'without'} bias",
+            question="kdkernels_teacher", what=TOP_K, machine=H100, shape={"V": V, "H": 768, "bias": bias},
+            floor="the products",
         )
-        for V in (250_002, 120_000)
+        for V, bias in ((250_002, True), (250_002, False), (120_000, True), (120_000, False))
+    ),
+    Table(
+        title="NVIDIA H100, bfloat16, beside a compiled rival: N=4,096, H=768, V=120,000, K=8, without bias",
+        question="kdkernels_teacher", what="top k, beside torch.compile", machine=H100, shape={"V": 120_000},
+        floor="torch.compile",
     ),
     *(
         Table(
@@ -182,7 +191,7 @@ def _table(table: Table, records: Sequence[Mapping[str, Any]], errors: Mapping[s
             table.labels.get(name, LABELS.get(name, name)),
             _seconds(record["median"]),
             f"{record['ratio']['median']:.2f}",
-            f"{record['memory_bytes'] / 2**20:,.0f} MiB",
+            "" if record["memory_bytes"] is None else f"{record['memory_bytes'] / 2**20:,.0f} MiB",
             *([f"{100 * error:.2f} %" if error is not None else ""] if shown else []),
         ]
         lines.append(_row(cells))
