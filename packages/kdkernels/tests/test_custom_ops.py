@@ -1,6 +1,7 @@
 """The losses as operators of torch: in compiled graphs without a break, and without a wait for the device."""
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from kdkernels import KernelArgumentError, operators
 from kdkernels.testing import relative_error
 
 GPU = torch.cuda.is_available()
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 N, H, V, K = 6, 4, 11, 3
 HEADS, LENGTH = 2, 5
 Result = Any
@@ -329,6 +331,32 @@ def test_more_pairs_of_places_than_fit_at_once_are_compared_in_parts(
     expected = topk_kl(batch, *batch.leaves, impl="torch")
     monkeypatch.setattr("kdkernels.targets.COMPARED_AT_ONCE", 2 * K * K)
     assert_same(topk_kl(batch, *batch.leaves, impl="torch", check=False), expected, batch)
+
+
+@pytest.mark.interpret if INTERPRETED else pytest.mark.gpu
+@pytest.mark.skipif(
+    not INTERPRETED and not GPU, reason="no CUDA device, and TRITON_INTERPRET is not 1"
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the interpreter, at infinities
+@pytest.mark.parametrize("loss", OF_ROWS)
+def test_kernels_without_checks_keep_to_the_same_laws(loss: Loss) -> None:
+    device = "cpu" if INTERPRETED else "cuda"
+    batch = Batch(torch.bfloat16, device)
+    expected = loss(batch, *batch.leaves, impl="triton")
+    truths = torch.autograd.grad(expected.loss, batch.leaves)
+    counted = batch.labels >= 0
+    hidden, *others = batch.leaves
+    if "linear" in loss.__name__:
+        hidden = torch.where(counted[:, None], hidden.detach(), torch.nan).requires_grad_()
+    batch.ids[~counted], batch.logprobs[~counted] = 10**9, torch.nan
+    actual = loss(batch, hidden, *others, impl="triton", check=False)
+    torch.testing.assert_close(actual.loss, expected.loss)
+    gradients = torch.autograd.grad(actual.loss, (hidden, *others))
+    for value, truth in zip(gradients, truths, strict=True):
+        assert relative_error(value, truth) < 1e-2
+    batch.labels[0], batch.ids[0, 1], batch.columns[1] = V + 5, V + 5, V + 5
+    unchecked = loss(batch, *batch.leaves, impl="triton", check=False).loss
+    assert bool(unchecked.isnan()) == (loss is not kl)  # which names no column
 
 
 class Student(nn.Module):
