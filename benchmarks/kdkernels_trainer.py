@@ -76,6 +76,7 @@ def compare(recorder: Recorder, kind: str, sizes: Sizes, repeats: int) -> None:
     )  # fmt: skip
 
 
+@torch.device(DEVICE)
 def make_model(kind: str, sizes: Sizes) -> PreTrainedModel:
     torch.manual_seed(0)
     shape = {"vocab_size": sizes.pieces, "hidden_size": sizes.width, "num_hidden_layers": 2}
