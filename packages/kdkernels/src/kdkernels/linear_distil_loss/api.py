@@ -14,6 +14,7 @@ from kdkernels.checks import (
     require_shape,
 )
 from kdkernels.linear_distil_loss import reference
+from kdkernels.linear_distil_loss.implementation import look_at
 from kdkernels.linear_distil_loss.operator import linear_distil
 from kdkernels.linear_distil_loss.rows import Rows, weight_of_rows
 from kdkernels.loss_options import LossOptions
@@ -254,6 +255,7 @@ def run(
         divisor=divisor,
         dtype=accumulation_dtype(dtype),
         check=check,
+        impl=chosen,
     )
     with torch.autocast(device.type, enabled=False):
         if chosen == "reference":
@@ -290,14 +292,28 @@ def _counted_rows(
     divisor: float | Tensor | None,
     dtype: torch.dtype,
     check: bool,
+    impl: str,
 ) -> tuple[Rows, Tensor | None, int | Tensor, bool]:
     """Take the counted rows out and check them; where nobody may look at values, say which they are.
 
     Returns:
         The rows with their factors, which of them count (None for all), how many do, and whether an id may occur twice.
     """
+    device = rows.labels.device
+    if check and not torch.compiler.is_compiling():
+        twice = look_at(impl, rows.labels, rows.topk_ids, ignore_index=ignore_index, V=V)
+        if twice is not None:
+            number = len(rows.labels)
+            scale = row_scales(
+                operation,
+                number,
+                row_weight=rows.scale,
+                divisor=divisor,
+                dtype=dtype,
+                device=device,
+            )
+            return rows._replace(scale=scale), None, number, twice
     counted = rows.labels != ignore_index
-    device = counted.device
     if torch.compiler.is_compiling() or not check:
         number, scale = scales_on_device(
             operation,

@@ -3,14 +3,13 @@
 import torch
 from torch import Tensor
 
-from kdkernels.linear_distil_loss.implementation import losses_and_gradients_of
+from kdkernels.linear_distil_loss.implementation import losses_and_gradients_of, targets_of
 from kdkernels.linear_distil_loss.rows import Rows
 from kdkernels.loss_options import LossOptions
 from kdkernels.operators import loss_operator, or_empty
 from kdkernels.precision import accumulation_dtype
 from kdkernels.products import default_chunk_bytes, dtype_of_gradient
 from kdkernels.reduction import weighted_sum
-from kdkernels.targets import prepare_targets
 
 
 def _fake(
@@ -93,14 +92,13 @@ def linear_distil(
     with torch.autocast(hidden.device.type, enabled=False):
         targets = None
         if rows.topk_ids is not None and rows.topk_logprobs is not None:
-            targets = prepare_targets(
+            targets = targets_of(impl, rows.topk_ids.shape[1], accumulation_dtype(compute_dtype))(
                 rows.topk_ids,
                 rows.topk_logprobs,
                 temperature=temperature,
                 tail=tail,
                 divergence=divergence,
                 log_partition=rows.log_partition,
-                dtype=accumulation_dtype(compute_dtype),
                 duplicates=duplicates,
                 columns=V,
             )
