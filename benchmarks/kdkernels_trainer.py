@@ -76,7 +76,6 @@ def compare(recorder: Recorder, kind: str, sizes: Sizes, repeats: int) -> None:
     )  # fmt: skip
 
 
-@torch.device(DEVICE)
 def make_model(kind: str, sizes: Sizes) -> PreTrainedModel:
     torch.manual_seed(0)
     shape = {"vocab_size": sizes.pieces, "hidden_size": sizes.width, "num_hidden_layers": 2}
@@ -85,11 +84,13 @@ def make_model(kind: str, sizes: Sizes) -> PreTrainedModel:
         "intermediate_size": 4 * sizes.width,
         "max_position_embeddings": sizes.length,
     }
-    if kind == "encoder":
-        return BertForMaskedLM(
-            BertConfig(**shape, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-        )
-    return LlamaForCausalLM(LlamaConfig(**shape, pad_token_id=0, bos_token_id=1, eos_token_id=2))
+    with torch.device(DEVICE):
+        if kind == "encoder":
+            return BertForMaskedLM(
+                BertConfig(**shape, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+            )
+        ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+        return LlamaForCausalLM(LlamaConfig(**shape, **ids))
 
 
 def make_batch(kind: str, sizes: Sizes) -> dict[str, Tensor]:
