@@ -104,7 +104,7 @@ def compare(
                 _score(base, results, sets, recipe, inner, task=task, language=recipe.data_of(task), label=named)  # fmt: skip
     for system in recipe.systems:
         if not _cost_is_known(costs, wanted.labels[system]):
-            model = models.base(SYSTEMS[system].model, recipe.targets[0], 0, no_progress)
+            model = models.base(SYSTEMS[system].model, plan[0][2][0], 0, no_progress)
             _measure_cost(model, costs, wanted.labels[system], length=recipe.tune.length)
     return results, wanted.notes
 
