@@ -26,7 +26,7 @@ import news  # noqa: E402  (the path comes first)
 from changed import changed_files, changed_packages  # noqa: E402
 from graph import WorkspaceError, closure, read_packages  # noqa: E402
 from marked import files_marked  # noqa: E402
-from side_by_side import run_jobs  # noqa: E402
+from nox_jobs import run_jobs  # noqa: E402
 
 # Without bytecode every process compiles what it imports anew: 14 of the 25 seconds that torch and transformers take.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

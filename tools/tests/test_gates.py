@@ -16,9 +16,9 @@ import borrowed
 import pytest
 import times
 from marked import BROUGHT_BY, files_marked
+from nox_jobs import run_jobs
 from packaging.requirements import Requirement
 from preloaded import preloaded_python
-from side_by_side import run_jobs
 
 
 @pytest.fixture(scope="module")
