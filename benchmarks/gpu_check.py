@@ -197,8 +197,8 @@ def all_parts(packages: dict[str, Package], machine: dict[str, Any], out: Path) 
         )
     return [
         *tests,
-        question("kdkernels_tune", 110, *blocks),
-        question("kdkernels_teacher", 90, *blocks),
+        question("kdkernels_tune", 30, *blocks),
+        question("kdkernels_teacher", 75, *blocks),
         question("bistil_step", 60),
         question("mergedistill_step", 60),
         question("teacherzoo_record", 60),

@@ -187,7 +187,7 @@ def _softmax_of_block(
         return x
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "V", "blocks"])
 def _descriptors_kernel(
     hidden,  # [R, H], as descriptors
     weight,  # [V, H]
@@ -227,7 +227,7 @@ def _descriptors_kernel(
         plane.store([row_block * ROWS, block * COLUMNS], kept.to(plane.dtype))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "V", "blocks"])
 def _pointers_kernel(
     hidden,  # [R, H]
     hidden_stride,
