@@ -58,7 +58,9 @@ def test_the_toy_recipe_runs_as_its_readme_says(tmp_path: Path) -> None:
     folder.mkdir()
     # A twentieth of the steps, on a third of the text: enough to see every command work.
     recipe, text = ((EXAMPLES / name).read_text() for name in ("toy.yaml", "README.md"))
-    (folder / "toy.yaml").write_text(_with(recipe, {"steps: 1000": "steps: 50\n  evaluate_every: 25"}))
+    (folder / "toy.yaml").write_text(
+        _with(recipe, {"steps: 1000": "steps: 50\n  evaluate_every: 25"})
+    )
     text = _with(text, {"--steps 1000": "--steps 50", "--words 40000": "--words 13000"})
     commands = re.findall(r"^\$ (.*)$", text, flags=re.MULTILINE)
     with preloaded_python(commands=("mergedistill", "teacherzoo")) as programs:
