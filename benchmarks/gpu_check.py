@@ -198,7 +198,7 @@ def all_parts(packages: dict[str, Package], machine: dict[str, Any], out: Path) 
     return [
         *tests,
         question("kdkernels_tune", 30, *blocks),
-        question("kdkernels_teacher", 75, *blocks),
+        question("kdkernels_teacher", 100, *blocks),
         question("bistil_step", 60),
         question("mergedistill_step", 60),
         question("teacherzoo_record", 60),
