@@ -303,16 +303,16 @@ def _counted_rows(
     if check and not torch.compiler.is_compiling():
         twice = look_at(impl, rows.labels, rows.topk_ids, ignore_index=ignore_index, V=V)
         if twice is not None:
-            number = len(rows.labels)
+            labelled = len(rows.labels)
             scale = row_scales(
                 operation,
-                number,
+                labelled,
                 row_weight=rows.scale,
                 divisor=divisor,
                 dtype=dtype,
                 device=device,
             )
-            return rows._replace(scale=scale), None, number, twice
+            return rows._replace(scale=scale), None, labelled, twice
     counted = rows.labels != ignore_index
     if torch.compiler.is_compiling() or not check:
         number, scale = scales_on_device(
