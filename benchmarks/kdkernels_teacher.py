@@ -52,10 +52,6 @@ def main() -> None:
     sizes = QUICK if options.quick else REAL
     recorder = Recorder("kdkernels_teacher", options)
     blocks = use_blocks(options.blocks)
-    repeats = 3 if options.quick else 7
-    for V, H in itertools.product(sizes.pieces, sizes.widths):
-        for bias in (True, False) if sizes.widths[0] == H else (True,):
-            top_k(recorder, sizes.rows, H, V, repeats, blocks, bias=bias)
     narrow, wide = sizes.widths[0], sizes.widths[-1]
     repeats = 3 if options.quick else 5
     large, small = sizes.pieces[0], sizes.pieces[-1]
