@@ -124,8 +124,7 @@ def test_a_replayed_teacher_gives_the_same_losses_and_gradients(
     layers = (0, 3)
     student = student_of(teacher, layers)
     weights = LossWeights(attention=1, hidden=1, logits=1)
-    runners = [TeacherRunner(teacher, weights, layers) for _ in range(2)]
-    runners[1]._replayed._records = False
+    runners = [TeacherRunner(teacher, weights, layers, replay=replay) for replay in (True, False)]
     models = [
         ExtractionModel(student, runner, weights=weights, layers=layers, positions=2).eval()
         for runner in runners
@@ -152,4 +151,5 @@ def test_a_replayed_teacher_gives_the_same_losses_and_gradients(
         with torch.no_grad():
             for parameter in teacher.parameters():
                 parameter.mul_(0.9)
+    assert runners[0]._replayed is not None
     assert len(runners[0]._replayed._recordings) == 1

@@ -148,6 +148,7 @@ class TeacherRunner:
         layers: for each of the student's layers the teacher's.
         with_sft: gives for a language the context in which the teacher is run on its batches.
         engine: runs the teacher, where its weights are shared among processes; then no masked rows can be seen.
+        replay: whether, on a GPU, the pass on text without padding is recorded as a CUDA graph and replayed.
     """
 
     def __init__(
@@ -158,11 +159,12 @@ class TeacherRunner:
         *,
         with_sft: Callable[[str], AbstractContextManager[None]] = lambda _language: contextlib.nullcontext(),
         engine: ShardedEngine | None = None,
+        replay: bool = False,
     ) -> None:  # fmt: skip
         # Autocast would keep half copies of weights that take gradients until the student's pass is over.
         self._teacher, self._engine = teacher.requires_grad_(False), engine
         self._sees, self._layers, self._with_sft = weights.sees_of_teacher, tuple(layers), with_sft
-        self._replayed = ReplayedForward(self._activations)
+        self._replayed = ReplayedForward(self._activations) if replay and engine is None else None
 
     @torch.no_grad()
     def __call__(
@@ -172,7 +174,7 @@ class TeacherRunner:
         if not self._sees:
             return None
         with self._with_sft(language):
-            if self._engine is None and set(inputs) == {"input_ids"}:  # text without padding
+            if self._replayed is not None and set(inputs) == {"input_ids"}:
                 activations = self._replayed(inputs["input_ids"])
                 outputs = _outputs(self._teacher, activations, labels, self._sees)
             else:
