@@ -47,7 +47,7 @@ def map_sums(
     width_t = q_t.shape[3]
     masked = comparison.mask is not None or comparison.reach is not None
     of_rows, of_keys = blocks_for(q_s, q_t, masked=masked)
-    row_blocks, key_blocks = triton.cdiv(length, of_rows[0]), triton.cdiv(length, of_keys[1])
+    row_blocks, key_blocks = -(-length // of_rows[0]), -(-length // of_keys[1])
     device, mask, reach = q_s.device, comparison.mask, comparison.reach
     pairs, mse = batch * heads, comparison.divergence == "mse"
     numbers_of_rows = torch.empty(
@@ -73,8 +73,8 @@ def map_sums(
         "MSE": mse,
         "MASK_AXES": 0 if mask is None else mask.dim() - 1,
         "LOCAL": reach is not None,
-        "WIDTH_S": max(16, triton.next_power_of_2(width_s)),
-        "WIDTH_T": max(16, triton.next_power_of_2(width_t)),
+        "WIDTH_S": _padded(width_s),
+        "WIDTH_T": _padded(width_t),
     }
     _loss_and_dq_kernel[(row_blocks * pairs,)](
         *tensors, row_statistics, totals, counts, dq, *strides, *dq.stride(), *sizes, factor, share,
@@ -94,6 +94,11 @@ def _gradient_buffer(operand: Tensor, *, empty: bool) -> Tensor:
     return torch.empty_like(operand[:0] if empty else operand, dtype=dtype)
 
 
+def _padded(width: int) -> int:
+    """A power of two that products can take, by plain Python: Triton's function is made for kernels, and slow outside."""
+    return max(16, 1 << (width - 1).bit_length())
+
+
 def _block_options(blocks: Block, length: int, mask: Tensor | None) -> dict[str, Any]:
     rows, keys, warps, stages = blocks
     padded = mask is not None and mask.dim() == 2
@@ -108,6 +113,8 @@ def _block_options(blocks: Block, length: int, mask: Tensor | None) -> dict[str,
 
 def _one_dtype(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """Both in one dtype: autocast may leave rotary queries and keys in two."""
+    if q.dtype == k.dtype:
+        return q, k
     dtype = torch.promote_types(q.dtype, k.dtype)
     return q.to(dtype), k.to(dtype)
 
