@@ -88,6 +88,8 @@ def main() -> None:
         default=[str(dtype).removeprefix("torch.") for dtype in timed_dtypes().values()],
     )
     arguments.add_argument("--rows", type=int, help="N in place of the shape's")
+    arguments.add_argument("--pieces", type=int, help="V in place of the shape's")
+    arguments.add_argument("--bias", action="store_true", help="with a bias")
     arguments.add_argument(
         "--processor-time", action="store_true",
         help="one thread and its processor time, for a machine that others keep busy",
@@ -96,13 +98,13 @@ def main() -> None:
     options = arguments.parse_args()
     on_gpu = torch.cuda.is_available()
     shape = GPU if on_gpu else CPU_QUICK if options.quick else CPU
-    shape = shape._replace(N=options.rows or shape.N)
+    shape = shape._replace(N=options.rows or shape.N, V=options.pieces or shape.V)
     recorder = Recorder("kdkernels_distil", options)
     if options.processor_time:
         torch.set_num_threads(1)
     for name in options.dtypes:
         dtype = getattr(torch, name)
-        case = make_case(*shape, dtype=dtype, device="cuda" if on_gpu else "cpu")
+        case = make_case(*shape, dtype=dtype, device="cuda" if on_gpu else "cpu", bias=options.bias)
         losses = {
             "linear_distil_loss": linear_distil,
             "linear_cross_entropy": linear_hard,
@@ -122,7 +124,7 @@ def main() -> None:
         compete = processor_race if options.processor_time else race
         times = compete(runs, repeats=3 if options.quick else options.repeats)
         memory = {name: extra_memory(run) for name, run in runs.items()}
-        facts = shape._asdict() | {"dtype": name}
+        facts = shape._asdict() | {"dtype": name} | ({"bias": True} if options.bias else {})
         if options.processor_time:
             facts["clock"] = "processor time"
         ceiling = 1.25 if on_gpu else {"float32": 1.15, "bfloat16": 1.6}.get(name, 1.6)

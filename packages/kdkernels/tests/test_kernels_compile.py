@@ -146,7 +146,7 @@ def divergence_kernel(
         dict.fromkeys(["student", "teacher"], f"*{dtype}") | {"gradient": f"*{gradient or dtype}"}
         | dict.fromkeys(["student_stride", "teacher_stride", "gradient_stride", "P"], stride)
         | dict.fromkeys(["row_scale", "losses", "sums_s", "sums_t"], "*fp32")
-        | dict.fromkeys(["scale", "T", "beta"], "fp32") | {"V": V, "blocks": 977},
+        | dict.fromkeys(["scale", "T", "beta"], "fp32") | {"V": V, "blocks_s": 977, "blocks_t": 977},
         constants={
             "GRADIENT": True, "SUMS": sums, "DIVERGENCE": divergence, "BLOCKS": 1024,
             "BLOCK_V": options.pop("BLOCK_V"), "STAGES": options.pop("STAGES"),

@@ -83,19 +83,19 @@ def launch(
         divergence: "forward_kl", "reverse_kl" or "jsd".
         beta: the teacher's share in the mixture of "jsd".
         gradient: [N, P] to write to, 0 from V on; may be the student's memory. None for no gradient.
-        sums: of the powers of two of each row, [N, blocks] of student and teacher.
+        sums: of the powers of two of each row, by blocks of columns, [N, blocks] of student and of teacher.
     """
     if len(student) == 0:
         return
     of_student, of_teacher = sums or (losses, losses)
-    blocks = 1 if sums is None else of_student.shape[1]
+    blocks = (1, 1) if sums is None else (of_student.shape[1], of_teacher.shape[1])
     _divergence_kernel[(len(student),)](
         student, student.stride(0), teacher, teacher.stride(0),
         losses if gradient is None else gradient, 0 if gradient is None else gradient.stride(0),
-        of_student, of_teacher, blocks, row_scale.contiguous(), losses,
+        of_student, of_teacher, *blocks, row_scale.contiguous(), losses,
         columns, columns if gradient is None else gradient.shape[1], scale, temperature, beta,
         SUMS=sums is not None, GRADIENT=gradient is not None, DIVERGENCE=DIVERGENCE_NUMBERS[divergence],
-        BLOCKS=triton.next_power_of_2(blocks),
+        BLOCKS=triton.next_power_of_2(max(blocks)),
         **options_of(student, columns, divergence),
     )  # fmt: skip
 
@@ -165,9 +165,10 @@ def _divergence_kernel(
     teacher_stride,
     gradient,  # [N, P], may be the student's memory
     gradient_stride,
-    sums_s,  # [N, blocks]
-    sums_t,  # [N, blocks]
-    blocks,
+    sums_s,  # [N, blocks_s]
+    sums_t,  # [N, blocks_t]
+    blocks_s,
+    blocks_t,
     row_scale,  # [N]
     losses,  # [N]
     V,
@@ -187,8 +188,8 @@ def _divergence_kernel(
     z_t = teacher + row * teacher_stride
     grad_row = gradient + row * gradient_stride
     if SUMS:
-        log_s = _log2_of_sums(sums_s + row * blocks, blocks, BLOCKS)
-        log_t = _log2_of_sums(sums_t + row * blocks, blocks, BLOCKS)
+        log_s = _log2_of_sums(sums_s + row * blocks_s, blocks_s, BLOCKS)
+        log_t = _log2_of_sums(sums_t + row * blocks_t, blocks_t, BLOCKS)
     else:
         log_s, log_t = _log2_partitions(z_s, z_t, V, scale, BLOCK_V, STAGES)
     lane = tl.arange(0, BLOCK_V)
