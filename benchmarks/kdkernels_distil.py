@@ -127,7 +127,7 @@ def main() -> None:
         facts = shape._asdict() | {"dtype": name} | ({"bias": True} if options.bias else {})
         if options.processor_time:
             facts["clock"] = "processor time"
-        ceiling = 1.25 if on_gpu else {"float32": 1.15, "bfloat16": 1.6}.get(name, 1.6)
+        ceiling = 1.25 if on_gpu else {"float32": 1.05}.get(name, 1.15)
         recorder.add(
             "forward and backward", times, unit="s", floor="three products",
             bar={"linear_distil_loss": ceiling}, memory=memory, shape=facts,

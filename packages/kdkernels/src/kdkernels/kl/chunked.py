@@ -45,13 +45,30 @@ def row_losses(
     block = max(1, budget // (V * exact.itemsize))
     for start in range(0, N, block):
         rows = slice(start, min(start + block, N))
-        log_q = torch.log_softmax(student[rows].to(exact) / temperature, dim=1)  # [R, V]
-        log_p = torch.log_softmax(teacher[rows].to(exact) / temperature, dim=1)  # [R, V]
-        terms, grad_log_q = divergence_terms(divergence, log_p, log_q, beta=beta)
-        losses[rows] = terms.sum(dim=1) * temperature**2
+        log_q = _log_softmax(student[rows], temperature, exact)  # [R, V]
+        log_p = _log_softmax(teacher[rows], temperature, exact)  # [R, V]
+        if divergence == "forward_kl":
+            loss, grad = _forward_kl(log_p, log_q)
+        else:
+            terms, grad_log_q = divergence_terms(divergence, log_p, log_q, beta=beta)
+            loss = terms.sum(dim=1)
+            grad = grad_log_q - log_q.exp_() * grad_log_q.sum(dim=1, keepdim=True)
+        losses[rows] = loss * temperature**2
         if gradient is not None:
             # T² / T: the logits enter divided by T
             factor = (row_scale[rows].to(exact) * temperature).unsqueeze(1)
-            grad_sum = grad_log_q.sum(dim=1, keepdim=True)
-            gradient[rows] = ((grad_log_q - log_q.exp_() * grad_sum) * factor).to(gradient.dtype)
+            gradient[rows] = grad.mul_(factor)
     return losses
+
+
+def _log_softmax(z: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
+    """Log-probabilities of rows at a temperature."""
+    return torch.log_softmax(z if temperature == 1 else z.to(dtype) / temperature, 1, dtype=dtype)
+
+
+def _forward_kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(p ‖ q) of each row [R], and q - p [R, V], for G = -1; both operands are lost."""
+    p = log_p.exp()
+    # A class without mass counts nothing, whatever the logarithms are.
+    loss = torch.linalg.vecdot(p, log_p.sub_(log_q).masked_fill_(p == 0, 0.0))
+    return loss, log_q.exp_().sub_(p)
