@@ -107,7 +107,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def row_kernel(
     dtype: str, stride: int, folder: Path, *, hard: bool, soft: bool, one: bool, divergence: int,
-    gradient: str | None = None,
+    gradient: str | None = None, capability: int = 90,
 ) -> Compiled:  # fmt: skip
     """Of losses of rows: `dtype` of the logits, and of the gradient over them unless another is given."""
     from kdkernels.topk_kl.kernel import _row_kernel
@@ -128,12 +128,14 @@ def row_kernel(
             "STAGES": options.pop("STAGES"),
         },
         folder=folder,
+        capability=capability,
         **options,
     )  # fmt: skip
 
 
 def divergence_kernel(
-    dtype: str, stride: int, folder: Path, *, divergence: int, sums: bool = False, gradient: str | None = None
+    dtype: str, stride: int, folder: Path, *, divergence: int, sums: bool = False, gradient: str | None = None,
+    capability: int = 90,
 ) -> Compiled:  # fmt: skip
     """Of dense divergences, whose row sums the products may have left."""
     from kdkernels.kl.kernel import _divergence_kernel, options_of
@@ -152,6 +154,7 @@ def divergence_kernel(
             "BLOCK_V": options.pop("BLOCK_V"), "STAGES": options.pop("STAGES"),
         },
         folder=folder,
+        capability=capability,
         **options,
     )  # fmt: skip
 
@@ -264,6 +267,19 @@ def test_products_that_end_in_a_softmax_run_on_tensor_cores_and_spill_nothing(
     assert "wgmma.mma_async" in figures.products
     assert figures.shared <= (SHARED_MEMORY if by == "pointers" else 227 * 2**10)
     assert not {"copy 4", "copy 8"} & set(figures.accesses)
+
+
+def test_kernels_over_a_vocabulary_fit_compute_capability_8_and_spill_nothing(cache: Path) -> None:
+    """Where the device does not copy blocks of matrices by itself, products take pointers."""
+    figures = [
+        row_kernel("bf16", ALIGNED, cache, hard=True, soft=True, one=True, divergence=0, capability=80),
+        divergence_kernel("bf16", ALIGNED, cache, divergence=0, capability=80),
+        *(projection_kernel(cache, by=by, exponentials=True, capability=80) for by in ("pointers", "again")),
+    ]  # fmt: skip
+    assert [figure.stack for figure in figures] == [0] * 4
+    assert max(figure.shared for figure in figures) <= SHARED_MEMORY
+    assert all(figure.products == {"mma.sync"} for figure in figures[2:])
+    assert all(figure.accesses["copy 16"] for figure in figures)
 
 
 def attention_kernel(
