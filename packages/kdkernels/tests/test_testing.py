@@ -83,6 +83,8 @@ def test_divergences_have_their_known_values() -> None:
         "linear_cross_entropy.api",
         "attention_mse.api",
         "relation_kl.api",
+        "hf.loss",
+        "hf.collators",
     ],
 )
 def test_examples_in_docstrings_run(module: str) -> None:

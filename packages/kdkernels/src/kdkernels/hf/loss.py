@@ -73,7 +73,8 @@ class TopKDistillationLoss:
         >>> import torch
         >>> from transformers import BertConfig, BertForMaskedLM
         >>> from kdkernels.hf import TopKDistillationLoss
-        >>> model = BertForMaskedLM(BertConfig(50, 8, 1, 2, 16))
+        >>> size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        >>> model = BertForMaskedLM(BertConfig(vocab_size=50, **size))
         >>> loss = TopKDistillationLoss(model, alpha=0.7)
         >>> ids = torch.randint(50, (2, 6, 4))
         >>> outputs = model(  # what Trainer does
