@@ -282,6 +282,65 @@ def test_kernels_over_a_vocabulary_fit_compute_capability_8_and_spill_nothing(ca
     assert all(figure.accesses["copy 16"] for figure in figures)
 
 
+def small_kernels(folder: Path, capability: int) -> dict[str, Compiled]:
+    """What runs beside the products and the rows, at V = 250,002, H = 768 and K = 8."""
+    from kdkernels import (
+        column_sums_kernel,
+        projection_kernel,
+        scaling_kernel,
+        targets_kernel,
+    )
+    from kdkernels.linear_distil_loss import kernel
+
+    whole = dict.fromkeys(("ids", "labels", "ids_out"), "*i64")
+    exact = "base listed sums tops settled log_mass log_rest log_mass_out log_rest_out logprobs log_partition row_scale hard_out"
+    exact += " soft_out factor_out factor total"
+    half = dict.fromkeys(("h", "W", "b", "plane", "gradient"), "*bf16")
+    numbers = dict.fromkeys(("alpha", "beta", "inverse_T"), "fp32")
+    sizes = {
+        "V": V,
+        "P": ALIGNED,
+        "stride": ALIGNED,
+        "R": 4096,
+        "H": 768,
+        "K": 8,
+        "blocks": 977,
+        "columns": V,
+    }
+    arguments: dict[str, object] = {
+        **whole, **dict.fromkeys(exact.split(), "*fp32"), **half, **numbers, **sizes, "flags": "*i32", "again": "*i32",
+        "ignore_index": -100, "size": V * 768,
+    }  # fmt: skip
+    at_launch: list[tuple[object, dict[str, object], int]] = [
+        (kernel._listed_kernel, {"BIAS": True, "BLOCK_H": 1024}, 4),
+        (kernel._finish_kernel, {"SOFT": True, "DIVERGENCE": 2, "BLOCK_K": 8, "BLOCKS": 1024, "COLUMNS": 256}, 4),
+        (projection_kernel._settle_kernel, {"BLOCK": 1024}, 4),
+        (column_sums_kernel._column_sums_kernel, {"FACTOR": True, "COLUMNS": 256, "ROWS": 32}, 8),
+        (scaling_kernel._multiply_kernel, {"BLOCK": scaling_kernel.BLOCK, "BLOCKS": scaling_kernel.BLOCKS}, 8),
+        (targets_kernel._look_kernel, {"BLOCK_K": 8}, 1),
+        (
+            targets_kernel._targets_kernel,
+            {"PARTITION": True, "RENORMALISE": False, "BUCKET": True, "FLOOR": 0.0, "DUPLICATES": True, "BLOCK_K": 8},
+            1,
+        ),
+    ]  # fmt: skip
+    return {
+        function.__name__: compiled(  # type: ignore[attr-defined]  # a triton.JITFunction
+            function, arguments, constants=constants, folder=folder, capability=capability, num_warps=warps
+        )
+        for function, constants, warps in at_launch
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_beside_the_products_spill_nothing(cache: Path, capability: int) -> None:
+    figures = small_kernels(cache, capability)
+    assert {name: figure.stack for name, figure in figures.items()} == dict.fromkeys(figures, 0)
+    assert max(figure.shared for figure in figures.values()) <= SHARED_MEMORY
+    for name in ("_column_sums_kernel", "_multiply_kernel"):  # those that read a plane
+        assert figures[name].accesses["v4.b32"]
+
+
 def attention_kernel(
     name: str,
     dtype: str,
