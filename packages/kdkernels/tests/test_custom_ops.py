@@ -500,3 +500,29 @@ def test_on_a_gpu_a_compiled_model_learns_the_same(mode: str | None) -> None:
         torch.compiler.cudagraph_mark_step_begin()
         actual = gradients_of(student, program(*inputs, impl="triton", check=False))
     assert_close(actual, expected, torch.float32)
+
+
+def test_no_room_is_made_for_a_gradient_that_nobody_wants() -> None:
+    """Of logits at hand a gradient is as large as they are."""
+    made: list[torch.Size] = []
+
+    class Rooms(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            output = function(*args, **(kwargs or {}))
+            if function.overloadpacket in (torch.ops.aten.empty, torch.ops.aten.new_empty):
+                made.append(output.shape)
+            return output
+
+    student, teacher = torch.randn(3, 11, requires_grad=True), torch.randn(3, 11)
+    logprobs, ids = torch.log_softmax(teacher, 1).topk(2)
+    with Rooms(), torch.no_grad():
+        kdkernels.kl(student, teacher)
+    assert student.shape not in made
+    with Rooms(), torch.no_grad():
+        kdkernels.topk_kl(student, ids, logprobs)
+    assert made.count(student.shape) == 1  # a chunk to work in
+    with Rooms():
+        kdkernels.kl(student, teacher)
+    assert made.count(student.shape) == 2  # and the gradient

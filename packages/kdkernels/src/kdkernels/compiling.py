@@ -14,7 +14,7 @@ def constant(function: Callable[P, R]) -> Callable[P, R]:
 
     As `torch.compiler.assume_constant_result`, which imports the compiler with the package.
     """
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]  # dynamo reads it of any function
     return function
 
 

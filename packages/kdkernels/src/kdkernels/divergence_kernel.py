@@ -77,6 +77,13 @@ def log_add(a, b):
 
 
 @triton.jit
+def log_sum_exp(x):
+    """Log Σ exp of a vector, -inf where it is empty."""
+    base = finite_or_zero(tl.max(x, axis=0))
+    return base + tl.log(tl.sum(tl.exp(x - base), axis=0))
+
+
+@triton.jit
 def divergence_terms(log_t, log_q, beta, DIVERGENCE: tl.constexpr):
     """As `divergences.divergence_terms`: each class's term, and its gradient by log q."""
     if DIVERGENCE == 0:

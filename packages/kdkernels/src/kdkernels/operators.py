@@ -74,7 +74,7 @@ def loss_operator(
         operator.register_autograd(backward, setup_context=setup_context)
 
         def forward(ctx: Any, *arguments: Any) -> Any:
-            output = function(*arguments)  # type: ignore[call-arg]
+            output = function(*arguments)  # type: ignore[call-arg]  # those of P, which no caller of a Function types
             setup_context(ctx, arguments, output)
             return output
 

@@ -64,15 +64,11 @@ def scales_on_device(
 ) -> tuple[Tensor, Tensor]:
     """As `masked_scales`, without a wait for the device: the number of counted rows is a tensor on it."""
     rows = torch.full((), N, dtype=torch.int64, device=device) if mask is None else mask.sum()
+    divide_by = rows if divisor is None else divisor
     scale = row_scales(
-        operation,
-        N,
-        row_weight=row_weight,
-        divisor=rows if divisor is None else divisor,
-        dtype=dtype,
-        device=device,
+        operation, N, row_weight=row_weight, divisor=divide_by, dtype=dtype, device=device
     )
-    return rows, scale if mask is None else scale.masked_fill(~mask, 0.0)
+    return rows, _within(mask, scale)
 
 
 def weighted_sum(losses: Tensor, row_scale: Tensor) -> Tensor:
@@ -92,18 +88,18 @@ def masked_scales(
 ) -> tuple[int, Tensor]:
     """How many of N rows count, and the factor of every row: 0 outside the mask, else row_weight / divisor."""
     rows = N if mask is None else int(mask.sum())
-    weight = torch.ones(N, dtype=dtype, device=device) if row_weight is None else row_weight
     if rows == 0:
         return 0, torch.zeros(N, dtype=dtype, device=device)
+    divide_by = rows if divisor is None else divisor
     scale = row_scales(
-        operation,
-        N,
-        row_weight=weight,
-        divisor=rows if divisor is None else divisor,
-        dtype=dtype,
-        device=device,
+        operation, N, row_weight=row_weight, divisor=divide_by, dtype=dtype, device=device
     )
-    return rows, scale if mask is None else scale.masked_fill(~mask, 0.0)
+    return rows, _within(mask, scale)
+
+
+def _within(mask: Tensor | None, scale: Tensor) -> Tensor:
+    """The factors [N], 0 outside the mask."""
+    return scale if mask is None else scale.masked_fill(~mask, 0.0)
 
 
 def scaled(

@@ -43,11 +43,11 @@ class Teacher(NamedTuple):
 
     def next_rows(self) -> "Teacher":
         """At position t what stood at t + 1."""
-        return Teacher(*(None if part is None else part.roll(-1, dims=1) for part in self))  # type: ignore[arg-type]
+        return Teacher(*(None if part is None else part.roll(-1, dims=1) for part in self))  # type: ignore[arg-type]  # the last alone may be None
 
     def flatten(self) -> "Teacher":
         """Of [B, S, ...] the rows [B · S, ...]."""
-        return Teacher(*(None if part is None else part.flatten(0, 1) for part in self))  # type: ignore[arg-type]
+        return Teacher(*(None if part is None else part.flatten(0, 1) for part in self))  # type: ignore[arg-type]  # likewise
 
 
 def take_teacher(inputs: MutableMapping[str, Any], columns: TeacherColumns) -> Teacher | None:

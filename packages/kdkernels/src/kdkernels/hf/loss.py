@@ -109,7 +109,7 @@ class TopKDistillationLoss:
             "divergence": divergence,
             "beta": beta,
         }
-        check_loss_options(OPERATION, **options, log_partition=torch.empty(0))  # type: ignore[arg-type]
+        check_loss_options(OPERATION, **options, log_partition=torch.empty(0))  # type: ignore[arg-type]  # words and numbers in one dict
         require_choice("impl", impl, IMPLS, operation=OPERATION)
         require_choice("teacher_rows", teacher_rows, TEACHER_ROWS, operation=OPERATION)
         if args is not None:

@@ -72,13 +72,13 @@ def replace_forward(
         return returned
 
     before = head.__dict__.get("forward")
-    head.forward = forward  # type: ignore[method-assign, assignment]
+    head.forward = forward  # type: ignore[method-assign, assignment]  # of this one layer, until `restore`
 
     def restore() -> None:
         if before is None:
             head.__dict__.pop("forward", None)
         else:
-            head.forward = before  # type: ignore[method-assign]
+            head.forward = before  # type: ignore[method-assign]  # as it was
 
     return restore
 

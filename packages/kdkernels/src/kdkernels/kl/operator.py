@@ -39,11 +39,11 @@ def kl_operator(
         impl: "torch" or "triton".
         want_gradient: whether the gradient is wanted.
     """
-    gradient = torch.empty(student.shape, dtype=student.dtype, device=student.device)
+    gradient = student.new_empty(student.shape) if want_gradient else None
     with torch.autocast(student.device.type, enabled=False):
         return loss_and_gradient(
             student,
-            gradient if want_gradient else None,
+            gradient,
             row_losses(teacher, temperature, divergence, beta, impl),
             mask,
             row_scale,

@@ -31,7 +31,13 @@ import triton.language as tl
 from torch import Tensor
 
 from kdkernels.column_sums_kernel import add_column_sums
-from kdkernels.divergence_kernel import DIVERGENCE_NUMBERS, LOG2_E, divergence_terms, log_add
+from kdkernels.divergence_kernel import (
+    DIVERGENCE_NUMBERS,
+    LOG2_E,
+    divergence_terms,
+    log_add,
+    log_sum_exp,
+)
 from kdkernels.loss_options import LossOptions
 from kdkernels.products import (
     chunk_rows,
@@ -44,7 +50,6 @@ from kdkernels.projection_gradients import Gradients, WeightGradient, unscaled
 from kdkernels.projection_kernel import project, sampled_base
 from kdkernels.targets import Targets
 from kdkernels.topk_kl import kernel as row_kernel
-from kdkernels.topk_kl.kernel import _log_sum_exp
 
 
 def losses_and_gradients(
@@ -249,7 +254,7 @@ def _finish_kernel(
                 parts = tl.where(of_row == block, tl.sum(e, axis=0), parts)
     sum_exp = tl.sum(parts, axis=0)
     lse_rest = log2_base / LOG2_E + tl.log(sum_exp)
-    lse = log_add(lse_rest, _log_sum_exp(topk_logits))
+    lse = log_add(lse_rest, log_sum_exp(topk_logits))
     hard_share = (1.0 - alpha) * scale
     soft_share = alpha * scale
     tl.store(hard_out + row, lse - label_logit)

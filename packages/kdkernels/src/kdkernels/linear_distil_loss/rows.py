@@ -25,7 +25,7 @@ class Rows(NamedTuple):
 
     def select(self, rows: Tensor) -> "Rows":
         """The same for some rows."""
-        return Rows(*(None if part is None else part.index_select(0, rows) for part in self))  # type: ignore[arg-type]
+        return Rows(*(None if part is None else part.index_select(0, rows) for part in self))  # type: ignore[arg-type]  # the last three alone may be None
 
     def check(self, operation: str, V: int) -> bool:
         """Refuse labels and ids that are no column; returns whether a row may have an id twice. Waits for the device."""

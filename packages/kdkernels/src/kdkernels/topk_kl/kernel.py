@@ -29,6 +29,7 @@ from kdkernels.divergence_kernel import (
     load_block,
     log2_sum,
     log_add,
+    log_sum_exp,
     online_softmax_update,
     store_block,
 )
@@ -177,13 +178,6 @@ def _store_gradient(
 
 
 @triton.jit
-def _log_sum_exp(x):
-    """Log Σ exp of a vector, -inf where it is empty."""
-    base = finite_or_zero(tl.max(x, axis=0))
-    return base + tl.log(tl.sum(tl.exp(x - base), axis=0))
-
-
-@triton.jit
 def _row_kernel(
     logits,  # [R, V], are lost
     row_stride,
@@ -247,7 +241,7 @@ def _row_kernel(
     if HARD:
         # hard = log Σ exp(z) - z_label;  ∂hard/∂z_v = softmax(z)_v - [v = label]
         lse_rest = log2_sum_1 * LOG_2
-        lse = log_add(lse_rest, _log_sum_exp(topk_logits))
+        lse = log_add(lse_rest, log_sum_exp(topk_logits))
         tl.store(hard_out + row, lse - label_logit)
         hard_factor = hard_share * tl.exp(base * LOG_2 - lse)
         topk_grad += hard_share * tl.exp(topk_logits - lse)
@@ -255,7 +249,7 @@ def _row_kernel(
         # soft = T² D(t, q);  ∂D/∂(z_k/T) = g_k - q_k G, and g_rest - q_rest G for all other columns together
         log_t = tl.load(log_mass + row * K + k, mask=k < K, other=-float("inf"))
         lse_rest = log2_sum_T * LOG_2
-        lse = log_add(lse_rest, _log_sum_exp(topk_logits * inverse_T))
+        lse = log_add(lse_rest, log_sum_exp(topk_logits * inverse_T))
         log_q = topk_logits * inverse_T - lse
         log_q_rest = lse_rest - lse
         terms, grad_log_q = divergence_terms(log_t, log_q, beta, DIVERGENCE)

@@ -67,10 +67,9 @@ def topk_kl_operator(
             duplicates=duplicates,
             columns=logits.shape[1],
         )
-        gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
         return loss_and_gradient(
             logits,
-            gradient if want_gradient else None,
+            logits.new_empty(logits.shape) if want_gradient else None,
             soft_losses(targets, LossOptions(1.0, temperature, divergence, beta), impl),
             mask,
             row_scale,
