@@ -106,14 +106,19 @@ def _stated(size: Size, data: Path, folder: Path) -> dict[str, Any]:
             "mask_draws": size.mask_draws,
             "block_length": size.length,
         },
-        "train": {
-            "steps": size.steps,
-            "tokens": size.batch * size.length,
-            "learning_rate": size.learning_rate,
-            "checkpoint_every": 10**6,
-            "evaluate_every": 10**6,
-            "arguments": {"bf16": has_bfloat16()},
-        },
+        "train": undisturbed(size.steps, size.batch * size.length, size.learning_rate),
+    }
+
+
+def undisturbed(steps: int, tokens: int, learning_rate: float) -> dict[str, Any]:
+    """A recipe's `train`, without checkpoints and evaluations on the way."""
+    return {
+        "steps": steps,
+        "tokens": tokens,
+        "learning_rate": learning_rate,
+        "checkpoint_every": 10**6,
+        "evaluate_every": 10**6,
+        "arguments": {"bf16": has_bfloat16()},
     }
 
 
