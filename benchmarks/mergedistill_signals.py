@@ -334,7 +334,7 @@ def table(figures: Mapping[str, Sequence[Figures]], kept: Mapping[str, float]) -
         "| --- |" + " ---: |" * 7,
     ]
     for row, of_row in figures.items():
-        shares = [own / other for own, other in zip(bits[row], bits[ONLINE], strict=True)]
+        shares = [value / best for value, best in zip(bits[row], bits[ONLINE], strict=True)]
         cells = [
             row,
             f"{kept[row]:.1f}" if row in kept else "-",
