@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from record import Recorder, machine, parser, race
 from tokenizers import Tokenizer
 from trimmed_encoders import PROMPT, bitext_accuracy, read_options, translations
+from tuned_encoders import parts_of_speech
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 from planted_outliers import plant_outliers
@@ -119,7 +120,8 @@ class Measuring:
         """Words with the right part of speech."""
         folder = make_tagger(self._options.model, self._options.data, self._work, quick=self._quick)
         files = self._graphs("tagger", folder)
-        test = {name: tagged(self._options.data, name, 12 if self._quick else TAGGED) for name in TREEBANKS}  # fmt: skip
+        files_of_tests = {name: self._options.data / "ud" / name / "test.conllu.xz" for name in TREEBANKS}  # fmt: skip
+        test = {name: parts_of_speech(file)[: 12 if self._quick else TAGGED] for name, file in files_of_tests.items()}  # fmt: skip
         scores = {name: Tagger(folder, session(file)).accuracies(test) for name, file in files.items()}  # fmt: skip
         for treebank in TREEBANKS:
             self._add(
@@ -377,18 +379,6 @@ def corpus(data: Path, language: str, count: int, *, first: int = 0) -> list[str
         lines = [line.strip() for line in file]
     order = np.random.default_rng(0).permutation(len(lines))
     return [lines[place] for place in order[first % len(lines) :][:count]]
-
-
-def tagged(data: Path, treebank: str, count: int) -> list[tuple[list[str], list[str]]]:
-    """Words and parts of speech of the first test sentences."""
-    with lzma.open(data / "ud" / treebank / "test.conllu.xz", "rt", encoding="utf-8") as file:
-        blocks = file.read().strip().split("\n\n")[:count]
-    sentences = []
-    for block in blocks:
-        rows = [line.split("\t") for line in block.split("\n") if not line.startswith("#")]
-        words = [row for row in rows if row[0].isdecimal()]
-        sentences.append(([row[1] for row in words], [row[3] for row in words]))
-    return sentences
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ Needs `--model FOLDER`, a multilingual encoder, and `--data FOLDER` in the layou
 the question's languages (the same function there, with fewer rows for the optimiser to carry), every system of `bistil compare`
 that is asked for is made of it on the same text for the same number of steps, learns each task on English, and is judged on
 the targets. What was made stays in `--work`, and the same call goes on from it; seeds that every system has are recorded.
-`--long` gives phase 1 three times the text and twice as much of it at a step, `--jobs` makes systems side by side, for a GPU.
+`--long` gives phase 1 three times the text and twice as much of it at a step, `--extract` states any key of the recipe's `extract`
+anew, such as `width=192,steps=400`, `--jobs` makes systems side by side.
 `--pareto FILE` draws score against parameters and operations, `--report FILE` writes recipe, tables and paired tests.
 
     python benchmarks/bistil_real.py --model FOLDER --data FOLDER --work FOLDER --targets de --tasks pos --seeds 1
@@ -14,9 +15,12 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import yaml
 from bilinguals import (
     add_options,
     draw_pareto,
@@ -126,7 +130,7 @@ def recipe_of(
     systems: tuple[str, ...],
     students: str,
     seeds: int,
-    terms: dict[str, float] | None,
+    extract: Mapping[str, Any],
 ) -> Comparison:
     return Comparison.model_validate(
         {
@@ -134,7 +138,7 @@ def recipe_of(
             "systems": systems, "students": students, "data": str(data), "seeds": seeds, "out": str(out), "languages": None,
             "extract": {
                 "steps": size.extract_steps, "batch": size.rows, "length": 64, "learning_rate": size.extract_rate, "warmup": 0.06,
-                "checkpoint_every": size.checkpoint_every, "terms": terms,
+                "checkpoint_every": size.checkpoint_every, **extract,
             },
             "tune": {
                 "steps": size.tune_steps, "full_steps": size.tune_steps, "batch": size.batch, "length": 128,
@@ -148,6 +152,11 @@ def recipe_of(
 def terms_of(text: str) -> dict[str, float]:
     """`hidden=1,cosine=0.5` as terms and weights."""
     return {term: float(weight) for term, _, weight in (part.partition("=") for part in text.split(","))}  # fmt: skip
+
+
+def extract_of(text: str) -> dict[str, Any]:
+    """`width=192,layers=last` as keys and values."""
+    return {key: yaml.safe_load(value) for key, _, value in (part.partition("=") for part in text.split(","))}  # fmt: skip
 
 
 def main() -> None:
@@ -168,7 +177,10 @@ def main() -> None:
     arguments.add_argument(
         "--long", action="store_true", help="phase 1 on more text and twice as much of it at a step"
     )
-    arguments.add_argument("--jobs", type=int, default=1, help="processes side by side, for a GPU")
+    arguments.add_argument(
+        "--extract", metavar="KEY=VALUE,…", help="of phase 1, as `bistil compare` has them"
+    )
+    arguments.add_argument("--jobs", type=int, default=1, help="processes side by side")
     arguments.add_argument(
         "--terms",
         metavar="TERM=WEIGHT,…",
@@ -178,7 +190,9 @@ def main() -> None:
     options = arguments.parse_args()
     disable_progress_bar()
     size = QUICK if options.quick else LONG if options.long else Size()
-    terms = terms_of(options.terms) if options.terms else None
+    stated = extract_of(options.extract) if options.extract else {}
+    if options.terms:
+        stated["terms"] = terms_of(options.terms)
     targets, systems = tuple(options.targets), tuple(options.systems)
     tasks = {task: tuple(code for code in TASKS[task] if code in targets) for task in options.tasks}
     with tempfile.TemporaryDirectory() as scratch:
@@ -194,7 +208,7 @@ def main() -> None:
             for task in part.tasks:
                 recipe = recipe_of(
                     size, options.data, model, folder / "run", texts, targets=tasks[task], tasks=(task,), systems=part.systems,
-                    students=options.students, seeds=seeds, terms=terms,
+                    students=options.students, seeds=seeds, extract=stated,
                 )  # fmt: skip
                 compare(recipe, watch=tell)
             return recipe
@@ -207,7 +221,7 @@ def main() -> None:
             recipe = follow(Part(systems, tuple(tasks)), count)
         rows = rows_of(recipe)
         recorder = Recorder("bistil_real", options)
-        shape = {**asdict(size), "students": options.students, "targets": " ".join(targets), **({"terms": options.terms} if terms else {})}  # fmt: skip
+        shape = {**asdict(size), "students": options.students, "targets": " ".join(targets), **{f"extract.{key}": str(value) for key, value in stated.items()}}  # fmt: skip
         record_scores(recorder, rows, systems, tasks, dict.fromkeys(tasks, size.tune_steps), shape, BARS)  # fmt: skip
         recorder.close()
         costs = xeval.read_costs(folder / "run" / "costs.jsonl")

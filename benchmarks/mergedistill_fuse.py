@@ -11,7 +11,6 @@ languages: words tagged right, on test sets that nothing was chosen by; bits per
 from __future__ import annotations
 
 import json
-import lzma
 import random
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,7 @@ import torch
 import transformers
 from record import Recorder, parser, timed_dtypes
 from trimmed_encoders import read_options, texts_to_choose_by
-from tuned_encoders import Entities, Examples, answer, tune
+from tuned_encoders import Entities, Examples, answer, parts_of_speech, tune
 
 from mergedistill import fuse
 from teacherzoo import load_teacher
@@ -103,11 +102,11 @@ def taggers(recorder: Recorder, data: Path, start: Path, work: Path, sizes: Size
     """Tune two, merge them, judge all in both languages."""
     tasks, folders, spoken, development = {}, [], [], {}
     for language, treebank in LANGUAGES.items():
-        rows = tagged(data / "ud" / treebank / "dev.conllu.xz")
+        rows = parts_of_speech(data / "ud" / treebank / "dev.conllu.xz")
         kept_back, train = rows[: 2 * sizes.tests], rows[2 * sizes.tests :]
         examples = Examples(
             train=train,
-            test=tagged(data / "ud" / treebank / "test.conllu.xz")[: sizes.tests],
+            test=parts_of_speech(data / "ud" / treebank / "test.conllu.xz")[: sizes.tests],
             labels=UPOS,
         )
         tasks[language] = Tags(examples=examples, length=LENGTH)
@@ -227,18 +226,6 @@ def pretrain(start: Path, lines: Sequence[str], out: Path, steps: int) -> None:
         optimizer.zero_grad()
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-
-
-def tagged(file: Path) -> list[Any]:
-    """Sentences of a treebank: words and their universal parts of speech."""
-    with lzma.open(file, "rt", encoding="utf-8") as text:
-        blocks = text.read().strip().split("\n\n")
-    sentences = []
-    for block in blocks:
-        rows = [line.split("\t") for line in block.split("\n") if not line.startswith("#")]
-        words = [row for row in rows if row[0].isdecimal()]
-        sentences.append(([row[1] for row in words], [row[3] for row in words]))
-    return sentences
 
 
 if __name__ == "__main__":

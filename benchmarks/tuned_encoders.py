@@ -284,6 +284,16 @@ def _tagged(file: Path) -> list[Any]:
     return sentences
 
 
+def parts_of_speech(file: Path) -> list[tuple[list[str], list[str]]]:
+    """Sentences of a treebank: words and their universal parts of speech."""
+    sentences = []
+    for block in "\n".join(_lines(file)).strip().split("\n\n"):
+        rows = [line.split("\t") for line in block.split("\n") if not line.startswith("#")]
+        words = [row for row in rows if row[0].isdecimal()]
+        sentences.append(([row[1] for row in words], [row[3] for row in words]))
+    return sentences
+
+
 def _lines(file: Path) -> list[str]:
     with lzma.open(file, "rt", encoding="utf-8") as text:
         return text.read().rstrip("\n").split("\n")

@@ -20,7 +20,6 @@ from bistil_export import (
     Measuring,
     encode,
     session,
-    tagged,
     tokenizer_of,
 )
 from export_variants import VARIANTS, _pairs, saturating_session
@@ -97,19 +96,3 @@ def test_the_table_has_a_row_for_every_variant(
 
     assert all(f"\n| {name} |" in table for name in files)
     assert "| cosine de |" in table
-
-
-def test_words_and_tags_of_a_treebank_leave_out_what_spans_words(tmp_path: Path) -> None:
-    file = tmp_path / "ud" / "de_made" / "test.conllu.xz"
-    file.parent.mkdir(parents=True)
-    rows = [
-        "# text = zum",
-        "1-2\tzum\t_\t_",
-        "1\tzu\t_\tADP",
-        "2\tdem\t_\tDET",
-        "",
-        "1\tja\t_\tINTJ",
-    ]
-    file.write_bytes(lzma.compress("\n".join(rows).encode()))
-
-    assert tagged(tmp_path, "de_made", 5) == [(["zu", "dem"], ["ADP", "DET"]), (["ja"], ["INTJ"])]

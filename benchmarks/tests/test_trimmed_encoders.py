@@ -29,7 +29,7 @@ from trimmed_encoders import (  # fmt: skip
     segmented_alike,
     texts_to_choose_by,
 )
-from tuned_encoders import Examples, Reranking, Topics, entities, topics
+from tuned_encoders import Examples, Reranking, Topics, entities, parts_of_speech, topics
 
 LANGUAGES = ("en", "sw", "de", "tr", "hi", "ar", "fi")
 Question = Callable[..., list[dict[str, Any]]]
@@ -250,3 +250,18 @@ def test_topics_entities_and_rankings_are_scored(data: Path) -> None:
     ranking = Reranking(examples=Examples(train=[], test=[]), length=64, candidates=3)
     assert ranking.score([3.0, 2.0, 1.0, 2.0, 3.0, 2.0]) == pytest.approx(100 * (1 + 1 / 3) / 2)
     assert isinstance(topic, Topics)
+
+
+def test_words_and_tags_of_a_treebank_leave_out_what_spans_words(tmp_path: Path) -> None:
+    file = tmp_path / "test.conllu.xz"
+    rows = [
+        "# text = zum",
+        "1-2\tzum\t_\t_",
+        "1\tzu\t_\tADP",
+        "2\tdem\t_\tDET",
+        "",
+        "1\tja\t_\tINTJ",
+    ]
+    file.write_bytes(lzma.compress("\n".join(rows).encode()))
+
+    assert parts_of_speech(file) == [(["zu", "dem"], ["ADP", "DET"]), (["ja"], ["INTJ"])]

@@ -200,10 +200,11 @@ def test_without_a_mask_token_nothing_is_masked(
 def test_a_narrower_sentence_encoder_pools_what_it_has(
     save: Callable[..., Path], texts: dict[str, Path], tmp_path: Path
 ) -> None:
-    narrow = replace(SHORT, width=8, loss=LossWeights(similarity=1))
+    narrow = replace(SHORT, width=8, loss=None)
 
     out = _extract(save("sentence"), texts, tmp_path / "out", narrow)
 
+    assert narrow.decided(Kind.SENTENCE).weights == LossWeights.only(similarity=1, hidden=1)
     assert SentenceTransformer(str(out), device="cpu").encode(["bad"]).shape == (1, 8)
 
 

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import BertConfig, BertForSequenceClassification
 
 from bistil.errors import ModelError
 from bistil.student.layers import choose_layers, layer_map, require_equal_to_truncated, student_of
@@ -100,6 +101,23 @@ def test_random_weights_follow_from_the_seed_alone(make_masked_lm: Callable[...,
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
     assert not torch.equal(weights[0], teacher.bert.encoder.layer[1].attention.self.query.weight)
+
+
+def test_the_place_of_weights_in_memory_makes_no_other_student(
+    make_masked_lm: Callable[..., Any],
+) -> None:
+    """Where a product of one column starts at another place, its last bit can differ, as it does without AVX-512."""
+    settings = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 4}  # fmt: skip
+    teacher = BertForSequenceClassification(BertConfig(vocab_size=60, num_labels=1, **settings)).eval()  # fmt: skip
+    weight, room = teacher.classifier.weight.detach().clone(), torch.empty(64)
+    for place in range(16):
+        moved = room[place : place + weight.numel()].view(weight.shape)
+        moved.copy_(weight)
+        teacher.classifier.weight.data = moved
+
+        student = student_of(teacher, (1, 3))
+
+        assert torch.equal(student.classifier.weight, moved)
 
 
 def test_a_wrong_copy_is_caught(make_masked_lm: Callable[..., Any]) -> None:

@@ -179,7 +179,7 @@ def extract_command(
     if style == "paper":
         left_open = {name: PAPER[name] if value is None else value for name, value in left_open.items()}  # fmt: skip
     extraction = Extraction(
-        reduction=reduction, width=width, feed_forward=feed_forward, units=units, loss=_loss(style, term or [], model),  # type: ignore[arg-type]  # checked there
+        reduction=reduction, width=width, feed_forward=feed_forward, units=units, loss=_loss(style, term or [], model, narrow=width is not None),  # type: ignore[arg-type]  # checked there
         init=init, threshold=threshold, top=top, budget=budget, keep_vocabulary=keep_vocabulary,  # type: ignore[arg-type]  # checked there
         steps=steps, batch=batch, length=length, **left_open,
         prompts=tuple(prompt or ()), mask_rate=mask_rate, held_out_share=held_out_share, precision=precision, optimizer=optimizer, offload=offload, seed=seed, checkpoint_every=checkpoint_every,  # type: ignore[arg-type]  # checked there
@@ -233,7 +233,7 @@ def _tell(plan: Plan) -> None:
         typer.echo(line, err=True)
 
 
-def _loss(style: str | None, changed: list[str], model: str) -> LossWeights | None:
+def _loss(style: str | None, changed: list[str], model: str, *, narrow: bool) -> LossWeights | None:
     if style is not None and style not in (*PRESETS, "paper"):
         raise ExtractError(f"--style must be one of {', '.join(PRESETS)}, paper, got {style!r}.")
     settings = settings_of(EXTRACT_TERMS)
@@ -255,7 +255,7 @@ def _loss(style: str | None, changed: list[str], model: str) -> LossWeights | No
     from teacherzoo.encoders.kinds import model_layout
     from teacherzoo.encoders.teachers import teacher_folder
 
-    return weights_for(model_layout(teacher_folder(model)).kind).replace(**stated)
+    return weights_for(model_layout(teacher_folder(model)).kind, narrow=narrow).replace(**stated)
 
 
 def _teacher_tasks(

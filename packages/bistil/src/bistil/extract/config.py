@@ -163,7 +163,7 @@ class Extraction:
         """
         from teacherzoo.training.arguments import has_bfloat16  # late: imports torch
 
-        loss = weights_for(kind) if self.loss is None else self.loss
+        loss = weights_for(kind, narrow=self.width is not None) if self.loss is None else self.loss
         require_seen(loss, kind)
         if self.prompts and kind != "sentence":
             raise ExtractError(

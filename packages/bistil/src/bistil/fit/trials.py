@@ -12,7 +12,6 @@ from bistil.extract.config import Extraction
 from bistil.extract.run import extract
 from bistil.fit.config import Fitting
 from bistil.fit.judge import Judge, Worth
-from bistil.losses.weights import LossWeights, weights_for
 from bistil.student.shape import Shape
 from teacherzoo.atomic_write import remove
 from teacherzoo.cache import MADE, digest_of_values, made_once
@@ -148,16 +147,8 @@ class Trials:
             feed_forward=None if shape.feed_forward == self._whole.feed_forward else shape.feed_forward,
             units=asked.units if narrow or shape.feed_forward != self._whole.feed_forward else None,  # type: ignore[arg-type]  # checked there
             budget=shape.pieces,
-            loss=_loss(self._kind, narrow=narrow),
             steps=steps,
             checkpoint_every=max(50, steps // 5),
             batch=asked.batch, length=asked.length, learning_rate=rate, prompts=asked.prompts,
             precision=asked.precision, seed=asked.seed,  # type: ignore[arg-type]  # checked there
         )  # fmt: skip
-
-
-def _loss(kind: Kind, *, narrow: bool) -> LossWeights:
-    """What the kind has by default; a narrower sentence encoder has no vectors of the teacher's dimension, but their nearness."""
-    if kind is Kind.SENTENCE and narrow:
-        return LossWeights.only(similarity=1, hidden=1)
-    return weights_for(kind)

@@ -209,16 +209,21 @@ _NEEDS = {
 }
 
 
-def weights_for(kind: Kind) -> LossWeights:
+def weights_for(kind: Kind, *, narrow: bool = False) -> LossWeights:
     """What is compared of a teacher of this kind unless one says otherwise.
 
     Attention and hidden states (Ansell et al. 2023); of classifiers and rerankers their logits, too, by mean squared
-    difference (Gurgurov et al. 2025); of sentence encoders their vectors.
+    difference (Gurgurov et al. 2025); of sentence encoders their vectors, or where the student is narrower, so that it has none of the
+    teacher's dimension, their nearness to one another.
 
     Example:
         >>> dict(weights_for(Kind.CLASSIFIER))
         {'attention': 1.0, 'hidden': 1.0, 'answers_mse': 1}
+        >>> dict(weights_for(Kind.SENTENCE, narrow=True))
+        {'hidden': 1, 'similarity': 1}
     """
+    if narrow and kind is Kind.SENTENCE:
+        return LossWeights.only(similarity=1, hidden=1)
     return PRESETS[PRESET_OF_KIND.get(kind, "bistil")]
 
 

@@ -100,7 +100,7 @@ def student_of(teacher: Any, layers: Sequence[int], *, seed: int | None = None) 
 
     The student's embeddings, layers and head are copies, as in BiStil (Ansell et al. 2023) and DistilBERT (Sanh et al. 2019).
     Dropout is 0, in the configuration too. Before it is returned the student's outputs (a head's logits, or the states of an
-    encoder without one) are compared with those of the teacher with its other layers left out; they are the same bits.
+    encoder without one) are compared with those of the teacher with its other layers left out.
 
     Args:
         teacher: a stock model with or without a head, in evaluation mode.
@@ -157,8 +157,11 @@ def _mapped_weights(teacher: Any, layers: Sequence[int]) -> dict[str, torch.Tens
 def require_equal_to_truncated(student: Any, teacher: Any, layers: Sequence[int]) -> None:
     """Compare the student's outputs with those of the teacher cut down to `layers`, on random tokens.
 
+    The same weights at other places in memory can give other last bits: a product of one column, such as a reranker's, does on
+    processors without AVX-512. So half of a number's digits must agree: |a - b| ≤ √ε max |b|, with ε of the outputs' type.
+
     Raises:
-        ModelError: where one bit differs.
+        ModelError: where they differ by more.
     """
     random = torch.Generator().manual_seed(0)
     rows = teacher.get_input_embeddings().num_embeddings
@@ -168,7 +171,8 @@ def require_equal_to_truncated(student: Any, teacher: Any, layers: Sequence[int]
     actual = _outputs(student(input_ids=inputs, attention_mask=mask), mask)
     with truncated(teacher, layers):
         expected = _outputs(teacher(input_ids=inputs, attention_mask=mask), mask)
-    if not torch.equal(actual, expected):
+    allowed = torch.finfo(expected.dtype).eps ** 0.5 * float(expected.abs().max())
+    if not torch.allclose(actual, expected, rtol=0, atol=allowed):
         raise ModelError(
             f"The student does not compute what layers {list(layers)} of the teacher compute (they differ by up to "
             f"{float((actual - expected).abs().max()):.2g}); this is an architecture that cannot be cut so."
