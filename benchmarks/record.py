@@ -104,9 +104,9 @@ def extra_memory(run: Callable[[], object]) -> int:
     Path("/proc/self/clear_refs").write_text(
         "5"
     )  # sets the high-water mark back to what is resident now
-    before = _status_bytes("VmRSS")
+    before = status_bytes("VmRSS")
     result = run()
-    peak = _status_bytes("VmHWM")
+    peak = status_bytes("VmHWM")
     del result
     return peak - before
 
@@ -288,7 +288,7 @@ def _synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def _status_bytes(key: str) -> int:
+def status_bytes(key: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024

@@ -24,6 +24,7 @@ from transformers import BertConfig, BertForMaskedLM  # offline first
 from teacherzoo import Masking, Signals, TokenSpace
 from teacherzoo.encoders.heads import split_head
 from teacherzoo.encoders.inference import MaskedBlock, PlainEngine, predict_blocks
+from teacherzoo.encoders.predictions import Predictions
 from teacherzoo.encoders.teachers import Teacher
 from teacherzoo.signals.layout import CorpusRecord, Manifest, RecordingSettings
 from teacherzoo.signals.write import Row, shard_table, write_shard, write_whole
@@ -184,10 +185,11 @@ def reading_beside_training(
         temperatures=TEMPERATURES,
     )
     many = 512 // max(8, len(some))
+    repeated = Predictions(*(torch.cat([column] * many) for column in vars(predictions).values()))
     shard = write_shard(
         folder,
         "en-00000.parquet",
-        shard_table("en", signal_rows * many, predictions * many),
+        shard_table("en", signal_rows * many, repeated),
         language="en",
         metadata={},
     )

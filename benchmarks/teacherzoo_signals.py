@@ -78,6 +78,10 @@ def cut(said: Predictions, k: int) -> Predictions:
     )
 
 
+def rows_of(said: Predictions, start: int, stop: int) -> Predictions:
+    return Predictions(*(column[start:stop] for column in vars(said).values()))
+
+
 def write(folder: Path, said: Predictions, k: int) -> Signals:
     """A folder of signals of these predictions, in blocks of BLOCK tokens."""
     generator = np.random.default_rng(0)
@@ -85,7 +89,7 @@ def write(folder: Path, said: Predictions, k: int) -> Signals:
     text = np.searchsorted(
         np.cumsum(zipf / zipf.sum()), generator.random(BLOCK * len(said.ids) // MASKED)
     )
-    rows, parts = [], []
+    rows = []
     for block, start in enumerate(range(0, len(said.ids), MASKED)):
         stop = min(start + MASKED, len(said.ids))
         positions = np.sort(generator.choice(np.arange(1, BLOCK - 1), stop - start, replace=False))
@@ -101,7 +105,6 @@ def write(folder: Path, said: Predictions, k: int) -> Signals:
                 np.ones(len(positions), dtype=bool),
             )
         )
-        parts.append(Predictions(*(getattr(said, n)[start:stop] for n in vars(said))))
     space = TokenSpace(mask=4, pad=0, unknown=1, special=(0, 1, 2, 3, 4), size=V)
     settings = RecordingSettings(
         teacher="made", weights="", tokenizer="", vocabulary_size=V, sampler="topk", draws=None, k=k, temperatures=(2.0, 4.0), masking=Masking(),
@@ -110,7 +113,8 @@ def write(folder: Path, said: Predictions, k: int) -> Signals:
     size = 1024
     shards = tuple(
         write_shard(
-            folder, f"en-{at:05d}.parquet", shard_table("en", rows[at : at + size], parts[at : at + size]),
+            folder, f"en-{at:05d}.parquet",
+            shard_table("en", rows[at : at + size], rows_of(said, at * MASKED, (at + size) * MASKED)),
             language="en", metadata={},
         )
         for at in range(0, len(rows), size)

@@ -8,6 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mergedistill.recipe.recipe import Recipe
 from teacherzoo import Masking, Teacher, TokenSpace, split_head
 from teacherzoo.encoders.inference import MaskedBlock, PlainEngine, predict_blocks
@@ -65,6 +67,8 @@ def score(reader: Teacher, texts: list[str], *, masking: Masking, block_length: 
         for block in blocks_of(documents, reader.backend, length=block_length)
         if (masked := _masked_block(block, masking, reader.space)) is not None
     ]
+    if not masked_blocks:
+        return Score(bits_per_byte=bits.value, accuracy=float("nan"))
     predictions = predict_blocks(
         PlainEngine(reader, device=next(reader.model.parameters()).device),
         masked_blocks,
@@ -73,12 +77,9 @@ def score(reader: Teacher, texts: list[str], *, masking: Masking, block_length: 
         k=1,
         temperatures=(),
     )
-    hits = sum(
-        int((predicted.ids[:, 0].numpy() == masked.wanted[:, 0]).sum())
-        for predicted, masked in zip(predictions, masked_blocks, strict=True)
-    )
-    count = sum(len(masked.positions) for masked in masked_blocks)
-    return Score(bits_per_byte=bits.value, accuracy=hits / count if count else float("nan"))
+    gold = np.concatenate([masked.wanted[:, 0] for masked in masked_blocks])
+    hits = predictions.ids[:, 0].numpy() == gold
+    return Score(bits_per_byte=bits.value, accuracy=float(hits.mean()))
 
 
 def _masked_block(block: Block, masking: Masking, space: TokenSpace) -> MaskedBlock | None:

@@ -106,15 +106,15 @@ def predict_blocks(
     temperatures: Sequence[float],
     draws: int | None = None,
     report: Callable[[int], None] = lambda *_: None,
-) -> list[Predictions]:
-    """The teacher's predictions for each block, in their order.
+) -> Predictions:
+    """The teacher's predictions at the positions of all blocks, in their order.
 
     Blocks of like length share a batch, and a batch holds at most `token_budget` tokens, padding included. Which blocks
     meet depends on nothing but the blocks, so the same list always gives the same bits at the same number of threads.
 
     Args:
         engine: runs the teacher.
-        blocks: of any lengths.
+        blocks: of any lengths, at least one.
         pad: id that fills up.
         token_budget: most tokens in a batch; a single longer block is a batch of its own.
         k: ids to keep; None where ids are drawn.
@@ -125,23 +125,16 @@ def predict_blocks(
     Raises:
         TeacherError: where the teacher's logits are not finite, naming the document.
     """
-    by_index: list[Predictions | None] = [None] * len(blocks)
+    parts: list[Predictions] = []
+    asked: list[int] = []
     for batch in batches([len(block.input_ids) for block in blocks], token_budget):
         members = [blocks[index] for index in batch]
-        together = _predict_batch(engine, members, pad, k, temperatures, draws)
-        counts = [len(block.positions) for block in members]
-        for index, predictions in zip(batch, _split(together, counts), strict=True):
-            if not bool(
-                torch.isfinite(predictions.wanted_logprobs).all()
-                and torch.isfinite(predictions.logprobs).all()
-            ):
-                raise TeacherError(
-                    f"The teacher's logits are not finite (NaN or infinite) at {blocks[index].name}; "
-                    "its weights are damaged, or the precision is too low."
-                )
-            by_index[index] = predictions
+        predictions = _predict_batch(engine, members, pad, k, temperatures, draws)
+        _refuse_infinite(predictions, members)
+        parts.append(predictions)
+        asked += batch
         report(sum(len(block.input_ids) for block in members))
-    return [predictions for predictions in by_index if predictions is not None]
+    return _in_order(parts, asked, np.array([len(block.positions) for block in blocks]))
 
 
 def batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
@@ -200,12 +193,29 @@ def _predict_batch(
     )
 
 
-def _split(predictions: Predictions, counts: list[int]) -> Iterator[Predictions]:
-    columns = (
-        predictions.ids.split(counts),
-        predictions.logprobs.split(counts),
-        predictions.log_partition.split(counts),
-        predictions.wanted_logprobs.split(counts),
-    )
-    for column in zip(*columns, strict=True):
-        yield Predictions(*column)
+def _refuse_infinite(predictions: Predictions, members: Sequence[MaskedBlock]) -> None:
+    finite = torch.isfinite(predictions.wanted_logprobs).all(dim=1)
+    finite &= torch.isfinite(predictions.logprobs).all(dim=1)
+    if not finite.all():
+        ends = np.cumsum([len(block.positions) for block in members])
+        block = members[np.searchsorted(ends, int(finite.int().argmin()), side="right")]
+        raise TeacherError(
+            f"The teacher's logits are not finite (NaN or infinite) at {block.name}; "
+            "its weights are damaged, or the precision is too low."
+        )
+
+
+def _in_order(
+    parts: Sequence[Predictions], asked: Sequence[int], counts: NDArray[np.int64]
+) -> Predictions:
+    """Rows of blocks in the order in which they were asked, put into the order of the blocks.
+
+    Args:
+        parts: of the batches.
+        asked: numbers of the blocks, batch by batch.
+        counts: positions of each block.
+    """
+    blocks = np.repeat(np.array(asked), counts[asked])
+    order = torch.from_numpy(np.argsort(blocks, kind="stable"))
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return Predictions(*(torch.cat(column)[order] for column in columns))

@@ -42,7 +42,9 @@ from teacherzoo.signals.shard_plan import CorpusPlan, ShardPlan, plan_shards
 from teacherzoo.signals.write import Row, shard_table, write_shard, write_whole
 from teacherzoo.text.blocks import Block, blocks_of
 from teacherzoo.text.corpora import Corpus, Document
-from teacherzoo.text.masking import Masking, corrupt, masked_positions, sample_keys
+from teacherzoo.text.masking import Masking, corrupt, mask_blocks, sample_keys
+
+_TOGETHER = 512  # blocks that are masked at once
 
 
 def record(
@@ -187,9 +189,7 @@ class Recording:
             for shard, documents in _documents_of(plan, share):
                 self._record_shard(plan, shard, documents)
 
-    def predict(
-        self, blocks: Sequence[MaskedBlock], report: Callable[[int], None]
-    ) -> list[Predictions]:
+    def predict(self, blocks: Sequence[MaskedBlock], report: Callable[[int], None]) -> Predictions:
         """The teacher's predictions for a shard's blocks."""
         return predict_blocks(
             self.engine,
@@ -237,24 +237,30 @@ class Recording:
         self._part_done = 0.0
 
     def _rows(self, documents: Sequence[Document]) -> Iterator[Row]:
-        length = self.settings.block_length
-        for block in blocks_of(documents, self.backend, length=length):
-            for draw in range(self.settings.mask_draws):
-                positions = masked_positions(
-                    block, self.settings.masking, space=self.settings.space, draw=draw
-                )
-                if len(positions):
-                    yield Row(
-                        block.document,
-                        block.part,
-                        draw,
-                        block.token_ids,
-                        positions,
-                        block.words[positions],
-                        _all_masked(block, positions)
-                        if self.settings.word_logprobs
-                        else block.whole[positions],
-                    )
+        settings = self.settings
+        blocks = blocks_of(documents, self.backend, length=settings.block_length)
+        while some := list(islice(blocks, _TOGETHER)):
+            draws = [
+                mask_blocks(some, settings.masking, space=settings.space, draw=draw)
+                for draw in range(settings.mask_draws)
+            ]
+            for block, masks in zip(some, zip(*draws, strict=True), strict=True):
+                for draw, positions in enumerate(masks):
+                    if len(positions):
+                        yield self._row(block, draw, positions)
+
+    def _row(self, block: Block, draw: int, positions: NDArray[np.int64]) -> Row:
+        return Row(
+            block.document,
+            block.part,
+            draw,
+            block.token_ids,
+            positions,
+            block.words[positions],
+            _all_masked(block, positions)
+            if self.settings.word_logprobs
+            else block.whole[positions],
+        )
 
     _part_done: float = 0.0
     _begun: float = 0.0

@@ -85,7 +85,7 @@ def verify(
 
 def asked_again(
     signals: Signals, teacher: str | Path, *, rows: int, seed: int, watch: ProgressCallback
-) -> Iterator[tuple[SignalBatch, list[Predictions]]]:
+) -> Iterator[tuple[SignalBatch, Predictions]]:
     """A sample of recorded blocks, shard by shard, and the teacher's predictions of the recorded ids, or its draws again.
 
     Raises:
@@ -147,11 +147,11 @@ def _masked_blocks(batch: SignalBatch, seed: int) -> list[MaskedBlock]:
     return blocks
 
 
-def _compare(batch: SignalBatch, predictions: list[Predictions]) -> Verification:
-    exact = torch.cat([prediction.wanted_logprobs for prediction in predictions]).double()
+def _compare(batch: SignalBatch, predictions: Predictions) -> Verification:
+    exact = predictions.wanted_logprobs.double()
     divergence = bucket_kl(exact, batch.topk_logprobs.double(), batch.tail.double())
     worst = int(divergence.argmax())
-    partition = torch.cat([prediction.log_partition for prediction in predictions])
+    partition = predictions.log_partition
     recorded = (
         torch.stack(list(batch.log_partition.values()), dim=1) if batch.log_partition else partition
     )

@@ -72,7 +72,7 @@ def verify_samples(
     checked = positions = 0
     total, worst, document = 0.0, -1.0, ""
     for batch, predictions in asked_again(signals, teacher, rows=rows, seed=seed, watch=watch):
-        again = torch.cat([prediction.ids for prediction in predictions])
+        again = predictions.ids
         # Of an id that stands among the draws of now, how often it stood among those of then.
         recorded = (
             (batch.topk_logprobs.double() / signals.settings.drawn_at).exp() * again.shape[1]

@@ -48,12 +48,12 @@ class Row:
 def shard_table(
     language: str,
     rows: Sequence[Row],
-    predictions: Sequence[Predictions],
+    predictions: Predictions,
     schema: pa.Schema = SCHEMAS["topk"],
 ) -> pa.Table:
-    """Rows and the teacher's predictions as columns of a schema."""
+    """Rows and the teacher's predictions, row by row, as columns of a schema."""
     counts = [len(row.positions) for row in rows]
-    columns = _text_columns(language, rows, predictions)
+    columns = _text_columns(language, rows) | {"loss": _loss_column(predictions, counts)}
     if "sampled_ids" in schema.names:
         columns |= _sampled_columns(predictions, counts)
     else:
@@ -63,35 +63,28 @@ def shard_table(
     return pa.table(columns, schema=schema)
 
 
-def _text_columns(
-    language: str, rows: Sequence[Row], predictions: Sequence[Predictions]
-) -> dict[str, pa.Array]:
+def _text_columns(language: str, rows: Sequence[Row]) -> dict[str, pa.Array]:
     return {
         "language": pa.array([language] * len(rows), pa.string()),
         "document": pa.array([row.document for row in rows], pa.binary(16)),
         "part": pa.array([row.part for row in rows], pa.int32()),
         "draw": pa.array([row.draw for row in rows], pa.int32()),
-        "loss": pa.array(
-            [
-                -float(prediction.wanted_logprobs[:, 0].double().mean())
-                for prediction in predictions
-            ],
-            pa.float32(),
-        ),
         "token_ids": _lists([row.token_ids for row in rows], pa.uint32()),
         "positions": _lists([row.positions for row in rows], pa.uint32()),
         "words": _lists([row.words for row in rows], pa.uint32()),
     }
 
 
-def _topk_columns(predictions: Sequence[Predictions], counts: Sequence[int]) -> dict[str, pa.Array]:
-    ids = _joined([prediction.ids.numpy() for prediction in predictions]).astype(np.uint32)
-    codes, scale, log_kept = encode_logprobs(
-        _joined([prediction.logprobs.numpy() for prediction in predictions])
-    )
-    partition = round_float32(
-        _joined([prediction.log_partition.numpy() for prediction in predictions])
-    )
+def _loss_column(predictions: Predictions, counts: Sequence[int]) -> pa.Array:
+    gold = predictions.wanted_logprobs[:, 0].double().numpy()
+    starts = np.cumsum([0, *counts[:-1]])
+    return pa.array(-np.add.reduceat(gold, starts) / np.array(counts), pa.float32())
+
+
+def _topk_columns(predictions: Predictions, counts: Sequence[int]) -> dict[str, pa.Array]:
+    ids = predictions.ids.numpy().astype(np.uint32)
+    codes, scale, log_kept = encode_logprobs(predictions.logprobs.numpy())
+    partition = round_float32(predictions.log_partition.numpy())
     k, temperatures = ids.shape[1], partition.shape[1]
     return {
         "topk_ids": _flat(ids.ravel(), counts, k, pa.uint32()),
@@ -102,12 +95,8 @@ def _topk_columns(predictions: Sequence[Predictions], counts: Sequence[int]) -> 
     }
 
 
-def _sampled_columns(
-    predictions: Sequence[Predictions], counts: Sequence[int]
-) -> dict[str, pa.Array]:
-    ids, times, distinct = merge_draws(
-        _joined([prediction.ids.numpy() for prediction in predictions])
-    )
+def _sampled_columns(predictions: Predictions, counts: Sequence[int]) -> dict[str, pa.Array]:
+    ids, times, distinct = merge_draws(predictions.ids.numpy())
     rows = np.split(distinct, np.cumsum(counts)[:-1])
     sizes = [int(row.sum()) for row in rows]
     return {
@@ -116,12 +105,12 @@ def _sampled_columns(
     }
 
 
-def _words_column(rows: Sequence[Row], predictions: Sequence[Predictions]) -> pa.Array:
-    words = _joined([row.words for row in rows])
+def _words_column(rows: Sequence[Row], predictions: Predictions) -> pa.Array:
+    words = np.concatenate([row.words for row in rows])
     position_starts = np.cumsum([0, *(len(row.words) for row in rows)])
     starts = word_starts(words, position_starts)
-    gold = _joined([prediction.wanted_logprobs[:, 0].numpy() for prediction in predictions])
-    values = word_logprobs(gold, _joined([row.whole for row in rows]), starts)
+    gold = predictions.wanted_logprobs[:, 0].numpy()
+    values = word_logprobs(gold, np.concatenate([row.whole for row in rows]), starts)
     counts = np.diff(np.searchsorted(starts, position_starts))
     return _flat(values, counts.tolist(), 1, pa.float32())
 
@@ -190,10 +179,6 @@ def _leaves(schema: pa.Schema, names: Sequence[str]) -> list[str]:
         for field in schema
         if field.name in names
     ]
-
-
-def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    return np.concatenate(arrays)
 
 
 def _lists(arrays: Sequence[NDArray[Any]], kind: pa.DataType) -> pa.Array:

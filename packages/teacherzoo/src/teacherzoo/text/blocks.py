@@ -83,25 +83,23 @@ def _cut(document: Document, encoding: Any, frame: TokenFrame, room: int) -> Ite
     offsets = np.array(encoding.offsets, dtype=np.int64)
     words = words_of_tokens(offsets, spans[:, 1])
     whole = in_whole_words(offsets, words, spans)
-    before = np.array(frame.before, dtype=np.uint32)
-    behind = np.array(frame.behind, dtype=np.uint32)
     for part, (start, stop) in enumerate(_spans(words, room)):
-        yield Block(
+        inside = slice(len(frame.before), len(frame.before) + stop - start)
+        size = inside.stop + len(frame.behind)
+        block = Block(
             document.digest,
             part,
-            np.concatenate([before, ids[start:stop], behind]),
-            np.concatenate(
-                [np.full(len(before), -1), words[start:stop], np.full(len(behind), -1)]
-            ).astype(np.int32),
+            np.empty(size, dtype=np.uint32),
+            np.full(size, -1, dtype=np.int32),
             len(spans),
-            np.concatenate(
-                [
-                    np.zeros(len(before), dtype=bool),
-                    whole[start:stop] & ~_cut_off(words, start, stop),
-                    np.zeros(len(behind), dtype=bool),
-                ]
-            ),
+            np.zeros(size, dtype=bool),
         )
+        block.token_ids[: inside.start] = frame.before
+        block.token_ids[inside] = ids[start:stop]
+        block.token_ids[inside.stop :] = frame.behind
+        block.words[inside] = words[start:stop]
+        block.whole[inside] = whole[start:stop] & ~_cut_off(words, start, stop)
+        yield block
 
 
 def _cut_off(words: NDArray[np.int64], start: int, stop: int) -> NDArray[np.bool_]:

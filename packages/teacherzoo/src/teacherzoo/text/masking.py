@@ -8,7 +8,7 @@ process matters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -96,27 +96,45 @@ class TokenSpace:
 def masked_positions(
     block: Block, masking: Masking, *, space: TokenSpace, draw: int
 ) -> NDArray[np.int64]:
-    """The positions of `block` that are hidden in draw number `draw`, ascending; empty where nothing can be.
+    """The positions of `block` that are hidden in draw number `draw`, ascending; see `mask_blocks`."""
+    return mask_blocks([block], masking, space=space, draw=draw)[0]
+
+
+def mask_blocks(
+    blocks: Sequence[Block], masking: Masking, *, space: TokenSpace, draw: int
+) -> list[NDArray[np.int64]]:
+    """For each block the positions that are hidden in draw number `draw`, ascending; empty where nothing can be.
 
     `bert`: the round(rate · n) tokens of the block with the smallest numbers. `whole_word`: the tokens of the round(rate · W)
     words of the document with the smallest numbers; a block may have none of them.
     """
-    # Special tokens include the unknown piece.
-    candidates = np.flatnonzero((block.words >= 0) & ~np.isin(block.token_ids, space.special))
-    if not len(candidates):
-        return candidates
     whole_word = masking.policy == "whole_word"
-    key = mask_keys(
-        block.document,
-        np.array([0 if whole_word else block.part]),
-        np.array([draw]),
+    keys = mask_keys(
+        b"".join(block.document for block in blocks),
+        np.array([0 if whole_word else block.part for block in blocks]),
+        np.full(len(blocks), draw),
         seed=masking.seed,
         purpose=_CHOOSE,
     )
+    words = np.concatenate([block.words for block in blocks])
+    # Special tokens include the unknown piece.
+    special = np.isin(np.concatenate([block.token_ids for block in blocks]), space.special)
+    hidden = (words >= 0) & ~special
+    ends = np.cumsum([len(block.words) for block in blocks])
     if whole_word:
-        chosen = _smallest(hashed(key, np.arange(block.document_words)), masking.rate)
-        return candidates[np.isin(block.words[candidates], chosen)]
-    return candidates[np.sort(_smallest(hashed(key, candidates), masking.rate))]
+        for block, key, here in zip(blocks, keys, np.split(hidden, ends[:-1]), strict=True):
+            numbers = hashed(key, np.arange(block.document_words))
+            here &= np.isin(block.words, _smallest(numbers, masking.rate))
+    else:
+        candidates = np.flatnonzero(hidden)
+        owners = np.searchsorted(ends, candidates, side="right")
+        starts = np.concatenate([[0], ends[:-1]])
+        numbers = hashed(keys[owners], candidates - starts[owners])
+        counts = np.bincount(owners, minlength=len(blocks))
+        turns = np.arange(len(candidates)) - np.repeat(np.cumsum(counts) - counts, counts)
+        first = turns < np.repeat(_chosen(counts, masking.rate), counts)
+        hidden[candidates[np.lexsort((numbers, owners))[~first]]] = False
+    return [np.flatnonzero(here) for here in np.split(hidden, ends[:-1])]
 
 
 def corrupt(
@@ -218,5 +236,10 @@ def unit(numbers: NDArray[np.uint64]) -> NDArray[np.float64]:
 
 def _smallest(numbers: NDArray[np.uint64], rate: float) -> NDArray[np.int64]:
     """Indices of the round(rate · n) smallest numbers, at least one."""
-    count = max(1, round(rate * len(numbers)))
+    count = int(_chosen(np.array(len(numbers)), rate))
     return np.argsort(numbers, kind="stable")[:count]
+
+
+def _chosen(counts: NDArray[np.int64], rate: float) -> NDArray[np.int64]:
+    """round(rate · n), at least 1."""
+    return np.maximum(1, np.rint(rate * counts)).astype(np.int64)

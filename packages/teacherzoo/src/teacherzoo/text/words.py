@@ -14,6 +14,7 @@ _ALONE = (
     r"!-/:-@\[-`{-~\u00a1-\u00bf\u2010-\u2027\u2030-\u205e\u3001-\u3011\uff01-\uff0f\uff1a-\uff20"
     r"\u060c\u061b\u061f\u0964\u0965\u05be\u05c0\u05c3"
 )
+_FAR = np.iinfo(np.int64).max
 _WORD = re.compile(rf"[{_ALONE}]|[^\s{_ALONE}]+")
 
 
@@ -79,7 +80,7 @@ def in_whole_words(
         return np.zeros(len(words), dtype=bool)
     before = np.concatenate([[0], spans[:-1, 1]])
     first, last = offsets[:, 0], offsets[:, 1]
-    start = np.full(len(spans), np.iinfo(np.int64).max)
+    start = np.full(len(spans), _FAR)
     end = np.zeros(len(spans), dtype=np.int64)
     np.minimum.at(start, words, first)
     np.maximum.at(end, words, last)
