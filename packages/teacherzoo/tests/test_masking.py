@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from teacherzoo import Masking, RecordError, TokenSpace
 from teacherzoo.text.blocks import Block
-from teacherzoo.text.masking import corrupt, masked_positions
+from teacherzoo.text.masking import corrupt, mask_blocks, masked_positions
 
 GOLDEN = 0x9E3779B97F4A7C15
 SPACE = TokenSpace(mask=4, pad=0, unknown=1, special=(0, 1, 2, 3, 4), size=100)
@@ -198,3 +198,27 @@ def test_blocks_together_are_corrupted_as_each_alone() -> None:
 def test_senseless_masking_is_refused(options: dict[str, object]) -> None:
     with pytest.raises(RecordError):
         Masking(**options)  # type: ignore[arg-type]  # wrong on purpose
+
+
+@pytest.mark.parametrize("policy", ["bert", "whole_word"])
+def test_blocks_together_are_masked_by_the_written_definition(policy: str) -> None:
+    some = [
+        block(length, document=bytes([number]) * 16, part=number)
+        for number, length in enumerate([40, 1, 7, 3, 40])
+    ]
+    some[3].token_ids[1:4] = SPACE.unknown
+    some[4].token_ids[5:12] = SPACE.unknown
+
+    together = mask_blocks(some, Masking(policy=policy, rate=0.3, seed=7), space=SPACE, draw=2)
+
+    assert [chosen.tolist() for chosen in together] == [by_definition(one, policy) for one in some]
+
+
+def by_definition(some: Block, policy: str) -> list[int]:
+    """The masks of seed 7 and draw 2 at rate 0.3, number by number."""
+    places = [at for at, token in enumerate(some.token_ids) if token not in SPACE.special]
+    of_words = policy == "whole_word"
+    part, units = (0, range(some.document_words)) if of_words else (some.part, places)
+    numbers = {at: hashed(some.document, part, 2, seed=7, purpose=1, index=at) for at in units}
+    hidden = sorted(numbers, key=lambda at: numbers[at])[: max(1, round(0.3 * len(numbers)))]
+    return [at for at in places if (some.words[at] if of_words else at) in hidden]

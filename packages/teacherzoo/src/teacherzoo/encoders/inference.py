@@ -198,7 +198,7 @@ def _refuse_infinite(predictions: Predictions, members: Sequence[MaskedBlock]) -
     finite &= torch.isfinite(predictions.logprobs).all(dim=1)
     if not finite.all():
         ends = np.cumsum([len(block.positions) for block in members])
-        block = members[np.searchsorted(ends, int(finite.int().argmin()), side="right")]
+        block = members[int(np.searchsorted(ends, int(finite.int().argmin()), side="right"))]
         raise TeacherError(
             f"The teacher's logits are not finite (NaN or infinite) at {block.name}; "
             "its weights are damaged, or the precision is too low."
