@@ -2,6 +2,7 @@ import gzip
 import json
 import lzma
 import re
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -203,3 +204,18 @@ def test_a_hub_name_offline_is_one_sentence() -> None:
 def test_senseless_options_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(CorpusError):
         Corpus(**{"language": "en", "source": "x.txt", **options})  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_reading_takes_less_memory_than_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "en.txt"
+    file.write_text("".join(f"a line of few letters {number:06d}\n" for number in range(900_000)))
+    next(Corpus("en", file).documents())  # what is imported and kept at the first reading
+    tracemalloc.start()
+
+    documents = Corpus("en", file).documents()
+    for _ in range(100_000):  # 3 of 26 MB
+        next(documents)
+
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < file.stat().st_size
