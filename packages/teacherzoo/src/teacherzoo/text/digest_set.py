@@ -1,4 +1,4 @@
-"""The digests of the documents that a corpus has had, in about 9 bytes each."""
+"""The digests of the documents that a corpus has had, in 11 to 24 bytes each, the more there are the fewer."""
 
 from __future__ import annotations
 
