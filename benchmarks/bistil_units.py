@@ -1,12 +1,15 @@
-"""Which measure of importance is worth its time: what a narrower student keeps of a sentence encoder by each, and at random.
+"""Which units a narrower student should keep: by each measure of importance and at random, and whole heads or narrower ones.
 
 Needs `--model FOLDER`, a sentence encoder, and `--data FOLDER` with `corpora/LANGUAGE.txt.xz` and `tatoeba/LANGUAGE.tsv`. The model
 is trimmed to English and another language; of the student's layers, cut from it, each measure chooses the units that are kept,
-everything else is alike: how the weights are fitted to the units, text, seed, loss and steps of phase 1. Recorded are the seconds of
-choosing, and, before any training and behind a short phase 1, on held-out sentences of both languages:
+everything else is alike: how the weights are fitted to the units, text, seed, loss and steps of phase 1. The shapes `two_thirds` and
+`half` of the hidden width ask instead whether all heads become narrower with it or fewer stay as wide as they are, units and heads
+being chosen by reconstruction; where the number of heads does not divide the width, narrower ones have the nearest that it does.
+Recorded are the seconds of choosing, and, before any training and behind a short phase 1, on held-out sentences of both languages:
 
     cosine       mean, of a sentence's vector to the whole model's, in percent; not of narrower vectors
     neighbours   share of the whole model's ten nearest sentences that are the student's
+    nearness     correlation of a sentence's cosines to all others with the whole model's, mean over sentences, in percent
     bitext       accuracy at 1, mean of both sides
 
     python benchmarks/bistil_units.py --model FOLDER --data FOLDER --out units.jsonl
@@ -31,6 +34,7 @@ from record import Recorder, parser
 from sentence_students import bitext, unit
 from torch import Tensor
 
+from bistil.encoders.closeness import compare_nearness
 from bistil.encoders.pooling import SentenceEncoder, SentenceModules
 from bistil.encoders.widths import inner_width
 from bistil.extract.config import Extraction
@@ -49,8 +53,7 @@ from teacherzoo.progress import no_progress
 from vocabmerge import Kind, trim
 
 SOURCE = "en"
-NEIGHBOURS = 10
-RANDOM = "random"
+RANDOM, NARROWER, WHOLE = "random", "narrower heads", "whole heads"
 Vectors = NDArray[np.float32]
 
 
@@ -61,17 +64,43 @@ class Shape:
     Attributes:
         feed_forward: its feed-forward units, of the teacher's 1.
         width: of its hidden states, of the teacher's 1.
+        by: the ways of choosing that are compared.
     """
 
     feed_forward: float | None = None
     width: float | None = None
+    by: tuple[str, ...] = (*MEASURES, RANDOM)
 
     def words(self) -> str:
         parts = {"feed-forward": self.feed_forward, "hidden": self.width}
         return ", ".join(f"{share:g} of {name} units" for name, share in parts.items() if share)
 
 
-SHAPES = {"feed_forward": Shape(feed_forward=0.5), "both": Shape(feed_forward=0.5, width=0.5)}
+SHAPES = {
+    "feed_forward": Shape(feed_forward=0.5),
+    "both": Shape(feed_forward=0.5, width=0.5),
+    "two_thirds": Shape(width=2 / 3, by=(NARROWER, WHOLE)),
+    "half": Shape(width=0.5, by=(NARROWER, WHOLE)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What a student keeps; None for all.
+
+    Attributes:
+        units: hidden ones.
+        inner: feed-forward units of each layer.
+        heads: of each layer.
+    """
+
+    units: tuple[int, ...] | None = None
+    inner: Sequence[Sequence[int]] | None = None
+    heads: Sequence[Sequence[int]] | None = None
+
+    def words(self) -> str:
+        counts = {"hidden": self.units, "inner": self.inner and self.inner[0], "heads": self.heads and self.heads[0]}  # fmt: skip
+        return ", ".join(f"{len(kept)} {name}" for name, kept in counts.items() if kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +137,9 @@ def main() -> None:
     arguments.add_argument("--prompt", default="query: ", help="in front of every sentence")
     arguments.add_argument("--work", type=Path, help="a folder that keeps trim and text")
     arguments.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
-    arguments.add_argument("--by", nargs="+", default=[*MEASURES, RANDOM], choices=[*MEASURES, RANDOM])  # fmt: skip
-    arguments.add_argument("--steps", type=int, help="of phase 1, each of 1,024 tokens; 100, with --quick 2")  # fmt: skip
+    arguments.add_argument("--by", nargs="+", default=[*MEASURES, RANDOM, NARROWER, WHOLE], choices=[*MEASURES, RANDOM, NARROWER, WHOLE])  # fmt: skip
+    arguments.add_argument("--steps", type=int, help="of phase 1, each of 1,024 tokens; 100, with --quick 2, 0 for none")  # fmt: skip
+    arguments.add_argument("--lines", type=int, help="of text of each language; 10,000, with --quick 400")  # fmt: skip
     arguments.add_argument("--seed", type=int, default=0)
     options = arguments.parse_args()
     recorder = Recorder("bistil_units", options)
@@ -120,7 +150,8 @@ def main() -> None:
         extraction = _extraction(steps, options.prompt, options.seed)
         world = _world(options, folder, extraction)
         for name in options.shapes:
-            _race(recorder, world, SHAPES[name], options.by, extraction, folder)
+            ways = [by for by in SHAPES[name].by if by in options.by]
+            _race(recorder, world, SHAPES[name], ways, extraction, folder, steps)
     recorder.close()
 
 
@@ -133,6 +164,7 @@ def _extraction(steps: int, prompt: str, seed: int) -> Extraction:
 def _world(options: Any, folder: Path, extraction: Extraction) -> World:
     pair = (SOURCE, options.target)
     lines, tests = (400, 40) if options.quick else (10_000, 250)
+    lines = options.lines or lines
     files = {language: [Path(file)] for language, file in texts_of(options.data, folder, pair, lines).items()}  # fmt: skip
     trimmed = folder / f"trimmed-{lines}"
     if not trimmed.exists():
@@ -156,26 +188,24 @@ def _race(
     measures: Sequence[str],
     extraction: Extraction,
     folder: Path,
+    steps: int,
 ) -> None:
     seconds: dict[str, list[float]] = {}
     figures: dict[tuple[str, str], dict[str, list[float]]] = {}
     for by in measures:
         begun = time.process_time()
-        units, inner = _chosen(world, shape, by, extraction.seed)
+        kept = _chosen(world, shape, by, extraction.seed)
         seconds[by] = [time.process_time() - begun]
-        model = _student(world, units, inner, extraction)
-        before = _judged(model.student, world)
-        with tempfile.TemporaryDirectory(dir=folder) as run:
-            train(
-                model, world.text.batches(extraction.steps), [SOURCE, world.target], training_arguments(Path(run), extraction),
-                watch=no_progress,
-            )  # fmt: skip
-        after = _judged(model.student.eval(), world)
-        print(shape.words(), by, seconds[by], before, after, file=sys.stderr, flush=True)
-        for when, judged in (
-            ("before training", before),
-            (f"after {extraction.steps} steps", after),
-        ):
+        model = _student(world, kept, extraction)
+        judgements = {"before training": _judged(model.student, world)}
+        if steps:
+            with tempfile.TemporaryDirectory(dir=folder) as run:
+                train(
+                    model, world.text.batches(steps), [SOURCE, world.target], training_arguments(Path(run), extraction), watch=no_progress
+                )  # fmt: skip
+            judgements[f"after {steps} steps"] = _judged(model.student.eval(), world)
+        print(shape.words(), by, kept.words(), seconds[by], judgements, file=sys.stderr, flush=True)
+        for when, judged in judgements.items():
             for figure, value in judged.items():
                 figures.setdefault((figure, when), {})[by] = [value]
     setting = {"shape": shape.words(), "layers": len(world.layers), "seed": extraction.seed}
@@ -184,44 +214,45 @@ def _race(
         recorder.add(f"{figure}, {when}", values, unit="%", shape=setting)
 
 
-def _chosen(
-    world: World, shape: Shape, by: str, seed: int
-) -> tuple[tuple[int, ...] | None, Sequence[Sequence[int]] | None]:
-    """Hidden and feed-forward units that are kept; None for all."""
+def _chosen(world: World, shape: Shape, by: str, seed: int) -> Kept:
+    """What is kept of the teacher."""
     config = world.teacher.model.config
-    width, inner = config.hidden_size, inner_width(config)
+    width, inner, heads = config.hidden_size, inner_width(config), config.num_attention_heads
     counts = {"hidden": round((shape.width or 1) * width), "feed_forward": round((shape.feed_forward or 1) * inner)}  # fmt: skip
+    if by == NARROWER:
+        counts["hidden"] = heads * round(counts["hidden"] / heads)
+    if by == WHOLE:
+        counts["heads"] = counts["hidden"] // (width // heads)
     if by == RANDOM:
         chance = random.Random(seed)
         units = sorted(chance.sample(range(width), counts["hidden"]))
         rows = [sorted(chance.sample(range(inner), counts["feed_forward"])) for _ in world.layers]
-        return (tuple(units) if shape.width else None), (rows if shape.feed_forward else None)
+        return Kept(units=tuple(units) if shape.width else None, inner=rows if shape.feed_forward else None)  # fmt: skip
     keep: dict[UnitKind, float] = {}
     if shape.width:
-        keep["hidden"] = shape.width
+        keep["hidden"] = counts["hidden"] / width
     if shape.feed_forward:
         keep["feed_forward"] = shape.feed_forward
+    if by == WHOLE:
+        keep["heads"] = counts["heads"] / heads
     cut = SentenceEncoder(student_of(world.teacher.model, world.layers), world.sentences.modules)
+    measure = "reconstruction" if by in (NARROWER, WHOLE) else by
     importance: Importance = unit_importance(
-        cut, world.sample, by, kinds=list(keep), outputs=sentence_vectors, keep=keep, seed=seed  # type: ignore[arg-type]  # one of the measures
+        cut, world.sample, measure, kinds=list(keep), outputs=sentence_vectors, keep=keep, seed=seed  # type: ignore[arg-type]  # one of the measures
     )  # fmt: skip
-    return (
-        importance.kept_hidden(counts["hidden"]) if shape.width else None,
-        importance.kept_feed_forward(counts["feed_forward"]) if shape.feed_forward else None,
+    return Kept(
+        units=importance.kept_hidden(counts["hidden"]) if shape.width else None,
+        inner=importance.kept_feed_forward(counts["feed_forward"]) if shape.feed_forward else None,
+        heads=importance.kept_heads(counts["heads"]) if by == WHOLE else None,
     )
 
 
-def _student(
-    world: World,
-    units: tuple[int, ...] | None,
-    inner: Sequence[Sequence[int]] | None,
-    extraction: Extraction,
-) -> SentenceExtractionModel:
+def _student(world: World, kept: Kept, extraction: Extraction) -> SentenceExtractionModel:
     """The narrower student with its loss beside the teacher."""
-    model = world.teacher.model
+    model, units = world.teacher.model, kept.units
     student = narrowed(
-        student_of(model, world.layers), world.sample, units=units, inner_units=inner,
-        feed_forward=None if inner is None else len(inner[0]),
+        student_of(model, world.layers), world.sample, units=units, inner_units=kept.inner,
+        feed_forward=None if kept.inner is None else len(kept.inner[0]), heads=kept.heads,
     )  # fmt: skip
     weights = extraction.weights if units is None else LossWeights.only(similarity=1.0, hidden=1.0)
     teacher = SentenceTeacher(
@@ -239,20 +270,13 @@ def _judged(student: Any, world: World) -> dict[str, float]:
     figures = {}
     if vectors.shape == world.whole.shape:
         figures["cosine"] = 100 * float((unit(vectors) * unit(world.whole)).sum(1).mean())
-    shared = [len({*near} & {*expected}) for near, expected in zip(_nearest(vectors), _nearest(world.whole), strict=True)]  # fmt: skip
-    figures["neighbours"] = 100 * float(np.mean(shared)) / NEIGHBOURS
+    nearness = compare_nearness(world.whole, vectors).values()
+    figures["nearness"], figures["neighbours"] = (100 * float(items.mean()) for items in nearness)
     first, second = np.split(unit(vectors), 2)
     cosines = first @ second.T
     hits = [(cosines.argmax(axis) == np.arange(len(cosines))).mean() for axis in (0, 1)]
     figures["bitext"] = 100 * float(np.mean(hits))
     return figures
-
-
-def _nearest(vectors: Vectors) -> NDArray[np.int64]:
-    cosines = unit(vectors) @ unit(vectors).T
-    np.fill_diagonal(cosines, -np.inf)
-    nearest: NDArray[np.int64] = np.argpartition(-cosines, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
-    return nearest
 
 
 @torch.no_grad()

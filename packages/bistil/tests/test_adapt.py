@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModel
 
 from bistil.encoders.body import body_digests, body_parameters
-from bistil.errors import AdaptError, ModelError, SparseError
+from bistil.errors import AdaptError, SparseError
 from bistil.export.measure import measure
 from bistil.losses.weights import TaskLossWeights
 from bistil.lottery.config import Sparsity
@@ -238,7 +238,7 @@ def test_what_does_not_meet_is_refused_before_a_teacher_is_made(
     with pytest.raises(AdaptError, match="3 layers do not divide the teacher's 4"):
         adapted(tmp_path / "out", odd, TaskTeacher(model=teacher), tasks, watch=watch)
     two = save_teacher(tmp_path / "two", num_attention_heads=2)
-    with pytest.raises(ModelError, match="the student has 2 heads and the teacher 4"):
+    with pytest.raises(AdaptError, match="the student has 2 heads and the teacher 4, and no run"):
         adapted(tmp_path / "out", two, TaskTeacher(model=teacher), tasks, watch=watch)
 
 

@@ -403,11 +403,16 @@ def test_one_student_is_asked_for_all_targets_at_once_where_it_does_not_learn(st
     assert together == [*(("bitext", group) for group in groups), ("pos", ["de"]), ("pos", ["sw"])]
 
 
-def test_the_terms_of_a_recipe_are_those_of_its_students(recipe):
-    extract = {**SHORT["extract"], "terms": {"hidden": 2.0}}
-    results, _ = compare(read_comparison(recipe(systems=["bistil+labels"], languages=None, extract=extract)))  # fmt: skip
+def test_the_terms_and_heads_of_a_recipe_are_those_of_its_students(recipe):
+    extract = {**SHORT["extract"], "terms": {"hidden": 2.0}, "width": 16, "heads": 2}
+    systems = ["bistil+labels", "trimmed+labels"]
+    results, _ = compare(read_comparison(recipe(systems=systems, languages=None, extract=extract)))
     [run] = results.parent.glob("students-*/bistil-sw-seed0/run.json")
-    assert json.loads(run.read_text())["plan"]["terms"] == {"hidden": 2.0}
+    plan = json.loads(run.read_text())["plan"]
+    assert plan["terms"] == {"hidden": 2.0}
+    assert [len(heads) for heads in plan["heads"]] == [2, 2]
+    [trimmed] = results.parent.glob("students-*/trimmed-sw-seed0/config.json")
+    assert json.loads(trimmed.read_text())["num_attention_heads"] == 4
     with pytest.raises(AdaptError, match="There is no term or setting 'hiden'"):
         read_comparison(recipe(extract={**SHORT["extract"], "terms": {"hiden": 1.0}}))
 

@@ -53,8 +53,8 @@ def test_a_family_goes_through_every_feature(
     teacher, family = save_teacher(tmp_path / "teacher", name), FAMILIES[name]
     on_pos = {"task": "pos", "source": LocalFolder(tasks), "language": "en", "training": TRAINING}
 
-    # extract: layers copied, narrowed where they can be, attention and states compared
-    extraction = replace(EXTRACTION, width=None if family.fixed_width else 16)
+    # extract: layers copied, narrowed to half of the heads where they can be, attention and states compared
+    extraction = EXTRACTION if family.fixed_width else replace(EXTRACTION, width=16, heads=2)
     languages = {language: texts[language] for language in ("en", "sw")}
     student = extract(teacher, languages, tmp_path / "student", source="en", targets=["sw"], extraction=extraction)  # fmt: skip
     config = AutoModelForMaskedLM.from_pretrained(student).config
@@ -63,6 +63,7 @@ def test_a_family_goes_through_every_feature(
     assert (config.model_type, plan["plan"]["layers"]) == (name, [first, 3])
     assert getattr(config, family.width) == (32 if family.fixed_width else 16)
     assert getattr(config, family.inner) == 24
+    assert config.num_attention_heads == (4 if family.fixed_width else 2)
     before, after = (plan["held_out"][when]["sw"] for when in ("before", "after"))
     assert sum(after.values()) < sum(before.values())
     assert min(after["attention"], after["hidden"]) > 0

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from sentence_transformers import SentenceTransformer
@@ -15,7 +15,7 @@ from bistil.cli.app import app
 from bistil.errors import AdaptError, ExtractError, ModelError
 from bistil.extract.config import Extraction
 from bistil.extract.run import extract
-from bistil.losses.weights import PRESETS, TaskLossWeights
+from bistil.losses.weights import PRESETS, LossWeights, TaskLossWeights
 from bistil.lottery.config import Sparsity
 from bistil.tasks.adapt import adapt
 from bistil.tasks.teacher import TaskTeacher
@@ -72,6 +72,56 @@ def test_a_narrow_student_is_a_stock_folder_that_says_what_its_states_stand_for(
         assert held_out["after"][language]["hidden"] < held_out["before"][language]["hidden"]
 
 
+def test_a_student_of_fewer_heads_is_compared_with_those_that_it_keeps_and_adapted_by_them(
+    teacher: Path, texts: dict[str, Path], tasks: Path, tmp_path: Path
+) -> None:
+    fewer = replace(NARROW, heads=2, loss=LossWeights(scores=0.1))
+    out = _extract(teacher, texts, tmp_path / "student", extraction=fewer)
+
+    config = AutoModel.from_pretrained(out).config
+    run = json.loads((out / "run.json").read_text())
+    assert (config.hidden_size, config.num_attention_heads) == (16, 2)
+    assert run["extraction"]["heads"] == 2
+    assert [len(set(kept)) for kept in run["plan"]["heads"]] == [2, 2]
+    assert "- Narrower: 2 of 4 attention heads in each layer, of 8 units each" in (out / "README.md").read_text()  # fmt: skip
+    before, after = (run["held_out"][when]["sw"] for when in ("before", "after"))
+    assert sum(after.values()) < sum(before.values())
+    assert min(after["attention"], after["scores"]) > 0
+
+    source = LocalFolder(tasks, tmp_path / "cache")
+    told: dict[str, Any] = {
+        "task": "pos", "source": source, "language": "en", "training": QUICK, "teacher": TaskTeacher(model=teacher), "loss": TaskLossWeights(),
+    }  # fmt: skip
+    adapted = adapt(out, tmp_path / "adapted", **told)
+    assert score(adapted, tmp_path / "results.jsonl", source=source, languages=["sw"])[0].value > 0
+    run["plan"]["heads"] = None
+    (out / "run.json").write_text(json.dumps(run))
+    with pytest.raises(
+        AdaptError, match=r"has 2 heads and the teacher 4, and no run\.json says which"
+    ):
+        adapt(out, tmp_path / "other", **told)
+
+
+@pytest.mark.parametrize("units", ["reconstruction", "taylor", "bottleneck"])
+def test_heads_are_chosen_by_each_measure(
+    units: Literal["reconstruction", "taylor", "bottleneck"],
+    save_teacher: Callable[..., Path],
+    texts: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    """Of each layer two heads add nothing."""
+    folder = save_teacher(tmp_path / "teacher")
+    model = AutoModelForMaskedLM.from_pretrained(folder)
+    for layer in model.bert.encoder.layer:
+        layer.attention.output.dense.weight.data.unflatten(1, (4, 8))[:, [0, 3]] = 0
+    model.save_pretrained(folder)
+    asked = replace(NARROW, width=None, feed_forward=None, heads=2, units=units, steps=0)
+
+    out = _extract(folder, texts, tmp_path / "student", extraction=asked)
+
+    assert json.loads((out / "run.json").read_text())["plan"]["heads"] == [[1, 2], [1, 2]]
+
+
 def test_widths_of_the_teacher_change_nothing(
     teacher: Path, texts: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -79,7 +129,10 @@ def test_widths_of_the_teacher_change_nothing(
 
     one = _extract(teacher, texts, tmp_path / "one", extraction=short)
     other = _extract(
-        teacher, texts, tmp_path / "other", extraction=replace(short, width=32, feed_forward=48)
+        teacher,
+        texts,
+        tmp_path / "other",
+        extraction=replace(short, width=32, feed_forward=48, heads=4),
     )
 
     for name in ("model.safetensors", "config.json"):
@@ -151,6 +204,8 @@ def test_widths_are_refused_before_text_is_read(
 ) -> None:
     with pytest.raises(ModelError, match="width must be a multiple of the 4 attention heads"):
         _extract(teacher, texts, tmp_path / "out", extraction=replace(NARROW, width=18))
+    with pytest.raises(ModelError, match="heads must divide the student's width 16, got 3"):
+        _extract(teacher, texts, tmp_path / "out", extraction=replace(NARROW, heads=3))
     assert not (tmp_path / ".out.making" / "teacher").exists()
     with pytest.raises(ExtractError, match="units 'taylor' says what a narrower student keeps"):
         replace(NARROW, units="taylor", width=None, feed_forward=None)
@@ -162,11 +217,14 @@ def test_widths_are_refused_before_text_is_read(
         app,
         [
             "extract", str(modern), "--source", "en", "--target", "sw", "--corpus", f"en={texts['en']}",
-            "--corpus", f"sw={texts['sw']}", "-o", str(tmp_path / "out"), "--width", "16",
+            "--corpus", f"sw={texts['sw']}", "-o", str(tmp_path / "out"), "--heads", "2",
         ],
     )  # fmt: skip
     assert done.exit_code == 2
-    assert "'modernbert' student must be as wide as its teacher" in done.stderr.splitlines()[-1]
+    assert (
+        "heads 2: a 'modernbert' student must have its teacher's 4 heads"
+        in done.stderr.splitlines()[-1]
+    )
 
 
 def test_a_narrow_student_is_adapted_under_its_teacher_and_no_other(

@@ -14,13 +14,16 @@ from typer.testing import CliRunner
 
 from bistil import Budget, FitError, Fitting, fit
 from bistil.cli.app import app
+from bistil.errors import ModelError
 from bistil.fit import trials
 from bistil.fit.choices import choices_of
 from bistil.fit.config import parse_bytes, parse_latency
+from bistil.fit.judge import Worth
 from bistil.fit.latency import LatencyModel, fit_latency, shapes_to_measure
 from bistil.fit.page import table, verdict
-from bistil.fit.parts import PartWorths
+from bistil.fit.parts import PartWorths, measure_parts
 from bistil.fit.search import Candidate, candidates_of, finalists, pareto_front, thinned
+from bistil.fit.trials import Trial
 from bistil.student.shape import Shape, ShapeSizes
 from teacherzoo.encoders.kinds import model_layout
 from xeval.cost.parameters import parameters_of
@@ -30,7 +33,7 @@ TINY = Fitting(
     feed_forward=48, pieces=200,
 )  # fmt: skip
 BUDGET = Budget(size=24_000)
-WHOLE = Shape(layers=(0, 1, 2, 3), width=32, feed_forward=48, pieces=200)
+WHOLE = Shape(layers=(0, 1, 2, 3), width=32, heads=4, feed_forward=48, pieces=200)
 
 
 def _candidate(parameters: int, predicted: float, **changes: Any) -> Candidate:
@@ -65,6 +68,7 @@ def test_what_is_made_keeps_the_budget_and_is_of_the_shape_that_was_chosen(
     assert parameters_of(out / "student").total == record["student"]["parameters"] <= 24_000
     assert student.config.num_hidden_layers == len(shape["layers"])
     assert (student.config.hidden_size, student.config.intermediate_size) == (shape["width"], shape["feed_forward"])  # fmt: skip
+    assert student.config.num_attention_heads == shape["heads"]
     assert student.config.vocab_size == shape["pieces"]
     made = record["student"]
     assert made["worth"]["mean"] == max(made["trained"], made["untrained"])
@@ -93,6 +97,13 @@ def test_page_picture_table_and_card_say_what_was_searched(
     HTMLParser().feed(page)
     assert not re.search(r"(src|href)=\"", page)
     lines = table(record)
+    assert lines[0].split()[:3] == ["layers", "width", "heads"]
+    for width, heads in ((24, 4), (24, 3), (16, 4), (16, 2), (8, 4), (8, 1)):
+        left = record["parts"]["heads"][str(width)][str(heads)]
+        assert f"<td>width {width} in {heads} heads of {width // heads} units</td><td>{left:.1f}</td>" in page  # fmt: skip
+    for row in [*record["front"], *record["trials"]]:
+        shape, measured = row["shape"], record["parts"]["heads"].get(str(row["shape"]["width"]))
+        assert measured is None or measured[str(shape["heads"])] == max(measured.values())
     assert sum("chosen" in line for line in lines) == 1
     for row in record["front"]:
         assert f"{row['parameters']:,}" in page
@@ -179,6 +190,7 @@ def test_layers_multiply_and_sizes_between_measured_ones_are_interpolated() -> N
         without_layer=[],
         layers={(0, 1, 2, 3): 100.0, (0, 3): 50.0},
         sizes={"width": {32: 100.0, 16: 25.0}, "feed_forward": {48: 100.0}, "pieces": {200: 100.0, 100: 80.0}},
+        heads={},
     )  # fmt: skip
     assert parts.predicted(WHOLE) == pytest.approx(100)
     assert parts.predicted(replace(WHOLE, layers=(0, 3), pieces=100)) == pytest.approx(40)
@@ -224,14 +236,55 @@ def test_every_candidate_is_counted_as_its_shape_is(teacher: Path) -> None:
     sizes = ShapeSizes(model_layout(teacher))
     choices = choices_of(sizes, model_layout(teacher), TINY, needed=200, always=150)
     parts = PartWorths(
-        uncut=100.0, without_layer=[], layers={(1, 3): 50.0}, sizes={"width": {32: 100.0}, "feed_forward": {48: 100.0}, "pieces": {200: 100.0}}
+        uncut=100.0, without_layer=[], layers={(1, 3): 50.0}, sizes={"width": {32: 100.0}, "feed_forward": {48: 100.0}, "pieces": {200: 100.0}},
+        heads={width: {4: 1.0, heads: 2.0} for width, heads in ((24, 3), (16, 2), (8, 1))},
     )  # fmt: skip
     latency = LatencyModel(length=9, outside=0.0, layer=(1.0, 0.0, 0.0), error=0.0)
     candidates = candidates_of(sizes, choices, parts, latency)
     assert len(candidates) == len(choices.widths) * len(choices.feed_forwards) * len(choices.pieces)
-    assert all(width % 4 == 0 for width in choices.widths)
+    assert {(c.shape.width, c.shape.heads) for c in candidates} == {(32, 4), (28, 4), (24, 3), (20, 4), (16, 2), (12, 4), (8, 1)}  # fmt: skip
     assert min(choices.pieces) >= 150
     assert all(c.parameters == sizes.total(c.shape) for c in candidates)
+
+
+@pytest.mark.parametrize("fewer_leave", [0.7, 1.0, 1.3])
+def test_a_width_goes_on_with_narrower_or_fewer_heads_whichever_leave_more(
+    teacher: Path, fewer_leave: float
+) -> None:
+    tried: list[Shape] = []
+
+    class StandIn:
+        def trial(self, shape: Shape, steps: int) -> Trial:
+            assert steps == 0
+            tried.append(shape)
+            left = shape.width * (fewer_leave if shape.heads < 4 else 1.0)
+            return Trial(shape=shape, steps=0, learning_rate=0, worth=Worth(mean=left, languages={}, interval={}))  # fmt: skip
+
+    sizes, layout = ShapeSizes(model_layout(teacher)), model_layout(teacher)
+    choices = choices_of(sizes, layout, TINY, needed=200, always=150)
+
+    parts = measure_parts(sizes, layout, choices, TINY, StandIn(), lambda done, total, what: None)  # type: ignore[arg-type]  # makes nothing
+
+    fewer = {24: 3, 16: 2, 8: 1}
+    assert {(shape.width, shape.heads) for shape in tried} >= {*fewer.items(), (24, 4), (16, 4), (8, 4)}  # fmt: skip
+    for width, heads in fewer.items():
+        assert parts.best_heads(width, choices) == (heads if fewer_leave > 1 else 4)
+        assert parts.sizes["width"][width] == width * max(1.0, fewer_leave)
+
+
+def test_a_settled_width_has_the_heads_that_it_can_be_cut_into(
+    save_teacher: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = save_teacher(tmp_path / "teacher", hidden_size=30, num_attention_heads=3)
+    sizes, layout = ShapeSizes(model_layout(folder)), model_layout(folder)
+
+    def heads(width: int) -> tuple[int, ...]:
+        fitting = replace(TINY, width=width)
+        return choices_of(sizes, layout, fitting, needed=200, always=150).heads[width]
+
+    assert [heads(width) for width in (30, 27, 20, 15, 10)] == [(3,), (3,), (2,), (3,), (1,)]
+    with pytest.raises(ModelError, match="width must be a multiple of the 3 attention heads"):
+        heads(17)
 
 
 @pytest.mark.parametrize(

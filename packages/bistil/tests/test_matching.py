@@ -270,6 +270,34 @@ def test_different_head_counts_are_refused(make_masked_lm: Callable[..., Any]) -
             matching_loss(of_student, of_teacher, layers=LAYERS, attention_mask=None)
 
 
+@pytest.mark.parametrize("family", ["bert", "deberta-v2"])
+def test_a_student_with_some_of_the_heads_is_compared_with_these(
+    make_masked_lm: Callable[..., Any], family: str
+) -> None:
+    student, teacher = (
+        make_masked_lm(family, layers=2, num_attention_heads=2),
+        make_masked_lm(family),
+    )
+    batch, kept = _batch(padded=False), ((0, 3), (1, 2))
+    with (
+        capture_activations(student) as of_student,
+        capture_activations(teacher, layers=LAYERS) as of_teacher,
+        torch.no_grad(),
+    ):
+        student(**batch)
+        teacher(**batch)
+
+    actual = matching_loss(of_student, of_teacher, layers=LAYERS, attention_mask=None, heads=kept)
+    others = matching_loss(of_student, of_teacher, layers=LAYERS, attention_mask=None, heads=kept[::-1])  # fmt: skip
+
+    for model in (student, teacher):
+        model.config._attn_implementation = "eager"
+    maps_s, maps_t = (model(**batch, output_attentions=True).attentions for model in (student, teacher))  # fmt: skip
+    expected = sum((maps_s[i] - maps_t[j][:, heads]).square().mean() for i, j, heads in zip((0, 1), LAYERS, kept, strict=True)) / 2  # fmt: skip
+    torch.testing.assert_close(actual.attention, expected.detach())
+    assert not torch.isclose(actual.attention, others.attention)
+
+
 def test_an_architecture_we_cannot_listen_to_is_named() -> None:
     from transformers import AlbertConfig, AlbertForMaskedLM
 

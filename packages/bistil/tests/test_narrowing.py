@@ -36,7 +36,7 @@ def test_where_nothing_is_left_out_it_is_the_same_model_bit_for_bit(
 ) -> None:
     model = make_masked_lm(family)
 
-    same = narrowed(model, _blocks(1), units=range(32), feed_forward=48)
+    same = narrowed(model, _blocks(1), units=range(32), feed_forward=48, heads=[range(4)] * 4)
 
     assert same is not model
     for name, tensor in model.state_dict().items():
@@ -86,6 +86,59 @@ def _spare(model: Any) -> None:
             mirror(linear.bias)
         up = model.get_submodule(f"{path}.{family.up[0]}")
         up.weight[24:], up.bias[24:] = up.weight[:24], up.bias[:24]
+
+
+@pytest.mark.parametrize("family", NARROW)
+def test_where_the_other_heads_add_nothing_whole_heads_give_the_same_outputs(
+    make_masked_lm: Callable[..., Any], family: str
+) -> None:
+    """Half of the hidden units are silent, as many as the units of half of the heads, which add nothing."""
+    model, entry = (
+        make_masked_lm(family, layer_norm_eps=1e-12),
+        ENTRIES[family],
+    )  # half as many units halve a variance, and not that
+    _spare(model)
+    maps = [f"{path}.{place}" for path in paths_of_layers(model) for place in (entry.query, entry.key, entry.value)]  # fmt: skip
+    with torch.no_grad():
+        for name in maps:
+            model.get_submodule(name).weight.normal_(std=0.2)
+        for path in paths_of_layers(model):
+            model.get_submodule(f"{path}.{entry.output}").weight.unflatten(1, (4, 8))[:, [0, 3]] = 0
+    ids = _blocks(1)[0]
+
+    narrow = narrowed(model, _blocks(), units=range(16), heads=[(1, 2)] * 4)
+
+    whole, small = (encoder_of(lm)(input_ids=ids).last_hidden_state for lm in (model, narrow))
+    assert narrow.config.num_attention_heads == 2
+    torch.testing.assert_close(small, whole[..., :16], atol=1e-5, rtol=0)
+    for name in maps:
+        whole_map, small_map = (lm.get_submodule(name).weight for lm in (model, narrow))
+        assert torch.equal(small_map, whole_map[8:24, :16])
+
+
+@pytest.mark.parametrize("family", NARROW)
+def test_heads_that_are_left_out_are_told_by_the_others(
+    make_masked_lm: Callable[..., Any], family: str
+) -> None:
+    """The outer heads attend to what the inner ones do, and add something else of it; two heads of 16 units stand for four of 8."""
+    model, entry = make_masked_lm(family), ENTRIES[family]
+    with torch.no_grad():
+        for path in paths_of_layers(model):
+            for place in (entry.query, entry.key, entry.value):
+                for tensor in model.get_submodule(f"{path}.{place}").parameters():
+                    heads = tensor.unflatten(0, (4, 8))
+                    heads[[0, 3]] = heads[[1, 2]]
+    ids = _blocks(1)[0]
+
+    narrow = narrowed(model, _blocks(), heads=[(1, 2)] * 4)
+
+    before, after = (encoder_of(lm)(input_ids=ids).last_hidden_state for lm in (model, narrow))
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=0)
+    # What a wider head has more can learn, though nothing reads it yet.
+    after.square().sum().backward()
+    for place in (entry.key, entry.output):
+        gradient = narrow.get_submodule(f"{next(paths_of_layers(narrow))}.{place}").weight.grad
+        assert gradient.abs().max(1 if place == entry.key else 0).values.min() > 0
 
 
 @pytest.mark.parametrize("family", NARROW)
@@ -218,13 +271,19 @@ def test_what_a_head_adds_is_cut_to_its_rank() -> None:
         ("bert", {"width": 30}, "width must be a multiple of the 4 attention heads.* at most the teacher's 32; got 30"),
         ("bert", {"width": 64}, "width must be a multiple"),
         ("bert", {"width": 0}, "width must be a multiple"),
+        ("bert", {"heads": 5}, "heads must be from 1 to the teacher's 4, got 5"),
+        ("bert", {"heads": 0}, "heads must be from 1 to the teacher's 4, got 0"),
+        ("bert", {"heads": 3}, "heads must divide the student's width 32, got 3; choose one of 1, 2, 4, or"),
+        ("distilbert", {"width": 18, "heads": 4}, "heads must divide the student's width 18, got 4; choose one of 1, 2, 3, or"),
+        ("bert", {"width": 33, "heads": 3}, "width must be a multiple .* at most the teacher's 32; got 33"),
+        ("modernbert", {"heads": 2}, "heads 2: a 'modernbert' student must have its teacher's 4 heads, for its rotary"),
         ("distilbert", {"feed_forward": 49}, "feed_forward must be from 1 to the teacher's 48, got 49"),
         ("modernbert", {"width": 16}, "'modernbert' student must be as wide as its teacher .32., for its rotary"),
         ("eurobert", {"width": 16}, "'eurobert' student must be as wide as its teacher .32., for its rotary"),
         ("deberta-v2", {"width": 16}, "'deberta-v2' student must be as wide as its teacher .32., for its heads"),
     ],
 )  # fmt: skip
-def test_widths_that_cannot_be_are_refused(
+def test_widths_and_heads_that_cannot_be_are_refused(
     make_masked_lm: Callable[..., Any], family: str, options: dict[str, int], message: str
 ) -> None:
     with pytest.raises(ModelError, match=message):

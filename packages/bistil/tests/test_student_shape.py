@@ -105,9 +105,10 @@ def test_a_narrower_sentence_encoder_is_counted_without_a_dense_behind_it(
     SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / "plain"))
     shutil.rmtree(tmp_path / "plain" / "2_Normalize", ignore_errors=True)
     sizes = ShapeSizes(model_layout(tmp_path / "plain"))
-    shape = Shape(layers=(1, 3), width=16, feed_forward=30, pieces=200)
+    shape = Shape(layers=(1, 3), width=18, heads=3, feed_forward=30, pieces=200)
+    assert sizes.config(shape).num_attention_heads == 3
     student = _students_of(
-        tmp_path / "plain", texts, tmp_path / "student", layers=(1, 3), width=16, feed_forward=30, budget=200,
+        tmp_path / "plain", texts, tmp_path / "student", layers=(1, 3), width=18, heads=3, feed_forward=30, budget=200,
         loss=LossWeights.only(similarity=1, hidden=1),
     )  # fmt: skip
     assert sizes.total(shape) == parameters_of(student).total

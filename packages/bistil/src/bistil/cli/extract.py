@@ -50,6 +50,10 @@ def extract_command(
     feed_forward: Annotated[
         int | None, typer.Option(help="Units of its feed-forward layers; else as the teacher's.")
     ] = None,
+    heads: Annotated[
+        int | None,
+        typer.Option(help="Attention heads, a divisor of the width; else as the teacher's."),
+    ] = None,
     units: Annotated[
         str | None,
         typer.Option(
@@ -179,7 +183,7 @@ def extract_command(
     if style == "paper":
         left_open = {name: PAPER[name] if value is None else value for name, value in left_open.items()}  # fmt: skip
     extraction = Extraction(
-        reduction=reduction, width=width, feed_forward=feed_forward, units=units, loss=_loss(style, term or [], model, narrow=width is not None),  # type: ignore[arg-type]  # checked there
+        reduction=reduction, width=width, feed_forward=feed_forward, heads=heads, units=units, loss=_loss(style, term or [], model, narrow=width is not None),  # type: ignore[arg-type]  # checked there
         init=init, threshold=threshold, top=top, budget=budget, keep_vocabulary=keep_vocabulary,  # type: ignore[arg-type]  # checked there
         steps=steps, batch=batch, length=length, **left_open,
         prompts=tuple(prompt or ()), mask_rate=mask_rate, held_out_share=held_out_share, precision=precision, optimizer=optimizer, offload=offload, seed=seed, checkpoint_every=checkpoint_every,  # type: ignore[arg-type]  # checked there

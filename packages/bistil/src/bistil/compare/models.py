@@ -185,10 +185,10 @@ class Models:
             extraction = replace(extraction, layers="last")
         if model == "trimmed":
             extraction = replace(
-                extraction, reduction=1, layers=None, width=None, feed_forward=None
+                extraction, reduction=1, layers=None, width=None, feed_forward=None, heads=None
             )
         if model == "small":
-            extraction = replace(extraction, width=None, feed_forward=None, **self._as_small_as_cut(target, watch))  # fmt: skip
+            extraction = replace(extraction, width=None, feed_forward=None, heads=None, **self._as_small_as_cut(target, watch))  # fmt: skip
         return extraction
 
     def _as_small_as_cut(self, target: str, watch: ProgressCallback) -> dict[str, Any]:

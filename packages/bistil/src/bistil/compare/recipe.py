@@ -38,6 +38,7 @@ class Extracting(_Part):
     """Which of the model's layers students take; None for what suits the model's kind."""
     width: Annotated[int, Field(ge=1)] | None = None
     feed_forward: Annotated[int, Field(ge=1)] | None = None
+    heads: Annotated[int, Field(ge=1)] | None = None
     steps: Annotated[int, Field(ge=1)] = 200_000
     batch: Annotated[int, Field(ge=1)] = 8
     length: Annotated[int, Field(ge=8)] = 256

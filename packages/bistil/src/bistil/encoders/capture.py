@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,8 +42,15 @@ class Attention:
 
     def copied(self) -> Attention:
         """The same in memory of its own."""
+        return self._with_tensors(Tensor.clone)
+
+    def of_heads(self, heads: Sequence[int]) -> Attention:
+        """The same of these heads alone."""
+        return self._with_tensors(lambda tensor: tensor[:, list(heads)])
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Attention:
         tensors: dict[str, Any] = {
-            name: tensor.clone()
+            name: change(tensor)
             for name, tensor in vars(self).items()
             if isinstance(tensor, Tensor)
         }

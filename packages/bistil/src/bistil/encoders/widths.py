@@ -25,41 +25,60 @@ def inner_width(config: Any) -> int:
     return int(getattr(config, known_family(config).inner))
 
 
-def narrow_config(config: Any, *, width: int | None, feed_forward: int | None) -> Any:
-    """A copy of a configuration with other widths; None leaves one as it is."""
+def narrow_config(
+    config: Any, *, width: int | None, feed_forward: int | None, heads: int | None
+) -> Any:
+    """A copy of a configuration with other widths and another number of heads; None leaves one as it is."""
     narrow, family = copy.deepcopy(config), known_family(config)
     if width is not None:
         setattr(narrow, family.width, width)
     if feed_forward is not None:
         setattr(narrow, family.inner, feed_forward)
+    if heads is not None:
+        setattr(narrow, family.attention_heads, heads)
     return narrow
 
 
-def require_narrowable(model: Any, *, width: int | None, feed_forward: int | None) -> None:
-    """Refuse widths that a model's student cannot have.
+def require_narrowable(
+    model: Any, *, width: int | None, feed_forward: int | None, heads: int | None = None
+) -> None:
+    """Refuse widths and numbers of heads that a model's student cannot have.
 
     Args:
         model: its weights are not looked at.
         width: of the student's hidden states; None as the teacher's.
         feed_forward: units of its feed-forward layers; None as the teacher's.
+        heads: of each layer; None as many as the teacher's.
 
     Raises:
         ModelError: naming what was asked for, what may be, and why.
     """
-    family = family_of(model)
-    heads, whole = model.config.num_attention_heads, model.config.hidden_size
+    family, kind = family_of(model), encoder_of(model).config.model_type
+    count, whole = model.config.num_attention_heads, model.config.hidden_size
     inner = inner_width(model.config)
     if feed_forward is not None and not 1 <= feed_forward <= inner:
         raise ModelError(
             f"feed_forward must be from 1 to the teacher's {inner}, got {feed_forward!r}."
         )
-    if width is None or width == whole:
-        return
-    if not 1 <= width < whole or width % heads:
+    if heads is not None and not 1 <= heads <= count:
+        raise ModelError(f"heads must be from 1 to the teacher's {count}, got {heads!r}.")
+    if heads not in (None, count) and family.fixed_width:
         raise ModelError(
-            f"width must be a multiple of the {heads} attention heads, which are compared one by one, and at most the "
-            f"teacher's {whole}; got {width!r}."
+            f"heads {heads!r}: a {kind!r} student must have its teacher's {count} heads, for {family.fixed_width}; leave heads out."
         )
+    state = whole if width is None else width
+    if not 1 <= state <= whole or (heads is None and state % count):
+        raise ModelError(
+            f"width must be a multiple of the {count} attention heads, or be given with heads that divide it, and at most the "
+            f"teacher's {whole}; got {state!r}."
+        )
+    if heads is not None and state % heads:
+        fitting = [str(n) for n in range(1, count + 1) if state % n == 0]
+        raise ModelError(
+            f"heads must divide the student's width {state}, got {heads!r}; choose one of {', '.join(fitting)}, or another width."
+        )
+    if state == whole:
+        return
     if model.base_model is not model and model.get_output_embeddings() is None:
         raise ModelError(
             f"width {width!r}: the head of {type(model).__name__} reads all {whole} hidden units, and which of its own it could do "
@@ -67,6 +86,6 @@ def require_narrowable(model: Any, *, width: int | None, feed_forward: int | Non
         )
     if family.fixed_width:
         raise ModelError(
-            f"width {width!r}: a {encoder_of(model).config.model_type!r} student must be as wide as its teacher ({whole}), "
+            f"width {width!r}: a {kind!r} student must be as wide as its teacher ({whole}), "
             f"for {family.fixed_width}; leave width out, and narrow its feed-forward layers alone."
         )

@@ -39,6 +39,8 @@ class Extraction:
         width: of the student's hidden states, a multiple of its attention heads; as the teacher's unless given. Which units
             it keeps is chosen on the text, see `bistil.student.narrow`.
         feed_forward: units of its feed-forward layers, as many in each; as the teacher's unless given.
+        heads: attention heads, as many in each layer, a divisor of the width; as many as the teacher's unless given, and narrower
+            where the width is.
         units: by which measure of their importance the units of a narrower student are chosen, see
             `bistil.student.importance.unit_importance`; "reconstruction" unless given.
         init: the student's first weights: the teacher's, or random ones (a model from scratch).
@@ -78,6 +80,7 @@ class Extraction:
     layers: Strategy | tuple[int, ...] | None = None
     width: int | None = None
     feed_forward: int | None = None
+    heads: int | None = None
     units: Units | None = None
     init: Init = "teacher"
     loss: LossWeights | None = None
@@ -125,10 +128,10 @@ class Extraction:
                 raise ExtractError(
                     f"{name} must be one of {', '.join(filter(None, choices))}, got {getattr(self, name)!r}."
                 )
-        if self.units is not None and self.width is None and self.feed_forward is None:
+        if self.units is not None and not self._narrower:
             raise ExtractError(
-                f"units {self.units!r} says what a narrower student keeps, and neither width nor feed_forward is given; give one, or "
-                "leave units out."
+                f"units {self.units!r} says what a narrower student keeps, and none of width, feed_forward and heads is given; give "
+                "one, or leave units out."
             )
         if self.offload is not None and Sees.MASKED_ROWS in self.weights.sees_of_teacher:
             raise ExtractError(
@@ -151,9 +154,8 @@ class Extraction:
         return self.loss or LossWeights()
 
     @property
-    def _decided_units(self) -> Units | None:
-        narrower = self.width is not None or self.feed_forward is not None
-        return (self.units or _UNITS) if narrower else None
+    def _narrower(self) -> bool:
+        return (self.width, self.feed_forward, self.heads) != (None, None, None)
 
     def decided(self, kind: Kind) -> Extraction:
         """The same with what was left open decided: loss, layers and rate by the teacher's kind, the precision by this machine.
@@ -178,18 +180,19 @@ class Extraction:
             loss=loss,
             layers=strategy_for(kind) if self.layers is None else self.layers,
             precision=precision,
-            units=self._decided_units,
+            units=(self.units or _UNITS) if self._narrower else None,
             learning_rate=rate if self.learning_rate is None else self.learning_rate,
             warmup=warmup if self.warmup is None else self.warmup,
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values; widths, and how units are chosen, only where they are not the teacher's."""
+        """As plain values; widths, heads, and how units are chosen, only where they are not the teacher's."""
         stated = {**asdict(self), "loss": self.weights.to_json(), "arguments": dict(self.arguments)}
         return {
             name: value
             for name, value in stated.items()
-            if value not in (None, ()) or name not in ("width", "feed_forward", "units", "prompts")
+            if value not in (None, ())
+            or name not in ("width", "feed_forward", "heads", "units", "prompts")
         }
 
 

@@ -27,6 +27,7 @@ class Plan:
         teacher_layers: how many there are.
         tuned: the tuning of the teacher on tasks; None where it was left as it is.
         units: the teacher's hidden units that the student's states stand for, in its order; None for all.
+        heads: for each of the student's layers the teacher's heads that it keeps; None for all.
         narrowed: what was made narrower, in words.
         attention: how attention is compared.
         terms: weights of the loss.
@@ -47,6 +48,7 @@ class Plan:
     teacher_layers: int
     tuned: TunedTeacher | None = None
     units: tuple[int, ...] | None = None
+    heads: tuple[tuple[int, ...], ...] | None = None
     narrowed: tuple[str, ...] = ()
     attention: str
     terms: Mapping[str, float]

@@ -308,7 +308,7 @@ def _layers(layout: Layout, name: str | Path, extraction: Extraction) -> tuple[i
     assert extraction.layers is not None  # decided when the run was checked
     layers = choose_layers(shell, reduction=extraction.reduction, layers=extraction.layers)
     require_narrowable_modules(layout, extraction.width)
-    require_narrowable(shell, width=extraction.width, feed_forward=extraction.feed_forward)
+    require_narrowable(shell, width=extraction.width, feed_forward=extraction.feed_forward, heads=extraction.heads)  # fmt: skip
     return layers
 
 
@@ -326,7 +326,7 @@ def _in_training(
     if trained is not None:
         assert isinstance(runner, SentenceTeacher)
         return SentenceExtractionModel(
-            trained, runner, weights=extraction.weights, layers=given.layers, projection=copied.projection
+            trained, runner, weights=extraction.weights, layers=given.layers, projection=copied.projection, heads=copied.heads
         ).to(device)  # fmt: skip
     assert isinstance(runner, TeacherRunner)
     model = ExtractionModel(
@@ -336,6 +336,7 @@ def _in_training(
         layers=given.layers,
         positions=text.masked_positions,
         projection=copied.projection,
+        heads=copied.heads,
     )
     return model.to(device)
 
@@ -365,6 +366,7 @@ def _plan(
         layers=given.layers,
         teacher_layers=len(layers_of(teacher.model)),
         units=copied.units,
+        heads=copied.heads,
         narrowed=copied.words,
         attention=attention_route(student.student, extraction.weights),
         terms=dict(extraction.weights),

@@ -44,12 +44,14 @@ class InitialStudent:
         student: of the teacher's class.
         units: the teacher's hidden units that its states stand for; None for all.
         projection: [H_t, H_s] that teacher states are multiplied by; None where they are as wide.
+        heads: for each of its layers the numbers of the teacher's heads that it keeps; None for all.
         words: what was made narrower, for plan and card.
     """
 
     student: Any
     units: tuple[int, ...] | None = None
     projection: Tensor | None = None
+    heads: tuple[tuple[int, ...], ...] | None = None
     words: tuple[str, ...] = ()
 
 
@@ -69,7 +71,7 @@ def initial_student(
     Args:
         teacher: in evaluation mode.
         layers: see `choose_layers`.
-        extraction: widths, how units are chosen, first weights, seed.
+        extraction: widths, heads, how units are chosen, first weights, seed.
         text: of which a sample decides what is kept.
         sentences: what stands behind a sentence encoder, whose vectors decide then.
         device: on which importance is measured, where that takes gradients.
@@ -81,29 +83,32 @@ def initial_student(
     whole, inner = student.config.hidden_size, inner_width(student.config)
     width = None if extraction.width == whole else extraction.width
     feed_forward = None if extraction.feed_forward == inner else extraction.feed_forward
-    if width is None and feed_forward is None:
+    heads = None if extraction.heads == student.config.num_attention_heads else extraction.heads
+    if (width, feed_forward, heads) == (None, None, None):
         return InitialStudent(student=student)
     sample = text.sample(_SAMPLE)
     inputs = {
         "teacher": [teacher.weights_digest, teacher.tokenizer_digest],
         "sample": digest_of_values([block.tolist() for block in sample]),
         "layers": list(layers),
-        **{name: getattr(extraction, name) for name in ("width", "feed_forward", "units", "init", "seed")},
+        **{name: getattr(extraction, name) for name in ("width", "feed_forward", "heads", "units", "init", "seed")},
     }  # fmt: skip
 
     def make(folder: Path) -> None:
-        narrow, words, units = _narrower(teacher.model, student, layers, extraction, sample, sentences, device, folder, watch)  # fmt: skip
+        narrow, words, kept = _narrower(teacher.model, student, layers, extraction, sample, sentences, device, folder, watch)  # fmt: skip
         (folder / MADE).mkdir()
         save_model(narrow, str(folder / MADE / _WEIGHTS))
-        (folder / MADE / _KEPT).write_text(json.dumps({"words": words, "units": units}), encoding="utf-8")  # fmt: skip
+        (folder / MADE / _KEPT).write_text(json.dumps({"words": words, **kept}), encoding="utf-8")  # fmt: skip
 
     made = made_once(cache_dir / f"narrow-{digest_of_values(inputs)[:16]}", inputs, make, watch=watch)  # fmt: skip
     kept = json.loads((made / _KEPT).read_text(encoding="utf-8"))
-    narrow = narrow_model(student, width=width, feed_forward=feed_forward)
+    narrow = narrow_model(student, width=width, feed_forward=feed_forward, heads=heads)
     load_model(narrow, str(made / _WEIGHTS))
     units = None if kept["units"] is None else tuple(kept["units"])
+    of_layers = None if kept["heads"] is None else tuple(map(tuple, kept["heads"]))
     return InitialStudent(
-        student=narrow, units=units, projection=None if units is None else projection_of(units, whole), words=tuple(kept["words"])
+        student=narrow, units=units, projection=None if units is None else projection_of(units, whole), heads=of_layers,
+        words=tuple(kept["words"]),
     )  # fmt: skip
 
 
@@ -117,37 +122,45 @@ def _narrower(
     device: torch.device,
     work: Path,
     watch: ProgressCallback,
-) -> tuple[Any, list[str], tuple[int, ...] | None]:
-    """The narrower student, what was made narrower in words, and the hidden units that it keeps."""
+) -> tuple[Any, list[str], dict[str, Any]]:
+    """The narrower student, what was made narrower in words, and which hidden units and heads it keeps."""
     assert extraction.units is not None  # decided when the run was checked
     whole, inner = teacher.config.hidden_size, inner_width(teacher.config)
+    count = teacher.config.num_attention_heads
     width = None if extraction.width == whole else extraction.width
     feed_forward = None if extraction.feed_forward == inner else extraction.feed_forward
+    heads = None if extraction.heads == count else extraction.heads
     seed = extraction.seed if extraction.init == "random" else None
+    keep: dict[UnitKind, float] = {}
     chosen: dict[str, Any] = {}
     if extraction.units != "reconstruction":
-        keep: dict[UnitKind, float] = {}
         if width is not None:
             keep["hidden"] = width / whole
         if feed_forward is not None and seed is None:
             keep["feed_forward"] = feed_forward / inner
+    if heads is not None:
+        keep["heads"] = heads / count
+    if keep:
         cut = student if seed is None else student_of(teacher, layers)
-        chosen = _chosen(cut, sample, keep, extraction, sentences, device, work, watch) if keep else {}  # fmt: skip
+        chosen = _chosen(cut, sample, keep, extraction, sentences, device, work, watch)
     units, words = None, []
     by = _WORDS[extraction.units]
     if width is not None:
         covariance = compared_covariance(teacher, layers, sample)
-        units = tuple(chosen["hidden"]) if chosen else pivoted_cholesky_selection(covariance, width).numbers  # fmt: skip
+        units = tuple(chosen["hidden"]) if "hidden" in chosen else pivoted_cholesky_selection(covariance, width).numbers  # fmt: skip
         words.append(
             f"{width:,} of {whole:,} hidden units{by}; the projection of the teacher's states is the choice of these, which tell "
             f"{100 * explained_share(covariance, units):.0f} % of their variance by a linear map"
         )
     if feed_forward is not None:
         words.append(f"{feed_forward:,} of {inner:,} units in each feed-forward layer{by if seed is None else ''}")  # fmt: skip
+    if heads is not None:
+        words.append(f"{heads:,} of {count:,} attention heads in each layer{by}, of {(width or whole) // heads:,} units each")  # fmt: skip
     narrow = narrowed(
-        student, sample, units=units, feed_forward=feed_forward, inner_units=chosen.get("feed_forward"), seed=seed
+        student, sample, units=units, feed_forward=feed_forward, inner_units=chosen.get("feed_forward"), heads=chosen.get("heads"),
+        seed=seed,
     )  # fmt: skip
-    return narrow, words, units
+    return narrow, words, {"units": units, "heads": chosen.get("heads")}
 
 
 def _chosen(
@@ -175,6 +188,8 @@ def _chosen(
             kept["hidden"] = importance.kept_hidden(extraction.width)
         if extraction.feed_forward is not None and "feed_forward" in keep:
             kept["feed_forward"] = importance.kept_feed_forward(extraction.feed_forward)
+        if extraction.heads is not None and "heads" in keep:
+            kept["heads"] = importance.kept_heads(extraction.heads)
         (folder / MADE).mkdir()
         (folder / MADE / "units.json").write_text(json.dumps(kept), encoding="utf-8")
 

@@ -1,8 +1,8 @@
-"""What each part of a student may be: which layers, how wide, how many feed-forward units and pieces."""
+"""What each part of a student may be: which layers, how wide, how many heads, feed-forward units and pieces."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bistil.encoders.model_folder import require_narrowable_modules
@@ -30,6 +30,8 @@ class Choices:
         depths: numbers of layers.
         layers: the one choice of them, where it is settled.
         widths: of hidden states.
+        heads: of each width the numbers of heads there may be: as many as the model has, which are narrower, or as many as stay
+            as wide.
         feed_forwards: units of feed-forward layers.
         pieces: of the vocabulary.
         why_one_width: why it cannot be another; empty where it can, or was settled.
@@ -38,6 +40,7 @@ class Choices:
     depths: tuple[int, ...]
     layers: tuple[int, ...] | None
     widths: tuple[int, ...]
+    heads: Mapping[int, tuple[int, ...]]
     feed_forwards: tuple[int, ...]
     pieces: tuple[int, ...]
     why_one_width: str
@@ -46,13 +49,17 @@ class Choices:
     def most(self) -> Shape:
         """Everything that may be kept."""
         layers = self.layers or tuple(range(self.depths[0]))
-        return Shape(layers=layers, width=self.widths[0], feed_forward=self.feed_forwards[0], pieces=self.pieces[0])  # fmt: skip
+        return self._shape(layers, 0)
 
     @property
     def least(self) -> Shape:
         """The smallest that may be made."""
         layers = self.layers or tuple(range(self.depths[-1]))
-        return Shape(layers=layers, width=self.widths[-1], feed_forward=self.feed_forwards[-1], pieces=self.pieces[-1])  # fmt: skip
+        return self._shape(layers, -1)
+
+    def _shape(self, layers: tuple[int, ...], place: int) -> Shape:
+        width = self.widths[place]
+        return Shape(layers=layers, width=width, heads=self.heads[width][0], feed_forward=self.feed_forwards[place], pieces=self.pieces[place])  # fmt: skip
 
 
 def choices_of(
@@ -96,6 +103,7 @@ def choices_of(
         depths=depths if layers is None else (len(layers),),
         layers=layers,
         widths=widths,
+        heads={width: _heads(whole, width) for width in widths},
         feed_forwards=feed_forwards,
         pieces=pieces,
         why_one_width=why,
@@ -148,10 +156,11 @@ def require_affordable(sizes: ShapeSizes, choices: Choices, *, cost: float, limi
 
 
 def _widths(sizes: ShapeSizes, layout: Layout, fitting: Fitting) -> tuple[tuple[int, ...], str]:
-    whole, heads = sizes.shape.width, sizes.heads
+    whole, heads = sizes.shape.width, sizes.shape.heads
     if fitting.width is not None:
         require_narrowable_modules(layout, None if fitting.width == whole else fitting.width)
-        require_narrowable(sizes.shell, width=fitting.width, feed_forward=None)
+        possible = _heads(sizes.shape, fitting.width)
+        require_narrowable(sizes.shell, width=fitting.width, feed_forward=None, heads=possible[0] if possible else None)  # fmt: skip
         return (fitting.width,), ""
     widths = _shares(whole, [n / 8 for n in _WIDTHS], heads)
     if len(widths) == 1:
@@ -162,6 +171,13 @@ def _widths(sizes: ShapeSizes, layout: Layout, fitting: Fitting) -> tuple[tuple[
     except BistilError as error:
         return (whole,), str(error)
     return widths, ""
+
+
+def _heads(whole: Shape, width: int) -> tuple[int, ...]:
+    """As many as the model has, narrower; then as many as stay as wide: each where the width can be cut so."""
+    fewer, rest = divmod(width, whole.width // whole.heads)
+    every = [whole.heads] if width % whole.heads == 0 else []
+    return tuple(dict.fromkeys([*every, *([fewer] if rest == 0 else [])]))
 
 
 def _shares(whole: int, shares: Sequence[float], multiple: int) -> tuple[int, ...]:

@@ -50,7 +50,7 @@ class LatencyModel:
 def shapes_to_measure(most: Shape, least: Shape) -> list[Shape]:
     """Corners and edges of what may be made; the number of pieces is that of `most`."""
     half, quarter = (most.layers[: -(-len(most.layers) // part)] for part in (2, 4))
-    narrow: dict[str, Any] = {"width": least.width}
+    narrow: dict[str, Any] = {"width": least.width, "heads": least.heads}
     thin: dict[str, Any] = {"feed_forward": least.feed_forward}
     shapes = [
         most,

@@ -10,7 +10,7 @@ from bistil.make.page_frame import page_templates
 from bistil.make.plan import KINDS
 from vocabmerge import Kind
 
-_HEAD = ("layers", "width", "feed-forward", "pieces", "parameters", "MB in 8 bits", "MB in float32", "ms", "predicted", "untrained", "trained", "")  # fmt: skip
+_HEAD = ("layers", "width", "heads", "feed-forward", "pieces", "parameters", "MB in 8 bits", "MB in float32", "ms", "predicted", "untrained", "trained", "")  # fmt: skip
 
 
 def page(record: Mapping[str, Any]) -> str:
@@ -98,7 +98,13 @@ def _in_figures(cost: float) -> str:
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     shape = row["shape"]
-    return (tuple(shape["layers"]), shape["width"], shape["feed_forward"], shape["pieces"])
+    return (
+        tuple(shape["layers"]),
+        shape["width"],
+        shape["heads"],
+        shape["feed_forward"],
+        shape["pieces"],
+    )
 
 
 def _row(row: Mapping[str, Any], *, chosen: bool, beyond: bool) -> tuple[str, ...]:
@@ -111,7 +117,7 @@ def _row(row: Mapping[str, Any], *, chosen: bool, beyond: bool) -> tuple[str, ..
         untrained, time = f"{row['untrained']:.1f}", f"{row['latency_ms']:.2f}"
     return (
         f"{len(shape['layers'])}: {' '.join(map(str, shape['layers']))}",
-        *(f"{shape[part]:,}" for part in ("width", "feed_forward", "pieces")),
+        *(f"{shape[part]:,}" for part in ("width", "heads", "feed_forward", "pieces")),
         f"{row['parameters']:,}",
         *(f"{row[size] / 1e6:.1f}" for size in ("bytes", "float_bytes")),
         time,

@@ -29,13 +29,20 @@ class PartWorths:
         uncut: with every part that may be kept.
         without_layer: of each layer, when it alone is left out; NaN where it cannot be.
         layers: by which layers are kept.
-        sizes: by part and its size.
+        sizes: by part and its size; of a width with the heads that leave more.
+        heads: by width and number of heads.
     """
 
     uncut: float
     without_layer: Sequence[float]
     layers: Mapping[tuple[int, ...], float]
     sizes: Mapping[str, Mapping[int, float]]
+    heads: Mapping[int, Mapping[int, float]]
+
+    def best_heads(self, width: int, choices: Choices) -> int:
+        """The number of heads that leaves a model of this width more; of equals the model's own."""
+        possible = choices.heads[width]
+        return possible[0] if len(possible) == 1 else max(possible, key=self.heads[width].__getitem__)  # fmt: skip
 
     def predicted(self, shape: Shape) -> float:
         """Of a shape before any training, in percent: shares that single cuts leave multiply; sizes between measured ones are interpolated.
@@ -60,6 +67,7 @@ class PartWorths:
             "without_layer": [None if math.isnan(worth) else worth for worth in self.without_layer],
             "layers": [{"layers": list(layers), "worth": worth} for layers, worth in self.layers.items()],
             **{part: {str(size): worth for size, worth in worths.items()} for part, worths in self.sizes.items()},
+            "heads": {str(width): {str(count): worth for count, worth in worths.items()} for width, worths in self.heads.items()},
         }  # fmt: skip
 
 
@@ -84,7 +92,10 @@ def measure_parts(
     most = choices.most
     ranked = fitting.layers is None and len(most.layers) > 1
     cuts = {part: _spread(getattr(choices, f"{part}s" if part != "pieces" else part)) for part in PARTS}  # fmt: skip
-    total = 1 + (len(most.layers) if ranked else 0) + sum(len(values) - 1 for values in cuts.values())  # fmt: skip
+    # Where heads may be narrower or fewer, both are tried.
+    widths = [width for width in choices.widths if width in cuts["width"] or len(choices.heads[width]) > 1]  # fmt: skip
+    pairs = [(width, heads) for width in widths for heads in choices.heads[width] if (width, heads) != (most.width, most.heads)]  # fmt: skip
+    total = 1 + (len(most.layers) if ranked else 0) + len(pairs) + sum(len(cuts[part]) - 1 for part in PARTS[1:])  # fmt: skip
     told = _counter(watch, total)
 
     def worth(what: str, **changes: Any) -> float:
@@ -99,13 +110,15 @@ def measure_parts(
         else worth(f"judging without layer {layer}", layers=tuple(n for n in most.layers if n != layer))
         for layer in (most.layers if ranked else ())
     ]  # fmt: skip
-    by_size = {
-        part: {
-            values[0]: uncut,
-            **{size: worth(f"judging {part.replace('_', '-')} {size:,}", **{part: size}) for size in values[1:]},
-        }
-        for part, values in cuts.items()
-    }  # fmt: skip
+    by_heads: dict[int, dict[int, float]] = {most.width: {most.heads: uncut}}
+    for width, heads in pairs:
+        left = worth(f"judging width {width:,} in {heads} heads", width=width, heads=heads)
+        by_heads.setdefault(width, {})[heads] = left
+    by_size = {"width": {width: max(worths.values()) for width, worths in by_heads.items()}}
+    for part in PARTS[1:]:
+        largest, *others = cuts[part]
+        by_size[part] = {largest: uncut}
+        by_size[part] |= {size: worth(f"judging {part.replace('_', '-')} {size:,}", **{part: size}) for size in others}  # fmt: skip
     losses = [math.inf if math.isnan(left) else uncut - left for left in without]
     layer_sets = [
         layers
@@ -114,7 +127,9 @@ def measure_parts(
     ]  # fmt: skip
     told = _counter(watch, len(layer_sets))
     by_layers = {layers: worth(f"judging {len(layers)} layers", layers=layers) for layers in dict.fromkeys(layer_sets)}  # fmt: skip
-    return PartWorths(uncut=uncut, without_layer=without, layers=by_layers, sizes=by_size)
+    return PartWorths(
+        uncut=uncut, without_layer=without, layers=by_layers, sizes=by_size, heads=by_heads
+    )
 
 
 def _spread(values: Sequence[int]) -> list[int]:

@@ -61,7 +61,7 @@ def front_picture(record: Mapping[str, Any]) -> str:
 def words(shape: Mapping[str, Any]) -> str:
     """A shape in a few words."""
     return (
-        f"{len(shape['layers'])} layers, width {shape['width']:,}, feed-forward {shape['feed_forward']:,}, "
+        f"{len(shape['layers'])} layers, width {shape['width']:,} in {shape['heads']:,} heads, feed-forward {shape['feed_forward']:,}, "
         f"{shape['pieces']:,} pieces"
     )
 

@@ -65,8 +65,9 @@ def fit(
 ) -> dict[str, Any]:
     """This model, in these languages, within this budget: find the shape, and make it.
 
-    1. Each part is cut alone (each layer, sets of layers, hidden width, feed-forward units, pieces of the vocabulary), nothing is
-       trained, and what is left of the model's answers on text kept out, or of its score on a task, is measured.
+    1. Each part is cut alone (each layer, sets of layers, hidden width with narrower heads and with fewer, feed-forward units, pieces
+       of the vocabulary), nothing is trained, and what is left of the model's answers on text kept out, or of its score on a task,
+       is measured. A width goes on with the heads that leave more.
     2. Shapes are put together of all choices. Parameters and bytes are counted, milliseconds fitted to measured ones; a shape's
        worth is predicted as the product of what its cuts leave.
     3. The best few within the budget, all of different depth or width, are trained for some steps and measured, the better half

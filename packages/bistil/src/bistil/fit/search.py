@@ -50,11 +50,12 @@ def candidates_of(
     Args:
         sizes: of the model.
         choices: of widths, feed-forward units and pieces.
-        parts: worth of single cuts, of whose layers a shape has one set.
+        parts: worth of single cuts, of whose layers a shape has one set, and of each width that number of heads which is worth more.
         latency: fitted.
     """
     places = product(parts.layers, choices.widths, choices.feed_forwards, choices.pieces)
-    shapes = (Shape(layers=layers, width=width, feed_forward=inner, pieces=pieces) for layers, width, inner, pieces in places)  # fmt: skip
+    heads = {width: parts.best_heads(width, choices) for width in choices.widths}
+    shapes = (Shape(layers=layers, width=width, heads=heads[width], feed_forward=inner, pieces=pieces) for layers, width, inner, pieces in places)  # fmt: skip
     return [candidate_of(sizes, shape, parts, latency) for shape in shapes]
 
 

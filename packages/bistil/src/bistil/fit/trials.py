@@ -136,7 +136,8 @@ class Trials:
 
     def extraction(self, shape: Shape, steps: int) -> Extraction:
         """How a student of a shape is extracted."""
-        narrow = shape.width != self._whole.width
+        whole = self._whole
+        narrow = shape.width != whole.width
         asked = self._fitting
         rate = asked.learning_rate
         if steps and rate is None:
@@ -144,8 +145,9 @@ class Trials:
         return Extraction(
             layers=shape.layers,
             width=shape.width if narrow else None,
-            feed_forward=None if shape.feed_forward == self._whole.feed_forward else shape.feed_forward,
-            units=asked.units if narrow or shape.feed_forward != self._whole.feed_forward else None,  # type: ignore[arg-type]  # checked there
+            feed_forward=None if shape.feed_forward == whole.feed_forward else shape.feed_forward,
+            heads=None if shape.heads == whole.heads else shape.heads,
+            units=asked.units if narrow or shape.feed_forward != whole.feed_forward else None,  # type: ignore[arg-type]  # checked there
             budget=shape.pieces,
             steps=steps,
             checkpoint_every=max(50, steps // 5),

@@ -47,6 +47,7 @@ class ExtractionModel(LossModule):
         layers: for each of the student's layers the teacher's.
         positions: masked positions of each block, which means are taken over; 0 where none are.
         projection: [H_t, H_s] that teacher states are multiplied by, where the student is narrower.
+        heads: for each of the student's layers the teacher's heads that it keeps; None for all.
     """
 
     # Every batch has as many positions as any other, so the mean over batches is the mean over positions.
@@ -61,10 +62,11 @@ class ExtractionModel(LossModule):
         layers: Sequence[int],
         positions: int,
         projection: Tensor | None = None,
+        heads: Sequence[Sequence[int]] | None = None,
     ) -> None:
         super().__init__(student)
         self._teacher, self._weights = teacher, weights
-        self._layers, self._positions = tuple(layers), positions
+        self._layers, self._positions, self._heads = tuple(layers), positions, heads
         self.projection: Tensor | None
         self.register_buffer("projection", projection, persistent=False)
 
@@ -89,6 +91,7 @@ class ExtractionModel(LossModule):
         context = LossContext(
             layers=self._layers,
             projection=self.projection,
+            heads=self._heads,
             real=real_tokens(inputs.get("attention_mask")),
             labels=None if labels is None else labels[labels >= 0],
             divisor=1 if labels is None else self._positions * len(labels),

@@ -32,6 +32,7 @@ def matching_loss(
     layers: Sequence[int],
     attention_mask: Tensor | None,
     projection: Tensor | None = None,
+    heads: Sequence[Sequence[int]] | None = None,
 ) -> Matching:
     """The two terms of phase 1 (Ansell et al. 2023, section 3), for a training loop of your own.
 
@@ -44,6 +45,7 @@ def matching_loss(
         layers: for each student layer the teacher layer that it copies.
         attention_mask: [B, S], nonzero at real tokens; None where all are.
         projection: P [H_t, H_s], by which teacher states are multiplied; needed where the widths differ.
+        heads: for each student layer the teacher's heads that it keeps; needed where their numbers differ.
 
     Returns:
         Both terms, each a scalar.
@@ -65,7 +67,9 @@ def matching_loss(
         >>> loss = matching_loss(seen_s, seen_t, layers=[1, 3], attention_mask=None)
         >>> (loss.attention + loss.hidden).backward()
     """
-    context = LossContext(layers=layers, real=real_tokens(attention_mask), projection=projection)
+    context = LossContext(
+        layers=layers, real=real_tokens(attention_mask), projection=projection, heads=heads
+    )
     student_outputs, teacher_outputs = ModelOutputs(activations=student), ModelOutputs(activations=teacher)  # fmt: skip
     return Matching(
         attention_loss(student_outputs, teacher_outputs, context),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bistil.encoders.capture import Activations
+from bistil.encoders.capture import Activations, Attention
 from bistil.losses.table import Sees
 from bistil.losses.weights import LossWeights, TaskLossWeights
 from teacherzoo import SplitHead
@@ -58,6 +58,7 @@ class LossContext:
     Attributes:
         layers: for each of the student's layers the teacher's.
         projection: [H_t, H_s] that teacher states are multiplied by; None where both are as wide.
+        heads: for each of the student's layers the teacher's heads that it keeps; None for all.
         real: [B, S] true at real tokens; None where all are.
         labels: [N] of masked positions, or as the task's head takes them.
         divisor: of sums over positions or rows.
@@ -67,11 +68,21 @@ class LossContext:
 
     layers: Sequence[int] = ()
     projection: Tensor | None = None
+    heads: Sequence[Sequence[int]] | None = None
     real: Tensor | None = None
     labels: Tensor | None = None
     divisor: Tensor | int = 1
     settings: Mapping[str, Any] = field(default_factory=dict)
     batch: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def attention_pairs(
+        self, student: ModelOutputs, teacher: ModelOutputs
+    ) -> list[tuple[Attention, Attention]]:
+        """The attention of each of the student's layers, and the teacher's of the heads that it keeps."""
+        kept = [teacher.activations.attention[number] for number in self.layers]
+        if self.heads is not None:
+            kept = [layer.of_heads(heads) for layer, heads in zip(kept, self.heads, strict=True)]
+        return [(student.activations.attention[number], layer) for number, layer in enumerate(kept)]
 
     @functools.cached_property
     def real_rows(self) -> Tensor | None:

@@ -41,6 +41,7 @@ class SentenceExtractionModel(LossModule):
         weights: of the terms.
         layers: for each of the student's layers the teacher's.
         projection: [H_t, H_s] that teacher states are multiplied by, where the student is narrower.
+        heads: for each of the student's layers the teacher's heads that it keeps; None for all.
     """
 
     # Every batch has as many rows as any other, so the mean over batches is the mean over all rows.
@@ -54,9 +55,10 @@ class SentenceExtractionModel(LossModule):
         weights: LossWeights,
         layers: Sequence[int],
         projection: Tensor | None = None,
+        heads: Sequence[Sequence[int]] | None = None,
     ) -> None:
         super().__init__(student)
-        self._teacher, self._layers = teacher, tuple(layers)
+        self._teacher, self._layers, self._heads = teacher, tuple(layers), heads
         self._text, self._pairs = weights.on_text(), weights.on_pairs()
         self.projection: Tensor | None
         self.register_buffer("projection", projection, persistent=False)
@@ -84,6 +86,7 @@ class SentenceExtractionModel(LossModule):
         context = LossContext(
             layers=self._layers,
             projection=self.projection,
+            heads=self._heads,
             real=real_tokens(batch["attention_mask"]),
             settings=weights.settings,
         )

@@ -42,6 +42,7 @@ class DistillationModel(LossModule):
         weights: of the terms.
         passes: forward passes in a step, over all processes.
         projection: [H_t, H_s] that teacher states are multiplied by, where the student is narrower.
+        heads: for each of the student's layers the teacher's heads that it keeps; None for all.
     """
 
     accepts_loss_kwargs = True  # sums are divided by `num_items_in_batch`
@@ -56,10 +57,12 @@ class DistillationModel(LossModule):
         weights: TaskLossWeights,
         passes: int = 1,
         projection: Tensor | None = None,
+        heads: Sequence[Sequence[int]] | None = None,
     ) -> None:
         super().__init__(student)
         self._teacher = (teacher.eval().requires_grad_(False),)
         self._layers, self._weights, self._passes = tuple(layers), weights, passes
+        self._heads = heads
         self.teacher_ids: Tensor
         self.register_buffer("teacher_ids", teacher_ids, persistent=False)
         self.projection: Tensor | None
@@ -79,6 +82,7 @@ class DistillationModel(LossModule):
         context = LossContext(
             layers=self._layers,
             projection=self.projection,
+            heads=self._heads,
             real=real_tokens(batch["attention_mask"]),
             labels=labels,
             divisor=torch.as_tensor(rows).clamp(min=1),

@@ -1,4 +1,4 @@
-"""A narrower student: it keeps some of the hidden and feed-forward units, and reconstructs the others from them."""
+"""A narrower student: it keeps some of the hidden and feed-forward units and of the heads, and reconstructs the others from them."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ def narrowed(
     units: Sequence[int] | None = None,
     feed_forward: int | None = None,
     inner_units: Sequence[Sequence[int]] | None = None,
+    heads: Sequence[Sequence[int]] | None = None,
     seed: int | None = None,
 ) -> Any:
     """A narrower copy of `model` that does nearly what it does on text like `blocks`.
@@ -64,8 +65,10 @@ def narrowed(
     Its hidden state stands for h P, the chosen units of h. Embeddings and whatever writes into the state keep the chosen
     entries. A linear map that read all units reads the chosen ones and, by least squares, what they say of the others. A
     norm's mean and deviation run over the chosen units alone, which is another function: projection and norm do not
-    commute. Its gain and offset are fitted anew, unit by unit. Heads stay as many: queries and keys are cut to the
-    singular directions that make most of a head's products, values to those that make most of what it adds to the state.
+    commute. Its gain and offset are fitted anew, unit by unit. Heads become narrower with the state: queries and keys are
+    cut to the singular directions that make most of a head's products, values to those that make most of what it adds to the
+    state; or there are fewer of them, and what is behind them reads, by least squares, what the kept ones tell of the others. A
+    head that stays as wide keeps its queries, keys and values.
     Feed-forward units are chosen by how much of what all add the chosen ones tell, or are those that are named. Where nothing
     is left out the copy is the same model, bit for bit.
 
@@ -75,19 +78,31 @@ def narrowed(
         units: hidden units that are kept, ascending; None for all.
         feed_forward: how many feed-forward units of each layer; None for all.
         inner_units: of each layer the numbers of so many of them, ascending; None to choose by reconstruction.
+        heads: of each layer the numbers of the attention heads that are kept, as many in each, ascending; None for all.
         seed: given, the weights are random instead, of this seed.
     """
     kept = None if units is None or len(units) == model.config.hidden_size else tuple(units)
     inner = None if feed_forward == inner_width(model.config) else feed_forward
-    narrow = narrow_model(model, width=None if kept is None else len(kept), feed_forward=inner, seed=seed)  # fmt: skip
+    fewer = None if heads is None or len(heads[0]) == model.config.num_attention_heads else heads
+    narrow = narrow_model(
+        model, width=None if kept is None else len(kept), feed_forward=inner, heads=None if fewer is None else len(fewer[0]), seed=seed
+    )  # fmt: skip
     if seed is None:
-        statistics = ActivationStatistics(model, kept, blocks, inner=inner is not None)
-        narrow.load_state_dict(_Narrowing(model, statistics, kept, inner, inner_units).weights())
+        statistics = ActivationStatistics(
+            model, kept, blocks, inner=inner is not None, heads=fewer is not None
+        )
+        narrowing = _Narrowing(model, statistics, kept, inner, inner_units, fewer)
+        narrow.load_state_dict(narrowing.weights())
     return narrow
 
 
 def narrow_model(
-    model: Any, *, width: int | None, feed_forward: int | None, seed: int | None = None
+    model: Any,
+    *,
+    width: int | None,
+    feed_forward: int | None,
+    heads: int | None,
+    seed: int | None = None,
 ) -> Any:
     """A narrower model of the class of `model`, where that lies, with random weights.
 
@@ -95,9 +110,10 @@ def narrow_model(
         model: in evaluation mode.
         width: of its hidden states; None for as many.
         feed_forward: units of its feed-forward layers; None for as many.
+        heads: of each layer; None for as many.
         seed: of the weights.
     """
-    config = narrow_config(model.config, width=width, feed_forward=feed_forward)
+    config = narrow_config(model.config, width=width, feed_forward=feed_forward, heads=heads)
     with torch.random.fork_rng(devices=[]):  # see `student_of`
         torch.manual_seed(0 if seed is None else seed)
         narrow = same_class(model, config)
@@ -115,9 +131,10 @@ class _Narrowing:
         units: tuple[int, ...] | None,
         inner: int | None,
         inner_units: Sequence[Sequence[int]] | None,
+        heads: Sequence[Sequence[int]] | None,
     ) -> None:
         self._model, self._statistics, self._units, self._inner = model, statistics, units, inner
-        self._inner_units = inner_units
+        self._inner_units, self._heads = inner_units, heads
         self._family = family_of(model)
         self._state: slice | list[int] = slice(None) if units is None else list(units)
 
@@ -138,8 +155,8 @@ class _Narrowing:
                     f"{name}.bias": bias[self._state],
                 }
         for number, path in enumerate(paths_of_layers(self._model)):
-            if self._units is not None:
-                weights |= self._attention(path)
+            if self._units is not None or self._heads is not None:
+                weights |= self._attention(number, path)
             weights |= self._feed_forward(number, path)
         return weights
 
@@ -158,43 +175,67 @@ class _Narrowing:
         )
         return weight @ linear.T, bias + weight @ constant  # type: ignore[operator]  # every map of these families has one
 
-    def _attention(self, path: str) -> Weights:
-        """Per head of d units, its first e = d · k / D singular directions."""
-        query, key, value, out = (
-            f"{path}.{place}"
-            for place in (
-                self._family.query,
-                self._family.key,
-                self._family.value,
-                self._family.output,
-            )
+    def _attention(self, number: int, path: str) -> Weights:
+        """Its kept heads; what is behind them reads what they tell of the others."""
+        family = self._family
+        out, *places = (
+            f"{path}.{place}" for place in (family.output, family.query, family.key, family.value)
         )
-        read = {name: self._reading(name, query) for name in (query, key, value)}
-        narrow: dict[str, list[tuple[Tensor, Tensor]]] = {query: [], key: [], value: []}
+        read = [self._reading(name, places[0]) for name in places]
+        narrow: list[list[tuple[Tensor, Tensor]]] = [[], [], []]
         outs = []
         weight_out, bias_out = self._linear(out)
         weight_out, bias_out = weight_out[self._state], bias_out[self._state]  # type: ignore[index]  # every map of these families has a bias
-        heads = len(self._statistics.heads[query])
-        width, count = len(weight_out) // heads, self._model.config.hidden_size // heads
-        for head in range(heads):
-            rows = slice(head * count, (head + 1) * count)
-            queries, keys, context = (
-                self._statistics.heads[name][head] for name in (query, key, out)
-            )
-            turns = dict(zip((query, key), cut_products(queries, keys, width), strict=True))
-            turns[value], put = cut_sum(context, weight_out[:, rows].T, width)
-            # Of keys and values a mean is taken off: one moves all scores of a query alike, the other is added behind.
-            means = {query: torch.zeros(count).double(), key: keys.mean, value: context.mean}
-            for name, turn in turns.items():
-                weight, bias = read[name][0][rows], read[name][1][rows]
-                narrow[name].append((turn.T @ weight, turn.T @ (bias - means[name])))
-            bias_out = bias_out + weight_out[:, rows] @ context.mean
+        count = self._model.config.num_attention_heads
+        size, kept = weight_out.shape[1] // count, tuple(range(count))
+        if self._heads is not None:
+            moments = self._statistics.inputs[out]
+            kept = tuple(self._heads[number])
+            units = tuple(head * size + unit for head in kept for unit in range(size))
+            linear, constant = least_squares_reconstruction(units, moments, constant=True)
+            weight_out, bias_out = weight_out @ linear.T, bias_out + weight_out @ constant
+        for head, added in zip(kept, weight_out.split(size, dim=1), strict=True):
+            maps, put = self._head([*places, out], head, added, len(weight_out) // len(kept))
+            rows = slice(head * size, (head + 1) * size)
+            for parts, (weight, bias), (turn, mean) in zip(narrow, read, maps, strict=True):
+                parts.append((turn.T @ weight[rows], turn.T @ (bias[rows] - mean)))
+            bias_out = bias_out + added @ maps[-1][1]
             outs.append(put)
         weights = {f"{out}.weight": torch.cat(outs).T, f"{out}.bias": bias_out}
-        for name, parts in narrow.items():
+        for name, parts in zip(places, narrow, strict=True):
             weights[f"{name}.weight"] = torch.cat([weight for weight, _ in parts])
             weights[f"{name}.bias"] = torch.cat([bias for _, bias in parts])
         return weights
+
+    def _head(
+        self, places: Sequence[str], head: int, added: Tensor, width: int
+    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """A head of d units with `width` e: its first e singular directions, or all of it where e ≥ d.
+
+        Args:
+            places: of the maps to queries, keys and values, and behind.
+            head: its number.
+            added: [k, d] by which what it attended to is multiplied.
+            width: e.
+
+        Returns:
+            Maps [d, e] of queries, keys and values, each with what is taken off before, [d]; and [e, k] in place of `added`.
+        """
+        size, nothing = added.shape[1], added.new_zeros(added.shape[1])
+        if width < size:
+            query, key, _, out = places
+            queries, keys, context = (
+                self._statistics.heads[name][head] for name in (query, key, out)
+            )
+            turn_q, turn_k = cut_products(queries, keys, width)
+            turn_v, put = cut_sum(context, added.T, width)
+            # A mean of the keys moves all scores of a query alike, that of the values is added behind.
+            return [(turn_q, nothing), (turn_k, keys.mean), (turn_v, context.mean)], put
+        # A head that is wider than it was begins with copies that meet zeros: they change nothing, and can learn.
+        same = torch.eye(size, width).to(added)
+        copies = same[:, torch.arange(width) % size]
+        scaled = copies * (width / size) ** 0.5  # scores are divided by √e in place of √d
+        return [(scaled, nothing), (same, nothing), (copies, nothing)], same.T @ added.T
 
     def _feed_forward(self, number: int, path: str) -> Weights:
         ups = [f"{path}.{place}" for place in self._family.up]

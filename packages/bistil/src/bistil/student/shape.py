@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, cast
 
@@ -26,19 +26,21 @@ class Shape:
 
     Attributes:
         layers: for each of the student's layers the teacher's.
-        width: of hidden states; heads stay as many, and become narrower with it.
+        width: of hidden states.
+        heads: of each layer.
         feed_forward: units of a feed-forward layer.
         pieces: of the vocabulary.
     """
 
     layers: tuple[int, ...]
     width: int
+    heads: int
     feed_forward: int
     pieces: int
 
     def __str__(self) -> str:
         return (
-            f"{len(self.layers)} layers ({', '.join(map(str, self.layers))}) of width {self.width:,}, {self.feed_forward:,} feed-forward units, "
+            f"{len(self.layers)} layers ({', '.join(map(str, self.layers))}) of width {self.width:,}, {self.heads:,} heads, {self.feed_forward:,} feed-forward units, "
             f"{self.pieces:,} pieces"
         )
 
@@ -48,14 +50,13 @@ class ShapeSizes:
 
     Layers behind the first have the same parameters, and so have pieces, so that every count is linear in both:
     N(L, V) = N(1, V₀) + (L - 1) · (N(2, V₀) - N(1, V₀)) + (V - V₀) · (N(1, V₀ + 1) - N(1, V₀)). These three are counted of models
-    on the meta device for each pair of widths; no architecture has a formula of its own.
+    on the meta device for each width, number of heads and of feed-forward units; no architecture has a formula of its own.
 
     Args:
         layout: of the model's folder.
 
     Attributes:
         shape: of the model itself.
-        heads: attention heads of a layer, which stay as many.
         behind: parameters of modules of sentence-transformers behind the encoder, which no shape changes.
         first_layer_pinned: why the student's first layer must be the teacher's; empty where it need not be.
 
@@ -72,10 +73,10 @@ class ShapeSizes:
         self.shape = Shape(
             layers=tuple(range(int(getattr(config, family.depth)))),
             width=int(config.hidden_size),
+            heads=int(config.num_attention_heads),
             feed_forward=inner_width(config),
             pieces=int(self._shell.get_input_embeddings().num_embeddings),
         )
-        self.heads = int(config.num_attention_heads)
         self.behind = _behind(layout)
         self.first_layer_pinned = family.first_layer_pinned
         self._points = cache(self._counted_points)
@@ -112,30 +113,26 @@ class ShapeSizes:
     def config(self, shape: Shape) -> Any:
         """The student's configuration, but for its number of pieces."""
         config = config_of_layers(self._shell.config, shape.layers)
-        return narrow_config(config, width=shape.width, feed_forward=shape.feed_forward)
+        return narrow_config(
+            config, width=shape.width, feed_forward=shape.feed_forward, heads=shape.heads
+        )
 
     def _counts(self, shape: Shape) -> dict[str, int]:
-        one, two, wordier = self._points(shape.width, shape.feed_forward)
+        one, two, wordier = self._points(replace(shape, layers=(0,), pieces=self.shape.pieces))
         layers, pieces = len(shape.layers) - 1, shape.pieces - self.shape.pieces
         return {
             name: start + layers * (two[name] - start) + pieces * (wordier[name] - start)
             for name, start in one.items()
         }
 
-    def _counted_points(self, width: int, feed_forward: int) -> tuple[dict[str, int], ...]:
+    def _counted_points(self, one: Shape) -> tuple[dict[str, int], ...]:
         second = min(1, len(self.shape.layers) - 1)
-        points = (((0,), 0), ((0, second), 0), ((0,), 1))
-        return tuple(
-            self._counted(layers, width, feed_forward, self.shape.pieces + more)
-            for layers, more in points
-        )
+        points = (one, replace(one, layers=(0, second)), replace(one, pieces=one.pieces + 1))
+        return tuple(self._counted(shape) for shape in points)
 
-    def _counted(
-        self, layers: tuple[int, ...], width: int, feed_forward: int, pieces: int
-    ) -> dict[str, int]:
-        shape = Shape(layers=layers, width=width, feed_forward=feed_forward, pieces=pieces)
+    def _counted(self, shape: Shape) -> dict[str, int]:
         config = self.config(shape)
-        config.vocab_size = pieces
+        config.vocab_size = shape.pieces
         with torch.device("meta"):
             model = same_class(self._shell, config)
         parts = split_parameters(model)

@@ -24,6 +24,7 @@ class ActivationStatistics:
         units: hidden units that will be kept; None where all are, and then only feed-forward layers are looked at.
         blocks: token ids [B, S] without padding, that it is run on.
         inner: whether feed-forward units will be left out.
+        heads: whether attention heads will be.
 
     Attributes:
         inputs: of linear maps.
@@ -32,7 +33,13 @@ class ActivationStatistics:
     """
 
     def __init__(
-        self, model: Any, units: Sequence[int] | None, blocks: Iterable[Tensor], *, inner: bool
+        self,
+        model: Any,
+        units: Sequence[int] | None,
+        blocks: Iterable[Tensor],
+        *,
+        inner: bool,
+        heads: bool,
     ) -> None:
         self.inputs: dict[str, Moments] = {}
         self.heads: dict[str, list[Moments]] = {}
@@ -46,7 +53,7 @@ class ActivationStatistics:
                 )
                 stack.callback(hook.remove)
 
-            for name in self._readers(model, units, inner=inner):
+            for name in self._readers(model, units, inner=inner, heads=heads):
                 self.inputs[name] = Moments(model.get_submodule(name).in_features)
                 keep(name, functools.partial(_add_inputs, self.inputs[name]))
             if units is not None:
@@ -55,11 +62,15 @@ class ActivationStatistics:
             for block in blocks:
                 model(input_ids=block.to(model.device))
 
-    def _readers(self, model: Any, units: Sequence[int] | None, *, inner: bool) -> Iterator[str]:
+    def _readers(
+        self, model: Any, units: Sequence[int] | None, *, inner: bool, heads: bool
+    ) -> Iterator[str]:
         family = family_of(model)
         for path in paths_of_layers(model):
             if inner:
                 yield f"{path}.{family.down}"
+            if heads:
+                yield f"{path}.{family.output}"
             if units is not None:
                 yield from (f"{path}.{family.query}", f"{path}.{family.up[0]}")
         if units is not None:

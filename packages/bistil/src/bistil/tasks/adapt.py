@@ -157,6 +157,7 @@ def _distilled_from(
             weights=loss,
             passes=passes,
             projection=alignment.projection,
+            heads=alignment.heads,
         )
 
     return objective

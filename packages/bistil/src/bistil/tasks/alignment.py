@@ -1,4 +1,4 @@
-"""Which of a teacher's layers, pieces and states a student's stand for."""
+"""Which of a teacher's layers, pieces, states and heads a student's stand for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from bistil.encoders.capture import family_of, layers_of
 from bistil.errors import AdaptError
 from bistil.losses.table import Sees
-from bistil.losses.terms.attention import require_same_heads
 from bistil.losses.weights import TaskLossWeights
 from bistil.sparse.reindex import kept_ids
 from bistil.student.layers import layer_map
@@ -26,17 +25,19 @@ from teacherzoo.encoders.teachers import teacher_folder
 
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
-    """How a student's layers, pieces and states correspond to its teacher's.
+    """How a student's layers, pieces, states and heads correspond to its teacher's.
 
     Attributes:
         layers: for each of the student's layers the teacher's.
         teacher_ids: [V_s] the teacher's id of each of the student's pieces.
         projection: [H_t, H_s] that teacher states are multiplied by; None where they are as wide.
+        heads: for each of its layers the teacher's heads that it keeps; None for all.
     """
 
     layers: Sequence[int]
     teacher_ids: Tensor
     projection: Tensor | None
+    heads: Sequence[Sequence[int]] | None
 
 
 def align(
@@ -60,12 +61,13 @@ def align(
     small, big = _shell(student), _shell(teacher.model)
     chosen = layers if layers is not None else _layers_of(student, small, big)
     _check_layers(student, chosen, len(layers_of(small)), len(layers_of(big)))
-    projection = None
+    projection = heads = None
+    if "attention" in loss:
+        heads = _heads(student, *(model.config.num_attention_heads for model in (small, big)))
     if Sees.MAPPED_LAYERS in loss.sees:
-        require_same_heads(*(model.config.num_attention_heads for model in (small, big)))
         projection = _projection(student, small.config.hidden_size, big.config.hidden_size)
     ids = torch.from_numpy(kept_ids(student, teacher.model))
-    return Alignment(layers=chosen, teacher_ids=ids, projection=projection)
+    return Alignment(layers=chosen, teacher_ids=ids, projection=projection, heads=heads)
 
 
 def _check_layers(student: str | Path, layers: Sequence[int], count: int, depth: int) -> None:
@@ -115,6 +117,19 @@ def _projection(student: str | Path, width: int, teacher_width: int) -> Tensor |
             "give the teacher that it was extracted from, or leave both out by --attention 0 --hidden 0."
         )
     return projection_of(units, teacher_width)
+
+
+def _heads(student: str | Path, count: int, teacher_count: int) -> Sequence[Sequence[int]] | None:
+    """Which of the teacher's heads the student keeps, where it has fewer: those that `extract` chose."""
+    if count == teacher_count:
+        return None
+    heads: list[list[int]] = plan_of_extraction(student).get("heads") or []
+    if not heads or any(len(kept) != count or max(kept) >= teacher_count for kept in heads):
+        raise AdaptError(
+            f"{student}: the student has {count} heads and the teacher {teacher_count}, and no run.json says which of them it keeps; "
+            "give the teacher that it was extracted from, or leave attention out by --attention 0."
+        )
+    return heads
 
 
 def plan_of_extraction(student: str | Path) -> dict[str, Any]:

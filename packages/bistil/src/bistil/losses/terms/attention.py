@@ -3,7 +3,8 @@
 L_attn = 1/L_S Σ_i MSE(A_S[i], A_T[m(i)])
 
 with A = softmax(Q Kᵀ / √d) of all heads, and m(i) the teacher's layer that became the student's layer i: TinyBERT's equation 7
-(Jiao et al. 2020) on the probabilities, as BiStil compares them (Ansell et al. 2023, section 3).
+(Jiao et al. 2020) on the probabilities, as BiStil compares them (Ansell et al. 2023, section 3). A head of a student that keeps
+some heads is compared with the one that it was.
 """
 
 from __future__ import annotations
@@ -25,10 +26,8 @@ def attention_loss(student: ModelOutputs, teacher: ModelOutputs, context: LossCo
     Raises:
         ModelError: where head counts or kinds of attention do not fit.
     """
-    pairs = enumerate(context.layers)
-    return torch.stack([
-        _layer(student.activations.attention[i], teacher.activations.attention[j], context.real) for i, j in pairs
-    ]).mean()  # fmt: skip
+    pairs = context.attention_pairs(student, teacher)
+    return torch.stack([_layer(of_student, of_teacher, context.real) for of_student, of_teacher in pairs]).mean()  # fmt: skip
 
 
 def _layer(student: Attention, teacher: Attention, real: Tensor | None) -> Tensor:
@@ -73,6 +72,6 @@ def require_same_heads(student: int, teacher: int) -> None:
     """
     if student != teacher:
         raise ModelError(
-            f"Attention maps are compared head by head, but the student has {student} heads and the teacher {teacher}; "
-            "make the student from this teacher, or match by relations instead."
+            f"Attention is compared head by head, but the student has {student} heads and the teacher {teacher}; "
+            "say which of them it keeps, make the student from this teacher, or leave these terms out by weight 0."
         )

@@ -5,7 +5,7 @@ L_scores = 1/L_S Σ_i MSE(s_S Q_S[i] K_S[i]ᵀ, s_T Q_T[m(i)] K_T[m(i)]ᵀ)
 over all heads and over the pairs of real tokens inside the window, with s the factor that the softmax is given (1/√d) and m(i)
 the teacher's layer that became the student's layer i. TinyBERT compares these in place of maps and finds that it converges
 faster (Jiao et al. 2020, equation 7 and the remark behind it). A map is the same where all scores of a query are moved by one
-number; this term does not allow for it.
+number; this term does not allow for it. Heads correspond as in `bistil.losses.terms.attention`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ def scores_loss(student: ModelOutputs, teacher: ModelOutputs, context: LossConte
     Raises:
         ModelError: where head counts do not fit, or scores are more than products of queries and keys.
     """
-    pairs = enumerate(context.layers)
-    return torch.stack([
-        _layer(student.activations.attention[i], teacher.activations.attention[j], context.real) for i, j in pairs
-    ]).mean()  # fmt: skip
+    pairs = context.attention_pairs(student, teacher)
+    return torch.stack([_layer(of_student, of_teacher, context.real) for of_student, of_teacher in pairs]).mean()  # fmt: skip
 
 
 def _layer(student: Attention, teacher: Attention, real: Tensor | None) -> Tensor:
