@@ -2,9 +2,12 @@
 
 import json
 import random
+import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +40,31 @@ def sentences(language: str, count: int = 400) -> list[str]:
     ]
 
 
-def wordpiece(texts: list[str], size: int = 300) -> PreTrainedTokenizerFast:
-    """A BERT-like tokenizer of these texts."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+def _pieces(texts: list[str], size: int) -> dict[str, int]:
+    """Special ones, letters, and the commonest parts of words."""
+    words = Counter(word for text in texts for word in re.findall(r"\w+|[^\w\s]", text))
+    counts: Counter[str] = Counter()
+    for word, count in words.items():
+        for start, end in combinations(range(len(word) + 1), 2):
+            counts["##" * (start > 0) + word[start:end]] += count
+    letters = sorted(piece for piece in counts if len(piece.removeprefix("##")) == 1)
+    common = sorted(counts.keys() - {*letters}, key=lambda piece: (-counts[piece], piece))
+    pieces = [*SPECIALS, *letters, *common][:size]
+    return {piece: number for number, piece in enumerate(pieces)}
+
+
+def wordpiece(texts: list[str], size: int = 300, *, repeatable: bool = False) -> PreTrainedTokenizerFast:  # fmt: skip
+    """A BERT-like tokenizer of these texts; of a trainer, whose ties make another vocabulary in every process, unless `repeatable`."""
+    if repeatable:
+        tokenizer = Tokenizer(models.WordPiece(_pieces(texts, size), unk_token="[UNK]"))
+    else:
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=size, special_tokens=SPECIALS, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    if not repeatable:
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=size, special_tokens=SPECIALS, show_progress=False
+        )
+        tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -111,6 +131,12 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def tokenizer() -> PreTrainedTokenizerFast:
     """Of all the languages, so that a trim has something to cut."""
     return wordpiece([line for language in ALPHABETS for line in sentences(language)])
+
+
+@pytest.fixture(scope="session")
+def repeatable_tokenizer() -> PreTrainedTokenizerFast:
+    """The same in every process, for tests of how much is lost."""
+    return wordpiece([line for language in ALPHABETS for line in sentences(language)], repeatable=True)  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -270,13 +270,13 @@ def test_outliers_ruin_one_scale_for_a_tensor_and_nothing_else(
     """The case that a check of the answers has to refuse."""
 
     def likeness(**how: Any) -> float:
-        write_variant(planted_file, tmp_path / "out.onnx", Variant(**how))
+        # In seven bits, for which the processor makes no difference.
+        write_variant(planted_file, tmp_path / "out.onnx", Variant(reduce_range=True, **how))
         left, right = logits(tmp_path / "out.onnx"), logits(planted_file)
         lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
         return float(((left * right).sum(1) / lengths).mean())
 
     assert likeness() > 0.99
-    assert likeness(reduce_range=True) > 0.99
     assert likeness(weights="int8 blocks") > 0.999
     assert likeness(per_tensor=True) < 0.9
     assert (

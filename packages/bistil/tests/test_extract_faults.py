@@ -166,8 +166,11 @@ def test_the_command_can_say_all_that_the_function_can_and_defaults_to_the_same(
             assert options[name].default == default, name
     assert options["prompt"].default is None
     assert settings["prompts"] == ()
-    assert _loss(None, [], "teacher") == settings["loss"]
-    assert _loss("minilmv2", ["relation_heads=8"], "teacher").settings["relation_heads"] == 8
+    assert _loss(None, [], "teacher", narrow=False) == settings["loss"]
+    assert (
+        _loss("minilmv2", ["relation_heads=8"], "teacher", narrow=False).settings["relation_heads"]
+        == 8
+    )
     function = inspect.signature(extract).parameters.keys() - {"watch", "tell", "extraction"}
     plural = {
         "corpora": "corpus",
