@@ -149,12 +149,7 @@ def recipe_of(
     )  # fmt: skip
 
 
-def terms_of(text: str) -> dict[str, float]:
-    """`hidden=1,cosine=0.5` as terms and weights."""
-    return {term: float(weight) for term, _, weight in (part.partition("=") for part in text.split(","))}  # fmt: skip
-
-
-def extract_of(text: str) -> dict[str, Any]:
+def stated_in(text: str) -> dict[str, Any]:
     """`width=192,layers=last` as keys and values."""
     return {key: yaml.safe_load(value) for key, _, value in (part.partition("=") for part in text.split(","))}  # fmt: skip
 
@@ -190,9 +185,9 @@ def main() -> None:
     options = arguments.parse_args()
     disable_progress_bar()
     size = QUICK if options.quick else LONG if options.long else Size()
-    stated = extract_of(options.extract) if options.extract else {}
+    stated = stated_in(options.extract) if options.extract else {}
     if options.terms:
-        stated["terms"] = terms_of(options.terms)
+        stated["terms"] = stated_in(options.terms)
     targets, systems = tuple(options.targets), tuple(options.systems)
     tasks = {task: tuple(code for code in TASKS[task] if code in targets) for task in options.tasks}
     with tempfile.TemporaryDirectory() as scratch:

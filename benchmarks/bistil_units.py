@@ -42,7 +42,7 @@ from bistil.extract.sentences import SentenceInputs, read_sentences, sentence_st
 from bistil.extract.text import ExtractionText, open_text
 from bistil.extract.trainer import train, training_arguments
 from bistil.losses.rows import SentenceExtractionModel, SentenceTeacher
-from bistil.losses.weights import LossWeights
+from bistil.losses.weights import weights_for
 from bistil.student.gates import UnitKind
 from bistil.student.importance import MEASURES, Importance, unit_importance
 from bistil.student.layers import choose_layers, student_of
@@ -196,7 +196,7 @@ def _race(
         begun = time.process_time()
         kept = _chosen(world, shape, by, extraction.seed)
         seconds[by] = [time.process_time() - begun]
-        model = _student(world, kept, extraction)
+        model = _student(world, kept)
         judgements = {"before training": _judged(model.student, world)}
         if steps:
             with tempfile.TemporaryDirectory(dir=folder) as run:
@@ -247,14 +247,14 @@ def _chosen(world: World, shape: Shape, by: str, seed: int) -> Kept:
     )
 
 
-def _student(world: World, kept: Kept, extraction: Extraction) -> SentenceExtractionModel:
+def _student(world: World, kept: Kept) -> SentenceExtractionModel:
     """The narrower student with its loss beside the teacher."""
     model, units = world.teacher.model, kept.units
     student = narrowed(
         student_of(model, world.layers), world.sample, units=units, inner_units=kept.inner,
         feed_forward=None if kept.inner is None else len(kept.inner[0]), heads=kept.heads,
     )  # fmt: skip
-    weights = extraction.weights if units is None else LossWeights.only(similarity=1.0, hidden=1.0)
+    weights = weights_for(Kind.SENTENCE, narrow=units is not None)
     teacher = SentenceTeacher(
         SentenceEncoder(model, world.sentences.modules), weights, world.layers
     )
