@@ -91,6 +91,18 @@ def test_the_shortest_recipe_gets_good_defaults(tmp_path: Path) -> None:
             "'x' has a weight, but under `assign: rank` ranking weighs",
         ),
         ({"student": {"teacher": "z"}}, "student.teacher: no teacher is called 'z'"),
+        (
+            {"student": {"take": "last"}},
+            "student.take: does nothing with `start: scratch`, got 'last'",
+        ),
+        (
+            {"student": {"start": "carried", "take": "last"}},
+            "student.take: does nothing with `start: carried`",
+        ),
+        (
+            {"languages": {False: "no.txt"}},  # what YAML makes of `no: no.txt`
+            "languages: input should be a valid string, got False (YAML reads no, yes, on and off as true or false: write it in quotes)",
+        ),
         ({"student": {"width": 10, "heads": 3}}, "cannot be shared by 3 heads"),
         ({"out": None}, "out: input should be a valid string"),
     ],
@@ -105,6 +117,38 @@ def test_a_fault_is_named_with_its_key(
 
     assert str(file) in str(caught.value)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("twice", "where"),
+    [
+        ("distil: {alpha: 0.5}\nseed: 1\ndistil: {temperature: 2}", "line 6: the key 'distil'"),
+        ("student: {width: 64, width: 96}", "line 4: the key 'width'"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_by_its_line(
+    tmp_path: Path, twice: str, where: str
+) -> None:
+    file = tmp_path / "recipe.yaml"
+    stated = "out: run\nlanguages: {de: de.txt}\nteachers: [{teacher: a/x, languages: [de]}]\n"
+    file.write_text(stated)
+    assert read_recipe(file).seed == 0
+    file.write_text(stated + twice)
+
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(file)
+
+    assert str(caught.value) == f"{file}, {where} stands a second time; make one of the two."
+
+
+def test_a_list_whose_items_are_at_fault_is_not_called_too_short(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(_write(tmp_path, {**GOOD, "teachers": ["a/x"]}))
+
+    assert "teachers.0: input should be a valid dictionary" in str(caught.value)
+    assert "at least 1 item" not in str(caught.value)
+    with pytest.raises(RecipeError, match="teachers: tuple should have at least 1 item"):
+        read_recipe(_write(tmp_path, {**GOOD, "teachers": []}))
 
 
 def test_all_faults_are_named_at_once(tmp_path: Path) -> None:

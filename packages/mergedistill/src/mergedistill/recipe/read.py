@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from mergedistill.errors import RecipeError
-from mergedistill.recipe.recipe import Recipe, Teaching, Text, nearest
+from mergedistill.recipe.recipe import Recipe, Student, Teaching, Text, nearest
 
 
 def read_recipe(file: Path) -> Recipe:
@@ -38,7 +38,9 @@ def read_recipe(file: Path) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{file}: the recipe cannot be read: {error}.") from error
     try:
-        stated = yaml.safe_load(text)
+        stated = yaml.load(text, Loader=_Loader)  # noqa: S506  # a safe loader that is stricter
+    except _RepeatedKeyError as error:
+        raise RecipeError(f"{file}, {error}") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{file}: not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(stated, dict):
@@ -48,8 +50,8 @@ def read_recipe(file: Path) -> Recipe:
     try:
         recipe = Recipe.model_validate(stated)
     except ValidationError as error:
-        faults = "; ".join(_sentence(fault) for fault in error.errors())
-        raise RecipeError(f"{file}: {faults}.") from error
+        raise RecipeError(f"{file}: {_sentences(error)}.") from error
+    _refuse_idle_keys(recipe.student, file)
     return _from_folder(recipe, file.parent)
 
 
@@ -76,8 +78,7 @@ def altered(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(stated)
     except ValidationError as error:
-        faults = "; ".join(_sentence(fault) for fault in error.errors())
-        raise RecipeError(f"{', '.join(changes)}: {faults}.") from error
+        raise RecipeError(f"{', '.join(changes)}: {_sentences(error)}.") from error
 
 
 def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
@@ -131,8 +132,48 @@ def without_places(recipe: Recipe) -> dict[str, Any]:
     return stated
 
 
+class _RepeatedKeyError(yaml.YAMLError):
+    """A key that stands twice in one part of a recipe."""
+
+
+class _Loader(yaml.SafeLoader):
+    """As YAML is read, but that the first of two equal keys is not lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that stands twice."""
+        names = [key.value for key, _ in node.value]
+        for number, (key, _) in enumerate(node.value):
+            if key.value in names[:number]:
+                raise _RepeatedKeyError(
+                    f"line {key.start_mark.line + 1}: the key {key.value!r} stands a second time; make one of the two."
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _refuse_idle_keys(student: Student, file: Path) -> None:
+    """What a file states of how a student starts and its start does not use; variants of an ablation may inherit it."""
+    idle = {"scratch": ("teacher", "take", "carry"), "carried": ("take",), "teacher": ()}
+    for key in idle[student.start]:
+        value = getattr(student, key)
+        if value != Student.model_fields[key].default:
+            raise RecipeError(
+                f"{file}: student.{key}: does nothing with `start: {student.start}`, got {value!r}; leave it out, or set another "
+                "student.start."
+            )
+
+
+def _sentences(error: ValidationError) -> str:
+    """All faults; a list whose items are at fault is not called too short on top of it."""
+    return "; ".join(
+        _sentence(fault)
+        for fault in error.errors()
+        if fault["type"] != "too_short" or not fault["input"]
+    )
+
+
 def _sentence(fault: Any) -> str:
-    where = ".".join(str(part) for part in fault["loc"])
+    path = fault["loc"][:-2] if fault["loc"][-1:] == ("[key]",) else fault["loc"]
+    where = ".".join(str(part) for part in path)
     if fault["type"] == "extra_forbidden":
         parent, key = _part_at(fault["loc"][:-1]), str(fault["loc"][-1])
         return f"unknown key {where!r}{nearest(key, parent.model_fields)}"
@@ -142,7 +183,11 @@ def _sentence(fault: Any) -> str:
         message = str(fault["ctx"]["error"]).rstrip(".")
         return f"{where}: {message}" if where else message
     said = fault["msg"][0].lower() + fault["msg"][1:]
-    return f"{where}: {said}, got {fault['input']!r}"
+    quoted = fault["type"] == "string_type" and isinstance(fault["input"], bool)
+    hint = (
+        " (YAML reads no, yes, on and off as true or false: write it in quotes)" if quoted else ""
+    )
+    return f"{where}: {said}, got {fault['input']!r}{hint}"
 
 
 def _part_at(path: tuple[Any, ...]) -> type[BaseModel]:
