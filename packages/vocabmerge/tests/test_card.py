@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 
 from vocabmerge import trim
 from vocabmerge.encoder_folder.layout import Kind, Layout
+from vocabmerge.encoder_folder.sentence_modules import Module
 from vocabmerge.trim.card import card, percent, stated_licence
 
 
@@ -44,6 +45,21 @@ def test_a_card_says_how_its_kind_is_loaded(kind, labels, library, task, loader,
     assert f'{loader}("someone/small")' in page.text or f'{loader}.from_pretrained("someone/small")' in page.text  # fmt: skip
     assert hasattr(sentence_transformers if library != "transformers" else transformers, loader)
     assert ('prompt_name="query"' in page.text) == (kind in (Kind.SENTENCE, Kind.SPARSE))
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_every_kind_has_a_card(kind, report, tmp_path):
+    assert '("someone/small")' in card(report, Layout(kind=kind, folder=tmp_path), name="someone/small")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [Kind.CLASSIFIER, Kind.CAUSAL_LM])
+def test_what_lies_behind_modules_is_loaded_as_a_cross_encoder(kind, report, tmp_path):
+    """A classifier of several labels, and a language model whose answers LogitScore reads."""
+    module = Module(name="Transformer", path=Path(), file=Path("sentence_bert_config.json"))
+    layout = Layout(kind=kind, folder=tmp_path, modules=(module,))
+    page = ModelCard(card(report, layout, name="someone/small"))
+    assert page.data.pipeline_tag == "text-ranking"
+    assert 'CrossEncoder("someone/small")' in page.text
 
 
 def test_a_card_names_its_base_and_what_looks_wrong(report, tmp_path):

@@ -4,8 +4,11 @@ import json
 import random
 
 import pytest
+import sentence_transformers as st
 import torch
 import transformers
+from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
+from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from typer.testing import CliRunner
 
@@ -128,6 +131,39 @@ def test_a_model_carried_to_its_own_vocabulary_is_itself(world, tmp_path):
     new = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "out").state_dict()
     assert old.keys() == new.keys()
     assert all(torch.equal(old[key], new[key]) for key in old)
+
+
+@pytest.mark.parametrize("place", ["", "0_Transformer"])
+def test_a_sentence_encoder_is_carried_with_its_modules_and_prompts(place, world, tmp_path):
+    """In today's layout, and in that of older folders, whose transformer lies in one of its own."""
+    modules = [Transformer(str(world / "bert")), Pooling(16, pooling_mode="cls"), Dense(16, 8)]
+    base = st.SentenceTransformer(modules=modules, prompts={"query": "ba: "}, device="cpu")
+    base.save(str(tmp_path / "base"))
+    if place:
+        listed = json.loads((tmp_path / "base/modules.json").read_text())
+        listed[0]["path"] = place
+        (tmp_path / "base/modules.json").write_text(json.dumps(listed))
+        (tmp_path / "base" / place).mkdir()
+        of_transformer = ("config.json", "sentence_bert_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")  # fmt: skip
+        for name in of_transformer:
+            (tmp_path / "base" / name).rename(tmp_path / "base" / place / name)
+    carry_model(world / "bert", [tmp_path / "base"], tmp_path / "out", method="copy")
+    carried = st.SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    assert carried.prompts == base.prompts
+    for prompt in ("query", None):
+        expected = base.encode(TEXT["xx"][:9], prompt_name=prompt, convert_to_tensor=True)
+        assert torch.equal(expected, carried.encode(TEXT["xx"][:9], prompt_name=prompt, convert_to_tensor=True))  # fmt: skip
+
+
+def test_modules_that_know_the_vocabulary_are_not_carried(world, tmp_path):
+    transformer = MLMTransformer(str(world / "bert"))
+    size = len(read_source(world / "bert").embedding)
+    sparse = st.SparseEncoder(modules=[transformer, SpladePooling(embedding_dimension=size)], device="cpu")  # fmt: skip
+    sparse.save(str(tmp_path / "base"))
+    with pytest.raises(VocabularyError, match="nothing of its vocabulary, got SpladePooling"):
+        carry_model(world / "new", [tmp_path / "base"], tmp_path / "out")
+    rows = read_source(tmp_path / "base").embedding
+    assert torch.equal(rows, read_source(world / "bert").embedding)
 
 
 def test_positions_are_counted_from_the_new_padding_id(world, tmp_path):

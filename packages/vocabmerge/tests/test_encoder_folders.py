@@ -324,6 +324,23 @@ def test_every_class_answers_as_before(architecture, settings, save_encoder, tri
             assert torch.equal(a[..., kept] if a.shape[-1] > 100 else a, b), name
 
 
+@pytest.mark.parametrize("stated", [{}, {"mask_token": "<mask>"}])
+def test_special_tokens_of_an_older_folder_are_what_they_were(stated, save_encoder, trimmed, text, tmp_path):  # fmt: skip
+    """With `special_tokens_map.json`, in which the mask swallows the space before it, and few settings beside it."""
+    folder = Path(save_encoder(tmp_path / "model"))
+    mask = {"content": "<mask>", "lstrip": True, "normalized": False, "rstrip": False, "single_word": False}  # fmt: skip
+    names = ("bos_token", "pad_token", "eos_token", "unk_token")
+    specials = {**dict(zip(names, ROBERTA, strict=False)), "mask_token": mask}
+    (folder / "special_tokens_map.json").write_text(json.dumps(specials))
+    settings = {"tokenizer_class": "XLMRobertaTokenizer", "model_max_length": 40, **stated}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    out, kept, _ = trimmed(folder)
+    before, after = (transformers.AutoTokenizer.from_pretrained(place) for place in (folder, out))
+    assert before.special_tokens_map == after.special_tokens_map
+    lines = [f"{line} <mask> {line}" for line in text[0][:5]]
+    assert [kept[ids].tolist() for ids in after(lines)["input_ids"]] == before(lines)["input_ids"]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_keeps_its_bits_and_what_the_file_says(dtype, save_encoder, trimmed, tmp_path):  # fmt: skip
     folder = Path(save_encoder(tmp_path / "model", "XLMRobertaForMaskedLM"))

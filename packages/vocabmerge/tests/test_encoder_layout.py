@@ -105,6 +105,15 @@ def test_what_is_not_understood_is_refused_by_name(config, modules, sentence, tm
         read_layout(folder_of(tmp_path, config, modules=modules))
 
 
+def test_a_config_without_weights_is_no_tokenizer_alone(tmp_path):
+    """Weights under another name, or not fetched: cut as a tokenizer, the model would be lost unsaid."""
+    folder = folder_of(tmp_path, {"architectures": ["BertModel"]}, tokenizer={})
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+    with pytest.raises(VocabularyError, match=r"config\.json without weights beside it"):
+        read_layout(folder)
+    assert read_layout(folder / "tokenizer.json").kind is Kind.TOKENIZER
+
+
 def test_an_adapter_alone_is_refused_with_the_next_step(tmp_path):
     with pytest.raises(VocabularyError, match="merge it into the model"):
         read_layout(folder_of(tmp_path, None, adapter_config={}))

@@ -218,6 +218,14 @@ def test_padding_rounds_the_size_up_and_max_size_bounds_it(trained, texts, lines
     assert all(one.unknown == 0 for one in union.fidelity.values())
 
 
+def test_padding_of_a_union_that_nearly_fills_max_size_does_not_exceed_it(trained, texts):
+    given = {"languages": {"aa": "A"}, "corpora": {"aa": texts["aa"]}}
+    size = len(merge_vocabularies([trained("wordpiece", "aa", name="A")], **given).tokenizer["model"]["vocab"])  # fmt: skip
+    assert size % 64
+    padded = merge_vocabularies([trained("wordpiece", "aa", name="A")], **given, max_size=size + 1, pad_to=64)  # fmt: skip
+    assert padded.facts["size"] == size // 64 * 64
+
+
 def test_a_cut_piece_is_spelled_by_the_pieces_that_stayed(trained, texts):
     teacher = trained("wordpiece", "aa", name="A")
     union = merge_vocabularies(

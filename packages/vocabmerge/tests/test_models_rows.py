@@ -1,6 +1,7 @@
 """Rows leave a model's vocabulary; every bit of the rest stays."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -262,3 +263,16 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path):
     config.save_pretrained(tmp_path)
     with pytest.raises(VocabularyError, match="'HerOwnModel'"):
         open_model(tmp_path)
+
+
+def test_nobody_is_asked_whether_code_that_comes_with_a_model_may_run(tmp_path, monkeypatch):
+    """transformers asks, and runs it after a yes."""
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    ran = tmp_path / "ran"
+    (tmp_path / "code.py").write_text(f"open({str(ran)!r}, 'w')\nclass Own: pass\n")
+    stated = {"model_type": "her_own", "architectures": ["HerOwnModel"]}
+    stated["auto_map"] = {"AutoConfig": "code.Own", "AutoModel": "code.Own"}
+    (tmp_path / "config.json").write_text(json.dumps(stated))
+    with pytest.raises(VocabularyError, match="no model type 'her_own'; code that comes with a model is not run"):  # fmt: skip
+        open_model(tmp_path)
+    assert not ran.exists()

@@ -208,6 +208,18 @@ def test_a_slow_only_tokenizer_is_refused_with_the_next_step(tmp_path):
         read_vocabulary(tmp_path)
 
 
+def test_nobody_is_asked_whether_code_of_a_tokenizer_may_run(tmp_path, monkeypatch):
+    """transformers asks, and after a yes gets the code from the Hub and runs it."""
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "y")
+    (tmp_path / "vocab.txt").write_text("[UNK]\na\n")
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["someone/own--code.Own", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(own))
+    with pytest.raises(VocabularyError, match="code of its own, which is not run here"):
+        read_vocabulary(tmp_path)
+    assert asked == []
+
+
 def test_a_file_goes_through_the_library_once(tmp_path, trained, monkeypatch):
     """Whatever is then asked of it: its pieces, its digest, a trim, the digest of the trim and the map between them."""
     file = tmp_path / "tokenizer.json"

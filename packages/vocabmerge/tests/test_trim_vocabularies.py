@@ -187,6 +187,15 @@ def test_an_unknown_word_may_come_apart_when_the_piece_that_led_it_astray_goes()
     assert change.lines_unchanged == 0
 
 
+@pytest.mark.parametrize("family", ["wordpiece", "bpe-byte"])
+def test_pieces_that_round_a_size_up_are_no_ancestors(family):
+    counts = counts_of(VOCABULARIES[family], ["xx"])
+    cut = trim_vocabulary(VOCABULARIES[family], counts, threshold=1e-3)
+    rounded = trim_vocabulary(VOCABULARIES[family], counts, threshold=1e-3, multiple=500)
+    assert len(rounded.kept) > len(cut.kept) + 20
+    assert rounded.ancestors == cut.ancestors
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_only_bpe_has_ancestors_and_without_them_its_counted_text_would_change(family):
     vocabulary = VOCABULARIES[family]

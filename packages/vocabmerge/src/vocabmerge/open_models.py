@@ -10,6 +10,11 @@ from typing import Any
 from vocabmerge.errors import VocabularyError
 from vocabmerge.model_files import stored_names
 from vocabmerge.models import token_ids_of
+from vocabmerge.tokenizer_file.json_file import read_json
+
+_NO_CODE = (
+    "code that comes with a model is not run here, convert the model to a stock architecture first"
+)
 
 
 def open_model(folder: Path) -> Any:
@@ -45,14 +50,21 @@ def config_and_class(folder: Path) -> tuple[Any, Any]:
         raise VocabularyError(
             "models need torch and transformers: pip install 'vocabmerge[models]'"
         ) from error
+    file = folder / "config.json"
+    settings = read_json(file) if file.is_file() else {}
+    stated = settings.get("model_type")
+    if "auto_map" in settings and stated not in transformers.CONFIG_MAPPING:
+        raise VocabularyError(
+            f"{folder}: transformers {transformers.__version__} has no model type {stated!r}; {_NO_CODE}"
+        )
     with _loading(folder):
-        config = transformers.AutoConfig.from_pretrained(folder)
+        # Said aloud: otherwise transformers asks whether to run the code, and runs it.
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     named = (config.architectures or ["AutoModel"])[0]
     architecture = getattr(transformers, named, None)
     if architecture is None:
         raise VocabularyError(
-            f"{folder}: transformers {transformers.__version__} has no {named!r}; code that comes "
-            "with a model is not run here, convert the model to a stock architecture first"
+            f"{folder}: transformers {transformers.__version__} has no {named!r}; {_NO_CODE}"
         )
     return config, architecture
 

@@ -1,6 +1,7 @@
 """Gives a model a new vocabulary: its body, a new tokenizer, and rows carried from it and from others."""
 
 import importlib.metadata
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -12,6 +13,14 @@ from vocabmerge.carry.cooccurrence import cooccurrence_embeddings
 from vocabmerge.carry.pieces import same_token
 from vocabmerge.carry.source import Source
 from vocabmerge.count import batches
+from vocabmerge.encoder_folder.layout import CONFIG, Layout, read_layout
+from vocabmerge.encoder_folder.sentence_modules import (
+    MODULES_FILE,
+    OF_VOCABULARY,
+    TRANSFORMERS,
+    VECTOR_MODULES,
+)
+from vocabmerge.encoder_folder.side_files import side_parameters, sort_side_files
 from vocabmerge.errors import VocabularyError
 from vocabmerge.language_texts import Corpora, language_texts
 from vocabmerge.model_files import save_model, stored_names
@@ -36,11 +45,12 @@ def carry_model(
     """Write the first model with the new tokenizer's vocabulary, its rows made from all models.
 
     The methods and their papers stand at `carry`. The body of the model stays as it is; embedding, head and head bias
-    get a row for each piece of the new vocabulary, and every `…_token_id` follows.
+    get a row for each piece of the new vocabulary, and every `…_token_id` follows. The modules, prompts and other files of a
+    sentence-transformers folder are copied.
 
     Args:
         tokenizer: the new vocabulary.
-        models: model folders; the first gives the body and the space, others add rows.
+        models: model folders; the first gives the body, its modules and the space, others add rows.
         out: the folder to make; must not exist, or be empty.
         method: see `carry`.
         corpora: per language, texts, as `trim` takes them; `focus` learns from them which pieces are alike.
@@ -84,8 +94,13 @@ def carry_model(
     refuse_taken(out)
     texts = language_texts(corpora, lines=None) if corpora else {}
     new = read_vocabulary(tokenizer)
+    base = Path(models[0])
+    layout = _layout_of_modules(base)
+    place = layout.transformers[0] if layout else Path()
+    side_files = sort_side_files(layout).copied if layout else ()
     with new_folder(out) as folder:
-        model, first = _open(Path(models[0]))
+        model, first = _open(base)
+        side_parameters(base, side_files, {len(first.vocabulary), len(first.embedding)})
         tensors_before = dict(model.state_dict(keep_vars=True))
         sources = [first]
         for number, path in enumerate(models[1:], start=1):
@@ -97,8 +112,12 @@ def carry_model(
             auxiliary = cooccurrence_embeddings(_segmented(new, lines, watch), len(new))
         carried = carry(new, sources, method=method, auxiliary=auxiliary, k=k, seed=seed)
         lost = _replace_tables(model, first.vocabulary, new, carried, pad_to)
-        left_out = save_model(model, folder, source=Path(models[0]), before=tensors_before)
-        write_tokenizer(folder, _with_model_inputs(new, model), with_model=False)
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        left_out = save_model(model, folder / place, source=base / place, before=tensors_before)
+        write_tokenizer(folder / place, _with_model_inputs(new, model), with_model=False)
+        for file in side_files:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(base / file, folder / file)
         report = {
             "format": "vocabmerge-carry/1",
             **carried.report,
@@ -141,6 +160,7 @@ def _open(folder: Path) -> tuple[Any, Source]:
     from vocabmerge.models import vocabulary_tensors
     from vocabmerge.open_models import open_model
 
+    folder = _transformer_folder(folder)
     vocabulary = read_vocabulary(folder)
     model = open_model(folder)
     tensors = vocabulary_tensors(model)
@@ -154,6 +174,33 @@ def _open(folder: Path) -> tuple[Any, Source]:
         head=next((table.detach() for table in tables if table.dim() == 2), None),
         bias=next((table.detach() for table in tables if table.dim() == 1), None),
     )
+
+
+def _layout_of_modules(folder: Path) -> Layout | None:
+    """The parts of a sentence-transformers folder; None for any other.
+
+    Raises:
+        VocabularyError: several models behind a router, or a module that knows ids or the size of the vocabulary.
+    """
+    if not (folder / MODULES_FILE).is_file():
+        return None
+    layout = read_layout(folder)
+    names = [module.name for module in layout.modules]
+    bound = next((n for n in names if n not in (*TRANSFORMERS, *VECTOR_MODULES) or n in OF_VOCABULARY), None)  # fmt: skip
+    if bound is not None:
+        raise VocabularyError(
+            f"{folder / MODULES_FILE}: expected one Transformer and modules that know nothing of its vocabulary, got {bound}; "
+            "save the Transformer's model and tokenizer in a folder of their own, and carry that"
+        )
+    return layout
+
+
+def _transformer_folder(folder: Path) -> Path:
+    """Where config, weights and tokenizer lie: there, or where older sentence-transformers put them."""
+    if (folder / CONFIG).is_file() or not (folder / MODULES_FILE).is_file():
+        return folder
+    places = read_layout(folder).transformers
+    return folder / places[0] if len(places) == 1 else folder
 
 
 def _segmented(

@@ -66,7 +66,7 @@ def focus(new: NewTables) -> None:
     if new.auxiliary is None:
         raise VocabularyError(
             "focus needs auxiliary embeddings of the new pieces, got none; learn them from text of the new "
-            "vocabulary's languages, which on the command line --corpus does"
+            "vocabulary's languages, which on the command line --language does"
         )
     auxiliary = np.asarray(new.auxiliary, dtype=np.float32)
     if auxiliary.ndim != 2 or len(auxiliary) != len(new.vocabulary):

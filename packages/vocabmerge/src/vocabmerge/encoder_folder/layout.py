@@ -18,7 +18,7 @@ from vocabmerge.encoder_folder.sentence_modules import (
     read_modules,
 )
 from vocabmerge.errors import VocabularyError
-from vocabmerge.model_files import has_weights
+from vocabmerge.model_files import WEIGHTS, has_weights
 from vocabmerge.tokenizer_file.json_file import read_json
 from vocabmerge.tokenizer_file.reading import read_vocabulary
 
@@ -108,7 +108,7 @@ def read_layout(folder: str | Path) -> Layout:
 
     A folder with `modules.json` is one of sentence-transformers: a sentence encoder, a sparse or a multi-vector encoder,
     or a cross-encoder, which is a classifier. Any other folder with `config.json` and weights is what the head of its
-    `architectures[0]` says. Anything else is a tokenizer alone.
+    `architectures[0]` says. What has no `config.json`, and a file, is a tokenizer alone.
 
     Args:
         folder: a model folder, or a tokenizer's folder or file.
@@ -117,7 +117,7 @@ def read_layout(folder: str | Path) -> Layout:
         The kind and the parts.
 
     Raises:
-        VocabularyError: a part that is not understood, by its name.
+        VocabularyError: a part that is not understood, by its name, or a config without weights.
 
     Example:
         >>> from pathlib import Path
@@ -136,6 +136,11 @@ def read_layout(folder: str | Path) -> Layout:
         if (folder / "adapter_config.json").is_file():
             raise VocabularyError(
                 f"{folder}: an adapter without its model; merge it into the model (merge_and_unload) and save that"
+            )
+        if (folder / CONFIG).is_file():
+            raise VocabularyError(
+                f"{folder}: a {CONFIG} without weights beside it (expected one of {', '.join(WEIGHTS)}); fetch them or save the "
+                "model again with save_pretrained, or name the tokenizer's file in the folder to take the tokenizer alone"
             )
         return Layout(kind=Kind.TOKENIZER, folder=folder)
     config = _read_config(folder)

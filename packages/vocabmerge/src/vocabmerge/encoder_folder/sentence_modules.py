@@ -26,6 +26,10 @@ MODULE_IDS = {
     "MultiVectorMask": ("keep_only_token_ids",),
 }
 """Settings of a module that name ids of pieces."""
+MODULE_SIZES = {"SpladePooling": ("embedding_dimension", "word_embedding_dimension")}
+"""Settings of a module that are the size of the vocabulary."""
+OF_VOCABULARY = (*MODULE_IDS, *MODULE_SIZES)
+"""Modules whose settings know ids or the size of the vocabulary."""
 _REFUSED = {
     "BoW": "counts words of a list of its own",
     "WordEmbeddings": "has a table of words of its own",

@@ -11,7 +11,12 @@ from typing import Any, Protocol
 from vocabmerge.config_ids import moved_lists
 from vocabmerge.encoder_folder.layout import CONFIG, GENERATION_CONFIG, Kind, Layout
 from vocabmerge.encoder_folder.parts import TablePart, open_parts
-from vocabmerge.encoder_folder.sentence_modules import MODULE_IDS, Module, module_config
+from vocabmerge.encoder_folder.sentence_modules import (
+    MODULE_IDS,
+    MODULE_SIZES,
+    Module,
+    module_config,
+)
 from vocabmerge.encoder_folder.transformer_part import TransformerPart, cut_part
 from vocabmerge.encoder_folder.weight_files import PlannedTensor, Rows, write_safetensors
 from vocabmerge.models import moved_ids
@@ -20,9 +25,6 @@ from vocabmerge.tokenizer_file.json_file import read_json
 from vocabmerge.tokenizer_file.reading import read_vocabulary
 from vocabmerge.tokenizer_file.rewrite import rewrite_tokenizer
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
-
-_SIZES = {"SpladePooling": ("embedding_dimension", "word_embedding_dimension")}
-"""Settings of a module that are the size of the vocabulary."""
 
 
 class Cut(Protocol):
@@ -189,7 +191,7 @@ def _write_module_config(
     ids = {name: config[name] for name in MODULE_IDS.get(module.name, ()) if config.get(name)}
     new_of_old = {old: new for new, old in enumerate(cut.kept.tolist())}
     changes = moved_ids(ids, new_of_old, max(rows), where=f"{layout.folder / module.file}: ")
-    for name in _SIZES.get(module.name, ()):
+    for name in MODULE_SIZES.get(module.name, ()):
         if config.get(name) in rows:
             changes[name] = len(cut.kept)
     if changes:

@@ -50,11 +50,7 @@ def open_vocabulary(
         raise VocabularyError(f"{path}: no such file or folder; nothing is downloaded here")
     folder = path if path.is_dir() else path.parent
     name = name or (path.name if path.is_dir() else folder.resolve().name)
-    config_file = folder / "tokenizer_config.json"
-    config = read_json(config_file) if config_file.is_file() else {}
-    specials_file = folder / "special_tokens_map.json"
-    if specials_file.is_file():
-        config = {**read_json(specials_file), **config}
+    config = _read_config(folder)
     file = path / "tokenizer.json" if path.is_dir() else path
     if file.suffix == ".json" and file.is_file():
         opened, form = open_library_form(read_text(file), name=str(file))
@@ -62,6 +58,27 @@ def open_vocabulary(
         tokenizer, config = _convert(path, folder, config)
         opened, form = open_library_form(tokenizer, name=name)
     return vocabulary_of(form, name=name, config=config), opened
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """The settings of a tokenizer as transformers puts them together, in the form of `tokenizer_config.json` alone.
+
+    Older folders have `special_tokens_map.json`, which goes before `tokenizer_config.json` unless that lists all added
+    tokens. Its tokens with flags (a mask that swallows the space before it) need the mark that they have in the other file.
+    """
+    config_file, specials_file = folder / "tokenizer_config.json", folder / "special_tokens_map.json"  # fmt: skip
+    config = read_json(config_file) if config_file.is_file() else {}
+    if specials_file.is_file() and "added_tokens_decoder" not in config:
+        config |= {name: _marked(token) for name, token in read_json(specials_file).items()}
+    return config
+
+
+def _marked(token: Any) -> Any:
+    if isinstance(token, list):
+        return [_marked(one) for one in token]
+    if isinstance(token, dict) and "content" in token:
+        return {**token, "special": True, "__type": "AddedToken"}
+    return token
 
 
 def _convert(path: Path, folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -72,6 +89,10 @@ def _convert(path: Path, folder: Path, config: dict[str, Any]) -> tuple[str, dic
     if not sources:
         raise VocabularyError(
             f"{path}: no tokenizer.json, vocab.txt or sentencepiece model in it; {_ADVICE}"
+        )
+    if "AutoTokenizer" in (config.get("auto_map") or {}):
+        raise VocabularyError(
+            f"{path}: a tokenizer that comes with code of its own, which is not run here; {_ADVICE}"
         )
     if not config and not (folder / "config.json").is_file():
         if sources[0].name != "vocab.txt":
@@ -94,7 +115,9 @@ def _convert(path: Path, folder: Path, config: dict[str, Any]) -> tuple[str, dic
         if config:
             Path(temporary, "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
         try:
-            converted = AutoTokenizer.from_pretrained(temporary, local_files_only=True)
+            converted = AutoTokenizer.from_pretrained(
+                temporary, local_files_only=True, trust_remote_code=False
+            )
         except (ValueError, OSError, ImportError, TypeError, AttributeError, KeyError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise VocabularyError(

@@ -38,6 +38,7 @@ _USES = {
     Kind.CLASSIFIER: _Use("transformers", "text-classification", "AutoModelForSequenceClassification"),
     Kind.TOKEN_CLASSIFIER: _Use("transformers", "token-classification", "AutoModelForTokenClassification"),
     Kind.QUESTION_ANSWERING: _Use("transformers", "question-answering", "AutoModelForQuestionAnswering"),
+    Kind.MULTIPLE_CHOICE: _Use("transformers", "multiple-choice", "AutoModelForMultipleChoice"),
     Kind.MASKED_LM: _Use("transformers", "fill-mask", "AutoModelForMaskedLM"),
     Kind.CAUSAL_LM: _Use("transformers", "text-generation", "AutoModelForCausalLM"),
     Kind.HEADLESS: _Use("transformers", "feature-extraction", "AutoModel"),
@@ -121,10 +122,9 @@ def stated_licence(folder: Path) -> dict[str, str]:
 
 
 def _use(layout: Layout) -> _Use:
-    reranker = layout.kind is Kind.CLASSIFIER and (
-        layout.num_labels == 1 or bool(layout.modules)
-    )  # a cross-encoder's modules.json
-    return _RERANKER if reranker else _USES[layout.kind]
+    # Behind a modules.json, a head of transformers is a cross-encoder's.
+    cross_encoder = bool(layout.modules) and layout.kind in (Kind.CLASSIFIER, Kind.CAUSAL_LM)
+    return _RERANKER if cross_encoder or layout.num_labels == 1 else _USES[layout.kind]
 
 
 def _metadata(report: Mapping[str, Any], layout: Layout, use: _Use) -> str:

@@ -187,6 +187,7 @@ def _choose(
         threshold = THRESHOLD if rule.threshold is None else rule.threshold
         chosen = choose_by_threshold(counts, always=always, threshold=threshold)
         keep = close_over_merges(chosen, merges)
+    ancestors = int((keep & ~chosen).sum())
     if rule.multiple > 1:
         if rule.coverage is not None:
             score = -coverage_before(counts, always=always, unknown=unknown).min(axis=0)
@@ -194,7 +195,7 @@ def _choose(
             score = unigram_probabilities(counts).max(axis=0)
         size = _round_up(int(keep.sum()) if size is None else size, rule.multiple, len(always))
         keep = fill_up(keep, size, score=score, merges=merges)
-    return Choice(keep=keep, ancestors=int((keep & ~chosen).sum()), bound=bound)
+    return Choice(keep=keep, ancestors=ancestors, bound=bound)
 
 
 def _round_up(size: int, multiple: int, most: int) -> int:

@@ -129,8 +129,8 @@ def merge_vocabularies(
         pre_tokenization, trials = builder.choose_pre_tokenization(held_out)
     all_rows = builder.all_rows(pre_tokenization)
     rows = all_rows
-    if max_size is not None and len(rows) > max_size:
-        size = max_size // pad_to * pad_to
+    size = len(rows) if max_size is None else max_size // pad_to * pad_to
+    if len(rows) > size:
         rows = limit_size(teachers, rows, builder.segmenters(rows), training, size)
     _pad(rows, pad_to)
     union = builder.calibrated(rows, pre_tokenization)
