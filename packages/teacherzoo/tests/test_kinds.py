@@ -1,5 +1,6 @@
 """Teachers of every kind, in folders that transformers and sentence-transformers wrote."""
 
+import json
 import shutil
 from collections.abc import Callable
 from fnmatch import fnmatch
@@ -200,4 +201,21 @@ def test_weights_that_would_run_code_are_refused_in_a_sentence(
         with pytest.raises(TeacherError, match=f"model{place}: ") as refusal:
             open_sentence_encoder(folder) if place else load_teacher(folder, headless=True)
         assert "\n" not in str(refusal.value)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("headless", [False, True])
+def test_nobody_is_asked_whether_code_that_comes_with_a_model_may_run(
+    headless: bool, save: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers asks, and runs it after a yes."""
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    folder, ran = shutil.copytree(save("BertForMaskedLM"), tmp_path / "model"), tmp_path / "ran"
+    (folder / "code.py").write_text(f"open({str(ran)!r}, 'w')\nclass Own: pass\n")
+    config = json.loads((folder / "config.json").read_text())
+    own = {"model_type": "her_own", "auto_map": {"AutoConfig": "code.Own", "AutoModelForMaskedLM": "code.Own"}}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config | own))
+
+    with pytest.raises(TeacherError, match="code"):
+        load_teacher(folder, headless=headless)
     assert not ran.exists()

@@ -86,7 +86,9 @@ def _shell(model: str | Path) -> Any:
 
     with torch.device("meta"):
         return AutoModel.from_config(
-            AutoConfig.from_pretrained(transformer_folder(teacher_folder(model)))
+            AutoConfig.from_pretrained(
+                transformer_folder(teacher_folder(model)), trust_remote_code=False
+            )
         )
 
 

@@ -115,7 +115,11 @@ def open_whole(layout: Layout) -> Any:
     model_class, _, options = _parts(layout)
     with _refusing(layout, "the weights"):
         model, info = model_class.from_pretrained(
-            encoder_folder(layout), dtype=torch.float32, output_loading_info=True, **options
+            encoder_folder(layout),
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+            **options,
         )
     missing = sorted(info["missing_keys"])
     if missing:
@@ -145,7 +149,8 @@ def _parts(layout: Layout) -> tuple[Any, Any, dict[str, Any]]:
 
     folder = encoder_folder(layout)
     with _refusing(layout, "config.json"):
-        config = transformers.AutoConfig.from_pretrained(folder)
+        # Said aloud: otherwise transformers asks whether to run the code that comes with a model, and runs it.
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     auto_class: Any = getattr(transformers, _AUTO_CLASSES[layout.kind])
     model_class = auto_class._model_mapping.get(type(config), None)
     if model_class is None:

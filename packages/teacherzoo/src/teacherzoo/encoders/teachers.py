@@ -233,7 +233,7 @@ def read_config(folder: Path, name: str | Path) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise TeacherError(f"{name}: config.json cannot be read: {_one_line(error)}") from error
     if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
@@ -260,7 +260,7 @@ def read_tokenizer(folder: Path, name: str | Path, *, needs_mask: bool = True) -
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise TeacherError(f"{name}: the tokenizer cannot be read: {_one_line(error)}") from error
     if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -304,7 +304,7 @@ def _read_model(folder: Path, name: str | Path) -> Any:
 
     try:
         model, info = AutoModelForMaskedLM.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True
+            folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise TeacherError(f"{name}: the weights cannot be read: {_one_line(error)}") from error

@@ -118,7 +118,7 @@ def _tuned_head(graph: Graph, source: Path) -> dict[str, Any]:
     if graph.kind is not None or task is None:
         return {}
     classes = getattr(modeling_auto, f"AutoModelFor{task}")._model_mapping
-    known = classes.get(type(AutoConfig.from_pretrained(source)), None)
+    known = classes.get(type(AutoConfig.from_pretrained(source, trust_remote_code=False)), None)
     numbered = list(enumerate(graph.labels))
     return {
         "architectures": [known.__name__] if known else [],
