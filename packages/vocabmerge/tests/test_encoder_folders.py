@@ -447,6 +447,16 @@ def test_weights_and_config_that_disagree_are_refused(save_encoder, trimmed, tmp
         trimmed(folder)
 
 
+def test_a_head_with_the_vocabulary_on_its_second_axis_is_refused(save_encoder, trimmed, tmp_path):
+    """MobileBERT's; the same encoder without a head is cut."""
+    small = {"embedding_size": 8, "intra_bottleneck_size": 8, "num_feedforward_networks": 1}
+    headed = save_encoder(tmp_path / "headed", "MobileBertForMaskedLM", **small)
+    with pytest.raises(VocabularyError, match=r"dense\.weight \[8, 3\d\d\] follows the vocabulary otherwise"):  # fmt: skip
+        trimmed(headed)
+    out, kept, _ = trimmed(save_encoder(tmp_path / "bare", "MobileBertModel", **small), "bare cut")
+    assert len(transformers.AutoModel.from_pretrained(out).get_input_embeddings().weight) == len(kept)  # fmt: skip
+
+
 def test_weights_with_fewer_rows_than_the_tokenizer_has_ids_are_refused(save_encoder, trimmed, tmp_path):  # fmt: skip
     folder = save_encoder(tmp_path / "model", vocab_size=200)
     with pytest.raises(VocabularyError, match=r"the tokenizer has \d+ ids and the embedding 200 rows"):  # fmt: skip

@@ -24,9 +24,12 @@ DEBERTA = ENCODER | {
 }
 LLAMA = SMALL | {"intermediate_size": 32} | SPECIALS
 MODERN = SMALL | SPECIALS | {"intermediate_size": 32, "cls_token_id": 1, "sep_token_id": 2}
+T5 = SPECIALS | {"vocab_size": V, "d_model": 24, "d_kv": 12, "d_ff": 32, "num_layers": 2, "num_heads": 2}  # fmt: skip
 
 # name: (config class, its settings, model class)
 MODELS = {
+    "T5's encoder": ("T5Config", T5, "T5EncoderModel"),
+    "UMT5's encoder": ("UMT5Config", T5, "UMT5EncoderModel"),
     "BERT": ("BertConfig", ENCODER, "BertForMaskedLM"),
     "BERT, head untied": ("BertConfig", ENCODER | {"tie_word_embeddings": False}, "BertForMaskedLM"),
     "BERT with sentence head": ("BertConfig", ENCODER, "BertForPreTraining"),

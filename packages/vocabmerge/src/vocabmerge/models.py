@@ -55,7 +55,9 @@ def vocabulary_tensors(model: Any) -> VocabularyTensors:
     """
     from torch import nn
 
-    if getattr(model.config, "is_encoder_decoder", False):
+    # The config of an encoder taken out of an encoder-decoder may still say that it is one.
+    decodes = any(name.rpartition(".")[2] == "decoder" for name, _ in model.named_modules())
+    if getattr(model.config, "is_encoder_decoder", False) and decodes:
         raise VocabularyError(
             f"{type(model).__name__}: expected an encoder or a decoder, got an encoder-decoder; "
             "take its encoder alone"

@@ -69,8 +69,12 @@ def config_and_class(folder: Path) -> tuple[Any, Any]:
     return config, architecture
 
 
-def model_without_values(folder: Path) -> Any:
+def model_without_values(folder: Path, *, rows: int | None = None) -> Any:
     """The model of a folder's class and config on torch's meta device: names, shapes and ties, and no weights.
+
+    Args:
+        folder: the model's.
+        rows: of its vocabulary, by default the config's.
 
     Raises:
         VocabularyError: no config, or an architecture that transformers does not have.
@@ -78,6 +82,8 @@ def model_without_values(folder: Path) -> Any:
     config, architecture = config_and_class(folder)
     import torch
 
+    if rows is not None:
+        config.vocab_size = rows
     with _loading(folder), torch.device("meta"):
         return getattr(architecture, "from_config", architecture)(config)
 

@@ -60,7 +60,7 @@ def open_part(folder: Path) -> TransformerPart:
 
     Raises:
         VocabularyError: a class that transformers does not have, tables that do not have the config's rows, a file
-            without the embedding, or a tensor beyond the class with the vocabulary on another than its first axis.
+            without the embedding, or a tensor, of the class or not, with the vocabulary on another than its first axis.
     """
     model = model_without_values(folder)
     tensors = vocabulary_tensors(model)
@@ -86,6 +86,7 @@ def open_part(folder: Path) -> TransformerPart:
                 f"{folder}: {tensor.name} {list(tensor.shape)} is no part of {type(model).__name__}, and is as long as "
                 "the vocabulary; what it means is not known here: save the model again as its own class"
             )
+    _refuse_other_growth(folder, state, tables, {*named.values()} - {""}, tensors.rows)
     embedding = {name for name, tensor in state.items() if tensor is tensors.embedding}
     if not embedding & {*named.values()}:
         raise VocabularyError(
@@ -100,6 +101,24 @@ def open_part(folder: Path) -> TransformerPart:
         stored=stored,
         metadata=metadata,
     )
+
+
+def _refuse_other_growth(
+    folder: Path, state: dict[str, Any], tables: set[int], names: set[str], rows: int
+) -> None:
+    """Refuse a class of which more than the first axis of the tables follows the vocabulary, as MobileBERT's head.
+
+    Asked of the class itself, with one row more: an axis of the vocabulary's length by chance does not grow.
+    """
+    grown = model_without_values(folder, rows=rows + 1).state_dict(keep_vars=True)
+    for name in sorted(names):
+        shape = list(state[name].shape)
+        expected = [rows + 1, *shape[1:]] if id(state[name]) in tables else shape
+        if list(grown[name].shape) != expected:
+            raise VocabularyError(
+                f"{folder}: {name} {shape} follows the vocabulary otherwise than by a row per piece, which is not cut here; save "
+                "the model without its head (AutoModel), if that is where it belongs"
+            )
 
 
 def cut_part(part: TransformerPart, kept: Rows) -> TransformerCut:
