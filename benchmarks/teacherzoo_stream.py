@@ -197,7 +197,7 @@ STAGES: dict[str, Callable[[Stream], Figures]] = {
     "record": record_signals,
     "read": read_signals,
 }
-READING = ("teacherzoo.text.corpora", "datasets", "torch", "datasets.packaged_modules.text.text")
+READING = ("teacherzoo.text.corpora",)
 ASKING = (
     *("teacherzoo.signals.record", "teacherzoo.pretrain.pretrain"),
     "transformers.models.modernbert.modeling_modernbert",

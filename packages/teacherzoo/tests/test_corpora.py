@@ -4,6 +4,7 @@ import lzma
 import re
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ import pytest
 
 from teacherzoo import Corpus, CorpusError
 from teacherzoo.text.corpora import document_digest, is_held_out
+from vocabmerge import read_corpus
 
 
 def texts(corpus: Corpus, **options: int) -> list[str]:
@@ -160,8 +162,116 @@ def test_a_missing_column_is_named_with_those_there(tmp_path: Path) -> None:
     path = tmp_path / "en.jsonl"
     path.write_text('{"body": "fine"}\n')
 
-    with pytest.raises(CorpusError, match=r"record 1: no column 'text', only \['body'\]"):
+    with pytest.raises(CorpusError, match=r"line 1: no column 'text', only \['body'\]"):
         texts(Corpus("en", path))
+
+
+@pytest.mark.parametrize("name", ["wiki[1].txt", "wi*.txt", "wiki?.txt", "a::b.txt", "a%20b.txt"])
+def test_a_name_is_no_pattern(tmp_path: Path, name: str) -> None:
+    (tmp_path / "wiki1.txt").write_text("of another file\n")
+    (tmp_path / name).write_text("its own text\n")
+
+    assert texts(Corpus("en", tmp_path / name)) == ["its own text"]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfone\r\ntwo\r\n\r\nthree",
+        b"one\n\xef\xbb\xbftwo\n",  # two files behind one another
+        b"one\rtwo\nthree\xe2\x80\xa8four\x0cfive\n",
+    ],
+)
+def test_lines_are_those_that_vocabmerge_reads(tmp_path: Path, content: bytes, pack: Any) -> None:
+    path = tmp_path / ("en.txt" if pack is bytes else "en.txt.gz")
+    path.write_bytes(pack(content))
+
+    assert texts(Corpus("en", path)) == list(read_corpus(path))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_record(tmp_path: Path) -> None:
+    path = tmp_path / "en.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "one"}\r\n\r\n{"text": "two"}\r\n')
+
+    assert texts(Corpus("en", path)) == ["one", "two"]
+
+
+def test_what_stands_beside_the_text_of_a_record_may_be_of_any_kind(tmp_path: Path) -> None:
+    long = "long " * 200_000  # so that a reader in chunks has begun anew before the last ones
+    beside: list[dict[str, Any]] = [{"meta": {"a": n}} for n in range(12)]
+    beside += [{"meta": {"b": "x"}}, {"meta": None, "tags": ["y"]}, {}]
+    records = [{"text": f"{n} {long}", **more} for n, more in enumerate(beside)]
+    path = tmp_path / "en.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    assert texts(Corpus("en", path)) == [record["text"] for record in records]
+
+
+def test_a_text_that_looks_like_a_date_is_text(tmp_path: Path) -> None:
+    path = tmp_path / "en.jsonl"
+    path.write_text('{"text": "2024-01-01"}\n{"text": "2024-01-02 00:00:00"}\n')
+
+    assert texts(Corpus("en", path)) == ["2024-01-01", "2024-01-02 00:00:00"]
+
+
+def test_other_columns_of_parquet_may_be_of_any_type(tmp_path: Path) -> None:
+    pairs = pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int64()))
+    path = tmp_path / "en.parquet"
+    pq.write_table(pa.table({"more": pairs, "text": ["one", "two"]}), path)
+
+    assert texts(Corpus("en", path)) == ["one", "two"]
+
+
+def test_a_column_that_parquet_lacks_is_named_with_those_there(tmp_path: Path) -> None:
+    path = tmp_path / "en.parquet"
+    pq.write_table(pa.table({"body": ["one"]}), path)
+
+    with pytest.raises(CorpusError, match=r"no column 'text', only \['body'\]"):
+        texts(Corpus("en", path))
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('["a list"]', "expected a record {…}, got list"),
+        ('{"text": null}', "'text' must be text, got NoneType"),
+        ('{"text": "a \\ud83d b"}', "'text' has '\\ud83d', half of a character"),
+    ],
+)
+def test_a_record_without_a_text_is_named_by_file_and_line(
+    tmp_path: Path, line: str, fault: str
+) -> None:
+    path = tmp_path / "en.jsonl"
+    path.write_text(f'{{"text": "fine"}}\n\n{line}\n')
+
+    with pytest.raises(CorpusError, match=re.escape(f"{path}, line 3: {fault}")):
+        texts(Corpus("en", path))
+
+
+def test_hidden_files_and_folders_are_no_text_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text\n")
+    (tmp_path / "._a.txt").write_bytes(b"\0\5\x16\7")  # of macOS, beside what it copies
+    (tmp_path / "b.txt").mkdir()
+
+    assert texts(Corpus("en", tmp_path)) == ["text"]
+
+
+@pytest.mark.parametrize("name", ["b.txt.zst", "b.jsonl.bz2"])
+def test_a_text_of_a_folder_that_cannot_be_read_is_not_left_out(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.txt").write_text("text\n")
+    (tmp_path / name).write_bytes(b"anything")
+
+    with pytest.raises(CorpusError, match=re.escape(f"{tmp_path / name}: expected a name ending")):
+        texts(Corpus("en", tmp_path))
+
+
+def test_a_part_without_a_document_names_the_share(tmp_path: Path) -> None:
+    path = tmp_path / "en.txt"
+    path.write_text("one\ntwo\n")
+
+    with pytest.raises(CorpusError, match=r"of the 2 documents of .* held-out share of 0\.01"):
+        texts(Corpus("en", path, part="held_out"))
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "   \n"])

@@ -6,9 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from teacherzoo.errors import CorpusError
 from teacherzoo.progress import ProgressCallback, no_progress
-from teacherzoo.text.corpora import DIGEST_BYTES, Corpus
+from teacherzoo.text.corpora import DIGEST_BYTES, Corpus, refuse_repeated_languages
 
 _TOLD_EVERY = 1000
 
@@ -49,12 +48,7 @@ def plan_shards(
     Raises:
         CorpusError: for text that cannot be read, for an empty corpus, or a language given twice.
     """
-    languages = [corpus.language for corpus in corpora]
-    for language in languages:
-        if languages.count(language) > 1:
-            raise CorpusError(
-                f"{language}: given twice; put its files into one folder and name that."
-            )
+    refuse_repeated_languages(corpora)
     return [_plan_corpus(corpus, shard_bytes, watch) for corpus in corpora]
 
 

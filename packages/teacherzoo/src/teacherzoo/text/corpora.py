@@ -1,4 +1,4 @@
-"""Text by language: read through `datasets`, one line or record a document, repeats dropped, split by content."""
+"""Text by language: one line or record a document, repeats dropped, split by content."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import lzma
 import re
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -21,8 +21,9 @@ Part = Literal["all", "train", "held_out"]
 
 _FORMATS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
 _COMPRESSIONS = (".gz", ".xz")
+_OTHER_COMPRESSIONS = (".bz2", ".lz4", ".zip", ".zst")
 DIGEST_BYTES = 16
-_CHUNK_BYTES = 1 << 20  # of a .txt file that are read at once
+_ROWS = 1000  # of a .parquet file that are held at once
 # What a file that is cut off, or damaged inside, makes its reader raise.
 _DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 
@@ -32,7 +33,7 @@ class Document:
     """One document, its text as it stands in the source.
 
     Attributes:
-        text: never changed: no normalisation, no stripping.
+        text: never changed: no normalisation, no stripping; line ends and byte order marks of files are none of it.
         digest: BLAKE2b of the UTF-8 bytes, 16 bytes: the document's name everywhere downstream.
     """
 
@@ -46,8 +47,8 @@ class Corpus:
 
     Args:
         language: the tag that the documents carry downstream.
-        source: a local file or folder (`.txt`, `.jsonl`, `.parquet`, the first two also `.gz` or `.xz`; a folder is
-            read file by file, sorted by name), several files in the order in which they are read, or the name of a data
+        source: a local file or folder (`.txt`, `.jsonl`, `.parquet`, the first two also `.gz` or `.xz`; of a folder the files
+            that are not hidden, sorted by name), several files in the order in which they are read, or the name of a data
             set on the Hub, which is streamed.
         column: the text column of `.jsonl`, `.parquet` and Hub data.
         config: the Hub data set's configuration.
@@ -104,7 +105,7 @@ class Corpus:
         Raises:
             CorpusError: see the class.
         """
-        kept = 0
+        kept = every = 0
         seen = Digests()
         for text in self._texts():
             if not text or text.isspace():
@@ -112,6 +113,7 @@ class Corpus:
             digest = document_digest(text)
             if not seen.add(digest):
                 continue
+            every += 1
             if not self._wanted(digest):
                 continue
             if kept >= start:
@@ -119,11 +121,14 @@ class Corpus:
             kept += 1
             if kept == self.limit:
                 return
+        if kept == 0 and every:
+            raise CorpusError(
+                f"{self.language}: of the {every} documents of {self._name()} none is in the part {self.part!r} at a held-out "
+                f"share of {self.held_out_share}; choose another share, or give more text."
+            )
         if kept == 0:
             raise CorpusError(
-                f"{self.language}: {self._name()} holds no document"
-                + (f" in its part {self.part!r}" if self.part != "all" else "")
-                + "; give a file with at least one line that is not blank."
+                f"{self.language}: {self._name()} holds no document; give a file with at least one line that is not blank."
             )
 
     def _wanted(self, digest: bytes) -> bool:
@@ -137,12 +142,7 @@ class Corpus:
         if files is None:
             yield from self._hub_texts()
         for file in files or ():
-            try:
-                yield from _texts_of(_stream(_format(file), file), self.column, str(file))
-            except CorpusError:
-                raise
-            except (*_DAMAGE, ValueError) as error:
-                raise CorpusError(_fault(file, error)) from error
+            yield from _READERS[_format(file)](file, self.column)
 
     def files(self) -> list[Path] | None:
         """The local files to read, in order; None for a data set on the Hub.
@@ -157,7 +157,7 @@ class Corpus:
             return list(self.source)
         path = Path(self.source)
         if path.is_dir():
-            files = sorted(child for child in path.iterdir() if text_format(child))
+            files = _files_of(path)
             if not files:
                 raise CorpusError(
                     f"{self.language}: the folder {path} holds no .txt, .jsonl or .parquet file."
@@ -183,7 +183,8 @@ class Corpus:
         name = str(self.source)
         try:
             rows = datasets.load_dataset(name, self.config, split=self.split, streaming=True)
-            yield from _texts_of(rows, self.column, name)
+            for number, row in enumerate(rows, start=1):
+                yield _text_of(row, self.column, f"{name}, record {number}")
         except CorpusError:
             raise
         except (ValueError, OSError, RuntimeError) as error:  # the Hub's many faults are these
@@ -208,28 +209,112 @@ def is_held_out(digest: bytes, *, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2.0**64
 
 
-def _stream(kind: str, file: Path) -> Any:
-    import datasets
+def refuse_repeated_languages(corpora: Sequence[Corpus]) -> None:
+    """Refuse several corpora of one language, of which only one would be heard.
 
-    # Lines of thirty letters take four times as much in memory as in the file, and two chunks are there at once.
-    options = {"chunksize": _CHUNK_BYTES} if kind == "text" else {}
-    return datasets.load_dataset(
-        kind, data_files=str(file), split="train", streaming=True, **options
+    Raises:
+        CorpusError: naming the language.
+    """
+    languages = [corpus.language for corpus in corpora]
+    for language in languages:
+        if languages.count(language) > 1:
+            raise CorpusError(
+                f"{language}: given twice; put its files into one folder and name that."
+            )
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The text files of a folder, sorted by name; one that is compressed in another way is refused rather than left out."""
+    files = []
+    for file in sorted(folder.iterdir()):
+        if file.name.startswith(".") or not file.is_file():
+            continue
+        if text_format(file):
+            files.append(file)
+        elif file.suffix in _OTHER_COMPRESSIONS and text_format(file.with_suffix("")):
+            _format(file)
+    return files
+
+
+def _texts_of_lines(file: Path, _column: str) -> Iterator[str]:
+    return (line for _, line in _numbered_lines(file))
+
+
+def _texts_of_records(file: Path, column: str) -> Iterator[str]:
+    for number, line in _numbered_lines(file):
+        if not line.strip():
+            continue
+        where = f"{file}, line {number}"
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise CorpusError(f"{where}: not a JSON record ({_one_line(error)}).") from error
+        if not isinstance(record, dict):
+            raise CorpusError(f"{where}: expected a record {{…}}, got {type(record).__name__}.")
+        text = _text_of(record, column, where)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise CorpusError(
+                f"{where}: {column!r} has {text[error.start]!a}, half of a character that takes two such codes; mend the record."
+            ) from error
+        yield text
+
+
+def _texts_of_rows(file: Path, column: str) -> Iterator[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(file) as opened:
+            names = opened.schema_arrow.names
+            if column not in names:
+                raise _missing(column, names, str(file))
+            for batch in opened.iter_batches(batch_size=_ROWS, columns=[column]):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield _text_of(row, column, f"{file}, record {number}")
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise CorpusError(f"{file}: not a readable Parquet file ({_one_line(error)}).") from error
+
+
+_READERS = {"text": _texts_of_lines, "json": _texts_of_records, "parquet": _texts_of_rows}
+
+
+def _text_of(record: Mapping[str, Any], column: str, where: str) -> str:
+    if column not in record:
+        raise _missing(column, record, where)
+    text = record[column]
+    if not isinstance(text, str):
+        raise CorpusError(f"{where}: {column!r} must be text, got {type(text).__name__}.")
+    return text
+
+
+def _missing(column: str, names: Iterable[str], where: str) -> CorpusError:
+    return CorpusError(
+        f"{where}: no column {column!r}, only {sorted(names)}; name the text column."
     )
 
 
-def _texts_of(rows: Any, column: str, where: str) -> Iterator[str]:
-    for number, row in enumerate(rows, start=1):
-        text = row.get(column)
-        if text is None and column not in row:
-            raise CorpusError(
-                f"{where}, record {number}: no column {column!r}, only {sorted(row)}; name the text column."
-            )
-        if not isinstance(text, str):
-            raise CorpusError(
-                f"{where}, record {number}: {column!r} must be text, got {type(text).__name__}."
-            )
-        yield text
+def _numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Every line with its number, without line end and byte order mark; as `vocabmerge.corpora` reads them."""
+    number = 0
+    try:
+        with _open_binary(file) as lines:
+            for number, line in enumerate(lines, start=1):
+                yield number, line.decode().removeprefix("\ufeff").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"{file}, line {number}: byte {error.start + 1} (0x{error.object[error.start]:02x}) is not UTF-8; convert the file to "
+            "UTF-8."
+        ) from error
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise CorpusError(f"{file}: cannot be read ({error.strerror}).") from error
+        raise CorpusError(
+            f"{file}: the compressed file is damaged ({_one_line(error)}); fetch it again."
+        ) from error
 
 
 def text_format(file: Path) -> str | None:
@@ -249,34 +334,6 @@ def _format(file: Path) -> str:
             f"got {''.join(file.suffixes)!r}."
         )
     return kind
-
-
-def _fault(file: Path, error: Exception) -> str:
-    """One sentence for what a reader of `file` stumbled over, with the line where it is."""
-    if _format(file) == "parquet":
-        return f"{file}: not a readable Parquet file ({_one_line(error)})."
-    try:
-        with _open_binary(file) as lines:
-            for number, line in enumerate(lines, start=1):
-                fault = _line_fault(line, _format(file))
-                if fault:
-                    return f"{file}, line {number}: {fault}."
-    except _DAMAGE as broken:
-        return f"{file}: the compressed file is damaged ({_one_line(broken)}); fetch it again."
-    return f"{file}: {_one_line(error)}"
-
-
-def _line_fault(line: bytes, kind: str) -> str | None:
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return f"byte {error.start + 1} (0x{line[error.start]:02x}) is not UTF-8; convert the file to UTF-8"
-    if kind == "json" and text.strip():
-        try:
-            json.loads(text)
-        except ValueError as error:
-            return f"not a JSON record ({_one_line(error)})"
-    return None
 
 
 def _open_binary(file: Path) -> IO[bytes]:
