@@ -122,9 +122,14 @@ def mask_blocks(
     hidden = (words >= 0) & ~special
     ends = np.cumsum([len(block.words) for block in blocks])
     if whole_word:
+        previous, chosen = None, np.zeros(0, dtype=bool)
         for block, key, here in zip(blocks, keys, np.split(hidden, ends[:-1]), strict=True):
-            numbers = hashed(key, np.arange(block.document_words))
-            here &= np.isin(block.words, _smallest(numbers, masking.rate))
+            if key != previous:  # once for all blocks of a document: it may be a book
+                numbers = hashed(key, np.arange(block.document_words))
+                chosen = np.zeros(block.document_words, dtype=bool)
+                chosen[_smallest(numbers, masking.rate)] = True
+                previous = key
+            here &= chosen[block.words]
     else:
         candidates = np.flatnonzero(hidden)
         owners = np.searchsorted(ends, candidates, side="right")
