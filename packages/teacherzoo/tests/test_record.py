@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
 from importlib import import_module
@@ -294,6 +295,7 @@ def test_a_damaged_shard_of_an_unfinished_recording_is_found(
         ({"k": 0}, "k must be at least 1, got 0"),
         ({"k": 10_000}, "k must be at most the teacher's"),
         ({"temperatures": (0.0,)}, "temperature must be above 0"),
+        ({"temperatures": (float("inf"),)}, "temperature must be above 0 and finite"),
         ({"temperatures": (2.0, 2.0)}, "given twice"),
         ({"mask_draws": 0}, "mask_draws must be at least 1"),
         ({"block_length": 500}, "reads at most 64 tokens"),
@@ -312,6 +314,36 @@ def test_senseless_options_are_refused(
 def test_a_language_given_twice_is_refused(teacher: Path, text: Path, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="en: given twice"):
         record(teacher, [Corpus("en", text), Corpus("en", text)], tmp_path)
+
+
+def test_two_runs_never_record_into_a_folder_at_once(
+    teacher: Path, text: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"block_length": 32, "shard_bytes": 4000}
+    folder, alone = tmp_path / "signals", tmp_path / "alone"
+    refused = []
+
+    def second(*_: Any) -> None:
+        if refused or not list(folder.glob("*.parquet")):
+            return
+        with pytest.raises(RecordError, match="signals is in use by process") as caught:
+            record(teacher, [Corpus("en", text)], folder, masking=Masking(seed=1), **options)
+        refused.append(caught)
+
+    record(teacher, [Corpus("en", text)], folder, watch=second, **options)
+    record(teacher, [Corpus("en", text)], alone, **options)
+
+    assert len(refused) == 1
+    assert contents(folder) == contents(alone)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "signals"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused_before_anything_is_read(
+    text: Path, tmp_path: Path
+) -> None:
+    for folder in (text, text / "signals"):
+        with pytest.raises(RecordError, match=re.escape(f"{folder} is to be a folder, but {text} is a file")):  # fmt: skip
+            record(tmp_path / "nobody", [Corpus("en", text)], folder)
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])

@@ -169,6 +169,26 @@ def alone_in(
         lock.release()
 
 
+@contextlib.contextmanager
+def alone_at(place: Path, *, refuse: type[Exception]) -> Iterator[None]:
+    """As `alone_in` a folder beside `place`, which is gone afterwards: for what is made in `place` itself, piece by piece.
+
+    Args:
+        place: a folder, there or not.
+        refuse: what to raise where another run is inside.
+
+    Raises:
+        Exception: the given one.
+    """
+    work = work_dir(place)
+    with alone_in(work, name=place, refuse=refuse):
+        try:
+            yield
+        finally:
+            if rank() == 0:
+                remove(work)
+
+
 def _refuse_other_work(
     work: Path, inputs: Mapping[str, Any], refuse: type[Exception] | None
 ) -> None:

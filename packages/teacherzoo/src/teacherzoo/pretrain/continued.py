@@ -15,7 +15,7 @@ from teacherzoo.pretrain.config import ContinuedPretraining, PretrainedTeacher
 from teacherzoo.pretrain.folder import write_teacher
 from teacherzoo.pretrain.source import check_source, open_source, trimmed_source
 from teacherzoo.progress import ProgressCallback, no_progress
-from teacherzoo.text.corpora import Corpus
+from teacherzoo.text.corpora import Corpus, refuse_repeated_languages
 
 _HEAD_STEPS = 100
 
@@ -55,7 +55,7 @@ def continue_pretraining(
 
     Raises:
         RecordError: where `out` exists, or under a launcher of several processes.
-        CorpusError: for text that cannot be read.
+        CorpusError: for text that cannot be read, and a language given twice.
         TeacherError: for a source of an unknown architecture, without a mask token, or without the layers asked for, and
             where the text does not fill a block.
         TeacherzooError: where training diverges.
@@ -72,6 +72,7 @@ def continue_pretraining(
     config = config or ContinuedPretraining()
     out = Path(out)
     refuse_what_exists(out, RecordError)
+    refuse_repeated_languages(corpora)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RecordError("Teachers are pretrained in one process; start it without a launcher.")
     check_source(source, config)

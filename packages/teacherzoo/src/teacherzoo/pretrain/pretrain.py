@@ -15,7 +15,7 @@ from teacherzoo.pretrain.config import PretrainedTeacher, PretrainingConfig
 from teacherzoo.pretrain.folder import write_teacher
 from teacherzoo.pretrain.shapes import build_masked_lm
 from teacherzoo.progress import ProgressCallback, no_progress
-from teacherzoo.text.corpora import Corpus
+from teacherzoo.text.corpora import Corpus, refuse_repeated_languages
 
 
 def pretrain_teacher(
@@ -47,7 +47,7 @@ def pretrain_teacher(
 
     Raises:
         RecordError: where `out` exists, or under a launcher of several processes.
-        CorpusError: for text that cannot be read.
+        CorpusError: for text that cannot be read, and a language given twice.
         TeacherError: where the text does not fill a block.
         TeacherzooError: where training diverges.
 
@@ -66,6 +66,7 @@ def pretrain_teacher(
     config = config or PretrainingConfig()
     out = Path(out)
     refuse_what_exists(out, RecordError)
+    refuse_repeated_languages(corpora)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RecordError("Teachers are pretrained in one process; start it without a launcher.")
     inputs = {

@@ -27,6 +27,17 @@ from teacherzoo.signals.shard_plan import CorpusPlan
 from teacherzoo.signals.write import write_whole
 
 
+def refuse_files(folder: Path) -> None:
+    """Refuse a place for signals that is a file, or lies below one, before anything is spent.
+
+    Raises:
+        RecordError: naming the file.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise RecordError(f"{folder} is to be a folder, but {there} is a file; choose another.")
+
+
 def refuse_other_recordings(
     folder: Path, settings: RecordingSettings, plans: Sequence[CorpusPlan]
 ) -> None:
@@ -63,7 +74,7 @@ def finish_folder(folder: Path, settings: RecordingSettings, plans: Sequence[Cor
             language = read_shard_metadata(path)["language"]
             raise SignalsError(
                 f"{path} is part of a recording of {language!r} that was never finished; record {language!r} too, "
-                f"or delete {language}-*.parquet."
+                f"or delete {language}-[0-9]*.parquet."
             )
     since = (folder / MANIFEST).stat().st_mtime_ns if before else 0
     shards = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from teacherzoo.cache import alone_at
 from teacherzoo.encoders.inference import (
     Engine,
     MaskedBlock,
@@ -28,7 +30,7 @@ from teacherzoo.encoders.teachers import Teacher, load_teacher
 from teacherzoo.errors import RecordError
 from teacherzoo.processes import rank, wait_for_all, world_size
 from teacherzoo.progress import ProgressCallback, no_progress
-from teacherzoo.signals.folder import finish_folder, refuse_other_recordings
+from teacherzoo.signals.folder import finish_folder, refuse_files, refuse_other_recordings
 from teacherzoo.signals.layout import (
     FORMAT,
     VERSION,
@@ -103,7 +105,8 @@ def record(
         The manifest, as `signals.json` has it.
 
     Raises:
-        RecordError: for options that make no sense, and where the disk is full.
+        RecordError: for options that make no sense, where another run records into the folder or there can be none, and
+            where the disk is full.
         TeacherError: for a teacher that cannot be asked, or answers NaN.
         CorpusError: for text that cannot be read.
         SignalsError: where the folder holds signals of another teacher, corpus, sampler or k.
@@ -117,6 +120,7 @@ def record(
     """
     started = time.time()
     folder = Path(folder)
+    refuse_files(folder)
     masking = masking or Masking()
     k, draws, temperatures = sampler_options(sampler, k, draws, temperatures)
     _check_options(temperatures, mask_draws, token_budget, shard_bytes, precision)
@@ -148,23 +152,24 @@ def record(
         word_logprobs=word_logprobs,
     )
     plans = plan_shards(corpora, shard_bytes=shard_bytes, watch=watch)
-    folder.mkdir(parents=True, exist_ok=True)
     return complete(Recording(opened.backend, engine, settings, folder, watch), plans, started)
 
 
 def complete(recording: Recording, plans: Sequence[CorpusPlan], started: float) -> Manifest:
-    """Record what is missing in a recording's folder, all processes together, and declare it whole."""
+    """Record what is missing in a recording's folder, all processes together and no other run, and declare it whole."""
     folder, settings = recording.folder, recording.settings
-    refuse_other_recordings(folder, settings, plans)
-    wait_for_all()  # what lies in the folder was looked at by all before anyone writes
-    recording.run(plans)
-    recording.engine.finish()
-    wait_for_all()
-    if rank() == 0:
-        finish_folder(folder, settings, plans)
-        _leave_run_file(folder, settings, started)
-    wait_for_all()
-    return read_manifest(folder)
+    with alone_at(folder, refuse=RecordError):
+        folder.mkdir(parents=True, exist_ok=True)
+        refuse_other_recordings(folder, settings, plans)
+        wait_for_all()  # what lies in the folder was looked at by all before anyone writes
+        recording.run(plans)
+        recording.engine.finish()
+        wait_for_all()
+        if rank() == 0:
+            finish_folder(folder, settings, plans)
+            _leave_run_file(folder, settings, started)
+        wait_for_all()
+        return read_manifest(folder)
 
 
 @dataclass
@@ -350,8 +355,8 @@ def _check_options(
         if value < 1:
             raise RecordError(f"{name} must be at least 1, got {value!r}.")
     for temperature in temperatures:
-        if not temperature > 0:
-            raise RecordError(f"A temperature must be above 0, got {temperature!r}.")
+        if not 0 < temperature < math.inf:
+            raise RecordError(f"A temperature must be above 0 and finite, got {temperature!r}.")
     if len(set(temperatures)) < len(temperatures):
         raise RecordError(f"A temperature is given twice: {list(temperatures)}.")
     if precision not in ("float32", "bfloat16"):

@@ -14,6 +14,7 @@ from teacherzoo.encoders.inference import MaskedBlock
 from teacherzoo.encoders.predictions import Predictions
 from teacherzoo.encoders.teachers import read_text_side
 from teacherzoo.progress import ProgressCallback, no_progress
+from teacherzoo.signals.folder import refuse_files
 from teacherzoo.signals.layout import Manifest, RecordingSettings
 from teacherzoo.signals.record import Recording, complete, refuse_words_in_pieces
 from teacherzoo.signals.shard_plan import plan_shards
@@ -54,13 +55,15 @@ def record_text(
         The manifest, as `signals.json` has it.
 
     Raises:
-        RecordError: where the disk is full, and for words under masks of single pieces.
+        RecordError: where the disk is full, where another run records into the folder or there can be none, and for words
+            under masks of single pieces.
         TeacherError: for a teacher that cannot be read.
         CorpusError: for text that cannot be read.
         SignalsError: where the folder holds other signals.
     """
     started = time.time()
     folder = Path(folder)
+    refuse_files(folder)
     masking = masking or Masking()
     refuse_words_in_pieces(masking, word_logprobs=word_logprobs)
     tokenized = read_text_side(teacher)
@@ -83,7 +86,6 @@ def record_text(
         word_logprobs=word_logprobs,
     )
     plans = plan_shards(corpora, shard_bytes=shard_bytes, watch=watch)
-    folder.mkdir(parents=True, exist_ok=True)
     return complete(
         _TextRecording(tokenized.backend, _NoTeacher(), settings, folder, watch), plans, started
     )
