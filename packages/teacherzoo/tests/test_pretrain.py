@@ -6,9 +6,10 @@ import pytest
 import torch
 from toyworld import World
 
-from teacherzoo.errors import RecordError, TeacherError, TeacherzooError
+from teacherzoo.errors import CorpusError, RecordError, TeacherError, TeacherzooError
 from teacherzoo.pretrain import trainer as pretraining
 from teacherzoo.pretrain.config import PretrainingConfig, TokenizerFamily
+from teacherzoo.pretrain.continued import continue_pretraining
 from teacherzoo.pretrain.pretrain import pretrain_teacher
 from teacherzoo.pretrain.text import pack, train_tokenizer
 from teacherzoo.progress import no_progress
@@ -216,6 +217,15 @@ def test_leftovers_of_another_plan_are_refused(corpora: list[Corpus], tmp_path: 
         pretrain_teacher(corpora, tmp_path / "t", config=replace(TINY, seed=1))
 
 
+def test_a_language_given_twice_is_refused(corpora: list[Corpus], tmp_path: Path) -> None:
+    twice = [*corpora, replace(corpora[1], language=corpora[0].language)]
+
+    with pytest.raises(CorpusError, match=f"{corpora[0].language}: given twice"):
+        pretrain_teacher(twice, tmp_path / "t", config=TINY)
+    with pytest.raises(CorpusError, match=f"{corpora[0].language}: given twice"):
+        continue_pretraining(tmp_path / "nobody", twice, tmp_path / "t")
+
+
 def test_text_for_less_than_one_block_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.txt"
     file.write_text("two words\n", encoding="utf-8")
@@ -230,6 +240,8 @@ def test_text_for_less_than_one_block_is_refused(tmp_path: Path) -> None:
         ({"family": "sentencepiece"}, "family must be one of wordpiece, unigram, bpe"),
         ({"architecture": "gpt2"}, "architecture must be one of modernbert"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"seed": -1}, r"seed must be in \[0, 2\^32\), got -1"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
         ({"length": 4}, "length must be at least 8"),
         ({"mask_rate": 1.0}, r"mask_rate must be in \(0, 1\)"),
         ({"width": 20, "heads": 3}, "cannot be shared by 3 heads"),

@@ -1,16 +1,18 @@
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from toyworld import World
+from transformers import AutoModelForMaskedLM
 from typer.testing import CliRunner
 
 from teacherzoo.cli.app import app
 from teacherzoo.encoders.teachers import Teacher, load_teacher
-from teacherzoo.errors import CorpusError, RecordError
+from teacherzoo.errors import CorpusError, RecordError, TeacherError
 from teacherzoo.pretrain.config import PretrainingConfig
 from teacherzoo.pretrain.pretrain import pretrain_teacher
 from teacherzoo.rank.bits_per_byte import bits_per_byte
@@ -140,6 +142,24 @@ def test_long_documents_are_cut_between_words(english: Teacher) -> None:
 def test_text_without_a_word_is_refused(english: Teacher) -> None:
     with pytest.raises(CorpusError, match="no word"):
         bits_per_byte(english, [" ", ""])
+
+
+def test_a_teacher_whose_weights_are_damaged_is_never_the_best_one(
+    teacher: Path, text: Path, tmp_path: Path
+) -> None:
+    damaged = shutil.copytree(teacher, tmp_path / "damaged")
+    model = AutoModelForMaskedLM.from_pretrained(teacher)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[20:] = float("nan")
+    model.save_pretrained(damaged)
+
+    with pytest.raises(TeacherError, match=r"damaged: its logits are not finite .* on en"):
+        rank([damaged, teacher], [Corpus("en", text)], documents=20)
+
+
+def test_rows_without_room_for_words_are_refused() -> None:
+    with pytest.raises(RecordError, match="max_length must be at least 8 tokens, got 2"):
+        rank(["a"], [], max_length=2)
 
 
 def test_a_teacher_given_twice_is_refused() -> None:

@@ -9,7 +9,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from teacherzoo import Corpus, record_vectors
 from teacherzoo.cache import work_dir
 from teacherzoo.cli.app import app
-from teacherzoo.errors import RecordError, SignalsError, TeacherError
+from teacherzoo.errors import CorpusError, RecordError, SignalsError, TeacherError
 from teacherzoo.text.corpora import document_digest
 from teacherzoo.vectors import record as recording
 from teacherzoo.vectors.read import Vectors
@@ -112,6 +112,26 @@ def test_vectors_of_other_inputs_are_refused(encoder: Path, text: Corpus, tmp_pa
         vectors.rows(_digests("w1 " + LINES[0], LINES[0]))
     with pytest.raises(RecordError, match="already"):
         record_vectors(encoder, [text], tmp_path / "out")
+
+
+@pytest.mark.parametrize("length", [None, 8])
+def test_an_encoder_that_reads_lines_of_any_length_is_refused(
+    encoder: Path, text: Corpus, tmp_path: Path, length: int | None
+) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    backend = Tokenizer.from_file(str(encoder / "tokenizer.json"))
+    static = StaticEmbedding(backend, embedding_dim=4)
+    SentenceTransformer(modules=[static], device="cpu").save(str(tmp_path / "static"))
+
+    with pytest.raises(TeacherError, match="no most tokens of a line, as static embeddings"):
+        record_vectors(tmp_path / "static", [text], tmp_path / "out", length=length)
+
+
+def test_a_language_given_twice_is_refused(encoder: Path, text: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="en: given twice"):
+        record_vectors(encoder, [text, text], tmp_path / "out")
 
 
 def test_what_is_no_recording_or_damaged_is_refused(encoder: Path, text: Corpus, tmp_path: Path) -> None:  # fmt: skip

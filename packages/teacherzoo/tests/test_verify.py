@@ -26,6 +26,14 @@ def test_the_sample_follows_its_seed(recording: Path, teacher: Path) -> None:
     assert one != other
 
 
+@pytest.mark.parametrize("sample", [{"rows": 0}, {"seed": -1}])
+def test_a_sample_that_is_none_is_refused(
+    recording: Path, teacher: Path, sample: dict[str, int]
+) -> None:
+    with pytest.raises(SignalsError, match=f"{next(iter(sample))} must be at least"):
+        verify(recording, teacher, **sample)
+
+
 def test_another_teacher_is_refused(
     recording: Path, tokenizer: Any, tmp_path: Path, make_teacher: Callable[..., Path]
 ) -> None:

@@ -53,12 +53,20 @@ class MaskedLMTraining:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RecordError(f"{name} must be at least 1, got {value!r}.")
+        if not 0 <= self.seed < 2**32:  # what NumPy takes
+            raise RecordError(f"seed must be in [0, 2^32), got {self.seed!r}.")
+        self._refuse_rates("learning_rate")
         if self.length < 8:
             raise RecordError(f"length must be at least 8 tokens, got {self.length!r}.")
         for name in ("mask_rate", "last_mask_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise RecordError(f"{name} must be in (0, 1), got {value!r}.")
+
+    def _refuse_rates(self, *names: str) -> None:
+        for name in names:
+            if not getattr(self, name) > 0:
+                raise RecordError(f"{name} must be above 0, got {getattr(self, name)!r}.")
 
     @property
     def final_mask_rate(self) -> float:
@@ -158,6 +166,7 @@ class ContinuedPretraining(MaskedLMTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._refuse_rates("head_learning_rate")
         if self.head_steps is not None and self.head_steps < 0:
             raise RecordError(f"head_steps must be at least 0, got {self.head_steps!r}.")
         if self.states < 0:

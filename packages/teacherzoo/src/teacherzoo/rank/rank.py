@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +13,13 @@ import torch
 
 from teacherzoo.catalogue.catalogue import find_teacher
 from teacherzoo.encoders.teachers import Teacher, load_teacher
-from teacherzoo.errors import CorpusError, RecordError
+from teacherzoo.errors import CorpusError, RecordError, TeacherError
 from teacherzoo.processes import own_device
 from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.rank.bits_per_byte import BitsPerByte, bits_per_byte
 from teacherzoo.text.corpora import Corpus
+
+_SHORTEST = 8  # tokens in a row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +102,9 @@ def rank(
         The ratings and the recommended assignment.
 
     Raises:
-        RecordError: for a teacher or a language given twice.
+        RecordError: for a teacher or a language given twice, and for rows too short to be told anything from.
         CorpusError: for text that cannot be read.
-        TeacherError: for a model that cannot teach.
+        TeacherError: for a model that cannot teach, or whose logits are not finite.
 
     Example:
         With a masked LM in the folder `teacher`, and text in `en.txt`:
@@ -112,6 +115,8 @@ def rank(
         >>> ranking.ratings[0].bits_per_byte > 0
         True
     """
+    if max_length < _SHORTEST:
+        raise RecordError(f"max_length must be at least {_SHORTEST} tokens, got {max_length}.")
     names = [str(teacher) for teacher in teachers]
     languages = [corpus.language for corpus in corpora]
     for kind, given in (("teacher", names), ("language", languages)):
@@ -157,6 +162,10 @@ def _rate(
         bits: BitsPerByte = bits_per_byte(teacher, documents, rate=rate, max_length=max_length)
     except CorpusError as error:
         raise CorpusError(f"{language}: {error}") from error
+    if not math.isfinite(bits.charged):
+        raise TeacherError(
+            f"{name}: its logits are not finite (NaN or infinite) on {language}; its weights are damaged, so leave it out."
+        )
     seconds = time.perf_counter() - start
     return Rating(
         language=language,

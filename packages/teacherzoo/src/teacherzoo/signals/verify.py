@@ -89,8 +89,11 @@ def asked_again(
     """A sample of recorded blocks, shard by shard, and the teacher's predictions of the recorded ids, or its draws again.
 
     Raises:
-        SignalsError: where the teacher is another than was recorded; where the signals are damaged.
+        SignalsError: where the teacher is another than was recorded; where the signals are damaged; for a sample that is none.
     """
+    for name, value, least in (("rows", rows, 1), ("seed", seed, 0)):
+        if value < least:
+            raise SignalsError(f"{name} must be at least {least}, got {value}.")
     opened = load_teacher(teacher)
     for subject, recorded, current in (
         ("teacher weights", signals.settings.weights, opened.weights_digest),

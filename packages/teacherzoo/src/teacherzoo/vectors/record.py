@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,7 @@ from teacherzoo.digests import digest_of_inputs
 from teacherzoo.encoders.teachers import teacher_folder
 from teacherzoo.errors import RecordError, TeacherError
 from teacherzoo.progress import ProgressCallback, no_progress
-from teacherzoo.text.corpora import Corpus, document_digest
+from teacherzoo.text.corpora import Corpus, document_digest, refuse_repeated_languages
 from teacherzoo.vectors.encoder import open_sentence_encoder
 from teacherzoo.vectors.read import MANIFEST, PRECISIONS, Vectors, shard_name, write_shard
 
@@ -54,8 +55,8 @@ def record_vectors(
 
     Raises:
         RecordError: for options that make no sense, and a folder in the way or made of other inputs.
-        TeacherError: without sentence-transformers, or where it cannot open the model.
-        CorpusError: for text that cannot be read.
+        TeacherError: without sentence-transformers, where it cannot open the model, and for one that reads lines of any length.
+        CorpusError: for text that cannot be read, and a language given twice.
 
     Example:
         >>> vectors = record_vectors("encoder", [Corpus("en", "en.txt")], Path("vectors"))  # doctest: +SKIP
@@ -75,8 +76,13 @@ def record_vectors(
         encoder = open_sentence_encoder(folder)
         shards = work / _SHARDS
         shards.mkdir(exist_ok=True)
+        limit = encoder.max_seq_length
+        if limit == math.inf or (limit is None and length is None):
+            raise TeacherError(
+                f"{model}: it states no most tokens of a line, as static embeddings do not; choose an encoder of transformers."
+            )
         if length is not None:
-            encoder.max_seq_length = min(length, encoder.max_seq_length or length)
+            encoder.max_seq_length = min(length, limit or length)
         counts = []
         for number, (prompt, lines) in enumerate(_shards(corpora, prompts)):
             counts.append(len(lines))
@@ -114,6 +120,7 @@ def _check(
 ) -> None:
     if not corpora:
         raise RecordError("Expected at least one text, got none; give a corpus.")
+    refuse_repeated_languages(corpora)
     if not prompts or len({*prompts}) < len(prompts):
         raise RecordError(f"Expected prompts, each once, got {list(prompts)!r}.")
     if precision not in PRECISIONS:
