@@ -147,11 +147,24 @@ def test_held_out_documents_are_in_no_training_block(corpora: list[Corpus], tmp_
     assert not sentences & decoded
 
 
-@pytest.mark.parametrize("together", [1, 3, 1000])
+@pytest.mark.parametrize(
+    ("limit", "together"),
+    [
+        ("_TOGETHER", 1),
+        ("_TOGETHER", 3),
+        ("_TOGETHER", 1000),
+        ("_CHARACTERS", 1),
+        ("_CHARACTERS", 99),
+    ],
+)
 def test_blocks_are_the_same_however_many_documents_are_read_at_a_time(
-    together: int, corpora: list[Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limit: str,
+    together: int,
+    corpora: list[Corpus],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("teacherzoo.pretrain.text._TOGETHER", together)
+    monkeypatch.setattr(f"teacherzoo.pretrain.text.{limit}", together)
     tokenizer = train_tokenizer(corpora, TINY, tmp_path / "tokenizer.json", watch=no_progress)
     stream = []
     for document in replace(corpora[0], part="train").documents():

@@ -316,6 +316,46 @@ def test_a_language_given_twice_is_refused(teacher: Path, text: Path, tmp_path: 
         record(teacher, [Corpus("en", text), Corpus("en", text)], tmp_path)
 
 
+def test_text_that_changes_while_it_is_recorded_is_refused(
+    teacher: Path, text: Path, tmp_path: Path
+) -> None:
+    folder, other = tmp_path / "signals", tmp_path / "de.txt"
+    other.write_text("one two\nthree four\n")
+
+    def change(_done: int, _total: int, what: str) -> None:
+        if what.startswith("en"):
+            other.write_text("one two\nthree five\n")
+
+    with pytest.raises(CorpusError, match="de: the text has changed since the recording began"):
+        record(teacher, [Corpus("en", text), Corpus("de", other)], folder, watch=change, **OPTIONS)
+    assert not list(folder.glob("de-*"))
+
+
+@pytest.mark.parametrize(
+    ("other", "fault"),
+    [("masks", "was recorded with the masking"), ("text", "was recorded from another corpus")],
+)
+def test_a_shard_that_another_process_recorded_otherwise_is_never_declared(
+    teacher: Path, text: Path, tmp_path: Path, other: str, fault: str
+) -> None:
+    source, masking = text, Masking()
+    if other == "masks":
+        masking = Masking(seed=1)
+    else:
+        source = tmp_path / "other.txt"
+        source.write_text(text.read_text() + "a line more\n")
+    foreign, folder = tmp_path / "foreign", tmp_path / "signals"
+    record(teacher, [Corpus("en", source)], foreign, masking=masking, **OPTIONS)
+
+    def meanwhile(*_: Any) -> None:
+        if folder.is_dir() and list(folder.glob("*.parquet")):
+            shutil.copy(foreign / "en-00000.parquet", folder / "en-00000.parquet")
+
+    with pytest.raises(SignalsError, match=f"en-00000.parquet {fault}"):
+        record(teacher, [Corpus("en", text)], folder, watch=meanwhile, **OPTIONS)
+    assert not (folder / "signals.json").exists()
+
+
 def test_two_runs_never_record_into_a_folder_at_once(
     teacher: Path, text: Path, tmp_path: Path
 ) -> None:

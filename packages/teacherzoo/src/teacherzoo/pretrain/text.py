@@ -30,6 +30,7 @@ from teacherzoo.text.corpora import Corpus, Part
 _SAMPLE = 200_000  # documents a language gives to the tokenizer's trainer: more changes no piece worth having
 _LETTERS = 1000  # that a WordPiece tokenizer knows; the trainer has no more, either
 _TOGETHER = 2000  # documents tokenized in one call
+_CHARACTERS = 1 << 22  # after which no further ones are: a tokenizer holds some 35 bytes for each
 _BERT = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 _ROBERTA = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
 
@@ -101,7 +102,7 @@ def stream_blocks(
     # The first place is for the classification token; a separator ends most blocks by itself.
     inside = length - 1
     left = np.empty(0, dtype=np.int32)
-    while texts := list(islice(documents, _TOGETHER)):
+    while texts := _next_texts(documents):
         pieces = [left]
         for encoding in tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False):  # fmt: skip
             pieces += [np.array(encoding.ids, dtype=np.int32), separator]
@@ -109,6 +110,16 @@ def stream_blocks(
         rows, left = np.split(stream, [len(stream) // inside * inside])
         rows = rows.reshape(-1, inside)
         yield np.hstack([np.full((len(rows), 1), first, dtype=np.int32), rows])
+
+
+def _next_texts(documents: Iterator[str]) -> list[str]:
+    texts, size = [], 0
+    for text in islice(documents, _TOGETHER):
+        texts.append(text)
+        size += len(text)
+        if size >= _CHARACTERS:
+            break
+    return texts
 
 
 def _edges(tokenizer: Any) -> tuple[int, int]:

@@ -27,7 +27,7 @@ from teacherzoo.encoders.inference import (
 )
 from teacherzoo.encoders.predictions import Predictions
 from teacherzoo.encoders.teachers import Teacher, load_teacher
-from teacherzoo.errors import RecordError
+from teacherzoo.errors import CorpusError, RecordError
 from teacherzoo.processes import rank, wait_for_all, world_size
 from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.signals.folder import finish_folder, refuse_files, refuse_other_recordings
@@ -40,7 +40,7 @@ from teacherzoo.signals.layout import (
     read_manifest,
 )
 from teacherzoo.signals.samples import sampler_options
-from teacherzoo.signals.shard_plan import CorpusPlan, ShardPlan, plan_shards
+from teacherzoo.signals.shard_plan import CorpusPlan, ShardPlan, digest_of_documents, plan_shards
 from teacherzoo.signals.write import Row, shard_table, write_shard, write_whole
 from teacherzoo.text.blocks import Block, blocks_of
 from teacherzoo.text.corpora import Corpus, Document
@@ -108,7 +108,7 @@ def record(
         RecordError: for options that make no sense, where another run records into the folder or there can be none, and
             where the disk is full.
         TeacherError: for a teacher that cannot be asked, or answers NaN.
-        CorpusError: for text that cannot be read.
+        CorpusError: for text that cannot be read, or changes meanwhile.
         SignalsError: where the folder holds signals of another teacher, corpus, sampler or k.
 
     Example:
@@ -166,6 +166,8 @@ def complete(recording: Recording, plans: Sequence[CorpusPlan], started: float) 
         recording.engine.finish()
         wait_for_all()
         if rank() == 0:
+            # Another node may have read another text, or other weights, under the same name.
+            refuse_other_recordings(folder, settings, plans)
             finish_folder(folder, settings, plans)
             _leave_run_file(folder, settings, started)
         wait_for_all()
@@ -291,7 +293,11 @@ def _all_masked(block: Block, positions: NDArray[np.int64]) -> NDArray[np.bool_]
 def _documents_of(
     plan: CorpusPlan, share: set[ShardPlan]
 ) -> Iterator[tuple[ShardPlan, list[Document]]]:
-    """The wanted shards of a corpus with their documents; reading ends behind the last one."""
+    """The wanted shards of a corpus with their documents; reading ends behind the last one.
+
+    Raises:
+        CorpusError: where these are no longer the documents of the plan.
+    """
     shards = [shard for shard in plan.shards if shard in share]
     if not shards:
         return
@@ -301,7 +307,13 @@ def _documents_of(
             for _ in islice(documents, shard.start - position):
                 pass
             position = shard.start + shard.documents
-            yield shard, list(islice(documents, shard.documents))
+            read = list(islice(documents, shard.documents))
+            if digest_of_documents(document.digest for document in read) != shard.digest:
+                raise CorpusError(
+                    f"{plan.corpus.language}: the text has changed since the recording began; put it back and run the same "
+                    "recording again, or record what it is now into another folder."
+                )
+            yield shard, read
 
 
 def _masked_blocks(

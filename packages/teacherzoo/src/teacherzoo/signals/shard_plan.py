@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from teacherzoo.progress import ProgressCallback, no_progress
@@ -14,12 +14,13 @@ _TOLD_EVERY = 1000
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """Some consecutive documents of a corpus that will be one Parquet file."""
+    """Some consecutive documents of a corpus that will be one Parquet file, and `digest_of_documents` of them."""
 
     file: str
     start: int
     documents: int
     bytes: int
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +53,25 @@ def plan_shards(
     return [_plan_corpus(corpus, shard_bytes, watch) for corpus in corpora]
 
 
+def digest_of_documents(digests: Iterable[bytes]) -> str:
+    """Of some documents, by the digests that name them, in their order."""
+    return hashlib.blake2b(b"".join(digests), digest_size=DIGEST_BYTES).hexdigest()
+
+
 def _plan_corpus(corpus: Corpus, shard_bytes: int, watch: ProgressCallback) -> CorpusPlan:
     content = hashlib.blake2b(digest_size=DIGEST_BYTES)
     shards: list[ShardPlan] = []
     start = documents = size = total = 0
+    digests: list[bytes] = []
 
     def close() -> None:
         name = f"{corpus.language}-{len(shards):05d}.parquet"
-        shards.append(ShardPlan(name, start, documents - start, size))
+        shards.append(ShardPlan(name, start, documents - start, size, digest_of_documents(digests)))
+        digests.clear()
 
     for document in corpus.documents():
         content.update(document.digest)
+        digests.append(document.digest)
         documents += 1
         if documents % _TOLD_EVERY == 0:
             watch(documents, 0, f"reading {corpus.language}")
