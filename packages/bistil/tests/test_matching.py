@@ -39,7 +39,10 @@ def _batch(*, padded: bool) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def _matched(student: Any, teacher: Any, batch: dict[str, Tensor]) -> Matching:
+def _activations(
+    student: Any, teacher: Any, batch: dict[str, Tensor]
+) -> tuple[Activations, Activations]:
+    """Of both models on a batch, the teacher's of the compared layers."""
     with (
         capture_activations(student) as of_student,
         capture_activations(teacher, layers=LAYERS) as of_teacher,
@@ -47,9 +50,12 @@ def _matched(student: Any, teacher: Any, batch: dict[str, Tensor]) -> Matching:
         student(**batch)
         with torch.no_grad():
             teacher(**batch)
-    return matching_loss(
-        of_student, of_teacher, layers=LAYERS, attention_mask=batch["attention_mask"]
-    )
+    return of_student, of_teacher
+
+
+def _matched(student: Any, teacher: Any, batch: dict[str, Tensor]) -> Matching:
+    both = _activations(student, teacher, batch)
+    return matching_loss(*both, layers=LAYERS, attention_mask=batch["attention_mask"])
 
 
 def _oracle(student: Any, teacher: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -201,13 +207,7 @@ def test_a_projection_stands_between_widths(make_masked_lm: Callable[..., Any]) 
     teacher = make_masked_lm("bert")
     batch = _batch(padded=True)
     projection = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
-    with (
-        capture_activations(student) as of_student,
-        capture_activations(teacher, layers=LAYERS) as of_teacher,
-        torch.no_grad(),
-    ):
-        student(**batch)
-        teacher(**batch)
+    of_student, of_teacher = _activations(student, teacher, batch)
 
     matching = matching_loss(
         of_student,
@@ -258,16 +258,10 @@ def test_different_head_counts_are_refused(make_masked_lm: Callable[..., Any]) -
     for family in ("bert", "deberta-v2"):
         student = make_masked_lm(family, layers=2, num_attention_heads=2)
         teacher = make_masked_lm(family)
-        with (
-            capture_activations(student) as of_student,
-            capture_activations(teacher) as of_teacher,
-            torch.no_grad(),
-        ):
-            student(**_batch(padded=False))
-            teacher(**_batch(padded=False))
+        both = _activations(student, teacher, _batch(padded=False))
 
         with pytest.raises(ModelError, match="the student has 2 heads and the teacher 4"):
-            matching_loss(of_student, of_teacher, layers=LAYERS, attention_mask=None)
+            matching_loss(*both, layers=LAYERS, attention_mask=None)
 
 
 @pytest.mark.parametrize("family", ["bert", "deberta-v2"])
@@ -279,16 +273,10 @@ def test_a_student_with_some_of_the_heads_is_compared_with_these(
         make_masked_lm(family),
     )
     batch, kept = _batch(padded=False), ((0, 3), (1, 2))
-    with (
-        capture_activations(student) as of_student,
-        capture_activations(teacher, layers=LAYERS) as of_teacher,
-        torch.no_grad(),
-    ):
-        student(**batch)
-        teacher(**batch)
+    both = _activations(student, teacher, batch)
 
-    actual = matching_loss(of_student, of_teacher, layers=LAYERS, attention_mask=None, heads=kept)
-    others = matching_loss(of_student, of_teacher, layers=LAYERS, attention_mask=None, heads=kept[::-1])  # fmt: skip
+    actual = matching_loss(*both, layers=LAYERS, attention_mask=None, heads=kept)
+    others = matching_loss(*both, layers=LAYERS, attention_mask=None, heads=kept[::-1])
 
     for model in (student, teacher):
         model.config._attn_implementation = "eager"

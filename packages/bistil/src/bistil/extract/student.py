@@ -80,11 +80,8 @@ def initial_student(
     """
     seed = extraction.seed if extraction.init == "random" else None
     student = student_of(teacher.model, layers, seed=seed)
-    whole, inner = student.config.hidden_size, inner_width(student.config)
-    width = None if extraction.width == whole else extraction.width
-    feed_forward = None if extraction.feed_forward == inner else extraction.feed_forward
-    heads = None if extraction.heads == student.config.num_attention_heads else extraction.heads
-    if (width, feed_forward, heads) == (None, None, None):
+    narrower = _sizes_that_differ(extraction, student.config)
+    if not narrower:
         return InitialStudent(student=student)
     sample = text.sample(_SAMPLE)
     inputs = {
@@ -95,21 +92,30 @@ def initial_student(
     }  # fmt: skip
 
     def make(folder: Path) -> None:
-        narrow, words, kept = _narrower(teacher.model, student, layers, extraction, sample, sentences, device, folder, watch)  # fmt: skip
+        narrow, words, kept = _narrower(teacher.model, student, layers, extraction, narrower, sample, sentences, device, folder, watch)  # fmt: skip
         (folder / MADE).mkdir()
         save_model(narrow, str(folder / MADE / _WEIGHTS))
         (folder / MADE / _KEPT).write_text(json.dumps({"words": words, **kept}), encoding="utf-8")  # fmt: skip
 
     made = made_once(cache_dir / f"narrow-{digest_of_values(inputs)[:16]}", inputs, make, watch=watch)  # fmt: skip
     kept = json.loads((made / _KEPT).read_text(encoding="utf-8"))
-    narrow = narrow_model(student, width=width, feed_forward=feed_forward, heads=heads)
+    narrow = narrow_model(student, width=narrower.get("width"), feed_forward=narrower.get("feed_forward"), heads=narrower.get("heads"))  # fmt: skip
     load_model(narrow, str(made / _WEIGHTS))
     units = None if kept["units"] is None else tuple(kept["units"])
     of_layers = None if kept["heads"] is None else tuple(map(tuple, kept["heads"]))
     return InitialStudent(
-        student=narrow, units=units, projection=None if units is None else projection_of(units, whole), heads=of_layers,
-        words=tuple(kept["words"]),
+        student=narrow, units=units, projection=None if units is None else projection_of(units, student.config.hidden_size),
+        heads=of_layers, words=tuple(kept["words"]),
     )  # fmt: skip
+
+
+def _sizes_that_differ(extraction: Extraction, config: Any) -> dict[str, int]:
+    """Of width, feed-forward units and heads those that the student shall have otherwise than its teacher of this configuration."""
+    of_teacher = {
+        "width": config.hidden_size, "feed_forward": inner_width(config), "heads": config.num_attention_heads
+    }  # fmt: skip
+    asked = {name: getattr(extraction, name) for name in of_teacher}
+    return {name: size for name, size in asked.items() if size not in (None, of_teacher[name])}
 
 
 def _narrower(
@@ -117,6 +123,7 @@ def _narrower(
     student: Any,
     layers: Sequence[int],
     extraction: Extraction,
+    narrower: Mapping[str, int],
     sample: Sequence[Tensor],
     sentences: SentenceModules | None,
     device: torch.device,
@@ -127,9 +134,7 @@ def _narrower(
     assert extraction.units is not None  # decided when the run was checked
     whole, inner = teacher.config.hidden_size, inner_width(teacher.config)
     count = teacher.config.num_attention_heads
-    width = None if extraction.width == whole else extraction.width
-    feed_forward = None if extraction.feed_forward == inner else extraction.feed_forward
-    heads = None if extraction.heads == count else extraction.heads
+    width, feed_forward, heads = map(narrower.get, ("width", "feed_forward", "heads"))
     seed = extraction.seed if extraction.init == "random" else None
     keep: dict[UnitKind, float] = {}
     chosen: dict[str, Any] = {}

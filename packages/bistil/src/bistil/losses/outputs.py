@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -75,14 +75,18 @@ class LossContext:
     settings: Mapping[str, Any] = field(default_factory=dict)
     batch: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def attention_pairs(
-        self, student: ModelOutputs, teacher: ModelOutputs
-    ) -> list[tuple[Attention, Attention]]:
-        """The attention of each of the student's layers, and the teacher's of the heads that it keeps."""
+    def mean_over_layers(
+        self,
+        loss: Callable[[Attention, Attention, Tensor | None], Tensor],
+        student: ModelOutputs,
+        teacher: ModelOutputs,
+    ) -> Tensor:
+        """[] the mean over the student's layers of a loss of its attention, the teacher's of the heads that it keeps, and the real tokens [B, S]."""
         kept = [teacher.activations.attention[number] for number in self.layers]
         if self.heads is not None:
             kept = [layer.of_heads(heads) for layer, heads in zip(kept, self.heads, strict=True)]
-        return [(student.activations.attention[number], layer) for number, layer in enumerate(kept)]
+        layers = enumerate(kept)
+        return torch.stack([loss(student.activations.attention[number], layer, self.real) for number, layer in layers]).mean()  # fmt: skip
 
     @functools.cached_property
     def real_rows(self) -> Tensor | None:

@@ -9,7 +9,6 @@ some heads is compared with the one that it was.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from bistil.encoders.capture import Attention
@@ -26,8 +25,7 @@ def attention_loss(student: ModelOutputs, teacher: ModelOutputs, context: LossCo
     Raises:
         ModelError: where head counts or kinds of attention do not fit.
     """
-    pairs = context.attention_pairs(student, teacher)
-    return torch.stack([_layer(of_student, of_teacher, context.real) for of_student, of_teacher in pairs]).mean()  # fmt: skip
+    return context.mean_over_layers(_layer, student, teacher)
 
 
 def _layer(student: Attention, teacher: Attention, real: Tensor | None) -> Tensor:

@@ -28,8 +28,7 @@ def scores_loss(student: ModelOutputs, teacher: ModelOutputs, context: LossConte
     Raises:
         ModelError: where head counts do not fit, or scores are more than products of queries and keys.
     """
-    pairs = context.attention_pairs(student, teacher)
-    return torch.stack([_layer(of_student, of_teacher, context.real) for of_student, of_teacher in pairs]).mean()  # fmt: skip
+    return context.mean_over_layers(_layer, student, teacher)
 
 
 def _layer(student: Attention, teacher: Attention, real: Tensor | None) -> Tensor:
