@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from transformers import AutoModel
@@ -17,6 +18,7 @@ from bistil.lottery.config import Sparsity
 from bistil.sparse.apply import apply
 from bistil.sparse.files import read_sparse, write_sparse
 from bistil.tasks.adapt import TASK_FILE, TEACHER_FILE, ResultLabel, adapt
+from bistil.tasks.alignment import align
 from bistil.tasks.compose import compose
 from bistil.tasks.task_sft import apply_task, task_sft
 from bistil.tasks.teacher import TaskTeacher
@@ -335,3 +337,20 @@ def test_killed_and_called_again_ends_in_the_same_bytes(tmp_path, teacher, stude
     resumed = adapted(tmp_path / "b", student, task_teacher, tasks, training=training)
     for name in ("model.safetensors", "head.safetensors", TASK_FILE, "xeval.json"):
         assert (straight / name).read_bytes() == (resumed / name).read_bytes()
+
+
+def test_of_a_student_on_the_hub_the_layers_that_extract_wrote_are_compared(
+    tmp_path, monkeypatch, student, teacher
+):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    commit, repository = "5" * 40, tmp_path / "cache" / "models--someone--student"
+    folder = shutil.copytree(student, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    (folder / "run.json").write_text(json.dumps({"plan": {"teacher_layers": 4, "layers": [0, 2]}}))
+
+    asked = TaskTeacher(model=teacher), None, TaskLossWeights()
+
+    assert align(student, *asked).layers == (1, 3)
+    assert align(str(folder), *asked).layers == (0, 2)
+    assert align("someone/student", *asked).layers == (0, 2)

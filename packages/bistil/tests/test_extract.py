@@ -133,6 +133,34 @@ def test_the_card_of_a_teacher_on_the_hub_names_it_its_licence_and_the_relation_
     assert "(no text was held out)" in page
 
 
+@pytest.mark.parametrize("header", ["license: mit\nname: a: b", "no pairs of words"])
+def test_a_teachers_card_that_is_no_yaml_says_nothing(
+    header: str, student: Path, tmp_path: Path
+) -> None:
+    run = json.loads((student / "run.json").read_text())
+    counts = {name: Parameters(**run["plan"].pop(name)) for name in ("teacher_parameters", "student_parameters")}  # fmt: skip
+    (tmp_path / "README.md").write_text(f"---\n{header}\n---\n\n# A teacher\n")
+
+    page = card(
+        Plan(**{**run["plan"], **counts, "teacher": str(tmp_path)}), run["extraction"], name="small", sfts={},
+        texts={"en": "en.txt", "sw": "sw.txt"}, licences={}, before={}, after={},
+    )  # fmt: skip
+
+    assert f"Teacher: `{tmp_path.name}`, licence: not known" in page
+
+
+def test_without_held_out_text_no_figures_are_told(
+    teacher: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    told: list[str] = []
+    untaught = replace(SHORT, steps=0, held_out_share=0.0)
+
+    out = _extract(teacher, texts, tmp_path / "out", extraction=untaught, watch=lambda *event: told.append(event[2]))  # fmt: skip
+
+    assert told[-1] == "evaluated before training: no figures, for no text is held out"
+    assert "(no text was held out)" in (out / "README.md").read_text()
+
+
 def test_a_plan_is_told_before_training(teacher: Path, texts: dict[str, Path], tmp_path: Path) -> None:  # fmt: skip
     told: list[Plan] = []
 

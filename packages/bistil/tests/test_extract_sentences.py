@@ -3,7 +3,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from safetensors.torch import load_file
 from bistil.errors import ExtractError
 from bistil.extract.config import Extraction
 from bistil.extract.run import extract
+from bistil.extract.trainer import held_out_terms
+from bistil.losses.outputs import LossOutput
 from bistil.losses.rows import SentenceTeacher
 from bistil.losses.weights import LossWeights
 from teacherzoo import Corpus, SignalsError, TeacherError, record_vectors
@@ -67,6 +70,21 @@ def test_a_student_is_opened_by_its_class_nearer_to_its_teacher_with_vectors_of_
     weights = [load_file(place / "2_Dense" / "model.safetensors")["linear.weight"] for place in (out, sentence_teacher)]  # fmt: skip
     assert not torch.equal(*weights)  # a Dense is trained
     assert json.loads((out / "modules.json").read_text()) == json.loads((sentence_teacher / "modules.json").read_text())  # fmt: skip
+
+
+def test_a_teacher_of_half_precision_teaches_by_its_dense_layer_in_float32(
+    run: Callable[..., Path], sentence_teacher: Path, tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    half = SentenceTransformer(str(sentence_teacher), device="cpu").bfloat16()
+    half.save(str(tmp_path / "half"))
+
+    out = run(tmp_path / "out", model=tmp_path / "half", extraction=replace(SHORT, steps=2))
+
+    student = SentenceTransformer(str(out), device="cpu")
+    assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
+    assert student.encode(["ab cd"]).shape == half.encode(["ab cd"]).shape
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -215,3 +233,20 @@ def test_muon_is_refused_beside_another_optimizer() -> None:
     with pytest.raises(ExtractError, match="optimizer must be one of adamw, muon, got 'lion'"):
         Extraction(optimizer="lion")  # type: ignore[arg-type]  # as of a command line
     assert Extraction(arguments={"optim": "sgd"}).decided(Kind.SENTENCE).optimizer == "adamw"
+
+
+def test_a_held_out_figure_is_the_mean_over_the_batches_that_its_term_is_computed_on() -> None:
+    def model(*, language: str, **batch: torch.Tensor) -> LossOutput:
+        name = "parallel" if "source_input_ids" in batch else "embedding"
+        return LossOutput(torch.tensor(0.0), {name: batch["input_ids"].sum()})
+
+    def batches(*values: float, name: str = "") -> Any:
+        return [{"input_ids": torch.tensor([value]), **({name: torch.tensor([0])} if name else {})} for value in values]  # fmt: skip
+
+    groups = {"en": [batches(2.0, 4.0)], "sw": [batches(2.0, 4.0), batches(6.0, 7.0, 8.0, name="source_input_ids")]}  # fmt: skip
+    arguments: Any = SimpleNamespace(device=torch.device("cpu"), bf16=False, fp16=False)
+
+    assert held_out_terms(cast(Any, model), groups, arguments) == {
+        "en": {"embedding": 3.0},
+        "sw": {"embedding": 3.0, "parallel": 7.0},
+    }

@@ -174,3 +174,19 @@ def test_a_batch_by_tokens_has_as_many_rows_as_make_them_on_the_average(
     assert rows == {text.rows_in_batch}
     assert text.rows_in_batch > 4
     assert np.mean(sizes) == pytest.approx(4 * 64, rel=0.15)
+
+
+def test_fewer_held_out_lines_than_a_batch_are_one_of_all(
+    rows_of: Callable[..., TextRows], texts: dict[str, Path]
+) -> None:
+    text = rows_of(held_out_share=0.02, batch=300)
+    held_out = text.held_out()
+
+    for language in ("en", "sw"):
+        expected = {
+            row_digest(line) for line in texts[language].read_text().splitlines() if is_held_out(row_digest(line), share=0.02)
+        }  # fmt: skip
+        [batches] = held_out[language]
+        assert len(batches) == 1
+        assert {digest.tobytes() for digest in batches.digests(0)} == expected
+    assert rows_of(held_out_share=0).held_out() == {}

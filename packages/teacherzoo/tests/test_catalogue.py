@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from teacherzoo.catalogue.catalogue import catalogue_entry, find_teacher, read_catalogue
+from teacherzoo.catalogue.licence import licence_of
 from teacherzoo.encoders.teachers import teacher_folder
 from teacherzoo.errors import CorpusError, TeacherError
 from teacherzoo.text.corpora import Corpus
@@ -102,3 +103,15 @@ def test_a_name_on_the_hub_is_asked_of_the_hub(
 
     assert teacher_folder("google/bert") == tmp_path / "google/bert"
     assert teacher_folder("mbert-cased") == tmp_path / "google-bert/bert-base-multilingual-cased"
+
+
+@pytest.mark.parametrize(
+    ("header", "known"),
+    [("license: mit", "mit"), ("license: mit\nname: a: b", None), ("no pairs of words", None)],
+)
+def test_a_licence_is_what_the_folders_card_says_if_that_can_be_read(
+    tmp_path: Path, header: str, known: str | None
+) -> None:
+    (tmp_path / "README.md").write_text(f"---\n{header}\n---\n\n# A model\n")
+
+    assert licence_of(str(tmp_path)) == known

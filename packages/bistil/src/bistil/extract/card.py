@@ -12,6 +12,7 @@ from bistil.extract.plan import Plan
 from bistil.losses.table import EXTRACT_TERMS
 from teacherzoo.catalogue.catalogue import find_teacher
 from teacherzoo.catalogue.licence import UNKNOWN, licence_of
+from vocabmerge.hub.card_metadata import card_metadata
 from vocabmerge.hub.fetch import is_hub_name
 
 if TYPE_CHECKING:
@@ -93,10 +94,7 @@ _PLAIN_NAMES = {term.name: term.plain_name for term in EXTRACT_TERMS}
 
 def _bases_of(folder: Path) -> list[str]:
     """What the Hub calls the models that a folder was made of, as its own card says: a trim's, or a tuned model's."""
-    from huggingface_hub import metadata_load
-
-    readme = folder / "README.md"
-    stated = (metadata_load(readme) or {}).get("base_model") if readme.is_file() else None
+    stated = card_metadata(folder).get("base_model")
     names = [stated] if isinstance(stated, str) else stated or []
     return [name for name in names if is_hub_name(name)]
 

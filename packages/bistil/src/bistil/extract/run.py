@@ -394,5 +394,7 @@ def _kind(layout: Layout) -> str:
 
 
 def _in_words(when: str, figures: Mapping[str, Mapping[str, float]]) -> str:
+    if not figures:
+        return f"{when}: no figures, for no text is held out"
     terms = (f"{term} in {language} {value:.3g}" for language, values in figures.items() for term, value in values.items())  # fmt: skip
     return ", ".join([when, *terms])

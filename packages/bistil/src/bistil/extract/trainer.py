@@ -127,19 +127,21 @@ class ExtractTrainer(PreparedBatchTrainer):
 def held_out_terms(
     model: LossModule, batches: Mapping[str, Sequence[Batches]], arguments: TrainingArguments
 ) -> dict[str, dict[str, float]]:
-    """Per language, every term on text that is not trained on, computed where and as exactly as the training computes."""
+    """Per language, every term on text that is not trained on, computed where and as exactly as the training computes.
+
+    A term is the mean over the batches that it is computed on: of translation pairs or of text.
+    """
     device = arguments.device
     half = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None
     autocast = functools.partial(torch.autocast, device.type, dtype=half, enabled=half is not None)
     means = {}
     for language, groups in batches.items():
-        sums: dict[str, float] = {}
-        items = [(group, number) for group in groups for number in range(len(group))]
-        for group, number in items:
-            item = {name: tensor.to(device) for name, tensor in group[number].items()}
+        values: dict[str, list[float]] = {}
+        for item in (group[number] for group in groups for number in range(len(group))):
+            batch = {name: tensor.to(device) for name, tensor in item.items()}
             with autocast():
-                output = model(**{**item, "language": language})
+                output = model(**{**batch, "language": language})
             for name, value in output.terms.items():
-                sums[name] = sums.get(name, 0.0) + float(value) / len(items)
-        means[language] = sums
+                values.setdefault(name, []).append(float(value))
+        means[language] = {name: sum(listed) / len(listed) for name, listed in values.items()}
     return means

@@ -135,8 +135,8 @@ def _heads(student: str | Path, count: int, teacher_count: int) -> Sequence[Sequ
 
 
 def plan_of_extraction(student: str | Path) -> dict[str, Any]:
-    """The plan that `extract` wrote down; empty where it did not."""
-    note = Path(student) / "run.json"
+    """The plan that `extract` wrote down, in a folder or on the Hub; empty where it did not."""
+    note = (Path(student) if Path(student).is_dir() else teacher_folder(student)) / "run.json"
     if not note.is_file():
         return {}
     plan: dict[str, Any] = json.loads(note.read_text(encoding="utf-8")).get("plan", {})

@@ -115,13 +115,13 @@ class TextBlocks:
         return [part for ids in chosen for part in ids.split(_TOGETHER)]
 
     def held_out(self) -> dict[str, MaskedBatches]:
-        """Per language a few batches of text that is not trained on; languages without are absent."""
+        """Per language a few batches of text that is not trained on, or one smaller batch of all; languages without are absent."""
         held_out = {}
         for language in self._files:
             blocks = {language: self._blocks(language, "held_out")}
-            size = self._batch
-            batches = min(_HELD_OUT_BATCHES, len(blocks[language]) // size)
-            if batches:
+            size = min(self._batch, len(blocks[language]))
+            if size:
+                batches = min(_HELD_OUT_BATCHES, len(blocks[language]) // size)
                 slots = Schedule({language: batches * size}, batches=batches, size=size, seed=0)
                 held_out[language] = MaskedBatches(slots, blocks, self.corruption)
         return held_out

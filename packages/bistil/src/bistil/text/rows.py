@@ -118,23 +118,25 @@ class TextRows:
 
     def batches(self, count: int) -> RowBatches:
         """So many batches; the groups take turns."""
-        return self._batches(self.groups, count, seed=self._seed)
+        return self._batches(self.groups, count, size=self.rows_in_batch, seed=self._seed)
 
     def held_out(self) -> dict[str, list[RowBatches]]:
-        """Per language a few batches of each group that is not trained on; languages without are absent."""
+        """Per language a few batches of each group that is not trained on, or one smaller batch of all; languages without are absent."""
         held_out: dict[str, list[RowBatches]] = {}
         for name, group in self._groups("held_out").items():
-            count = min(_HELD_OUT_BATCHES, len(group.rows) // self.rows_in_batch)
-            if count:
-                batches = self._batches({name: group}, count, seed=0)
-                held_out.setdefault(group.language, []).append(batches)
+            size = min(self.rows_in_batch, len(group.rows))
+            count = min(_HELD_OUT_BATCHES, len(group.rows) // size)
+            batches = self._batches({name: group}, count, size=size, seed=0)
+            held_out.setdefault(group.language, []).append(batches)
         return held_out
 
-    def _batches(self, groups: Mapping[str, RowGroup], count: int, *, seed: int) -> RowBatches:
+    def _batches(
+        self, groups: Mapping[str, RowGroup], count: int, *, size: int, seed: int
+    ) -> RowBatches:
         slots = Schedule(
             {name: len(group.rows) for name, group in groups.items()},
             batches=count,
-            size=self.rows_in_batch,
+            size=size,
             seed=seed,
             lengths={name: group.lengths for name, group in groups.items()},
         )

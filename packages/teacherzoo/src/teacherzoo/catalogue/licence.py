@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from teacherzoo.catalogue.catalogue import read_catalogue
+from vocabmerge.hub.card_metadata import card_metadata
 
 UNKNOWN = "not known: look it up"
 
@@ -19,10 +20,7 @@ def licence_of(source: str) -> str | None:
         >>> licence_of("FacebookAI/xlm-roberta-base")
         'MIT'
     """
-    from huggingface_hub import metadata_load
-
     stated = {entry.hub: entry.licence for entry in read_catalogue()}.get(source)
-    readme = Path(source) / "README.md"
-    if stated is None and readme.is_file():
-        stated = (metadata_load(readme) or {}).get("license")
+    if stated is None:
+        stated = card_metadata(Path(source)).get("license")
     return None if stated is None else str(stated)

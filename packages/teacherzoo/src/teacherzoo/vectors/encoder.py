@@ -10,7 +10,7 @@ from teacherzoo.errors import TeacherError
 
 
 def open_sentence_encoder(folder: Path, *, device: str | None = None) -> Any:
-    """The `sentence_transformers.SentenceTransformer` of a folder; what is loaded meanwhile is not printed.
+    """The `sentence_transformers.SentenceTransformer` of a folder, in float32; what is loaded meanwhile is not printed.
 
     Args:
         folder: with `modules.json`.
@@ -38,7 +38,7 @@ def open_sentence_encoder(folder: Path, *, device: str | None = None) -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        return SentenceTransformer(str(folder), device=device, local_files_only=True)
+        return SentenceTransformer(str(folder), device=device, local_files_only=True).float()
     except (
         OSError,
         ValueError,

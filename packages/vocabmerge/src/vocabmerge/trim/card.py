@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vocabmerge.encoder_folder.layout import Kind, Layout
+from vocabmerge.hub.card_metadata import card_metadata
 
 _LICENCE = ("license", "license_name", "license_link")
 
@@ -108,16 +109,7 @@ def unseen_becomes(characters: Mapping[str, Any], *, code: str = "") -> str:
 
 def stated_licence(folder: Path) -> dict[str, str]:
     """What a model's card says of its licence to the Hub; empty where it says nothing."""
-    from huggingface_hub import metadata_load
-    from yaml import YAMLError
-
-    readme = folder / "README.md"
-    if not readme.is_file():
-        return {}
-    try:
-        stated = metadata_load(readme) or {}
-    except (ValueError, YAMLError):
-        return {}
+    stated = card_metadata(folder)
     return {key: str(stated[key]) for key in _LICENCE if stated.get(key)}
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bistil.export.folder.served_as import ServedAs
 from teacherzoo.catalogue.licence import licence_of
+from vocabmerge.hub.card_metadata import card_metadata
 
 if TYPE_CHECKING:
     from bistil.export.graph.graph import Graph
@@ -59,13 +60,7 @@ def _metadata(folder: Path, served: ServedAs, hub: str | None, runtime: str) -> 
 
 def _stated(folder: Path) -> dict[str, Any]:
     """What the model's own card says to the Hub."""
-    from huggingface_hub import metadata_load
-    from yaml import YAMLError
-
-    try:
-        stated = metadata_load(folder / "README.md") or {}
-    except (OSError, ValueError, YAMLError):
-        return {}
+    stated = card_metadata(folder)
     return {key: stated[key] for key in _CARRIED if stated.get(key)}
 
 

@@ -50,7 +50,7 @@ def open_sentences(layout: Layout) -> Pipeline:
         TeacherError: where sentence-transformers cannot open the folder.
     """
     _require_one_transformer(layout)
-    model = open_sentence_encoder(layout.folder, device="cpu").float()
+    model = open_sentence_encoder(layout.folder, device="cpu")
     transformer, *modules = model
     for module, stated in zip(modules, layout.modules[1:], strict=True):
         if stated.name not in _TRACED:
