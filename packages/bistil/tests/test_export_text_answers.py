@@ -29,11 +29,12 @@ def ask(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[
         labels: tuple[str, ...] = (),
         task: str | None = None,
         pairs: bool = False,
+        several_labels: bool = False,
         prompt: str = "",
     ) -> tuple[Any, list[Any]]:
         graph: Any = SimpleNamespace(
             inputs=("input_ids", "attention_mask"), outputs=outputs, labels=labels, tokenizer=tokenizer, longest=40,
-            pieces=len(tokenizer), about={"task": task}, pairs=pairs,
+            pieces=len(tokenizer), about={"task": task}, pairs=pairs, several_labels=several_labels,
         )  # fmt: skip
         monkeypatch.setattr(
             # the package's attribute `export` is the function
@@ -165,3 +166,17 @@ def test_a_parser_is_judged_by_test_sets() -> None:
     graph: Any = SimpleNamespace(outputs={"arcs": ("sentences", "words", "heads")}, labels=(), pairs=False, about={"task": "dp"})  # fmt: skip
     with pytest.raises(ExportError, match="'dp' reads more than lines of text, so that --text cannot judge it; give its test sets with --data"):  # fmt: skip
         text_answers(graph)
+
+
+@pytest.mark.parametrize(("several", "expected"), [(False, [1, 1]), (True, [1, 0])])
+def test_where_several_labels_hold_all_of_a_texts_must_stay(
+    ask: Any, several: bool, expected: list[int]
+) -> None:
+    how, _ = ask(
+        LINES, {"logits": ("batch", "labels")}, lambda fed: [np.zeros((len(fed["input_ids"]), 3), "f4")],
+        labels=("joy", "anger", "fear"), several_labels=several,
+    )  # fmt: skip
+
+    whole = [np.array([3, 1, -2], "f4"), np.array([3, 1, -2], "f4")]
+    small = [np.array([2, 2, -9], "f4"), np.array([3, -1, -2], "f4")]
+    assert how.compare(whole, [small[0] + [1, 0, 0], small[1]])["same label"].tolist() == expected

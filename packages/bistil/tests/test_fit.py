@@ -1,11 +1,13 @@
 """`fit`: a budget is searched, the front is shown, and the chosen shape is made."""
 
+import importlib
 import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -356,7 +358,7 @@ def test_a_task_judges_by_development_sets_alone(
     pytest.importorskip("sklearn")
     from bistil.fit.judge import TaskJudge
 
-    judge = TaskJudge(teacher, "topic_probe", str(tasks), ["en"], prompt=None)
+    judge = TaskJudge(teacher, "topic_probe", str(tasks), ["en"], prompts=())
     test = tasks / "sib200" / "en" / "test.tsv"
     kept = test.read_text()
     try:
@@ -366,3 +368,22 @@ def test_a_task_judges_by_development_sets_alone(
         test.write_text(kept)
     assert worth.mean == pytest.approx(100)
     assert set(worth.languages) == {"en"}
+
+
+def test_a_task_is_asked_with_the_prompts_of_queries_and_of_documents(
+    teacher: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judging = importlib.import_module("bistil.fit.judge")
+    asked: list[Any] = []
+
+    def score(*_: Any, protocol: Any, **__: Any) -> list[Any]:
+        asked.append(protocol)
+        return [SimpleNamespace(metric=judge._task.metrics[0], value=50.0, language="en")]
+
+    monkeypatch.setattr(judging, "score", score)
+    judge = judging.TaskJudge(teacher, "topic_probe", str(tasks), ["en"], prompts=("query: ", "passage: "))  # fmt: skip
+    assert judge.worth(teacher).mean == pytest.approx(100)
+
+    for protocol in asked:
+        prompts = protocol.text_prompt, protocol.query_prompt, protocol.document_prompt
+        assert prompts == ("query: ", "query: ", "passage: ")

@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ from bistil.encoders.closeness import (
     compare_vectors,
     compare_word_labels,
 )
+from bistil.errors import BistilError
 from bistil.make.answers import SparseVectors
+from bistil.make.closeness import measures_of
 from bistil.make.config import QUICK
 from bistil.make.page import page as report
 from bistil.make.page import verdict
@@ -41,7 +44,7 @@ from bistil.make.plan import plan
 from bistil.make.scores import languages_needed
 from bistil.make.texts import split_text
 from teacherzoo.progress import no_progress
-from vocabmerge import trim
+from vocabmerge import read_layout, trim
 from xeval import open_source
 
 SIZES = {
@@ -302,6 +305,89 @@ def test_lines_for_the_figures_are_in_no_training_text(tmp_path: Path) -> None:
     assert not any("\t" in line for line in training)
 
 
+def test_lines_of_two_texts_stay_so_for_a_model_that_reads_pairs(tmp_path: Path) -> None:
+    file = tmp_path / "en.txt"
+    file.write_text("".join(f"query {n}\tpassage {n}\n" for n in range(100)))
+
+    def split() -> set[str]:
+        made = split_text("en", [str(file)], tmp_path / "work", lines=100, judged=5, columns=True, watch=no_progress)  # fmt: skip
+        return {*made.judged_lines(), *made.training.read_text().splitlines()}
+
+    assert split() == set(file.read_text().splitlines())
+    file.write_text(file.read_text() + "one text alone\n")
+    with pytest.raises(MakeError, match=r"begins with a line `first TAB second`, and 'one text alone' is none"):  # fmt: skip
+        split()
+    file.write_text("".join(f"line {n}\n" for n in range(100)) + "a stray\ttabulator\n")
+    assert "a stray tabulator" in split()
+
+
+@pytest.mark.parametrize("kind", ["classifier", "reranker"])
+def test_what_is_asked_of_lines_of_two_texts_is_what_transformers_says_of_the_pairs(
+    kind: str, save: Callable[[str], Path]
+) -> None:
+    folder = save(kind)
+    lines = [f"{'ab cd ef gh'[: 3 * n + 2]}\t{'mn op qr st'[n:]}" for n in range(4)]
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    read = transformers.AutoTokenizer.from_pretrained(folder)
+
+    def logits(first: str, second: str) -> Any:
+        with torch.no_grad():
+            return model(**read(first, second, return_tensors="pt")).logits[0].numpy()
+
+    answers = measures_of(read_layout(folder)).ask(folder, lines, None)
+
+    firsts, seconds = zip(*(line.split("\t") for line in lines), strict=True)
+    if kind == "classifier":
+        expected = [logits(*pair) for pair in zip(firsts, seconds, strict=True)]
+    else:  # its own passage, and those of the lines behind it
+        expected = [[logits(first, seconds[(n + k) % 4])[0] for k in range(4)] for n, first in enumerate(firsts)]  # fmt: skip
+    assert np.allclose(answers, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_whether_several_labels_may_hold_is_read_from_the_configuration(
+    several: bool, save: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(save("classifier"), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    kind = "multi_label_classification" if several else "single_label_classification"
+    (folder / "config.json").write_text(json.dumps(config | {"problem_type": kind}))
+
+    logits = np.array([[3, 1, -2]], "f4"), np.array([[3, -1, -2]], "f4")
+    compared = measures_of(read_layout(folder)).compare(*logits)
+
+    assert compared["same label"].tolist() == [0 if several else 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "translations", "said"),
+    [
+        ({"prompts": ("query: ",)}, None, "prompts stand before the lines of a sentence encoder, and this is a teacher of kind 'classifier'"),
+        ({"precision": "fp16"}, None, "precision must be one of auto, float32, bfloat16, got 'fp16'"),
+        ({}, "none.tsv", "sw: expected a text file"),
+        ({"layers": 5}, None, "5 layers are asked for, and the model has 4"),
+    ],
+)  # fmt: skip
+def test_what_the_extraction_would_refuse_is_refused_before_text_is_read(
+    changes: dict[str, Any],
+    translations: str | None,
+    said: str,
+    save: Callable[[str], Path],
+    texts: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.modules["bistil.make.run"], "split_text", lambda *_, **__: pytest.fail("text was read"))  # fmt: skip
+    given = {language: [str(texts[language])] for language in ("en", "sw")}
+    parallel = {"sw": tmp_path / translations} if translations else None
+    with pytest.raises(BistilError, match=said):
+        make(
+            save("sentence" if translations else "classifier"), ["en", "sw"], tmp_path / "out", texts=given, parallel=parallel,
+            making=replace(TINY, **changes),
+        )  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_size_decides_the_depth(save: Callable[[str], Path]) -> None:
     model = save("headless")
     sizes = {layers: plan(model, model, Making(layers=layers)).student for layers in (1, 2, 3, 4)}
@@ -343,6 +429,10 @@ def test_closeness_of_labels_rankings_and_words() -> None:
     rankings = compare_rankings(np.array([[3.0, 2, 1]], "f4"), np.array([[3.0, 1, 2]], "f4"))
     assert rankings["same first candidate"].tolist() == [1]
     assert rankings["pairs in the same order"].tolist() == [pytest.approx(2 / 3)]
+    coins = compare_labels(a - 1, b - 1, several=True)
+    assert coins["same label"].tolist() == [1, 0]
+    sigmoid = torch.tensor(a - 1).sigmoid(), torch.tensor(b - 1).sigmoid()
+    assert np.allclose(coins["shared probability"], 1 - (sigmoid[0] - sigmoid[1]).abs().mean(-1).numpy(), atol=1e-6)  # fmt: skip
     words = compare_word_labels([np.array([1, 2, 0])], [np.array([1, 0, 0])])
     assert words["same label of a word"].tolist() == [pytest.approx(2 / 3)]
 

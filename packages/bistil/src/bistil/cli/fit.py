@@ -40,7 +40,8 @@ def fit_command(
     language: Annotated[
         list[str],
         typer.Option(
-            help="LANGUAGE=FILE, folder or hub:NAME[:CONFIG[:SPLIT]] of text; repeat, the source first."
+            help="LANGUAGE=FILE, folder or hub:NAME[:CONFIG[:SPLIT]] of text; repeat, the source first. Rerankers and classifiers of "
+            "two texts read lines `first TAB second`."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],

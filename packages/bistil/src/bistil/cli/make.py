@@ -44,7 +44,8 @@ def make_command(
     text: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"LANGUAGE=FILE, folder or hub:NAME[:CONFIG[:SPLIT]]; repeat. {PUBLIC_TEXT.format(language='LANGUAGE')} by default."
+            help=f"LANGUAGE=FILE, folder or hub:NAME[:CONFIG[:SPLIT]]; repeat. {PUBLIC_TEXT.format(language='LANGUAGE')} by default. "
+            "Rerankers and classifiers of two texts read lines `first TAB second`."
         ),
     ] = None,
     parallel: Annotated[

@@ -29,5 +29,10 @@ def answers_of(output: Any, config: Any, attention_mask: Tensor) -> dict[str, Te
     logits: Tensor = output.logits
     if logits.dim() == 3:
         logits = logits[attention_mask.bool()]
-    alone = logits.shape[-1] == 1 or config.problem_type == "multi_label_classification"
+    alone = logits.shape[-1] == 1 or allows_several(config.problem_type)
     return {"independent" if alone else "labels": logits}
+
+
+def allows_several(problem_type: str | None) -> bool:
+    """Whether several labels may hold of a text, by the `problem_type` of a configuration of transformers."""
+    return problem_type == "multi_label_classification"

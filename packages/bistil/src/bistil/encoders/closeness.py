@@ -110,10 +110,25 @@ def compare_nearness(
     return {"correlation of nearness": correlation, f"same {k} nearest": np.array(same)}
 
 
-def compare_labels(expected: NDArray[np.float32], given: NDArray[np.float32]) -> dict[str, Items]:
-    """Whether the greatest of the logits [N, L] is the same, and 1 - the total variation of their softmaxes."""
-    same = expected.argmax(axis=1) == given.argmax(axis=1)
-    variation = np.abs(_softmax(expected) - _softmax(given)).sum(axis=1) / 2
+def compare_labels(
+    expected: NDArray[np.float32], given: NDArray[np.float32], *, several: bool = False
+) -> dict[str, Items]:
+    """Whether the same labels hold, and 1 - the total variation of the distributions that the logits [N, L] stand for.
+
+    One label holds, the greatest of a softmax; where `several` may, those of a positive logit do, and each is a coin, over
+    whose total variations the mean is taken.
+
+    Example:
+        >>> x, y = np.float32([[2, 1, -3]]), np.float32([[2, -1, -3]])
+        >>> [compare_labels(x, y, several=several)["same label"].tolist() for several in (False, True)]
+        [[1.0], [0.0]]
+    """
+    if several:
+        same = ((expected > 0) == (given > 0)).all(axis=1)
+        variation = np.abs(_sigmoid(expected) - _sigmoid(given)).mean(axis=1)
+    else:
+        same = expected.argmax(axis=1) == given.argmax(axis=1)
+        variation = np.abs(_softmax(expected) - _softmax(given)).sum(axis=1) / 2
     return {"same label": same.astype(np.float64), "shared probability": 1 - variation}
 
 
@@ -156,6 +171,10 @@ def _greatest(table: NDArray[np.float64], k: int) -> NDArray[np.int64]:
     """The places of each row's k greatest, its own left out."""
     np.fill_diagonal(table, -np.inf)
     return np.argsort(-table, axis=1, kind="stable")[:, :k]
+
+
+def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.asarray(0.5 + 0.5 * np.tanh(logits.astype(np.float64) / 2))
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

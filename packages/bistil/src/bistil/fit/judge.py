@@ -13,11 +13,11 @@ from bistil.encoders.closeness import compare_nearness, interval
 from bistil.errors import FitError
 from bistil.make.answers import text_vectors
 from bistil.make.closeness import Measures, measures_of
+from bistil.make.scores import protocol_of
 from teacherzoo.cache import digest_of_values
 from teacherzoo.progress import no_progress
 from vocabmerge import Kind, read_layout
 from vocabmerge.language_texts import evenly_spread
-from xeval import Protocol as Settings
 from xeval import open_source, score
 from xeval.data.folder import DataSet
 from xeval.data.source import Source
@@ -124,14 +124,14 @@ class TaskJudge:
         task: of xeval, one that asks a model as it is, or the name of one that has such a probe.
         data: a folder as xeval reads it, or `hub:NAME`.
         languages: the source first, on which a probe is trained.
-        prompt: put in front of texts; None for the folder's own.
+        prompts: the first is put in front of texts and queries, the last of documents; none for the folder's own.
 
     Raises:
         FitError: for a task that needs tuning, or no development set in one of the languages.
     """
 
     def __init__(
-        self, whole: Path, task: str, data: str, languages: Sequence[str], *, prompt: str | None
+        self, whole: Path, task: str, data: str, languages: Sequence[str], *, prompts: Sequence[str]
     ) -> None:
         self._task = _task_as_it_is(task)
         self._source = _DevelopmentSets(open_source(data), languages)
@@ -142,7 +142,7 @@ class TaskJudge:
                 f"{data}: there is no development set of {self._task.name} in {missing[0]}, and shapes are not chosen on test sets; "
                 "give one, or leave --task out, and shapes are judged by text."
             )
-        self._whole, self._language, self._settings = whole, languages[0], Settings(text_prompt=prompt)  # fmt: skip
+        self._whole, self._language, self._prompts = whole, languages[0], tuple(prompts)
         self._expected: dict[str, float] = {}
 
     @property
@@ -158,7 +158,7 @@ class TaskJudge:
             for data_set in self._sets
             for split in data_set.splits
         }
-        return {"task": self._task.name, "data": digests, "examples": _EXAMPLES, "prompt": self._settings.text_prompt}  # fmt: skip
+        return {"task": self._task.name, "data": digests, "examples": _EXAMPLES, "prompts": self._prompts}  # fmt: skip
 
     def worth(self, folder: Path) -> Worth:
         """Of the model in a folder."""
@@ -174,7 +174,7 @@ class TaskJudge:
         with TemporaryDirectory() as place:
             results = score(
                 folder, Path(place) / "results.jsonl", source=self._source, languages=[s.short for s in self._sets if "test" in s.splits],
-                task=self._task.name, language=self._language, protocol=self._settings, watch=no_progress,
+                task=self._task.name, language=self._language, protocol=protocol_of(self._prompts), watch=no_progress,
             )  # fmt: skip
         values: dict[str, list[float]] = {}
         for result in results:

@@ -123,7 +123,9 @@ def fit(
     if fitting.prompts and kind is not Kind.SENTENCE:
         raise FitError("prompts stand before the lines of a sentence encoder, and this is none; leave them out.")  # fmt: skip
     prompt = fitting.prompts[0] if fitting.prompts else None
-    task_judge = TaskJudge(whole, task, data, languages, prompt=prompt) if task and data else None
+    task_judge = (
+        TaskJudge(whole, task, data, languages, prompts=fitting.prompts) if task and data else None
+    )
     keep_digests((cache_dir or work_dir(out)) / DIGESTS)
     given = {
         "model": digest_of_inputs(models={"model": whole}),
@@ -136,7 +138,9 @@ def fit(
     def write(work: Path) -> None:
         cache = cache_dir or work
         text = {
-            language: split_text(language, listed, cache, lines=fitting.lines, judged=fitting.judged_lines, watch=watch)
+            language: split_text(
+                language, listed, cache, lines=fitting.lines, judged=fitting.judged_lines, columns=kind is Kind.CLASSIFIER, watch=watch
+            )
             for language, listed in sources.items()
         }  # fmt: skip
         judged = {language: part.judged_lines() for language, part in text.items()}

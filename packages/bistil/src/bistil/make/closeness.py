@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bistil.encoders.answers import allows_several
 from bistil.encoders.closeness import (
     Items,
     compare_labels,
@@ -32,6 +34,7 @@ from bistil.make.answers import (
 )
 from teacherzoo.progress import ProgressCallback
 from vocabmerge import Kind, Layout, read_layout
+from vocabmerge.tokenizer_file.json_file import read_json
 
 _CANDIDATES = 10
 
@@ -115,41 +118,49 @@ class Measures:
 
 def measures_of(layout: Layout) -> Measures:
     """Those of a model folder's kind."""
-    return _MEASURES[layout.kind](layout.num_labels)
+    return _MEASURES[layout.kind](layout)
 
 
 def _ask_reranker(folder: Path, lines: Sequence[str], _prompt: str | None) -> NDArray[np.float32]:
-    """Each line is a query, the lines behind it are its candidates: [N, C]."""
-    count = min(_CANDIDATES, len(lines) - 1)
+    """[N, C] of each line's query its own passage and those of the lines behind it; a line of one column is both, but not to itself."""
+    rows = _columns(lines)
+    first = 1 if len(rows[0]) == 1 else 0
+    count = min(_CANDIDATES, len(rows) - first)
     pairs = [
-        (line, lines[(number + behind) % len(lines)])
-        for number, line in enumerate(lines)
-        for behind in range(1, count + 1)
+        (row[0], rows[(number + behind) % len(rows)][-1])
+        for number, row in enumerate(rows)
+        for behind in range(first, first + count)
     ]
-    return label_logits(folder, pairs)[:, 0].reshape(len(lines), count)
+    return label_logits(folder, pairs)[:, 0].reshape(len(rows), count)
+
+
+def _columns(lines: Sequence[str]) -> list[tuple[str, ...]]:
+    """The text of each line, or its two texts."""
+    return [tuple(line.split("\t")) for line in lines]
 
 
 def _compare_sparse(expected: SparseVectors, given: SparseVectors) -> dict[str, Items]:
     return compare_sparse_vectors(expected.rows, given.over(expected.pieces))
 
 
-def _of_classifier(num_labels: int | None) -> Measures:
-    if num_labels == 1:
+def _of_classifier(layout: Layout) -> Measures:
+    if layout.num_labels == 1:
         return Measures(_ask_reranker, compare_rankings)
+    config = read_json(layout.folder / layout.transformers[0] / "config.json")
     return Measures(
-        lambda folder, lines, _prompt: label_logits(folder, [(line,) for line in lines]),
-        compare_labels,
+        lambda folder, lines, _prompt: label_logits(folder, _columns(lines)),
+        partial(compare_labels, several=allows_several(config.get("problem_type"))),
     )
 
 
-_MEASURES: dict[Kind, Callable[[int | None], Measures]] = {
+_MEASURES: dict[Kind, Callable[[Layout], Measures]] = {
     **dict.fromkeys(
         (Kind.SENTENCE, Kind.HEADLESS, Kind.MASKED_LM),
-        lambda _labels: Measures(text_vectors, compare_vectors),
+        lambda _layout: Measures(text_vectors, compare_vectors),
     ),
-    Kind.SPARSE: lambda _labels: Measures(sparse_vectors, _compare_sparse),
+    Kind.SPARSE: lambda _layout: Measures(sparse_vectors, _compare_sparse),
     Kind.CLASSIFIER: _of_classifier,
-    Kind.TOKEN_CLASSIFIER: lambda _labels: Measures(
+    Kind.TOKEN_CLASSIFIER: lambda _layout: Measures(
         lambda folder, lines, _prompt: word_labels(folder, lines), compare_word_labels
     ),
 }

@@ -6,12 +6,15 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from bistil.errors import MakeError
+from bistil.extract.config import Extraction
+from bistil.extract.sentences import check_sentences
+from bistil.losses.weights import weights_for
 from bistil.make.closeness import closeness
 from bistil.make.config import Making
 from bistil.make.page import page
@@ -60,7 +63,7 @@ def make(
         out: the folder to write; it must not exist. In it come `student` and `trimmed`, both of the model's own layout,
             `report.html`, `make.json` and, with `data`, the judge's results in `scores`.
         texts: per language files, folders of text, or data sets `hub:NAME[:CONFIG[:SPLIT]]`; a language without is read
-            from Wikipedia on the Hub.
+            from Wikipedia on the Hub. For a reranker or classifier whose first line has a tabulator all lines are `first TAB second`.
         parallel: of a sentence encoder, language to a file of lines `source TAB translation`, from which the student learns to
             give a translation the vector of its source.
         data: test sets for the judge: a folder as xeval reads it, or `hub:NAME`.
@@ -92,6 +95,11 @@ def make(
         raise MakeError(
             f"{model}: translations teach sentence encoders, and this is a {KINDS[kind]}; leave parallel out."
         )
+    # What no text would change is refused before any is read.
+    plan(whole, whole, replace(making, size=None))
+    extraction = _extraction(kind, translations, making).decided(kind)
+    if translations:
+        check_sentences(read_layout(whole), extraction, targets=languages[1:], parallel=translations, vectors=None, sfts={})  # fmt: skip
     sets = test_sets(data, kind, read_layout(whole).num_labels, languages) if data else {}
     keep_digests(work_dir(out) / DIGESTS)
     inputs = {
@@ -138,7 +146,7 @@ def _make(
 ) -> dict[str, Any]:
     text = {
         language: split_text(
-            language, given, work, lines=making.lines, judged=making.judged_lines, watch=watch
+            language, given, work, lines=making.lines, judged=making.judged_lines, columns=kind_of(whole) is Kind.CLASSIFIER, watch=watch
         )
         for language, given in sources.items()
     }  # fmt: skip
@@ -217,13 +225,10 @@ def _extract(
     making: Making,
     watch: ProgressCallback,
 ) -> None:
-    from bistil.extract.config import Extraction
     from bistil.extract.run import extract
-    from bistil.losses.weights import weights_for
 
     if out.exists():
         return
-    loss = weights_for(planned.kind)
     source, *targets = text
     extract(
         teacher,
@@ -232,11 +237,17 @@ def _extract(
         source=source,
         targets=targets,
         parallel=parallel,
-        extraction=Extraction(
-            layers=planned.layers, keep_vocabulary=True, loss=loss.replace(parallel=1) if parallel else loss, prompts=making.prompts, steps=making.steps, batch=making.batch, length=making.length,
-            learning_rate=making.learning_rate, precision=making.precision, seed=making.seed,  # type: ignore[arg-type]  # checked there
-        ),
+        extraction=replace(_extraction(planned.kind, parallel, making), layers=planned.layers),
         watch=watch,
+    )
+
+
+def _extraction(kind: Kind, parallel: Mapping[str, Path], making: Making) -> Extraction:
+    """How the student is extracted, but for its layers; what it cannot be is refused before text is read."""
+    loss = weights_for(kind)
+    return Extraction(
+        keep_vocabulary=True, loss=loss.replace(parallel=1) if parallel else loss, prompts=making.prompts, steps=making.steps, batch=making.batch,
+        length=making.length, learning_rate=making.learning_rate, precision=making.precision, seed=making.seed,  # type: ignore[arg-type]  # checked there
     )  # fmt: skip
 
 

@@ -78,8 +78,7 @@ def scores(
         neither trim nor student can be expected to keep up there, where that is so.
     """
     results.parent.mkdir(exist_ok=True)
-    first, last = (prompts[0], prompts[-1]) if prompts else (None, None)
-    protocol = Protocol(text_prompt=first, query_prompt=first, document_prompt=last)
+    protocol = protocol_of(prompts)
     for task, names in sets.items():
         for model in (WHOLE, TRIMMED, STUDENT):
             score(
@@ -109,6 +108,18 @@ def scores(
                     f"{model}_verdict": row.verdict,
                 }
     return list(rows.values())
+
+
+def protocol_of(prompts: Sequence[str]) -> Protocol:
+    """The judge's settings: the first prompt is put in front of texts and queries, the last of documents; none for the model's own.
+
+    Example:
+        >>> asked = protocol_of(["query: ", "passage: "])
+        >>> asked.text_prompt, asked.query_prompt, asked.document_prompt
+        ('query: ', 'query: ', 'passage: ')
+    """
+    first, last = (prompts[0], prompts[-1]) if prompts else (None, None)
+    return Protocol(text_prompt=first, query_prompt=first, document_prompt=last)
 
 
 def languages_needed(

@@ -84,9 +84,13 @@ def split_text(
     *,
     lines: int,
     judged: int,
+    columns: bool = False,
     watch: ProgressCallback,
 ) -> SplitText:
     """Write both files of a language, made once; repeated lines are dropped.
+
+    A tabulator is a space, but where the model reads two texts at once and the first line has one: then all lines are
+    `first TAB second`.
 
     Args:
         language: of the text.
@@ -94,18 +98,23 @@ def split_text(
         folder: in which they stay.
         lines: at most so many in all.
         judged: of them, how many are kept out of training, evenly spread; a tenth where that is less.
+        columns: whether the model may read two texts at once, as sequence classifiers and rerankers do.
         watch: told (done, total, what).
 
     Raises:
-        MakeError: for too little text.
+        MakeError: for too little text, and for some lines of two columns among others.
         VocabularyError: for text that cannot be read.
     """
-    inputs = {"sources": digests_of_sources({language: sources}), "lines": lines, "judged": judged}
+    inputs = {"sources": digests_of_sources({language: sources}), "lines": lines, "judged": judged, "columns": columns}  # fmt: skip
 
     def make(work: Path) -> None:
         watch(0, 0, f"reading {language}")
-        read = (line.replace("\t", " ").strip() for line in LanguageText(sources, lines=lines))
-        text = list(dict.fromkeys(line for line in read if line))
+        read = [line for line in map(str.strip, LanguageText(sources, lines=lines)) if line]
+        if columns and read and "\t" in read[0]:
+            _require_pairs(language, sources, read)
+        else:
+            read = [line.replace("\t", " ") for line in read]
+        text = list(dict.fromkeys(read))
         if len(text) < _LEAST:
             raise MakeError(
                 f"{language}: {', '.join(sources)} has {len(text)} different lines, and {_LEAST} are the least to make a "
@@ -123,3 +132,13 @@ def split_text(
     place = folder / f"text-{language}-{digest_of_values(inputs)[:16]}"
     made = made_once(place, inputs, make, watch=watch)
     return SplitText(training=made / f"{language}.txt", judged=made / "judged.txt")
+
+
+def _require_pairs(language: str, sources: Sequence[str], lines: Sequence[str]) -> None:
+    for line in lines:
+        parts = line.split("\t")
+        if len(parts) != 2 or not all(map(str.strip, parts)):
+            raise MakeError(
+                f"{language}: {', '.join(sources)} begins with a line `first TAB second`, and {line!r:.60} is none; give every line two "
+                "texts with a tabulator between them, or one."
+            )

@@ -48,7 +48,7 @@ def write_folder(
     hub = None if Path(facts["model"]).exists() else find_teacher(str(facts["model"]))
     name = Path(facts["folder"]).name
     everything = {
-        **_described(graph, folder),
+        **_described(graph),
         **facts,
         "folder": name,
         "model": hub or graph.folder.resolve().name,
@@ -61,16 +61,15 @@ def write_folder(
     )
 
 
-def _described(graph: Graph, folder: Path) -> dict[str, Any]:
+def _described(graph: Graph) -> dict[str, Any]:
     """What a program must know of a graph."""
     tokenizer = graph.tokenizer
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return {
         "kind": served_as(graph).words,
         "inputs": list(graph.inputs),
         "outputs": {name: list(axes) for name, axes in graph.outputs.items()},
         "labels": list(graph.labels),
-        "several_labels": config.get("problem_type") == "multi_label_classification",
+        "several_labels": graph.several_labels,
         "longest": graph.longest,
         "pad": tokenizer.pad_token_id or 0,
         "padding_side": tokenizer.padding_side,

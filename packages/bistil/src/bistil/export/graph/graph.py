@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bistil.encoders.answers import allows_several
 from bistil.errors import ExportError
 from bistil.export.graph.heads import Part, part_of
 from bistil.export.graph.pooled import INPUTS, Pipeline, open_reranker, open_sentences, open_sparse
@@ -47,6 +48,7 @@ class Graph:
         longest: tokens that it reads at most.
         pieces: rows of its embedding.
         pairs: whether it scores pairs of texts, as a reranker does.
+        several_labels: whether its labels do not exclude one another.
         modules: of sentence-transformers, in order, with their folders and files; empty for other models.
         prompts: of a sentence encoder, name to text.
         default_prompt: what stands in front of every text unless another prompt is named; "" for nothing.
@@ -63,6 +65,7 @@ class Graph:
     longest: int
     pieces: int
     pairs: bool = False
+    several_labels: bool = False
     modules: tuple[Module, ...] = ()
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str = ""
@@ -148,6 +151,7 @@ def _stock_graph(layout: Layout) -> Graph:
         tokenizer=tokenizer,
         longest=longest_row(model),
         pieces=model.get_input_embeddings().num_embeddings,
+        several_labels=labelled and allows_several(model.config.problem_type),
     )  # fmt: skip
 
 

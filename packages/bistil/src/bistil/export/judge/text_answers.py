@@ -122,7 +122,9 @@ def text_answers(graph: Graph, prompt: str = "") -> TextAnswers:
         return TextAnswers(
             rows=lambda lines, _language: _texts_or_pairs(lines),
             answer=lambda answers, _row: answers[name],
-            compare=lambda expected, given: compare_labels(np.stack(expected), np.stack(given)),
+            compare=lambda expected, given: compare_labels(
+                np.stack(expected), np.stack(given), several=graph.several_labels
+            ),
             gated=("same label",),
         )
     raise ExportError(
