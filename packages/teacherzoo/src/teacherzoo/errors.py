@@ -13,6 +13,10 @@ class CorpusError(TeacherzooError):
     """Text that cannot be read: undecodable bytes, a missing column, an empty corpus."""
 
 
+class EmptyCorpusError(CorpusError):
+    """Text that can be read and has no document in the wanted part, as where little text holds nothing out."""
+
+
 class SignalsError(TeacherzooError):
     """Recorded signals that are damaged, unfinished, or of another teacher, corpus or k."""
 

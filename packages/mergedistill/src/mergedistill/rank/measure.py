@@ -14,10 +14,11 @@ from mergedistill.recipe.corpora import corpus, held_out_corpus
 from mergedistill.recipe.language_teachers import needs_ranking
 from mergedistill.recipe.recipe import Recipe, Teaching
 from mergedistill.recipe.stages import rating_file
-from teacherzoo import Corpus, CorpusError
+from teacherzoo import Corpus
 from teacherzoo import rank as rank_teachers
 from teacherzoo.atomic_write import written_whole
 from teacherzoo.catalogue.catalogue import find_teacher
+from teacherzoo.errors import EmptyCorpusError
 from teacherzoo.progress import ProgressCallback
 
 
@@ -65,7 +66,7 @@ def _measured_text(recipe: Recipe, language: str) -> Corpus:
     held_out = held_out_corpus(recipe, language)
     try:
         next(held_out.documents())
-    except CorpusError:
+    except EmptyCorpusError:
         return corpus(recipe, language)
     return held_out
 

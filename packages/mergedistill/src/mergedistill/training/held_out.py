@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -13,12 +14,13 @@ import numpy as np
 from mergedistill.recipe.recipe import Recipe
 from teacherzoo import Masking, Teacher, TokenSpace, split_head
 from teacherzoo.encoders.inference import MaskedBlock, PlainEngine, predict_blocks
-from teacherzoo.errors import CorpusError
+from teacherzoo.errors import CorpusError, EmptyCorpusError
 from teacherzoo.rank.bits_per_byte import bits_per_byte
 from teacherzoo.text.blocks import Block, blocks_of
 from teacherzoo.text.corpora import Document, document_digest
 from teacherzoo.text.masking import masked_positions
 
+_LOG = logging.getLogger("mergedistill")
 _TOKENS = 8192
 
 
@@ -36,7 +38,10 @@ class Score:
 
 
 def held_out_texts(recipe: Recipe, documents: int) -> dict[str, list[str]]:
-    """Per language, the first held-out documents; a small corpus may hold nothing out, and its language is absent."""
+    """Per language, the first held-out documents; a small corpus may hold nothing out, and its language is absent.
+
+    So is one whose text cannot be read, which is said: a student learns from recordings where no network reaches its text.
+    """
     from mergedistill.recipe.corpora import held_out_corpus
 
     texts = {}
@@ -44,8 +49,10 @@ def held_out_texts(recipe: Recipe, documents: int) -> dict[str, list[str]]:
         try:
             first = islice(held_out_corpus(recipe, language).documents(), documents)
             texts[language] = [document.text for document in first]
-        except CorpusError:
+        except EmptyCorpusError:
             continue
+        except CorpusError as error:
+            _LOG.warning("Held-out text cannot be read, and nothing is measured on it: %s", error)
     return texts
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from teacherzoo.catalogue.catalogue import is_local_path
-from teacherzoo.errors import CorpusError
+from teacherzoo.errors import CorpusError, EmptyCorpusError
 from teacherzoo.text.digest_set import Digests
 
 Part = Literal["all", "train", "held_out"]
@@ -122,12 +122,12 @@ class Corpus:
             if kept == self.limit:
                 return
         if kept == 0 and every:
-            raise CorpusError(
+            raise EmptyCorpusError(
                 f"{self.language}: of the {every} documents of {self._name()} none is in the part {self.part!r} at a held-out "
                 f"share of {self.held_out_share}; choose another share, or give more text."
             )
         if kept == 0:
-            raise CorpusError(
+            raise EmptyCorpusError(
                 f"{self.language}: {self._name()} holds no document; give a file with at least one line that is not blank."
             )
 
