@@ -21,9 +21,11 @@ from mergedistill import FuseError, fuse
 from mergedistill.cli.app import app
 from mergedistill.fuse import evolve as evolution
 from mergedistill.fuse import grams as gathering
+from mergedistill.fuse.development import read_examples
 from mergedistill.fuse.evolve import search
 from mergedistill.fuse.grams import Grams, gather_grams
 from mergedistill.fuse.regmean import regression_mean, row_mean
+from teacherzoo import load_teacher
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(35))]
 LABELS = {0: "NOUN", 1: "VERB", 2: "ADJ"}
@@ -392,6 +394,24 @@ def test_rows_that_do_not_tell_mixtures_apart_keep_the_start(
     record = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert record["mixture"] == [[0.5, 0.5]]
     assert "do not tell them apart and the start is kept" in record["verdict"]
+
+
+def test_rows_end_where_lines_of_json_do_and_long_ones_are_cut_as_transformers_cuts_them(
+    taggers: list[Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "dev.jsonl"
+    words = [[f"w{number % 35}" for number in range(100)], ["w1", "w2\u2028", "w3\x85"]]
+    rows = [{"words": row, "labels": ["NOUN"] * len(row)} for row in words]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(taggers[0])
+
+    long, short = read_examples(load_teacher(taggers[0], headless=True), file)
+
+    expected = [tokenizer(row, is_split_into_words=True, truncation=True) for row in words]
+    assert long.input_ids.tolist() == expected[0]["input_ids"]
+    assert short.input_ids.tolist() == expected[1]["input_ids"]
+    assert (len(long.gold), len(short.gold)) == (62, 3)  # of 64 tokens two are special
 
 
 def test_masked_lms_evolve_on_plain_text(taggers: list[Path], tmp_path: Path) -> None:

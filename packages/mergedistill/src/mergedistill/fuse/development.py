@@ -60,12 +60,15 @@ def read_examples(teacher: Teacher, file: Path) -> list[Example]:
     if teacher.kind is Kind.MASKED_LM:
         return _masked_blocks(teacher, file)
     labels = {name: number for number, name in teacher.model.config.id2label.items()}
+    # A longer text is cut as transformers cuts it, its last special token kept.
+    teacher.backend.enable_truncation(teacher.max_length)
     examples = [
         _example(teacher, row, labels, f"{file}, line {number}")
         for number, line in enumerate(_lines(file), start=1)
         if line.strip()
         for row in (_parsed(line, f"{file}, line {number}"),)
     ]
+    teacher.backend.no_truncation()
     return [example for example in examples if len(example.gold)]
 
 
@@ -160,17 +163,17 @@ def _example(
             raise FuseError(f"{where}: the models know no label {name!r}; they know {', '.join(labels)}.")  # fmt: skip
     if teacher.kind is Kind.CLASSIFIER:
         encoding = teacher.backend.encode(text, row.get("text_pair"))
-        ids = np.array(encoding.ids, dtype=np.int64)[: teacher.max_length]
+        ids = np.array(encoding.ids, dtype=np.int64)
         return Example(ids, np.zeros(0, dtype=np.int64), np.array([labels[wanted]]))
     if not isinstance(text, list) or len(text) != len(names):
         raise FuseError(f"{where}: expected a label for each word, found {len(names)} for {len(text)}.")  # fmt: skip
     encoding = teacher.backend.encode(text, is_pretokenized=True)
     first: dict[int, int] = {}
-    for place, word in enumerate(encoding.word_ids[: teacher.max_length]):
+    for place, word in enumerate(encoding.word_ids):
         if word is not None:
             first.setdefault(word, place)
     return Example(
-        np.array(encoding.ids, dtype=np.int64)[: teacher.max_length],
+        np.array(encoding.ids, dtype=np.int64),
         np.array([*first.values()], dtype=np.int64),
         np.array([labels[names[word]] for word in first], dtype=np.int64),
     )
@@ -178,7 +181,8 @@ def _example(
 
 def _lines(file: Path) -> list[str]:
     try:
-        return file.read_text(encoding="utf-8").splitlines()
+        # A text may hold further characters that Python counts as ends of lines, such as U+2028.
+        return file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise FuseError(f"{file}: expected JSON Lines in UTF-8, cannot read it: {error}") from error
 
