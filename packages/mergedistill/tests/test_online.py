@@ -2,19 +2,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from mergedistill.recipe.recipe import Recipe
-from mergedistill.recipe.stages import ensembles_or_refuse, stages
+from mergedistill.recipe.stages import ensembles_or_refuse, recording_folder, stages
 from mergedistill.run.run import run
 from mergedistill.student.initialise import new_student
 from mergedistill.student.loss import DistillationLoss
+from mergedistill.targets import online_ensemble
 from mergedistill.targets.online import matching_columns
 from mergedistill.targets.online_ensemble import open_online
 from mergedistill.targets.recorded import open_signals
 from mergedistill.training.schedule import batch_inputs
+from teacherzoo import Signals
 from vocabmerge import map_of_ids
 
 Recipes = Callable[..., Recipe]
@@ -125,6 +128,39 @@ def test_several_teachers_asked_in_each_step_say_what_was_recorded_of_them(
     assert asked["soft"] > 0.1
     assert asked == pytest.approx(recorded, rel=2e-2)
     _close(by_asking, by_record, 5e-2)
+
+
+def test_blocks_in_which_a_teacher_with_fewer_blocks_has_no_prediction_ask_it_all_the_same(
+    recipe_of: Recipes, town: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def led_by(lead: str, other: str) -> tuple[Any, int]:
+        recipe = recipe_of(
+            signals="signals",
+            teachers=[
+                {"teacher": str(town / lead), "languages": ["qav"], "weight": 2},
+                {"teacher": str(town / other), "languages": ["qav"], "weight": 1},
+                {"teacher": str(town / "foreign"), "languages": ["qag"]},
+            ],
+            combine={"qav": "mixture"},
+            distil={"block_length": 8, "policy": "whole_word", "online": True},
+        )
+        run(recipe, until="record")
+        ensembles = ensembles_or_refuse(recipe)
+        signals, _ = open_online(recipe, ensembles, stages(recipe)["vocabulary"].folder)
+        return signals["qav"], len(Signals(recording_folder(recipe, recipe.teachers[1], "qav")))
+
+    joint, blocks_of_other = led_by("wp", "uni")
+    if len(joint) < blocks_of_other:
+        joint, blocks_of_other = led_by("uni", "wp")
+    assert len(joint) > blocks_of_other
+    monkeypatch.setattr(
+        online_ensemble, "align_positions", lambda primary, _: np.full(len(primary.labels), -1)
+    )
+
+    lead, other = joint.query([len(joint) - 1])["teachers"]
+
+    assert (lead["positions"] >= 0).all()
+    assert (other["positions"] == -1).all()
 
 
 @pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl"])  # the whole vocabulary, top k

@@ -57,6 +57,18 @@ def test_a_plan_of_a_small_corpus_foresees_its_recording_exactly(
     }
 
 
+def test_text_of_which_nothing_is_held_out_is_planned_and_becomes_a_student(
+    recipe_of: Callable[..., Recipe],
+) -> None:
+    steps = {"steps": 2, "tokens": 64, "arguments": {"logging_steps": 10}}  # nothing is logged
+    recipe = recipe_of(held_out_share=0.0, train=steps)
+
+    planned = plan(recipe)
+
+    assert planned.seconds["card"] > 0
+    assert (run(recipe) / "curves.png").is_file()
+
+
 def test_a_sample_is_scaled_to_the_whole(
     recipe_of: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,9 @@ def draw_curves(log: Sequence[Mapping[str, float]], languages: Sequence[str], fi
         for title, unit, part in _CURVES
         if any(f"{part}_{language}" in entry for entry in log for language in languages)
     ]
-    rows = (len(shown) + 1) // 2
+    rows = max(
+        1, (len(shown) + 1) // 2
+    )  # nothing may have been logged: few steps, and no text held out
     figure = Figure(figsize=(8, 2.8 * rows + 0.4), layout="constrained")
     places = figure.subplots(rows, 2, squeeze=False).ravel()
     for axes in places[len(shown) :]:

@@ -78,10 +78,8 @@ class JointSignals(OnlineSignals):
         if reader.settings.tokenizer == self.settings.tokenizer:
             inputs = rows
         else:
-            inputs = (
-                sorted({int(block) for blocks, _ in aligned for block in blocks if block >= 0})
-                or rows[:1]
-            )
+            blocks = {int(block) for blocks, _ in aligned for block in blocks if block >= 0}
+            inputs = sorted(blocks) or [0]  # some block of its own, of which nothing is used
         begins, begin = {}, 0
         for row in inputs:
             begins[row] = begin
