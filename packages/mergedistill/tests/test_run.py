@@ -121,6 +121,22 @@ def _written(recipe: Recipe) -> dict[Path, int]:
     }
 
 
+def test_a_long_text_is_cut_to_what_the_student_reads(world: Path) -> None:
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    shape = {"architecture": "bert", "positions": 40}  # its teachers read 512
+    recipe = read_recipe(_altered(world, "short", student=shape, train={"steps": 1}))
+
+    student = run(recipe)
+
+    model = AutoModelForMaskedLM.from_pretrained(student)
+    language = next(iter(recipe.languages))
+    text = " ".join((world / f"{language}.txt").read_text(encoding="utf-8").split()[:100])
+    for folder in (student, student / "languages" / language):
+        inputs = AutoTokenizer.from_pretrained(folder)(text, truncation=True, return_tensors="pt")
+        assert model(**inputs).logits.shape[1] == 40
+
+
 class StopError(Exception):
     pass
 

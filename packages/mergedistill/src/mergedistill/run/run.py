@@ -269,6 +269,7 @@ def _meetings(signals: Mapping[str, Signals]) -> dict[str, Any]:
 def _write_student(recipe: Recipe, plan: dict[str, Stage], watch: ProgressCallback) -> None:
     from mergedistill.publish.card import card
     from mergedistill.publish.held_out_scores import held_out_scores
+    from mergedistill.publish.longest_row import state_longest_row
 
     place = plan["train"].place
 
@@ -279,6 +280,7 @@ def _write_student(recipe: Recipe, plan: dict[str, Stage], watch: ProgressCallba
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(vocabulary / name, folder)
         shutil.copytree(vocabulary / "languages", folder / "languages")
+        state_longest_row(recipe, folder)
         scores = held_out_scores(recipe, folder, kept=plan["record"].place, watch=watch)
         log = json.loads((place / "log.json").read_text())
         facts = json.loads((vocabulary / "report.json").read_text())
