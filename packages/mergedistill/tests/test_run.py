@@ -152,8 +152,16 @@ def test_a_run_cut_off_in_training_ends_in_the_same_student(world: Path) -> None
     with pytest.raises(StopError):
         run(cut, watch=stop)
     assert not (Path(cut.out) / "student").exists()
+    steps: list[int] = []
 
-    resumed = run(cut)
+    def count(done: int, total: int, what: str) -> None:
+        if what.startswith("training"):
+            steps.append(done)
 
+    # How it logs and loads may change on the way.
+    arguments = {"arguments": {"logging_steps": 3, "dataloader_num_workers": 1}}
+    resumed = run(read_recipe(_altered(world, "cut", train=arguments)), watch=count)
+
+    assert steps[0] == 9  # behind the checkpoint of step 8
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()

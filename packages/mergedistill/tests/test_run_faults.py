@@ -161,6 +161,9 @@ def test_only_what_an_edit_bears_on_is_redone(recipe_of: Recipes, town: Path) ->
 
     edits: list[tuple[dict[str, Any], list[str]]] = [
         ({"train": {**train, "checkpoint_every": 1}}, []),
+        ({"train": {**train, "arguments": {"dataloader_num_workers": 1, "logging_steps": 2}}}, []),
+        ({"train": {**train, "arguments": {"report_to": "none", "save_total_limit": 3}}}, []),
+        ({"train": {**train, "arguments": {"adam_beta2": 0.98}}}, ["train", "card"]),
         ({"train": {**train, "steps": 5}}, ["train", "card"]),
         ({"student": {"layers": 2, "width": 32}}, ["train", "card"]),
         ({"vocabulary": {"normalizer": "keep", "pad_to": 64}}, ["vocabulary", "train", "card"]),

@@ -14,26 +14,30 @@ from teacherzoo.nearest import nearest
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-# Fields of TrainingArguments that our trainings do what they say with.
-HONOURED = frozenset(
+LOGS_AND_LOADERS = frozenset(
     {
-        # the optimiser and its schedule
-        "optim", "optim_args", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
-        "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "gradient_accumulation_steps",
-        # precision and memory
-        "bf16", "fp16", "tf32", "torch_empty_cache_steps", "full_determinism", "debug", "use_cpu",
         # logs and checkpoints
         "logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node", "log_level", "log_level_replica",
         "report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id",
         "save_total_limit", "save_on_each_node",
-        # several processes
-        "deepspeed", "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph",
-        "ddp_backend", "ddp_timeout",
         # reading batches
         "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
         "dataloader_multiprocessing_context",
     }
 )  # fmt: skip
+"""Fields of TrainingArguments that change nothing of what is learnt: a training that was killed goes on with others of these."""
+
+# Fields of TrainingArguments that our trainings do what they say with.
+HONOURED = LOGS_AND_LOADERS | {
+    # the optimiser and its schedule
+    "optim", "optim_args", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
+    "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "gradient_accumulation_steps",
+    # precision and memory
+    "bf16", "fp16", "tf32", "torch_empty_cache_steps", "full_determinism", "debug", "use_cpu",
+    # several processes
+    "deepspeed", "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph",
+    "ddp_backend", "ddp_timeout",
+}  # fmt: skip
 
 _RECOMPUTED = "a forward pass whose attention a loss has captured cannot be run a second time in the backward pass"
 _ORDERED = "the order of batches follows from the seed alone"
