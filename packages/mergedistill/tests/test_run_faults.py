@@ -188,6 +188,33 @@ def test_training_by_force_makes_the_student_s_folder_anew(recipe_of: Recipes) -
     assert (student / "model.safetensors").stat().st_size > 1000
 
 
+def test_a_stage_to_be_made_anew_behind_the_last_one_is_refused(recipe_of: Recipes) -> None:
+    recipe = recipe_of()
+
+    with pytest.raises(StageError, match="train is to be made anew, but the run ends with record"):
+        run(recipe, until="record", force="train")
+
+    assert not Path(recipe.out).exists()
+
+
+def test_recording_anew_before_the_ranking_leaves_what_others_recorded(
+    town: Path, recipe_of: Recipes
+) -> None:
+    asked: dict[str, Any] = {
+        "assign": "rank",
+        "signals": "shared",
+        "teachers": [{"teacher": str(town / "wp")}, {"teacher": str(town / "foreign")}],
+    }
+    first = recipe_of(**asked, distil={"block_length": 32, "k": 4})
+    run(first, until="record")
+    second = recipe_of(**asked, out="other")
+
+    run(second, until="record", force="record")
+
+    assert _undone(first) == ["train", "card"]
+    assert _undone(second) == ["train", "card"]
+
+
 def test_ten_sentences_of_a_language_become_a_student(
     town: Path, tmp_path: Path, recipe_of: Recipes
 ) -> None:

@@ -39,13 +39,12 @@ def run_command(
 ) -> None:
     """Follow a recipe: a second call does nothing, an interrupted one goes on, a changed one redoes what depends on it."""
     from mergedistill.recipe.read import read_recipe
-    from mergedistill.recipe.stages import FACTS, refuse_unknown_stage
+    from mergedistill.recipe.stages import FACTS, refuse_unfit_stages
     from teacherzoo.cache import NOTE
     from vocabmerge.hub.push import push_folder, refuse_bad_name
 
     followed = read_recipe(recipe)
-    for name in (until, force):
-        refuse_unknown_stage(name)
+    refuse_unfit_stages(until, force)
     if public and push_to is None:
         raise StageError("--public is for --push: it says who may see the model that is uploaded.")
     if push_to is not None:

@@ -33,14 +33,19 @@ FACTS = "stage.json"
 """In a stage's folder, what was noted of it."""
 
 
-def refuse_unknown_stage(name: str | None) -> None:
-    """None is nothing to refuse.
+def refuse_unfit_stages(until: str, force: str | None) -> None:
+    """A stage to end with and one to make anew, or None, that are not there or that do not meet.
 
     Raises:
         StageError: naming those there are.
     """
-    if name is not None and name not in STAGES:
-        raise StageError(f"there is no stage {name!r}: they are {', '.join(STAGES)}.")
+    for name in (until, force):
+        if name is not None and name not in STAGES:
+            raise StageError(f"there is no stage {name!r}: they are {', '.join(STAGES)}.")
+    if force is not None and STAGES.index(force) > STAGES.index(until):
+        raise StageError(
+            f"{force} is to be made anew, but the run ends with {until}, before it; run until {force} or later."
+        )
 
 
 @dataclass(frozen=True)

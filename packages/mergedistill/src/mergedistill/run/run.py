@@ -27,7 +27,7 @@ from mergedistill.recipe.stages import (
     known_ensembles,
     rating_file,
     recording_folder,
-    refuse_unknown_stage,
+    refuse_unfit_stages,
     signals_root,
     stages,
 )
@@ -74,7 +74,7 @@ def run(
         The student's folder, `out/student`.
 
     Raises:
-        StageError: for an unknown stage, for teachers that do not meet or do not fit, for a full disk, and where another
+        StageError: for an unknown stage, for one to be made anew behind the last, for teachers that do not meet or do not fit, for a full disk, and where another
             process works in the same folder.
         TeacherzooError, VocabularyError: for text, teachers and vocabularies that do not serve, or where training
             diverges; they say why.
@@ -83,32 +83,50 @@ def run(
             student = run(read_recipe(Path("recipe.yaml")))
             AutoModelForMaskedLM.from_pretrained(student)
     """
-    for name in (until, force):
-        refuse_unknown_stage(name)
+    refuse_unfit_stages(until, force)
     with alone_in(Path(recipe.out), refuse=StageError):
-        if force is not None and rank() == 0:
-            _forget(recipe, force)
         wanted = STAGES[: STAGES.index(until) + 1]
         wait_for_all()
         plan = stages(recipe)
-        if rank() == 0 and not all(plan[name].done for name in wanted):
-            _refuse_early(recipe)
+        if rank() == 0 and (force or not all(plan[name].done for name in wanted)):
+            refuse_early(recipe)
         for name in wanted:
             wait_for_all()
             plan = stages(recipe)  # anew: what follows ranking depends on what came of it
-            if not plan[name].done:
+            if name == force or not plan[name].done:
                 # Recordings and ratings are shared among recipes.
                 shared = name in ("rank", "record")
                 held = (
                     alone_in(signals_root(recipe), refuse=StageError) if shared else nullcontext()
                 )
                 with held, refusing_full_disks(name, plan[name].folder):
+                    if name == force:
+                        if rank() == 0:
+                            _forget(recipe, name)
+                        wait_for_all()
                     _MAKERS[name](recipe, plan, watch)
         wait_for_all()
         return stages(recipe)["card"].folder
 
 
+def refuse_early(recipe: Recipe) -> None:
+    """What would fail in a later stage, as far as it is known who teaches what.
+
+    Raises:
+        RecipeError: for training arguments.
+        StageError: for teachers that do not fit.
+    """
+    from mergedistill.training.trainer import refuse_bad_arguments
+
+    refuse_bad_arguments(recipe)
+    ensembles = known_ensembles(recipe)
+    if ensembles is not None:
+        refuse_misfits(recipe, ensembles)
+        refuse_unfit_teachers(recipe, ensembles)
+
+
 def _forget(recipe: Recipe, name: str) -> None:
+    """Only when its turn has come: before the ranking it is not known which trainings and recordings are meant."""
     stages(recipe)[name].forget()
     if name == "train":  # the student's folder is a copy of what was trained
         stages(recipe)["card"].forget()
@@ -120,17 +138,6 @@ def _forget(recipe: Recipe, name: str) -> None:
     for language in recipe.languages if name == "rank" else ():
         for teacher in recipe.candidates(language):
             rating_file(recipe, teacher, language).unlink(missing_ok=True)
-
-
-def _refuse_early(recipe: Recipe) -> None:
-    """What would fail in a later stage, as far as it is known who teaches what."""
-    from mergedistill.training.trainer import refuse_bad_arguments
-
-    refuse_bad_arguments(recipe)
-    ensembles = known_ensembles(recipe)
-    if ensembles is not None:
-        refuse_misfits(recipe, ensembles)
-        refuse_unfit_teachers(recipe, ensembles)
 
 
 def _rank(recipe: Recipe, plan: dict[str, Stage], watch: ProgressCallback) -> None:
