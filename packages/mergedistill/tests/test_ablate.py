@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from mergedistill.cli.app import app
-from mergedistill.errors import RecipeError
+from mergedistill.errors import RecipeError, StageError
 from mergedistill.recipe.read import altered
 from mergedistill.recipe.recipe import Recipe
 from mergedistill.run.ablate import (
@@ -203,3 +203,24 @@ def test_a_variant_s_values_replace_the_recipe_s(recipe_of: Callable[..., Recipe
     assert recipe.distil.alpha == 0.7  # untouched
     with pytest.raises(RecipeError, match=r"distil\.k"):
         altered(recipe, Variant(name="x", changes={"distil.k": "many"}).changes)
+
+
+def test_a_student_begins_in_the_space_of_its_teacher_among_the_baselines_too(
+    recipe_of: Callable[..., Recipe],
+) -> None:
+    carried = {"layers": 1, "width": 32, "start": "carried", "teacher": "foreign"}
+
+    names = [variant.name for variant in baselines(recipe_of(student=carried))]
+
+    assert [name for name in names if name.startswith("only ")] == ["only foreign"]
+
+
+def test_a_student_that_cannot_begin_so_is_refused_before_any_variant_runs(
+    recipe_of: Callable[..., Recipe],
+) -> None:
+    recipe = recipe_of(student={"layers": 1, "width": 64})  # its teachers are 32 wide
+
+    with pytest.raises(StageError, match=r"start=carried: student\.width is 64, but .* 32 wide"):
+        ablate(recipe, grid({"student.start": ["scratch", "carried"]}))
+
+    assert not (Path(recipe.out) / "ablations").exists()

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from mergedistill.errors import RecipeError, StageError
+from mergedistill.errors import MergedistillError, RecipeError, StageError
 from mergedistill.recipe.read import altered
 from mergedistill.recipe.recipe import Recipe
 from mergedistill.recipe.stages import Stage, stages
@@ -78,15 +78,20 @@ def ablate(
         One outcome for each variant, in order.
 
     Raises:
-        RecipeError: for a key or value that the recipe does not take, before anything runs.
+        RecipeError, StageError: for a key or value that the recipe does not take, and for a student that cannot begin so, before
+            anything runs.
         MergedistillError, TeacherzooError: as `run`.
     """
-    from mergedistill.run.run import (
-        run,  # late: what is refused is refused without waiting for torch
-    )
-
     seeds = tuple(seeds) or (recipe.seed,)
     planned = [[_variant_recipe(recipe, variant, seed) for seed in seeds] for variant in variants]
+
+    from mergedistill.run.run import refuse_early, run  # late: a wrong key does not wait for torch
+
+    for variant, recipes in zip(variants, planned, strict=True):
+        try:
+            refuse_early(recipes[0])
+        except MergedistillError as error:
+            raise type(error)(f"{variant.name}: {error}") from error
     done: list[Recipe] = [recipe]
     outcomes = []
     total = len(planned) * len(seeds)
@@ -119,8 +124,8 @@ def grid(over: Mapping[str, Sequence[Any]]) -> list[Variant]:
 def baselines(recipe: Recipe) -> list[Variant]:
     """The recipe itself and what it is to be compared with.
 
-    No teacher, no text, teachers asked in each step, one teacher alone, any teacher for any language; each where the
-    recipe allows it.
+    No teacher, no text, teachers asked in each step, one teacher alone (where the student begins in a stated teacher's space, that
+    one), any teacher for any language; each where the recipe allows it.
     """
     made = [
         Variant(name="the recipe", changes={}),
@@ -140,6 +145,7 @@ def baselines(recipe: Recipe) -> list[Variant]:
                 },
             )
             for teacher in recipe.teachers
+            if recipe.student.teacher in (None, teacher.called)
         ]
     taught = [language for teacher in recipe.teachers for language in teacher.languages]
     if len(recipe.teachers) > 1 and recipe.assign == "stated" and len({*taught}) == len(taught):
