@@ -245,12 +245,12 @@ def say_probe(
     metric = xeval.task_of(task).metrics[0]
     for language in PROBES[task]:
         figures = {name: by_seed(scored, name, metric, language) for name in outcomes}
-        own = language == "en"
-        if own:
+        in_source = language == "en"
+        if in_source:
             figures["teacher"] = by_seed(teacher, "english", metric, language) * len(options.seeds)
         recorder.add(
-            f"{task} {metric}, fitted on English", figures, unit="%", floor="teacher" if own else None,
-            bar={MERGED: KEPT} if own and task == "pos_probe" and MERGED in outcomes else None, at_least=True,
+            f"{task} {metric}, fitted on English", figures, unit="%", floor="teacher" if in_source else None,
+            bar={MERGED: KEPT} if in_source and task == "pos_probe" and MERGED in outcomes else None, at_least=True,
             shape={**shape, "language": language},
         )  # fmt: skip
     if {MERGED, PLAIN} <= outcomes.keys():
@@ -301,10 +301,10 @@ def say_entities(
                     figures[target].setdefault(name, []).append(mean(values))
         figures[language]["teacher"] *= len(options.seeds)
         for target, measured in figures.items():
-            own = target == language and measured["teacher"][0] > 0
+            in_source = target == language and measured["teacher"][0] > 0
             recorder.add(
-                f"ner f1, tuned on {language}", measured, unit="%", floor="teacher" if own else None,
-                bar={MERGED: KEPT} if own and MERGED in outcomes else None, at_least=True,
+                f"ner f1, tuned on {language}", measured, unit="%", floor="teacher" if in_source else None,
+                bar={MERGED: KEPT} if in_source and MERGED in outcomes else None, at_least=True,
                 shape={**shape, "language": target, "tuning_steps": size.tuning_steps},
             )  # fmt: skip
 
