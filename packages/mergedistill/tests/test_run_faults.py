@@ -188,6 +188,26 @@ def test_training_by_force_makes_the_student_s_folder_anew(recipe_of: Recipes) -
     assert (student / "model.safetensors").stat().st_size > 1000
 
 
+def test_a_training_goes_on_with_as_many_processes_as_it_began_with(recipe_of: Recipes) -> None:
+    recipe = recipe_of()
+
+    def stop(done: int, _total: int, what: str) -> None:
+        if what.startswith("training") and done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, watch=stop)
+    note = stages(recipe)["train"].checkpoints / "processes.json"
+    assert note.read_text() == "1"
+    note.write_text("2")
+
+    with pytest.raises(StageError, match="the training began with 2, and 1 would read other batches; start 2 again"):  # fmt: skip
+        run(recipe)
+    note.write_text("1")
+
+    assert (run(recipe) / "model.safetensors").is_file()
+
+
 def test_a_stage_to_be_made_anew_behind_the_last_one_is_refused(recipe_of: Recipes) -> None:
     recipe = recipe_of()
 

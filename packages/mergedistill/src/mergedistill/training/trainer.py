@@ -13,13 +13,15 @@ import torch
 from accelerate.utils import gather_object
 from transformers import TrainingArguments
 
-from mergedistill.errors import RecipeError
+from mergedistill.errors import RecipeError, StageError
 from mergedistill.recipe.recipe import Recipe
 from mergedistill.student.loss import DistillationLoss, DistilOutput
 from mergedistill.targets.batch import RecordedTargets
 from mergedistill.training.held_out import Score, held_out_texts, score_languages
 from mergedistill.training.schedule import ScheduledBatches, schedule
 from teacherzoo import Masking, Signals, TeacherError, TeacherzooError
+from teacherzoo.atomic_write import written_whole
+from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.progress import ProgressCallback
 from teacherzoo.training.arguments import (
     decided_arguments,
@@ -27,11 +29,12 @@ from teacherzoo.training.arguments import (
     trainer_arguments,
 )
 from teacherzoo.training.trainer import PreparedBatchTrainer
-from teacherzoo.training.watch import TrainingWatch
+from teacherzoo.training.watch import TrainingWatch, last_whole_checkpoint
 
 _WHERE = "train.arguments"
 _OVERRIDABLE = ("weight_decay",)
 EVALUATED = 64  # held-out documents of a language that an evaluation reads
+_PROCESSES = "processes.json"
 _FIGURES = ("hard", "divergence", "tail", "accuracy")
 
 
@@ -61,10 +64,12 @@ def train(
 
     Raises:
         RecipeError: for training arguments that transformers does not take, or that do not go with this training.
+        StageError: where the training in `folder` began with another number of processes.
         TeacherzooError: where the loss is no longer finite.
     """
     refuse_bad_arguments(recipe)
     arguments = _arguments(recipe, folder)
+    _keep_to_processes(folder, arguments.world_size)
     batches = recipe.train.steps * arguments.gradient_accumulation_steps * arguments.world_size
     slots = schedule(
         signals,
@@ -93,6 +98,23 @@ def train(
     )
     trainer.resume()
     return trainer.state.log_history
+
+
+def _keep_to_processes(folder: Path, processes: int) -> None:
+    """Note how many processes a training has; another number would read another schedule, from the middle on."""
+    note = folder / _PROCESSES
+    if last_whole_checkpoint(folder) and note.is_file():
+        before = json.loads(note.read_text())
+        if before != processes:
+            raise StageError(
+                f"{folder}: number of processes: the training began with {before}, and {processes} would read other batches; start "
+                f"{before} again, or train anew with --force train."
+            )
+    wait_for_all()  # all have looked before one writes
+    if rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(note) as part:
+            part.write_text(json.dumps(processes))
 
 
 class DistilTrainer(PreparedBatchTrainer):
