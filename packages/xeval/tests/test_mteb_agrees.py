@@ -111,12 +111,43 @@ def test_sts(sentence_encoder: Path, of_mteb: Any, sentences: list[str], tmp_pat
     assert ours == pytest.approx(theirs["cosine_spearman"], abs=TOLERANCE)
 
 
-def test_retrieval(
-    sentence_encoder: Path, of_mteb: Any, sentences: list[str], tmp_path: Path
-) -> None:
+def retrieval_by_both(
+    corpus: list[dict[str, str]],
+    queries: list[dict[str, str]],
+    judged: dict[str, dict[str, int]],
+    *,
+    ours: Path,
+    theirs: Any,
+    folder: Path,
+    ignore_identical_ids: bool = False,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Scores of a retrieval that is written in BEIR's layout for xeval and given to mteb."""
     from datasets import Dataset
     from mteb.abstasks import AbsTaskRetrieval
 
+    class Made(AbsTaskRetrieval):
+        pass
+
+    Made.ignore_identical_ids = ignore_identical_ids
+    place = folder / "retrieval/de"
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        write(
+            place / f"{name}.jsonl",
+            "\n".join(json.dumps({"_id": row["id"], **row}) for row in rows),
+        )
+    lines = [f"{q}\t{d}\t{score}" for q, scores in judged.items() for d, score in scores.items()]
+    write(place / "qrels/test.tsv", "\n".join(["query-id\tcorpus-id\tscore", *lines]))
+    split = {
+        "corpus": Dataset.from_list(corpus), "queries": Dataset.from_list(queries), "relevant_docs": judged,
+        "top_ranked": None,
+    }  # fmt: skip
+    scores = by_mteb(Made, "Retrieval", "ndcg_at_10", {"default": {"test": split}}, theirs)
+    return by_xeval(ours, folder, "retrieval"), scores
+
+
+def test_retrieval(
+    sentence_encoder: Path, of_mteb: Any, sentences: list[str], tmp_path: Path
+) -> None:
     draw = random.Random(7)
     corpus = [
         {"id": f"d{i}", "title": "das" if i % 3 else "", "text": line}
@@ -127,23 +158,31 @@ def test_retrieval(
         for i, row in enumerate(corpus[:30])
     ]
     judged = {f"q{i}": {f"d{i}": 2, f"d{i + 30}": 1, f"d{i + 45}": 0} for i in range(30) if i != 4}
-    folder = tmp_path / "retrieval/de"
-    for name, rows in (("corpus", corpus), ("queries", queries)):
-        lines = [json.dumps({"_id": row["id"], **row}) for row in rows]
-        write(folder / f"{name}.jsonl", "\n".join(lines))
-    lines = [f"{q}\t{d}\t{score}" for q, scores in judged.items() for d, score in scores.items()]
-    write(folder / "qrels/test.tsv", "\n".join(["query-id\tcorpus-id\tscore", *lines]))
-    split = {
-        "corpus": Dataset.from_list(corpus), "queries": Dataset.from_list(queries), "relevant_docs": judged,
-        "top_ranked": None,
-    }  # fmt: skip
 
-    ours = by_xeval(sentence_encoder, tmp_path, "retrieval")
-    theirs = by_mteb(
-        AbsTaskRetrieval, "Retrieval", "ndcg_at_10", {"default": {"test": split}}, of_mteb
+    ours, theirs = retrieval_by_both(
+        corpus, queries, judged, ours=sentence_encoder, theirs=of_mteb, folder=tmp_path
     )
 
     assert 0.1 < ours["ndcg_at_10"] < 0.99
+    for metric in ("ndcg_at_10", "mrr_at_10", "recall_at_100"):
+        assert ours[metric] == pytest.approx(theirs[metric], abs=TOLERANCE)
+
+
+def test_retrieval_where_queries_lie_in_the_corpus(
+    sentence_encoder: Path, of_mteb: Any, sentences: list[str], tmp_path: Path
+) -> None:
+    """As in ArguAna and Quora: the query itself is not found, and one judged document is not in the corpus."""
+    corpus = [{"id": f"d{i}", "title": "", "text": line} for i, line in enumerate(sentences)]
+    queries = [{"id": row["id"], "text": row["text"]} for row in corpus[:30]]
+    judged = {f"d{i}": {f"d{i + 30}": 1, f"d{i + 45}": 1} for i in range(29)}
+    judged["d29"] = {"gone": 1, "d30": 1}
+
+    ours, theirs = retrieval_by_both(
+        corpus, queries, judged, ours=sentence_encoder, theirs=of_mteb, folder=tmp_path,
+        ignore_identical_ids=True,
+    )  # fmt: skip
+
+    assert 0.02 < ours["ndcg_at_10"] < 0.99
     for metric in ("ndcg_at_10", "mrr_at_10", "recall_at_100"):
         assert ours[metric] == pytest.approx(theirs[metric], abs=TOLERANCE)
 

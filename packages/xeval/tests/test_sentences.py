@@ -239,14 +239,17 @@ def test_folders_of_beir_are_read(tmp_path: Path) -> None:
 
     assert (data_set.name, data_set.language, data_set.splits) == ("retrieval/de", "de", ("test",))
     assert LocalFolder(tmp_path).read(TASK, data_set, "test") == [
-        Document("d1", "das haus"), Document("d2", "hund"), Query("haus", (("d1", 1),))
+        Document("d1", "das haus"), Document("d2", "hund"), Query("haus", (("d1", 1),), "q1")
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("qrels", "message"),
     [
-        ("q1\td9\t1\n", r"test.tsv:1: the document 'd9' is not in .*corpus.jsonl"),
+        (
+            "q1\td9\t1\n",
+            "test.tsv: none of the judged documents is in .*corpus.jsonl; put the corpus there",
+        ),
         ("q9\td1\t1\n", r"test.tsv:1: the query 'q9' is not in .*queries.jsonl"),
         ("q1\td1\tgood\n", "expected a whole number as score, got 'good'"),
         ("q1 0 d1 1\n", "expected 3 fields separated by tabs"),
@@ -258,6 +261,17 @@ def test_judgements_that_fit_nothing_are_refused(qrels: str, message: str, tmp_p
     path = beir(tmp_path / "retrieval/de", qrels=qrels)
     with pytest.raises(XevalError, match=message):
         TASK.read(path, None)
+
+
+def test_a_judged_document_that_is_not_in_the_corpus_is_told(tmp_path: Path) -> None:
+    from xeval.tasks.retrieval import TASK
+
+    path = beir(tmp_path / "retrieval/de", qrels="q1\td1\t1\nq1\td9\t1\n")
+    _, notes = TASK.view(TASK.read(path, None), Protocol())
+
+    assert notes == [
+        "1 of 2 judged documents are not in the corpus and cannot be found, such as 'd9'"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ A sentence or sparse encoder is asked as its folder says: own prompts of queries
 similarity, which of sparse vectors is their product. Of any other encoder a text is the mean of the hidden states of its sub-words at the protocol's `layer`. Local
 folders are those of BEIR (Thakur et al. 2021), `retrieval/<language>/` with `corpus.jsonl` (_id, title, text),
 `queries.jsonl` (_id, text) and `qrels/<split>.tsv` (query-id, corpus-id, score); and `xquad/<language>.json`, where a
-question looks for its paragraph among those of the file. A query without a line in the judgements is left out.
+question looks for its paragraph among those of the file. A query without a line in the judgements is left out. As in BEIR, a
+document with the id of a query is not found for that query, unless it is judged to answer it: in ArguAna and Quora it is the query
+itself. A document that is judged and not in the corpus, as one of ArguAna's, is never found.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from xeval.errors import XevalError
 from xeval.progress import ProgressCallback
@@ -38,10 +42,11 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A text that looks for documents, and (id, relevance) of those that were judged."""
+    """A text that looks for documents, (id, relevance) of those that were judged, and its own id, "" where it has none."""
 
     text: str
     judged: tuple[tuple[str, int], ...]
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +71,18 @@ def _read(path: Path, _cache: Path | None) -> list[Any]:
     judged: dict[str, dict[str, int]] = {}
     for line, (query, document, score) in read_columns(path, ("query-id", "corpus-id", "score")):
         where = f"{path}:{line}"
-        if query not in queries or document not in documents:
-            name, missing = ("query", query) if query not in queries else ("document", document)
-            file = "queries.jsonl" if name == "query" else "corpus.jsonl"
-            raise XevalError(f"{where}: the {name} {missing!r} is not in {folder / file}")
+        if query not in queries:
+            raise XevalError(f"{where}: the query {query!r} is not in {folder / 'queries.jsonl'}")
         if not score.removeprefix("-").isdigit():
             raise XevalError(f"{where}: expected a whole number as score, got {score!r}")
         judged.setdefault(query, {})[document] = int(score)
+    if not any(document in documents for scores in judged.values() for document in scores):
+        raise XevalError(
+            f"{path}: none of the judged documents is in {folder / 'corpus.jsonl'}; put the corpus there that was judged"
+        )
     return [
         *documents.values(),
-        *(Query(queries[query], tuple(scores.items())) for query, scores in judged.items()),
+        *(Query(queries[key], tuple(scores.items()), key) for key, scores in judged.items()),
     ]
 
 
@@ -101,9 +108,13 @@ def _packed(folder: Path, name: str) -> Path:
 
 
 def _view(examples: list[Any], _protocol: Protocol) -> tuple[list[Any], list[str]]:
-    """Questions with their passages as queries and documents: each text once."""
+    """Questions with their passages as queries and documents, each text once; what is judged and cannot be found is told."""
     if not isinstance(examples[0], AskedPassage):
-        return examples, []
+        known = {e.id for e in examples if isinstance(e, Document)}
+        judged_ids = {key for e in examples if isinstance(e, Query) for key, _ in e.judged}
+        missing = sorted(judged_ids - known)
+        note = f"{len(missing)} of {len(judged_ids)} judged documents are not in the corpus and cannot be found"
+        return examples, [f"{note}, such as {missing[0]!r}"] if missing else []
     ids = {text: f"{i:06d}" for i, text in enumerate(dict.fromkeys(e.passage for e in examples))}
     judged: dict[str, dict[str, int]] = {}
     for example in examples:
@@ -137,11 +148,13 @@ def _rankings(
     ids: Sequence[str],
 ) -> Iterator[tuple[list[float], list[float]]]:
     """Of each query the relevance of the documents as they are ranked, and of all that were judged."""
-    rows = max(1, _SCORES // known.shape[0])
+    rows, places = max(1, _SCORES // known.shape[0]), {key: i for i, key in enumerate(ids)}
     for start in range(0, asked.shape[0], rows):
         scores = opened.similarity(asked[start : start + rows], known)
         for query, of_query in zip(queries[start : start + rows], scores, strict=True):
             judged = dict(query.judged)
+            if query.id in places and judged.get(query.id, 0) < 1:
+                of_query[places[query.id]] = -np.inf  # the query itself
             gains = [float(judged.get(ids[place], 0)) for place in ranked(of_query, ids)]
             yield gains, [float(score) for score in judged.values()]
 
