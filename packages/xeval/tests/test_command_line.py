@@ -58,12 +58,30 @@ def test_tune_score_and_run_from_the_command_line(
             ["run", "m", "--tasks", "sts", "--prompt", "text=a", "--prompt", "text=b"],
             "two for text; give one",
         ),
+        (
+            ["score", "nowhere", "--task", "sts", "--prompt", "query=query: "],
+            "--prompt query= would change nothing for sts; leave it out, or take a task that reads it (retrieval, rerank)",
+        ),
+        (
+            ["tune", "nowhere", "--task", "pos", "-o", "out", "--labels", "own"],
+            "--labels would change nothing for pos",
+        ),
+        (
+            ["run", "m", "--tasks", "pos,bitext", "--csls", "5", "--mask-rate", "0.3"],
+            "--mask-rate would change nothing for pos, bitext; leave it out, or take a task that reads it (bpb)",
+        ),
+        (
+            ["score", "tuned", "--pooling", "mean"],
+            "tuned: is scored by the protocol of its tuning, and --pooling would change nothing",
+        ),
     ],
 )
 def test_what_the_user_can_mend_is_one_sentence_and_status_two(
     arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("tuned").mkdir()
+    Path("tuned/xeval.json").write_text('{"format": 1, "task": "pos"}')
 
     done = CliRunner().invoke(app, arguments)
 

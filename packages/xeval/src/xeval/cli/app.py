@@ -68,7 +68,9 @@ def tune(
         )  # fmt: skip
         opened = open_source(data, cache=cache)
         # What is to be refused is refused before torch is imported, which takes seconds.
-        choose_source(opened.data_sets(task_to_tune(task)), source)
+        chosen = task_to_tune(task)
+        o.refuse_without_effect(protocol, [chosen])
+        choose_source(opened.data_sets(chosen), source)
         from xeval.finetune.tune import tune as tune_model
 
         notes = tune_model(
@@ -124,7 +126,8 @@ def score(
             **o.prompt_settings(prompt),
         )  # fmt: skip
         opened, names = open_source(data, cache=cache), _names(languages)
-        chosen, _ = task_to_score(model, task)
+        chosen, record = task_to_score(model, task)
+        o.refuse_without_effect(protocol, [chosen], model=model if record else "")
         choose_targets(opened.data_sets(chosen), names)
         if isinstance(chosen, ProbeTask):
             choose_source(opened.data_sets(chosen), source)
@@ -181,7 +184,9 @@ def run(
             inverse_regularisation=inverse_regularisation,
         )  # fmt: skip
         opened, names = open_source(data, cache=cache), _names(languages)
-        for chosen in map(task_of, _names(tasks)):
+        chosen_tasks = list(map(task_of, _names(tasks)))
+        o.refuse_without_effect(protocol, chosen_tasks)
+        for chosen in chosen_tasks:
             sets = opened.data_sets(chosen)
             choose_targets(sets, names)
             if isinstance(chosen, FineTunedTask | ProbeTask):

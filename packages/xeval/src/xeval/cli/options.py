@@ -1,12 +1,15 @@
 """Options that several commands have."""
 
+from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from xeval.errors import XevalError
-from xeval.protocol import Protocol
+from xeval.protocol import PROMPTS, Protocol
+from xeval.task_templates.task import Task
 from xeval.tasks import TASKS
 
 DEFAULT = Protocol()
@@ -35,6 +38,36 @@ def prompt_settings(given: list[str] | None) -> dict[str, Any]:
             raise XevalError(f"--prompt {prompt!r}: there are two for {role}; give one")
         settings[f"{role}_prompt"] = text
     return settings
+
+
+def refuse_without_effect(protocol: Protocol, tasks: Iterable[Task], *, model: str = "") -> None:
+    """Refuse a setting that none of the tasks reads.
+
+    Args:
+        protocol: the settings as given.
+        tasks: what is run.
+        model: a tuned folder, whose own protocol is taken; "" for none.
+
+    Raises:
+        XevalError: naming the option, and the tasks that read it.
+    """
+    tasks = list(tasks)
+    read = {name for task in tasks for name in task.settings(protocol) if not model}
+    for name in (field.name for field in fields(Protocol)):
+        if name in read or getattr(protocol, name) == getattr(DEFAULT, name):
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if name in PROMPTS:
+            option = f"--prompt {name.removesuffix('_prompt')}="
+        if model:
+            raise XevalError(
+                f"{model}: is scored by the protocol of its tuning, and {option} would change nothing; leave it out"
+            )
+        readers = ", ".join(task.name for task in TASKS.values() if name in task.settings(DEFAULT))
+        raise XevalError(
+            f"{option} would change nothing for {', '.join(task.name for task in tasks)}; leave it out, or take a task that "
+            f"reads it ({readers})"
+        )
 
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
