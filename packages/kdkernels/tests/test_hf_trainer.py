@@ -251,6 +251,16 @@ def test_evaluation_gives_the_loss_and_logits_unless_they_are_not_wanted(
     assert seen == [(EXAMPLES, S, V if kept else 32)]
 
 
+def evaluation_loss(model: PreTrainedModel, data: list[dict[str, Tensor]], folder: Path) -> float:
+    trainer = Trainer(
+        model=model,
+        args=arguments(folder),
+        eval_dataset=data,
+        compute_loss_func=TopKDistillationLoss(model),
+    )
+    return float(trainer.evaluate()["eval_loss"])
+
+
 def test_evaluation_without_a_teacher_is_the_cross_entropy(
     model: PreTrainedModel, tmp_path: Path
 ) -> None:
@@ -258,18 +268,28 @@ def test_evaluation_without_a_teacher_is_the_cross_entropy(
         {name: part for name, part in example.items() if "teacher" not in name}
         for example in examples()
     ]
-    trainer = Trainer(
-        model=model,
-        args=arguments(tmp_path),
-        eval_dataset=data,
-        compute_loss_func=TopKDistillationLoss(model),
-    )
-    loss = trainer.evaluate()["eval_loss"]
+    loss = evaluation_loss(model, data, tmp_path)
 
     batch = default_data_collator(data)
     with torch.no_grad():
         rows = shifted(model, model(input_ids=batch["input_ids"]).logits, batch["labels"])
     assert loss == pytest.approx(float(F.cross_entropy(*rows)), rel=1e-4)
+
+
+@pytest.mark.parametrize("teacher", [True, False])
+def test_an_evaluation_without_labels_has_the_loss_zero(
+    model: PreTrainedModel, tmp_path: Path, teacher: bool
+) -> None:
+    data = [
+        {
+            name: torch.full_like(part, -100) if name == "labels" else part
+            for name, part in example.items()
+            if teacher or "teacher" not in name
+        }
+        for example in examples()
+    ]
+
+    assert evaluation_loss(model, data, tmp_path) == 0
 
 
 def test_training_makes_no_logits_and_leaves_a_plain_model(
@@ -566,7 +586,22 @@ def test_the_parts_of_the_last_batch_can_be_logged() -> None:
     value = once(loss, model, default_data_collator(examples()))
 
     assert loss.last is not None
+    assert float(loss.last.loss) == value
     assert math.isclose(
         0.75 * float(loss.last.hard) + 0.25 * float(loss.last.soft), value, rel_tol=1e-5
     )
     assert not loss.last.loss.requires_grad
+
+
+def test_the_last_loss_is_that_of_the_batch_also_where_trainer_multiplies_it() -> None:
+    """As Trainer does in place, by the number of processes."""
+    model = encoder().train()
+    loss = TopKDistillationLoss(model)
+    batch = default_data_collator(examples())
+    labels = batch.pop("labels")
+    value = loss(model(**batch), labels)
+    before = value.item()
+    value *= 2
+
+    assert loss.last is not None
+    assert float(loss.last.loss) == before

@@ -218,7 +218,8 @@ class TopKDistillationLoss:
                 divisor=divisor,
                 **self._options,
             )
-        self.last = result._replace(loss=result.loss.detach())
+        # A copy, because Trainer multiplies the loss in place by the number of processes.
+        self.last = result._replace(loss=result.loss.detach().clone())
         return result.loss
 
     def _cross_entropy(self, outputs: Any, labels: Tensor, divisor: Tensor | int | None) -> Tensor:
@@ -230,7 +231,9 @@ class TopKDistillationLoss:
             )
         logits = _logits(outputs)
         total = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum")
-        return total / ((labels != -100).sum().clamp(min=1) if divisor is None else divisor)
+        # In evaluation, too, Trainer gives the number of labels; a batch without one has the loss 0.
+        number = (labels != -100).sum() if divisor is None else torch.as_tensor(divisor)
+        return total / number.clamp(min=1)
 
     def _begin(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
