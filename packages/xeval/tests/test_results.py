@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -16,9 +17,11 @@ from hypothesis import strategies as st
 
 from xeval.errors import XevalError
 from xeval.statistics.comparable import check_one_protocol
+from xeval.statistics.compare import compare
 from xeval.statistics.items import Items, bootstrap_rows, test_set_digest
 from xeval.statistics.result import Result, digest_of
 from xeval.statistics.results_file import append_result, append_results, read_results
+from xeval.statistics.summary import summarise
 
 ITEMS = Items(metric="accuracy", rows=np.array([[3, 4], [4, 4]]), test_digest="t" * 16)
 
@@ -291,6 +294,20 @@ def test_two_source_languages_of_one_task_are_refused() -> None:
 
 def test_untuned_tasks_have_each_language_for_its_own_source() -> None:
     check_one_protocol([result(source_language="de"), result(language="fr", source_language="fr")])
+
+
+def test_models_that_learned_from_different_data_are_refused_by_both_who_compare() -> None:
+    learned = [result(train_digest="one"), result(model="other", train_digest="two")]
+    said = (
+        "pos, tuned on en: 'small' and 'other' learned from different training data (one and two)"
+    )
+
+    for judge in (summarise, lambda results: compare(results, "small", "other")):
+        with pytest.raises(XevalError, match=re.escape(said)):
+            judge(learned)
+    # Each language tuned on itself, or a state that is not told.
+    summarise([learned[0], result(language="fr", source_language="fr", train_digest="two")])
+    summarise([learned[0], result(model="other")])
 
 
 @pytest.mark.parametrize(

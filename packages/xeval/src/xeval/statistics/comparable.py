@@ -1,4 +1,4 @@
-"""Which figures may not stand beside each other: of different protocols, or on different test items."""
+"""Which figures may not stand beside each other: of different protocols, on different test items, of different training data."""
 
 from collections.abc import Iterable, Sequence
 
@@ -64,4 +64,22 @@ def check_same_items(results: Iterable[Result]) -> None:
             raise XevalError(
                 f"{result.task}, {result.language} ({result.dataset}): {earlier.model!r} and {result.model!r} were scored "
                 f"on different test items ({earlier.test_digest} and {result.test_digest}); score both on the same data"
+            )
+
+
+def check_same_training(results: Iterable[Result]) -> None:
+    """Refuse figures of one task and source language whose models learned from different training data.
+
+    Raises:
+        XevalError: naming two models and the digests of their training data.
+    """
+    first: dict[tuple[str, str, str], Result] = {}
+    for result in results:
+        if result.train_digest is None:
+            continue
+        earlier = first.setdefault((result.task, result.split, result.source_language), result)
+        if earlier.train_digest != result.train_digest:
+            raise XevalError(
+                f"{result.task}, tuned on {result.source_language}: {earlier.model!r} and {result.model!r} learned from different "
+                f"training data ({earlier.train_digest} and {result.train_digest}); tune both on the same data"
             )

@@ -7,7 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from xeval.statistics.comparable import check_one_protocol, check_same_items
+from xeval.statistics.comparable import (
+    check_one_protocol,
+    check_same_items,
+    check_same_training,
+)
 from xeval.statistics.display_names import of_model, place_labels
 from xeval.statistics.metrics import Values, metric_of, value_of_rows
 from xeval.statistics.result import Result
@@ -117,8 +121,8 @@ def compare(
         One comparison per task and metric.
 
     Raises:
-        XevalError: for an unknown model, results of different protocols, results without item statistics, or
-            different test items.
+        XevalError: for an unknown model, results of different protocols, results without item statistics,
+            different test items, or different training data.
 
     Example:
         >>> import tempfile
@@ -141,6 +145,7 @@ def compare(
     of_a, of_b = of_model(results, a), of_model(results, b)
     check_one_protocol([*of_a, *of_b])
     check_same_items([*of_a, *of_b])
+    check_same_training([*of_a, *of_b])
     groups = dict.fromkeys((r.task, r.metric) for r in [*of_a, *of_b])
     return [
         _compare_task(

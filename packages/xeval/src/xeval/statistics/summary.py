@@ -7,7 +7,11 @@ from typing import Any
 import numpy as np
 
 from xeval.errors import XevalError
-from xeval.statistics.comparable import check_one_protocol, check_same_items
+from xeval.statistics.comparable import (
+    check_one_protocol,
+    check_same_items,
+    check_same_training,
+)
 from xeval.statistics.display_names import model_labels, place_labels
 from xeval.statistics.metrics import Metric, Values, metric_of
 from xeval.statistics.result import Result
@@ -126,7 +130,8 @@ def summarise(results: Iterable[Result]) -> Summary:
         A table for each task and metric, costs, and what is missing.
 
     Raises:
-        XevalError: for no results, results of different protocols in one task, or different test items in one column.
+        XevalError: for no results, results of different protocols in one task, or different test items in one column, or different
+            training data of one source language.
 
     Example:
         >>> about = {"model": "small", "model_digest": "ab", "task": "pos", "split": "test", "source_language": "en",
@@ -141,6 +146,7 @@ def summarise(results: Iterable[Result]) -> Summary:
         raise XevalError("there are no results to report; `xeval run` makes some")
     check_one_protocol(results)
     check_same_items(results)
+    check_same_training(results)
     labels = model_labels(results)
     groups = dict.fromkeys((r.task, r.split, r.metric) for r in results)
     tables, missing = [], []
