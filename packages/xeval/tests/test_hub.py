@@ -143,6 +143,26 @@ def test_rows_of_the_hub_become_examples(
     assert asked["config"] == configuration
 
 
+@pytest.mark.parametrize(
+    ("heads", "relations", "said"),
+    [
+        (["0", "_"], ["root", "obj"], "de_gsd, test: the rows are not as expected"),
+        (["0", "0"], ["root", "root"], "de_gsd, test, row 0: expected a tree with one root, got 2"),
+        (["0", "1"], ["root", "objekt"], "test, row 0: the label 'objekt' is not among those of"),
+    ],
+)
+def test_rows_that_are_no_universal_tree_are_named(
+    heads: list[str], relations: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"tokens": [["a", "b"]], "head": [heads], "deprel": [relations]}
+    made = datasets.Dataset.from_dict(row).to_iterable_dataset()
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: made)
+    german = DataSet(name="ud/de_gsd", language="de", splits=("test",))
+
+    with pytest.raises(XevalError, match=said):
+        HubSource("ud").read(task_of("dp"), german, "test")
+
+
 def parquet_files(folder: Path, tokens: dict[str, str]) -> None:
     """`CONFIGURATION/SPLIT/0000.parquet` with one sentence of one token each, as the Hub's converter lays them out."""
     for place, token in tokens.items():

@@ -80,7 +80,9 @@ class HubSource:
         rows = self._rows(hub_set, configuration, hub_set.splits[split])
         try:
             examples = list(_examples(rows, hub_set, data_set.language, where))
-        except (KeyError, IndexError, TypeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            if isinstance(error, XevalError):
+                raise
             raise XevalError(
                 f"{where}: the rows are not as expected ({error!r}); the set may have changed on the Hub"
             ) from error

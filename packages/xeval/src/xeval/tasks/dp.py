@@ -47,11 +47,18 @@ def _read(path: Path, cache: Path | None) -> list[Parsed]:
         where = f"{path}:{sentence.line}"
         if not sentence.heads:
             raise XevalError(f"{where}: the sentence has no tree; expected a head for every word")
-        check_tree(sentence.heads, where)
-        for relation in sentence.relations:
-            number_of(relation, RELATIONS, where)
-        examples.append(Parsed(sentence.words, sentence.heads, sentence.relations, where))
+        examples.append(_parsed(sentence.words, sentence.heads, sentence.relations, where))
     return examples
+
+
+def _parsed(
+    words: tuple[str, ...], heads: tuple[int, ...], relations: tuple[str, ...], where: str
+) -> Parsed:
+    """An example, if it is a tree of universal relations."""
+    check_tree(heads, where)
+    for relation in relations:
+        number_of(relation, RELATIONS, where)
+    return Parsed(words, heads, relations, where)
 
 
 def _labels(_examples: Sequence[Parsed]) -> tuple[str, ...]:
@@ -132,7 +139,7 @@ def _items(
 
 def _hub_example(row: Row, _names: LabelNames, where: str) -> Parsed:
     words = word_rows(row)
-    return Parsed(
+    return _parsed(
         tuple(row["tokens"][i] for i in words),
         tuple(int(row["head"][i]) for i in words),
         tuple(row["deprel"][i].partition(":")[0] for i in words),
