@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -125,6 +126,24 @@ def test_quiet_leaves_stderr_empty(tuned_pos: Path, data: Path, tmp_path: Path) 
     )
 
     assert (done.exit_code, done.stderr) == (0, "")
+
+
+def test_names_are_whole_where_the_table_goes_to_a_file(
+    models: Models, more_data: Path, tmp_path: Path
+) -> None:
+    name = "paraphrase-multilingual-MiniLM-L12-v2[x]"
+    shutil.copytree(models("bert"), tmp_path / name)
+
+    done = CliRunner().invoke(
+        app,
+        ["score", str(tmp_path / name), "--task", "bitext", "--data", str(more_data),
+         "--results", str(tmp_path / "r.jsonl")],
+    )  # fmt: skip
+
+    assert done.exit_code == 0, done.output
+    (row,) = (line for line in done.stdout.splitlines() if "bitext_from_source" in line)
+    assert name in row
+    assert "tatoeba/yy" in row
 
 
 def test_misuse_exits_with_status_two() -> None:

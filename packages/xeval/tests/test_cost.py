@@ -251,7 +251,11 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, folder: Path) -> N
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"batch": 0}, "at least 1, got 0"), ({"dtype": "int8"}, "dtype must be")],
+    [
+        ({"batch": 0}, "at least 1, got 0"),
+        ({"dtype": "int8"}, "dtype must be"),
+        ({"device": "gpu"}, "device must be cpu or cuda, got 'gpu'"),
+    ],
 )
 def test_impossible_conditions_are_refused(
     folder: Path, options: dict[str, Any], message: str

@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from xeval.cli.app import app
 from xeval.data.source import LocalFolder
-from xeval.encoder import model_digest
+from xeval.encoder import model_digest, model_name
 from xeval.errors import XevalError
 from xeval.evaluate.score import score
 from xeval.protocol import Protocol
@@ -180,6 +181,42 @@ def test_a_sentence_encoder_with_a_broken_module_is_refused_in_a_sentence(
 
     with pytest.raises(XevalError, match="no sentence encoder could be opened there"):
         open_vectors(str(folder), Protocol())
+
+
+def damaged(folder: Path, target: Path) -> Path:
+    """A copy whose weights hold a number that is none in every file."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, target)
+    for path in target.rglob("*.safetensors"):
+        weights = load_file(path)
+        for tensor in weights.values():
+            tensor.view(-1)[0] = float("nan")
+        save_file(weights, path, metadata={"format": "pt"})
+    return target
+
+
+@pytest.mark.parametrize("task", ["bitext", "pos_probe"])
+@pytest.mark.parametrize("kind", ["encoder", "plain"])
+def test_vectors_that_are_no_numbers_give_no_figure(
+    task: str, kind: str, sentence_encoder: Path, models: Models, more_data: Path, tmp_path: Path
+) -> None:
+    folder = damaged(models("bert") if kind == "plain" else sentence_encoder, tmp_path / "damaged")
+
+    with pytest.raises(
+        XevalError, match=r"damaged: gives vectors or scores that are no finite numbers"
+    ):
+        score(
+            folder, tmp_path / "r.jsonl", source=LocalFolder(more_data), languages=["yy"], task=task,
+            language="xx",
+        )  # fmt: skip
+
+
+def test_scores_that_are_no_numbers_give_no_figure(reranker: Path, tmp_path: Path) -> None:
+    opened = open_reranker(str(damaged(reranker, tmp_path / "damaged")), Protocol())
+
+    with pytest.raises(XevalError, match="damaged: gives vectors or scores"):
+        opened.score(["das hund"], [["das haus", "das buch"]], silent, "rerank")
 
 
 # Rankings
@@ -365,3 +402,16 @@ def test_prompts_are_part_of_the_protocol_of_the_tasks_they_bear_on() -> None:
     assert task_of("rerank").settings(protocol)["query_prompt"] == "b "
     assert task_of("bpb").settings(protocol) == task_of("bpb").settings(Protocol())
     assert task_of("bpb").settings(Protocol())["max_length"] == 256
+
+
+def test_a_folder_is_called_the_same_from_within(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "small/deeper").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "small")
+    (tmp_path / "link").symlink_to("small")
+
+    assert [model_name(n) for n in (".", "../small/", "deeper/..", "../link")] == [
+        *("small",) * 3, "link",
+    ]  # fmt: skip
+    assert model_name("org/name") == "org/name"

@@ -106,6 +106,8 @@ def test_the_head_that_makes_sparse_vectors_counts_among_their_operations(
     sparse_encoder: Path, models: Callable[[str], Path]
 ) -> None:
     sparse, plain = (cost(m, length=8, repeats=1) for m in (sparse_encoder, models("bert")))
+
+    assert (sparse.with_head, plain.with_head) == (True, False)
     vocabulary = sparse.parameters.vocabulary
     assert sparse.flops - plain.flops == 2 * 8 * (32 * 32 + vocabulary)
     assert sparse.parameters == plain.parameters

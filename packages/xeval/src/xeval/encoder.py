@@ -112,6 +112,14 @@ def longest_row(encoder: nn.Module) -> int:
     return int(positions)
 
 
+def model_name(model: str) -> str:
+    """What results call a model: its folder's name, however the folder is named ("." as well); a Hub name as it is."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    return folder.name if folder.name not in ("", "..") else folder.resolve().name
+
+
 def model_digest(model: str) -> str:
     """A digest of the weights, configuration and tokenizer of a model folder; of a Hub name, of name and commit.
 

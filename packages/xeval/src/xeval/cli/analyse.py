@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from xeval.cli import options as o
-from xeval.cli.console import one_sentence, progress
+from xeval.cli.console import one_sentence, progress, table_console
 from xeval.statistics.display_names import choose
 from xeval.statistics.result import Result
 from xeval.statistics.results_file import read_results
@@ -64,7 +64,7 @@ def compare(
             json.dumps([asdict(comparison) for comparison in comparisons], ensure_ascii=False)
         )
         return
-    console = _console()
+    console = table_console()
     for comparison in comparisons:
         sections = [comparison.languages, (comparison.mean,) if comparison.mean else ()]
         title = f"{comparison.task}, {comparison.metric}"
@@ -89,7 +89,7 @@ def _compare_mteb(
     if as_json:
         typer.echo(json.dumps(asdict(compared), ensure_ascii=False))
         return
-    console = _console()
+    console = table_console()
     if compared.all_tasks is None:
         scores = [
             f"{s.task}: {compared.a} {s.score_a:.2f}, {compared.b} {s.score_b:.2f}"
@@ -128,7 +128,8 @@ def _table(title: str, heads: Sequence[str], sections: Sequence[Sequence[Any]]) 
     for number, head in enumerate(
         [*heads, "difference", "95 % interval", "could show", "p", "verdict"]
     ):
-        table.add_column(Text(head), justify="left" if number in (0, 8) else "right")
+        justify: Any = "left" if number in (0, 8) else "right"
+        table.add_column(Text(head), justify=justify, overflow="fold")
     for section in sections:
         for row in section:
             cells = (
@@ -200,7 +201,7 @@ def cost(
         f"  latency      {priced.latency_ms:>15.2f} ms ({priced.latency_low_ms:.2f} to {priced.latency_high_ms:.2f}, "
         f"20th to 80th percentile of {repeats} passes)\n"
         f"  throughput   {priced.throughput:>15.1f} examples/s\n"
-        f"  measured: encoder without head, batch {batch}, {priced.threads} threads, {priced.device}, {dtype}"
+        f"  measured: encoder {'with language-model head' if priced.with_head else 'without head'}, batch {batch}, {priced.threads} threads, {priced.device}, {dtype}"
     )
 
 
@@ -281,11 +282,3 @@ def _chosen(
         protocols=protocols or (),
         source=source,
     )
-
-
-def _console() -> Any:
-    """A console that does not fold tables in a file to the width of no terminal."""
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=160)

@@ -9,7 +9,7 @@ import typer
 
 from xeval.cli import analyse
 from xeval.cli import options as o
-from xeval.cli.console import one_sentence, progress
+from xeval.cli.console import one_sentence, progress, table_console
 from xeval.protocol import Protocol
 from xeval.statistics.result import Result
 from xeval.task_templates.task import FineTunedTask, ProbeTask
@@ -217,11 +217,14 @@ def _show(results: list[Result], as_json: bool) -> None:
             }  # fmt: skip
             typer.echo(json.dumps(record, ensure_ascii=False))
         return
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("model", "task", "data set", "seed", "metric", "value", "n")
+    table = Table()
+    for head in ("model", "task", "data set", "seed", "metric", "value", "n"):
+        table.add_column(head, overflow="fold")
     for r in results:
         value = f"{r.value:.2f}" if r.value is not None else f"not run: {r.skipped}"
-        table.add_row(r.model, r.task, r.dataset, str(r.seed), r.metric, value, str(r.n))
-    Console().print(table)
+        cells = (r.model, r.task, r.dataset, str(r.seed), r.metric, value, str(r.n))
+        table.add_row(*map(Text, cells))  # not strings: a name in square brackets is no markup
+    table_console().print(table)

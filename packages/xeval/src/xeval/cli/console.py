@@ -29,6 +29,14 @@ def one_sentence() -> Iterator[None]:
         raise typer.Exit(130) from error
 
 
+def table_console() -> Any:
+    """A console that does not fold tables in a file to the width of no terminal."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
 @contextlib.contextmanager
 def progress(*, quiet: bool = False) -> Iterator[ProgressCallback]:
     """Progress on standard error: a bar in a terminal, elsewhere plain lines. Notes stay in either."""

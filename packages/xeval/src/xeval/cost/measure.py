@@ -40,6 +40,7 @@ class Cost:
         length: sub-words per example, special ones included; no padding.
         device: where it ran, with its name.
         dtype: of the weights while running.
+        with_head: whether the language-model head ran, too.
     """
 
     model: str
@@ -56,6 +57,7 @@ class Cost:
     length: int
     device: str
     dtype: str
+    with_head: bool = False
 
     @property
     def throughput(self) -> float:
@@ -130,6 +132,8 @@ def cost(
         )
     if dtype not in ("float32", "bfloat16", "float16"):
         raise XevalError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
+    if device not in ("cpu", "cuda"):
+        raise XevalError(f"device must be cpu or cuda, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise XevalError("device 'cuda': torch sees no such device here; use --device cpu")
     folder = Path(model)
@@ -165,6 +169,7 @@ def cost(
         length=length,
         device=device_name(device),
         dtype=dtype,
+        with_head=with_head,
     )
 
 

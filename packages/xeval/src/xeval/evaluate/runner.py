@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xeval.data.source import Source, choose_source, digest_of_training
-from xeval.encoder import model_digest
+from xeval.encoder import model_digest, model_name
 from xeval.evaluate.score import score
 from xeval.finetune.tune import tune
 from xeval.progress import ProgressCallback, no_progress
@@ -82,7 +82,7 @@ def run(
             data_set = choose_source(source.data_sets(task), language)
             settings = digest_of(task.settings(protocol))[:8]
             data = digest_of_training(source, task, data_set)[:8]
-            place = f"{re.sub('[^A-Za-z0-9._-]+', '_', Path(model).name)}-{model_digest(model)[:8]}"
+            place = f"{re.sub('[^A-Za-z0-9._-]+', '_', Path(model_name(model)).name)}-{model_digest(model)[:8]}"
             for seed in range(seeds):
                 folder = work / place / f"{task.name}-{data_set.short}-{data}-{settings}-seed{seed}"
                 tune(

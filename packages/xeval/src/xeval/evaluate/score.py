@@ -9,6 +9,7 @@ from typing import Any
 
 from xeval.data.folder import DataSet
 from xeval.data.source import Source, choose_source, choose_targets, digest_of_training
+from xeval.encoder import model_name
 from xeval.finetune.checkpoint import FineTunedModel, predict, read_finetuned
 from xeval.finetune.record import digest_of_base, task_to_score
 from xeval.progress import ProgressCallback, no_progress
@@ -308,8 +309,7 @@ def _probe_evaluator(
 
 
 def _as_it_is(model: str) -> Label:
-    name = Path(model).name if Path(model).is_dir() else model
-    return Label(model=name, model_digest=digest_of_base(model))
+    return Label(model=model_name(model), model_digest=digest_of_base(model))
 
 
 def _tell(notes: Sequence[str], data_set: DataSet, watch: ProgressCallback) -> None:

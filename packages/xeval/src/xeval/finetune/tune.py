@@ -12,7 +12,7 @@ from transformers import set_seed
 
 from xeval.data.folder import DataSet
 from xeval.data.source import Source, choose_source, digest_of_training
-from xeval.encoder import model_digest
+from xeval.encoder import model_digest, model_name
 from xeval.errors import XevalError
 from xeval.finetune.callbacks import NotFiniteError
 from xeval.finetune.checkpoint import (
@@ -117,7 +117,7 @@ def tune(
             source=data_set.name,
             source_language=data_set.language,
             seed=seed,
-            base=Path(model).name if Path(model).is_dir() else model,
+            base=model_name(model),
             base_digest=inputs["model"],
             train_digest=inputs["data"],
             notes=record,

@@ -13,6 +13,7 @@ from xeval.errors import XevalError
 from xeval.progress import ProgressCallback
 from xeval.protocol import Protocol
 from xeval.sentences.kinds import device
+from xeval.sentences.vectors import require_numbers
 from xeval.task_templates.batches import by_length, pad_rows, place_words
 from xeval.task_templates.word_tokenization import Encoded, Pieces
 
@@ -43,7 +44,7 @@ class WordStates:
                 f"layer must lie between {-layers - 1} and {layers}, the last, for this model; got {wanted!r}"
             )
         self.layers = range(layers + 1) if wanted is None else [wanted % (layers + 1)]
-        self._encoder = encoder.to(device()).eval()
+        self._name, self._encoder = model, encoder.to(device()).eval()
         self._pieces = Pieces(open_tokenizer(model), min(protocol.window, longest_row(encoder)))
         self._pooling = protocol.pooling
 
@@ -89,6 +90,9 @@ class WordStates:
                 hidden = self._encoder(**rows, output_hidden_states=True).hidden_states
                 states = [word_states(hidden[layer], words, self._pooling) for layer in layers]
             there = words["word_size"] > 0
-            yield indices, [of_layer[there].cpu().numpy() for of_layer in states]
+            read = [of_layer[there].cpu().numpy() for of_layer in states]
+            for of_layer in read:
+                require_numbers(of_layer, self._name)
+            yield indices, read
             done += len(indices)
             watch(done, len(encoded), what)

@@ -13,7 +13,7 @@ from xeval.errors import XevalError
 from xeval.progress import ProgressCallback
 from xeval.protocol import Protocol as Settings
 from xeval.sentences.kinds import RERANKER, device, kind_of, sentence_transformers
-from xeval.sentences.vectors import TextVectors, open_vectors
+from xeval.sentences.vectors import TextVectors, open_vectors, require_numbers
 
 _PAIRS = 512  # between two reports of progress
 
@@ -65,7 +65,7 @@ class CrossEncoderScores:
     """
 
     def __init__(self, model: str, max_length: int | None) -> None:
-        library = sentence_transformers(model)
+        self._name, library = model, sentence_transformers(model)
         with named(model, "reranker"), quiet():
             self._model = library.CrossEncoder(
                 model, device=device(), trust_remote_code=False, model_kwargs={"dtype": "float32"}
@@ -101,6 +101,7 @@ class CrossEncoderScores:
                 [pairs[i] for i in chosen], show_progress_bar=False
             )
             watch(start + len(chosen), len(order), what)
+        require_numbers(scores, self._name)
         return _split(scores, documents), self._cut(pairs)
 
     def _cut(self, pairs: list[tuple[str, str]]) -> int:

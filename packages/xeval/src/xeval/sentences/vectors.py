@@ -122,6 +122,7 @@ class SentenceVectors:
         *,
         library_class: str = SENTENCE_ENCODER,
     ) -> None:
+        self._name = model
         opened_by = getattr(sentence_transformers(model), library_class)
         self._sparse = library_class == SPARSE_ENCODER
         with named(model, _WORDS[library_class]), quiet():
@@ -169,6 +170,7 @@ class SentenceVectors:
             watch(start + len(chosen), len(order), what)
         rows = stacked_rows(parts) if self._sparse else np.concatenate(parts)
         vectors: Vectors = rows[np.argsort(order)]
+        require_numbers(vectors, self._name)
         return vectors, self._cut([self._prompt(role) + text for text in texts])
 
     def _cut(self, texts: list[str]) -> int:
@@ -206,7 +208,7 @@ class MeanStates:
         self, model: str, window: int, layer: int | None, prompts: dict[Role, str | None]
     ) -> None:
         encoder: Any = open_encoder(model)
-        self._encoder = encoder.to(device()).eval()
+        self._name, self._encoder = model, encoder.to(device()).eval()
         self._pieces = Pieces(open_tokenizer(model), min(window, longest_row(encoder)))
         self._prompts = prompts
         layers = encoder.config.num_hidden_layers
@@ -247,11 +249,24 @@ class MeanStates:
                 means[indices] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
                 done += len(indices)
                 watch(done, len(texts), what)
+        require_numbers(means, self._name)
         return means, cut
 
     def similarity(self, a: Vectors, b: Vectors) -> Vectors:
         """Cosine."""
         return a @ b.T
+
+
+def require_numbers(vectors: Vectors, model: str) -> None:
+    """Refuse vectors or scores that hold what is no number: what is nearest to such a vector is no answer of the model.
+
+    Raises:
+        XevalError: naming the model.
+    """
+    if not np.isfinite(vectors if isinstance(vectors, np.ndarray) else vectors.data).all():
+        raise XevalError(
+            f"{model}: gives vectors or scores that are no finite numbers; its weights are damaged: save or merge it again"
+        )
 
 
 def unit(vectors: Vectors) -> Vectors:
