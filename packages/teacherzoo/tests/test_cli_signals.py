@@ -7,6 +7,7 @@ from typer.testing import CliRunner, Result
 
 from teacherzoo import Signals
 from teacherzoo.cli.app import app
+from teacherzoo.signals.layout import read_manifest
 
 
 def call(*arguments: str) -> Result:
@@ -118,3 +119,27 @@ def test_ctrl_c_says_how_to_go_on(
 
 def test_what_the_launcher_of_deepspeed_says_of_a_process_is_taken() -> None:
     assert call("--local_rank=1", "record", "--help").exit_code == 0
+
+
+def test_a_data_set_on_the_hub_is_named_with_its_configuration_and_split(
+    teacher: Path, lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def load_dataset(*named: object, **options: object) -> list[dict[str, str]]:
+        asked.append((named, options))
+        return [{"title": "of a page", "text": line} for line in lines]
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    folder = tmp_path / "signals"
+
+    recorded = call("record", str(teacher), "--corpus", "en=hub:wikimedia/wikipedia:20231101.en:test", "-o", str(folder), "--limit", "9")  # fmt: skip
+    refused = call("record", str(teacher), "--corpus", "en=hub:a/b:c:d:e", "-o", str(folder))
+
+    assert recorded.exit_code == 0
+    assert {repr(one) for one in asked} == {
+        repr((("wikimedia/wikipedia", "20231101.en"), {"split": "test", "streaming": True}))
+    }
+    assert read_manifest(folder).corpora["en"].documents == 9
+    assert refused.exit_code == 2
+    assert "expected hub:NAME[:CONFIG[:SPLIT]], got 'hub:a/b:c:d:e'" in refused.stderr

@@ -20,6 +20,7 @@ from teacherzoo.cli.plain_lines import PlainLines
 from teacherzoo.errors import CorpusError, TeacherzooError
 from teacherzoo.processes import rank
 from teacherzoo.progress import ProgressCallback, no_progress
+from vocabmerge.hub.texts import PREFIX, parse_hub_source
 
 if TYPE_CHECKING:
     from teacherzoo.text.corpora import Corpus
@@ -100,10 +101,11 @@ def refusing_plainly(
 
 
 def corpora_named(given: Sequence[str], **options: Any) -> list[Corpus]:
-    """The corpora of `--corpus LANGUAGE=SOURCE`, each with these options.
+    """The corpora of `--corpus LANGUAGE=SOURCE`, each with these options; `hub:NAME[:CONFIG[:SPLIT]]` is a data set on the Hub.
 
     Raises:
         CorpusError: for one that is not written so or not there, and for options that make no sense.
+        VocabularyError: for a data set that is not named so.
     """
     from teacherzoo.text.corpora import Corpus
 
@@ -112,7 +114,10 @@ def corpora_named(given: Sequence[str], **options: Any) -> list[Corpus]:
         language, separator, source = text.partition("=")
         if not separator or not source:
             raise CorpusError(f"--corpus must be LANGUAGE=SOURCE, got {text!r}.")
-        corpora.append(Corpus(language, source, **options))
+        hub: dict[str, Any] = {}
+        if source.startswith(PREFIX):
+            source, hub["config"], hub["split"] = parse_hub_source(source)
+        corpora.append(Corpus(language, source, **hub, **options))
         corpora[-1].files()  # refuses what is not there before anything slow is imported
     return corpora
 

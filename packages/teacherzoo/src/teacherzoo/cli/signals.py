@@ -32,7 +32,9 @@ def record_command(
     teacher: TeacherName,
     corpus: Annotated[
         list[str],
-        typer.Option(help="LANGUAGE=FILE, folder or Hub data set; once for each language."),
+        typer.Option(
+            help="LANGUAGE=FILE, folder or hub:NAME[:CONFIG[:SPLIT]]; once for each language."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the signals.")],
     sampler: Annotated[

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CorpusOption = Annotated[
-    list[str], typer.Option(help="LANGUAGE=FILE, folder or Hub data set; once for each language.")
+    list[str],
+    typer.Option(
+        help="LANGUAGE=FILE, folder or hub:NAME[:CONFIG[:SPLIT]]; once for each language."
+    ),
 ]
 Column = Annotated[str, typer.Option(help="Text column of records.")]
 

@@ -22,7 +22,7 @@ def vectors_command(
         str, typer.Argument(help="A sentence-transformers folder, or its name on the Hub.")
     ],
     corpus: Annotated[
-        list[str], typer.Option(help="LANGUAGE=FILE, folder or Hub data set; repeat.")
+        list[str], typer.Option(help="LANGUAGE=FILE, folder or hub:NAME[:CONFIG[:SPLIT]]; repeat.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the vectors.")],
     prompt: Annotated[
