@@ -20,6 +20,7 @@ from teacherzoo.cli.plain_lines import PlainLines
 from teacherzoo.errors import CorpusError, TeacherzooError
 from teacherzoo.processes import rank
 from teacherzoo.progress import ProgressCallback, no_progress
+from vocabmerge import VocabularyError
 from vocabmerge.hub.texts import PREFIX, parse_hub_source
 
 if TYPE_CHECKING:
@@ -105,7 +106,6 @@ def corpora_named(given: Sequence[str], **options: Any) -> list[Corpus]:
 
     Raises:
         CorpusError: for one that is not written so or not there, and for options that make no sense.
-        VocabularyError: for a data set that is not named so.
     """
     from teacherzoo.text.corpora import Corpus
 
@@ -116,7 +116,10 @@ def corpora_named(given: Sequence[str], **options: Any) -> list[Corpus]:
             raise CorpusError(f"--corpus must be LANGUAGE=SOURCE, got {text!r}.")
         hub: dict[str, Any] = {}
         if source.startswith(PREFIX):
-            source, hub["config"], hub["split"] = parse_hub_source(source)
+            try:
+                source, hub["config"], hub["split"] = parse_hub_source(source)
+            except VocabularyError as error:
+                raise CorpusError(f"--corpus {language}: {error}.") from error
         corpora.append(Corpus(language, source, **hub, **options))
         corpora[-1].files()  # refuses what is not there before anything slow is imported
     return corpora
