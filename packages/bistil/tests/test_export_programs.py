@@ -117,6 +117,30 @@ def _run(folder: Path, *arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.parametrize("measure", ["cosine", "dot", "euclidean", "manhattan"])
+def test_texts_are_searched_by_the_models_own_similarity(
+    measure: str, export_float: Callable[[str], Path], sentence_teacher: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(sentence_teacher, tmp_path / "model")
+    stated = json.loads((folder / "config_sentence_transformers.json").read_text())
+    (folder / "config_sentence_transformers.json").write_text(
+        json.dumps(stated | {"similarity_fn_name": measure})
+    )
+    served = _serve(export_float("sentence"))
+    encoder = served.SentenceEncoder(threads=1)
+    assert encoder.about["similarity"] == "cosine"
+    encoder.about["similarity"] = open_graph(str(folder)).similarity
+    first, second = np.random.default_rng(0).normal(size=(2, 3, 24)).astype(np.float32)
+    encoder.encode = lambda texts, **_options: first[:1] if texts == ["a query"] else second
+
+    found = encoder.search("a query", ["a", "b", "c"])
+
+    reference = SentenceTransformer(str(folder), device="cpu")
+    expected = dict(zip("abc", reference.similarity(first[:1], second)[0].tolist(), strict=True))
+    assert {text: score for score, text in found} == pytest.approx(expected, abs=1e-5)
+    assert [text for _, text in found] == sorted("abc", key=lambda text: -expected[text])
+
+
 def test_vectors_are_those_of_sentence_transformers(
     export_float: Callable[[str], Path], sentence_teacher: Path
 ) -> None:

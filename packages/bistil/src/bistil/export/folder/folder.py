@@ -78,6 +78,7 @@ def _described(graph: Graph) -> dict[str, Any]:
         "unknown": tokenizer.unk_token_id,
         "prompts": dict(graph.prompts),
         "default_prompt": graph.default_prompt,
+        "similarity": graph.similarity,
         "dimension": _dimension(graph),
         **graph.about,
     }

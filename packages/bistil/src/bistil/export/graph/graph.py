@@ -52,6 +52,7 @@ class Graph:
         modules: of sentence-transformers, in order, with their folders and files; empty for other models.
         prompts: of a sentence encoder, name to text.
         default_prompt: what stands in front of every text unless another prompt is named; "" for nothing.
+        similarity: by which the model compares vectors: "cosine", "dot", "euclidean" or "manhattan".
         about: of a model tuned by xeval, what one who serves it must know.
     """
 
@@ -69,6 +70,7 @@ class Graph:
     modules: tuple[Module, ...] = ()
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str = ""
+    similarity: str = "cosine"
     about: Mapping[str, Any] = field(default_factory=lambda: {"task": None, "pooling": None})
 
 
@@ -132,6 +134,7 @@ def _pipeline_graph(layout: Layout, opened: Pipeline) -> Graph:
         modules=layout.modules,
         prompts=opened.prompts,
         default_prompt=opened.default_prompt,
+        similarity=opened.similarity,
     )
 
 

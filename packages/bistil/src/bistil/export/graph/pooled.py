@@ -31,6 +31,7 @@ class Pipeline:
         longest: the most tokens of a row.
         prompts: name to text.
         default_prompt: in front of every text unless another is named.
+        similarity: by which sentence-transformers compares vectors: "cosine", "dot", "euclidean" or "manhattan".
     """
 
     encoder: Any
@@ -40,6 +41,7 @@ class Pipeline:
     longest: int
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str = ""
+    similarity: str = "cosine"
 
 
 def open_sentences(layout: Layout) -> Pipeline:
@@ -79,6 +81,7 @@ def open_sentences(layout: Layout) -> Pipeline:
         longest=_longest(model),
         prompts=prompts,
         default_prompt=prompts.get(model.default_prompt_name, ""),
+        similarity=model.similarity_fn_name,
     )
 
 
@@ -109,6 +112,7 @@ def open_sparse(layout: Layout) -> Pipeline:
         longest=_longest(model),
         prompts=dict(model.prompts),
         default_prompt=model.prompts.get(model.default_prompt_name, ""),
+        similarity=model.similarity_fn_name,
     )
 
 

@@ -17,8 +17,6 @@ from bistil.export.graph.heads import Part, part_of
 from bistil.export.judge.graph_reader import GraphReader
 from bistil.export.judge.text_answers import gives_one_score, gives_vectors, text_answers
 from teacherzoo.progress import ProgressCallback
-from vocabmerge.encoder_folder.layout import SENTENCE_CONFIG
-from vocabmerge.tokenizer_file.json_file import read_json
 from xeval import Protocol, XevalError
 from xeval.data.folder import DataSet
 from xeval.data.source import Source, choose_targets
@@ -163,12 +161,10 @@ class _GraphVectors:
         return np.stack(vectors), 0
 
     def similarity(self, a: Vectors, b: Vectors) -> Vectors:
-        """By the measure that the folder names, cosine where it names none."""
+        """By the model's own measure."""
         from sentence_transformers import SimilarityFunction
 
-        file = self._reader.graph.folder / SENTENCE_CONFIG
-        stated = read_json(file).get("similarity_fn_name") if file.is_file() else None
-        measure = SimilarityFunction.to_similarity_fn(stated or "cosine")
+        measure = SimilarityFunction.to_similarity_fn(self._reader.graph.similarity)
         return np.asarray(measure(a, b).numpy())
 
 

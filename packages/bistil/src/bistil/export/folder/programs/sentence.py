@@ -36,15 +36,20 @@ class SentenceEncoder(Graph):
         """The texts, nearest first, with their similarity; prompts named for queries and documents are taken."""
         vector = self.encode([query], prompt_name=self._prompt_name("query"))
         vectors = self.encode(texts, prompt_name=self._prompt_name("document", "passage", "corpus"))
-        scores = similarity(vector, vectors)[0].tolist()
+        scores = similarity(vector, vectors, self.about["similarity"])[0].tolist()
         return sorted(zip(scores, texts, strict=True), key=lambda scored: -scored[0])
 
     def _prompt_name(self, *names: str) -> str | None:
         return next((name for name in names if name in self.about["prompts"]), None)
 
 
-def similarity(first: Any, second: Any) -> Any:
-    """The cosine of each vector of `first` [N, D] to each of `second` [M, D]."""
+def similarity(first: Any, second: Any, measure: str = "cosine") -> Any:
+    """How near each vector of `first` [N, D] is to each of `second` [M, D]: "cosine", "dot", or less "euclidean" or "manhattan" distance."""
+    if measure == "dot":
+        return first @ second.T
+    if measure in ("euclidean", "manhattan"):
+        order = 2 if measure == "euclidean" else 1
+        return -np.linalg.norm(first[:, None] - second, ord=order, axis=-1)
     first, second = (
         vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
         for vectors in (first, second)
