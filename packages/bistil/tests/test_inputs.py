@@ -58,9 +58,9 @@ def learn_task(inputs, out, **options):
     task_sft(inputs / "teacher", out, task="pos", source=LocalFolder(inputs / "data"), language="en", training=TASK, **options)  # fmt: skip
 
 
-def learn_from_teacher(inputs, out, **options):
+def learn_from_teacher(inputs, out, training=TASK, **options):
     adapt(
-        inputs / "student", out, task="pos", source=LocalFolder(inputs / "data"), language="en", training=TASK,
+        inputs / "student", out, task="pos", source=LocalFolder(inputs / "data"), language="en", training=training,
         teacher=TaskTeacher(model=inputs / "teacher"), **options,
     )  # fmt: skip
 
@@ -103,6 +103,14 @@ def test_of_an_engines_configuration_the_content_counts_and_not_its_place(tmp_pa
     )
     assert first == moved
     assert first != changed
+
+
+def test_a_training_goes_on_with_other_logs_and_loaders(tmp_path, inputs):
+    out = tmp_path / "out"
+    interrupted(lambda **options: learn_from_teacher(inputs, out, **options))
+    others = {"logging_steps": 1, "report_to": "none", "dataloader_pin_memory": False}
+    learn_from_teacher(inputs, out, training=replace(TASK, arguments=others))
+    assert out.is_dir()
 
 
 def test_layers_of_the_teacher_that_are_others_are_another_run(tmp_path, inputs):

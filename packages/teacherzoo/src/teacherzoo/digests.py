@@ -15,6 +15,7 @@ from teacherzoo.atomic_write import written_whole
 from teacherzoo.catalogue.catalogue import find_teacher, local_folder
 from teacherzoo.errors import CorpusError
 from teacherzoo.text.corpora import Corpus, text_format
+from teacherzoo.training.arguments import LOGS_AND_LOADERS
 
 Text = Corpus | str | Path | Sequence[Path]
 
@@ -118,12 +119,16 @@ def digest_of_files(files: Iterable[Path]) -> str:
 
 
 def digest_of_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a Trainer with the digest of each file that they name, such as a DeepSpeed configuration's, for its path."""
+    """Those of a Trainer's arguments that bear on what is learnt.
+
+    A file that one names, such as a DeepSpeed configuration, stands there by its digest.
+    """
     return {
         name: {"file": digest_of_files([Path(value)])}
         if isinstance(value, str) and Path(value).is_file()
         else value
         for name, value in arguments.items()
+        if name not in LOGS_AND_LOADERS
     }
 
 

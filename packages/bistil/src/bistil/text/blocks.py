@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from bistil.errors import ExtractError
 from bistil.text.batches import Corruption, MaskedBatches, Schedule, too_short
-from teacherzoo import Corpus, CorpusError, Teacher
+from teacherzoo import Corpus, Teacher
 from teacherzoo.cache import MADE, digest_of_values, made_once
 from teacherzoo.digests import TOKENIZER_FILES, digest_of_model, digest_of_text
 from teacherzoo.encoders.teachers import read_tokenizer
+from teacherzoo.errors import EmptyCorpusError
 from teacherzoo.pretrain.text import stream_blocks
 from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.text.corpora import Part
@@ -158,7 +159,7 @@ class TextBlocks:
                 yield rows
                 done += len(rows)
                 self._watch(done, 0, f"cutting {language}")
-        except CorpusError:  # a small corpus may hold nothing out
+        except EmptyCorpusError:  # a small corpus may hold nothing out
             if part == "train":
                 raise
         if part == "train" and not done:

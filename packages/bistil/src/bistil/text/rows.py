@@ -16,9 +16,10 @@ from bistil.text.batches import Schedule
 from bistil.text.pairing import pairs_of
 from bistil.text.row_batches import RowBatches, RowGroup
 from bistil.text.row_files import Rows, RowWriter, read_rows
-from teacherzoo import Corpus, CorpusError
+from teacherzoo import Corpus
 from teacherzoo.cache import MADE, digest_of_values, made_once
 from teacherzoo.digests import digest_of_text
+from teacherzoo.errors import EmptyCorpusError
 from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.text.corpora import Part
 
@@ -218,7 +219,7 @@ class TextRows:
         try:
             for document in corpus.documents():
                 yield (document.text,)
-        except CorpusError:  # a small corpus may hold nothing out
+        except EmptyCorpusError:  # a small corpus may hold nothing out
             if part == "train":
                 raise
 

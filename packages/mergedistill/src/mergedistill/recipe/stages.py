@@ -26,7 +26,6 @@ from teacherzoo.digests import (
     keep_digests,
 )
 from teacherzoo.processes import rank
-from teacherzoo.training.arguments import LOGS_AND_LOADERS
 
 STAGES = ("rank", "vocabulary", "record", "train", "card")
 FACTS = "stage.json"
@@ -265,7 +264,7 @@ def _keys(recipe: Recipe, ensembles: Mapping[str, TeacherEnsemble]) -> dict[str,
             **recipe.model_dump(include={"distil", "seed"}),
             "student": recipe.student.model_dump() | {"positions": recipe.student.longest_row},
             "train": recipe.train.model_dump(exclude={"checkpoint_every", "evaluate_every"})
-            | {"arguments": digest_of_arguments(_that_teach(recipe.train.arguments))},
+            | {"arguments": digest_of_arguments(recipe.train.arguments)},
         }
     )
     licences = {code: text.licence for code, text in recipe.languages.items() if text.licence}
@@ -275,11 +274,6 @@ def _keys(recipe: Recipe, ensembles: Mapping[str, TeacherEnsemble]) -> dict[str,
         "train": train,
         "card": digest_of_values({"train": train} | ({"licences": licences} if licences else {})),
     }
-
-
-def _that_teach(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a Trainer's arguments, those that bear on what is learnt."""
-    return {name: value for name, value in arguments.items() if name not in LOGS_AND_LOADERS}
 
 
 def _text(recipe: Recipe, language: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from teacherzoo.encoders.heads import split_head
-from teacherzoo.errors import CorpusError, TeacherError
+from teacherzoo.errors import EmptyCorpusError, TeacherError
 from teacherzoo.pretrain.config import ContinuedPretraining, MaskedLMTraining, PretrainedTeacher
 from teacherzoo.pretrain.masks import MaskedBatches, Masks, stack
 from teacherzoo.pretrain.text import pack
@@ -235,7 +235,7 @@ def held_out_scores(
     for corpus in corpora:
         try:
             blocks = pack([corpus], tokenizer, config.length, part="held_out")[corpus.language]
-        except CorpusError:  # a small corpus may hold nothing out
+        except EmptyCorpusError:  # a small corpus may hold nothing out
             continue
         if len(blocks):
             scores[corpus.language] = _score(model, blocks[:_HELD_OUT_BLOCKS], masks, config.batch)
