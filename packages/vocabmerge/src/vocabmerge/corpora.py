@@ -58,7 +58,7 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
         with _OPENERS.get(path.suffix, _open_plain)(path) as file:
             for raw in file:
                 number += 1
-                line = raw.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
+                line = line_text(raw)
                 if line and not line.isspace():
                     any_text = True
                     yield number, line
@@ -75,6 +75,19 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
         raise VocabularyError(
             f"{path}: the corpus is empty; give a file with at least one line of text"
         )
+
+
+def line_text(raw: bytes) -> str:
+    r"""The text of a file's line, UTF-8, without its end and a byte order mark; what is the same text has the same digest everywhere.
+
+    Raises:
+        UnicodeDecodeError: other bytes.
+
+    Example:
+        >>> line_text(b"\xef\xbb\xbfone\r\n")
+        'one'
+    """
+    return raw.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n")
 
 
 def refuse_missing(corpora: Mapping[str, Sequence[str | Path]]) -> None:

@@ -16,6 +16,7 @@ from typing import IO, Any, Literal
 from teacherzoo.catalogue.catalogue import is_local_path
 from teacherzoo.errors import CorpusError, EmptyCorpusError
 from teacherzoo.text.digest_set import Digests
+from vocabmerge.corpora import line_text
 
 Part = Literal["all", "train", "held_out"]
 
@@ -298,12 +299,12 @@ def _missing(column: str, names: Iterable[str], where: str) -> CorpusError:
 
 
 def _numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Every line with its number, without line end and byte order mark; as `vocabmerge.corpora` reads them."""
+    """Every line with its number, as `vocabmerge` reads it."""
     number = 0
     try:
         with _open_binary(file) as lines:
             for number, line in enumerate(lines, start=1):
-                yield number, line.decode().removeprefix("\ufeff").rstrip("\r\n")
+                yield number, line_text(line)
     except UnicodeDecodeError as error:
         raise CorpusError(
             f"{file}, line {number}: byte {error.start + 1} (0x{error.object[error.start]:02x}) is not UTF-8; convert the file to "
