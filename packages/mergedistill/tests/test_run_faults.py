@@ -168,12 +168,31 @@ def test_only_what_an_edit_bears_on_is_redone(recipe_of: Recipes, town: Path) ->
         ({"student": {"layers": 2, "width": 32}}, ["train", "card"]),
         ({"vocabulary": {"normalizer": "keep", "pad_to": 64}}, ["vocabulary", "train", "card"]),
         ({"distil": {"block_length": 32, "k": 4}}, ["record", "train", "card"]),
+        ({"record": {"tokens": 512}}, []),
+        ({"record": {"precision": "bfloat16"}}, ["record", "train", "card"]),
         ({"rank": {"documents": 11}}, ["rank"]),
         ({"combine": "mixture"}, ["train", "card"]),
         ({"held_out_share": 0.1}, list(STAGES)),
     ]
     for edit, redone in edits:
         assert _undone(recipe_of(**edit)) == redone, edit
+
+
+def test_recording_goes_on_in_smaller_batches(recipe_of: Recipes, tmp_path: Path) -> None:
+    def full(done: int, _total: int, what: str) -> None:
+        if what.startswith("recording qag") and done:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        run(recipe_of(), until="record", watch=full)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run/signals").rglob("*.parquet")}
+    assert kept
+
+    run(recipe_of(record={"tokens": 64}), until="record")
+
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len([*(tmp_path / "run/signals").rglob("signals.json")]) == 2
+    assert _undone(recipe_of()) == ["train", "card"]
 
 
 def test_training_by_force_makes_the_student_s_folder_anew(recipe_of: Recipes) -> None:

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM, BertConfig, BertForSequenceClassification, BertModel
@@ -108,6 +109,44 @@ def test_batches_change_nothing_but_the_last_bits(
     assert torch.equal(one.input_ids, other.input_ids)
     assert torch.equal(one.topk_ids, other.topk_ids)
     torch.testing.assert_close(one.topk_logprobs, other.topk_logprobs, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_recording_goes_on_in_smaller_batches_and_says_which_shards_have_them(
+    recording: Path, teacher: Path, text: Path, tmp_path: Path, finished: bool
+) -> None:
+    folder = Path(shutil.copytree(recording, tmp_path / "copy"))
+    for name in ["en-00001.parquet", *([] if finished else ["signals.json"])]:
+        (folder / name).unlink()
+    kept = contents(folder)
+
+    manifest = record(teacher, [Corpus("en", text)], folder, **OPTIONS, token_budget=32)
+
+    found = contents(folder)
+    assert {name: found[name] for name in kept if name != "signals.json"} == {
+        name: content for name, content in kept.items() if name != "signals.json"
+    }
+    stated = {
+        path.name: json.loads(pq.read_schema(path).metadata[b"teacherzoo"])["terms"]["token_budget"]
+        for path in folder.glob("*.parquet")
+    }
+    assert stated == {
+        path.name: 32 if path.name == "en-00001.parquet" else 4096
+        for path in recording.glob("*.parquet")
+    }
+    assert manifest.settings.token_budget == 32
+    one, other = Signals(recording).batch(range(30)), Signals(folder).batch(range(30))
+    assert torch.equal(one.topk_ids, other.topk_ids)
+
+
+def test_a_finished_recording_is_not_said_to_be_of_batches_it_never_had(
+    recording: Path, teacher: Path, text: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(recording, tmp_path / "copy"))
+
+    record(teacher, [Corpus("en", text)], folder, **OPTIONS, token_budget=32)
+
+    assert contents(folder) == contents(recording)
 
 
 def test_bfloat16_is_recorded_as_such_and_is_near(

@@ -210,7 +210,7 @@ class Recording(_Part):
 
     precision: Literal["float32", "bfloat16"] = "float32"
     tokens: Annotated[int, Field(ge=8)] = 4096
-    """Tokens in a batch."""
+    """Tokens in a batch: lower it where memory runs out, and the recording goes on."""
     offload: str | None = None
     """For teachers larger than memory: `cpu`, or a folder on a fast disk (DeepSpeed ZeRO-3)."""
 

@@ -15,7 +15,7 @@ from mergedistill.recipe.language_teachers import (
     needs_ranking,
     teachers_in_use,
 )
-from mergedistill.recipe.recipe import Recipe, Teaching
+from mergedistill.recipe.recipe import Recipe, Recording, Teaching
 from teacherzoo.atomic_write import remove
 from teacherzoo.cache import DIGESTS, MADE, digest_of_values, is_made, made_once, work_dir
 from teacherzoo.digests import (
@@ -208,10 +208,11 @@ def _recording(recipe: Recipe, teacher: Teaching, language: str) -> str:
     if recipe.distil.online:
         terms: Any = recipe.distil.model_dump(include=asked)
     else:
-        # Where offloading keeps the weights changes no signal.
+        # Neither where the weights are kept nor the batch decides a signal. The batch's default stands for all, as in older keys.
+        batch = Recording.model_fields["tokens"].default
         terms = [
             recipe.distil.model_dump(include={"sampler", "k", "draws", "temperature", *asked}),
-            recipe.record.model_dump(exclude={"offload"}),
+            recipe.record.model_dump(exclude={"offload"}) | {"tokens": batch},
             *(["words"] if recipe.combination(language) == "words" else []),
         ]
     return digest_of_values([digest_of_model(teacher.teacher), _text(recipe, language), terms])[:12]

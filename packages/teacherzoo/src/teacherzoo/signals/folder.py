@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,8 @@ def finish_folder(folder: Path, settings: RecordingSettings, plans: Sequence[Cor
         corpora[language] = CorpusRecord(
             digest=plan.digest, documents=plan.documents, bytes=plan.bytes
         )
+    terms = [read_shard_metadata(folder / shard.file)["terms"] for shard in shards]
+    settings = replace(settings, token_budget=min(each["token_budget"] for each in terms))
     manifest = Manifest(settings=settings, corpora=corpora, shards=tuple(shards))
     content = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     write_whole(folder / MANIFEST, content.encode())

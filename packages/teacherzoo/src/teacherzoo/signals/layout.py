@@ -120,7 +120,8 @@ class RecordingSettings:
         mask_draws: masks drawn per block.
         block_length: most tokens in a block.
         precision: of the encoder: `float32` or `bfloat16`.
-        token_budget: most tokens in a batch; it decides which blocks meet in a batch, and so the last bits.
+        token_budget: most tokens in a batch; it decides which blocks meet in a batch, and so at most the last bits. Not compared,
+            so that a recording may go on with another: each shard states its own, `signals.json` the least of them.
         shard_bytes: text in a shard.
         word_logprobs: whether the log-probability of each masked word is kept.
     """
@@ -194,7 +195,7 @@ class RecordingSettings:
         """
         for field in fields(self):
             recorded, now = getattr(self, field.name), getattr(wanted, field.name)
-            if field.name != "teacher" and recorded != now:
+            if field.name not in _NOT_COMPARED and recorded != now:
                 raise SignalsError(
                     f"{where} was recorded with {_SETTING_NAMES.get(field.name, field.name)} {_shown(recorded)}, "
                     f"and now {_shown(now)} is asked for; record into another folder."
@@ -283,6 +284,7 @@ def check_version(values: Mapping[str, Any], path: Path) -> None:
         )
 
 
+_NOT_COMPARED = {"teacher", "token_budget"}
 _SETTING_NAMES = {
     "weights": "teacher weights",
     "tokenizer": "the tokenizer",

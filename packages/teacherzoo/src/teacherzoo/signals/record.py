@@ -76,8 +76,9 @@ def record(
     weight count / draws has the probability as its mean, so that nothing is left over as a tail (Anshumann et al. 2025, "Sparse
     Logit Sampling"). The draws follow from seed and content, as the masks do.
 
-    The same call resumes after any interruption, at the shard, and ends in the same bytes. A call with further corpora adds their
-    languages. Under `torchrun` every process records whole shards, and at equal thread counts the bytes are those of one process.
+    The same call resumes after any interruption, at the shard, and ends in the same bytes. With another `token_budget` it goes on
+    too: batches change at most the last bits, and each shard states the budget that it was recorded with. A call with further
+    corpora adds their languages. Under `torchrun` every process records whole shards, and at equal thread counts the bytes are those of one process.
 
     Args:
         teacher: a model folder, or a name in the catalogue or on the Hub.
@@ -93,7 +94,7 @@ def record(
         mask_draws: masks drawn for every block.
         block_length: most teacher tokens in a block; None for 256, or what the teacher reads where that is less.
         precision: of the encoder; `bfloat16` pays where the processor multiplies it. The head is always float32.
-        token_budget: most tokens in a batch.
+        token_budget: most tokens in a batch: lower it where memory ran out, and the recording goes on.
         shard_bytes: text in a shard: what a kill can cost.
         offload: None for a teacher that fits in memory; `"cpu"` shares its weights out among the processes (DeepSpeed
             ZeRO-3), a folder puts them on its disk. The signals are the same.
