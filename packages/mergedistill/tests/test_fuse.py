@@ -136,6 +136,20 @@ def test_a_weight_of_one_gives_the_bits_of_that_model(taggers: list[Path], tmp_p
     assert all(torch.equal(tensor, fused[name]) for name, tensor in state(taggers[1]).items())
 
 
+def test_a_run_s_notes_of_the_first_model_are_not_of_the_fused_one(
+    taggers: list[Path], tmp_path: Path
+) -> None:
+    folders = [Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in taggers]
+    notes = ["stage.json", "made_of.json", "run.json", "curves.png", "README.md", "report.json"]
+    for note in notes:
+        (folders[0] / note).write_text("of the first model")
+
+    out = fuse(folders, tmp_path / "out")
+
+    first = {path.name for path in folders[0].iterdir()} - {*notes}
+    assert {path.name for path in out.iterdir()} == {*first, "run.json", "README.md"}
+
+
 def test_sharded_bfloat16_with_tied_embeddings_stays_so(tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "model_class": BertForMaskedLM,

@@ -24,6 +24,7 @@ _EXPORTS = re.compile(
 )
 _TRAINING = re.compile(
     r"checkpoint-\d+|runs|training_args\.bin|optimizer\..*|scheduler\..*|rng_state.*|trainer_state\.json|events\.out.*"
+    r"|stage\.json|made_of\.json"  # mergedistill's and teacherzoo's notes of what a folder was made from
 )
 _REPORTS = ("report.json", "maps")  # of an earlier trim
 _CARD = re.compile(r"readme(\.(md|rst|txt))?", re.IGNORECASE)
