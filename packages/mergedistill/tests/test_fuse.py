@@ -1,6 +1,7 @@
 """Models merged in weight space, against means by hand and normal equations by numpy, on folders that transformers saved."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,12 @@ from tokenizers import Tokenizer
 from tokenizers import models as tokenizer_models
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertForMaskedLM, BertForTokenClassification
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 from typer.testing import CliRunner
 
 from mergedistill import FuseError, fuse
@@ -393,6 +399,58 @@ def test_a_development_set_too_small_is_said_and_the_start_kept(
     torch.testing.assert_close(state(tmp_path / "out")[name], (first[name] + second[name]) / 2)
 
 
+def several(folder: Path, seed: int) -> Path:
+    """A classifier whose labels do not exclude one another."""
+    return saved(
+        folder,
+        seed,
+        model_class=BertForSequenceClassification,
+        problem_type="multi_label_classification",
+    )
+
+
+def test_several_labels_of_a_text_are_right_where_all_of_them_are(
+    taggers: list[Path], tmp_path: Path
+) -> None:
+    folders = [several(tmp_path / name, seed) for seed, name in enumerate("ab")]
+    model = BertForSequenceClassification.from_pretrained(folders[1]).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folders[1])
+    file = tmp_path / "dev.jsonl"
+    held = []
+    with file.open("w", encoding="utf-8") as out:
+        for line in taggers[1].with_suffix(".txt").read_text(encoding="utf-8").splitlines():
+            shares = model(**tokenizer(line, return_tensors="pt")).logits[0].sigmoid()
+            held.append([LABELS[number] for number in range(3) if shares[number] > 0.5])
+            out.write(json.dumps({"text": line, "label": held[-1]}) + "\n")
+    assert {len(labels) for labels in held} - {1}  # not all texts have one label
+
+    by = fuse(folders, tmp_path / "out", by="evolve", dev={"b": file}, trials=12)
+
+    record = json.loads((by / "run.json").read_text(encoding="utf-8"))
+    assert record["best"] == 1.0
+    assert record["start"] < 1.0
+    assert record["mixture"][0][1] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        (["NOUN", "VERB"], "expected one label, for those of the models exclude one another, found 2"),
+        (1, "the models know no label 1; they know NOUN, VERB, ADJ"),
+        ({"NOUN": 1}, "the models know no label {'NOUN': 1}"),
+    ],
+)  # fmt: skip
+def test_labels_that_the_models_cannot_give_are_refused(
+    tmp_path: Path, label: Any, said: str
+) -> None:
+    folder = saved(tmp_path / "a", 0, model_class=BertForSequenceClassification)
+    file = tmp_path / "dev.jsonl"
+    file.write_text(json.dumps({"text": "w1 w2", "label": label}))
+
+    with pytest.raises(FuseError, match=re.escape(said)):
+        read_examples(load_teacher(folder, headless=True), file)
+
+
 def test_rows_that_do_not_tell_mixtures_apart_keep_the_start(
     taggers: list[Path], development: Path, tmp_path: Path
 ) -> None:
@@ -538,8 +596,12 @@ def test_the_command_writes_a_card_with_models_weights_texts_and_licence(
             lambda folder: saved(folder, 1, model_class=BertForMaskedLM),
             "its kind is a masked LM, not a token classifier",
         ),
+        (
+            lambda folder: saved(folder, 1, problem_type="multi_label_classification"),
+            "its labels do not exclude one another, and those of the first exclude one another",
+        ),
     ],
-    ids=["labels", "shape", "depth", "heads", "tokenizer", "precision", "kind"],
+    ids=["labels", "shape", "depth", "heads", "tokenizer", "precision", "kind", "several"],
 )
 def test_models_that_differ_are_refused_by_the_difference(
     taggers: list[Path], tmp_path: Path, other: Callable[[Path], Path], said: str
@@ -578,6 +640,22 @@ def test_options_without_sense_are_refused_in_one_sentence(
     assert done.exit_code == 2
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"problem_type": "regression"}, {"id2label": {0: "score"}, "label2id": {"score": 0}}],
+)
+def test_models_that_answer_with_numbers_are_not_judged_by_labels(
+    taggers: list[Path], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    folders = [
+        saved(tmp_path / name, seed, model_class=BertForSequenceClassification, **changes)
+        for seed, name in enumerate("ab")
+    ]
+
+    with pytest.raises(FuseError, match="got a classifier whose answers are numbers; use mean"):
+        fuse(folders, tmp_path / "out", by="evolve", dev={"a": texts_of(taggers)[0]})
 
 
 def test_one_model_and_folders_without_weights_are_refused(

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from teacherzoo.encoders.kinds import allows_several
+
 
 def answers_of(output: Any, config: Any, attention_mask: Tensor) -> dict[str, Tensor]:
     """The logits of a head of transformers.
@@ -31,8 +33,3 @@ def answers_of(output: Any, config: Any, attention_mask: Tensor) -> dict[str, Te
         logits = logits[attention_mask.bool()]
     alone = logits.shape[-1] == 1 or allows_several(config.problem_type)
     return {"independent" if alone else "labels": logits}
-
-
-def allows_several(problem_type: str | None) -> bool:
-    """Whether several labels may hold of a text, by the `problem_type` of a configuration of transformers."""
-    return problem_type == "multi_label_classification"

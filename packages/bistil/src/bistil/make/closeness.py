@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bistil.encoders.answers import allows_several
 from bistil.encoders.closeness import (
     Items,
     compare_labels,
@@ -32,6 +31,7 @@ from bistil.make.answers import (
     text_vectors,
     word_labels,
 )
+from teacherzoo.encoders.kinds import allows_several
 from teacherzoo.progress import ProgressCallback
 from vocabmerge import Kind, Layout, read_layout
 from vocabmerge.tokenizer_file.json_file import read_json

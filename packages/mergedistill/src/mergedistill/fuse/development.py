@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mergedistill.errors import FuseError
 from teacherzoo import Corpus, Masking, Teacher
 from teacherzoo.encoders.inference import MaskedBlock, PlainEngine, batches, predict_blocks
+from teacherzoo.encoders.kinds import allows_several
 from teacherzoo.text.blocks import blocks_of
 from teacherzoo.text.masking import masked_positions
 from vocabmerge import Kind
@@ -39,7 +40,7 @@ class Example:
     Attributes:
         input_ids: [T].
         positions: [N], where answers are read; of a classifier none.
-        gold: [N], the pieces or labels that belong there; of a classifier [1].
+        gold: [N], the pieces or labels that belong there; of a classifier [1], or where several labels may hold [L], which do.
     """
 
     input_ids: NDArray[np.int64]
@@ -51,7 +52,8 @@ def read_examples(teacher: Teacher, file: Path) -> list[Example]:
     """The rows of a development set, as a model of this kind reads them.
 
     Text for a masked LM, 15 % of its pieces masked; JSON Lines with `text` (and `text_pair`) and `label` for a classifier,
-    with `words` and `labels` for a tagger, labels by name. A word's answer is read at its first piece.
+    with `words` and `labels` for a tagger, labels by name. A word's answer is read at its first piece. Where several labels
+    may hold of a text, `label` is a list of them.
 
     Raises:
         FuseError: for a row that lacks a key or has a label that the model does not know.
@@ -73,9 +75,13 @@ def read_examples(teacher: Teacher, file: Path) -> list[Example]:
 
 
 def outcome(teacher: Teacher, examples: Sequence[Example]) -> Outcome:
-    """What a model makes of each row: hits (or log-probability, in nats), and words (or pieces)."""
+    """What a model makes of each row: hits (or log-probability, in nats), and words (or pieces).
+
+    Where several labels may hold, those of a probability above one half do, and a text is a hit where all of them are right.
+    """
     if teacher.kind is Kind.MASKED_LM:
         return _log_probabilities(teacher, examples)
+    several = allows_several(teacher.model.config.problem_type)
     results = np.zeros((len(examples), 2))
     for batch in batches([len(example.input_ids) for example in examples], _BATCH):
         rows = [examples[index] for index in batch]
@@ -86,8 +92,12 @@ def outcome(teacher: Teacher, examples: Sequence[Example]) -> Outcome:
             input_ids[place, : len(row.input_ids)] = torch.from_numpy(row.input_ids)
             mask[place, : len(row.input_ids)] = 1
         with torch.inference_mode():
-            answers = teacher.model(input_ids=input_ids, attention_mask=mask).logits.argmax(dim=-1).numpy()  # fmt: skip
+            logits = teacher.model(input_ids=input_ids, attention_mask=mask).logits
+        answers = ((logits > 0).long() if several else logits.argmax(dim=-1)).numpy()
         for index, row, answer in zip(batch, rows, answers, strict=True):
+            if several:
+                results[index] = (answer == row.gold).all(), 1
+                continue
             given = answer[row.positions] if answer.ndim else answer
             results[index] = (given == row.gold).sum(), len(row.gold)
     return results
@@ -159,12 +169,17 @@ def _example(
     text, wanted = row[text_key], row[label_key]
     names = wanted if isinstance(wanted, list) else [wanted]
     for name in names:
-        if name not in labels:
+        if not isinstance(name, str) or name not in labels:
             raise FuseError(f"{where}: the models know no label {name!r}; they know {', '.join(labels)}.")  # fmt: skip
     if teacher.kind is Kind.CLASSIFIER:
         encoding = teacher.backend.encode(text, row.get("text_pair"))
         ids = np.array(encoding.ids, dtype=np.int64)
-        return Example(ids, np.zeros(0, dtype=np.int64), np.array([labels[wanted]]))
+        gold = np.array([labels[name] for name in names])
+        if allows_several(teacher.model.config.problem_type):
+            gold = np.isin(np.arange(len(labels)), gold).astype(np.int64)
+        elif len(gold) != 1:
+            raise FuseError(f"{where}: expected one label, for those of the models exclude one another, found {len(gold)}.")  # fmt: skip
+        return Example(ids, np.zeros(0, dtype=np.int64), gold)
     if not isinstance(text, list) or len(text) != len(names):
         raise FuseError(f"{where}: expected a label for each word, found {len(names)} for {len(text)}.")  # fmt: skip
     encoding = teacher.backend.encode(text, is_pretokenized=True)

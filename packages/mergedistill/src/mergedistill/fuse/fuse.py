@@ -17,6 +17,7 @@ from teacherzoo.nearest import nearest
 from teacherzoo.progress import ProgressCallback, no_progress
 from vocabmerge import Kind
 from vocabmerge.encoder_folder.weight_files import StoredTensor
+from vocabmerge.tokenizer_file.json_file import read_json
 
 Method = Literal["mean", "regmean", "evolve"]
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -68,7 +69,7 @@ def fuse(
         embeddings: for `regmean`: `mean`, or `counts`, which weights each row by how often the model's text has its piece.
         tokens: for `regmean`, read at most so many of each text; 100,000 by default.
         dev: for `evolve`, names to development sets: text for masked LMs; for classifiers JSON Lines with `text` and `label`,
-            for taggers with `words` and `labels`.
+            a list where several labels may hold, for taggers with `words` and `labels`.
         trials: for `evolve`, judge at most so many mixtures; 40 by default.
         groups: for `evolve`, how many groups of neighbouring layers have weights of their own; 1 by default.
         seed: for `evolve`; 0 by default.
@@ -297,9 +298,12 @@ def _refuse_what_has_no_sense(
         if options["tokens"] < 1:
             raise FuseError(f"tokens must be at least 1, got {options['tokens']!r}.")
     if by == "evolve":
-        if kind not in (Kind.MASKED_LM, Kind.CLASSIFIER, Kind.TOKEN_CLASSIFIER) or models[0].layout.num_labels == 1:  # fmt: skip
+        config = read_json(models[0].folder / models[0].encoder / "config.json")
+        numbers = models[0].layout.num_labels == 1 or config.get("problem_type") == "regression"
+        if kind not in (Kind.MASKED_LM, Kind.CLASSIFIER, Kind.TOKEN_CLASSIFIER) or numbers:
+            answers = " whose answers are numbers" if numbers else ""
             raise FuseError(
-                f"evolve judges masked LMs, classifiers of at least two labels and taggers, got a {kind.value.replace('_', ' ')}; "
+                f"evolve judges masked LMs, classifiers of at least two labels and taggers, got a {kind.value.replace('_', ' ')}{answers}; "
                 "use mean or regmean."
             )
         if not options["dev"]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mergedistill.errors import FuseError
-from teacherzoo.encoders.kinds import PLAIN_NAMES, model_layout
+from teacherzoo.encoders.kinds import PLAIN_NAMES, allows_several, model_layout
 from vocabmerge import Kind, Layout, read_vocabulary
 from vocabmerge.encoder_folder.weight_files import StoredTensor, read_tensors
 from vocabmerge.model_files import has_weights
@@ -105,6 +105,9 @@ def _differences(first: ModelFiles, second: ModelFiles) -> Iterator[str]:
     labels = [list((config.get("id2label") or {}).values()) for config in configs]
     if labels[0] != labels[1]:
         yield f"its labels are {_shortened(labels[1])}, not {_shortened(labels[0])}"
+    exclusion = ["do not exclude" if allows_several(config.get("problem_type")) else "exclude" for config in configs]  # fmt: skip
+    if exclusion[0] != exclusion[1]:
+        yield f"its labels {exclusion[1]} one another, and those of the first {exclusion[0]} one another (problem_type)"
     if first.layout.tokenizers != second.layout.tokenizers or any(
         _vocabulary(first, place) != _vocabulary(second, place) for place in first.layout.tokenizers
     ):

@@ -59,6 +59,11 @@ def model_layout(folder: Path) -> Layout:
     return layout
 
 
+def allows_several(problem_type: str | None) -> bool:
+    """Whether several labels may hold of a text, by the `problem_type` of a configuration of transformers."""
+    return problem_type == "multi_label_classification"
+
+
 def encoder_folder(layout: Layout) -> Path:
     """Where configuration and weights of the one encoder of a model folder lie.
 

@@ -9,11 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bistil.encoders.answers import allows_several
 from bistil.errors import ExportError
 from bistil.export.graph.heads import Part, part_of
 from bistil.export.graph.pooled import INPUTS, Pipeline, open_reranker, open_sentences, open_sparse
-from teacherzoo.encoders.kinds import PLAIN_NAMES, model_layout, open_whole
+from teacherzoo.encoders.kinds import PLAIN_NAMES, allows_several, model_layout, open_whole
 from teacherzoo.encoders.teachers import teacher_folder
 from vocabmerge import Kind, Layout
 from vocabmerge.encoder_folder.sentence_modules import Module
