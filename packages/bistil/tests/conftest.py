@@ -187,6 +187,15 @@ def read_json() -> Callable[[Path], Any]:
 
 
 @pytest.fixture(scope="session")
+def files_with_places(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[str]]:
+    """Of a folder, the files that say where on this machine something lies: all of it may be pushed."""
+    place = str(tmp_path_factory.getbasetemp()).encode()
+    return lambda folder: [
+        file.name for file in folder.rglob("*") if file.is_file() and place in file.read_bytes()
+    ]
+
+
+@pytest.fixture(scope="session")
 def lean(tmp_path_factory: pytest.TempPathFactory, teacher: Path, texts: dict[str, Path]) -> Path:
     """The whole teacher with the pieces that two of its languages need."""
     from vocabmerge import trim

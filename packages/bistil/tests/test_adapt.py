@@ -60,8 +60,9 @@ def test_a_task_sft_changes_its_share_of_the_body_and_has_the_head(pos_sft, teac
     assert not pos_sft.with_name(f".{pos_sft.name}.making").exists()
 
 
-def test_the_judge_scores_what_composing_wrote(tmp_path, pos_sft, teacher, tasks):
+def test_the_judge_scores_what_composing_wrote(tmp_path, pos_sft, teacher, tasks, files_with_places):  # fmt: skip
     compose(teacher, tmp_path / "worn", add=[pos_sft])
+    assert files_with_places(tmp_path / "worn") == files_with_places(pos_sft.parent) == []
     [figure] = score(tmp_path / "worn", tmp_path / "r.jsonl", source=LocalFolder(tasks), languages=["en"])  # fmt: skip
     record = json.loads((tmp_path / "worn" / "xeval.json").read_text())
     assert record["task"] == "pos"
@@ -71,8 +72,9 @@ def test_the_judge_scores_what_composing_wrote(tmp_path, pos_sft, teacher, tasks
     assert all(torch.equal(its, taken[name]) for name, its in body_parameters(again.model).items())
 
 
-def test_an_adapted_folder_is_student_plus_file(tmp_path, pos_sft, teacher, student, tasks):
+def test_an_adapted_folder_is_student_plus_file(tmp_path, pos_sft, teacher, student, tasks, files_with_places):  # fmt: skip
     out = adapted(tmp_path / "out", student, TaskTeacher(model=teacher, task_sft=pos_sft), tasks)
+    assert files_with_places(out) == []
     tuning, plain = read_sparse(out / TASK_FILE), AutoModel.from_pretrained(student)
     trainable = sum(p.numel() for n, p in body_parameters(plain).items() if "LayerNorm" not in n)
     assert tuning.count == round(0.08 * trainable)
@@ -88,8 +90,9 @@ def test_an_adapted_folder_is_student_plus_file(tmp_path, pos_sft, teacher, stud
     assert not (out / TEACHER_FILE).exists()
 
 
-def test_a_teacher_that_is_not_given_is_made_and_kept(tmp_path, teacher, student, tasks):
+def test_a_teacher_that_is_not_given_is_made_and_kept(tmp_path, teacher, student, tasks, files_with_places):  # fmt: skip
     out = adapted(tmp_path / "out", student, TaskTeacher(model=teacher), tasks, task="dp")
+    assert files_with_places(out) == []
     assert read_sparse(out / TEACHER_FILE).about["task"] == "dp"
     assert read_finetuned(out).task == "dp"
 

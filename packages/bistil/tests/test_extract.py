@@ -20,6 +20,7 @@ from bistil.errors import ExtractError
 from bistil.extract.card import card
 from bistil.extract.config import Extraction
 from bistil.extract.plan import Plan
+from bistil.extract.record import RunRecord, write_folder
 from bistil.extract.run import extract
 from bistil.extract.teacher import trimmed_teacher
 from bistil.losses.extraction import TeacherRunner
@@ -110,6 +111,31 @@ def test_the_card_says_what_was_done(student: Path, teacher: Path) -> None:
     assert "Layers: 2 of 4 (numbers 1, 3)" in page
     assert "mean squared difference of attention maps" in page
     assert (student / "curves.png").stat().st_size > 1000
+
+
+def test_no_file_of_a_student_says_where_on_this_machine_something_lies(
+    student: Path,
+    teacher: Path,
+    texts: dict[str, Path],
+    tmp_path: Path,
+    files_with_places: Callable[[Path], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def write_with_places(model: Any, opened: Any, record: RunRecord, *rest: Any, **name: Any) -> None:  # fmt: skip
+        places = {"offload": str(tmp_path / "disk"), "arguments": {"deepspeed": str(tmp_path / "zero.json")}}  # fmt: skip
+        sfts = {"sw": str(tmp_path / "sw.safetensors")}
+        record = replace(record, extraction={**record.extraction, **places}, sfts=sfts)
+        write_folder(model, opened, record, *rest, **name)
+
+    monkeypatch.setattr(import_module("bistil.extract.run"), "write_folder", write_with_places)
+    out = _extract(teacher, texts, tmp_path / "out", extraction=replace(SHORT, steps=0))
+
+    run = json.loads((out / "run.json").read_text())
+    assert files_with_places(student) == files_with_places(out) == []
+    assert run["plan"]["teacher"] == teacher.name
+    assert run["language_sfts"] == {"sw": "sw.safetensors"}
+    assert run["extraction"]["offload"] == "disk"
+    assert run["extraction"]["arguments"] == {"deepspeed": "zero.json"}
 
 
 def test_the_card_of_a_teacher_on_the_hub_names_it_its_licence_and_the_relation_to_it(

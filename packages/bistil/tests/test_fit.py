@@ -60,11 +60,12 @@ def fitted(
 
 
 def test_what_is_made_keeps_the_budget_and_is_of_the_shape_that_was_chosen(
-    fitted: tuple[Path, dict[str, Any]],
+    fitted: tuple[Path, dict[str, Any]], files_with_places: Callable[[Path], list[str]]
 ) -> None:
     from transformers import AutoModelForMaskedLM
 
     out, record = fitted
+    assert files_with_places(out) == []
     student = AutoModelForMaskedLM.from_pretrained(out / "student")
     shape = record["chosen"]["shape"]
     assert parameters_of(out / "student").total == record["student"]["parameters"] <= 24_000

@@ -50,6 +50,11 @@ def test_a_model_with_a_language_applied_knows_it_better(sw, teacher, tokenizer,
     assert tuning.about["held_out_loss"] < bare
 
 
+def test_the_file_names_its_model_and_not_where_that_lies(sw, teacher, files_with_places):
+    assert read_sparse(sw).about["model"] == teacher.name
+    assert files_with_places(sw.parent) == []
+
+
 def test_the_file_holds_its_share_and_leaves_norms_and_head(sw, teacher):
     tuning, model = read_sparse(sw), AutoModelForMaskedLM.from_pretrained(teacher)
     trainable = sum(p.numel() for n, p in body_parameters(model).items() if "LayerNorm" not in n)

@@ -112,11 +112,16 @@ def pairs(tmp_path_factory: pytest.TempPathFactory, texts: dict[str, Path]) -> P
     ["sentence", *(pytest.param(kind, marks=pytest.mark.slow) for kind in CLASSES if kind not in ("sentence", "sparse"))],
 )  # fmt: skip
 def test_a_model_of_every_kind_becomes_a_trim_and_a_student_of_its_kind(
-    kind: str, save: Callable[[str], Path], texts: dict[str, Path], tmp_path: Path
+    kind: str,
+    save: Callable[[str], Path],
+    texts: dict[str, Path],
+    tmp_path: Path,
+    files_with_places: Callable[[Path], list[str]],
 ) -> None:
     out = tmp_path / "out"
     given = {language: [str(texts[language])] for language in ("en", "sw")}
     record = make(save(kind), ["en", "sw"], out, texts=given, making=TINY)
+    assert files_with_places(out) == []
     opened = CLASSES[kind][2]
     for name in ("student", "trimmed"):
         opened(str(out / name))

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from vocabmerge import VocabularyError, push_folder
 from vocabmerge.cli.app import app
 from vocabmerge.hub.fetch import local_files, model_folder
+from vocabmerge.hub.push import bare_names
 
 
 class _Hub(BaseHTTPRequestHandler):
@@ -160,6 +161,32 @@ def test_a_folder_is_pushed_whole_and_privately(hub: type[_Hub], folder: Path) -
     assert hub.files == {
         name: name.encode()
         for name in ("model.safetensors", "README.md", "languages/de/tokenizer.json")
+    }
+
+
+def test_of_what_lies_here_the_name_alone_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "small").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "models")
+    stated = {
+        "teacher": "small",
+        "gone": "/of/another/machine/large",
+        "place": Path("..") / "models",
+        "here": ".",
+        "hub": ["intfloat/multilingual-e5-small", "hub:org/text"],
+        "nested": {"zero": ({"nvme_path": str(tmp_path)},)},
+        "others": (3, None, True, "", "query: "),
+    }
+
+    assert bare_names(stated) == {
+        "teacher": "small",
+        "gone": "large",
+        "place": "models",
+        "here": "models",
+        "hub": ["intfloat/multilingual-e5-small", "hub:org/text"],
+        "nested": {"zero": [{"nvme_path": tmp_path.name}]},
+        "others": [3, None, True, "", "query: "],
     }
 
 

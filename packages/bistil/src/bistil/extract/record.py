@@ -15,7 +15,9 @@ from bistil.extract.card import card
 from bistil.extract.plan import Plan
 from bistil.losses.table import EXTRACT_TERMS
 from teacherzoo import Teacher
+from vocabmerge.hub.push import bare_names
 
+_WITH_PLACES = ("offload", "arguments")  # of an extraction
 _VERSIONS = ("bistil", "kdkernels", "teacherzoo", "vocabmerge", "torch", "transformers")
 
 
@@ -73,9 +75,12 @@ def write_folder(
     (folder / "README.md").write_text(page, encoding="utf-8")
     run = {
         "what": "a student extracted by bistil",
-        "plan": record.plan.to_json(),
-        "extraction": record.extraction,
-        "language_sfts": record.sfts,
+        "plan": record.plan.to_json() | {"teacher": bare_names(record.plan.teacher)},
+        "extraction": {
+            **record.extraction,
+            **{name: bare_names(record.extraction[name]) for name in _WITH_PLACES},
+        },
+        "language_sfts": bare_names(record.sfts),
         "digests": record.digests,
         "held_out": {"before": record.before, "after": record.after},
         "log": record.log,

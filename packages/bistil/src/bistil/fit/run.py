@@ -40,6 +40,7 @@ from teacherzoo.encoders.kinds import model_layout
 from teacherzoo.progress import ProgressCallback, no_progress
 from vocabmerge import Kind, trim
 from vocabmerge.hub.fetch import model_folder
+from vocabmerge.hub.push import bare_names
 from xeval.cost.measure import device_name
 from xeval.statistics.metrics import value_of_rows
 
@@ -148,7 +149,7 @@ def fit(
             _require_lines(judged)
         judge = task_judge or TextJudge(whole, judged, prompt=prompt, seed=fitting.seed)
         search = _Search(model, whole, kind, text, budget, fitting, judge, given, cache, watch)
-        record = {"model": Path(model).name, "languages": languages, **search.front()}
+        record = {"model": bare_names(model), "languages": languages, **search.front()}
         tell(record)
         if plan:
             raise _PlannedOnly(record)

@@ -28,6 +28,7 @@ from teacherzoo.processes import rank
 from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.training import arguments
 from teacherzoo.training.loss_module import LossModule
+from vocabmerge.hub.push import bare_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,8 +199,8 @@ def _about(
     return {
         "kind": "language",
         "language": language,
-        "model": name,
-        "training": {**asdict(training), "arguments": dict(training.arguments)},
+        "model": bare_names(name),
+        "training": {**asdict(training), "arguments": bare_names(training.arguments)},
         "sparsity": asdict(sparsity),
         "held_out_loss": ticket.last.best,
         **ticket.record,

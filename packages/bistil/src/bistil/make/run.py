@@ -26,7 +26,7 @@ from teacherzoo.digests import digest_of_inputs, keep_digests
 from teacherzoo.progress import ProgressCallback, no_progress
 from vocabmerge import Kind, read_layout, trim
 from vocabmerge.hub.fetch import model_folder
-from vocabmerge.hub.texts import PREFIX
+from vocabmerge.hub.push import bare_names
 from xeval import cost
 
 PAGE, RECORD, SCORES = "report.html", "make.json", "scores"
@@ -168,9 +168,9 @@ def _make(
     )
     return {
         "what": "a model made small by bistil",
-        "model": str(model),
+        "model": bare_names(model),
         "languages": list(sources),
-        "sources": {language: list(map(_name_of_source, given)) for language, given in sources.items()},
+        "sources": bare_names(sources),
         "parallel": {language: file.name for language, file in parallel.items()},
         "making": making.to_json(),
         "plan": planned.to_json(),
@@ -267,10 +267,6 @@ def _costs(
 
 def _json(file: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_text(encoding="utf-8")))
-
-
-def _name_of_source(source: str) -> str:
-    return source if source.startswith(PREFIX) else Path(source).name
 
 
 def _collect(record: Mapping[str, Any], work: Path) -> None:

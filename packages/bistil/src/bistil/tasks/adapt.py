@@ -28,6 +28,7 @@ from teacherzoo.cache import DIGESTS, MADE, made_once, refuse_what_exists, work_
 from teacherzoo.digests import digest_of_model, keep_digests
 from teacherzoo.processes import rank
 from teacherzoo.progress import ProgressCallback, no_progress
+from vocabmerge.hub.push import bare_names
 from xeval import FineTunedModel
 from xeval.data.source import Source
 from xeval.encoder import model_digest
@@ -133,7 +134,7 @@ def adapt(
             source=data.data_set.name,
             source_language=data.data_set.language,
             seed=training.seed,
-            base=label.name if label else _name(student),
+            base=label.name if label else bare_names(student),
             base_digest=label.digest if label else model_digest(str(student)),
             train_digest=data.digest,
             notes=record,
@@ -176,10 +177,6 @@ class ResultLabel:
     digest: str
 
 
-def _name(student: str | Path) -> str:
-    return Path(student).name if Path(student).is_dir() else str(student)
-
-
 def _about(tuned: FineTunedModel) -> dict[str, Any]:
     return {
         "kind": "task",
@@ -211,9 +208,9 @@ def _write(
         shutil.copy(teacher_file, folder / TEACHER_FILE)
     run = {
         "what": "a student adapted by bistil",
-        "student": str(student),
-        "teacher": None if teacher is None else asdict(teacher),
-        "training": training.to_json(),
+        "student": bare_names(student),
+        "teacher": None if teacher is None else bare_names(asdict(teacher)),
+        "training": training.to_json() | {"arguments": bare_names(training.arguments)},
         "base_digest": tuning.base_digest,
         "record": tuned.notes,
         "versions": {

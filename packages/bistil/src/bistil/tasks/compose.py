@@ -14,6 +14,7 @@ from bistil.sparse.reindex import carry_over, kept_ids
 from bistil.tasks.task_sft import apply_task
 from teacherzoo.atomic_write import written_whole
 from teacherzoo.cache import refuse_what_exists
+from vocabmerge.hub.push import bare_names
 from xeval.finetune.checkpoint import write_finetuned
 
 
@@ -64,7 +65,8 @@ def compose(
         task = next(tuning for tuning in adding if _is_task(tuning))
         tuned = apply_task(model, task, language_sfts=rest)
         added = [task.name, *(tuning.name for tuning in adding if tuning is not task)]
-        notes = {**tuned.notes, "applied": added, "subtracted": [tuning.name for tuning in taking]}
+        names = {"applied": added, "subtracted": [tuning.name for tuning in taking]}
+        notes = {**tuned.notes, **bare_names(names)}
         write_finetuned(out, replace(tuned, notes=notes))
         return out
     return _write_model(model, rest, out)

@@ -21,6 +21,7 @@ from teacherzoo.cache import MADE, made_once, refuse_what_exists
 from teacherzoo.digests import digest_of_files, digest_of_model
 from teacherzoo.processes import rank
 from teacherzoo.progress import ProgressCallback, no_progress
+from vocabmerge.hub.push import bare_names
 from xeval import FineTunedModel, FineTunedTask, Protocol, task_of
 from xeval.data.source import Source
 from xeval.encoder import model_digest
@@ -102,7 +103,7 @@ def task_sft(
             "source_language": data.data_set.language,
             "train_digest": data.digest,
             "seed": training.seed,
-            "model": _name(model),
+            "model": bare_names(model),
             "language_sfts": [dict(tuning.about) for tuning in languages],
             "record": record,
         }
@@ -172,15 +173,11 @@ def apply_task(
         source=about["source"],
         source_language=about["source_language"],
         seed=about["seed"],
-        base=name or _name(model),
+        base=name or bare_names(model),
         base_digest=digest or model_digest(str(model)),
         train_digest=about.get("train_digest"),
         notes={
             **about["record"],
-            "applied": [tuning.name, *(language.name for language in language_sfts)],
+            "applied": bare_names([tuning.name, *(language.name for language in language_sfts)]),
         },
     )
-
-
-def _name(model: str | Path) -> str:
-    return Path(model).name if Path(model).is_dir() else str(model)

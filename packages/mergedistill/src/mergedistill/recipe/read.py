@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from mergedistill.errors import RecipeError
 from mergedistill.recipe.recipe import Recipe, Student, Teaching, Text, nearest
+from vocabmerge.hub.push import bare_names
 
 
 def read_recipe(file: Path) -> Recipe:
@@ -113,22 +114,14 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
 def without_places(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain values for others to read: of what lies on this machine the name alone, not where."""
     stated = recipe.model_dump()
-
-    def bare(name: str | None) -> str | None:
-        local = name is not None and (Path(name).is_absolute() or Path(name).exists())
-        return Path(name).name if name is not None and local else name
-
     stated["out"] = Path(recipe.out).name
     stated["signals"] = None if recipe.signals is None else Path(recipe.signals).name
     for text in stated["languages"].values():
-        text["corpus"] = bare(text["corpus"])
+        text["corpus"] = bare_names(text["corpus"])
     for teaching in stated["teachers"]:
-        teaching["teacher"] = bare(teaching["teacher"])
-    stated["record"]["offload"] = bare(stated["record"]["offload"])
-    arguments = stated["train"]["arguments"]
-    for key, value in arguments.items():
-        if isinstance(value, str):
-            arguments[key] = bare(value)
+        teaching["teacher"] = bare_names(teaching["teacher"])
+    stated["record"]["offload"] = bare_names(stated["record"]["offload"])
+    stated["train"]["arguments"] = bare_names(stated["train"]["arguments"])
     return stated
 
 

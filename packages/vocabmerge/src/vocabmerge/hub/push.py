@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vocabmerge.errors import VocabularyError
 
@@ -34,6 +35,28 @@ def refuse_bad_name(name: str) -> None:
     raise VocabularyError(
         f"{name!r} is no name for a model on the Hub ({reason}); name it OWNER/NAME"
     )
+
+
+def bare_names(stated: Any) -> Any:
+    """What a run was given, as others may read it: of whatever lies on this machine the name alone, not where.
+
+    Args:
+        stated: the name of a model, a file or a folder; or mappings and lists of such and of other values, which stay.
+
+    Example:
+        >>> bare_names({"teacher": "/home/me/xlmr", "texts": ["org/text"], "steps": 3})
+        {'teacher': 'xlmr', 'texts': ['org/text'], 'steps': 3}
+    """
+    if isinstance(stated, Mapping):
+        return {key: bare_names(value) for key, value in stated.items()}
+    if isinstance(stated, list | tuple):
+        return [bare_names(value) for value in stated]
+    if not isinstance(stated, str | Path):
+        return stated
+    name, place = str(stated), Path(stated)
+    if not name or not (place.is_absolute() or place.exists()):
+        return name
+    return place.name if place.name not in ("", "..") else place.resolve().name
 
 
 def push_folder(
