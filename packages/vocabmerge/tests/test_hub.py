@@ -3,12 +3,17 @@
 import base64
 import hashlib
 import json
+import os
+import shlex
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import huggingface_hub
 import pytest
@@ -25,6 +30,7 @@ class _Hub(BaseHTTPRequestHandler):
 
     made: dict[str, Any]
     files: dict[str, bytes]
+    address: str
     refusing = False
     commit = "c0ffee" + "0" * 34
 
@@ -124,7 +130,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Hub]]:
     served = type("Served", (_Hub,), {"files": {}, "made": {}})
     server = ThreadingHTTPServer(("127.0.0.1", 0), served)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
+    served.address = address = f"http://127.0.0.1:{server.server_port}"
     real = huggingface_hub.HfApi
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: real(endpoint=address, token="hf_none"))
     fetched = partial(huggingface_hub.snapshot_download, endpoint=address)
@@ -200,6 +206,51 @@ def test_a_refusal_of_the_hub_is_one_sentence(hub: type[_Hub], folder: Path) -> 
         push_folder(folder, "someone/ours")
 
     assert "\n" not in str(caught.value)
+
+
+def test_after_an_interrupted_upload_it_is_said_what_is_there_and_what_pushes_it(
+    hub: type[_Hub], trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(trained("wordpiece").tokenizer))
+    (tmp_path / "en.txt").write_text("abd nor")
+    small = tmp_path / "a small one"
+    words = ["trim", str(tmp_path / "tokenizer.json"), "--language", f"en={tmp_path / 'en.txt'}", "-o", str(small), "--push", "someone/ours", "-q"]  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr(type(huggingface_hub.HfApi()), "upload_folder", Mock(side_effect=KeyboardInterrupt))  # fmt: skip
+        done = CliRunner().invoke(app, words)
+
+    assert done.exit_code == 130
+    assert f"{small} is done" in done.stderr
+    assert "nothing was written" not in done.stderr
+    assert not hub.files
+
+    _run_what_is_named(done.stderr, hub)
+
+    assert set(hub.files) == set(local_files(small))
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_what_is_named_to_push_again_does_as_was_asked(
+    public: bool, hub: type[_Hub], folder: Path
+) -> None:
+    hub.refusing = True
+    with pytest.raises(VocabularyError) as caught:
+        push_folder(folder, "someone/ours", public=public, ignore=["stage.json", "made_of.json"])
+    hub.refusing = False
+
+    _run_what_is_named(str(caught.value), hub)
+
+    assert set(hub.files) == {"model.safetensors", "README.md", "languages/de/tokenizer.json"}
+    assert hub.made.get("private", hub.made.get("visibility") == "private") is not public
+
+
+def _run_what_is_named(sentence: str, hub: type[_Hub]) -> None:
+    """The last command between grave accents, against the stand-in."""
+    *_, command, _ = sentence.split("`")
+    environment = os.environ | {"HF_ENDPOINT": hub.address, "HF_TOKEN": "hf_none", "HF_HUB_OFFLINE": "0"}  # fmt: skip
+    name, *words = shlex.split(command)
+    program = f"from importlib.metadata import entry_points as all; [hf] = all(group='console_scripts', name={name!r}); hf.load()()"
+    subprocess.run([sys.executable, "-c", program, *words], env=environment, check=True, timeout=60)
 
 
 def test_offline_is_one_sentence(folder: Path) -> None:

@@ -26,8 +26,8 @@ def refusing() -> Iterator[None]:
     except (VocabularyError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("Interrupted; nothing was written.", err=True)
+    except KeyboardInterrupt as interrupted:
+        typer.echo(str(interrupted) or "Interrupted; nothing was written.", err=True)
         raise typer.Exit(130) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ def push_folder(
 
     Raises:
         VocabularyError: a bad name, or the Hub cannot be reached or does not want it.
+        KeyboardInterrupt: as it came, with a sentence on what is there and how it is pushed alone.
 
     Example:
         Without a folder to push nothing is asked of the Hub.
@@ -95,7 +97,7 @@ def push_folder(
     refuse_bad_name(name)
     if not Path(folder).is_dir():
         raise VocabularyError(f"{folder}: expected a folder to push, there is none")
-    api = HfApi()
+    api, alone = HfApi(), _command(folder, name, public=public, ignore=ignore)
     try:
         api.create_repo(name, private=not public, exist_ok=True)
         made = api.upload_folder(
@@ -108,6 +110,16 @@ def push_folder(
         reason = " ".join(str(error).split()) or type(error).__name__
         raise VocabularyError(
             f"{folder} is done, but the Hub did not take it as {name} ({reason}); log in with `hf auth login`, see to name "
-            f"and connection, and push again, for example with `hf upload {name} {folder} --private`"
+            f"and connection, and push again, for example with `{alone}`"
+        ) from error
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            f"Interrupted; {folder} is done, but not all of it is on the Hub as {name}; push it with `{alone}`."
         ) from error
     return str(made.repo_url)
+
+
+def _command(folder: str | Path, name: str, *, public: bool, ignore: Sequence[str]) -> str:
+    """What pushes a folder alone, as it is typed into a shell."""
+    left_out = [word for pattern in ignore for word in ("--exclude", pattern)]
+    return shlex.join(["hf", "upload", name, str(folder), *([] if public else ["--private"]), *left_out])  # fmt: skip
