@@ -157,6 +157,6 @@ def _refuse_silence(folder: Path, plan: CorpusPlan, shards: Sequence[Shard]) -> 
 def _refuse_other_text(where: Path, language: str, digest: str, asked: dict[str, str]) -> None:
     if asked.get(language, digest) != digest:
         raise SignalsError(
-            f"{where} was recorded from another corpus of {language!r} (digest {digest}, now {asked[language]}); "
-            "record into another folder."
+            f"{where} was recorded from another corpus of {language!r}, or by an older rule for words of its script (digest {digest}, "
+            f"now {asked[language]}); record into another folder."
         )

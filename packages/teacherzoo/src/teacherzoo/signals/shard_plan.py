@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.text.corpora import DIGEST_BYTES, Corpus, refuse_repeated_languages
+from teacherzoo.text.words import WORD_RULE, has_later_signs
 
 _TOLD_EVERY = 1000
 
@@ -25,7 +26,7 @@ class ShardPlan:
 
 @dataclass(frozen=True, slots=True)
 class CorpusPlan:
-    """A corpus, named by its content, and its shards."""
+    """A corpus, named by its content and the rule that cuts it into words, and its shards."""
 
     corpus: Corpus
     digest: str
@@ -63,6 +64,7 @@ def _plan_corpus(corpus: Corpus, shard_bytes: int, watch: ProgressCallback) -> C
     shards: list[ShardPlan] = []
     start = documents = size = total = 0
     digests: list[bytes] = []
+    later_signs = False
 
     def close() -> None:
         name = f"{corpus.language}-{len(shards):05d}.parquet"
@@ -71,6 +73,7 @@ def _plan_corpus(corpus: Corpus, shard_bytes: int, watch: ProgressCallback) -> C
 
     for document in corpus.documents():
         content.update(document.digest)
+        later_signs = later_signs or has_later_signs(document.text)
         digests.append(document.digest)
         documents += 1
         if documents % _TOLD_EVERY == 0:
@@ -82,4 +85,6 @@ def _plan_corpus(corpus: Corpus, shard_bytes: int, watch: ProgressCallback) -> C
             start, size = documents, 0
     if documents > start:
         close()
+    if later_signs:  # a recording in which whole lines were a word is of another text
+        content.update(WORD_RULE)
     return CorpusPlan(corpus, content.hexdigest(), documents, total + size, tuple(shards))

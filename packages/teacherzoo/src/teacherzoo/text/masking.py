@@ -31,7 +31,7 @@ class Masking:
 
     Args:
         policy: `bert` chooses tokens one by one in each block; `whole_word` chooses words of the document, alike for
-            every tokenizer, with all tokens that end in them. In scripts without spaces a word is a character.
+            every tokenizer, with all tokens that end in them. In scripts without spaces a word is a character, in Tibetan a syllable.
         rate: share of tokens (or words) chosen, at least one where there is any.
         mask_share: share of the chosen that become the mask token.
         random_share: share of the chosen that become a random ordinary token; the rest stay as they are.
