@@ -33,6 +33,20 @@ MIXES = {
 }
 
 
+def test_a_token_for_whole_words_alone_is_refused_by_name(trained):
+    tokenizer = json.loads(json.dumps(trained("wordpiece").tokenizer))
+    flags = {"special": False, "normalized": True, "lstrip": False, "rstrip": False}
+    token = {"id": len(trained("wordpiece")), "content": "an", "single_word": True, **flags}
+    teachers = [
+        parse_vocabulary({**tokenizer, "added_tokens": [*tokenizer["added_tokens"], {**token, "content": content}]}, name=content)
+        for content in ("a", "aaneanas")
+    ]  # fmt: skip
+
+    merge_vocabularies(teachers[:1], languages={"aa": "a"})  # a piece of the model
+    with pytest.raises(VocabularyError, match=r"aaneanas: its added token 'aaneanas' stands for whole words alone"):  # fmt: skip
+        merge_vocabularies(teachers, languages={"aa": "a"})
+
+
 @pytest.fixture(scope="session")
 def texts(lines_of):
     return {code: lines_of(code, 300) for code in ("aa", "bb")}

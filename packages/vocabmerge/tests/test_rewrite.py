@@ -96,6 +96,55 @@ def test_an_added_token_outside_the_model_moves_into_it(trained):
     assert open_tokenizer(made, name="after").encode("<extra>", add_special_tokens=False).ids == [0]
 
 
+@pytest.mark.parametrize("family", ["wordpiece", "wordlevel", "unigram", "bpe-byte", "bpe-plain"])
+@pytest.mark.parametrize("single_word", [False, True])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_text_around_added_tokens_is_cut_as_before(trained, family, single_word, normalized):
+    tokenizer = json.loads(json.dumps(trained(family).tokenizer))
+    before = tokenizer.get("normalizer")
+    tokenizer["normalizer"] = {
+        "type": "Sequence",
+        "normalizers": [{"type": "Lowercase"}, *([before] if before else [])],
+    }
+    flags = {"single_word": single_word, "normalized": normalized, "lstrip": False, "rstrip": False}
+    contents = ["aaneanas", "<extra>"]
+    for content in contents:
+        number = len(parse_vocabulary(tokenizer, name="T"))
+        tokenizer["added_tokens"].append({"id": number, "content": content, "special": False, **flags})  # fmt: skip
+    source = parse_vocabulary(tokenizer, name="T")
+    new = np.arange(len(source))
+    dropped = source.having("normal")[-1]
+    new[dropped:] -= 1
+    new[dropped] = -1
+    texts = [
+        f"{left}{content}{right}"
+        for content in ["aaneanas", "Aaneanas", "AANEANAS", "<extra>", "<Extra>"]
+        for left in ["", "a", "an ", "-", "("]
+        for right in ["", "s", "an", " a", ".", "_"]
+    ]
+    made = open_tokenizer(rewrite_tokenizer(source, new), name="after")
+    numbers = sorted(made.get_vocab(with_added_tokens=True).values())
+
+    cut = [encoding.ids for encoding in source.segmenter().encode_batch(texts)]
+    kept = [ids for ids in cut if dropped not in ids]
+
+    assert numbers == list(range(len(source) - 1))
+    assert len(kept) > 50
+    assert [
+        encoding.ids
+        for encoding, ids in zip(made.encode_batch(texts), cut, strict=True)
+        if dropped not in ids
+    ] == [new[ids].tolist() for ids in kept]
+
+
+def test_no_piece_is_spelled_in_an_added_token_that_the_model_lacks(trained):
+    for family in ("wordpiece", "unigram"):
+        tokenizer = json.loads(json.dumps(trained(family).tokenizer))
+        flags = {"single_word": True, "normalized": False, "lstrip": False, "rstrip": False}
+        tokenizer["added_tokens"].append({"id": len(trained(family)), "content": "zzq", "special": False, **flags})  # fmt: skip
+        assert parse_vocabulary(tokenizer, name="T").model.segment(["zzq"]) == [[]]
+
+
 def test_dropping_a_merge_parent_drops_the_merge(trained):
     source = trained("bpe-metaspace")
     left, right = source.tokenizer["model"]["merges"][0]

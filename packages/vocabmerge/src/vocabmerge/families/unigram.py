@@ -52,7 +52,7 @@ class Unigram(TokenizerModel):
         """The same, all in one array."""
         if self.json["byte_fallback"]:
             return super().spellings(pieces)
-        return segment_likeliest(pieces, self.ids, self.scores())
+        return segment_likeliest(pieces, dict(self.entries()), self.scores())
 
     def indispensable(self) -> list[int]:
         """The lowest-scored piece, from which the library derives the cost of an unknown character."""

@@ -42,7 +42,8 @@ class WordPiece(TokenizerModel):
 
     def segment(self, pieces: Sequence[str]) -> list[list[int]]:
         """The longest matches; the library cannot be asked for the inside of a word."""
-        return [segment_greedily(piece, self.ids, self.prefix) for piece in pieces]
+        ids = dict(self.entries())
+        return [segment_greedily(piece, ids, self.prefix) for piece in pieces]
 
     def rewritten(
         self, new_ids: NDArray[np.int64], pieces: Sequence[str], rename: Mapping[str, str]

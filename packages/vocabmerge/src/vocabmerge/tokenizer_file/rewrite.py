@@ -27,7 +27,9 @@ def rewrite_tokenizer(
     Piece `old` gets the id `new_ids[old]`: in the model, among the added tokens, in post-processor and padding.
 
     The model itself keeps its family, normalizer and pre-tokenizer; its merges lose those that need a dropped piece.
-    Every special and added token ends in the model's own vocabulary. Ids below `size` that nothing maps to are filled
+    Added tokens that the model lacks stay outside of it where they have the last ids, in their order, as the library numbers
+    such tokens. Every other special and added token ends in the model's own vocabulary, by which text can reach it that the
+    library does not take for the token: other letters that are normalized to it, or a part of a word. Ids below `size` that nothing maps to are filled
     with placeholders that no text can match, so that length, largest id and embedding rows agree.
 
     Args:
@@ -53,33 +55,40 @@ def rewrite_tokenizer(
         {'c': 0, 'a': 1}
     """
     renamed = dict(rename or {})
-    pieces = _renumbered(vocabulary, new_ids, size, renamed, extra or {})
+    ids = np.array(new_ids, dtype=np.int64)
+    pieces = _renumbered(vocabulary, ids, size, renamed, extra or {})
     rewritten: dict[str, Any] = {
         key: copy.deepcopy(value)
         for key, value in vocabulary.tokenizer.items()
         if key not in ("model", "added_tokens")
     }
-    ids = np.asarray(new_ids, dtype=np.int64)
-    rewritten["model"] = vocabulary.model.rewritten(ids, pieces, renamed)
     rewritten["added_tokens"] = _added_tokens(vocabulary, ids, renamed, extra or {})
-    resync(rewritten, rename=renamed, name=vocabulary.name)
+    outside = _outside_the_model(vocabulary, ids, len(pieces))
+    behind = {pieces[number]: number for number in ids[outside].tolist()}
+    ids[outside] = -1
+    inside = pieces[: len(pieces) - len(outside)]
+    rewritten["model"] = vocabulary.model.rewritten(ids, inside, renamed)
+    resync(rewritten, rename=renamed, name=vocabulary.name, behind=behind)
     return rewritten
 
 
-def resync(tokenizer: dict[str, Any], *, rename: Mapping[str, str], name: str) -> None:
+def resync(
+    tokenizer: dict[str, Any], *, rename: Mapping[str, str], name: str, behind: Mapping[str, int]
+) -> None:
     """Make every id outside the model agree with the model's vocabulary, by the tokens' strings, in place.
 
     Covers added tokens, the post-processors of BERT, RoBERTa and templates, alone or in a sequence, and padding.
 
     Args:
-        tokenizer: a parsed `tokenizer.json` whose model holds every special token.
+        tokenizer: a parsed `tokenizer.json`.
         rename: old strings of special tokens that are now called differently.
         name: of the tokenizer, for messages.
+        behind: ids of added tokens that its model does not hold.
 
     Raises:
-        VocabularyError: something refers to a token that the model no longer has.
+        VocabularyError: something refers to a token that is no longer there.
     """
-    ids = dict(model_of(tokenizer, name=name).entries())
+    ids = {**dict(model_of(tokenizer, name=name).entries()), **behind}
 
     def located(token: str, where: str) -> tuple[str, int]:
         token = rename.get(token, token)
@@ -135,6 +144,21 @@ def _renumbered(
         twice = next(piece for n, piece in enumerate(filled) if piece in filled[:n])
         raise VocabularyError(f"{vocabulary.name}: two pieces would be called {twice!r}")
     return filled
+
+
+def tokens_outside_the_model(vocabulary: Vocabulary) -> list[Mapping[str, Any]]:
+    """The added tokens that are no pieces of the model, so that text reaches them only where the library finds them."""
+    entries = {piece for piece, _ in vocabulary.model.entries()}
+    return [token for token in vocabulary.tokenizer["added_tokens"] if token["content"] not in entries]  # fmt: skip
+
+
+def _outside_the_model(vocabulary: Vocabulary, new_ids: NDArray[np.int64], size: int) -> list[int]:
+    """Old ids of the added tokens that can stay outside of the model, in their new order; none unless all can."""
+    outside = [int(token["id"]) for token in tokens_outside_the_model(vocabulary)]
+    outside = sorted((old for old in outside if new_ids[old] >= 0), key=new_ids.__getitem__)
+    last = list(range(size - len(outside), size))
+    needed = vocabulary.model.unknown in (vocabulary.pieces[old] for old in outside)
+    return outside if new_ids[outside].tolist() == last and not needed else []
 
 
 def _added_tokens(

@@ -14,6 +14,7 @@ from vocabmerge.families.pieces import placeholder
 from vocabmerge.families.registry import model_of
 from vocabmerge.maps import VocabularyMap, map_of_lists
 from vocabmerge.progress import ProgressCallback, no_progress
+from vocabmerge.tokenizer_file.rewrite import tokens_outside_the_model
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary, tokenizer_digest
 from vocabmerge.union.assemble import PreTokenization, one_family
 from vocabmerge.union.build import Segmenter, UnionBuilder
@@ -93,7 +94,7 @@ def merge_vocabularies(
         The union.
 
     Raises:
-        VocabularyError: normalizers conflict without a policy; a corpus language has no teacher or a language's
+        VocabularyError: normalizers conflict without a policy; an added token beside a model is `single_word`; a corpus language has no teacher or a language's
             teacher is not among those given; a corpus that is needed is missing or empty; no such convention.
 
     Example:
@@ -192,6 +193,13 @@ def _check(
     names = [teacher.name for teacher in teachers]
     if len(set(names)) < len(names):
         raise VocabularyError(f"expected teachers of different names, got {names!r}; rename one")
+    for teacher in teachers:
+        for token in tokens_outside_the_model(teacher):
+            if token["single_word"]:  # in a union each token is a piece, which stands in words, too
+                raise VocabularyError(
+                    f"{teacher.name}: its added token {token['content']!r} stands for whole words alone (single_word), which it would not "
+                    "in a union; add it without single_word, or take it out"
+                )
     for code, name in languages.items():
         if name not in names:
             raise VocabularyError(
