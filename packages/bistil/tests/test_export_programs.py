@@ -57,6 +57,9 @@ def model(
             "reranker": ("BertForSequenceClassification", {"num_labels": 1}),
             "classifier": ("BertForSequenceClassification", LABELS),
             "several_labels": ("BertForSequenceClassification", {**LABELS, "problem_type": "multi_label_classification"}),
+            "one_label": ("BertForSequenceClassification", {"num_labels": 1, "problem_type": "multi_label_classification"}),
+            "scorer": ("BertForSequenceClassification", {"num_labels": 1, "problem_type": "regression"}),
+            "scorer_of_three": ("BertForSequenceClassification", {**LABELS, "problem_type": "regression"}),
             "tagger": ("BertForTokenClassification", LABELS),
             "masked_words": ("BertForMaskedLM", {}),
             "states": ("BertModel", {}),
@@ -224,7 +227,7 @@ def test_no_word_of_a_long_sentence_is_left_unlabelled(export_float: Callable[[s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["classifier", "several_labels"])
+@pytest.mark.parametrize("kind", ["classifier", "several_labels", "one_label"])
 def test_texts_are_labelled_as_a_pipeline_labels_them(
     kind: str, export_float: Callable[[str], Path], model: Callable[[str], Path]
 ) -> None:
@@ -239,6 +242,22 @@ def test_texts_are_labelled_as_a_pipeline_labels_them(
         assert list(labels.values()) == sorted(labels.values(), reverse=True)
     lines = _run(export_float(kind), "--pairs", "abc", "mnop", "", "gh")
     assert [line.split("\t")[2] for line in lines] == ["abc | mnop", " | gh"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["scorer", "scorer_of_three"])
+def test_texts_are_scored_as_a_pipeline_scores_them(
+    kind: str, export_float: Callable[[str], Path], model: Callable[[str], Path]
+) -> None:
+    reference = pipeline("text-classification", model=str(model(kind)), device="cpu", top_k=None, truncation=True, max_length=40)  # fmt: skip
+
+    scored = _serve(export_float(kind)).Scorer().score(MIXED, batch_size=8)
+
+    expected = [{entry["label"]: entry["score"] for entry in listed} for listed in reference(MIXED)]
+    for scores, of_pipeline in zip(scored, expected, strict=True):
+        assert scores == pytest.approx(of_pipeline, abs=1e-4)
+    lines = _run(export_float(kind), "--pairs", "abc", "mnop", "", "gh")
+    assert [line.split("\t")[-1] for line in lines] == ["abc | mnop", " | gh"]
 
 
 @pytest.mark.slow
@@ -407,7 +426,7 @@ def test_a_card_states_licence_languages_and_figures_and_no_path(
         assert str(tmp_path) not in (tmp_path / "out" / file).read_text()
 
 
-@pytest.mark.parametrize("kind", ["sentence", "reranker", "tagger"])
+@pytest.mark.parametrize("kind", ["sentence", "reranker", "tagger", "scorer"])
 def test_a_card_shows_each_server_where_the_kind_fits(
     kind: str, export_float: Callable[[str], Path]
 ) -> None:
@@ -417,6 +436,7 @@ def test_a_card_shows_each_server_where_the_kind_fits(
         "sentence": {"SentenceTransformer(", "TextEmbedding(", "/embed ", "AutoModel.from_pretrained"},
         "reranker": {"CrossEncoder(", "TextCrossEncoder(", "/rerank "},
         "tagger": {"pipeline('token-classification'"},
+        "scorer": {"Scorer().score("},
     }  # fmt: skip
     for other_kind, words in shown.items():
         for word in words - (shown[kind] if other_kind != kind else set()):

@@ -30,11 +30,12 @@ def ask(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[
         task: str | None = None,
         pairs: bool = False,
         several_labels: bool = False,
+        regression: bool = False,
         prompt: str = "",
     ) -> tuple[Any, list[Any]]:
         graph: Any = SimpleNamespace(
             inputs=("input_ids", "attention_mask"), outputs=outputs, labels=labels, tokenizer=tokenizer, longest=40,
-            pieces=len(tokenizer), about={"task": task}, pairs=pairs, several_labels=several_labels,
+            pieces=len(tokenizer), about={"task": task}, pairs=pairs, several_labels=several_labels, regression=regression,
         )  # fmt: skip
         monkeypatch.setattr(
             # the package's attribute `export` is the function
@@ -180,3 +181,16 @@ def test_where_several_labels_hold_all_of_a_texts_must_stay(
     whole = [np.array([3, 1, -2], "f4"), np.array([3, 1, -2], "f4")]
     small = [np.array([2, 2, -9], "f4"), np.array([3, -1, -2], "f4")]
     assert how.compare(whole, [small[0] + [1, 0, 0], small[1]])["same label"].tolist() == expected
+
+
+def test_scores_of_texts_keep_their_order_and_their_size(ask: Any, tokenizer: Any) -> None:
+    how, answers = ask(
+        LINES, {"logits": ("batch", "labels")}, lambda fed: [fed["input_ids"].sum(axis=1, keepdims=True).astype("f4")],
+        labels=("LABEL_0",), regression=True,
+    )  # fmt: skip
+
+    assert [float(score) for (score,) in answers] == [sum(tokenizer(line)["input_ids"]) for line in LINES]  # fmt: skip
+    assert how.gated == ("pairs in the same order",)
+    kept = how.compare(answers, [2 * score for score in answers])
+    assert kept["pairs in the same order"].tolist() == [1] * len(LINES)
+    assert kept["nearness of scores"].min() < 1

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from huggingface_hub import metadata_load
 from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
@@ -16,6 +17,7 @@ from transformers import BertConfig, PreTrainedTokenizerFast
 
 from bistil.compare.models import require_kind
 from bistil.compare.recipe import Comparison
+from bistil.encoders.answers import assumption
 from bistil.errors import AdaptError, ExtractError, ModelError
 from bistil.extract.config import Extraction
 from bistil.extract.run import extract
@@ -30,7 +32,7 @@ from bistil.tasks.training import TaskTraining
 from bistil.text.pairing import paired_files
 from teacherzoo import TeacherError
 from teacherzoo.progress import no_progress
-from vocabmerge import Kind
+from vocabmerge import Kind, read_layout
 from xeval import LocalFolder, Protocol, read_finetuned
 
 SHORT = Extraction(
@@ -59,6 +61,12 @@ def save(
             "reranker": ("BertForSequenceClassification", {"num_labels": 1}, {}),
             "sparse": ("BertForMaskedLM", {}, {}),
             "classifier": ("BertForSequenceClassification", LABELS, {}),
+            "scorer": (
+                "BertForSequenceClassification",
+                {"num_labels": 1, "problem_type": "regression"},
+                {},
+            ),
+            "undecided": ("BertForSequenceClassification", {"num_labels": 1}, {}),
             "token_classifier": ("BertForTokenClassification", LABELS, {}),
             "question_answering": ("BertForQuestionAnswering", {}, {}),
         }[kind]
@@ -97,10 +105,11 @@ OPENED_BY = {
     "reranker": CrossEncoder,
     "sparse": SparseEncoder,
     "classifier": transformers.AutoModelForSequenceClassification,
+    "scorer": transformers.AutoModelForSequenceClassification,
     "token_classifier": transformers.AutoModelForTokenClassification,
     "question_answering": transformers.AutoModelForQuestionAnswering,
 }
-WITH_ANSWERS = ("reranker", "classifier", "token_classifier", "question_answering")
+WITH_ANSWERS = ("reranker", "classifier", "scorer", "token_classifier", "question_answering")
 
 
 @pytest.mark.parametrize("kind", OPENED_BY)
@@ -136,6 +145,44 @@ def test_a_student_is_of_its_teachers_kind_and_layout(
         assert opened["student"].config.id2label == LABELS["id2label"]
     elif kind == "sparse":
         assert opened["student"].encode([line]).shape == (1, run["plan"]["pieces"][1])
+
+
+def test_a_scorer_of_texts_learns_from_single_texts_and_is_no_reranker(
+    save: Callable[..., Path], texts: dict[str, Path], tmp_path: Path
+) -> None:
+    out = _extract(save("scorer"), texts, tmp_path / "student", replace(SHORT, steps=0))
+
+    run, card = (out / "run.json").read_text(), metadata_load(out / "README.md")
+    plan = json.loads(run)["plan"]
+    lines = {language: set(texts[language].read_text().splitlines()) for language in ("en", "sw")}
+    assert all(plan["blocks"][language] <= len(lines[language]) for language in lines)
+    assert plan["assumed"] == []
+    assert (card["pipeline_tag"], card["library_name"]) == ("text-classification", "transformers")
+    assert "A small scorer of texts for en and sw" in (out / "README.md").read_text()
+    line = min(lines["sw"], key=len)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(out)
+    with torch.no_grad():
+        logit = model(**tokenizer(line, return_tensors="pt")).logits.item()
+    [scored] = transformers.pipeline("text-classification", model=str(out), device="cpu")(line)
+    assert scored["score"] == pytest.approx(logit, abs=1e-5)
+
+
+def test_what_a_classifier_with_one_output_is_taken_for_is_said_where_its_files_do_not_say(
+    save: Callable[..., Path], texts: dict[str, Path], tmp_path: Path
+) -> None:
+    told: list[str] = []
+    languages = {language: texts[language] for language in ("en", "sw")}
+    extract(
+        save("undecided"), languages, tmp_path / "student", source="en", targets=["sw"],
+        extraction=replace(SHORT, steps=0), tell=lambda plan: told.extend(plan.lines()),
+    )  # fmt: skip
+
+    assert any("(reranker)" in line for line in told)
+    assert any('add "problem_type": "regression" to its config.json' in line for line in told)
+    assert (
+        assumption(read_layout(save("reranker"))) == assumption(read_layout(save("scorer"))) == []
+    )
 
 
 def test_terms_that_a_kind_has_nothing_for_are_refused_by_name(

@@ -18,6 +18,7 @@ import torch
 import transformers
 from huggingface_hub import metadata_load
 from scipy.sparse import csr_array
+from scipy.stats import kendalltau
 from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
@@ -30,6 +31,7 @@ from bistil.cli.app import app
 from bistil.encoders.closeness import (
     compare_labels,
     compare_rankings,
+    compare_scores,
     compare_sparse_vectors,
     compare_vectors,
     compare_word_labels,
@@ -61,6 +63,7 @@ CLASSES = {
     "headless": ("BertModel", {}, transformers.BertModel.from_pretrained),
     "masked_lm": ("BertForMaskedLM", {}, transformers.BertForMaskedLM.from_pretrained),
     "reranker": ("BertForSequenceClassification", {"num_labels": 1}, CrossEncoder),
+    "scorer": ("BertForSequenceClassification", {"num_labels": 1, "problem_type": "regression"}, transformers.BertForSequenceClassification.from_pretrained),
     "classifier": ("BertForSequenceClassification", LABELS, transformers.BertForSequenceClassification.from_pretrained),
     "token_classifier": ("BertForTokenClassification", LABELS, transformers.BertForTokenClassification.from_pretrained),
 }  # fmt: skip
@@ -349,6 +352,21 @@ def test_what_is_asked_of_lines_of_two_texts_is_what_transformers_says_of_the_pa
     assert np.allclose(answers, expected, atol=1e-5)
 
 
+def test_a_scorer_of_texts_is_asked_each_text_alone(save: Callable[[str], Path]) -> None:
+    folder = save("scorer")
+    lines = ["ab cd ef", "mn", "op qr st gh", "ab"]
+    scored = transformers.pipeline("text-classification", model=str(folder), device="cpu")(lines)
+
+    measures = measures_of(read_layout(folder))
+    answers = measures.ask(folder, lines, None)
+
+    assert np.allclose(answers[:, 0], [one["score"] for one in scored], atol=1e-5)
+    assert set(measures.compare(answers, answers)) == {"pairs in the same order", "nearness of scores"}  # fmt: skip
+    planned = plan(folder, folder, Making(layers=2))
+    assert planned.lines()[0].startswith("a scorer of texts of ")
+    assert plan(save("reranker"), folder, Making(layers=2)).lines()[0].startswith("Taken for a reranker")  # fmt: skip
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_whether_several_labels_may_hold_is_read_from_the_configuration(
     several: bool, save: Callable[[str], Path], tmp_path: Path
@@ -438,6 +456,14 @@ def test_closeness_of_labels_rankings_and_words() -> None:
     assert coins["same label"].tolist() == [1, 0]
     sigmoid = torch.tensor(a - 1).sigmoid(), torch.tensor(b - 1).sigmoid()
     assert np.allclose(coins["shared probability"], 1 - (sigmoid[0] - sigmoid[1]).abs().mean(-1).numpy(), atol=1e-6)  # fmt: skip
+    draws = np.random.default_rng(0)
+    scores = draws.normal(size=(2, 9, 1)).astype("f4")
+    compared = compare_scores(*scores)
+    tau = kendalltau(*scores[:, :, 0]).statistic
+    assert compared["pairs in the same order"].mean() == pytest.approx((tau + 1) / 2)
+    assert np.allclose(compared["nearness of scores"], np.clip(1 - np.abs(scores[0] - scores[1]) / scores[0].std(), 0, 1)[:, 0])  # fmt: skip
+    alike = np.zeros((3, 1), "f4")
+    assert compare_scores(alike, alike)["nearness of scores"].tolist() == [1, 1, 1]
     words = compare_word_labels([np.array([1, 2, 0])], [np.array([1, 0, 0])])
     assert words["same label of a word"].tolist() == [pytest.approx(2 / 3)]
 

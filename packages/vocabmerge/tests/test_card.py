@@ -24,12 +24,12 @@ def report(tmp_path_factory, trained, lines_of):
 
 
 @pytest.mark.parametrize(
-    ("kind", "labels", "library", "task", "loader"),
+    ("kind", "reranker", "library", "task", "loader"),
     [
         (Kind.SENTENCE, None, "sentence-transformers", "sentence-similarity", "SentenceTransformer"),
         (Kind.SPARSE, None, "sentence-transformers", "feature-extraction", "SparseEncoder"),
-        (Kind.CLASSIFIER, 1, "sentence-transformers", "text-ranking", "CrossEncoder"),
-        (Kind.CLASSIFIER, 3, "transformers", "text-classification", "AutoModelForSequenceClassification"),
+        (Kind.CLASSIFIER, "stated", "sentence-transformers", "text-ranking", "CrossEncoder"),
+        (Kind.CLASSIFIER, None, "transformers", "text-classification", "AutoModelForSequenceClassification"),
         (Kind.TOKEN_CLASSIFIER, None, "transformers", "token-classification", "AutoModelForTokenClassification"),
         (Kind.QUESTION_ANSWERING, None, "transformers", "question-answering", "AutoModelForQuestionAnswering"),
         (Kind.MASKED_LM, None, "transformers", "fill-mask", "AutoModelForMaskedLM"),
@@ -37,8 +37,10 @@ def report(tmp_path_factory, trained, lines_of):
         (Kind.TOKENIZER, None, "transformers", None, "AutoTokenizer"),
     ],
 )  # fmt: skip
-def test_a_card_says_how_its_kind_is_loaded(kind, labels, library, task, loader, report, tmp_path):
-    layout = Layout(kind=kind, folder=tmp_path, num_labels=labels, prompts={"query": "ask: "})
+def test_a_card_says_how_its_kind_is_loaded(
+    kind, reranker, library, task, loader, report, tmp_path
+):
+    layout = Layout(kind=kind, folder=tmp_path, reranker=reranker, prompts={"query": "ask: "})
     page = ModelCard(card(report, layout, name="someone/small"))
     assert (page.data.library_name, page.data.pipeline_tag) == (library, task)
     assert page.data.language == ["ru"]

@@ -53,9 +53,31 @@ def test_the_architecture_says_the_kind(architecture, kind, tmp_path):
     ("config", "labels"),
     [({"num_labels": 1}, 1), ({"id2label": {"0": "LABEL_0"}}, 1), ({"id2label": dict.fromkeys("abc", "x")}, 3), ({}, 2)],
 )  # fmt: skip
-def test_a_reranker_is_a_classifier_of_one_label(config, labels, tmp_path):
+def test_a_classifier_has_as_many_labels_as_transformers_counts(config, labels, tmp_path):
     config = {"architectures": ["BertForSequenceClassification"], **config}
     assert read_layout(folder_of(tmp_path, config)).num_labels == labels
+
+
+@pytest.mark.parametrize(
+    ("config", "reranker"),
+    [
+        ({"num_labels": 1}, "assumed"),
+        ({"num_labels": 1, "problem_type": None}, "assumed"),
+        ({"num_labels": 1, "problem_type": "regression"}, None),
+        ({"num_labels": 1, "problem_type": "multi_label_classification"}, None),
+        ({"num_labels": 3}, None),
+        ({"num_labels": 3, "problem_type": "regression"}, None),
+    ],
+)
+def test_a_classifier_of_one_label_is_a_reranker_unless_its_problem_is_stated(config, reranker, tmp_path):  # fmt: skip
+    config = {"architectures": ["BertForSequenceClassification"], **config}
+    assert read_layout(folder_of(tmp_path, config)).reranker == reranker
+    # Of a pair's score, whatever transformers trained it by, sentence-transformers says so.
+    older = {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}
+    newer = {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity", "version": "5.0.0"}}  # fmt: skip
+    for settings in (older, newer):
+        stated = read_layout(folder_of(tmp_path, {**config, **settings})).reranker
+        assert stated == (None if config["num_labels"] == 3 else "stated")
 
 
 @pytest.mark.parametrize(
@@ -75,6 +97,7 @@ def test_sentence_transformers_says_what_its_folder_is(settings, modules, kind, 
     assert layout.kind is kind
     assert layout.prompts == {"query": "query: "}
     assert layout.num_labels == (1 if kind is Kind.CLASSIFIER else None)
+    assert layout.reranker == ("stated" if kind is Kind.CLASSIFIER else None)
     assert layout.modules[0].name == "Transformer"
 
 

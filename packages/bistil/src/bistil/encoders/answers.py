@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from teacherzoo.encoders.kinds import allows_several
+from vocabmerge import Kind, Layout
+from vocabmerge.tokenizer_file.json_file import read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def answers_of(output: Any, config: Any, attention_mask: Tensor) -> dict[str, Tensor]:
@@ -33,3 +36,46 @@ def answers_of(output: Any, config: Any, attention_mask: Tensor) -> dict[str, Te
         logits = logits[attention_mask.bool()]
     alone = logits.shape[-1] == 1 or allows_several(config.problem_type)
     return {"independent" if alone else "labels": logits}
+
+
+def form_of_answers(
+    problem_type: str | None, num_labels: int
+) -> Literal["labels", "several", "numbers"]:
+    """As what the logits of a classifier are read, by its configuration, as in the pipelines of transformers.
+
+    Returns:
+        "labels", of which one holds, by a softmax; "several", of which each may hold, by a sigmoid each; "numbers" of a regression, as
+        they are.
+
+    Example:
+        >>> form_of_answers(None, 3), form_of_answers(None, 1), form_of_answers("regression", 1)
+        ('labels', 'several', 'numbers')
+    """
+    if problem_type == "regression":
+        return "numbers"
+    return "several" if num_labels == 1 or allows_several(problem_type) else "labels"
+
+
+def answers_of_folder(layout: Layout) -> Literal["labels", "several", "numbers"]:
+    """The same of the folder of a classifier."""
+    config = read_json(layout.folder / layout.transformers[0] / "config.json")
+    return form_of_answers(config.get("problem_type"), layout.num_labels or 0)
+
+
+def plain_kind(layout: Layout) -> str:
+    """The kind of a folder by its name, "reranker" for a classifier that scores pairs and "scorer" for one that gives numbers of texts."""
+    if layout.reranker:
+        return "reranker"
+    numbers = layout.kind is Kind.CLASSIFIER and answers_of_folder(layout) == "numbers"
+    return "scorer" if numbers else layout.kind.value
+
+
+def assumption(layout: Layout) -> list[str]:
+    """What had to be assumed of a classifier with one output, in a sentence; nothing where its files say what that is."""
+    if layout.reranker != "assumed":
+        return []
+    return [
+        "Taken for a reranker, which scores pairs of texts: it has one output, and its config.json does not say of what. If it scores "
+        'single texts, add "problem_type": "regression" to its config.json, or "multi_label_classification" if that is the logit of a '
+        "label."
+    ]

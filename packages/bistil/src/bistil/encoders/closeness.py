@@ -143,6 +143,29 @@ def compare_rankings(expected: NDArray[np.float32], given: NDArray[np.float32]) 
     }
 
 
+def compare_scores(expected: NDArray[np.float32], given: NDArray[np.float32]) -> dict[str, Items]:
+    """Of scores [N, L] of lines: the share of other lines that a line keeps its order to, and how near its score is.
+
+    A score that differs by d is near by 1 - d / s, at least 0, with s the standard deviation of the whole model's scores; of
+    several scores a line the mean.
+
+    Example:
+        >>> whole, smaller = np.float32([[0], [1], [3]]), np.float32([[0], [1], [1]])
+        >>> {name: values.round(2).tolist() for name, values in compare_scores(whole, smaller).items()}
+        {'pairs in the same order': [1.0, 0.5, 0.5], 'nearness of scores': [1.0, 1.0, 0.0]}
+    """
+    order = [np.sign(scores[:, None] - scores[None]) for scores in (expected, given)]
+    others = max(len(expected) - 1, 1)
+    same = ((order[0] == order[1]).sum(axis=1) - 1) / others
+    apart = np.abs(expected.astype(np.float64) - given)
+    spread = expected.astype(np.float64).std(axis=0)
+    near = 1 - np.divide(apart, spread, out=(apart > 0).astype(np.float64), where=spread > 0)
+    return {
+        "pairs in the same order": same.mean(axis=1),
+        "nearness of scores": np.maximum(near, 0).mean(axis=1),
+    }
+
+
 def compare_word_labels(
     expected: Sequence[NDArray[np.int64]], given: Sequence[NDArray[np.int64]]
 ) -> dict[str, Items]:

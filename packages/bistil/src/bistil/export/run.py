@@ -63,7 +63,7 @@ class Exported:
         drops: what it loses; empty where there was nothing to judge it by.
         tried: the variants that were judged, in that order; the first is the target's own.
         verdict: in words: what it loses at most, whether the target's own variant was refused, or that nothing was judged.
-        warnings: what looks wrong about the texts.
+        warnings: what was assumed of the model, and what looks wrong about the texts.
     """
 
     folder: str
@@ -162,7 +162,7 @@ def export(
         {language: how.rows(listed, language) for language, listed in lines.items()} if how else {}
     )
     tests = None if source is None else TestSets(graph, source=source, languages=languages, prompts=prompts)  # fmt: skip
-    warnings = warnings_of(lines, graph.tokenizer, bound)
+    warnings = [*graph.assumed, *warnings_of(lines, graph.tokenizer, bound)]
     out.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(out) as folder:
         (folder / FLOAT).parent.mkdir(parents=True)

@@ -64,6 +64,10 @@ OPENED_AS = {
         words="classifier", pipeline_tag="text-classification", use=_ACROSS,
         program=_pipeline("text-classification", "classify"),
     ),
+    "scorer": OpenedAs(
+        words="scorer of texts", pipeline_tag="text-classification", use=_ACROSS,
+        program=_pipeline("text-classification", "score"),
+    ),
     "token_classifier": OpenedAs(
         words="token classifier", pipeline_tag="token-classification", use=_ACROSS,
         program=_pipeline("token-classification", "tag"),

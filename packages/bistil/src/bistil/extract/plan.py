@@ -17,7 +17,9 @@ class Plan:
 
     Attributes:
         teacher: as the user named it.
-        kind: of teacher and student: that of the teacher's folder, or "reranker", a classifier with one label.
+        kind: of teacher and student: that of the teacher's folder, or of a classifier "reranker" or "scorer", see
+            `bistil.encoders.answers.plain_kind`.
+        assumed: of the kind, in sentences.
         architecture: their class.
         languages: the source first.
         pieces: of the vocabulary, before and after the trim.
@@ -39,6 +41,7 @@ class Plan:
 
     teacher: str
     kind: str = "masked_lm"
+    assumed: tuple[str, ...] = ()
     architecture: str
     languages: tuple[str, ...]
     pieces: tuple[int, int]
@@ -67,6 +70,7 @@ class Plan:
         kept = 100 * after.total / before.total
         return [
             f"teacher     {self.teacher}, {self.architecture} ({self.kind.replace('_', ' ')})",
+            *(f"assumed     {words}" for words in self.assumed),
             *(f"tuned       {words}" for words in (self.tuned.sentences() if self.tuned else ())),
             f"languages   {', '.join(self.languages)}",
             f"vocabulary  {self.pieces[1]:,} of {self.pieces[0]:,} pieces",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bistil.encoders.answers import assumption, plain_kind
 from bistil.encoders.capture import layers_of
 from bistil.encoders.model_folder import require_narrowable_modules
 from bistil.encoders.widths import require_narrowable
@@ -354,7 +355,8 @@ def _plan(
     probes = _probes(batches, next(student.parameters()).device, given.languages[0])
     return Plan(
         teacher=given.model,
-        kind=_kind(given.layout),
+        kind=plain_kind(given.layout),
+        assumed=tuple(assumption(given.layout)),
         architecture=type(teacher.model).__name__,
         languages=given.languages,
         pieces=(
@@ -387,10 +389,6 @@ def _probes(batches: Batches, device: torch.device, language: str) -> list[dict[
             probe = {name: tensor.to(device) for name, tensor in rows.items() if name != "language"}
             probes[is_pairs(batch)] = {**probe, "language": language}
     return list(probes.values())
-
-
-def _kind(layout: Layout) -> str:
-    return "reranker" if layout.num_labels == 1 else layout.kind.value
 
 
 def _in_words(when: str, figures: Mapping[str, Mapping[str, float]]) -> str:

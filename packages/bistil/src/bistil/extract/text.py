@@ -105,7 +105,7 @@ def _form(
     watch: ProgressCallback,
 ) -> tuple[Form, Mapping[str, Sequence[Path]]]:
     """How lines are read, and where they lie."""
-    reranker = teacher.kind is Kind.CLASSIFIER and teacher.model.config.num_labels == 1
+    reranker = teacher.layout is not None and teacher.layout.reranker
     if reranker or teacher.kind is Kind.QUESTION_ANSWERING:
         return "pairs", paired_files(files, cache_dir, watch=watch)
     if teacher.kind is not Kind.CLASSIFIER or not (paired := with_pairs(files)):

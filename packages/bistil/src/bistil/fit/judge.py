@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from bistil.encoders.answers import plain_kind
 from bistil.encoders.closeness import compare_nearness, interval
 from bistil.errors import FitError
 from bistil.make.answers import text_vectors
@@ -65,7 +66,7 @@ class TextJudge:
     """How near a model's answers are to the whole model's.
 
     Of vectors the correlation of each line's cosines to the other lines, which a narrower model has, too; of classifiers what
-    their labels share; of rerankers the order of passages; of token classifiers the labels of words.
+    their labels share, or the order of texts by score; of rerankers the order of passages; of token classifiers the labels of words.
 
     Args:
         whole: the model's folder.
@@ -85,10 +86,14 @@ class TextJudge:
     def measure(self) -> str:
         """What is measured, in words."""
         return {
-            Kind.CLASSIFIER: "order of passages or probability of labels that is the whole model's",
+            "reranker": "order of passages that is the whole model's",
+            "scorer": "order of texts by score that is the whole model's",
+            Kind.CLASSIFIER: "probability of labels that is the whole model's",
             Kind.SPARSE: "cosine of a line's weights of pieces to the whole model's",
             Kind.TOKEN_CLASSIFIER: "words that get the whole model's label",
-        }.get(self._layout.kind, "correlation of the nearness of lines with the whole model's")
+        }.get(
+            plain_kind(self._layout), "correlation of the nearness of lines with the whole model's"
+        )
 
     @property
     def inputs(self) -> Mapping[str, Any]:

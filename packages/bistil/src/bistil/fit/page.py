@@ -8,7 +8,6 @@ from typing import Any
 from bistil.fit.picture import front_picture, words
 from bistil.make.page_frame import page_templates
 from bistil.make.plan import KINDS
-from vocabmerge import Kind
 
 _HEAD = ("layers", "width", "heads", "feed-forward", "pieces", "parameters", "MB in 8 bits", "MB in float32", "ms", "predicted", "untrained", "trained", "")  # fmt: skip
 
@@ -21,7 +20,7 @@ def page(record: Mapping[str, Any]) -> str:
     """
     return page_templates("bistil.fit").get_template("report.html.jinja").render(
         record=record,
-        kind=KINDS[Kind(record["kind"])],
+        kind=KINDS[record["kind"]],
         verdict=verdict(record),
         head=_HEAD,
         rows=rows(record),
@@ -54,7 +53,8 @@ def table(record: Mapping[str, Any]) -> list[str]:
 def verdict(record: Mapping[str, Any]) -> list[str]:
     """What came out, in sentences."""
     said = [
-        f"{record['searched']:,} shapes can be put together, {record['affordable']:,} of them within {record['budget']['words']}."
+        *record["assumed"],
+        f"{record['searched']:,} shapes can be put together, {record['affordable']:,} of them within {record['budget']['words']}.",
     ]
     if "chosen" not in record:
         return [*said, "Nothing was trained; without --plan the best of them are."]

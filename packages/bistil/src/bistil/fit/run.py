@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bistil.encoders.answers import assumption, plain_kind
 from bistil.errors import FitError
 from bistil.fit.choices import choices_of, require_affordable
 from bistil.fit.config import Budget, Fitting
@@ -225,7 +226,8 @@ class _Search:
         affordable = [c for c in self.candidates if getattr(c, self.budget.measure) <= self.budget.limit]  # fmt: skip
         front = thinned(pareto_front(self.candidates, self.budget.measure), self.budget)
         return {
-            "kind": self.kind.value,
+            "kind": plain_kind(self._layout),
+            "assumed": assumption(self._layout),
             "budget": {"measure": self.budget.measure, "limit": self.budget.limit, "words": str(self.budget)},
             "fitting": self.fitting.to_json(),
             "measure": self.judge.measure,

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bistil.encoders.answers import answers_of_folder
 from bistil.encoders.closeness import (
     Items,
     compare_labels,
     compare_rankings,
+    compare_scores,
     compare_sparse_vectors,
     compare_vectors,
     compare_word_labels,
@@ -31,10 +33,8 @@ from bistil.make.answers import (
     text_vectors,
     word_labels,
 )
-from teacherzoo.encoders.kinds import allows_several
 from teacherzoo.progress import ProgressCallback
 from vocabmerge import Kind, Layout, read_layout
-from vocabmerge.tokenizer_file.json_file import read_json
 
 _CANDIDATES = 10
 
@@ -144,12 +144,12 @@ def _compare_sparse(expected: SparseVectors, given: SparseVectors) -> dict[str, 
 
 
 def _of_classifier(layout: Layout) -> Measures:
-    if layout.num_labels == 1:
+    if layout.reranker:
         return Measures(_ask_reranker, compare_rankings)
-    config = read_json(layout.folder / layout.transformers[0] / "config.json")
+    form = answers_of_folder(layout)
     return Measures(
         lambda folder, lines, _prompt: label_logits(folder, _columns(lines)),
-        partial(compare_labels, several=allows_several(config.get("problem_type"))),
+        compare_scores if form == "numbers" else partial(compare_labels, several=form == "several"),
     )
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from bistil.make.page_frame import page_templates
-from bistil.make.plan import KINDS
 from bistil.make.scores import STUDENT, TRIMMED, WHOLE
 from vocabmerge import Kind
 
@@ -35,7 +34,7 @@ def page(record: Mapping[str, Any], picture: bytes | None) -> str:
     return page_templates("bistil.make").get_template("report.html.jinja").render(
         record=record,
         title=Path(record["model"]).name,
-        kind=KINDS[kind],
+        kind=record["plan"]["words"],
         names=_NAMES,
         verdict=verdict(record),
         module=module,
@@ -49,7 +48,7 @@ def page(record: Mapping[str, Any], picture: bytes | None) -> str:
 def verdict(record: Mapping[str, Any]) -> list[str]:
     """What came out, in sentences."""
     costs = record["costs"]
-    said = []
+    said = list(record["plan"]["assumed"])
     for name in (TRIMMED, STUDENT):
         size = costs[name]["parameters"] / costs[WHOLE]["parameters"]
         work = costs[name]["flops"] / costs[WHOLE]["flops"]

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bistil.encoders.answers import assumption, plain_kind
 from bistil.errors import MakeError
 from bistil.extract.config import strategy_for
 from bistil.make.config import Making
@@ -15,11 +16,13 @@ from teacherzoo.encoders.layers import spread_layers
 from vocabmerge import Kind, read_layout
 from xeval.cost.parameters import parameters_of
 
-KINDS = {
+KINDS: dict[str, str] = {
     Kind.SENTENCE: "sentence encoder",
     Kind.SPARSE: "sparse encoder",
     Kind.HEADLESS: "encoder",
     Kind.CLASSIFIER: "classifier",
+    "reranker": "reranker",
+    "scorer": "scorer of texts",
     Kind.TOKEN_CLASSIFIER: "token classifier",
     Kind.MASKED_LM: "masked language model",
 }
@@ -33,6 +36,8 @@ class MakePlan:
 
     Attributes:
         kind: of the model.
+        words: for it, such as "sentence encoder".
+        assumed: of it, in sentences.
         layers: for each of the student's layers the model's.
         depth: layers of the model.
         whole: parameters of the model.
@@ -42,6 +47,8 @@ class MakePlan:
     """
 
     kind: Kind
+    words: str
+    assumed: tuple[str, ...]
     layers: tuple[int, ...]
     depth: int
     whole: int
@@ -49,15 +56,11 @@ class MakePlan:
     student: int
     tokens: int
 
-    @property
-    def kind_in_words(self) -> str:
-        """Such as "sentence encoder"."""
-        return KINDS[self.kind]
-
     def lines(self) -> list[str]:
         """For the terminal."""
         return [
-            f"a {self.kind_in_words} of {self.whole:,} parameters; its vocabulary trimmed, {self.trimmed:,}",
+            *self.assumed,
+            f"a {self.words} of {self.whole:,} parameters; its vocabulary trimmed, {self.trimmed:,}",
             f"a student of {len(self.layers)} of its {self.depth} layers, {self.student:,}",
             f"training on at most {self.tokens:,} tokens",
         ]
@@ -106,10 +109,12 @@ def plan(whole: Path, trimmed: Path, making: Making) -> MakePlan:
         count = _deepest(sizes, making.size)
     if count > depth:
         raise MakeError(f"{count} layers are asked for, and the model has {depth}; ask for fewer.")
-    kind = kind_of(whole)
+    kind, layout = kind_of(whole), read_layout(whole)
     spread = spread_layers(depth, count, strategy_for(kind))
     return MakePlan(
         kind=kind,
+        words=KINDS[plain_kind(layout)],
+        assumed=tuple(assumption(layout)),
         layers=(0, *spread[1:]) if sizes.first_layer_pinned else spread,
         depth=depth,
         whole=parameters_of(whole).total,

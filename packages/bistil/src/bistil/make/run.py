@@ -100,7 +100,7 @@ def make(
     extraction = _extraction(kind, translations, making).decided(kind)
     if translations:
         check_sentences(read_layout(whole), extraction, targets=languages[1:], parallel=translations, vectors=None, sfts={})  # fmt: skip
-    sets = test_sets(data, kind, read_layout(whole).num_labels, languages) if data else {}
+    sets = test_sets(data, read_layout(whole), languages) if data else {}
     keep_digests(work_dir(out) / DIGESTS)
     inputs = {
         "model": digest_of_inputs(models={"model": whole}),

@@ -8,38 +8,37 @@ from typing import Any
 
 from bistil.errors import MakeError
 from teacherzoo.progress import ProgressCallback
-from vocabmerge import Kind, read_layout, read_vocabulary
+from vocabmerge import Kind, Layout, read_layout, read_vocabulary
 from xeval import Protocol, XevalError, compare, open_source, read_results, score
 from xeval.data.source import Source
 from xeval.statistics.display_names import place_labels
 from xeval.tasks import task_of
 
-_TASKS = {
+_TASKS: dict[str, tuple[str, ...]] = {
     Kind.SENTENCE: ("bitext", "sts", "retrieval", "rerank"),
     Kind.SPARSE: ("retrieval", "rerank", "bitext"),
     Kind.HEADLESS: ("bitext",),
     Kind.MASKED_LM: ("bitext", "bpb"),
-    Kind.CLASSIFIER: ("rerank",),
+    "reranker": ("rerank",),
 }
 WHOLE, TRIMMED, STUDENT = "whole", "trimmed", "student"
 _BITEXT = "bitext"
 _LEFT = 0.5
 
 
-def test_sets(data: str, kind: Kind, num_labels: int | None, languages: Sequence[str]) -> dict[str, list[str]]:  # fmt: skip
+def test_sets(data: str, layout: Layout, languages: Sequence[str]) -> dict[str, list[str]]:
     """Per task that asks a model of this kind as it is, the test sets of the languages.
 
     Args:
         data: a folder as xeval reads it, or `hub:NAME`.
-        kind: of the model.
-        num_labels: of a classifier.
+        layout: of the model.
         languages: wanted.
 
     Raises:
         MakeError: where there is none.
     """
     source = open_source(data)
-    tasks = () if kind is Kind.CLASSIFIER and num_labels != 1 else _TASKS.get(kind, ())
+    tasks = _TASKS.get("reranker" if layout.reranker else layout.kind, ())
     sets = {task: _sets(source, task, languages) for task in tasks}
     if not any(sets.values()):
         asked = (

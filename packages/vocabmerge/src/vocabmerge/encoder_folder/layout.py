@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum, auto
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vocabmerge.encoder_folder.sentence_modules import (
     MODULE_IDS,
@@ -25,6 +25,7 @@ from vocabmerge.tokenizer_file.reading import read_vocabulary
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 SENTENCE_CONFIG = "config_sentence_transformers.json"
+_OF_CROSS_ENCODERS = ("sentence_transformers", "sbert_ce_default_activation_function")
 
 
 class Kind(StrEnum):
@@ -78,7 +79,10 @@ class Layout:
         tokenizers: folders with a tokenizer, one per part that reads text.
         architecture: the class that the first transformer's config names, `AutoModel` where it names none;
             else the class of the first module; "" for a tokenizer alone.
-        num_labels: how many answers a classifier gives, 1 for a reranker; None for other kinds.
+        num_labels: how many answers a classifier gives; None for other kinds.
+        reranker: of a classifier with one answer, whether that is a score of pairs of texts: "stated" by settings of
+            sentence-transformers' CrossEncoder, or "assumed" where the config names no `problem_type` either, which transformers
+            writes into scorers of texts that it trained; None for these and for whatever else.
         modules: what `modules.json` lists, empty without one.
         prompts: the prompts of a sentence-transformers folder by name.
     """
@@ -89,6 +93,7 @@ class Layout:
     tokenizers: tuple[Path, ...] = (Path(),)
     architecture: str = ""
     num_labels: int | None = None
+    reranker: Literal["stated", "assumed"] | None = None
     modules: tuple[Module, ...] = ()
     prompts: Mapping[str, str] = field(default_factory=dict)
 
@@ -124,8 +129,8 @@ def read_layout(folder: str | Path) -> Layout:
         >>> _ = Path("config.json").write_text('{"architectures": ["XLMRobertaForSequenceClassification"], "num_labels": 1}')
         >>> Path("model.safetensors").touch()
         >>> layout = read_layout(".")
-        >>> layout.kind.value, layout.num_labels
-        ('classifier', 1)
+        >>> layout.kind.value, layout.num_labels, layout.reranker
+        ('classifier', 1, 'assumed')
     """
     folder = Path(folder)
     if not folder.exists():
@@ -152,6 +157,7 @@ def read_layout(folder: str | Path) -> Layout:
         transformers=(Path(),),
         architecture=architecture,
         num_labels=_num_labels(config) if kind is Kind.CLASSIFIER else None,
+        reranker=_reranker(config) if kind is Kind.CLASSIFIER else None,
     )
 
 
@@ -244,6 +250,7 @@ def _sentence_layout(folder: Path) -> Layout:
         tokenizers=readers,
         architecture=architectures[0] if architectures else modules[0].name,
         num_labels=num_labels,
+        reranker="stated" if num_labels == 1 else None,
         modules=modules,
         prompts=settings.get("prompts") or {},
     )
@@ -277,3 +284,11 @@ def _num_labels(config: Mapping[str, Any]) -> int:
     """As transformers counts them: two where the config names none."""
     labels = config.get("id2label") or {}
     return len(labels) or int(config.get("num_labels") or 2)
+
+
+def _reranker(config: Mapping[str, Any]) -> Literal["stated", "assumed"] | None:
+    if _num_labels(config) != 1:
+        return None
+    if any(config.get(name) for name in _OF_CROSS_ENCODERS):
+        return "stated"
+    return None if config.get("problem_type") else "assumed"

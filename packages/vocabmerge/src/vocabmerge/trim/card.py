@@ -116,7 +116,7 @@ def stated_licence(folder: Path) -> dict[str, str]:
 def _use(layout: Layout) -> _Use:
     # Behind a modules.json, a head of transformers is a cross-encoder's.
     cross_encoder = bool(layout.modules) and layout.kind in (Kind.CLASSIFIER, Kind.CAUSAL_LM)
-    return _RERANKER if cross_encoder or layout.num_labels == 1 else _USES[layout.kind]
+    return _RERANKER if cross_encoder or layout.reranker else _USES[layout.kind]
 
 
 def _metadata(report: Mapping[str, Any], layout: Layout, use: _Use) -> str:

@@ -70,6 +70,7 @@ def _described(graph: Graph) -> dict[str, Any]:
         "outputs": {name: list(axes) for name, axes in graph.outputs.items()},
         "labels": list(graph.labels),
         "several_labels": graph.several_labels,
+        "regression": graph.regression,
         "longest": graph.longest,
         "pad": tokenizer.pad_token_id or 0,
         "padding_side": tokenizer.padding_side,

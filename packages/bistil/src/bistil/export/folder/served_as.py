@@ -52,7 +52,9 @@ def _name(graph: Graph) -> str:
     axes = outputs["logits"]
     if axes[-1] != "labels":
         return "masked_words"
-    return "classifier" if len(axes) == 2 else "tagger"
+    if len(axes) == 3:
+        return "tagger"
+    return "scorer" if graph.regression else "classifier"
 
 
 _TEXTS = '["This is one sentence.", "And this is another."]'
@@ -77,6 +79,11 @@ SERVED_AS = {
         program="classifier", words="classifier", pipeline_tag="text-classification",
         example="from serve import Classifier\n\ntexts = TEXTS\nfor labels, text in zip(Classifier().classify(texts), texts):\n"
         '    print(next(iter(labels)), text, sep="\\t")',
+    ),
+    "scorer": ServedAs(
+        program="scorer", words="scorer of texts", pipeline_tag="text-classification",
+        example="from serve import Scorer\n\ntexts = TEXTS\nfor scores, text in zip(Scorer().score(texts), texts):\n"
+        '    print(*scores.values(), text, sep="\\t")',
     ),
     "tagger": ServedAs(
         program="tagger", words="token classifier", pipeline_tag="token-classification",

@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bistil.encoders.answers import assumption, form_of_answers
 from bistil.errors import ExportError
 from bistil.export.graph.heads import Part, part_of
 from bistil.export.graph.pooled import INPUTS, Pipeline, open_reranker, open_sentences, open_sparse
-from teacherzoo.encoders.kinds import PLAIN_NAMES, allows_several, model_layout, open_whole
+from teacherzoo.encoders.kinds import PLAIN_NAMES, model_layout, open_whole
 from teacherzoo.encoders.teachers import teacher_folder
 from vocabmerge import Kind, Layout
 from vocabmerge.encoder_folder.sentence_modules import Module
@@ -48,6 +49,8 @@ class Graph:
         pieces: rows of its embedding.
         pairs: whether it scores pairs of texts, as a reranker does.
         several_labels: whether its labels do not exclude one another.
+        regression: whether its logits are numbers that stand for themselves.
+        assumed: of what it is, in sentences.
         modules: of sentence-transformers, in order, with their folders and files; empty for other models.
         prompts: of a sentence encoder, name to text.
         default_prompt: what stands in front of every text unless another prompt is named; "" for nothing.
@@ -66,6 +69,8 @@ class Graph:
     pieces: int
     pairs: bool = False
     several_labels: bool = False
+    regression: bool = False
+    assumed: tuple[str, ...] = ()
     modules: tuple[Module, ...] = ()
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str = ""
@@ -93,7 +98,7 @@ def open_graph(model: str) -> Graph:
     _require_tokenizer(folder / layout.tokenizer)
     if layout.kind in _PIPELINES:
         return _pipeline_graph(layout, _PIPELINES[layout.kind](layout))
-    if layout.kind is Kind.CLASSIFIER and layout.num_labels == 1:
+    if layout.reranker:
         return _pipeline_graph(layout, open_reranker(layout))
     if layout.kind not in _OUTPUTS:
         raise ExportError(
@@ -130,6 +135,7 @@ def _pipeline_graph(layout: Layout, opened: Pipeline) -> Graph:
         longest=min(opened.longest, longest_row(opened.encoder)),
         pieces=opened.encoder.get_input_embeddings().num_embeddings,
         pairs=layout.kind is Kind.CLASSIFIER,
+        assumed=tuple(assumption(layout)),
         modules=layout.modules,
         prompts=opened.prompts,
         default_prompt=opened.default_prompt,
@@ -143,6 +149,7 @@ def _stock_graph(layout: Layout) -> Graph:
     model.set_attn_implementation("eager")
     outputs = _OUTPUTS[layout.kind]
     labelled = any("labels" in axes for axes in outputs.values())
+    form = form_of_answers(model.config.problem_type, model.config.num_labels) if labelled else "labels"  # fmt: skip
     return Graph(
         kind=layout.kind,
         folder=layout.folder,
@@ -153,7 +160,8 @@ def _stock_graph(layout: Layout) -> Graph:
         tokenizer=tokenizer,
         longest=longest_row(model),
         pieces=model.get_input_embeddings().num_embeddings,
-        several_labels=labelled and allows_several(model.config.problem_type),
+        several_labels=form == "several",
+        regression=form == "numbers",
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from bistil.encoders.closeness import (
     Items,
     compare_labels,
     compare_rankings,
+    compare_scores,
     compare_vectors,
     compare_word_labels,
     nearest_kept,
@@ -118,6 +119,13 @@ def text_answers(graph: Graph, prompt: str = "") -> TextAnswers:
             gated=("pairs in the same order",),
             ranked=True,
         )
+    if last == "labels" and graph.regression:
+        return TextAnswers(
+            rows=lambda lines, _language: _texts_or_pairs(lines),
+            answer=lambda answers, _row: answers[name],
+            compare=lambda expected, given: compare_scores(np.stack(expected), np.stack(given)),
+            gated=("pairs in the same order",),
+        )
     if last == "labels":
         return TextAnswers(
             rows=lambda lines, _language: _texts_or_pairs(lines),
@@ -139,7 +147,7 @@ def gives_vectors(graph: Graph) -> bool:
 
 
 def gives_one_score(graph: Graph) -> bool:
-    """Whether it is a reranker, or another sequence classifier with one label."""
+    """Whether it is a reranker."""
     return graph.pairs
 
 

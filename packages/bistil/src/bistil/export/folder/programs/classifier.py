@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bistil.export.folder.programs.rows import Graph, options
+from bistil.export.folder.programs.rows import Graph, options, texts_or_pairs
 
 
 class Classifier(Graph):
@@ -30,14 +30,7 @@ class Classifier(Graph):
 
 def main() -> None:
     """Print each text's most probable label."""
-    parser = options("The most probable label of each text.")
-    parser.add_argument("text", nargs="+")
-    parser.add_argument("--pairs", action="store_true", help="first and second texts alternate")
-    arguments = parser.parse_args()
-    texts = arguments.text
-    if arguments.pairs and len(texts) % 2:
-        parser.error(f"expected first and second texts in turn, got {len(texts)} texts")
-    chosen = list(zip(texts[::2], texts[1::2], strict=True)) if arguments.pairs else texts
+    chosen, arguments = texts_or_pairs(options("The most probable label of each text."))
     classifier = Classifier(file=arguments.file, threads=arguments.threads)
     for text, shares in zip(chosen, classifier.classify(chosen), strict=True):
         label, share = next(iter(shares.items()))

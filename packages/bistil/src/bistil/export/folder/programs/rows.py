@@ -93,6 +93,19 @@ def options(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def texts_or_pairs(
+    parser: argparse.ArgumentParser,
+) -> tuple[list[str] | list[tuple[str, str]], argparse.Namespace]:
+    """The texts of the command line, or with `--pairs` the pairs that they make in turn, and what else was typed."""
+    parser.add_argument("text", nargs="+")
+    parser.add_argument("--pairs", action="store_true", help="first and second texts alternate")
+    arguments = parser.parse_args()
+    texts = arguments.text
+    if arguments.pairs and len(texts) % 2:
+        parser.error(f"expected first and second texts in turn, got {len(texts)} texts")
+    return list(zip(texts[::2], texts[1::2], strict=True)) if arguments.pairs else texts, arguments
+
+
 def _graph_file(name: str) -> str:
     if not (FOLDER / name).is_file():
         raise argparse.ArgumentTypeError(f"there is no {name} in {FOLDER}")
