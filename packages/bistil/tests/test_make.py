@@ -5,11 +5,12 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import huggingface_hub
 import numpy as np
@@ -26,7 +27,7 @@ from sentence_transformers.sparse_encoder.modules import SpladePooling
 from transformers import BertConfig, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from bistil import MakeError, Making, make
+from bistil import Budget, Fitting, MakeError, Making, fit, make
 from bistil.cli.app import app
 from bistil.encoders.closeness import (
     compare_labels,
@@ -44,7 +45,7 @@ from bistil.make.page import page as report
 from bistil.make.page import verdict
 from bistil.make.plan import plan
 from bistil.make.scores import languages_needed
-from bistil.make.texts import split_text
+from bistil.make.texts import require_one_form, split_text
 from teacherzoo.progress import no_progress
 from vocabmerge import read_layout, trim
 from xeval import open_source
@@ -327,6 +328,60 @@ def test_lines_of_two_texts_stay_so_for_a_model_that_reads_pairs(tmp_path: Path)
         split()
     file.write_text("".join(f"line {n}\n" for n in range(100)) + "a stray\ttabulator\n")
     assert "a stray tabulator" in split()
+
+
+@pytest.mark.parametrize("command", ["make", "fit"])
+@pytest.mark.parametrize("paired", ["en", "sw"])
+def test_pairs_in_one_language_alone_are_refused_before_text_is_read(
+    command: str,
+    paired: str,
+    save: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = {}
+    for language in ("en", "sw"):
+        between = "\t" if language == paired else " "
+        file = tmp_path / f"{language}.txt"
+        file.write_text("".join(f"a line{between}number {n}\n" for n in range(100)))
+        given[language] = [str(file)]
+    single = "sw" if paired == "en" else "en"
+    run = importlib.import_module(f"bistil.{command}.run")
+    monkeypatch.setattr(run, "trim", Mock(side_effect=AssertionError("trimmed")))
+
+    def called(kind: str) -> None:
+        if command == "make":
+            make(save(kind), ["en", "sw"], tmp_path / "out", texts=given, making=TINY)
+        else:
+            fit(save(kind), given, tmp_path / "out", budget=Budget(size=10**6), fitting=Fitting(lines=300, judged_lines=20))  # fmt: skip
+
+    with pytest.raises(MakeError, match=f"{single}: its text has one column and that of {paired} two"):  # fmt: skip
+        called("classifier")
+    assert not list(tmp_path.glob(".out*"))  # which would be in the way of the mended text
+    # Of a reranker's lines pairs are made, and it goes on to the trim.
+    with pytest.raises(AssertionError, match="trimmed"):
+        called("reranker")
+
+
+def test_pairs_beside_a_data_set_of_single_texts_are_refused(
+    save: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "en.txt").write_text("first\tsecond\n")
+    (tmp_path / "singles.txt").write_text("one\n")
+    asked: list[str] = []
+
+    def hub_lines(name: str) -> Iterator[str]:
+        asked.append(name)
+        yield "first\tsecond" if name.endswith("pairs") else "one"
+
+    monkeypatch.setattr("vocabmerge.language_texts.hub_lines", hub_lines)
+    layout = read_layout(save("classifier"))
+
+    require_one_form({"en": [str(tmp_path / "singles.txt")], "sw": ["hub:some/singles"]}, layout)
+    assert asked == []
+    require_one_form({"en": [str(tmp_path / "en.txt")], "sw": ["hub:some/pairs"]}, layout)
+    with pytest.raises(MakeError, match="sw: its text has one column and that of en two"):
+        require_one_form({"en": [str(tmp_path / "en.txt")], "sw": ["hub:some/singles"]}, layout)
 
 
 @pytest.mark.parametrize("kind", ["classifier", "reranker"])

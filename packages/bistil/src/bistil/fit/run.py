@@ -25,7 +25,13 @@ from bistil.fit.picture import front_picture, words
 from bistil.fit.search import Candidate, candidates_of, finalists, pareto_front, thinned
 from bistil.fit.trials import Trial, Trials
 from bistil.make.plan import kind_of
-from bistil.make.texts import SplitText, digests_of_sources, sources_of, split_text
+from bistil.make.texts import (
+    SplitText,
+    digests_of_sources,
+    require_one_form,
+    sources_of,
+    split_text,
+)
 from bistil.student.shape import Shape, ShapeSizes
 from teacherzoo.atomic_write import remove
 from teacherzoo.cache import (
@@ -39,7 +45,7 @@ from teacherzoo.cache import (
 from teacherzoo.digests import digest_of_inputs, keep_digests
 from teacherzoo.encoders.kinds import model_layout
 from teacherzoo.progress import ProgressCallback, no_progress
-from vocabmerge import Kind, trim
+from vocabmerge import Kind, read_layout, trim
 from vocabmerge.hub.fetch import model_folder
 from vocabmerge.hub.push import bare_names
 from xeval.cost.measure import device_name
@@ -124,6 +130,7 @@ def fit(
         require_libraries()
     if fitting.prompts and kind is not Kind.SENTENCE:
         raise FitError("prompts stand before the lines of a sentence encoder, and this is none; leave them out.")  # fmt: skip
+    require_one_form(sources, read_layout(whole))
     prompt = fitting.prompts[0] if fitting.prompts else None
     task_judge = (
         TaskJudge(whole, task, data, languages, prompts=fitting.prompts) if task and data else None

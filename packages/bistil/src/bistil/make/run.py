@@ -20,7 +20,13 @@ from bistil.make.config import Making
 from bistil.make.page import page
 from bistil.make.plan import KINDS, MakePlan, kind_of, plan
 from bistil.make.scores import STUDENT, TRIMMED, WHOLE, scores, test_sets
-from bistil.make.texts import SplitText, digests_of_sources, sources_of, split_text
+from bistil.make.texts import (
+    SplitText,
+    digests_of_sources,
+    require_one_form,
+    sources_of,
+    split_text,
+)
 from teacherzoo.cache import DIGESTS, MADE, NOTE, made_once, refuse_what_exists, work_dir
 from teacherzoo.digests import digest_of_inputs, keep_digests
 from teacherzoo.progress import ProgressCallback, no_progress
@@ -100,6 +106,7 @@ def make(
     extraction = _extraction(kind, translations, making).decided(kind)
     if translations:
         check_sentences(read_layout(whole), extraction, targets=languages[1:], parallel=translations, vectors=None, sfts={})  # fmt: skip
+    require_one_form(sources, read_layout(whole))
     sets = test_sets(data, read_layout(whole), languages) if data else {}
     keep_digests(work_dir(out) / DIGESTS)
     inputs = {

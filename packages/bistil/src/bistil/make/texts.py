@@ -11,6 +11,7 @@ from bistil.errors import MakeError
 from teacherzoo.cache import MADE, digest_of_values, made_once
 from teacherzoo.digests import digest_of_text
 from teacherzoo.progress import ProgressCallback
+from vocabmerge import Kind, Layout
 from vocabmerge.corpora import corpus_files
 from vocabmerge.hub.texts import PREFIX
 from vocabmerge.language_texts import LanguageText, evenly_spread
@@ -75,6 +76,32 @@ def digests_of_sources(sources: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         ]
         for language, given in sources.items()
     }
+
+
+def require_one_form(sources: Mapping[str, Sequence[str]], layout: Layout) -> None:
+    """Refuse a classifier's text that is of pairs in some languages and of single texts in others, before any of it is read.
+
+    Of a reranker's lines pairs are made where they are none. Data sets of the Hub are opened only beside files of pairs.
+
+    Raises:
+        MakeError: naming two of the languages.
+        VocabularyError: for text that cannot be read.
+    """
+    if layout.kind is not Kind.CLASSIFIER or layout.reranker:
+        return
+    local = [language for language, given in sources.items() if not all(source.startswith(PREFIX) for source in given)]  # fmt: skip
+    paired = [language for language in local if _begins_with_a_pair(sources[language])]
+    others = [language for language in sources if language not in paired]
+    single = [language for language in others if language in local or (paired and not _begins_with_a_pair(sources[language]))]  # fmt: skip
+    if paired and single:
+        raise MakeError(
+            f"{single[0]}: its text has one column and that of {paired[0]} two; give both lines `first TAB second`, or both without."
+        )
+
+
+def _begins_with_a_pair(sources: Sequence[str]) -> bool:
+    lines = map(str.strip, LanguageText(sources, lines=None))
+    return "\t" in next(filter(None, lines), "")
 
 
 def split_text(
