@@ -14,12 +14,25 @@ from vocabmerge import VocabularyError, count_pieces, read_corpus, sample_lines
 LINES = ["Ärger", "  zwei  ", "中文"]
 
 
-@pytest.mark.parametrize("suffix", [".txt", ".gz", ".xz"])
+@pytest.mark.parametrize("suffix", [".txt", ".tsv", ".gz", ".tsv.xz"])
 def test_lines_come_back_from_every_container(tmp_path, suffix):
-    opener = {".gz": gzip.open, ".xz": lzma.open}.get(suffix, open)
+    opener = {".gz": gzip.open, ".xz": lzma.open}.get(suffix[-3:], open)
     with opener(tmp_path / f"text{suffix}", "wb") as file:
         file.write(("\ufeff" + "\r\n\n \n".join(LINES) + "\n").encode())
     assert list(read_corpus(tmp_path / f"text{suffix}")) == LINES
+
+
+def test_records_are_read_line_by_line_and_not_as_they_stand(tmp_path):
+    file = tmp_path / "text.jsonl"
+    file.write_text('{"id": 1, "text": "one\\n \\ntwo"}\n\n{"text": "three"}\n')
+    assert list(read_corpus(file)) == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.csv", "a.parquet", "a.txt.zst", "a.csv.gz", "a"])
+def test_files_that_hold_something_else_by_their_names_are_refused(tmp_path, name):
+    (tmp_path / name).write_text("one\n")
+    with pytest.raises(VocabularyError, match=r"expected a name ending in \.txt or \.jsonl"):
+        read_corpus(tmp_path / name)
 
 
 def test_undecodable_bytes_are_refused_with_file_and_line(tmp_path):

@@ -116,7 +116,7 @@ def test_a_data_set_that_cannot_be_reached_is_one_sentence():
         (["hub:a:b:c:d"], 1, "expected hub:NAME"),
         (["hub:a:b:"], 1, "expected hub:NAME"),
         (["no.txt"], 1, "no.txt: no such corpus file"),
-        (["."], 1, r"expected .txt files in the folder"),
+        (["."], 1, r"expected .txt or .jsonl files in the folder"),
         ([], 1, "expected a text"),
         (["hub:a"], 0, "expected 1 line or more"),
     ],

@@ -14,8 +14,9 @@ from typing import Any
 from teacherzoo.atomic_write import written_whole
 from teacherzoo.catalogue.catalogue import find_teacher, local_folder
 from teacherzoo.errors import CorpusError
-from teacherzoo.text.corpora import Corpus, text_format
+from teacherzoo.text.corpora import Corpus
 from teacherzoo.training.arguments import LOGS_AND_LOADERS
+from vocabmerge.corpora import text_format
 
 Text = Corpus | str | Path | Sequence[Path]
 

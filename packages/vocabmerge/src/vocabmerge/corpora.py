@@ -1,34 +1,66 @@
-"""Reads the lines of a text corpus, plain or compressed, and refuses what is not text."""
+"""Reads the texts of files, plain or compressed, lines or records, and refuses what is not text."""
 
 import bz2
 import gzip
+import io
+import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, Literal, TypeVar
 
 from vocabmerge.errors import VocabularyError
 
-_OPENERS: dict[str, Callable[[Path], BinaryIO | gzip.GzipFile | lzma.LZMAFile | bz2.BZ2File]] = {
+T = TypeVar("T")
+Format = Literal["text", "json", "parquet"]
+_FORMATS: Mapping[str, Format] = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
+_OPENERS: Mapping[str, Callable[[Path], Any]] = {
     ".gz": gzip.open,
     ".xz": lzma.open,
     ".bz2": bz2.open,
 }
+_OTHER_COMPRESSIONS = (".lz4", ".zip", ".zst")
+
+
+def text_format(file: Path) -> Format | None:
+    """What a file holds by its name, compressed or not: lines of text, records or rows; None for anything else.
+
+    Example:
+        >>> [text_format(Path(name)) for name in ("a.txt", "a.jsonl.gz", "a.xz", "a.csv")]
+        ['text', 'json', 'text', None]
+    """
+    suffixes = [suffix.lower() for suffix in file.suffixes]
+    if not suffixes or suffixes[-1] not in _OPENERS:
+        return _FORMATS.get(suffixes[-1]) if suffixes else None
+    kind = _FORMATS.get(suffixes[-2]) if len(suffixes) > 1 else "text"
+    return None if kind == "parquet" else kind
+
+
+def text_files(folder: Path) -> list[Path]:
+    """A folder's files that hold text by their names, hidden ones aside, sorted by name.
+
+    One that is compressed in a way that is not read is among them, to be refused rather than left out.
+    """
+    return [
+        file
+        for file in sorted(folder.iterdir())
+        if file.is_file() and not file.name.startswith(".") and _names_text(file)
+    ]
 
 
 def read_corpus(path: str | Path) -> Iterator[str]:
-    r"""Yield the lines of a UTF-8 text file that are not blank; `.gz`, `.xz` and `.bz2` are decompressed.
+    r"""Yield the lines of a UTF-8 file that are not blank; `.gz`, `.xz` and `.bz2` are decompressed.
 
     Args:
-        path: the file.
+        path: the file: `.txt`, `.tsv`, or `.jsonl`, of whose records the lines of `text` are read.
 
     Yields:
-        Lines without their line ends.
+        Lines without their ends.
 
     Raises:
-        VocabularyError: no such file, damaged compression, bytes that are no UTF-8 (with the line's number), or no
-            text at all.
+        VocabularyError: no such file, or one of another name, damaged compression, bytes that are no UTF-8 and records without a
+            text (with the line's number), or no text at all.
 
     Example:
         >>> from pathlib import Path
@@ -36,12 +68,83 @@ def read_corpus(path: str | Path) -> Iterator[str]:
         >>> list(read_corpus("two.txt"))
         ['one', 'two']
     """
-    for _, line in numbered_lines(path):
-        yield line
+    path = Path(path)
+    refuse_missing({"": [path]})
+    refuse_other_formats(path)
+    return _or_refused(file_lines(path), path)
+
+
+def file_lines(path: Path) -> Iterator[str]:
+    """As `read_corpus`, of a file that may be empty."""
+    if text_format(path) != "json":
+        yield from file_texts(path)
+        return
+    for text in file_texts(path):
+        yield from (line for line in text.splitlines() if line and not line.isspace())
+
+
+def file_texts(path: Path, *, column: str = "text") -> Iterator[str]:
+    """Yield the lines of a file, or the texts of its records, that are not blank; it may be empty.
+
+    Args:
+        path: the file.
+        column: of a record's text.
+
+    Raises:
+        VocabularyError: see `read_corpus`.
+    """
+    if text_format(path) != "json":
+        yield from (line for _, line in _lines(path))
+        return
+    for number, line in _lines(path):
+        where = f"{path}, line {number}"
+        text = text_of_record(parsed_record(line, where), column, where)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise VocabularyError(
+                f"{where}: {column!r} has {text[error.start]!a}, half of a character that takes two such codes; mend the record"
+            ) from error
+        if text and not text.isspace():
+            yield text
+
+
+def parsed_record(line: str, where: str) -> dict[str, Any]:
+    """The record that a line of JSON Lines holds.
+
+    Raises:
+        VocabularyError: it holds none.
+    """
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise VocabularyError(f"{where}: not a JSON record ({error})") from error
+    if not isinstance(record, dict):
+        raise VocabularyError(f"{where}: expected a record {{…}}, got {type(record).__name__}")
+    return record
+
+
+def text_of_record(record: Mapping[str, Any], column: str, where: str) -> str:
+    """What stands in a column of a record.
+
+    Raises:
+        VocabularyError: there is no such column, or it holds no text.
+    """
+    if column not in record:
+        raise VocabularyError(
+            f"{where}: no column {column!r}, only {sorted(record)}; name the text column"
+        )
+    text = record[column]
+    if not isinstance(text, str):
+        raise VocabularyError(f"{where}: {column!r} must be text, got {type(text).__name__}")
+    return text
 
 
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    r"""As `read_corpus`, every line with its number in the file, from 1.
+    r"""Every line of a file of any name that is not blank, with its number in the file, from 1.
+
+    Raises:
+        VocabularyError: see `read_corpus`.
 
     Example:
         >>> from pathlib import Path
@@ -50,17 +153,27 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
         [(1, 'one'), (3, 'two')]
     """
     path = Path(path)
-    if not path.is_file():
-        raise VocabularyError(f"{path}: no such corpus file")
+    refuse_missing({"": [path]})
+    return _or_refused(_lines(path), path)
+
+
+def _or_refused(texts: Iterator[T], path: Path) -> Iterator[T]:
+    for first in texts:
+        yield first
+        yield from texts
+        return
+    raise VocabularyError(
+        f"{path}: the corpus is empty; give a file with at least one line of text"
+    )
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
     number = 0
-    any_text = False
     try:
-        with _OPENERS.get(path.suffix, _open_plain)(path) as file:
-            for raw in file:
-                number += 1
+        with _opened(path) as file:
+            for number, raw in enumerate(file, start=1):
                 line = line_text(raw)
                 if line and not line.isspace():
-                    any_text = True
                     yield number, line
     except UnicodeDecodeError as error:
         raise VocabularyError(
@@ -68,13 +181,15 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
             f"{error.start + 1}; convert the file, for example with iconv -t UTF-8"
         ) from error
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
         raise VocabularyError(
-            f"{path}, after line {number}: cannot read on ({error}); fetch or compress the file again"
+            f"{path}: cannot read on ({reason}); fetch or compress the file again"
         ) from error
-    if not any_text:
-        raise VocabularyError(
-            f"{path}: the corpus is empty; give a file with at least one line of text"
-        )
+
+
+def _opened(path: Path) -> IO[bytes]:
+    opener = _OPENERS.get(path.suffix.lower())
+    return path.open("rb") if opener is None else io.BufferedReader(opener(path))
 
 
 def line_text(raw: bytes) -> str:
@@ -134,10 +249,10 @@ def sample_lines(lines: Iterable[str], most: int) -> list[str]:
 
 
 def corpus_files(source: str | Path) -> list[Path]:
-    """The text files of a source: the file itself, or a folder's `.txt` files, compressed or not, sorted by name.
+    """The text files of a source: the file itself, or those of a folder, see `text_files`.
 
     Raises:
-        VocabularyError: no such file or folder, or a folder without text files.
+        VocabularyError: no such file or folder, a folder without text files, or a file that is not read here.
 
     Example:
         >>> from pathlib import Path
@@ -149,18 +264,31 @@ def corpus_files(source: str | Path) -> list[Path]:
     path = Path(source)
     if not path.is_dir():
         refuse_missing({"": [path]})
-        return [path]
-    files = sorted(file for file in path.iterdir() if file.is_file() and _is_text(file))
+    files = text_files(path) if path.is_dir() else [path]
     if not files:
         raise VocabularyError(
-            f"{path}: expected .txt files in the folder (also with .gz, .xz or .bz2), found none; name a file"
+            f"{path}: expected .txt or .jsonl files in the folder (also with .gz, .xz or .bz2), found none; name a file"
         )
+    for file in files:
+        refuse_other_formats(file)
     return files
 
 
-def _open_plain(path: Path) -> BinaryIO:
-    return path.open("rb")
+def refuse_other_formats(file: Path) -> None:
+    """Refuse a file whose name says that it holds something else than lines or records; `.tsv` are lines of several texts.
+
+    Raises:
+        VocabularyError: naming it.
+    """
+    packed = file.suffix.lower() in _OPENERS
+    columns = Path(file.stem if packed else file.name).suffix.lower() == ".tsv"
+    if text_format(file) not in ("text", "json") and not columns:
+        raise VocabularyError(
+            f"{file}: expected a name ending in .txt or .jsonl (also with .gz, .xz or .bz2), got {''.join(file.suffixes)!r}; write its "
+            "text to such a file"
+        )
 
 
-def _is_text(file: Path) -> bool:
-    return file.suffix == ".txt" or file.suffix in _OPENERS
+def _names_text(file: Path) -> bool:
+    packed_otherwise = file.suffix.lower() in _OTHER_COMPRESSIONS
+    return text_format(file.with_suffix("") if packed_otherwise else file) is not None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
-from vocabmerge.corpora import corpus_files, read_corpus, sample_lines
+from vocabmerge.corpora import corpus_files, file_lines, sample_lines
 from vocabmerge.errors import VocabularyError
 from vocabmerge.hub.texts import PREFIX, hub_lines, parse_hub_source
 
@@ -62,10 +62,19 @@ class LanguageText(Iterable[str]):
         return iter(self._kept)
 
     def _all(self) -> Iterator[str]:
-        return chain(self._of_files(), *(hub_lines(stream) for stream in self._streams))
+        files = self._of_files() if self._files else ()
+        return chain(files, *(hub_lines(stream) for stream in self._streams))
 
     def _of_files(self) -> Iterator[str]:
-        return chain.from_iterable(map(read_corpus, self._files))
+        any_text = False
+        for line in chain.from_iterable(map(file_lines, self._files)):
+            any_text = True
+            yield line
+        if not any_text:
+            more = f" (and {len(self._files) - 1} more)" if len(self._files) > 1 else ""
+            raise VocabularyError(
+                f"{self._files[0]}{more}: the corpus is empty; give a file with at least one line of text"
+            )
 
     def _sample(self, lines: int) -> Iterator[str]:
         """Of all files together one share, of every data set another."""

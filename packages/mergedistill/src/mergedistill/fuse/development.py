@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from teacherzoo.encoders.kinds import allows_several
 from teacherzoo.text.blocks import blocks_of
 from teacherzoo.text.masking import masked_positions
 from vocabmerge import Kind
+from vocabmerge.corpora import numbered_lines, parsed_record
 
 JUDGED = {
     Kind.MASKED_LM: "mean log-probability of masked pieces",
@@ -57,7 +57,7 @@ def read_examples(teacher: Teacher, file: Path) -> list[Example]:
 
     Raises:
         FuseError: for a row that lacks a key or has a label that the model does not know.
-        CorpusError: for text that cannot be read.
+        CorpusError, VocabularyError: for text that cannot be read.
     """
     if teacher.kind is Kind.MASKED_LM:
         return _masked_blocks(teacher, file)
@@ -65,10 +65,9 @@ def read_examples(teacher: Teacher, file: Path) -> list[Example]:
     # A longer text is cut as transformers cuts it, its last special token kept.
     teacher.backend.enable_truncation(teacher.max_length)
     examples = [
-        _example(teacher, row, labels, f"{file}, line {number}")
-        for number, line in enumerate(_lines(file), start=1)
-        if line.strip()
-        for row in (_parsed(line, f"{file}, line {number}"),)
+        _example(teacher, parsed_record(line, where), labels, where)
+        for number, line in numbered_lines(file)
+        for where in (f"{file}, line {number}",)
     ]
     teacher.backend.no_truncation()
     return [example for example in examples if len(example.gold)]
@@ -192,21 +191,3 @@ def _example(
         np.array([*first.values()], dtype=np.int64),
         np.array([labels[names[word]] for word in first], dtype=np.int64),
     )
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        # A text may hold further characters that Python counts as ends of lines, such as U+2028.
-        return file.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FuseError(f"{file}: expected JSON Lines in UTF-8, cannot read it: {error}") from error
-
-
-def _parsed(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise FuseError(f"{where}: expected JSON, got {line[:40]!r}.") from error
-    if not isinstance(row, dict):
-        raise FuseError(f"{where}: expected an object with keys, got {line[:40]!r}.")
-    return row

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import lzma
 import re
-import zlib
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Literal
 
 from teacherzoo.catalogue.catalogue import is_local_path
 from teacherzoo.errors import CorpusError, EmptyCorpusError
 from teacherzoo.text.digest_set import Digests
-from vocabmerge.corpora import line_text
+from vocabmerge.corpora import file_texts, text_files, text_format, text_of_record
+from vocabmerge.errors import VocabularyError
 
 Part = Literal["all", "train", "held_out"]
 
-_FORMATS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
-_COMPRESSIONS = (".gz", ".xz")
-_OTHER_COMPRESSIONS = (".bz2", ".lz4", ".zip", ".zst")
 DIGEST_BYTES = 16
 _ROWS = 1000  # of a .parquet file that are held at once
-# What a file that is cut off, or damaged inside, makes its reader raise.
-_DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +40,7 @@ class Corpus:
 
     Args:
         language: the tag that the documents carry downstream.
-        source: a local file or folder (`.txt`, `.jsonl`, `.parquet`, the first two also `.gz` or `.xz`; of a folder the files
+        source: a local file or folder (`.txt`, `.jsonl`, `.parquet`, the first two also `.gz`, `.xz` or `.bz2`; of a folder the files
             that are not hidden, sorted by name), several files in the order in which they are read, or the name of a data
             set on the Hub, which is streamed.
         column: the text column of `.jsonl`, `.parquet` and Hub data.
@@ -143,7 +135,11 @@ class Corpus:
         if files is None:
             yield from self._hub_texts()
         for file in files or ():
-            yield from _READERS[_format(file)](file, self.column)
+            try:
+                reads = _texts_of_rows if _format(file) == "parquet" else file_texts
+                yield from reads(file, column=self.column)
+            except VocabularyError as error:
+                raise CorpusError(f"{error}.") from error
 
     def files(self) -> list[Path] | None:
         """The local files to read, in order; None for a data set on the Hub.
@@ -158,7 +154,9 @@ class Corpus:
             return list(self.source)
         path = Path(self.source)
         if path.is_dir():
-            files = _files_of(path)
+            files = text_files(path)
+            for file in files:
+                _format(file)
             if not files:
                 raise CorpusError(
                     f"{self.language}: the folder {path} holds no .txt, .jsonl or .parquet file."
@@ -185,9 +183,9 @@ class Corpus:
         try:
             rows = datasets.load_dataset(name, self.config, split=self.split, streaming=True)
             for number, row in enumerate(rows, start=1):
-                yield _text_of(row, self.column, f"{name}, record {number}")
-        except CorpusError:
-            raise
+                yield text_of_record(row, self.column, f"{name}, record {number}")
+        except VocabularyError as error:
+            raise CorpusError(f"{error}.") from error
         except (ValueError, OSError, RuntimeError) as error:  # the Hub's many faults are these
             raise CorpusError(
                 f"{self.language}: {name!r} is no local file, and as a data set on the Hub it cannot be "
@@ -224,45 +222,7 @@ def refuse_repeated_languages(corpora: Sequence[Corpus]) -> None:
             )
 
 
-def _files_of(folder: Path) -> list[Path]:
-    """The text files of a folder, sorted by name; one that is compressed in another way is refused rather than left out."""
-    files = []
-    for file in sorted(folder.iterdir()):
-        if file.name.startswith(".") or not file.is_file():
-            continue
-        if text_format(file):
-            files.append(file)
-        elif file.suffix in _OTHER_COMPRESSIONS and text_format(file.with_suffix("")):
-            _format(file)
-    return files
-
-
-def _texts_of_lines(file: Path, _column: str) -> Iterator[str]:
-    return (line for _, line in _numbered_lines(file))
-
-
-def _texts_of_records(file: Path, column: str) -> Iterator[str]:
-    for number, line in _numbered_lines(file):
-        if not line.strip():
-            continue
-        where = f"{file}, line {number}"
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise CorpusError(f"{where}: not a JSON record ({_one_line(error)}).") from error
-        if not isinstance(record, dict):
-            raise CorpusError(f"{where}: expected a record {{…}}, got {type(record).__name__}.")
-        text = _text_of(record, column, where)
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise CorpusError(
-                f"{where}: {column!r} has {text[error.start]!a}, half of a character that takes two such codes; mend the record."
-            ) from error
-        yield text
-
-
-def _texts_of_rows(file: Path, column: str) -> Iterator[str]:
+def _texts_of_rows(file: Path, *, column: str) -> Iterator[str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -271,80 +231,23 @@ def _texts_of_rows(file: Path, column: str) -> Iterator[str]:
         with pq.ParquetFile(file) as opened:
             names = opened.schema_arrow.names
             if column not in names:
-                raise _missing(column, names, str(file))
+                text_of_record(dict.fromkeys(names), column, str(file))
             for batch in opened.iter_batches(batch_size=_ROWS, columns=[column]):
                 for row in batch.to_pylist():
                     number += 1
-                    yield _text_of(row, column, f"{file}, record {number}")
+                    yield text_of_record(row, column, f"{file}, record {number}")
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise CorpusError(f"{file}: not a readable Parquet file ({_one_line(error)}).") from error
-
-
-_READERS = {"text": _texts_of_lines, "json": _texts_of_records, "parquet": _texts_of_rows}
-
-
-def _text_of(record: Mapping[str, Any], column: str, where: str) -> str:
-    if column not in record:
-        raise _missing(column, record, where)
-    text = record[column]
-    if not isinstance(text, str):
-        raise CorpusError(f"{where}: {column!r} must be text, got {type(text).__name__}.")
-    return text
-
-
-def _missing(column: str, names: Iterable[str], where: str) -> CorpusError:
-    return CorpusError(
-        f"{where}: no column {column!r}, only {sorted(names)}; name the text column."
-    )
-
-
-def _numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Every line with its number, as `vocabmerge` reads it."""
-    number = 0
-    try:
-        with _open_binary(file) as lines:
-            for number, line in enumerate(lines, start=1):
-                yield number, line_text(line)
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{file}, line {number}: byte {error.start + 1} (0x{error.object[error.start]:02x}) is not UTF-8; convert the file to "
-            "UTF-8."
-        ) from error
-    except _DAMAGE as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise CorpusError(f"{file}: cannot be read ({error.strerror}).") from error
-        raise CorpusError(
-            f"{file}: the compressed file is damaged ({_one_line(error)}); fetch it again."
-        ) from error
-
-
-def text_format(file: Path) -> str | None:
-    """`"text"`, `"json"` or `"parquet"` by a file's name, compressed or not; None for what no corpus reads."""
-    suffixes = file.suffixes
-    if suffixes and suffixes[-1] in _COMPRESSIONS:
-        kind = _FORMATS.get(suffixes[-2]) if len(suffixes) > 1 else None
-        return kind if kind != "parquet" else None
-    return _FORMATS.get(file.suffix)
 
 
 def _format(file: Path) -> str:
     kind = text_format(file)
     if kind is None:
         raise CorpusError(
-            f"{file}: expected a name ending in .txt, .jsonl (also with .gz or .xz) or .parquet, "
+            f"{file}: expected a name ending in .txt, .jsonl (also with .gz, .xz or .bz2) or .parquet, "
             f"got {''.join(file.suffixes)!r}."
         )
     return kind
-
-
-def _open_binary(file: Path) -> IO[bytes]:
-    import gzip
-
-    if file.suffix == ".gz":
-        return io.BufferedReader(gzip.open(file))
-    if file.suffix == ".xz":
-        return io.BufferedReader(lzma.open(file))
-    return file.open("rb")
 
 
 def _one_line(error: BaseException) -> str:

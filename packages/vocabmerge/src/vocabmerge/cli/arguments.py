@@ -20,7 +20,7 @@ LanguageText = Annotated[
     typer.Option(
         "--language",
         metavar="CODE=TEXT",
-        help="Text that says what a language needs: a file (.txt, .gz, .xz, .bz2), a folder of them, or "
+        help="Text that says what a language needs: a file (.txt, .jsonl, also .gz, .xz, .bz2), a folder of them, or "
         "hub:NAME[:CONFIG[:SPLIT]]. Repeat.",
     ),
 ]

@@ -26,7 +26,8 @@ def merge(
         list[str], typer.Option(help="CODE=TEACHER: who speaks a language. Repeat.")
     ],
     corpus: Annotated[
-        list[str] | None, typer.Option(help="CODE=FILE: text (.txt, .gz, .xz, .bz2). Repeat.")
+        list[str] | None,
+        typer.Option(help="CODE=FILE: text (.txt, .jsonl, also .gz, .xz, .bz2). Repeat."),
     ] = None,
     convention: Annotated[
         Convention, typer.Option(help="Whose special tokens the union has.")

@@ -72,7 +72,9 @@ def inspect(
 
 def count(
     vocabulary: Annotated[str, typer.Argument(help="A folder or file.")],
-    corpus: Annotated[list[Path], typer.Argument(help="Text files (.txt, .gz, .xz, .bz2).")],
+    corpus: Annotated[
+        list[Path], typer.Argument(help="Text files (.txt, .jsonl, also .gz, .xz, .bz2).")
+    ],
     top: Annotated[int, typer.Option(help="How many of the most frequent pieces to list.")] = 20,
     quiet: Quiet = False,
     as_json: Json = False,
