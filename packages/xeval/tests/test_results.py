@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xeval.errors import XevalError
+from xeval.statistics import records
 from xeval.statistics.comparable import check_one_protocol
 from xeval.statistics.compare import compare
 from xeval.statistics.items import Items, bootstrap_rows, test_set_digest
@@ -168,6 +170,63 @@ def test_whatever_is_cut_off_appending_again_restores_the_file(
     append_results(file, records)
 
     assert file.read_bytes() == whole
+
+
+def _counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the lines that are read from now on."""
+    read, real = [], records._record
+
+    def record(line: bytes, path: Path, number: int) -> Result:
+        read.append(number)
+        return real(line, path, number)
+
+    monkeypatch.setattr(records, "_record", record)
+    return read
+
+
+def test_each_line_is_read_once_however_often_is_appended_and_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, read = tmp_path / "r.jsonl", _counted(monkeypatch)
+    for seed in range(5):
+        assert append_result(file, result(seed=seed))
+        assert [r.seed for r in read_results(file)] == list(range(seed + 1))
+        assert not append_result(file, result(seed=0))
+    assert read == [1, 2, 3, 4, 5]
+
+    other = tmp_path / "other.jsonl"
+    append_results(other, [(result(seed=seed), None) for seed in (5, 6)])
+    read.clear()
+    with file.open("ab") as beside:  # as another process appends
+        beside.write(other.read_bytes())
+
+    assert not append_result(file, result(seed=6))
+    assert append_result(file, result(seed=7))
+    assert [r.seed for r in read_results(file)] == list(range(8))
+    assert sorted(read)[-3:] == [6, 7, 8]
+
+
+@pytest.mark.parametrize("change", ["replaced", "edited", "shortened", "shortened and added to"])
+def test_a_file_that_was_changed_otherwise_is_read_anew(change: str, tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    append_results(file, [(result(seed=seed), None) for seed in range(3)])
+    lines = file.read_bytes().splitlines(keepends=True)
+    if change == "replaced":
+        (tmp_path / "new").write_bytes(b"".join(lines[1:]) + lines[0].replace(b'"seed": 0', b'"seed": 5'))  # fmt: skip
+        (tmp_path / "new").replace(file)
+    elif change == "edited":
+        status = file.stat()
+        file.write_bytes(b"".join(lines).replace(b'"seed": 0', b'"seed": 5'))
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    else:
+        more = [lines[0].replace(b'"seed": 0', b'"seed": %d' % seed) for seed in (10, 11, 12)]
+        file.write_bytes(b"".join(lines[1:] + (more if change.endswith("to") else [])))
+
+    assert {r.seed for r in read_results(file)} == {
+        "replaced": {5, 1, 2}, "edited": {5, 1, 2}, "shortened": {1, 2}, "shortened and added to": {1, 2, 10, 11, 12}
+    }[change]  # fmt: skip
+    assert append_result(file, result(seed=0))
+    assert not append_result(file, result(seed=1))
 
 
 WRITER = """

@@ -16,7 +16,7 @@ from xeval.progress import ProgressCallback, no_progress
 from xeval.protocol import Protocol
 from xeval.statistics.items import Items, digest_of_examples
 from xeval.statistics.result import Result
-from xeval.statistics.results_file import append_results, read_results
+from xeval.statistics.results_file import append_results, results_by_key
 from xeval.task_templates.task import FineTunedTask, ProbeTask, Task, ZeroShotTask
 
 
@@ -83,7 +83,7 @@ def score(
     evaluator = _evaluator(str(model), task, protocol or Protocol(), source, language, label, watch)
     chosen, absent = choose_targets(source.data_sets(evaluator.task), languages)
     reached: list[Result] = []
-    known = {r.key: r for r in read_results(results)} if results.is_file() else {}
+    known = results_by_key(results) if results.is_file() else {}
     for number, data_set in enumerate(chosen, start=1):
         watch(number - 1, len(chosen), f"reading {data_set.name}")
         examples, notes = evaluator.read(data_set)

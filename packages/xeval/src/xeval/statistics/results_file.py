@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from xeval.errors import XevalError
 from xeval.statistics.items import Items, write_items
+from xeval.statistics.records import Records, check_same, read_on, remember
 from xeval.statistics.result import SCHEMA, Result
 
 _log = logging.getLogger("xeval")
@@ -54,29 +55,32 @@ def append_results(path: Path | str, results: Iterable[tuple[Result, Items | Non
     """Append records that the file does not have yet; see `append_result`. Returns how many were written.
 
     One writer at a time holds the file. A line that a killed writer left unfinished is cut off first. A figure
-    may follow a record that says why there was none, or a figure on data that has changed since.
+    may follow a record that says why there was none, or a figure on data that has changed since. Of a file that this process
+    has read or written before, only what was added since is read.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file, _held(file):
-        _mend_last_line(file, path)
-        file.seek(0)
-        known, _ = _current(_parse(file.read(), path))
+        records = read_on(file, path)
+        _mend_last_line(file, path, records)
+        added: dict[tuple[object, ...], Result] = {}
         lines = []
         for result, items in results:
+            key = result.key
             test_digest = result.test_digest if items is None else items.test_digest
-            before = known.get(result.key)
+            before = added.get(key) or records.current.get(key)
             if before is not None and (
                 result.value is None or before.is_of(result.train_digest, test_digest)
             ):
                 continue
-            if items is not None:
-                result = _with_items(path, result, items)
-            known[result.key] = result
-            lines.append(_line(result))
-        file.write("".join(lines).encode())
+            added[key] = result if items is None else _with_items(path, result, items)
+            lines.append(_line(added[key]))
+        content = "".join(lines).encode()
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
+        records.add(content)
+        remember(records, file)
     return len(lines)
 
 
@@ -91,70 +95,33 @@ def read_results(*paths: Path | str) -> list[Result]:
         XevalError: naming file and line, for a record of another version or a line that is no record; and for
             one key with two values, or figures on two states of the data in two files.
     """
+    return list(results_by_key(*paths).values())
+
+
+def results_by_key(*paths: Path | str) -> dict[tuple[object, ...], Result]:
+    """The same under their keys."""
     kept: dict[tuple[object, ...], Result] = {}
     for path in map(Path, paths):
         if not path.is_file():
             raise XevalError(
                 f"{path}: no such results file; `xeval run` and `xeval score` write one"
             )
-        current, outdated = _current(_parse(path.read_bytes(), path))
-        if outdated:
+        with path.open("rb") as file:
+            records = read_on(file, path)
+            remember(records, file)
+        records = records.with_last_line()
+        if records.outdated:
             _log.warning(
                 "%s: %d figures are left out: their test or training data has changed since",
-                *(path, outdated),
+                *(path, records.outdated),
             )
-        for key, result in current.items():
+        for key, result in records.current.items():
             before = kept.get(key)
             if before is None or before.value is None:
                 kept[key] = result
             elif result.value is not None:
-                _check_same(before, result)
-    return list(kept.values())
-
-
-def _current(records: Iterable[Result]) -> tuple[dict[tuple[object, ...], Result], int]:
-    """What a file holds now, by key, and how many figures on an earlier state of the data it holds besides.
-
-    The last figure decides: one on other test items outdates all of its test set, one of a model that was tuned on
-    other data all of that tuning.
-    """
-    kept: dict[tuple[object, ...], Result] = {}
-    trained: dict[object, str | None] = {}
-    tested: dict[object, str | None] = {}
-    outdated = 0
-
-    def forget(group: str, of: object) -> int:
-        gone = [k for k, r in kept.items() if r.value is not None and getattr(r, group) == of]
-        for key in gone:
-            del kept[key]
-        return len(gone)
-
-    for result in records:
-        if result.value is not None:
-            tuning, test_set = result.tuning, result.test_set
-            if trained.setdefault(tuning, result.train_digest) != result.train_digest:
-                outdated += forget("tuning", tuning)
-            if tested.setdefault(test_set, result.test_digest) != result.test_digest:
-                outdated += forget("test_set", test_set)
-            trained[tuning], tested[test_set] = result.train_digest, result.test_digest
-        before = kept.get(result.key)
-        if before is None or before.value is None:
-            kept[result.key] = result
-        elif result.value is not None:
-            _check_same(before, result)
-    return kept, outdated
-
-
-def _check_same(before: Result, result: Result) -> None:
-    if not before.is_of(result.train_digest, result.test_digest):
-        raise XevalError(
-            f"{result.file}: {result.where}, {result.metric}: is a figure on another state of the test or training data "
-            f"than that in {before.file}; remove the older one, or score both again"
-        )
-    if before.value != result.value:
-        raise XevalError(
-            f"{result.file}: {result.where}, {result.metric}: has the value {result.value!r} here and {before.value!r} in {before.file}; remove one"
-        )
+                check_same(before, result)
+    return kept
 
 
 def _with_items(path: Path, result: Result, items: Items) -> Result:
@@ -181,64 +148,18 @@ def _line(result: Result) -> str:
     return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _parse(content: bytes, path: Path) -> Iterator[Result]:
-    lines = content.split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            yield _record(line, path, number)
-        except _UnfinishedError as error:
-            if number < len(lines):
-                raise XevalError(
-                    f"{path}:{number}: not a line of JSON ({error}); remove the line"
-                ) from error
-            _log.warning("%s:%d: the last line is unfinished and was ignored", path, number)
-
-
-class _UnfinishedError(Exception):
-    """A line that is no JSON, as a killed writer leaves one."""
-
-
-def _record(line: bytes, path: Path, number: int) -> Result:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise _UnfinishedError(str(error)) from error
-    schema = record.pop("schema", None) if isinstance(record, dict) else None
-    if schema != SCHEMA:
-        raise XevalError(
-            f"{path}:{number}: expected a result of schema {SCHEMA}, got schema {schema!r}; "
-            "score again with this version, or read it with the version that wrote it"
-        )
-    digest = record.pop("protocol_digest", None)
-    try:
-        result = Result(**record, file=path)
-    except TypeError as error:
-        raise XevalError(f"{path}:{number}: not a result of schema {SCHEMA}: {error}") from error
-    except XevalError as error:
-        raise XevalError(f"{path}:{number}: {error}") from error
-    if digest != result.protocol_digest:
-        raise XevalError(
-            f"{path}:{number}: the protocol has the digest {result.protocol_digest!r}, the record says {digest!r}; "
-            "the record was edited: score again"
-        )
-    return result
-
-
-def _mend_last_line(file: BinaryIO, path: Path) -> None:
-    file.seek(0)
-    content = file.read()
-    tail = content[content.rfind(b"\n") + 1 :]
-    if not tail:
+def _mend_last_line(file: BinaryIO, path: Path, records: Records) -> None:
+    if not (last := records.unfinished):
         return
     try:
-        json.loads(tail)
+        json.loads(last)
     except ValueError:
-        _log.warning("%s: cut off an unfinished last line of %d bytes", path, len(tail))
-        file.truncate(len(content) - len(tail))
+        _log.warning("%s: cut off an unfinished last line of %d bytes", path, len(last))
+        file.truncate(records.end)
     else:
         file.write(b"\n")
+        records.add(last + b"\n")
+    records.unfinished = b""
 
 
 @contextlib.contextmanager
