@@ -30,7 +30,7 @@ from statistics import mean
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from mergedistill_signals import some_lines
+from mergedistill_signals import write_some_lines
 from record import Recorder, parser
 from students import interval, tell, undisturbed
 from transformers.utils import logging
@@ -45,7 +45,6 @@ from teacherzoo import (
     continue_pretraining,
     pretrain_teacher,
 )
-from teacherzoo.atomic_write import written_whole
 from xeval.encoder import model_digest
 from xeval.evaluate.score import Label
 
@@ -181,11 +180,8 @@ def recipe_of(size: Size, options: Namespace, folder: Path) -> Recipe:
     languages = {}
     for language in LANGUAGES:
         file = folder / "lines" / f"{language}.txt"
+        write_some_lines(corpus_of(options, language), size.lines, file)
         languages[language] = str(file)
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(file) as part:
-                part.write_text("\n".join(some_lines(corpus_of(options, language), size.lines)))
     return Recipe.model_validate(
         {
             "out": str(folder / "run"),

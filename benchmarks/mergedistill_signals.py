@@ -160,9 +160,7 @@ def prepare(size: Size, corpus: Corpus, folder: Path) -> Recipe:
         pretrained = pretrain_teacher([replace(corpus, part="all")], teacher, config=config)
         print(f"teacher: {pretrained}", file=sys.stderr, flush=True)
     lines = folder / "lines.txt"
-    if not lines.exists():
-        with written_whole(lines) as part:
-            part.write_text("\n".join(some_lines(Path(str(corpus.source)), size.lines)))
+    write_some_lines(Path(str(corpus.source)), size.lines, lines)
     recipe = Recipe.model_validate(
         {
             "out": str(folder / "run"),
@@ -177,6 +175,14 @@ def prepare(size: Size, corpus: Corpus, folder: Path) -> Recipe:
     )
     run(recipe, until="vocabulary")
     return recipe
+
+
+def write_some_lines(text: Path, count: int | None, file: Path) -> None:
+    """Write `some_lines` of a text to a file, unless they are there."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(file) as part:
+            part.write_text("\n".join(some_lines(text, count)), encoding="utf-8")
 
 
 def some_lines(text: Path, count: int | None) -> list[str]:

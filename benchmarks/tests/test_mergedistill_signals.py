@@ -89,3 +89,7 @@ def test_lines_are_taken_from_all_over_a_text_and_the_same_ones_each_time(tmp_pa
     assert max(numbers) > 360
     assert question.some_lines(text, None) == lines
     assert question.some_lines(text, 7) == lines[:7]
+    for _ in range(2):
+        question.write_some_lines(text, 7, tmp_path / "lines" / "en.txt")
+        assert (tmp_path / "lines" / "en.txt").read_text().split("\n") == lines[:7]
+        text.write_bytes(b"")  # what is there is not drawn again
