@@ -219,6 +219,20 @@ def test_whole_words_are_the_same_stretch_of_text_for_every_tokenizer(text: str)
             assert all(text[place].isspace() for place in covered - stretch)
 
 
+def test_a_space_put_before_a_text_is_not_the_word_whose_place_it_has() -> None:
+    pieces = [("<unk>", 0.0), ("▁", -3.0), ("今天", -4.0), ("气", -5.0)]
+    backend = Tokenizer(models.Unigram(pieces, 0))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    encoding, spans = backend.encode("今天气"), word_spans("今天气")
+    assert encoding.tokens == ["▁", "今天", "气"]
+    offsets = np.array(encoding.offsets)
+    assert offsets.tolist() == [[0, 1], [0, 2], [2, 3]]
+
+    whole = in_whole_words(offsets, words_of_tokens(offsets, spans[:, 1]), spans)
+
+    assert whole.tolist() == [False, False, True]
+
+
 @pytest.mark.parametrize("backend", TOKENIZERS)
 def test_almost_every_word_of_a_text_is_whole(backend: Tokenizer) -> None:
     (block,) = blocks_of([Document(TEXT, document_digest(TEXT))], backend, length=400)

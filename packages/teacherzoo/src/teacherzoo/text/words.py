@@ -80,7 +80,7 @@ def words_of_tokens(offsets: NDArray[np.int64], ends: NDArray[np.int64]) -> NDAr
 def in_whole_words(
     offsets: NDArray[np.int64], words: NDArray[np.int64], spans: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Whether the tokens of a token's word cover that word and nothing else but white space before it.
+    """Whether the tokens of a token's word cover that word and nothing else but white space before it, and no other token does.
 
     Such a word is the same stretch of text for every tokenizer of which this holds, whatever the pieces.
 
@@ -107,4 +107,8 @@ def in_whole_words(
     np.minimum.at(start, words, first)
     np.maximum.at(end, words, last)
     whole = (start >= before) & (start <= spans[:, 0]) & (end == spans[:, 1])
+    # A token put before the text has the place of the first character, which may be within a later word's token.
+    reached = np.searchsorted(spans[:, 1], first, side="right")
+    for token in np.flatnonzero(reached < words):
+        whole[reached[token] : words[token]] = False
     return whole[words]
