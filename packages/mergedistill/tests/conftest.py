@@ -1,12 +1,35 @@
-"""A small town: two languages, their text, teachers of each, and recipes over them; pretrained once for all tests."""
+"""A small town: two languages, their text, teachers of each, and recipes over them; pretrained once for all tests.
 
+Beside it real prose in English, with teachers whose tokenizers are of two families."""
+
+import re
 import shutil
 from collections.abc import Callable
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from toyworld import World
+from transformers import (
+    AutoModelForMaskedLM,
+    BertConfig,
+    BertForMaskedLM,
+    BertTokenizerFast,
+    PreTrainedTokenizerFast,
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
+)
 
 from mergedistill.recipe.read import read_recipe
 from mergedistill.recipe.recipe import Recipe
@@ -15,6 +38,13 @@ from teacherzoo.pretrain.config import PretrainingConfig
 from teacherzoo.pretrain.pretrain import pretrain_teacher
 
 LANGUAGES = ("qav", "qag")
+BODY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "initializer_range": 0.3,
+}
 
 
 @pytest.fixture(scope="session")
@@ -51,9 +81,6 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _shaken(source: Path, target: Path) -> None:
     """The same teacher with a little noise on its weights."""
-    import torch
-    from transformers import AutoModelForMaskedLM
-
     shutil.copytree(source, target)
     model = AutoModelForMaskedLM.from_pretrained(source)
     generator = torch.Generator().manual_seed(1)
@@ -88,3 +115,66 @@ def recipe_of(town: Path, tmp_path: Path) -> Callable[..., Recipe]:
         return read_recipe(file)
 
     return made
+
+
+def _wordpiece(lines: list[str], folder: Path) -> None:
+    """An uncased BERT, as `tokenizers` and transformers write it."""
+    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer(lowercase=True)
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.decoder = decoders.WordPiece()
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    made.train_from_iterator(
+        lines,
+        trainers.WordPieceTrainer(vocab_size=500, special_tokens=specials, show_progress=False),
+    )
+    made.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer = BertTokenizerFast(tokenizer_object=made)
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **BODY)
+    BertForMaskedLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _unigram(lines: list[str], folder: Path) -> None:
+    """An XLM-R, as `tokenizers` and transformers write it."""
+    made = Tokenizer(models.Unigram())
+    made.normalizer = normalizers.NFKC()
+    # SentencePiece learns no pieces of letters and punctuation together; what it has learnt it cuts at spaces alone.
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()]
+    )
+    made.decoder = decoders.Metaspace()
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    made.train_from_iterator(
+        lines,
+        trainers.UnigramTrainer(
+            vocab_size=700, special_tokens=specials, unk_token="<unk>", show_progress=False
+        ),
+    )
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>",
+        pad_token="<pad>", unk_token="<unk>", mask_token="<mask>",
+    )  # fmt: skip
+    torch.manual_seed(1)
+    config = XLMRobertaConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=130, pad_token_id=1, **BODY
+    )
+    XLMRobertaForMaskedLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with real prose in `en.txt` and two teachers of it, `wordpiece` and `unigram`."""
+    folder = tmp_path_factory.mktemp("families")
+    readme = metadata("mergedistill").get_payload()  # wherever the package is installed
+    assert isinstance(readme, str)
+    prose = re.sub(r"```.*?```|[`*|#]", "", readme, flags=re.DOTALL)
+    lines = [line for line in prose.splitlines() if len(line.split()) > 4]
+    (folder / "en.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _wordpiece(lines, folder / "wordpiece")
+    _unigram(lines, folder / "unigram")
+    return folder

@@ -21,6 +21,7 @@ from mergedistill.run.run import run
     [
         {"distil": {"block_length": 32, "temperature": 2.0}},
         {"distil": {"block_length": 32, "online": True}},
+        {"states": {"encoder": "uni", "layer": 1}},
         pytest.param(
             {
                 "distil": {"block_length": 32, "online": True, "max_lost": 1.0, "divergence": "reverse_kl"},
@@ -29,11 +30,14 @@ from mergedistill.run.run import run
             marks=pytest.mark.slow,
         ),
     ],
-    ids=["recorded", "online, whole", "online, top k"],
+    ids=["recorded", "online, whole", "an encoder's states", "online, top k"],
 )  # fmt: skip
 def test_a_recipe_is_followed_on_the_gpu_as_on_the_cpu(
-    kind: str, changes: dict[str, Any], recipe_of: Callable[..., Recipe], tmp_path: Path
+    kind: str, changes: dict[str, Any], town: Path, recipe_of: Callable[..., Recipe], tmp_path: Path
 ) -> None:
+    if states := changes.get("states"):
+        changes = changes | {"states": states | {"encoder": str(town / "uni")}}
+
     def follow(out: Path) -> tuple[dict[str, Any], list[dict[str, float]]]:
         recipe = recipe_of(out=str(out), **changes)
         student = run(recipe)

@@ -46,6 +46,7 @@ def _recipe(folder: Path, town: Path, name: str, **arguments: Any) -> Path:
         "vocabulary": {"normalizer": "keep"},
         "student": {"layers": 1, "width": 32},
         "distil": {"block_length": 32},
+        "states": {"encoder": str(town / "uni"), "languages": ["qav"]},
         "train": {
             "steps": 4,
             "tokens": 128,
@@ -110,7 +111,7 @@ def test_every_launcher_learns_what_one_process_learns(
 
 _LEARNED = {"loss"} | {
     f"{name}_{language}"
-    for name in ("hard", "divergence", "tail", "accuracy")
+    for name in ("hard", "divergence", "tail", "accuracy", "states")
     for language in ("qav", "qag")
 }
 

@@ -3,30 +3,13 @@
 import json
 import re
 from collections.abc import Callable
-from importlib.metadata import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from tokenizers import (
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    BertTokenizerFast,
-    PreTrainedTokenizerFast,
-    XLMRobertaConfig,
-    XLMRobertaForMaskedLM,
-)
+from tokenizers import Tokenizer
 
 from mergedistill.errors import RecipeError, StageError
 from mergedistill.recipe.read import altered, read_recipe
@@ -45,76 +28,6 @@ from teacherzoo import Corpus, Masking, record
 Recipes = Callable[..., Recipe]
 WORDS = {"likelihood": "words"}
 WHOLE = {"block_length": 64, "policy": "whole_word", "temperature": 2.0}
-BODY = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "initializer_range": 0.3,
-}
-
-
-def _wordpiece(lines: list[str], folder: Path) -> None:
-    """An uncased BERT, as `tokenizers` and transformers write it."""
-    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    made.normalizer = normalizers.BertNormalizer(lowercase=True)
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.decoder = decoders.WordPiece()
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    made.train_from_iterator(
-        lines,
-        trainers.WordPieceTrainer(vocab_size=500, special_tokens=specials, show_progress=False),
-    )
-    made.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer = BertTokenizerFast(tokenizer_object=made)
-    torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **BODY)
-    BertForMaskedLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def _unigram(lines: list[str], folder: Path) -> None:
-    """An XLM-R, as `tokenizers` and transformers write it."""
-    made = Tokenizer(models.Unigram())
-    made.normalizer = normalizers.NFKC()
-    # SentencePiece learns no pieces of letters and punctuation together; what it has learnt it cuts at spaces alone.
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()]
-    )
-    made.decoder = decoders.Metaspace()
-    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    made.train_from_iterator(
-        lines,
-        trainers.UnigramTrainer(
-            vocab_size=700, special_tokens=specials, unk_token="<unk>", show_progress=False
-        ),
-    )
-    made.pre_tokenizer = pre_tokenizers.Metaspace()
-    made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>",
-        pad_token="<pad>", unk_token="<unk>", mask_token="<mask>",
-    )  # fmt: skip
-    torch.manual_seed(1)
-    config = XLMRobertaConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=130, pad_token_id=1, **BODY
-    )
-    XLMRobertaForMaskedLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-@pytest.fixture(scope="module")
-def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with real prose in `en.txt` and two teachers of it, `wordpiece` and `unigram`."""
-    folder = tmp_path_factory.mktemp("families")
-    readme = metadata("mergedistill").get_payload()  # wherever the package is installed
-    assert isinstance(readme, str)
-    prose = re.sub(r"```.*?```|[`*|#]", "", readme, flags=re.DOTALL)
-    lines = [line for line in prose.splitlines() if len(line.split()) > 4]
-    (folder / "en.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    _wordpiece(lines, folder / "wordpiece")
-    _unigram(lines, folder / "unigram")
-    return folder
 
 
 @pytest.fixture

@@ -52,6 +52,13 @@ def plan_table(plan: Plan) -> Group:
         for language in plan.languages
         if language.words_heard
     ]
+    heard += [
+        Text(
+            f"{language.language}: of its words {language.words_met:.1%} have states of the encoder."
+        )
+        for language in plan.languages
+        if language.words_met is not None
+    ]
     warned = [Text(f"Suspicious: {sentence}", style="bold") for sentence in plan.corpus_warnings]
     return Group(languages, stages, *heard, Text(student), Text(told), *warned)
 

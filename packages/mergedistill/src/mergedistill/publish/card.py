@@ -55,6 +55,7 @@ def card(
         vocabulary=vocabulary,
         teachers=_teacher_rows(recipe, ensembles),
         teacher_shares=_teacher_shares(recipe),
+        encoder=_encoder(recipe),
         texts=[_text_row(recipe, language, ensembles[language]) for language in recipe.languages],
         scores=[_score_row(language, scores.get(language, {})) for language in recipe.languages],
         warnings=corpus_warnings(recipe),
@@ -70,6 +71,8 @@ def card_metadata(recipe: Recipe, scores: Scores) -> ModelCardData:
         find_teacher(teacher.teacher)
         for teacher, _ in teachers_in_use(recipe, ensembles_or_refuse(recipe)).values()
     ]
+    if recipe.states is not None:
+        teachers.append(find_teacher(recipe.states.encoder))
     stated = [
         *map(licence_of, teachers),
         *(text.licence for text in recipe.languages.values()),
@@ -145,6 +148,20 @@ def _words_heard(usage: Mapping[str, float]) -> str:
     if "words" not in usage:
         return ""
     return f" ({usage['words_heard'] / max(1, usage['words']):.1%} of the words)"
+
+
+def _encoder(recipe: Recipe) -> dict[str, str] | None:
+    """Whose states were learned, and of which share of the words of each language."""
+    if recipe.states is None:
+        return None
+    train = stages(recipe)["train"]
+    counts = train.facts()["states"] if train.done else {}
+    shares = [f"{code} {count['met'] / count['words']:.1%}" for code, count in counts.items()]
+    return {
+        "name": f"`{_shown(recipe.states.encoder)}`",
+        "licence": licence_of(find_teacher(recipe.states.encoder)) or UNKNOWN,
+        "shares": ", ".join(shares),
+    }
 
 
 def _text_row(recipe: Recipe, language: str, ensemble: TeacherEnsemble) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 _CURVES = (
     ("cross-entropy with the text", "nats per masked piece", "hard"),
     ("divergence from the teacher", "nats per masked piece", "divergence"),
+    ("distance from the encoder's states", "share of their variance", "states"),
     ("held-out text", "bits per byte", "eval_bits_per_byte"),
     ("held-out masked accuracy", "share of pieces", "eval_accuracy"),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -106,6 +106,8 @@ def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
                 for teacher in recipe.teachers
             ),
             "record": recipe.record.model_copy(update={"offload": offload}),
+            "states": recipe.states
+            and recipe.states.model_copy(update={"encoder": local(recipe.states.encoder)}),
             "train": recipe.train.model_copy(update={"arguments": arguments}),
         }
     )
@@ -120,6 +122,8 @@ def without_places(recipe: Recipe) -> dict[str, Any]:
         text["corpus"] = bare_names(text["corpus"])
     for teaching in stated["teachers"]:
         teaching["teacher"] = bare_names(teaching["teacher"])
+    if stated["states"] is not None:
+        stated["states"]["encoder"] = bare_names(stated["states"]["encoder"])
     stated["record"]["offload"] = bare_names(stated["record"]["offload"])
     stated["train"]["arguments"] = bare_names(stated["train"]["arguments"])
     return stated
@@ -191,7 +195,11 @@ def _part_at(path: tuple[Any, ...]) -> type[BaseModel]:
         return Text
     if path[0] == "teachers":
         return Teaching
-    part = Recipe.model_fields[path[0]].annotation
-    assert isinstance(part, type)
-    assert issubclass(part, BaseModel)
+    annotation = Recipe.model_fields[path[0]].annotation
+    (part,) = (
+        part
+        for part in get_args(annotation)
+        or (annotation,)  # a part that may be absent is a union with None
+        if isinstance(part, type) and issubclass(part, BaseModel)
+    )
     return part

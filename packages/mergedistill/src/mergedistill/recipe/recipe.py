@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -68,7 +69,7 @@ class Teaching(_Part):
     @property
     def called(self) -> str:
         """Its name in folders and reports."""
-        return self.name or self.teacher.rstrip("/").rpartition("/")[2]
+        return self.name or _last_part(self.teacher)
 
 
 class Ranking(_Part):
@@ -215,6 +216,30 @@ class Recording(_Part):
     """For teachers larger than memory: `cpu`, or a folder on a fast disk (DeepSpeed ZeRO-3)."""
 
 
+class States(_Part):
+    """An encoder whose hidden states of words the student learns beside its teachers' predictions (see `StatesTerm`)."""
+
+    encoder: str
+    """A model folder, a catalogue name or a Hub name: any encoder with a fast tokenizer; it needs no masked-LM head."""
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    layer: int | Literal["last"] = "last"
+    """Behind which of its layers the states are; 0 stands for the embeddings. Those above are not run."""
+    languages: tuple[str, ...] = ()
+    """In which the student learns them; none stands for all."""
+
+    @property
+    def called(self) -> str:
+        """The encoder's name in reports."""
+        return _last_part(self.encoder)
+
+    @field_validator("layer", mode="before")
+    @classmethod
+    def _is_layer(cls, value: Any) -> Any:
+        if value == "last" or (type(value) is int and value >= 0):
+            return value
+        raise ValueError(f"expected last or the number of a layer from 0, got {value!r}")
+
+
 class Train(_Part):
     """How the student is trained; what is not named here goes into `arguments`."""
 
@@ -257,6 +282,8 @@ class Recipe(_Part):
     student: Student = Student()
     distil: Distil = Distil()
     record: Recording = Recording()
+    states: States | None = None
+    """Without it the student learns from its teachers alone."""
     train: Train = Train()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
@@ -302,6 +329,7 @@ class Recipe(_Part):
                     f"combine: {language!r} is not among the languages{nearest(language, self.languages)}"
                 )
         self._check_words()
+        self._check_states()
         self._check_student()
         return self
 
@@ -320,6 +348,16 @@ class Recipe(_Part):
                 f"combine: the likelihood of words ({', '.join(worded)}) is compared at a teacher's likeliest words, which drawn ids are "
                 "not; set distil.sampler: topk"
             )
+
+    def _check_states(self) -> None:
+        named = self.states.languages if self.states else ()
+        for language in named:
+            if language not in self.languages:
+                raise ValueError(
+                    f"states.languages: {language!r} is not among the languages{nearest(language, self.languages)}"
+                )
+            if named.count(language) > 1:
+                raise ValueError(f"states.languages: {language!r} stands twice; once is enough")
 
     def _check_student(self) -> None:
         names = [teacher.called for teacher in self.teachers]
@@ -355,6 +393,10 @@ class Recipe(_Part):
                 )
             if teacher.languages.count(language) > 1:
                 raise ValueError(f"{teacher.called!r} teaches {language!r} twice; once is enough")
+
+
+def _last_part(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2]
 
 
 def nearest(name: str, known: Any) -> str:

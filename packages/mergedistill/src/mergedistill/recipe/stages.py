@@ -134,6 +134,7 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
 
 def inputs(recipe: Recipe, ensembles: Mapping[str, TeacherEnsemble]) -> dict[str, dict[str, str]]:
     """Digests of texts and teachers; of what is on the Hub `hub:NAME@COMMIT`, without the commit where it is not known."""
+    states = recipe.states
     return {
         "texts": {
             language: digest_of_text(language, text.corpus)
@@ -143,6 +144,7 @@ def inputs(recipe: Recipe, ensembles: Mapping[str, TeacherEnsemble]) -> dict[str
             name: digest_of_model(teacher.teacher)
             for name, (teacher, _) in teachers_in_use(recipe, ensembles).items()
         },
+        **({"encoder": {states.called: digest_of_model(states.encoder)}} if states else {}),
     }
 
 
@@ -266,6 +268,7 @@ def _keys(recipe: Recipe, ensembles: Mapping[str, TeacherEnsemble]) -> dict[str,
             "student": recipe.student.model_dump() | {"positions": recipe.student.longest_row},
             "train": recipe.train.model_dump(exclude={"checkpoint_every", "evaluate_every"})
             | {"arguments": digest_of_arguments(recipe.train.arguments)},
+            **_states(recipe),
         }
     )
     licences = {code: text.licence for code, text in recipe.languages.items() if text.licence}
@@ -274,6 +277,16 @@ def _keys(recipe: Recipe, ensembles: Mapping[str, TeacherEnsemble]) -> dict[str,
         "record": record,
         "train": train,
         "card": digest_of_values({"train": train} | ({"licences": licences} if licences else {})),
+    }
+
+
+def _states(recipe: Recipe) -> dict[str, Any]:
+    """Nothing where there are none: a key is then what it was before there could be any."""
+    if recipe.states is None:
+        return {}
+    terms = recipe.states.model_dump(exclude={"encoder"})
+    return {
+        "states": [terms, recipe.record.precision, digest_of_model(recipe.states.encoder)],
     }
 
 

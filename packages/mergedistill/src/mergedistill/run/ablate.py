@@ -124,14 +124,16 @@ def grid(over: Mapping[str, Sequence[Any]]) -> list[Variant]:
 def baselines(recipe: Recipe) -> list[Variant]:
     """The recipe itself and what it is to be compared with.
 
-    No teacher, no text, teachers asked in each step, one teacher alone (where the student begins in a stated teacher's space, that
-    one), any teacher for any language; each where the recipe allows it.
+    No teacher, no text, no encoder's states, teachers asked in each step, one teacher alone (where the student begins in a stated
+    teacher's space, that one), any teacher for any language; each where the recipe allows it.
     """
     made = [
         Variant(name="the recipe", changes={}),
         Variant(name="mlm only", changes={"distil.alpha": 0.0}),
         Variant(name="distillation only", changes={"distil.alpha": 1.0}),
     ]
+    if recipe.states is not None:
+        made.append(Variant(name="no encoder's states", changes={"states": None}))
     by_words = any(recipe.combination(language) == "words" for language in recipe.languages)
     if not recipe.distil.online and not by_words:
         made.append(Variant(name="online teachers", changes={"distil.online": True}))

@@ -55,6 +55,7 @@ class LanguagePlan:
         recorded: whether that is there already.
         rounds: how often the training will read each block.
         words_heard: teacher to the share of masked words at which it is heard in the miniature, where teachers are combined.
+        words_met: share of the miniature's words whose states are learned of an encoder; None where none are.
     """
 
     language: str
@@ -68,6 +69,7 @@ class LanguagePlan:
     recorded: bool
     rounds: float
     words_heard: Mapping[str, float]
+    words_met: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +250,7 @@ def _language_plan(recipe: Recipe, small: Recipe, language: str, count: _Count) 
         recorded=len(there) == len(ensembles[language].weights),
         rounds=0.0,
         words_heard=_words_heard(small, language),
+        words_met=_words_met(small, language),
     )
 
 
@@ -255,6 +258,11 @@ def _words_heard(small: Recipe, language: str) -> dict[str, float]:
     """As the miniature's training noted it."""
     usages = stages(small)["train"].facts()["meetings"].get(language, {})
     return {name: usage["words_heard"] / max(1, usage["words"]) for name, usage in usages.items()}
+
+
+def _words_met(small: Recipe, language: str) -> float | None:
+    counts = stages(small)["train"].facts().get("states", {}).get(language)
+    return counts["met"] / counts["words"] if counts else None
 
 
 def _there(

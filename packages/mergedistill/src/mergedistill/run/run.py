@@ -34,6 +34,7 @@ from mergedistill.recipe.stages import (
 from mergedistill.run.disk import refusing_full_disks
 from mergedistill.student.initialise import new_student, refuse_misfits, refuse_unfit_teachers
 from mergedistill.targets.combined import CombinedSignals
+from mergedistill.targets.encoder_states import count_words, open_states, refuse_unfit_encoder
 from mergedistill.targets.online import OnlineTeacher
 from mergedistill.targets.online_ensemble import OnlineEnsemble, open_online
 from mergedistill.targets.recorded import open_signals, record_language
@@ -114,11 +115,14 @@ def refuse_early(recipe: Recipe) -> None:
 
     Raises:
         RecipeError: for training arguments.
-        StageError: for teachers that do not fit.
+        StageError: for teachers that do not fit, and an encoder whose states are not to be had.
+        TeacherzooError, VocabularyError: for an encoder that cannot be opened.
     """
     from mergedistill.training.trainer import refuse_bad_arguments
 
     refuse_bad_arguments(recipe)
+    if recipe.states is not None:
+        refuse_unfit_encoder(recipe.states)
     ensembles = known_ensembles(recipe)
     if ensembles is not None:
         refuse_misfits(recipe, ensembles)
@@ -218,6 +222,7 @@ def _train(recipe: Recipe, plan: dict[str, Stage], watch: ProgressCallback) -> N
     from transformers import AutoTokenizer
 
     from mergedistill.student.loss import DistillationLoss
+    from mergedistill.student.states import StatesTerm
     from mergedistill.training.trainer import train
 
     vocabulary = plan["vocabulary"].folder
@@ -231,8 +236,15 @@ def _train(recipe: Recipe, plan: dict[str, Stage], watch: ProgressCallback) -> N
             signals = open_signals(recipe, ensembles, vocabulary)
         meetings = _meetings(signals) if rank() == 0 else {}
         student = new_student(recipe, ensembles, vocabulary)
+        facts = {"parameters": student.num_parameters(), "meetings": meetings}
+        term, words = None, None
+        if recipe.states is not None:
+            encoder, words = open_states(recipe, recipe.states, vocabulary)
+            facts["states"] = count_words(signals, words, recipe.states.called)
+            width = student.config.hidden_size
+            term = StatesTerm(encoder, width=width, weight=recipe.states.weight)
         log = train(
-            DistillationLoss(student, recipe.distil, teachers),
+            DistillationLoss(student, recipe.distil, teachers, term),
             signals,
             recipe,
             plan["train"].checkpoints,
@@ -240,12 +252,13 @@ def _train(recipe: Recipe, plan: dict[str, Stage], watch: ProgressCallback) -> N
                 language: AutoTokenizer.from_pretrained(vocabulary / "languages" / language)
                 for language in recipe.languages
             },
+            words=words,
             watch=watch,
         )
         if rank() == 0:
             student.save_pretrained(folder / "model")
             (folder / "log.json").write_text(json.dumps(log) + "\n")
-        return {"parameters": student.num_parameters(), "meetings": meetings}
+        return facts
 
     plan["train"].make(build, together=True)
     gc.collect()  # Trainer's references go round in circles, and what is on a GPU is wanted by what follows
@@ -291,6 +304,7 @@ def _write_student(recipe: Recipe, plan: dict[str, Stage], watch: ProgressCallba
         scores = held_out_scores(recipe, folder, kept=plan["record"].place, watch=watch)
         log = json.loads((place / "log.json").read_text())
         facts = json.loads((vocabulary / "report.json").read_text())
+        trained = plan["train"].facts()
         (folder / "README.md").write_text(
             card(recipe, scores, log, facts, folder), encoding="utf-8"
         )
@@ -303,7 +317,8 @@ def _write_student(recipe: Recipe, plan: dict[str, Stage], watch: ProgressCallba
                 language: asdict(ensemble)
                 for language, ensemble in ensembles_or_refuse(recipe).items()
             },
-            "meetings": plan["train"].facts()["meetings"],
+            "meetings": trained["meetings"],
+            **({"states": trained["states"]} if "states" in trained else {}),
         }
         (folder / "run.json").write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
         return {}

@@ -94,3 +94,26 @@ class OnlineTargets(_Moved):
 
 
 Targets = RecordedTargets | OnlineTargets
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatesTargets(_Moved):
+    """M words of B blocks [B, S] as an encoder that runs in this step reads them: in R rows of its own pieces, nothing masked.
+
+    Attributes:
+        input_ids: [R, U].
+        attention_mask: [R, U].
+        encoder_cells: [Q] the pieces of the words, as numbers of cells of [R, U].
+        encoder_words: [Q] the word of each, from 0 to M - 1.
+        cells: [P] the student's pieces of the words, as numbers of cells of [B, S].
+        words: [P] the word of each.
+        count: M.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    encoder_cells: torch.Tensor
+    encoder_words: torch.Tensor
+    cells: torch.Tensor
+    words: torch.Tensor
+    count: int

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mergedistill.errors import StageError
 from mergedistill.recipe.recipe import Distil
 from mergedistill.targets.batch import OnlineTargets, RecordedTargets, Targets
+from mergedistill.targets.encoder_words import WordsOfBatch
 from mergedistill.targets.online import OnlineSignals
 from mergedistill.targets.words import WordSignals
 from teacherzoo import SignalBatch, Signals
@@ -152,14 +153,26 @@ class _Slots(Sequence[Slot]):
 
 
 class ScheduledBatches(torch.utils.data.Dataset[dict[str, Any]]):
-    """Item i is the whole batch of slot i, in the student's ids."""
+    """Item i is the whole batch of slot i, in the student's ids.
+
+    Args:
+        slots: of `schedule`.
+        signals: language to its recording.
+        distil: what the student learns from.
+        words: language to the words whose states are learned of an encoder; empty without one.
+    """
 
     def __init__(
-        self, slots: Sequence[Slot], signals: Mapping[str, Signals], distil: Distil
+        self,
+        slots: Sequence[Slot],
+        signals: Mapping[str, Signals],
+        distil: Distil,
+        words: Mapping[str, WordsOfBatch] | None = None,
     ) -> None:
         self._slots = slots
         self._signals = signals
         self._distil = distil
+        self._words = words or {}
         self._languages = {language: number for number, language in enumerate(signals)}
 
     def __len__(self) -> int:
@@ -170,11 +183,18 @@ class ScheduledBatches(torch.utils.data.Dataset[dict[str, Any]]):
         # A number stays a number: read back from a GPU, it would make the host wait for it.
         return {
             "language": self._languages[slot.language],
-            **batch_inputs(self._signals[slot.language], slot.rows.tolist(), self._distil),
+            **batch_inputs(
+                self._signals[slot.language],
+                slot.rows.tolist(),
+                self._distil,
+                self._words.get(slot.language),
+            ),
         }
 
 
-def batch_inputs(signals: Signals, rows: list[int], distil: Distil) -> dict[str, Any]:
+def batch_inputs(
+    signals: Signals, rows: list[int], distil: Distil, words: WordsOfBatch | None = None
+) -> dict[str, Any]:
     """Some blocks of a recording as the forward pass of `DistillationLoss` takes them."""
     batch = signals.batch(rows)
     return {
@@ -184,6 +204,7 @@ def batch_inputs(signals: Signals, rows: list[int], distil: Distil) -> dict[str,
         "positions": batch.positions,
         "labels": batch.labels,
         "targets": _targets(signals, batch, rows, distil),
+        **({} if words is None else {"states": words(batch)}),
     }
 
 

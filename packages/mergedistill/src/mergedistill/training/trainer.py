@@ -17,6 +17,7 @@ from mergedistill.errors import RecipeError, StageError
 from mergedistill.recipe.recipe import Recipe
 from mergedistill.student.loss import DistillationLoss, DistilOutput
 from mergedistill.targets.batch import RecordedTargets
+from mergedistill.targets.encoder_words import WordsOfBatch
 from mergedistill.training.held_out import Score, held_out_texts, score_languages
 from mergedistill.training.schedule import ScheduledBatches, schedule
 from teacherzoo import Masking, Signals, TeacherError, TeacherzooError
@@ -35,7 +36,7 @@ _WHERE = "train.arguments"
 _OVERRIDABLE = ("weight_decay",)
 EVALUATED = 64  # held-out documents of a language that an evaluation reads
 _PROCESSES = "processes.json"
-_FIGURES = ("hard", "divergence", "tail", "accuracy")
+_FIGURES = ("hard", "divergence", "tail", "accuracy", "states")
 
 
 def train(
@@ -45,6 +46,7 @@ def train(
     folder: Path,
     *,
     tokenizers: Mapping[str, Any],
+    words: Mapping[str, WordsOfBatch] | None = None,
     watch: ProgressCallback,
 ) -> list[dict[str, float]]:
     """Train the student of `model` in place, resuming from the last whole checkpoint in `folder`.
@@ -55,11 +57,13 @@ def train(
         recipe: of the run.
         folder: for checkpoints.
         tokenizers: language to the tokenizer that the student reads it by, for held-out text.
+        words: language to the words whose states are learned of an encoder, where `model` has such a term.
         watch: told (done, total, what).
 
     Returns:
         The log: for each logged step the loss, and per language its hard part, the divergence from the teacher, the share
-        of masked pieces put first, and the teacher's probability outside of what was recorded; for each evaluation
+        of masked pieces put first, the teacher's probability outside of what was recorded, and the term of an encoder's
+        states; for each evaluation
         per language bits per byte and accuracy on held-out text.
 
     Raises:
@@ -84,7 +88,7 @@ def train(
         held_out=HeldOut(recipe, tokenizers, held_out_texts(recipe, EVALUATED)),
         model=model,
         args=arguments,
-        train_dataset=ScheduledBatches(slots, signals, recipe.distil),
+        train_dataset=ScheduledBatches(slots, signals, recipe.distil, words),
         callbacks=[
             TrainingWatch(
                 watch,
@@ -151,6 +155,9 @@ class DistilTrainer(PreparedBatchTrainer):
         if isinstance(targets := inputs["targets"], RecordedTargets):
             tail = torch.where(inputs["labels"] != -100, targets.tail, 0).sum()
             self.means.add(f"tail_{language}", tail, rows)
+        if output.states is not None:
+            words = inputs["states"].count
+            self.means.add(f"states_{language}", output.states.double() * words, words)
         if output.hits is not None:
             self.means.add(f"accuracy_{language}", output.hits, rows)
         return (loss, output) if return_outputs else loss

@@ -75,3 +75,10 @@ def replace_layers(encoder: Any, layers: Any) -> None:
     assert path is not None
     parent, _, name = path.rpartition(".")
     setattr(encoder.get_submodule(parent), name, layers)
+
+
+def lowest_layers(encoder: Any, count: int) -> Any:
+    """The encoder with so many of its layers alone, in place; whole where its layers are one."""
+    if known_family(encoder.config).layers is not None:
+        replace_layers(encoder, list_of_layers(encoder)[:count])
+    return encoder

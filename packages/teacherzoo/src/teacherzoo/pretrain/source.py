@@ -119,7 +119,7 @@ def open_source(folder: Path, config: ContinuedPretraining, *, name: str | Path)
     import torch
     from transformers import AutoModelForMaskedLM
 
-    from teacherzoo.encoders.layers import config_of_layers
+    from teacherzoo.encoders.layers import config_of_layers, lowest_layers
     from teacherzoo.encoders.teachers import read_tokenizer
     from teacherzoo.pretrain.shapes import attention_for
 
@@ -150,7 +150,7 @@ def open_source(folder: Path, config: ContinuedPretraining, *, name: str | Path)
     _copy(part(opened), part(model), layers)
     return SourceModel(
         model=model,
-        encoder=_bottom(opened.base_model, max(layers) + 1) if config.states else None,
+        encoder=lowest_layers(opened.base_model, max(layers) + 1) if config.states else None,
         layers=layers,
         new_head=new_head,
         dropouts=dropouts,
@@ -209,12 +209,3 @@ def _copy(source: torch.nn.Module, model: torch.nn.Module, layers: Sequence[int]
             weights[f"{prefix}.{places[int(number)]}.{rest}"] = tensor
     missing = model.load_state_dict(weights, strict=False).missing_keys
     assert not missing, missing
-
-
-def _bottom(encoder: Any, count: int) -> Any:
-    """The encoder with its first layers alone, in place."""
-    from teacherzoo.encoders.layers import list_of_layers, replace_layers
-
-    if known_family(encoder.config).layers is not None:
-        replace_layers(encoder, list_of_layers(encoder)[:count])
-    return encoder
