@@ -8,7 +8,9 @@ A student of one teacher's body over the union of the five vocabularies reads a 
 - `mlm only`: the same steps without teachers;
 - `merged, drawn`: heard by pieces drawn from the whole distribution;
 - `online`: asked in each step;
-- `merged, on the encoder's layers`, and the same by masked words only: the student is as deep as the last teacher and begins as it.
+- `merged, on the encoder's layers`, and the same by masked words only: the student is as deep as the last teacher and begins as it;
+- `merged, with the encoder's states`, and the same on its layers: states of words behind the encoder's layer 8 are learned, too, by
+  which mBERT aligns words of two languages best (Dou and Neubig 2021).
 
 Judged on text that neither teachers nor students read: bits per byte and masked accuracy; tags and topics by probes of frozen states that
 are fitted on English; entities by models tuned on English, Finnish or Hindi. Teachers are judged beside them in their own languages.
@@ -104,7 +106,7 @@ def _options() -> Namespace:
     asked = parser(__doc__.splitlines()[0])
     asked.add_argument("--work", type=Path, help="keep everything here; the same call goes on")
     asked.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the students")
-    asked.add_argument("--rows", nargs="+", choices=[row.name for row in rows(Size())], metavar="ROW",
+    asked.add_argument("--rows", nargs="+", choices=[row.name for row in rows(Size(), "")], metavar="ROW",
                        help="of the table; by default all")  # fmt: skip
     asked.add_argument("--teachers", nargs="+", choices=list(TAUGHT), help="only make these")
     options = asked.parse_args()
@@ -144,12 +146,13 @@ def corpus_of(options: Namespace, language: str) -> Path:
     return Path(options.data) / "corpora" / f"{language}.txt.xz"
 
 
-def rows(size: Size) -> list[Variant]:
+def rows(size: Size, encoder: str) -> list[Variant]:
     """Of the table, those that decide first."""
     on_layers = {
         "student.start": "teacher", "student.teacher": "hindi-urdu", "student.architecture": "bert", "student.width": 384,
         "student.layers": size.layers, "student.heads": 12, "student.feed_forward": 1536,
     }  # fmt: skip
+    with_states = {"states": {"encoder": encoder, "layer": 8}}
     return [
         Variant(name=MERGED, changes={}),
         Variant(name=PLAIN, changes={"distil.alpha": 0.0}),
@@ -157,12 +160,18 @@ def rows(size: Size) -> list[Variant]:
         Variant(name="online", changes={"distil.online": True}),
         Variant(name="merged, on the encoder's layers", changes=on_layers),
         Variant(name="mlm only, on the encoder's layers", changes=on_layers | {"distil.alpha": 0.0}),
+        Variant(name="merged, with the encoder's states", changes=with_states),
+        Variant(name="merged, on the encoder's layers, with its states", changes=on_layers | with_states),
     ]  # fmt: skip
 
 
 def measure(size: Size, options: Namespace, folder: Path, recorder: Recorder) -> None:
     recipe = recipe_of(size, options, folder)
-    chosen = [row for row in rows(size) if not options.rows or row.name in options.rows]
+    chosen = [
+        row
+        for row in rows(size, str(options.model))
+        if not options.rows or row.name in options.rows
+    ]
     outcomes: dict[str, Outcome] = {}
     for row in chosen:
         (outcomes[row.name],) = ablate(recipe, [row], seeds=options.seeds, watch=tell)
