@@ -88,7 +88,9 @@ def finish_folder(folder: Path, settings: RecordingSettings, plans: Sequence[Cor
             digest=plan.digest, documents=plan.documents, bytes=plan.bytes
         )
     terms = [read_shard_metadata(folder / shard.file)["terms"] for shard in shards]
-    settings = replace(settings, token_budget=min(each["token_budget"] for each in terms))
+    settings = replace(
+        settings, token_budget=min(shard_terms["token_budget"] for shard_terms in terms)
+    )
     manifest = Manifest(settings=settings, corpora=corpora, shards=tuple(shards))
     content = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     write_whole(folder / MANIFEST, content.encode())
