@@ -448,6 +448,54 @@ def test_text_of_unknown_pieces_only_is_refused(teacher: Path, tmp_path: Path) -
     assert not list((tmp_path / "signals").glob("*.parquet"))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)  # fmt: skip
+def test_too_little_memory_is_one_sentence_and_smaller_batches_go_on(
+    teacher: Path,
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    inference = import_module("teacherzoo.encoders.inference")
+    ask = inference._predict_batch
+    folder = tmp_path / "signals"
+
+    def full(engine: Any, members: list[Any], *rest: Any) -> Any:
+        if list(folder.glob("*.parquet")) and sum(len(row.input_ids) for row in members) > 32:
+            raise error
+        return ask(engine, members, *rest)
+
+    monkeypatch.setattr(inference, "_predict_batch", full)
+    with pytest.raises(RecordError, match="memory does not suffice for batches of 4,096 tokens") as caught:  # fmt: skip
+        record(teacher, [Corpus("en", text)], folder, **OPTIONS)
+    assert "\n" not in str(caught.value)
+    kept = [path.name for path in folder.glob("*.parquet")]
+
+    record(teacher, [Corpus("en", text)], folder, **OPTIONS, token_budget=32)
+
+    assert kept == ["en-00000.parquet"]
+    assert len(Signals(folder)) > 0
+
+
+def test_other_errors_of_a_teacher_are_not_taken_for_too_little_memory(
+    teacher: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr("teacherzoo.encoders.inference._predict_batch", broken)
+
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        record(teacher, [Corpus("en", text)], tmp_path / "signals", **OPTIONS)
+
+
 def test_a_full_disk_loses_nothing_that_was_recorded(
     recording: Path, teacher: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

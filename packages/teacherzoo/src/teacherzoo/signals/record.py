@@ -107,7 +107,7 @@ def record(
 
     Raises:
         RecordError: for options that make no sense, where another run records into the folder or there can be none, and
-            where the disk is full.
+            where the disk or the memory is full.
         TeacherError: for a teacher that cannot be asked, or answers NaN.
         CorpusError: for text that cannot be read, or changes meanwhile.
         SignalsError: where the folder holds signals of another teacher, corpus, sampler or k.
@@ -198,17 +198,29 @@ class Recording:
                 self._record_shard(plan, shard, documents)
 
     def predict(self, blocks: Sequence[MaskedBlock], report: Callable[[int], None]) -> Predictions:
-        """The teacher's predictions for a shard's blocks."""
-        return predict_blocks(
-            self.engine,
-            blocks,
-            pad=self.settings.space.pad,
-            token_budget=self.settings.token_budget,
-            k=self.settings.k,
-            temperatures=self.settings.temperatures,
-            draws=self.settings.draws,
-            report=report,
-        )
+        """The teacher's predictions for a shard's blocks.
+
+        Raises:
+            RecordError: where memory does not suffice.
+        """
+        try:
+            return predict_blocks(
+                self.engine,
+                blocks,
+                pad=self.settings.space.pad,
+                token_budget=self.settings.token_budget,
+                k=self.settings.k,
+                temperatures=self.settings.temperatures,
+                draws=self.settings.draws,
+                report=report,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not _is_lack_of_memory(error):
+                raise
+            raise RecordError(
+                f"memory does not suffice for batches of {self.settings.token_budget:,} tokens; whole shards are kept: lower the tokens in a "
+                "batch (token_budget) and run the same recording again to go on."
+            ) from error
 
     def _share(self, plans: Sequence[CorpusPlan]) -> set[ShardPlan]:
         shards = [shard for plan in plans for shard in plan.shards]
@@ -282,6 +294,13 @@ class Recording:
             self.total,
             f"{language}, {speed:,.0f} tokens/s",
         )
+
+
+def _is_lack_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python could not allocate: on a GPU it says so by the class, on a CPU in words."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(
+        error
+    )
 
 
 def _all_masked(block: Block, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
