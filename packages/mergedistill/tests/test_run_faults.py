@@ -178,12 +178,23 @@ def test_only_what_an_edit_bears_on_is_redone(recipe_of: Recipes, town: Path) ->
         assert _undone(recipe_of(**edit)) == redone, edit
 
 
+def test_what_teachers_in_memory_compute_in_is_part_of_the_training(recipe_of: Recipes) -> None:
+    online = {"block_length": 32, "online": True}
+    keys = {
+        precision: stages(recipe_of(distil=online, record={"precision": precision}))
+        for precision in ("float32", "bfloat16")
+    }
+
+    changed = [name for name in STAGES if keys["float32"][name].key != keys["bfloat16"][name].key]
+    assert changed == ["train", "card"]
+
+
 def test_recording_goes_on_in_smaller_batches(recipe_of: Recipes, tmp_path: Path) -> None:
     def full(done: int, _total: int, what: str) -> None:
         if what.startswith("recording qag") and done:
-            raise MemoryError
+            raise KeyboardInterrupt
 
-    with pytest.raises(MemoryError):
+    with pytest.raises(KeyboardInterrupt):
         run(recipe_of(), until="record", watch=full)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run/signals").rglob("*.parquet")}
     assert kept

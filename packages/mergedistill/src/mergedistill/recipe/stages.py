@@ -253,8 +253,11 @@ def _keys(recipe: Recipe, ensembles: Mapping[str, TeacherEnsemble]) -> dict[str,
             for name, (teacher, languages) in used.items()
         }
     )
+    # Of teachers in memory; recordings have it in their own keys.
+    precision = recipe.record.precision if recipe.distil.online else "float32"
     train = digest_of_values(
         {
+            **({} if precision == "float32" else {"precision": precision}),
             "vocabulary": vocabulary,
             "record": record,
             "ensembles": {
