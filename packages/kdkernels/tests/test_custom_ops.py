@@ -131,6 +131,27 @@ def test_without_checks_the_result_is_the_same(loss: Loss, impl: str) -> None:
     assert_same(unchecked, loss(batch, *batch.leaves, impl=impl), batch)
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_torch_func_passes_through_the_reference_and_is_refused_elsewhere(loss: Loss) -> None:
+    batch = Batch()
+    h, w, b = (leaf.detach() for leaf in batch.leaves)
+
+    def value(hidden: Tensor, impl: str) -> Tensor:
+        return loss(batch, hidden, w, b, impl=impl).loss
+
+    [expected] = torch.autograd.grad(value(batch.leaves[0], "torch"), batch.leaves[:1])
+    torch.testing.assert_close(torch.func.grad(value)(h, "reference"), expected)
+    [each] = torch.func.vmap(torch.func.grad(value), (0, None))(h[None], "reference")
+    torch.testing.assert_close(each, expected)
+    for transformed in (
+        lambda: torch.func.grad(value)(h, "torch"),
+        lambda: torch.func.vmap(torch.func.grad(value), (0, None))(h[None], "auto"),
+        lambda: torch.func.jvp(lambda hidden: value(hidden, "torch"), (h,), (h,)),
+    ):
+        with pytest.raises(KernelArgumentError, match=rf"{loss.__name__}: transforms of torch.func .*; ask for impl='reference'"):  # fmt: skip
+            transformed()
+
+
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("loss", OF_ROWS)
 def test_without_checks_a_row_that_does_not_count_adds_nothing_whatever_it_holds(

@@ -49,15 +49,36 @@ def choose_impl(
         "reference", "torch" or "triton".
 
     Raises:
-        KernelArgumentError: the name is unknown, or "triton" is asked for where it cannot run.
+        KernelArgumentError: the name is unknown, "triton" is asked for where it cannot run, or a transform of torch.func is at
+            work, which the reference alone bears.
     """
     require_choice("impl", impl, IMPLS, operation=operation)
+    if impl != "reference":
+        _require_no_transform(operation)
     if impl == "auto":
         usable = dtype in TRITON_DTYPES and unsuited is None and runs_triton(device)
         return "triton" if usable else "torch"
     if impl == "triton":
         _require_triton(operation, device, dtype, unsuited)
     return impl
+
+
+class _Probe(torch.autograd.Function):
+    """Of the form without `setup_context`, which transforms of torch.func refuse before it runs."""
+
+    @staticmethod
+    def forward(ctx: object) -> None:
+        """Do nothing."""
+
+
+def _require_no_transform(operation: str) -> None:
+    try:
+        _Probe.apply()
+    except RuntimeError as error:
+        raise KernelArgumentError(
+            f"{operation}: transforms of torch.func (grad, vmap, jvp and others) cannot pass through the implementations 'torch' and "
+            "'triton', which make the gradient with the loss; ask for impl='reference' there, or call backward()"
+        ) from error
 
 
 def runs_triton(device: torch.device) -> bool:
