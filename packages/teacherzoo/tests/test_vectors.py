@@ -129,6 +129,23 @@ def test_an_encoder_that_reads_lines_of_any_length_is_refused(
         record_vectors(tmp_path / "static", [text], tmp_path / "out", length=length)
 
 
+def test_vectors_too_large_for_a_precision_are_refused_rather_than_infinite(
+    encoder: Path, text: Corpus, tmp_path: Path
+) -> None:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    modules = list(SentenceTransformer(str(encoder), device="cpu"))[:3]  # without Normalize
+    modules[2].linear.bias.data.fill_(1e6)
+    modules[2].activation_function = torch.nn.Identity()
+    SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / "large"))
+
+    with pytest.raises(TeacherError, match="not finite in float16; record them in float32"):
+        record_vectors(tmp_path / "large", [text], tmp_path / "out")
+    whole = record_vectors(tmp_path / "large", [text], tmp_path / "whole", precision="float32")
+    assert len(whole) == 30
+
+
 def test_a_language_given_twice_is_refused(encoder: Path, text: Corpus, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="en: given twice"):
         record_vectors(encoder, [text, text], tmp_path / "out")

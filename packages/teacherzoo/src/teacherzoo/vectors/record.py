@@ -93,8 +93,14 @@ def record_vectors(
                     raise TeacherError(
                         f"{model}: some of its vectors are not finite; choose another model."
                     )
+                with np.errstate(over="ignore"):
+                    rounded = vectors.astype(precision)
+                if not np.isfinite(rounded).all():
+                    raise TeacherError(
+                        f"{model}: some of its vectors are not finite in {precision}; record them in float32."
+                    )
                 digests = [document_digest(prompt + line) for line in lines]
-                write_shard(shard, digests, vectors.astype(precision))
+                write_shard(shard, digests, rounded)
             watch(sum(counts), 0, "recording vectors")
         manifest = {
             "what": "sentence vectors recorded by teacherzoo",
