@@ -284,8 +284,8 @@ def refuse_other_formats(file: Path) -> None:
     columns = Path(file.stem if packed else file.name).suffix.lower() == ".tsv"
     if text_format(file) not in ("text", "json") and not columns:
         raise VocabularyError(
-            f"{file}: expected a name ending in .txt or .jsonl (also with .gz, .xz or .bz2), got {''.join(file.suffixes)!r}; write its "
-            "text to such a file"
+            f"{file}: expected a name ending in .txt or .jsonl (also with .gz, .xz or .bz2), got {''.join(file.suffixes)!r}; rename it "
+            "where it is plain text, else write its text to such a file"
         )
 
 

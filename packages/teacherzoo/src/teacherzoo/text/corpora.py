@@ -245,7 +245,7 @@ def _format(file: Path) -> str:
     if kind is None:
         raise CorpusError(
             f"{file}: expected a name ending in .txt, .jsonl (also with .gz, .xz or .bz2) or .parquet, "
-            f"got {''.join(file.suffixes)!r}."
+            f"got {''.join(file.suffixes)!r}; rename it where it is plain text."
         )
     return kind
 
