@@ -293,7 +293,7 @@ def test_what_is_subtracted_is_not_applied(tmp_path, teacher, pos_sft):
         write_sparse(plain, file)
     compose(teacher, tmp_path / "out", add=[sw, pos_sft], subtract=[en])
     notes = json.loads((tmp_path / "out" / "xeval.json").read_text())["notes"]
-    assert (notes["applied"], notes["subtracted"]) == ([str(pos_sft), str(sw)], [str(en)])
+    assert (notes["applied"], notes["subtracted"]) == ([pos_sft.name, "sw"], ["en"])
 
 
 def test_composing_leaves_the_work_of_an_interrupted_run_alone(tmp_path, teacher, pos_sft):
