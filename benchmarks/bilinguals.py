@@ -76,6 +76,18 @@ def system_of(model: str, systems: Sequence[str]) -> str | None:
     return next((name for name in systems if SYSTEMS[name].model == model), None)
 
 
+def what_is_absent(systems: Sequence[str]) -> list[str]:
+    """What cannot be said where the whole model, bistil or its rivals are none of the systems, in sentences."""
+    sentences = []
+    if system_of("whole", systems) is None:
+        sentences.append("The whole model is none of these systems: there are no shares of it.")
+    if system_of("bistil", systems) is None:
+        sentences.append("bistil is none of these systems: nothing is tested against it.")
+    elif len(systems) == 1:
+        sentences.append("bistil is the only system: there is none to test it against.")
+    return sentences
+
+
 def scores(
     rows: Sequence[Result], system: str, task: str, languages: Sequence[str]
 ) -> dict[int, float]:
@@ -189,7 +201,11 @@ def print_tests(
     table: str = "",
 ) -> None:
     """Print the paired tests; with a file, write the report, a table at its head."""
-    lines = [*pooled_tests(rows, recipe.systems, tasks), *paired_tests(rows, recipe.systems)]
+    lines = [
+        *what_is_absent(recipe.systems),
+        *pooled_tests(rows, recipe.systems, tasks),
+        *paired_tests(rows, recipe.systems),
+    ]
     print(*lines, sep="\n")
     if report is not None:
         write_report(rows, sizes, recipe, lines, report, table)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from bilinguals import common_scores, first_metric, system_of
+from bilinguals import common_scores, first_metric, system_of, what_is_absent
 
 import xeval
 from xeval.statistics.result import Result
@@ -23,7 +23,7 @@ def system_table(
 ) -> str:
     """Markdown: a line for each system, a column for each task that has figures of every system.
 
-    A figure is the mean over languages and seeds, behind it the share of the whole model's, and an arrow where xeval's paired test of the
+    A figure is the mean over languages and seeds, behind it the share of the whole model's, if that is one of the systems, and an arrow where xeval's paired test of the
     means (items and seeds; Holm over the rivals of bistil in the task) finds the system ahead of bistil (↑) or behind it (↓).
 
     Args:
@@ -60,7 +60,10 @@ def system_table(
             cells.append(f"{figures[system]:.2f}{share}{verdicts[task].get(system, '')}")
         lines.append(f"| `{system}` | {size / 1e6 if size else float('nan'):.1f} | {' | '.join(cells)} |")  # fmt: skip
     seeds = min((row.seed for row in rows), default=0), max((row.seed for row in rows), default=0)
-    note = f"Seeds {seeds[0]} to {seeds[1]}. Arrows are of the mean over test sets, of which a language can have several."
+    note = f"Seeds {seeds[0]} to {seeds[1]}."
+    if any(verdicts.values()):
+        note += " Arrows are of the mean over test sets, of which a language can have several."
+    note = " ".join([note, *what_is_absent(systems)])
     if shows:
         note += f" Smallest true differences, in points, that would be found four times in five: {'; '.join(shows)}."
     return "\n".join(lines) + f"\n\n{note}\n"

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -41,6 +42,29 @@ def test_arrows_stand_where_a_difference_is_shown(tmp_path: Path) -> None:
         "| 79.00 (87.8 %) |"
     )  # a difference of one item in a hundred
     assert lines["bistil+full"].endswith("| 80.00 (88.9 %) |")
+
+
+@pytest.mark.parametrize(
+    ("systems", "said"),
+    [
+        (["bistil+full"], ["no shares of it", "there is none to test it against"]),
+        (["whole+full"], ["nothing is tested against it"]),
+        (["bistil+full", "cut+full"], ["no shares of it"]),
+        (list(RIGHT), []),
+    ],
+)
+def test_what_cannot_be_said_without_the_whole_model_or_a_rival_is_said_so(
+    systems: list[str], said: list[str], tmp_path: Path
+) -> None:
+    rows = [row for row in _results(tmp_path / "results.jsonl") if row.model in systems]
+
+    table = system_table(rows, {}, systems, {"topic": ["de", "fi"]})
+
+    sentences = ["no shares of it", "nothing is tested against it", "there is none to test it against"]  # fmt: skip
+    assert [sentence for sentence in sentences if sentence in table] == said
+    assert (" %)" in table) == ("whole+full" in systems)
+    assert ("Arrows are" in table) == (len(systems) > 1)
+    assert all(f"{RIGHT[system]:.2f}" in table for system in systems)
 
 
 def test_a_task_that_some_system_lacks_is_no_column(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """Comparisons: what a recipe must say, what comes of it, and that nothing is done twice."""
 
 import json
+import shlex
 import shutil
+import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from bistil.cli.app import app
-from bistil.compare import run
+from bistil.compare import identity, run
 from bistil.compare.identity import RecipeDigests
 from bistil.compare.models import size_within
 from bistil.compare.recipe import read_comparison
@@ -19,8 +22,9 @@ from bistil.compare.run import compare, results_of, summary
 from bistil.compare.systems import MODELS, PUBLISHED, SYSTEMS
 from bistil.errors import AdaptError
 from vocabmerge import read_vocabulary
-from xeval import LocalFolder, read_costs, read_results, score
+from xeval import Items, LocalFolder, Result, append_result, read_costs, read_results, score
 from xeval import compare as judge_compare
+from xeval.cli.app import app as xeval_app
 from xeval.cost.parameters import Parameters, parameters_of
 
 SHORT = {
@@ -467,3 +471,33 @@ def test_a_task_without_a_head_asks_what_a_system_would_tune(recipe, sentence_te
     assert set(summary(rows)["pos_probe"]) == {"whole", "cut"}
     compare(followed)
     assert results.read_bytes() == before
+
+
+@pytest.mark.parametrize(("systems", "others"), [(["bistil"], 0), (["bistil"], 1), (["bistil", "whole", "small"], 0), (["bistil", "whole", "small"], 1)])  # fmt: skip
+def test_what_the_command_names_for_tests_and_intervals_goes_through(
+    systems, others, tmp_path, monkeypatch
+):
+    items = Items(metric="accuracy", rows=np.array([[1, 1], [0, 1]] * 10), test_digest="0" * 16)
+    file = tmp_path / "results.jsonl"
+    digests = [(system, f"{system}-0123456789") for system in systems]
+    earlier = [("bistil", "another-0123456789")] if others else []
+    for system, digest in [*earlier, *digests]:
+        figure = Result(
+            model=system, model_digest=digest, task="topic", dataset="sib200/sw", split="test", language="sw",
+            source_language="en", protocol={}, seed=0, metric="accuracy", value=items.value(), n=20,
+        )  # fmt: skip
+        append_result(file, figure, items=items)
+    rows = [row for row in read_results(file) if (row.model, row.model_digest) in digests]
+    monkeypatch.setattr(sys.modules["bistil.compare.recipe"], "read_comparison", lambda _file: None)
+    monkeypatch.setattr(identity, "WantedResults", lambda _recipe: None)
+    monkeypatch.setattr(identity, "results_of", lambda *_: (rows, others))
+    monkeypatch.setattr(run, "compare", lambda *_, **__: (file, []))
+
+    told = CliRunner().invoke(app, ["compare", "recipe.yaml"])
+
+    assert told.exit_code == 0, told.output
+    _, command, _ = told.stdout.split("`")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(xeval_app, shlex.split(command)[1:])
+    assert done.exit_code == 0, done.output
+    assert ("no second system" in told.stdout) == (len(systems) == 1)

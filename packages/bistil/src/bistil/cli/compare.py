@@ -29,6 +29,8 @@ def compare_command(
     stated = read_comparison(recipe)  # before anything that takes seconds to import
     from bistil.compare.identity import WantedResults, results_of, summary
     from bistil.compare.run import compare
+    from xeval import read_results
+    from xeval.statistics.display_names import model_labels
 
     wanted = WantedResults(stated)
     with progress(quiet=quiet) as watch:
@@ -45,9 +47,12 @@ def compare_command(
     for task, systems in means.items():
         for system, mean in sorted(systems.items(), key=lambda pair: -pair[1]):
             typer.echo(f"{task:<12}{system:<24}{mean:6.2f}")
-    hint = "SYSTEM SYSTEM"
+    labels = model_labels(read_results(results))
+    names = list(dict.fromkeys(labels[row.model, row.model_digest] for row in rows))
     if others:
         typer.echo(f"{others} other figures in {results} are left out: of other recipes or data, or not asked for by this one.")  # fmt: skip
-        digests = {row.model: row.model_digest[:8] for row in rows}
-        hint = " ".join(f"{system}@{digest}" for system, digest in digests.items())
-    typer.echo(f"{results}: for tests and intervals, `xeval compare {hint} {results}`")
+        typer.echo(f"Those of this recipe are called {', '.join(names)} there.")
+    if len(names) > 1:
+        typer.echo(f"{results}: for tests and intervals, `xeval compare {names[0]} {names[1]} {results}`")  # fmt: skip
+    else:
+        typer.echo(f"{results}: there is no second system to test this one against; for intervals, `xeval report {results}`")  # fmt: skip
