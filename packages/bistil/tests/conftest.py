@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -54,16 +54,10 @@ def _pieces(texts: list[str], size: int) -> dict[str, int]:
     return {piece: number for number, piece in enumerate(pieces)}
 
 
-def wordpiece(texts: list[str], size: int = 300, *, repeatable: bool = False) -> PreTrainedTokenizerFast:  # fmt: skip
-    """A BERT-like tokenizer of these texts; of a trainer, whose ties make another vocabulary in every process, unless `repeatable`."""
-    vocabulary = _pieces(texts, size) if repeatable else None
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+def wordpiece(texts: list[str], size: int = 300) -> PreTrainedTokenizerFast:
+    """A BERT-like tokenizer of these texts, the same in every process: a trainer of tokenizers breaks its ties otherwise in each."""
+    tokenizer = Tokenizer(models.WordPiece(_pieces(texts, size), unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    if not repeatable:
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=size, special_tokens=SPECIALS, show_progress=False
-        )
-        tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -136,12 +130,6 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def sums_are_cut_off() -> bool:
     """Whether the processor cuts sums of two products of eight bits off at sixteen: x86 without VNNI, which a model of 32 units feels."""
     return platform.machine() == "x86_64" and "vnni" not in Path("/proc/cpuinfo").read_text()
-
-
-@pytest.fixture(scope="session")
-def repeatable_tokenizer() -> PreTrainedTokenizerFast:
-    """The same in every process, for tests of how much is lost."""
-    return wordpiece([line for language in ALPHABETS for line in sentences(language)], repeatable=True)  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ def text_files(lines: Lines, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 @pytest.fixture(scope="module")
 def sentence_encoder(
-    repeatable_tokenizer: Any,
+    tokenizer: Any,
     make_masked_lm: Callable[..., Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
@@ -62,8 +62,8 @@ def sentence_encoder(
     )
 
     encoder, folder = (tmp_path_factory.mktemp(name) for name in ("encoder", "sentences"))
-    make_masked_lm("bert", pieces=len(repeatable_tokenizer), layers=2, initializer_range=0.4).base_model.save_pretrained(encoder)  # fmt: skip
-    repeatable_tokenizer.save_pretrained(encoder)
+    make_masked_lm("bert", pieces=len(tokenizer), layers=2, initializer_range=0.4).base_model.save_pretrained(encoder)  # fmt: skip
+    tokenizer.save_pretrained(encoder)
     torch.manual_seed(0)
     modules = [Transformer(str(encoder), max_seq_length=40), Pooling(32, "mean"), Dense(32, 24), Normalize()]  # fmt: skip
     SentenceTransformer(modules=modules, device="cpu").save(str(folder))
