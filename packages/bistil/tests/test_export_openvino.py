@@ -124,7 +124,7 @@ def test_weights_alone_need_no_calibration(
     write(float32, tmp_path / "weights.xml", OpenVinoVariant(weights="int8 blocks"))
 
     cosines = (vectors(tmp_path / "weights.xml", tokenizer) * expected).sum(axis=1)
-    # The rounding of 32 units moves one of the four texts by 0.014, with activations in float32 as well.
+    # One of the four texts feels the rounding of 32 units: in torch, by the way of rounding, it has 0.989 to 0.998.
     assert cosines.mean() > 0.99
     assert cosines.min() > 0.95
 
