@@ -487,7 +487,9 @@ def test_without_states_stages_depend_on_what_they_did(
 def test_variants_change_the_states_or_leave_them_out(recipe_of: Recipes, town: Path) -> None:
     recipe = recipe_of(states={"encoder": str(town / "uni")})
 
-    assert altered(recipe, {"states.weight": 0.5}).states.weight == 0.5  # type: ignore[union-attr]
+    lighter = altered(recipe, {"states.weight": 0.5}).states
+    assert lighter is not None
+    assert lighter.weight == 0.5
     assert altered(recipe, {"states": None}).states is None
     assert without_places(recipe)["states"]["encoder"] == "uni"
     assert {"states": None} in [variant.changes for variant in baselines(recipe)]

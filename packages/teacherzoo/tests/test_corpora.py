@@ -228,11 +228,11 @@ def test_a_file_is_the_same_text_to_vocabmerge_or_to_none(tmp_path: Path) -> Non
     for path in [*sorted(tmp_path.iterdir()), tmp_path / "missing.txt"]:
         outcomes: list[Any] = []
         for read in (
-            lambda: texts(Corpus("en", path)),  # noqa: B023
-            lambda: list(LanguageText([path], lines=None)),  # noqa: B023
+            lambda file: texts(Corpus("en", file)),
+            lambda file: list(LanguageText([file], lines=None)),
         ):
             try:
-                outcomes.append(read())
+                outcomes.append(read(path))
             except (CorpusError, VocabularyError) as refusal:
                 named = path.name in str(refusal)
                 outcomes.append("refused" if named else str(refusal))
