@@ -2,10 +2,8 @@
 
 Beside it real prose in English, with teachers whose tokenizers are of two families."""
 
-import re
 import shutil
 from collections.abc import Callable
-from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -170,11 +168,8 @@ def _unigram(lines: list[str], folder: Path) -> None:
 def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with real prose in `en.txt` and two teachers of it, `wordpiece` and `unigram`."""
     folder = tmp_path_factory.mktemp("families")
-    readme = metadata("mergedistill").get_payload()  # wherever the package is installed
-    assert isinstance(readme, str)
-    prose = re.sub(r"```.*?```|[`*|#]", "", readme, flags=re.DOTALL)
-    lines = [line for line in prose.splitlines() if len(line.split()) > 4]
-    (folder / "en.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    shutil.copy(Path(__file__).parent / "prose.txt", folder / "en.txt")
+    lines = (folder / "en.txt").read_text(encoding="utf-8").splitlines()
     _wordpiece(lines, folder / "wordpiece")
     _unigram(lines, folder / "unigram")
     return folder

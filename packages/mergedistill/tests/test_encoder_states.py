@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 import torch
@@ -152,6 +153,11 @@ def _term(encoder: EncoderStates, student: Any, weight: float = 1.0) -> StatesTe
     return term
 
 
+def _bare(word: str) -> str:
+    """What tokenizers leave of a word, whichever of them folds case or forms such as `²`."""
+    return normalize("NFKC", word).strip().lower()
+
+
 def _pieces_of_word(
     text: str, offsets: list[tuple[int, int]], start: int, stop: int
 ) -> list[int] | None:
@@ -264,7 +270,7 @@ def test_words_are_the_same_text_on_both_sides_and_most_are_met(
             assert places.tolist() == [*range(places[0], places[-1] + 1)]
             own = reads.decode([pieces[place] for place in places])
             other = encoder_reads.decode(block.encoder_ids[block.encoder_words == word].tolist())
-            assert own.strip().lower() == other.strip().lower() != ""
+            assert _bare(own) == _bare(other) != ""
             assert len(own.split()) == 1
             met += 1
     total = sum(block.text_words for block in blocks)
