@@ -1,5 +1,6 @@
 """What holds in every test of the workspace: offline, silent, seeded."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -27,3 +28,20 @@ def python() -> Iterator[str]:
     """A program like `sys.executable` whose processes begin with torch and transformers imported, one thread each."""
     with preloaded_python() as programs:
         yield str(programs / "python")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported lives to the end: no collection of garbage walks through it, of which one run of `Trainer` asks for several."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    """Let the interpreter and Hypothesis see all objects again as they end."""
+    gc.unfreeze()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import array
 import atexit
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -119,9 +120,11 @@ def _ask(door: str, arguments: list[str]) -> None:
 
 
 def _serve(listener: socket.socket, modules: list[str]) -> None:
+    gc.disable()
     for name in modules:
         with contextlib.suppress(ImportError):
             __import__(name)
+    gc.freeze()  # what is imported lives to the end: no fork walks through it
     # By a fork's number, the line to the program that asked for it.
     lines: dict[int, socket.socket] = {}
     parent = os.getppid()
@@ -170,6 +173,7 @@ def _fork(line: socket.socket, others: list[socket.socket]) -> int:
 
 def _become(wish: dict[str, Any]) -> None:
     """Run what is wished for, and exit as Python would."""
+    gc.enable()
     os.chdir(wish["folder"])
     os.environ.clear()
     os.environ.update(wish["environment"])

@@ -1,6 +1,7 @@
 """What makes continuous integration quick: the preloaded Python, the borrowed environment, jobs side by side, the table of times."""
 
 import compileall
+import gc
 import os
 import re
 import resource
@@ -38,6 +39,7 @@ def programs() -> Iterator[Path]:
         ["-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"],
         ["-c", "import os; print(os.environ['WORD'], os.getcwd(), os.read(0, 9))"],
         ["-c", "import atexit; atexit.register(print, 'bye'); print('hello')"],
+        ["-c", "import gc; print(gc.isenabled())"],
     ],
 )
 def test_what_it_runs_ends_and_prints_as_under_python(
@@ -122,6 +124,12 @@ def test_an_interrupt_reaches_it(programs: Path) -> None:
 
     assert "KeyboardInterrupt" in process.communicate()[1]
     assert process.returncode == -signal.SIGINT
+
+
+def test_a_collection_of_garbage_leaves_out_what_was_imported() -> None:
+    assert gc.isenabled()
+    walked = {id(one) for one in gc.get_objects()}
+    assert id(vars(pytest)) not in walked
 
 
 def _distribution(environment: Path, name: str, *requires: str, version: str = "1.0") -> None:
