@@ -161,6 +161,7 @@ def rows(size: Size, encoder: str) -> list[Variant]:
         Variant(name="merged, on the encoder's layers", changes=on_layers),
         Variant(name="mlm only, on the encoder's layers", changes=on_layers | {"distil.alpha": 0.0}),
         Variant(name="merged, with the encoder's states", changes=with_states),
+        Variant(name="mlm only, with the encoder's states", changes=with_states | {"distil.alpha": 0.0}),
         Variant(name="merged, on the encoder's layers, with its states", changes=on_layers | with_states),
     ]  # fmt: skip
 
