@@ -110,6 +110,7 @@ def test_the_card_says_what_was_done(student: Path, teacher: Path) -> None:
     assert "# student" in page
     assert "Layers: 2 of 4 (numbers 1, 3)" in page
     assert "mean squared difference of attention maps" in page
+    assert "\n- Attention: compared by queries and keys, tile by tile" in page
     assert (student / "curves.png").stat().st_size > 1000
 
 

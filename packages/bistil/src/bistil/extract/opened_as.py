@@ -24,7 +24,7 @@ class OpenedAs:
     use: str
 
 
-_ACROSS = "It does in {languages} what its teacher does there."
+_ACROSS = "It is for what its teacher does in {languages}; how near it comes on held-out text stands below."
 _TUNED = "Tune it on a task in {source}, use it on {languages}."
 
 

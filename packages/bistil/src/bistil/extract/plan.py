@@ -92,10 +92,12 @@ def attention_route(model: Any, terms: Mapping[str, float]) -> str:
     if "attention" in terms and family_of(model).needs_maps:
         kind = encoder_of(model).config.model_type
         ways.append(
-            f"by eager maps held in memory: the scores of {kind} are more than products of queries and keys"
+            f"compared by eager maps held in memory: the scores of {kind} are more than products of queries and keys"
         )
     elif "attention" in terms:
-        ways.append("by queries and keys, tile by tile; no map is stored")
+        ways.append("compared by queries and keys, tile by tile; no map is stored")
     if "scores" in terms:
-        ways.append("before the softmax, by products of queries and keys, a layer at a time")
+        ways.append(
+            "compared before the softmax, by products of queries and keys, a layer at a time"
+        )
     return "; ".join(ways) or "not compared"
