@@ -1,5 +1,6 @@
 import json
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -271,7 +272,7 @@ def test_an_export_that_differs_is_refused_and_leaves_nothing(
 
 
 def test_what_cannot_be_exported_is_named(
-    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    teacher: Path, texts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(ExportError, match="taken exists already"):
@@ -284,6 +285,15 @@ def test_what_cannot_be_exported_is_named(
     AutoTokenizer.from_pretrained(teacher).save_pretrained(tmp_path / "choice")
     with pytest.raises(ExportError, match="it is a model of multiple choice"):
         export(tmp_path / "choice", tmp_path / "out")
+
+    unpadded = shutil.copytree(teacher, tmp_path / "unpadded")
+    stated = json.loads((unpadded / "tokenizer_config.json").read_text())
+    del stated["pad_token"]
+    (unpadded / "tokenizer_config.json").write_text(json.dumps(stated))
+    with pytest.raises(
+        ExportError, match="names no padding token, and texts are judged in batches"
+    ):
+        export(unpadded, tmp_path / "out", texts={"en": texts["en"]})
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ExportError, match=r"onnxruntime, which is not installed; pip install 'bistil\[export\]'"):  # fmt: skip

@@ -304,6 +304,7 @@ def test_bad_input_is_refused_before_anything_is_opened(
         (["--text", "en=nothing.txt"], "nothing.txt"),
         (["--for", "gpu"], "--for must be one of cpu, cpu-vnni, arm"),
         (["--bound", "-1"], "--bound must be a number of points from 0 on, got -1.0"),
+        (["-o", short / "out"], "nothing can be written into"),
         (["--bound", "nan"], "--bound must be a number of points from 0 on, got nan"),
     ):  # fmt: skip
         done = _ran(tmp_path / "no-model", "-o", tmp_path / "out", *arguments)

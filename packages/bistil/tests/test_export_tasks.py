@@ -153,6 +153,26 @@ def test_the_program_in_the_readme_answers_as_the_judge_does(
     assert told == [f"{example.question}\t{answer}" for example, answer in zip(examples, answers, strict=True)]  # fmt: skip
 
 
+def test_a_question_that_is_too_long_is_refused_by_a_program_that_has_answered_others(
+    served: Callable[[str], Path],
+) -> None:
+    program = """
+from serve import Reader
+
+reader = Reader()
+print(len(reader.answer("a b", "a b a")) > 0)
+try:
+    reader.answer("a b " * 100, "a b a")
+except ValueError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=served("qa"), capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answered, refused = done.stdout.splitlines()
+    assert answered == "True"
+    assert refused.startswith("the question has 202 tokens, more than half of the 40")
+
+
 def test_the_program_in_the_readme_chooses_as_the_judge_does(
     tuned: Callable[..., Path], served: Callable[[str], Path], tasks: Path, tmp_path: Path
 ) -> None:

@@ -146,6 +146,11 @@ def test_a_rerankers_passages_are_its_querys_own_and_those_behind(ask: Any) -> N
     assert how.rows(["ab", "cd", "ef"], "en")[:2] == [("ab", "cd"), ("ab", "ef")]
 
 
+def test_passages_that_make_no_order_are_refused(ask: Any) -> None:
+    with pytest.raises(ExportError, match="en: its lines have 2 different passages, and 3 are"):
+        ask(["ab\tcd", "cd\tcd", "ef\tgh"], {"logits": ("batch", "labels")}, None, pairs=True)
+
+
 def test_a_span_is_the_best_one_inside_the_passage(ask: Any, tokenizer: Any) -> None:
     question, passage = "ab cd", "ef gh ab cd"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -148,6 +149,7 @@ def export(
     if not bound >= 0:
         raise ExportError(f"--bound must be a number of points from 0 on, got {bound!r}.")
     refuse_what_exists(out, ExportError)
+    _require_place(out)
     lines = read_texts(texts) if texts else {}
     lines, calibration = calibration_lines(lines) if openvino else (lines, {})
     watch(0, 1, "opening the model")
@@ -155,6 +157,14 @@ def export(
     if prompts and not (gives_vectors(graph) and (lines or source)):
         raise ExportError(
             "--prompt is put in front of texts that a sentence encoder is judged on, and there are none; leave it out."
+        )
+    asked_for_texts = lines or (
+        source and not graph.about["task"]
+    )  # xeval pads the rows of its own tasks
+    if asked_for_texts and graph.tokenizer.pad_token is None:
+        raise ExportError(
+            f"{graph.folder}: its tokenizer names no padding token, and texts are judged in batches; name one of its pieces as "
+            '"pad_token" in tokenizer_config.json, or leave --text and --data out.'
         )
     prompt = prompt_for("text", graph, prompts) if gives_vectors(graph) else ""
     how = text_answers(graph, prompt) if lines else None
@@ -223,6 +233,13 @@ def export(
         write_folder(graph, folder, _facts(exported, str(model)), session=session)
     watch(1, 1, "exported")
     return exported
+
+
+def _require_place(out: Path) -> None:
+    """Refuse a folder that cannot be made, before anything slow begins."""
+    nearest = next(place for place in out.absolute().parents if place.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ExportError(f"{out}: nothing can be written into {nearest}; choose another folder.")
 
 
 def _target(name: str) -> Target:

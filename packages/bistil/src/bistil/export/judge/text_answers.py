@@ -211,13 +211,17 @@ def _texts_or_pairs(lines: Sequence[str]) -> list[Row]:
     return [tuple(line.split("\t", 1)) if pairs else (line,) for line in lines]
 
 
-def _candidates(lines: Sequence[str], _language: str) -> list[Row]:
+def _candidates(lines: Sequence[str], language: str) -> list[Row]:
     """Each query with as many passages: its own, then those of the lines behind it. A line without a tab is both."""
     queries: dict[str, list[str]] = {}
     for line in lines:
         query, _, passage = line.partition("\t")
         queries.setdefault(query, []).append(passage or line)
     passages = list(dict.fromkeys(passage for listed in queries.values() for passage in listed))
+    if len(passages) < 3:
+        raise ExportError(
+            f"{language}: its lines have {len(passages)} different passages, and 3 are the least to put in an order; give lines with more."
+        )
     count = min(_CANDIDATES, len(passages) - 1)
     rows: list[Row] = []
     for query, listed in queries.items():

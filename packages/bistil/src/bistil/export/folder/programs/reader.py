@@ -14,6 +14,7 @@ class Reader(Graph):
         A context that is longer than the model reads is read in windows that overlap.
         """
         limit = self.about["longest"]
+        self.tokenizer.no_truncation()
         words = self.tokenizer.encode(question).ids
         if len(words) > limit // 2:
             raise ValueError(f"the question has {len(words)} tokens, more than half of the {limit} that the model reads with its context; shorten it")  # fmt: skip
