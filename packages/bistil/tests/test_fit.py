@@ -155,6 +155,43 @@ def test_a_plan_trains_nothing_and_a_killed_run_goes_on_from_it_to_the_same_byte
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+def test_in_one_cache_each_text_has_the_model_with_its_own_pieces(
+    teacher: Path, given: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run may still cut students of its own when the other begins."""
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module("bistil.fit.run"), "measure_latency", stop)
+    for language, sources in given.items():
+        with pytest.raises(KeyboardInterrupt):
+            fit(teacher, {language: sources}, tmp_path / language, budget=BUDGET, fitting=TINY, cache_dir=tmp_path / "cache")  # fmt: skip
+    trims = [json.loads(file.read_text()) for file in (tmp_path / "cache").glob("lean*/report.json")]  # fmt: skip
+    assert sorted(language for trim in trims for language in trim["languages"]) == ["en", "sw"]
+
+
+def test_a_cut_that_training_made_worse_is_called_so_by_a_run_that_goes_on(
+    teacher: Path, given: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finding, stopped = importlib.import_module("bistil.fit.run"), list[int]()
+    picture = finding.front_picture
+
+    def once(record: Any) -> str:
+        if not stopped:
+            stopped.append(record["student"]["steps"])
+            raise KeyboardInterrupt
+        return str(picture(record))
+
+    monkeypatch.setattr(finding, "front_picture", once)
+    asked: dict[str, Any] = {"budget": BUDGET, "fitting": replace(TINY, learning_rate=0.3)}
+    with pytest.raises(KeyboardInterrupt):
+        fit(teacher, given, tmp_path / "out", **asked)
+    student = fit(teacher, given, tmp_path / "out", **asked)["student"]
+    assert stopped == [student["steps"]] == [0]
+    assert student["trained"] < student["untrained"]
+
+
 def test_a_sentence_encoder_keeps_its_layout_within_a_time(
     sentence_teacher: Path, given: dict[str, list[str]], tmp_path: Path
 ) -> None:

@@ -314,6 +314,42 @@ def test_lines_for_the_figures_are_in_no_training_text(tmp_path: Path) -> None:
     assert not any("\t" in line for line in training)
 
 
+def test_a_line_is_one_whatever_other_signs_end_lines_elsewhere(tmp_path: Path) -> None:
+    lines = [f"before {n}{sign}behind" for n in range(10) for sign in "\r\v\f\x1c\x85\u2028"]
+    file = tmp_path / "en.txt"
+    file.write_bytes("\r\n".join(lines).encode())
+    split = split_text("en", [str(file)], tmp_path / "work", lines=100, judged=6, watch=no_progress)
+    assert len(split.judged_lines()) == 6
+    assert {*split.judged_lines(), *split.training.read_bytes().decode().split("\n")} == {*lines, ""}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["make", "fit"])
+def test_rows_that_the_model_cannot_read_or_pad_are_refused_before_text_is_read(
+    command: str,
+    save: Callable[[str], Path],
+    texts: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.modules[f"bistil.{command}.run"], "split_text", lambda *_, **__: pytest.fail("text was read"))  # fmt: skip
+    given = {language: [str(texts[language])] for language in ("en", "sw")}
+    folder = save("classifier")
+
+    def run(length: int) -> None:
+        if command == "make":
+            make(folder, list(given), tmp_path / "out", texts=given, making=replace(TINY, length=length))  # fmt: skip
+        else:
+            fit(folder, given, tmp_path / "out", budget=Budget(size=5_000), fitting=Fitting(length=length))  # fmt: skip
+
+    with pytest.raises(MakeError, match="length 65 is beyond the 64 tokens"):
+        run(65)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, unk_token="[UNK]").save_pretrained(folder)  # fmt: skip
+    with pytest.raises(MakeError, match="names no padding token"):
+        run(24)
+    assert not list(tmp_path.iterdir())
+
+
 def test_lines_of_two_texts_stay_so_for_a_model_that_reads_pairs(tmp_path: Path) -> None:
     file = tmp_path / "en.txt"
     file.write_text("".join(f"query {n}\tpassage {n}\n" for n in range(100)))

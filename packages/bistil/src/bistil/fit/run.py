@@ -24,7 +24,7 @@ from bistil.fit.parts import measure_parts
 from bistil.fit.picture import front_picture, words
 from bistil.fit.search import Candidate, candidates_of, finalists, pareto_front, thinned
 from bistil.fit.trials import Trial, Trials
-from bistil.make.plan import kind_of
+from bistil.make.plan import kind_of, require_rows
 from bistil.make.texts import (
     SplitText,
     digests_of_sources,
@@ -33,7 +33,6 @@ from bistil.make.texts import (
     split_text,
 )
 from bistil.student.shape import Shape, ShapeSizes
-from teacherzoo.atomic_write import remove
 from teacherzoo.cache import (
     DIGESTS,
     MADE,
@@ -130,6 +129,7 @@ def fit(
         require_libraries()
     if fitting.prompts and kind is not Kind.SENTENCE:
         raise FitError("prompts stand before the lines of a sentence encoder, and this is none; leave them out.")  # fmt: skip
+    require_rows(read_layout(whole), fitting.length)
     require_one_form(sources, read_layout(whole))
     prompt = fitting.prompts[0] if fitting.prompts else None
     task_judge = (
@@ -162,9 +162,9 @@ def fit(
         if plan:
             raise _PlannedOnly(record)
         record |= search.tried(record)
-        _finish(record, search, text, work)
+        student = _finish(record, search, text, work)
         record["seconds"] = round(time.monotonic() - started, 1)
-        _collect(record, work)
+        _collect(record, student, work)
 
     try:
         made_once(out, inputs, write, refuse=FitError)
@@ -337,24 +337,32 @@ class _Search:
                 watch=lambda done, total, what: self.watch(done, total or 0, what),
             )  # fmt: skip
 
-        return made_once(self._cache / "lean", inputs, make, watch=self.watch)
+        place = self._cache / f"lean-{digest_of_values(inputs)[:16]}"
+        return made_once(place, inputs, make, watch=self.watch)
 
 
 def _finish(
     record: dict[str, Any], search: _Search, text: Mapping[str, SplitText], work: Path
-) -> None:
-    """Make the chosen one with all steps, or with none where they make it worse, and measure it."""
+) -> Path:
+    """Make the chosen one with all steps, or with none where they make it worse, and measure it.
+
+    Each has a folder of its own, so that a run that goes on judges what this one judged.
+
+    Returns:
+        The folder of the one that is kept.
+    """
     stated = record["chosen"]["shape"]
     shape = Shape(**{**stated, "layers": tuple(stated["layers"])})
     steps, untrained = search.fitting.steps, search.trials.trial(shape, 0).worth
-    search.trials.make(shape, steps, work / STUDENT, watch=search.watch)
-    worth = search.judge.worth(work / STUDENT)
+    student = work / "trained" / STUDENT
+    search.trials.make(shape, steps, student, watch=search.watch)
+    worth = search.judge.worth(student)
     trained = worth.mean
     if trained < untrained.mean:
         steps, worth = 0, untrained
-        remove(work / STUDENT)
-        search.trials.make(shape, 0, work / STUDENT, watch=search.watch)
-    run = json.loads((work / STUDENT / "run.json").read_text(encoding="utf-8"))
+        student = work / "untrained" / STUDENT
+        search.trials.make(shape, 0, student, watch=search.watch)
+    run = json.loads((student / "run.json").read_text(encoding="utf-8"))
     made = replace(shape, pieces=run["plan"]["pieces"][1])
     sizes, whole = search.sizes, search.sizes.shape
     times = search.latencies([whole, made])
@@ -371,35 +379,36 @@ def _finish(
     }
     record["exported"] = None
     if search.budget.bytes is not None:
-        record["exported"] = _export(work, text, search)
+        record["exported"] = _export(student, work, text, search)
         record["student"]["bytes"] = record["exported"]["bytes"]
+    return student
 
 
-def _export(work: Path, text: Mapping[str, SplitText], search: _Search) -> dict[str, Any]:
+def _export(student: Path, work: Path, text: Mapping[str, SplitText], search: _Search) -> dict[str, Any]:  # fmt: skip
     """In eight bits as the budget counts it; what that loses is measured on the lines kept out, and no part goes back to float."""
     from bistil.export.run import export
 
     shutil.rmtree(work / EXPORTED, ignore_errors=True)
     judged = {language: [part.judged] for language, part in text.items()}
     exported = export(
-        work / STUDENT, work / EXPORTED, texts=judged, bound=100, watch=search.watch,
+        student, work / EXPORTED, texts=judged, bound=100, watch=search.watch,
         prompts=search.fitting.prompts if search.kind is Kind.SENTENCE else (),
     )  # fmt: skip
     drops = [asdict(drop) for drop in exported.drops]
     return {"bytes": exported.bytes["onnx/model_quantized.onnx"], "variant": exported.variant, "drops": drops}  # fmt: skip
 
 
-def _collect(record: Mapping[str, Any], work: Path) -> None:
+def _collect(record: Mapping[str, Any], student: Path, work: Path) -> None:
     """What the user gets; until then everything stays where an interrupted run finds it again."""
     made = work / MADE
     made.mkdir()
     (made / PICTURE).write_text(front_picture(record), encoding="utf-8")
     (made / PAGE).write_text(page(record), encoding="utf-8")
     (made / RECORD).write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
-    card = (work / STUDENT / "README.md").read_text(encoding="utf-8")
-    for name in (STUDENT, EXPORTED):
-        if (work / name).is_dir():
-            shutil.move(work / name, made)
+    card = (student / "README.md").read_text(encoding="utf-8")
+    for folder in (student, work / EXPORTED):
+        if folder.is_dir():
+            shutil.move(folder, made)
     (made / STUDENT / "README.md").write_text(card.rstrip() + "\n" + card_part(record), encoding="utf-8")  # fmt: skip
 
 

@@ -11,9 +11,10 @@ from bistil.errors import MakeError
 from bistil.extract.config import strategy_for
 from bistil.make.config import Making
 from bistil.student.shape import ShapeSizes
-from teacherzoo.encoders.kinds import model_layout
+from teacherzoo.encoders.kinds import encoder_folder, model_layout
 from teacherzoo.encoders.layers import spread_layers
-from vocabmerge import Kind, read_layout
+from teacherzoo.encoders.teachers import longest_text, read_tokenizer
+from vocabmerge import Kind, Layout, read_layout
 from xeval.cost.parameters import parameters_of
 
 KINDS: dict[str, str] = {
@@ -27,6 +28,7 @@ KINDS: dict[str, str] = {
     Kind.MASKED_LM: "masked language model",
 }
 
+_IN_BATCHES = (Kind.SENTENCE, Kind.SPARSE, Kind.CLASSIFIER)
 _SPLADE = (("Transformer", "SpladePooling"), ("MLMTransformer", "SpladePooling"))
 
 
@@ -89,6 +91,33 @@ def kind_of(folder: Path) -> Kind:
             "behind it alone. Trim this one with `vocabmerge trim`, which keeps all of its modules."
         )
     return layout.kind
+
+
+def require_rows(layout: Layout, length: int) -> None:
+    """Refuse rows that are longer than a model reads, and a tokenizer that cannot pad them where answers are asked in batches.
+
+    Args:
+        layout: of the model's folder.
+        length: tokens of a row.
+
+    Raises:
+        MakeError: naming the limit, or what the tokenizer lacks.
+        TeacherError: for a folder of several encoders or of none.
+    """
+    from transformers import AutoConfig
+
+    encoder = encoder_folder(layout)
+    tokenizer = read_tokenizer(layout.folder / layout.tokenizer, layout.folder, needs_mask=False)
+    config = AutoConfig.from_pretrained(encoder, trust_remote_code=False)
+    if length > (longest := longest_text(config, tokenizer)):
+        raise MakeError(
+            f"length {length:,} is beyond the {longest:,} tokens that {layout.folder} reads; choose a smaller one."
+        )
+    if layout.kind in _IN_BATCHES and tokenizer.pad_token is None:
+        raise MakeError(
+            f"{layout.folder}: its tokenizer names no padding token, without which neither it nor a student can be asked several texts at "
+            'once; name one of its pieces as "pad_token" in tokenizer_config.json.'
+        )
 
 
 def plan(whole: Path, trimmed: Path, making: Making) -> MakePlan:

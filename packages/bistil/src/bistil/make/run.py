@@ -18,7 +18,7 @@ from bistil.losses.weights import weights_for
 from bistil.make.closeness import closeness
 from bistil.make.config import Making
 from bistil.make.page import page
-from bistil.make.plan import KINDS, MakePlan, kind_of, plan
+from bistil.make.plan import KINDS, MakePlan, kind_of, plan, require_rows
 from bistil.make.scores import STUDENT, TRIMMED, WHOLE, scores, test_sets
 from bistil.make.texts import (
     SplitText,
@@ -103,6 +103,7 @@ def make(
         )
     # What no text would change is refused before any is read.
     plan(whole, whole, replace(making, size=None))
+    require_rows(read_layout(whole), making.length)
     extraction = _extraction(kind, translations, making).decided(kind)
     if translations:
         check_sentences(read_layout(whole), extraction, targets=languages[1:], parallel=translations, vectors=None, sfts={})  # fmt: skip

@@ -12,7 +12,7 @@ from teacherzoo.cache import MADE, digest_of_values, made_once
 from teacherzoo.digests import digest_of_text
 from teacherzoo.progress import ProgressCallback
 from vocabmerge import Kind, Layout
-from vocabmerge.corpora import corpus_files
+from vocabmerge.corpora import corpus_files, read_corpus
 from vocabmerge.hub.texts import PREFIX
 from vocabmerge.language_texts import LanguageText, evenly_spread
 
@@ -35,7 +35,7 @@ class SplitText:
 
     def judged_lines(self) -> list[str]:
         """The lines kept out."""
-        return self.judged.read_text(encoding="utf-8").splitlines()
+        return list(read_corpus(self.judged))
 
 
 def sources_of(

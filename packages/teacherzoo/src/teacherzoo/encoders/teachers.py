@@ -135,7 +135,7 @@ def assemble_teacher(
         head=split_head(model),
         backend=cut.backend,
         space=cut.space,
-        max_length=_max_length(config, tokenizer),
+        max_length=longest_text(config, tokenizer),
         weights_digest=weights_digest(folder),
         tokenizer_digest=cut.tokenizer_digest,
     )
@@ -156,7 +156,7 @@ def _load_headless(name: str | Path, layout: Layout) -> Teacher:
         layout=layout,
         backend=cut.backend,
         space=cut.space,
-        max_length=_max_length(model.config, tokenizer),
+        max_length=longest_text(model.config, tokenizer),
         weights_digest=files_digest(parts),
         tokenizer_digest=cut.tokenizer_digest,
     )
@@ -343,7 +343,8 @@ def _tokenizer_digest(folder: Path, backend: Any) -> str:
     return tokenizer_digest(json.loads(file.read_bytes() if file.is_file() else backend.to_str()))
 
 
-def _max_length(config: Any, tokenizer: Any) -> int:
+def longest_text(config: Any, tokenizer: Any) -> int:
+    """Tokens of a text at most, special ones included, as far as a model's configuration and its tokenizer tell."""
     limits = (tokenizer.model_max_length, longest_row(config), _ENDLESS)
     return int(min(limit for limit in limits if limit and limit > 0))
 
