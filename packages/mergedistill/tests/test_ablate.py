@@ -100,6 +100,12 @@ def test_the_command_prints_every_figure_as_json(
         (["--over", "distil.alpha=2"], "distil.alpha: input should be less than or equal to 1"),
         (["--over", "distill.alpha=1"], "no such key"),
         (["--over", "alpha"], "--over must be KEY=VALUE"),
+        (["--over", "alpha= "], "--over must be KEY=VALUE"),
+        (["--over", "distil.alpha=@"], "write in quotes what YAML reads as a sign of its own"),
+        (["--over", "states.layer=1,2"], "states.layer: the recipe has no states; add that part"),
+        (["--over", "seed=1,2"], "seed: every variant is trained with the same seeds"),
+        (["--over", "out=a,b"], "out: every variant has a folder of its own"),
+        (["--over", "signals=a,b"], "signals: all variants learn from the same recordings"),
         (["--over", "seed=1", "--over", "seed=2"], "twice"),
         (["--over", "distil.k=4", "--seeds", "0,x"], "--seeds must be different numbers"),
         ([], "nothing to compare"),
@@ -132,6 +138,12 @@ def test_a_grid_is_every_combination() -> None:
 
 def test_values_are_read_as_yaml() -> None:
     assert read_over(["vocabulary.max_size=null,500"]) == {"vocabulary.max_size": [None, 500]}
+    assert read_over(["states.languages=[de],[de,fi]"]) == {
+        "states.languages": [["de"], ["de", "fi"]]
+    }
+    assert read_over(["combine={de: mixture, fi: best}"]) == {
+        "combine": [{"de": "mixture", "fi": "best"}]
+    }
     assert read_seeds("0, 3") == (0, 3)
 
 

@@ -69,7 +69,14 @@ def test_the_shortest_recipe_gets_good_defaults(tmp_path: Path) -> None:
         ({"languages": {"d/e": "de.txt"}}, "'d/e' is to be the name of a folder"),
         ({"teachers": [{"teacher": "a/x"}]}, "'x' has no languages; list them"),
         ({"combine": {"dee": "best"}}, "'dee' is not among the languages, did you mean 'de'?"),
-        ({"combine": "vote"}, "combine"),
+        (
+            {"combine": "mixtur"},
+            "combine: expected best, mixture, mince or {likelihood: words}, got 'mixtur', did you mean 'mixture'?",
+        ),
+        (
+            {"combine": {"de": 3}},
+            "combine: expected best, mixture, mince or {likelihood: words}, got 3.",
+        ),
         (
             {"distil": {"online": True}, "record": {"offload": "cpu"}},
             "distil.online keeps the teachers in memory and record.offload outside of it",

@@ -195,8 +195,8 @@ def test_a_run_with_words_cut_off_in_training_ends_in_the_same_student(
         ({"distil": {"block_length": 64}}, "set distil.policy: whole_word"),
         ({"distil": {**WHOLE, "online": True}}, "leave distil.online out"),
         ({"distil": {**WHOLE, "sampler": "random"}}, "set distil.sampler: topk"),
-        ({"combine": {"likelihood": "chunks"}}, "expected {likelihood: words}, got"),
-        ({"combine": {"en": {"likelihood": "chunks"}}}, "expected {likelihood: words}, got"),
+        ({"combine": {"likelihood": "chunks"}}, "{likelihood: words}, got"),
+        ({"combine": {"en": {"likelihood": "chunks"}}}, "{likelihood: words}, got"),
     ],
 )
 def test_what_words_cannot_be_is_refused(

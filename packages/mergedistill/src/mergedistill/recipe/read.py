@@ -73,6 +73,8 @@ def altered(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         part: Any = stated
         for parent in parents:
             part = part.get(parent) if isinstance(part, dict) else None
+        if part is None and parents[0] in stated:
+            raise RecipeError(f"{key}: the recipe has no {'.'.join(parents)}; add that part to it.")
         if not isinstance(part, dict):
             raise RecipeError(f"{key}: a recipe has no such key{nearest(key, stated)}.")
         part[last] = value

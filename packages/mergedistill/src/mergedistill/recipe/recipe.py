@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -43,15 +43,23 @@ def _bare_name(value: Any) -> Any:
     return {"corpus": value} if isinstance(value, str) else value
 
 
-def _likelihood(value: Any) -> Any:
-    """`{likelihood: words}` is called `words`, for all languages or for one."""
-    if not isinstance(value, dict):
-        return value
-    if "likelihood" not in value:
-        return {language: _likelihood(combine) for language, combine in value.items()}
-    if value != {"likelihood": "words"}:
-        raise ValueError(f"expected {{likelihood: words}}, got {value!r}")
-    return "words"
+def _combinations(value: Any) -> Any:
+    """One combination for all languages, or one for each language named."""
+    if isinstance(value, dict) and "likelihood" not in value:
+        return {language: _combination(stated) for language, stated in value.items()}
+    return _combination(value)
+
+
+def _combination(value: Any) -> Any:
+    """`{likelihood: words}` is called `words`."""
+    if value == {"likelihood": "words"}:
+        return "words"
+    if not isinstance(value, str) or value not in get_args(Combine):
+        raise ValueError(
+            f"expected best, mixture, mince or {{likelihood: words}}, got {value!r}"
+            f"{nearest(value, get_args(Combine)) if isinstance(value, str) else ''}"
+        )
+    return value
 
 
 class Teaching(_Part):
@@ -267,7 +275,7 @@ class Recipe(_Part):
     teachers: Annotated[tuple[Teaching, ...], Field(min_length=1)]
     assign: Literal["stated", "rank"] = "stated"
     """Who teaches what: as the teachers' `languages` say, or as ranking them on held-out text recommends."""
-    combine: Annotated[Combine | dict[str, Combine], BeforeValidator(_likelihood)] = "best"
+    combine: Annotated[Combine | dict[str, Combine], BeforeValidator(_combinations)] = "best"
     """Where a language has several teachers: the best one alone, a mixture by weight, or in each block the one with the
     lowest cross-entropy with the text; `{likelihood: words}`, also for one teacher, is a mixture that compares whole words
     where pieces differ; for all languages, or by language (`best` for those not named)."""

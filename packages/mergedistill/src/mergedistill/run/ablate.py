@@ -28,6 +28,12 @@ from teacherzoo.progress import ProgressCallback, no_progress
 # Quantiles of Student's t that 95 % of it lie between, for 1, 2, … degrees of freedom.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
+_OF_ALL = {
+    "seed": "every variant is trained with the same seeds, which --seeds states",
+    "out": "every variant has a folder of its own in the recipe's",
+    "signals": "all variants learn from the same recordings",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
@@ -193,23 +199,30 @@ def as_records(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 
 def read_over(given: Sequence[str]) -> dict[str, list[Any]]:
-    """What `--over` says: `distil.alpha=0,0.5` is a key and its values, each read as YAML.
+    """What `--over` says: `distil.alpha=0,0.5` is a key and its values, read as the items of a list in YAML.
 
     Raises:
         RecipeError: for what is not of that form.
 
     Example:
-        >>> read_over(["distil.alpha=0,0.5", "distil.tail=drop"])
-        {'distil.alpha': [0, 0.5], 'distil.tail': ['drop']}
+        >>> read_over(["distil.alpha=0,0.5", "states.languages=[de],[de,fi]"])
+        {'distil.alpha': [0, 0.5], 'states.languages': [['de'], ['de', 'fi']]}
     """
     over: dict[str, list[Any]] = {}
     for option in given:
-        key, separator, values = option.partition("=")
-        if not separator or not key or not values:
+        key, _, values = option.partition("=")
+        try:
+            read = yaml.safe_load(f"[{values}]")
+        except yaml.YAMLError as error:
+            raise RecipeError(
+                f"--over must be KEY=VALUE,VALUE… with values as a recipe has them, got {option!r}; write in quotes what YAML reads as a "
+                "sign of its own."
+            ) from error
+        if not key or not isinstance(read, list) or not read:
             raise RecipeError(f"--over must be KEY=VALUE,VALUE…, got {option!r}.")
         if key in over:
             raise RecipeError(f"--over names {key!r} twice; put all its values into one.")
-        over[key] = [yaml.safe_load(value) for value in values.split(",")]
+        over[key] = read
     return over
 
 
@@ -226,12 +239,15 @@ def read_seeds(given: str) -> tuple[int, ...]:
 
 
 def _variant_recipe(recipe: Recipe, variant: Variant, seed: int) -> Recipe:
+    for key in variant.changes:
+        if key in _OF_ALL:
+            raise RecipeError(f"{key}: {_OF_ALL[key]}; leave it out of the variants.")
     folder = re.sub(r"[^A-Za-z0-9._=-]+", "_", variant.name)
     places = {
         "out": str(Path(recipe.out) / "ablations" / folder / f"seed-{seed}"),
         "signals": recipe.signals or str(Path(recipe.out) / "signals"),
     }
-    return altered(recipe, {**variant.changes, "seed": seed, **places})
+    return altered(altered(recipe, variant.changes), {"seed": seed, **places})
 
 
 def _take_vocabulary(recipe: Recipe, others: Sequence[Recipe]) -> None:
