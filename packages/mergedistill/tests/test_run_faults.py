@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
+from mergedistill.cli.app import app
 from mergedistill.errors import StageError
 from mergedistill.rank.corpus_warnings import corpus_warnings
 from mergedistill.recipe.read import altered, read_recipe
@@ -20,6 +22,7 @@ from mergedistill.recipe.recipe import Recipe
 from mergedistill.recipe.stages import STAGES, stages
 from mergedistill.run.run import run
 from mergedistill.run.status import status
+from mergedistill.student.loss import DistillationLoss
 
 Recipes = Callable[..., Recipe]
 RUN = sys.modules["mergedistill.run.run"]  # the package's attribute of that name is the function
@@ -328,6 +331,27 @@ def test_other_errors_of_the_system_are_not_taken_for_a_full_disk(
 
     with pytest.raises(PermissionError):
         run(recipe_of())
+
+
+def test_too_little_memory_for_a_step_is_one_sentence_with_the_keys_to_set(
+    recipe_of: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of()
+    forward = DistillationLoss.forward
+
+    def full(module: DistillationLoss, **batch: Any) -> Any:
+        if len(batch["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 …")
+        return forward(module, **batch)
+
+    monkeypatch.setattr(DistillationLoss, "forward", full)
+    done = CliRunner().invoke(app, ["run", str(tmp_path / "recipe.yaml"), "--quiet"])
+
+    assert done.exit_code == 2
+    assert "steps of 256 tokens; lower train.tokens, and" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert _undone(recipe) == ["train", "card"]
+    run(recipe_of(train={"steps": 4, "tokens": 64}))
 
 
 _CHILD = """

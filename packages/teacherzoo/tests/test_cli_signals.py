@@ -3,6 +3,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from teacherzoo import Signals
@@ -115,6 +116,40 @@ def test_ctrl_c_says_how_to_go_on(
 
     assert done.exit_code == 130
     assert "goes on from what is done" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 …"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)  # fmt: skip
+def test_too_little_memory_is_one_sentence_of_every_command(
+    teacher: Path, text: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(import_module("teacherzoo.rank.rank"), "bits_per_byte", full)
+    done = call("rank", str(teacher), "--corpus", f"en={text}", "--part", "all", "--quiet")
+
+    assert done.exit_code == 2
+    assert "Memory does not suffice; what was finished before is kept" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_other_errors_of_torch_keep_their_traceback(
+    teacher: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(import_module("teacherzoo.rank.rank"), "bits_per_byte", broken)
+    done = call("rank", str(teacher), "--corpus", f"en={text}", "--part", "all", "--quiet")
+
+    assert isinstance(done.exception, RuntimeError)
 
 
 def test_what_the_launcher_of_deepspeed_says_of_a_process_is_taken() -> None:

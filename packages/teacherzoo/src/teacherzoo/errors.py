@@ -1,4 +1,7 @@
-"""What can be wrong with a teacher, a corpus or recorded signals; each message is one sentence with the next step."""
+"""What can be wrong with a teacher, a corpus or recorded signals; each message is one sentence with the next step.
+
+And a lack of memory, told from other errors by what torch says.
+"""
 
 
 class TeacherzooError(ValueError):
@@ -27,3 +30,17 @@ class RecordError(TeacherzooError):
 
 class CacheError(TeacherzooError):
     """A place where another run works, or that cannot be a folder."""
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python could not allocate: on a GPU torch says so by the class, on a CPU in words.
+
+    Example:
+        >>> is_lack_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+        True
+    """
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch's, which need not be imported for it
+        or "allocate memory" in str(error)
+    )

@@ -22,6 +22,7 @@ from mergedistill.training.held_out import Score, held_out_texts, score_language
 from mergedistill.training.schedule import ScheduledBatches, schedule
 from teacherzoo import Masking, Signals, TeacherError, TeacherzooError
 from teacherzoo.atomic_write import written_whole
+from teacherzoo.errors import is_lack_of_memory
 from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.progress import ProgressCallback
 from teacherzoo.training.arguments import (
@@ -68,7 +69,7 @@ def train(
 
     Raises:
         RecipeError: for training arguments that transformers does not take, or that do not go with this training.
-        StageError: where the training in `folder` began with another number of processes.
+        StageError: where the training in `folder` began with another number of processes, and where memory does not suffice.
         TeacherzooError: where the loss is no longer finite.
     """
     refuse_bad_arguments(recipe)
@@ -100,7 +101,15 @@ def train(
             )
         ],
     )
-    trainer.resume()
+    try:
+        trainer.resume()
+    except (RuntimeError, MemoryError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        raise StageError(
+            f"train: memory does not suffice for steps of {recipe.train.tokens:,} tokens; lower train.tokens, and to learn from as many in "
+            "a step raise train.arguments.gradient_accumulation_steps; what was recorded is kept."
+        ) from error
     return trainer.state.log_history
 
 

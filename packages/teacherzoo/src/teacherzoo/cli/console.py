@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from teacherzoo.cli.disk import is_about_room
 from teacherzoo.cli.plain_lines import PlainLines
-from teacherzoo.errors import CorpusError, TeacherzooError
+from teacherzoo.errors import CorpusError, TeacherzooError, is_lack_of_memory
 from teacherzoo.processes import rank
 from teacherzoo.progress import ProgressCallback, no_progress
 from vocabmerge import VocabularyError
@@ -85,20 +85,32 @@ def refusing_plainly(
         except kinds() as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(2) from error
-        except (OSError, SafetensorError, RuntimeError) as error:
-            if not is_about_room(error):
+        except (OSError, SafetensorError, RuntimeError, MemoryError) as error:
+            sentence = _sentence(error)
+            if sentence is None:
                 raise
-            typer.echo(
-                "Nothing more can be written, for the disk is full or a quota is spent; what was done before is kept: make "
-                "room and run the same command again.",
-                err=True,
-            )
+            typer.echo(sentence, err=True)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             typer.echo("Interrupted; the same command goes on from what is done.", err=True)
             raise typer.Exit(130) from error
 
     return run
+
+
+def _sentence(error: Exception) -> str | None:
+    """About a full disk or too little memory; None for other errors, whose traceback is wanted."""
+    if is_about_room(error):
+        return (
+            "Nothing more can be written, for the disk is full or a quota is spent; what was done before is kept: make "
+            "room and run the same command again."
+        )
+    if is_lack_of_memory(error):
+        return (
+            "Memory does not suffice; what was finished before is kept: free some, or take smaller batches, shorter rows or a "
+            "smaller model, and run the command again."
+        )
+    return None
 
 
 def corpora_named(given: Sequence[str], **options: Any) -> list[Corpus]:

@@ -27,7 +27,7 @@ from teacherzoo.encoders.inference import (
 )
 from teacherzoo.encoders.predictions import Predictions
 from teacherzoo.encoders.teachers import Teacher, load_teacher
-from teacherzoo.errors import CorpusError, RecordError
+from teacherzoo.errors import CorpusError, RecordError, is_lack_of_memory
 from teacherzoo.processes import rank, wait_for_all, world_size
 from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.signals.folder import finish_folder, refuse_files, refuse_other_recordings
@@ -215,7 +215,7 @@ class Recording:
                 report=report,
             )
         except (RuntimeError, MemoryError) as error:
-            if not _is_lack_of_memory(error):
+            if not is_lack_of_memory(error):
                 raise
             raise RecordError(
                 f"memory does not suffice for batches of {self.settings.token_budget:,} tokens; whole shards are kept: lower the tokens in a "
@@ -294,13 +294,6 @@ class Recording:
             self.total,
             f"{language}, {speed:,.0f} tokens/s",
         )
-
-
-def _is_lack_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python could not allocate: on a GPU it says so by the class, on a CPU in words."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(
-        error
-    )
 
 
 def _all_masked(block: Block, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
