@@ -116,6 +116,14 @@ def test_a_sign_that_divides_words_ends_the_one_before_it(text: str, words: list
     assert [text[start:end] for start, end in word_spans(text)] == words
 
 
+def test_a_space_without_width_is_white_space_between_words(tmp_path: Path) -> None:
+    text = "ខ្មែរ\u200bជា ភាសា\u200b"
+    (tmp_path / "text.txt").write_text(f"{text}\n\u200b\n \u200b\u00a0\n", encoding="utf-8")
+
+    assert [text[start:end] for start, end in word_spans(text)] == list("ខ្មែរជាភាសា")
+    assert [document.text for document in Corpus("km", tmp_path / "text.txt").documents()] == [text]
+
+
 @pytest.mark.parametrize("language", DIVIDED)
 def test_a_line_without_spaces_is_hidden_in_part(language: str) -> None:
     text = "".join(DIVIDED[language].split()) * 4
@@ -143,8 +151,14 @@ def test_letters_of_scripts_that_need_a_dictionary_are_words() -> None:
 
 @pytest.mark.parametrize(
     ("text", "other"),
-    [(SPACED, False), (UNSPACED["th"], False), (DIVIDED["bo"], True), (DIVIDED["am"], True)],
-    ids=["de", "th", "bo", "am"],
+    [
+        (SPACED, False),
+        (UNSPACED["th"], False),
+        (f"{UNSPACED['th']}\u200b{UNSPACED['th']}", True),
+        (DIVIDED["bo"], True),
+        (DIVIDED["am"], True),
+    ],
+    ids=["de", "th", "th with spaces of no width", "bo", "am"],
 )
 def test_a_text_that_was_cut_into_other_words_before_has_another_digest(
     tmp_path: Path, text: str, other: bool

@@ -12,6 +12,7 @@ from typing import Literal
 from teacherzoo.catalogue.catalogue import is_local_path
 from teacherzoo.errors import CorpusError, EmptyCorpusError
 from teacherzoo.text.digest_set import Digests
+from teacherzoo.text.words import has_words
 from vocabmerge.corpora import file_texts, text_files, text_format, text_of_record
 from vocabmerge.errors import VocabularyError
 
@@ -101,7 +102,7 @@ class Corpus:
         kept = every = 0
         seen = Digests()
         for text in self._texts():
-            if not text or text.isspace():
+            if not has_words(text):
                 continue
             digest = document_digest(text)
             if not seen.add(digest):

@@ -26,8 +26,9 @@ _ALONE = (
     r"\u060c\u061b\u061f\u0964\u0965\u05be\u05c0\u05c3" + _ALONE_LATER
 )
 _FAR = np.iinfo(np.int64).max
-_WORD = re.compile(rf"[{_ALONE}]|[^\s{_DIVIDERS}{_ALONE}]+[{_DIVIDERS}]*|[{_DIVIDERS}]+")
-_LATER = re.compile(rf"[{_DIVIDERS}{_ALONE_LATER}]")
+_SPACE = "\u200b"  # without width, between words of Khmer, Thai and the like
+_WORD = re.compile(rf"[{_ALONE}]|[^\s{_SPACE}{_DIVIDERS}{_ALONE}]+[{_DIVIDERS}]*|[{_DIVIDERS}]+")
+_LATER = re.compile(rf"[{_SPACE}{_DIVIDERS}{_ALONE_LATER}]")
 WORD_RULE = b"words of 2026-11"
 """Names the rule by which text with signs that `has_later_signs` finds is cut into words."""
 
@@ -35,8 +36,8 @@ WORD_RULE = b"words of 2026-11"
 def word_ends(text: str) -> NDArray[np.int64]:
     """The offset behind each word of `text`, in characters.
 
-    A word is a run without white space, punctuation or characters of unspaced scripts; each of the latter two is a
-    word alone. A sign that divides words where others have a space, as the tsheg behind a Tibetan syllable, ends the
+    A word is a run without white space (which U+200B is, too), punctuation or characters of unspaced scripts; each of the latter two
+    is a word alone. A sign that divides words where others have a space, as the tsheg behind a Tibetan syllable, ends the
     word before it. No tokenizer has a say, so two teachers see the same words.
 
     Example:
@@ -48,8 +49,13 @@ def word_ends(text: str) -> NDArray[np.int64]:
     return word_spans(text)[:, 1]
 
 
+def has_words(text: str) -> bool:
+    """Whether `text` is more than white space."""
+    return _WORD.search(text) is not None
+
+
 def has_later_signs(text: str) -> bool:
-    """Whether `text` has signs that were letters of a word when signals of version 2 were first recorded."""
+    """Whether `text` has signs that were letters of a word, or words, when signals of version 2 were first recorded."""
     return _LATER.search(text) is not None
 
 
