@@ -13,11 +13,15 @@ from teacherzoo.text.corpora import Corpus
 from xeval.protocol import Protocol
 from xeval.tasks import bpb
 
+CHINESE = "他说：「中文没有空格，也有（标点）。」\u3000我们知道！Mixed句子，and more．"
 ODD = [
     "Zoë naïvely re-read “quotes” … twice!",
     "e\u0301 is the letter é in two code points",
     "  many   spaces\tand\u00a0others\u3000here ",
     "中文没有空格 and 한국어 하나",
+    CHINESE,
+    "。，！",
+    CHINESE.replace("\u3000", "") * 9,
     "unspellable ☃ ☃☃ snow☃man",
     "supercalifragilisticexpialidociouspneumonoultramicroscopic" * 3,
     "one",
@@ -30,7 +34,7 @@ def pretrained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     """A teacher of each tokenizer family."""
     work = tmp_path_factory.mktemp(request.param)
     file = work / "text.txt"
-    file.write_text("\n".join([*_sentences(400), *ODD[:1]]), encoding="utf-8")
+    file.write_text("\n".join([*_sentences(400), ODD[0], CHINESE]), encoding="utf-8")
     plan = PretrainingConfig(
         family=request.param,
         vocabulary=400,

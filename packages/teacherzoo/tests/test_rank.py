@@ -139,6 +139,25 @@ def test_long_documents_are_cut_between_words(english: Teacher) -> None:
     assert whole.words == 8 * sum(len(line.split()) for line in TEXT)
 
 
+def test_a_paragraph_without_spaces_is_measured_clause_by_clause(tmp_path: Path) -> None:
+    clauses = ["起初，", "神创造天地。」", "地是空虚混沌；", "渊面黑暗"]
+    paragraph = "".join(clauses) * 8
+    file = tmp_path / "zh.txt"
+    file.write_text("\n".join(f"{paragraph}{number}" for number in range(10)), encoding="utf-8")
+    plan = replace(TINY, vocabulary=60, steps=2)
+    teacher = load_teacher(
+        pretrain_teacher([Corpus("zh", file, held_out_share=0)], tmp_path / "t", config=plan).folder
+    )
+
+    found = bits_per_byte(teacher, [paragraph], max_length=24)
+
+    # Without a mark behind it the last clause goes on in the first one of the next round.
+    assert found.words == 4 + 3 * 7
+    assert found.left_out_words == 0
+    assert found.bytes == len(paragraph.encode())
+    assert found.charged < 8  # what words that cannot be spelled, or are longer than a row, cost
+
+
 def test_text_without_a_word_is_refused(english: Teacher) -> None:
     with pytest.raises(CorpusError, match="no word"):
         bits_per_byte(english, [" ", ""])

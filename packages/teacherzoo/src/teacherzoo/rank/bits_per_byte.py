@@ -2,8 +2,10 @@
 
 The definition, which xeval shares and implements on its own:
 
-1.  A document is brought to Unicode NFC; its words are its runs of characters that are not white space, and from here on
-    it is these words joined by single spaces.
+1.  A document is brought to Unicode NFC, and each run of white space in it to one space, none at its ends. Its words are its
+    runs of other characters, each cut behind every run of the punctuation of scripts that are written without spaces: U+3001
+    to U+3003, U+3008 to U+3011, U+3014 to U+301B, and of the full-width forms ! ( ) , . : ; ? (U+FF01 and so on). So a word of
+    Chinese is a clause with its mark, which no tokenizer decides.
 2.  The tokenizer encodes it as a whole, without special tokens. A piece belongs to the word that its characters lie in,
     white space aside; a piece without such characters belongs to the word of the piece behind it, at the end of the
     document to that of the piece before it.
@@ -21,6 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from teacherzoo.encoders.inference import batches
 from teacherzoo.encoders.teachers import Teacher
@@ -39,6 +43,8 @@ from teacherzoo.text.blocks import TokenFrame
 
 _TOKENS = 8192
 _ROWS = 512  # masked rows whose logits are held at once
+_MARKS = "\u3001-\u3003\u3008-\u3011\u3014-\u301b\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f"
+_WORD = re.compile(rf"[^\s{_MARKS}]*[{_MARKS}]+|[^\s{_MARKS}]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,12 +156,13 @@ def bits_per_byte(
 
 def _units(teacher: Teacher, documents: Iterable[str], room: int) -> Iterator[list[_Unit]]:
     """Points 1 to 3, a list for each document."""
-    texts = [unicodedata.normalize("NFC", document).split() for document in documents]
-    encodings = teacher.backend.encode_batch(
-        [" ".join(words) for words in texts], add_special_tokens=False
-    )
-    for words, encoding in zip(texts, encodings, strict=True):
-        first, last = _words_of_pieces(words, encoding.offsets)
+    texts = [" ".join(unicodedata.normalize("NFC", document).split()) for document in documents]
+    encodings = teacher.backend.encode_batch(texts, add_special_tokens=False)
+    for text, encoding in zip(texts, encodings, strict=True):
+        matches = list(_WORD.finditer(text))
+        words = [match.group() for match in matches]
+        spans = np.array([match.span() for match in matches], dtype=np.int64).reshape(-1, 2)
+        first, last = _words_of_pieces(spans, encoding.offsets)
         # A word begins a new unit unless a piece lies in it and in the word before.
         begins = np.ones(len(words), dtype=bool)
         for start, stop in zip(first, last, strict=True):
@@ -174,29 +181,20 @@ def _units(teacher: Teacher, documents: Iterable[str], room: int) -> Iterator[li
 
 
 def _words_of_pieces(
-    words: Sequence[str], offsets: Sequence[tuple[int, int]]
+    spans: NDArray[np.int64], offsets: Sequence[tuple[int, int]]
 ) -> tuple[list[int], list[int]]:
-    """For each piece the first and the last word that it lies in."""
-    ends = np.cumsum([len(word) + 1 for word in words])  # behind the space that follows each word
+    """For each piece the first and the last word that it lies in, of words [W, 2] by their first and behind their last character."""
     first: list[int] = []
     last: list[int] = []
     waiting = 0
     for start, stop in offsets:
-        touched = [
-            int(index)
-            for index in range(
-                int(np.searchsorted(ends, start, side="right")),
-                int(np.searchsorted(ends, stop - 1, side="right")) + 1 if stop > start else 0,
-            )
-            # The piece's part of the word, not of the space behind it.
-            if max(start, int(ends[index]) - 1 - len(words[index]))
-            < min(stop, int(ends[index]) - 1)
-        ]
-        if not touched:
+        lowest = int(np.searchsorted(spans[:, 1], start, side="right"))
+        highest = int(np.searchsorted(spans[:, 0], stop, side="left")) - 1
+        if stop <= start or highest < lowest:
             waiting += 1
             continue
-        first += [touched[0]] * waiting + [touched[0]]
-        last += [touched[0]] * waiting + [touched[-1]]
+        first += [lowest] * (waiting + 1)
+        last += [lowest] * waiting + [highest]
         waiting = 0
     tail = first[-1] if first else 0
     return first + [tail] * waiting, last + [tail] * waiting
