@@ -325,6 +325,33 @@ def test_options_that_do_not_fit_are_refused(
     assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
 
 
+@pytest.mark.parametrize(
+    ("written", "options"),
+    [
+        ([], ["--from", "{source}"]),
+        (["a"], ["--from", "{source}"]),
+        (["a"], []),
+        (["abc def " * 40] * 2, ["--from", "{source}", "--length", "100"]),
+        (["abc def " * 40] * 2, ["--from", "{source}", "--vocabulary", "2"]),
+    ],
+    ids=["no text", "little text", "little text, from nothing", "length", "vocabulary"],
+)
+def test_a_call_that_was_refused_is_not_in_the_way_of_the_mended_one(
+    save: Callable[[str], Path], tmp_path: Path, written: list[str], options: list[str]
+) -> None:
+    (tmp_path / "text.txt").write_text("\n".join(written), encoding="utf-8")
+    places = {"source": save("BertModel")}
+
+    done = CliRunner().invoke(
+        app,
+        ["pretrain", *(option.format(**places) for option in options), "--corpus", f"en={tmp_path / 'text.txt'}",
+         "--held-out-share", "0", "-o", str(tmp_path / "out"), "--quiet"],
+    )  # fmt: skip
+
+    assert done.exit_code == 2, done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
 def test_options_about_a_source_need_one(text: Path, tmp_path: Path) -> None:
     result = _pretrain(text, tmp_path, "--head-steps", "5")
 

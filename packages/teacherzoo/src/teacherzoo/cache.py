@@ -102,6 +102,20 @@ def made_once(
     return place
 
 
+@contextlib.contextmanager
+def cleared_if_refused(*places: Path) -> Iterator[None]:
+    """Inside, what is refused leaves nothing in these places of a work folder.
+
+    The mended call is of other inputs, which would take them for the work of a killed run.
+    """
+    try:
+        yield
+    except ValueError:  # of which all refusals are
+        for place in places:
+            remove(place)
+        raise
+
+
 def work_dir(place: Path) -> Path:
     """Where `made_once` works on an outcome: `.NAME.making` beside it."""
     return place.with_name(f".{place.name}.making")

@@ -8,12 +8,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from teacherzoo.cache import MADE, made_once, refuse_what_exists
+from teacherzoo.cache import MADE, cleared_if_refused, made_once, refuse_what_exists
 from teacherzoo.digests import digest_of_model, digest_of_text
 from teacherzoo.errors import RecordError
 from teacherzoo.pretrain.config import ContinuedPretraining, PretrainedTeacher
 from teacherzoo.pretrain.folder import write_teacher
-from teacherzoo.pretrain.source import check_source, open_source, trimmed_source
+from teacherzoo.pretrain.source import (
+    TEXTS,
+    TRIMMED,
+    check_source,
+    open_source,
+    trimmed_source,
+)
 from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.text.corpora import Corpus, refuse_repeated_languages
 
@@ -99,14 +105,15 @@ def continue_pretraining(
     pretrained: list[PretrainedTeacher] = []
 
     def make(work: Path) -> None:
-        trimmed = trimmed_source(folder, corpora, config, work, watch=watch)
-        opened = open_source(trimmed, config, name=source)
-        model, tokenizer = opened.model, opened.tokenizer
-        head_steps = config.head_steps
-        if head_steps is None:
-            head_steps = _HEAD_STEPS if opened.new_head else 0
-        blocks = pack(corpora, tokenizer, config.length, part="train")
-        batches = MaskedBatches(blocks, Masks(tokenizer, config), config, before=head_steps)
+        with cleared_if_refused(work / TRIMMED, work / TEXTS):
+            trimmed = trimmed_source(folder, corpora, config, work, watch=watch)
+            opened = open_source(trimmed, config, name=source)
+            model, tokenizer = opened.model, opened.tokenizer
+            head_steps = config.head_steps
+            if head_steps is None:
+                head_steps = _HEAD_STEPS if opened.new_head else 0
+            blocks = pack(corpora, tokenizer, config.length, part="train")
+            batches = MaskedBatches(blocks, Masks(tokenizer, config), config, before=head_steps)
         module: LossModule = MaskedLMLoss(model)
         if config.states:
             module = MaskedLMAndStatesLoss(model, opened.encoder, opened.layers, config.states)

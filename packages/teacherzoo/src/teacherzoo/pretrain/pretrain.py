@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from teacherzoo.cache import MADE, made_once, refuse_what_exists
+from teacherzoo.cache import MADE, cleared_if_refused, made_once, refuse_what_exists
 from teacherzoo.digests import digest_of_text
 from teacherzoo.errors import RecordError
 from teacherzoo.pretrain.config import PretrainedTeacher, PretrainingConfig
@@ -78,11 +78,13 @@ def pretrain_teacher(
     pretrained: list[PretrainedTeacher] = []
 
     def make(work: Path) -> None:
-        tokenizer = train_tokenizer(corpora, config, work / "tokenizer.json", watch=watch)
-        blocks = pack(corpora, tokenizer, config.length, part="train")
+        file = work / "tokenizer.json"
+        with cleared_if_refused(file):
+            tokenizer = train_tokenizer(corpora, config, file, watch=watch)
+            blocks = pack(corpora, tokenizer, config.length, part="train")
+            batches = MaskedBatches(blocks, Masks(tokenizer, config), config)
         model = build_masked_lm(config.shape, tokenizer, seed=config.seed)
         start = time.monotonic()
-        batches = MaskedBatches(blocks, Masks(tokenizer, config), config)
         train(MaskedLMLoss(model), batches, config, work, watch=watch)
         seconds = time.monotonic() - start
         teacher = scored_teacher(out, model, corpora, tokenizer, config, seconds=seconds)

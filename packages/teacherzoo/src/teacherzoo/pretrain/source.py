@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
 _SAMPLE = 200_000  # documents a language is asked for the pieces that it needs
+TRIMMED, TEXTS = "trimmed", "texts"
+"""In a work folder, the trimmed source, and what it is trimmed by."""
 _WITH_HEAD = (Kind.MASKED_LM, Kind.SPARSE)
 
 
@@ -80,7 +82,7 @@ def trimmed_source(
         VocabularyError: for a tokenizer that cannot be trimmed.
     """
     _check(model_layout(source), config)
-    place, texts = work / "trimmed", work / "texts"
+    place, texts = work / TRIMMED, work / TEXTS
     if config.keep_vocabulary or place.exists():
         return source if config.keep_vocabulary else place
     texts.mkdir(exist_ok=True)
