@@ -41,6 +41,13 @@ def pytest_collection() -> Iterator[None]:
         gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _what_earlier_files_imported_is_walked_no_more() -> None:
+    """Libraries import much when they are first used."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish() -> None:
     """Let the interpreter and Hypothesis see all objects again as they end."""
