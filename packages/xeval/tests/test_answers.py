@@ -16,6 +16,10 @@ from xeval.task_templates.answers import SQUAD, answer_f1, answer_tokens, exact_
         ("ja", "カタカナ。", ["カ", "タ", "カ", "ナ"]),
         ("th", "ไทย 5", ["ไ", "ท", "ย", "5"]),
         ("zh-Hant", "臺北", ["臺", "北"]),
+        ("zho_Hans", "308分。", ["308", "分"]),
+        ("tha", "ไทย 5", ["ไ", "ท", "ย", "5"]),
+        ("km", "ភ\u200bា 5\u200b", ["ភ", "ា", "5"]),
+        ("deu", "Der Hund", ["hund"]),
         ("tr", "The bir", ["the", "bir"]),
     ],
 )

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import rankdata, spearmanr
+from typer.testing import CliRunner
 
+from xeval.cli.app import app
 from xeval.errors import XevalError
 from xeval.statistics.compare import (
     Comparison,
@@ -74,21 +77,34 @@ def test_the_exact_permutation_p_of_a_correlation_is_that_of_enumeration() -> No
     a, b = correlated(gold, 1, 0), correlated(gold, 3, 1)
     b[0] = a[0]
     observed = value_of_rows("cosine_spearman", a) - value_of_rows("cosine_spearman", b)
+    ranks_a, ranks_b = rankdata(a[:, 0]), rankdata(b[:, 0])
     extreme = 0
     for swaps in product([False, True], repeat=7):
-        swap = np.array(swaps)[:, None]
-        first, second = np.where(swap, b, a), np.where(swap, a, b)
-        difference = value_of_rows("cosine_spearman", first) - value_of_rows(
-            "cosine_spearman", second
-        )
-        extreme += abs(difference) >= abs(observed) - 1e-9
+        first, second = np.where(swaps, ranks_b, ranks_a), np.where(swaps, ranks_a, ranks_b)
+        difference = spearmanr(first, gold).statistic - spearmanr(second, gold).statistic
+        extreme += abs(100 * difference) >= abs(observed) - 1e-9
 
     exact = permutation_p("cosine_spearman", [a], [b], resamples=2**10, seed=0)
     seen, exchanged = permutation_differences("cosine_spearman", [a], [b], resamples=4000, seed=0)
 
     assert exact == pytest.approx(extreme / 2**7)
-    assert seen == observed
+    assert seen == pytest.approx(observed, abs=1e-9)
     assert two_sided_p(seen, exchanged, exhaustive=False) == pytest.approx(exact, abs=0.03)
+
+
+def test_cosines_on_another_scale_are_the_same_evidence() -> None:
+    gold = np.repeat(np.arange(6.0), 20)
+    a, b = correlated(gold, 1.5, 0), correlated(gold, 3, 1)
+    squeezed = a.copy()
+    squeezed[:, 0] = 0.7 + 0.3 / (1 + np.exp(-a[:, 0]))  # in the order of before
+
+    p, of_squeezed = (
+        permutation_p("cosine_spearman", [rows], [b], resamples=500, seed=0)
+        for rows in (a, squeezed)
+    )
+
+    assert of_squeezed == p < 0.05
+    assert permutation_p("cosine_spearman", [a], [squeezed], resamples=500, seed=0) == 1
 
 
 def test_a_correlation_is_resampled_by_the_same_pairs_for_all_models() -> None:
@@ -346,7 +362,39 @@ def test_fewer_bits_per_byte_are_better(tmp_path: Path) -> None:
 
     (task,) = compare(read_results(file), "A", "B", resamples=500)
 
-    assert task.languages[0].verdict == "A better by 0.10 bits/byte"
+    assert task.languages[0].verdict == "A better by 0.1000 bits/byte"
+
+
+def test_a_small_difference_of_a_rate_is_not_shown_as_none(tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    bits = np.random.default_rng(0).normal(12, 3, size=(100, 1))
+    size = np.full((100, 1), 10.0)
+    write(file, "A", {"de": np.hstack([bits, size])}, metric="bits_per_byte")
+    write(file, "B", {"de": np.hstack([bits + 0.03, size])}, metric="bits_per_byte")
+
+    said = CliRunner().invoke(app, ["compare", "A", "B", str(file)]).output
+
+    assert "-0.0030" in said
+    assert "A better by 0.0030 bits/byte" in " ".join(said.split())
+
+
+@pytest.mark.parametrize(("seeds", "level"), [(1, 0.05), (2, 0.05), (1, 0.01)])
+def test_resamples_that_could_show_nothing_are_refused_and_the_named_number_suffices(
+    seeds: int, level: float, tmp_path: Path
+) -> None:
+    file = tmp_path / "r.jsonl"
+    for model, right in (("A", 1.0), ("B", 0.0)):
+        for seed in range(seeds):
+            scores = {f"l{i}": right_or_wrong(np.full(30, right)) for i in range(3)}
+            write(file, model, scores, seed=seed)
+    results = read_results(file)
+    needed = round(3 * seeds / level)
+
+    with pytest.raises(XevalError, match=rf"{needed - 1} resamples cannot .* at least {needed} "):
+        compare(results, "A", "B", level=level, resamples=needed - 1)
+    (task,) = compare(results, "A", "B", level=level, resamples=needed)
+
+    assert {one.verdict for one in task.languages} == {"A better by 100.00 points"}
 
 
 def test_equal_predictions_show_no_difference_and_claim_no_reach(tmp_path: Path) -> None:

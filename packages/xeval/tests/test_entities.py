@@ -99,6 +99,17 @@ def test_what_is_not_iob2_is_named(tmp_path, text: str, said: str) -> None:
         TASK.read(path, None)
 
 
+def test_the_language_before_every_token_of_wikiann_s_own_files_is_named(tmp_path) -> None:
+    file = tmp_path / "de.txt"
+    file.write_text("de:Karl\tB-PER\nde::\tO\n\nde:lebt\tO\n")
+
+    with pytest.raises(XevalError, match=r"every token begins with 'de:', .* take it out"):
+        task_of("ner").read(file, None)
+
+    file.write_text("de:Karl\tB-PER\n:\tO\n\nlebt\tO\n")
+    assert task_of("ner").read(file, None)[0].words == ("de:Karl", ":")
+
+
 def test_a_border_between_documents_is_no_token_and_ends_a_sentence(tmp_path) -> None:
     path = tmp_path / "test.txt"
     path.write_text("-DOCSTART- -X- -X- O\n\nAli B-PER\n-DOCSTART- O\nhier\tO\n")

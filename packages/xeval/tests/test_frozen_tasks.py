@@ -1,10 +1,13 @@
 """Bitext of plain encoders and bits per byte: what asks a model as it is."""
 
 import hashlib
+import json
 import math
+import shutil
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,13 +90,15 @@ def test_a_layer_that_is_not_there_is_named(
         )  # fmt: skip
 
 
-def by_the_book(folder: Path, lines: list[str], limit: int, rate: float) -> tuple[float, int, int]:
-    """Bits, bytes and words left out, by the definition, one pass at a time, with no code of the task."""
+def by_the_book(
+    folder: Path, lines: list[str], limit: int, rate: float
+) -> tuple[float, int, int, int]:
+    """Bits, bytes, words left out and words that stand alone, by the definition, one pass at a time, with no code of the task."""
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForMaskedLM.from_pretrained(folder).eval()
-    bits, size, out = 0.0, 0, 0
+    bits, size, out, alone = 0.0, 0, 0, 0
     for line in lines:
         words = unicodedata.normalize("NFC", line).split()
         # These tokenizers split at spaces, so words can be encoded one by one, with the space before them.
@@ -112,6 +117,7 @@ def by_the_book(folder: Path, lines: list[str], limit: int, rate: float) -> tupl
         for block in blocks:
             scored = [i for i in block if ids[i] and tokenizer.unk_token_id not in ids[i]]
             out += len(block) - len(scored)
+            alone += len(block) == len(scored) == 1
             text = " ".join(words[i] for i in block)
             order = sorted(
                 range(len(scored)),
@@ -134,7 +140,7 @@ def by_the_book(folder: Path, lines: list[str], limit: int, rate: float) -> tupl
                 for place, piece in gold.items():
                     bits -= float(logits[place].log_softmax(dim=-1)[piece]) / math.log(2)
             size += sum(len(words[i].encode()) for i in scored)
-    return bits, size, out
+    return bits, size, out, alone
 
 
 def sharpened(folder: Path, out: Path) -> Path:
@@ -165,14 +171,15 @@ def test_bits_per_byte_are_those_of_the_written_definition(
         protocol=Protocol(max_length=limit), watch=lambda d, t, what: told.append(what) if not t else None,
     )  # fmt: skip
 
-    bits, size, out = by_the_book(model, LINES, limit, 0.15)
+    bits, size, out, alone = by_the_book(model, LINES, limit, 0.15)
     assert result.value == pytest.approx(bits / size, rel=1e-4)
     rows = read_results(tmp_path / "r.jsonl")[0].load_items().rows.sum(axis=0)
     assert rows[1] == size
     words = sum(len(line.split()) for line in LINES)
-    assert told == [
-        f"xx: {out} of {words} words were left out: unknown, without piece, joined by a piece, or too long"
-    ] * (out > 0)
+    left_out = f"xx: {out} of {words} words were left out: unknown, without piece, joined by a piece, or too long"
+    from_nothing = f"xx: {alone} of {words - out} words had no other beside them and were predicted from nothing"
+    expected = [left_out] * (out > 0) + [from_nothing] * (alone > 0)
+    assert [note.partition(", as whole")[0] for note in told] == expected
 
 
 @pytest.mark.parametrize("kind", ["bert", "modern"])
@@ -259,3 +266,44 @@ def test_the_tasks_that_need_no_tuning_are_these() -> None:
         ("bitext_to_source", "bitext_from_source"),
         ("bits_per_byte",),
     }
+
+
+def test_two_tuned_folders_of_one_name_and_base_are_two_models(
+    models: Models, text: list[str], tmp_path: Path
+) -> None:
+    record = {"format": 1, "task": "pos", "base": "bert", "base_digest": "of both"}
+    for place, factor in (("first", 1.0), ("second", -9.0)):
+        folder = tmp_path / place / "tuned"
+        shutil.copytree(models("bert"), folder)
+        encoder: Any = open_encoder(str(folder))
+        encoder.encoder.layer[0].output.dense.weight.data *= factor
+        encoder.save_pretrained(folder)
+        (folder / "xeval.json").write_text(json.dumps(record))
+    pairs = [f"{text[i]}\t{text[i + 1]}\t{i % 7}\n" for i in range(30)]
+    (tmp_path / "data/sts").mkdir(parents=True)
+    (tmp_path / "data/sts/xx.tsv").write_text("".join(pairs))
+    source, both = LocalFolder(tmp_path / "data"), tmp_path / "both.jsonl"
+
+    figures = [
+        [
+            figure.value
+            for figure in score(tmp_path / place / "tuned", file, task="sts", source=source)
+        ]
+        for place in ("first", "second")
+        for file in (tmp_path / f"{place}.jsonl", both)
+    ]
+
+    assert figures[0] == figures[1] != figures[2] == figures[3]
+    assert [r.model for r in read_results(both)] == ["tuned", "tuned"]
+
+
+def test_words_that_are_predicted_from_nothing_are_told(models: Models) -> None:
+    task = task_of("bpb")
+    opened = task.open(str(models("modern")), Protocol())
+
+    def notes(lines: list[str]) -> list[str]:
+        return task.measure(opened, lines, Protocol(), lambda *_: None)[1]
+
+    assert notes(["das haus sieht ein buch .", "ein hund"]) == []
+    (note,) = notes(["我喜欢这本书。", "他住在北京。 好。", "das haus"])
+    assert note.startswith("1 of 5 words had no other beside them and were predicted from nothing")

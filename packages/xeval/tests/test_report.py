@@ -327,6 +327,19 @@ def test_latencies_of_different_conditions_are_not_set_side_by_side(
     assert not [path for path in drawn if "latency" in path.name]
 
 
+def test_operations_of_different_lengths_are_not_set_side_by_side(file: Path) -> None:
+    alike = " ".join(Reader(page(read_results(file))).text)
+    assert "Operations per example of 128 sub-words" in alike
+    longer = COST | {"length": 512, "flops": 9.9e10}
+    append_results(file, [record(0.7, model="third", language="de", cost=longer)])
+
+    words = " ".join(Reader(page(read_results(file))).text)
+
+    assert "Operations per example" not in words
+    assert "Operations were counted for examples of different lengths" in words
+    assert "third: 99 G (512 sub-words)" in words
+
+
 def test_without_costs_there_are_tables_and_no_pictures_of_them(tmp_path: Path) -> None:
     append_results(tmp_path / "r.jsonl", [record(0.75)])
 

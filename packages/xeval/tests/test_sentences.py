@@ -26,6 +26,7 @@ from xeval.statistics.compare import compare
 from xeval.statistics.results_file import read_results
 
 Models = Callable[[str], Path]
+RERANK = '{"query": "das haus", "positive": ["ein haus"], "negative": ["ein hund"]}\n'
 
 
 def write(path: Path, text: str) -> Path:
@@ -158,6 +159,39 @@ def test_kinds_are_told_by_their_files(
     assert kind_of(str(models("bert"))) is None
     with pytest.raises(XevalError, match="got a MultiVectorEncoder"):
         kind_of(str(tmp_path))
+
+
+def test_a_classifier_with_one_score_is_a_reranker_by_statement_or_by_assumption_that_is_told(
+    reranker: Path, models: Models, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers import AutoTokenizer, BertForSequenceClassification
+
+    plain = tmp_path / "plain"
+    BertForSequenceClassification.from_pretrained(models("bert"), num_labels=1).save_pretrained(
+        plain
+    )
+    AutoTokenizer.from_pretrained(models("bert")).save_pretrained(plain)
+    write(tmp_path / "data/rerank/xx.jsonl", RERANK)
+    source = LocalFolder(tmp_path / "data")
+
+    def method(folder: Path) -> str | None:
+        return score(folder, tmp_path / "r.jsonl", task="rerank", source=source)[0].method
+
+    assert method(reranker) == "cross-encoder (Sigmoid)"
+    assert "taken for a reranker" not in caplog.text
+    assert method(plain) == "cross-encoder (Sigmoid), assumed to score pairs"
+    assert f"{plain}: taken for a reranker, which scores pairs of texts" in caplog.text
+
+    config = json.loads((plain / "config.json").read_text())
+    named = {**config, "num_labels": 1}
+    del named["id2label"], named["label2id"]
+    (plain / "config.json").write_text(json.dumps(named))
+    assert kind_of(str(plain)) == "CrossEncoder"
+    (plain / "config.json").write_text(json.dumps({**config, "problem_type": "regression"}))
+    with pytest.raises(
+        XevalError, match=r"that of a text \(problem_type 'regression'\); if it scores"
+    ):
+        open_reranker(str(plain), Protocol())
 
 
 def test_a_missing_library_is_named_with_its_extra(

@@ -149,6 +149,25 @@ def test_an_unknown_tag_and_an_unknown_relation_are_named_with_their_line(tmp_pa
         task_of("dp").read(path, None)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("tatoeba/de.tsv", "tatoeba/de.tsv.xz"), ("tatoeba/de.tsv", "tatoeba/de/test.tsv"),
+     ("tatoeba/de/test.tsv", "tatoeba/de/test.tsv.gz")],
+)  # fmt: skip
+def test_two_files_for_one_split_are_refused_by_name(
+    first: str, second: str, tmp_path: Path
+) -> None:
+    for name in (first, second):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    with pytest.raises(XevalError, match="both the test split of de; leave one") as refused:
+        find_data_sets(tmp_path, "tatoeba", "tsv")
+
+    assert str(tmp_path / first) in str(refused.value)
+    assert str(tmp_path / second) in str(refused.value)
+
+
 def test_data_sets_are_found_in_both_layouts_plain_and_packed(data: Path, tmp_path: Path) -> None:
     (tmp_path / "tatoeba").mkdir()
     (tmp_path / "tatoeba" / "de.tsv").write_text("a\tb\n")

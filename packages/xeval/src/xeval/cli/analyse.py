@@ -56,6 +56,7 @@ def compare(
         raise typer.BadParameter("expected a results file after the two models, or --mteb")
     with one_sentence():
         from xeval.statistics.compare import compare as compare_models
+        from xeval.statistics.metrics import metric_of
 
         chosen = _chosen(results, task, metric, protocol, source)
         comparisons = compare_models(chosen, a, b, level=level, resamples=resamples)
@@ -68,7 +69,8 @@ def compare(
     for comparison in comparisons:
         sections = [comparison.languages, (comparison.mean,) if comparison.mean else ()]
         title = f"{comparison.task}, {comparison.metric}"
-        console.print(_table(title, ("language", "items", a, b), sections))
+        digits = metric_of(comparison.metric).digits
+        console.print(_table(title, ("language", "items", a, b), sections, digits))
         _print_lines(console, [f"not compared: {line}" for line in comparison.left_out])
     _print_lines(console, [_explained(comparisons, level)])
 
@@ -99,7 +101,7 @@ def _compare_mteb(
     else:
         sections = [(compared.all_tasks,), compared.kinds, compared.languages]
         heads = ("", "tasks", compared.a, compared.b)
-        console.print(_table("mteb, main score", heads, sections))
+        console.print(_table("mteb, main score", heads, sections, digits=2))
     _print_lines(console, [f"not compared: {line}" for line in compared.left_out])
     _print_lines(console, compared.notes)
     _print_lines(
@@ -119,8 +121,8 @@ def _print_lines(console: Any, lines: Sequence[str]) -> None:
         console.print(Text(line))  # not a string: a name in square brackets is no markup
 
 
-def _table(title: str, heads: Sequence[str], sections: Sequence[Sequence[Any]]) -> Any:
-    """A table of comparisons; `heads` are those of place, n and the two models."""
+def _table(title: str, heads: Sequence[str], sections: Sequence[Sequence[Any]], digits: int) -> Any:
+    """A table of comparisons; `heads` are those of place, n and the two models, `digits` the decimals of figures."""
     from rich.table import Table
     from rich.text import Text
 
@@ -133,8 +135,9 @@ def _table(title: str, heads: Sequence[str], sections: Sequence[Sequence[Any]]) 
     for section in sections:
         for row in section:
             cells = (
-                row.place, str(row.n), f"{row.score_a:.2f}", f"{row.score_b:.2f}", f"{row.difference:+.2f}",
-                f"{row.low:+.2f} to {row.high:+.2f}", "–" if row.detectable is None else f"{row.detectable:.2f}",
+                row.place, str(row.n), f"{row.score_a:.{digits}f}", f"{row.score_b:.{digits}f}",
+                f"{row.difference:+.{digits}f}", f"{row.low:+.{digits}f} to {row.high:+.{digits}f}",
+                "–" if row.detectable is None else f"{row.detectable:.{digits}f}",
                 f"{row.p_holm:.4f}", row.verdict.partition(";")[0],
             )  # fmt: skip
             table.add_row(*map(Text, cells))

@@ -11,6 +11,7 @@ from xeval.cli import analyse
 from xeval.cli import options as o
 from xeval.cli.console import one_sentence, progress, table_console
 from xeval.protocol import Protocol
+from xeval.statistics.metrics import metric_of
 from xeval.statistics.result import Result
 from xeval.task_templates.task import FineTunedTask, ProbeTask
 from xeval.tasks import task_of, task_to_tune
@@ -224,7 +225,8 @@ def _show(results: list[Result], as_json: bool) -> None:
     for head in ("model", "task", "data set", "seed", "metric", "value", "n"):
         table.add_column(head, overflow="fold")
     for r in results:
-        value = f"{r.value:.2f}" if r.value is not None else f"not run: {r.skipped}"
+        digits = metric_of(r.metric).digits
+        value = f"{r.value:.{digits}f}" if r.value is not None else f"not run: {r.skipped}"
         cells = (r.model, r.task, r.dataset, str(r.seed), r.metric, value, str(r.n))
         table.add_row(*map(Text, cells))  # not strings: a name in square brackets is no markup
     table_console().print(table)

@@ -39,7 +39,7 @@ def find_data_sets(root: Path, folder: str, suffix: str, inside: str = "") -> li
     language is the part of the name before the first underscore.
 
     Raises:
-        XevalError: when the folder is absent or holds no such file.
+        XevalError: when the folder is absent, holds no such file, or two files for one split of a set.
     """
     top = root / folder
     within = f"{inside}/" if inside else ""
@@ -51,11 +51,11 @@ def find_data_sets(root: Path, folder: str, suffix: str, inside: str = "") -> li
     files_of: dict[str, dict[str, Path]] = {}
     for ending in UNPACKERS:
         for path in [] if inside else sorted(top.glob(f"*.{suffix}{ending}")):
-            files_of.setdefault(path.name.removesuffix(f".{suffix}{ending}"), {})["test"] = path
+            _add(files_of, path.name.removesuffix(f".{suffix}{ending}"), "test", path)
         for path in sorted(top.glob(f"*/{within}*.{suffix}{ending}")):
             split = path.name.removesuffix(f".{suffix}{ending}")
             if split in SPLITS:
-                files_of.setdefault(path.relative_to(top).parts[0], {})[split] = path
+                _add(files_of, path.relative_to(top).parts[0], split, path)
     for path in sorted(top.iterdir()):
         if path.is_dir():
             files_of.setdefault(path.name, {})
@@ -70,3 +70,12 @@ def find_data_sets(root: Path, folder: str, suffix: str, inside: str = "") -> li
         )
         for name, files in sorted(files_of.items())
     ]
+
+
+def _add(files_of: dict[str, dict[str, Path]], name: str, split: str, path: Path) -> None:
+    of_set = files_of.setdefault(name, {})
+    if split in of_set:
+        raise XevalError(
+            f"{of_set[split]} and {path} are both the {split} split of {name}; leave one of them"
+        )
+    of_set[split] = path

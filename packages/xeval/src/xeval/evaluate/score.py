@@ -9,12 +9,13 @@ from typing import Any
 
 from xeval.data.folder import DataSet
 from xeval.data.source import Source, choose_source, choose_targets, digest_of_training
-from xeval.encoder import model_name
+from xeval.encoder import model_digest, model_name
 from xeval.finetune.checkpoint import FineTunedModel, predict, read_finetuned
-from xeval.finetune.record import digest_of_base, task_to_score
+from xeval.finetune.record import task_to_score
 from xeval.progress import ProgressCallback, no_progress
 from xeval.protocol import Protocol
 from xeval.statistics.items import Items, digest_of_examples
+from xeval.statistics.metrics import metric_of
 from xeval.statistics.result import Result
 from xeval.statistics.results_file import append_results, results_by_key
 from xeval.task_templates.task import FineTunedTask, ProbeTask, Task, ZeroShotTask
@@ -98,7 +99,7 @@ def score(
         append_results(results, measured)
         figures = [r for r, _ in measured if r.bootstrap is None]
         reached += figures
-        said = ", ".join(f"{r.metric} {r.value:.2f}" for r in figures)
+        said = ", ".join(f"{r.metric} {r.value:.{metric_of(r.metric).digits}f}" for r in figures)
         watch(number, len(chosen), f"evaluated {evaluator.task.name} {data_set.short}: {said}")
     skipped = [
         (
@@ -309,7 +310,7 @@ def _probe_evaluator(
 
 
 def _as_it_is(model: str) -> Label:
-    return Label(model=model_name(model), model_digest=digest_of_base(model))
+    return Label(model=model_name(model), model_digest=model_digest(model))
 
 
 def _tell(notes: Sequence[str], data_set: DataSet, watch: ProgressCallback) -> None:

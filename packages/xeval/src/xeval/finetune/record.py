@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from xeval.encoder import model_digest
 from xeval.errors import XevalError
 from xeval.task_templates.task import Task
 from xeval.tasks import task_of
@@ -52,10 +51,3 @@ def read_record(folder: Path) -> dict[str, Any]:
             f"{path}: expected format {FORMAT}, got {record.get('format')!r}; tune again with this version"
         )
     return record
-
-
-def digest_of_base(model: str) -> str:
-    """`model_digest`, or what a tuned folder says of the model it came from."""
-    if (Path(model) / "xeval.json").is_file():
-        return str(read_record(Path(model))["base_digest"])
-    return model_digest(model)

@@ -33,6 +33,7 @@ def page(results: Iterable[Result], *, title: str = "xeval report") -> str:
     summary = summarise(results)
     badges = badges_of(summary)
     conditions = time_conditions(summary.costs)
+    counted = {m: c for m, c in summary.costs.items() if c.get("flops") is not None}
     body = render(
         _TEMPLATES,
         "page.html.jinja",
@@ -42,6 +43,8 @@ def page(results: Iterable[Result], *, title: str = "xeval report") -> str:
         counts=_counts(summary),
         badges=badges,
         conditions=conditions,
+        counted=counted,
+        counted_for=counted_for(counted),
         timed={m: c for m, c in summary.costs.items() if c.get("latency_ms") is not None},
         plots_of=partial(_plots, summary=summary, badges=badges, timed=conditions is not None),
     )
@@ -67,6 +70,15 @@ def time_conditions(costs: Mapping[str, Mapping[str, Any]]) -> str | None:
     ):
         return None
     return _in_words(timed[0])
+
+
+def counted_for(counted: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """What all operations are for, in words; None where there are none, or examples of different lengths."""
+    lengths = {cost.get("length") for cost in counted.values()}
+    if len(lengths) != 1:
+        return None
+    (length,) = lengths
+    return "per example" + (f" of {length} sub-words" if length else "")
 
 
 def _in_words(cost: Mapping[str, Any]) -> str:

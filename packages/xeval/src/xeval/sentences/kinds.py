@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from xeval.encoder import named, quiet
 from xeval.errors import XevalError
@@ -13,6 +13,7 @@ from xeval.errors import XevalError
 SENTENCE_ENCODER = "SentenceTransformer"
 SPARSE_ENCODER = "SparseEncoder"
 RERANKER = "CrossEncoder"
+_OF_CROSS_ENCODERS = ("sentence_transformers", "sbert_ce_default_activation_function")
 
 
 def kind_of(model: str) -> str | None:
@@ -38,9 +39,26 @@ def kind_of(model: str) -> str | None:
         return str(kind)
     config = _read(model, "config.json") or {}
     architecture = (config.get("architectures") or [""])[0]
-    labels = config.get("id2label") or {}
-    one_score = architecture.endswith("ForSequenceClassification") and len(labels) == 1
+    labels = len(config.get("id2label") or {}) or config.get("num_labels")
+    one_score = architecture.endswith("ForSequenceClassification") and labels == 1
     return RERANKER if one_score else None
+
+
+def scores_pairs(model: str) -> Literal["stated", "assumed"]:
+    """Whether the one score of a `CrossEncoder` is of pairs of texts: stated by settings of sentence-transformers, else assumed.
+
+    Raises:
+        XevalError: `config.json` names a `problem_type` instead, which transformers writes into scorers of texts that it trained.
+    """
+    config = _read(model, "config.json") or {}
+    if _read(model, "modules.json") is not None or any(map(config.get, _OF_CROSS_ENCODERS)):
+        return "stated"
+    if problem := config.get("problem_type"):
+        raise XevalError(
+            f"{model}: expected a reranker, got a classifier whose one output is by its config.json that of a text "
+            f"(problem_type {problem!r}); if it scores pairs of query and document, take problem_type out of config.json"
+        )
+    return "assumed"
 
 
 def sentence_transformers(model: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -12,9 +13,10 @@ from xeval.encoder import named, quiet
 from xeval.errors import XevalError
 from xeval.progress import ProgressCallback
 from xeval.protocol import Protocol as Settings
-from xeval.sentences.kinds import RERANKER, device, kind_of, sentence_transformers
+from xeval.sentences.kinds import RERANKER, device, kind_of, scores_pairs, sentence_transformers
 from xeval.sentences.vectors import TextVectors, open_vectors, require_numbers
 
+_log = logging.getLogger("xeval")
 _PAIRS = 512  # between two reports of progress
 
 Scores = NDArray[np.float32]
@@ -43,17 +45,25 @@ def open_reranker(model: str, protocol: Settings) -> PairScores:
     """A cross-encoder by its own score; any other model by the similarity of vectors.
 
     Raises:
-        XevalError: as `open_vectors`, and for `layer` or a prompt given for a cross-encoder, which has no use for them.
+        XevalError: as `open_vectors`, for `layer` or a prompt given for a cross-encoder, which has no use for them, and for a
+            classifier that says that its score is of single texts.
     """
     if kind_of(model) != RERANKER:
         return SimilarityScores(open_vectors(model, protocol))
+    assumed = scores_pairs(model) == "assumed"
     for name in ("layer", "query_prompt", "document_prompt"):
         if getattr(protocol, name) is not None:
             raise XevalError(
                 f"{model}: is a cross-encoder, which reads query and document as one, but {name} is "
                 f"{getattr(protocol, name)!r}; leave it out"
             )
-    return CrossEncoderScores(model, protocol.max_length)
+    if assumed:
+        _log.warning(
+            "%s: taken for a reranker, which scores pairs of texts: it has one output, and its config.json does not say of what; "
+            'if it scores single texts, add its "problem_type" there',
+            model,
+        )
+    return CrossEncoderScores(model, protocol.max_length, assumed=assumed)
 
 
 class CrossEncoderScores:
@@ -62,9 +72,10 @@ class CrossEncoderScores:
     Args:
         model: a model folder or Hub name.
         max_length: sub-words of a pair; the model's own limit where that is smaller or this is None.
+        assumed: whether nothing in the folder says that it scores pairs.
     """
 
-    def __init__(self, model: str, max_length: int | None) -> None:
+    def __init__(self, model: str, max_length: int | None, *, assumed: bool = False) -> None:
         self._name, library = model, sentence_transformers(model)
         with named(model, "reranker"), quiet():
             self._model = library.CrossEncoder(
@@ -78,7 +89,9 @@ class CrossEncoderScores:
                 f"{model}: expected a reranker with one score, got {self._model.num_labels} labels; "
                 "a classifier is judged by the task it was tuned for"
             )
-        self.method = f"cross-encoder ({type(self._model.activation_fn).__name__})"
+        self.method = f"cross-encoder ({type(self._model.activation_fn).__name__})" + (
+            ", assumed to score pairs" if assumed else ""
+        )
 
     def score(
         self,

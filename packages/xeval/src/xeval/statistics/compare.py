@@ -21,6 +21,7 @@ from xeval.statistics.significance import (
     holm,
     permutation_differences,
     permutation_p,
+    require_resamples,
     seed_noise,
     two_sided_p,
 )
@@ -122,7 +123,7 @@ def compare(
 
     Raises:
         XevalError: for an unknown model, results of different protocols, results without item statistics,
-            different test items, or different training data.
+            different test items, different training data, or fewer resamples than could show anything.
 
     Example:
         >>> import tempfile
@@ -172,6 +173,8 @@ def _compare_task(
     example = [*of_a, *of_b][0]
     metric = example.metric
     pairs, left_out = _pair_up(of_a, of_b, names)
+    seeds = any(max(len(pair.a), len(pair.b)) > 1 for pair in pairs)
+    require_resamples(resamples, tests=len(pairs), level=level, seeds=seeds)
     compared = [
         compare_test_set(
             metric,
@@ -345,16 +348,15 @@ def _with_verdict(
 ) -> Comparison:
     score = metric_of(metric)
     unit = "points" if score.unit == "%" else score.unit
+    digits = score.digits
     if comparison.p_holm < level and comparison.difference != 0:
         a_leads = (comparison.difference > 0) == score.higher_is_better
-        verdict = (
-            f"{names[0] if a_leads else names[1]} better by {abs(comparison.difference):.2f} {unit}"
-        )
+        verdict = f"{names[0] if a_leads else names[1]} better by {abs(comparison.difference):.{digits}f} {unit}"
     elif comparison.detectable is None:
         same = "no difference: the same score on every item"
         verdict = same if comparison.difference == 0 else "no difference shown"
     else:
-        verdict = f"no difference shown; one of {comparison.detectable:.2f} {unit} would have been, 4 times in 5"
+        verdict = f"no difference shown; one of {comparison.detectable:.{digits}f} {unit} would have been, 4 times in 5"
     return replace(comparison, verdict=verdict)
 
 

@@ -16,6 +16,7 @@ from xeval.statistics.mteb_results import (
     read_mteb,
     shortened,
 )
+from xeval.statistics.significance import require_resamples
 
 METRIC = "main_score"
 
@@ -191,6 +192,7 @@ def _compare_groups(
     """Groups of two tasks or more; Holm's correction over those that could show a difference."""
     several = {place: group for place, group in sorted(groups.items()) if len(group) > 1}
     tested, number = _testable({place: len(group) for place, group in several.items()}, level)
+    require_resamples(resamples, tests=len(tested), level=level, seeds=False)
     compared = {}
     for place, group in several.items():
         rows_a, rows_b = (

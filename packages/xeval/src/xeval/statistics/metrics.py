@@ -27,6 +27,7 @@ class Metric:
         columns: the statistics of one item, in order. Those of `macro_f1` are (tp, fp, fn) once per class.
         of_sums: sums `[..., S]` over items to values `[...]`; None for what is no function of sums.
         of_rows: for that: rows `[n, S]` of n items, and how often `[D, n]` each stands, to values `[D]`.
+        exchangeable: for that: rows `[n, S]` of one model to rows of the same value that may be exchanged with another model's.
         unit: "%" for shares, else a unit in words.
         lowest: the lowest value there is.
         highest: the highest.
@@ -37,10 +38,16 @@ class Metric:
     columns: tuple[str, ...]
     of_sums: Callable[[Values], Values] | None = None
     of_rows: Callable[[Values, Values], Values] | None = None
+    exchangeable: Callable[[Values], Values] = lambda rows: rows
     unit: str = "%"
     lowest: float = 0.0
     highest: float = 100.0
     higher_is_better: bool = True
+
+    @property
+    def digits(self) -> int:
+        """Decimals in which two models are told apart: two of what goes up to 100, four of rates."""
+        return 2 if self.highest == 100 else 4
 
 
 def value_of(metric: str, sums: Rows) -> Values:
@@ -156,6 +163,12 @@ def _spearman(rows: Values, weights: Values) -> Values:
     return np.clip(100.0 * _ratio(above, np.sqrt(spread)), -100.0, 100.0)
 
 
+def _with_ranks(rows: Values) -> Values:
+    """Rows with the ranks of the first column in its place: what the correlation takes of it, on one scale for all models."""
+    ranks = weighted_ranks(rows[:, 0], np.ones((len(rows), 1)))
+    return np.concatenate([ranks, rows[:, 1:]], axis=1)
+
+
 def weighted_ranks(values: Values, times: Values) -> Values:
     """Ranks `[n, D]` from 1 of values `[n]` that stand `times` `[n, D]` each; equal values share the mean of theirs."""
     order = np.argsort(values, kind="stable")
@@ -199,6 +212,7 @@ METRICS: dict[str, Metric] = {
         title="Spearman of cosine × 100",
         columns=("cosine", "gold"),
         of_rows=_spearman,
+        exchangeable=_with_ranks,
         unit="points",
         lowest=-100.0,
     ),

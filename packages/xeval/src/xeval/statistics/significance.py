@@ -3,7 +3,9 @@
 Notation: model A was tuned with k_A seeds, B with k_B; each seed gives every item i of n a row of statistics x_i. Seeds are
 nested in models (seed 1 of A has nothing in common with seed 1 of B); items are crossed with both, hence the pairing. A
 score is a function m of the sum of rows, and d = m(Σ a_i) − m(Σ b_i) the difference that was observed. A rank correlation
-is a function of the rows themselves; it is taken of the rows drawn or exchanged, else all is the same.
+is a function of the rows themselves; it is taken of the rows drawn or exchanged, else all is the same. Exchanged are the
+ranks that a model gives its items, for one model's cosines lie between 0.7 and 1 and another's between 0 and 1: the pairs of
+both in one set would be ordered by the model that they come from.
 
 *   Paired bootstrap (Efron and Tibshirani 1993; for test sets, Koehn 2004): draw n items with replacement, the same for A
     and B, and take d* of them; the quantiles of many d* are an interval of d.
@@ -14,11 +16,13 @@ is a function of the rows themselves; it is taken of the rows drawn or exchanged
     among them stays below the level, whatever they have to do with each other.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xeval.errors import XevalError
 from xeval.statistics.metrics import Values, metric_of, value_of, value_of_rows
 
 _CHUNK = 1 << 22  # numbers drawn at a time: 32 MiB
@@ -98,7 +102,7 @@ def permutation_differences(
     Returns:
         The observed difference, and `[resamples]` or `[2^m]` differences under exchange.
     """
-    mean_a, mean_b = np.mean(a, axis=0), np.mean(b, axis=0)
+    mean_a, mean_b = _mean_rows(metric, a), _mean_rows(metric, b)
     observed = float(value_of_rows(metric, mean_a) - value_of_rows(metric, mean_b))
     gap = mean_a - mean_b
     differ = np.flatnonzero(gap.any(axis=1))
@@ -124,6 +128,12 @@ def permutation_differences(
     return observed, np.concatenate(parts)
 
 
+def _mean_rows(metric: str, sample: Sample) -> Values:
+    """The rows `[n, S]` of a model, on a scale that it shares with others, as the mean over its seeds."""
+    exchangeable = metric_of(metric).exchangeable
+    return np.asarray(np.mean([exchangeable(rows) for rows in sample], axis=0))
+
+
 def _exchanged_rows(metric: str, both: Values, differ: NDArray[np.intp], coins: Values) -> Values:
     """Differences `[D]` of a metric of rows where `coins` `[D, m]` exchange the m of n rows that differ.
 
@@ -142,7 +152,7 @@ def _exchanged_rows(metric: str, both: Values, differ: NDArray[np.intp], coins: 
 
 def permutation_p(metric: str, a: Sample, b: Sample, *, resamples: int, seed: int) -> float:
     """The p of the paired permutation test: exact where all exchanges are no more than `resamples`, else estimated."""
-    differ = int((np.mean(a, axis=0) != np.mean(b, axis=0)).any(axis=1).sum())
+    differ = int((_mean_rows(metric, a) != _mean_rows(metric, b)).any(axis=1).sum())
     exhaustive = 2 ** min(differ, 62) <= resamples
     observed, exchanged = permutation_differences(
         metric, a, b, resamples=resamples, seed=seed, exhaustive=exhaustive
@@ -163,6 +173,31 @@ def bootstrap_p(differences: Values) -> float:
     below = int((differences <= 0).sum())
     above = int((differences >= 0).sum())
     return min(1.0, 2 * (1 + min(below, above)) / (1 + len(differences)))
+
+
+def require_resamples(resamples: int, *, tests: int, level: float, seeds: bool) -> None:
+    """Refuse so few draws that no difference, however large, could be shown.
+
+    Of R draws the p of exchanges is 1 / (R + 1) at least, and that of the bootstrap, which counts seeds, 2 / (R + 1).
+
+    Args:
+        resamples: R.
+        tests: in the family that Holm's method corrects.
+        level: of the family.
+        seeds: whether a model has several.
+
+    Raises:
+        XevalError: naming the number that is needed.
+
+    Example:
+        >>> require_resamples(8200, tests=205, level=0.05, seeds=True)
+    """
+    least = (2 if seeds else 1) * tests
+    if least >= level * (resamples + 1):
+        raise XevalError(
+            f"{resamples} resamples cannot show a difference at the level {level:g} in {tests} tests, however large it is; "
+            f"take at least {math.floor(least / level)} (--resamples)"
+        )
 
 
 def holm(p: Sequence[float]) -> list[float]:

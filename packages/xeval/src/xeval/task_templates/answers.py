@@ -10,7 +10,10 @@ from functools import cache
 # Languages written without spaces: every character is a token, as in MLQA's script for Chinese.
 SQUAD = "squad"
 """In place of a language: what SQuAD 1.1's script does to English, which published figures on XQuAD do to every language."""
-UNSPACED = frozenset(("zh", "yue", "wuu", "ja", "th", "lo", "km", "my", "bo", "dz"))
+UNSPACED = frozenset((
+    *("zh", "yue", "wuu", "ja", "th", "lo", "km", "my", "bo", "dz"),
+    *("zho", "cmn", "jpn", "tha", "lao", "khm", "mya", "bod", "dzo"),
+))  # fmt: skip
 _ARTICLES = {
     "en": r"\b(a|an|the)\b",
     "es": r"\b(un|una|unos|unas|el|la|los|las)\b",
@@ -19,17 +22,23 @@ _ARTICLES = {
     # The article is written with its word. MLQA's script takes these letters out anywhere; here they go at the start.
     "ar": r"\bال(?=\w)",
 }
+_ARTICLES |= {
+    longer: _ARTICLES[code]
+    for longer, code in (("eng", "en"), ("spa", "es"), ("deu", "de"), ("vie", "vi"), ("ara", "ar"), ("arb", "ar"))
+}  # fmt: skip
+# Khmer, Thai, Lao and Burmese may be written with it between words, and it is white space to no `split`.
+_ZERO_WIDTH_SPACE = "\N{ZERO WIDTH SPACE}"
 
 
 def answer_tokens(text: str, language: str) -> list[str]:
     """The tokens by which answers are compared.
 
     In this order, as MLQA's script: lower case; punctuation of all scripts out; the language's articles out; split at
-    white space, and in languages written without spaces at every character of their script.
+    white space, and in languages written without spaces at every character of their script and every space of no width.
 
     Args:
         text: an answer.
-        language: ISO 639-1 code, perhaps with a script after "-" or "_"; or `SQUAD`, by which ASCII punctuation and
+        language: code of ISO 639-1 or 639-3, perhaps with a script after "-" or "_"; or `SQUAD`, by which ASCII punctuation and
             English articles go and white space alone separates.
 
     Example:
@@ -46,6 +55,7 @@ def answer_tokens(text: str, language: str) -> list[str]:
     if code in _ARTICLES:
         text = re.sub(_ARTICLES[code], " ", text)
     if code in UNSPACED:
+        text = text.replace(_ZERO_WIDTH_SPACE, " ")
         text = "".join(f" {char} " if _is_unspaced(char) else char for char in text)
     return text.split()
 

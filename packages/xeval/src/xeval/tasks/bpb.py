@@ -27,6 +27,9 @@ The definition, in full, so that another implementation gives the same number:
 
 A tokenizer with longer pieces sees no advantage: whatever the pieces, a word is predicted as a whole from its
 surroundings. Its pieces are predicted independently given these, which is what a masked language model does.
+
+In a language written without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese) a word by this definition is a clause or a sentence,
+of which nothing is left in sight: how many were predicted from nothing is told. Divide the text into words beforehand.
 """
 
 from __future__ import annotations
@@ -129,7 +132,12 @@ def _measure(
     every = sum(len(run) for line in examples for run in _runs(line))
     out = every - sum(sum(block.scored) for block in blocks)
     note = f"{out} of {every} words were left out: unknown, without piece, joined by a piece, or too long"
-    return [items], [note] * (out > 0)
+    unseen = sum(len(block.words) == 1 and block.scored[0] for block in blocks)
+    alone = (
+        f"{unseen} of {every - out} words had no other beside them and were predicted from nothing, as whole sentences are in a "
+        "language written without spaces"
+    )
+    return [items], [note] * (out > 0) + [alone] * (unseen > 0)
 
 
 def evenly(lines: Sequence[str], wanted: int) -> list[str]:

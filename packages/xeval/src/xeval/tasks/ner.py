@@ -42,7 +42,18 @@ def _read(path: Path, _cache: Path | None) -> list[Tagged]:
             words, tags = [], []
     if not examples:
         raise XevalError(f"{path}: holds no sentence")
+    if prefix := _prefix_of_all(examples):
+        raise XevalError(
+            f"{path}: every token begins with {prefix!r}, which WikiANN's own files put before it; take it out"
+        )
     return examples
+
+
+def _prefix_of_all(examples: Sequence[Tagged]) -> str:
+    """A language and ":" that every token of a file begins with, "" where there is none."""
+    found = {word.partition(":")[:2] for example in examples for word in example.words}
+    language, colon = found.pop()
+    return language + colon if not found and colon and language else ""
 
 
 def _token(columns: list[str], where: str) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """Reranking: do the documents that answer a query come before those that do not? MAP, nDCG@10, MRR@10, nothing tuned.
 
-A cross-encoder (a sequence classifier with one label) scores each pair of query and document; of a sentence or sparse encoder the
+A cross-encoder (a sequence classifier with one label) scores each pair of query and document; that its score is of pairs is stated
+by settings of sentence-transformers or assumed, and told. Of a sentence or sparse encoder the
 score is its own similarity of their vectors, of any other encoder the cosine of mean hidden states. Local files are
 `rerank/<language>.jsonl` or `rerank/<language>/<split>.jsonl`: an object a line with `query`, `positive` and `negative`, the
 latter two lists of texts. Where scores are equal, what does not answer comes first.
