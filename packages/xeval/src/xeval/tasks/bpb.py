@@ -28,8 +28,8 @@ The definition, in full, so that another implementation gives the same number:
 A tokenizer with longer pieces sees no advantage: whatever the pieces, a word is predicted as a whole from its
 surroundings. Its pieces are predicted independently given these, which is what a masked language model does.
 
-In a language written without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese) a word by this definition is a clause or a sentence,
-of which nothing is left in sight: how many were predicted from nothing is told. Divide the text into words beforehand.
+In a language written without spaces a word by this definition is a clause (Chinese, Japanese) or a phrase, if not a sentence (Thai, Lao,
+Khmer, Burmese), and nothing is in sight of one that is alone in its document: how many were predicted from nothing is told.
 """
 
 from __future__ import annotations
