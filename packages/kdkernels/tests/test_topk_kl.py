@@ -1,6 +1,7 @@
 """topk_kl and kl on logits at hand: the soft part of the linear loss, masks, and gradients in place."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -232,3 +233,53 @@ def test_a_backward_pass_that_needs_overwritten_logits_raises(dtype: torch.dtype
         loss = loss_of(leaf.exp()).loss
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()
+
+
+OVERWRITING = [
+    pytest.param(
+        lambda logits, target, impl: kl(logits, target, overwrite_logits=True, impl=impl).loss,
+        id="kl",
+    ),
+    pytest.param(
+        lambda logits, target, impl: (
+            topk_kl(
+                logits, *target.log_softmax(1).topk(2)[::-1], overwrite_logits=True, impl=impl
+            ).loss
+        ),
+        id="topk_kl",
+    ),
+]
+
+
+@pytest.mark.parametrize("loss_of", OVERWRITING)
+def test_torch_func_passes_through_the_reference_where_logits_may_be_overwritten(
+    loss_of: Callable[[Tensor, Tensor, str], Tensor],
+) -> None:
+    leaf, target = torch.randn(3, 9, requires_grad=True), torch.randn(3, 9)
+    [expected] = torch.autograd.grad(loss_of(leaf * 1, target, "torch"), leaf)
+
+    def value(logits: Tensor, impl: str) -> Tensor:
+        return loss_of(logits * 1, target, impl)
+
+    logits = leaf.detach()
+    torch.testing.assert_close(torch.func.grad(value)(logits, "reference"), expected)
+    for transformed in (
+        lambda: torch.func.grad(value)(logits, "torch"),
+        lambda: torch.func.jvp(lambda z: value(z, "auto"), (logits,), (logits,)),
+    ):
+        with pytest.raises(
+            KernelArgumentError, match=r"transforms of torch.func .*; ask for impl='reference'"
+        ):
+            transformed()
+
+
+@pytest.mark.parametrize("loss_of", OVERWRITING)
+def test_a_second_derivative_through_overwritten_logits_raises(
+    loss_of: Callable[[Tensor, Tensor, str], Tensor],
+) -> None:
+    """A penalty on the gradient went missing from a sum without a word, where the gradient passed for a constant."""
+    leaf = torch.randn(3, 9, requires_grad=True)
+    loss = loss_of(leaf * 1, torch.randn(3, 9), "torch")
+    [gradient] = torch.autograd.grad(loss, leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        (leaf.square().sum() + gradient.square().sum()).backward()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kdkernels.operators import no_constant
 from kdkernels.precision import accumulation_dtype
 from kdkernels.products import float16_scale
 from kdkernels.reduction import scaled, weighted_sum
@@ -91,8 +92,12 @@ class OverwritingLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         """Multiply what forward left."""
-        factor = grad_output / ctx.scale if ctx.scale.numel() else grad_output
-        return scaled(ctx.saved_tensors[0], factor), None, None, None, None
+        return _multiplied(ctx, no_constant(grad_output)), None, None, None, None
+
+
+@once_differentiable
+def _multiplied(ctx: Any, grad_output: Tensor) -> Tensor:
+    factor = grad_output / ctx.scale if ctx.scale.numel() else grad_output
+    return scaled(ctx.saved_tensors[0], factor)

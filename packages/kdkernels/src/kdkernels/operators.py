@@ -63,10 +63,7 @@ def loss_operator(
     def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad_output is None:
             return (None,) * ctx.arguments
-        if torch.is_grad_enabled() and not grad_output.requires_grad:
-            # Of a constant, the gradients would pass for constants in a second derivative.
-            grad_output = grad_output.detach().requires_grad_()
-        return multiplied(ctx, grad_output)
+        return multiplied(ctx, no_constant(grad_output))
 
     def decorate(function: Callable[P, Outputs]) -> Callable[P, Outputs]:
         operator = torch.library.custom_op(f"{NAMESPACE}::{name}", function, mutates_args=())
@@ -90,6 +87,16 @@ def loss_operator(
         return call
 
     return decorate
+
+
+def no_constant(grad_output: Tensor) -> Tensor:
+    """The gradient of an output, for a function that is differentiable once: requires a gradient itself where one is recorded.
+
+    Of a constant, what is multiplied with it would pass for a constant in a second derivative, in silence.
+    """
+    if torch.is_grad_enabled() and not grad_output.requires_grad:
+        return grad_output.detach().requires_grad_()
+    return grad_output
 
 
 def or_empty(gradient: Tensor | None, like: Tensor) -> Tensor:

@@ -88,13 +88,15 @@ def kl(
     require_one_device(
         operation, student=student, teacher=teacher, mask=mask, row_weight=row_weight
     )
+    chosen = choose_impl(impl, operation=operation, device=student.device, dtype=student.dtype)
     if overwrite_logits:
         check_may_overwrite(operation, "student", student)
-        if not torch.compiler.is_compiling() and teacher.data_ptr() == student.data_ptr():
+        # The reference overwrites nothing; within torch.func, tensors have no memory to ask for.
+        overwrites = chosen != "reference" and not torch.compiler.is_compiling()
+        if overwrites and teacher.data_ptr() == student.data_ptr():
             raise KernelArgumentError(
                 "kl: overwrite_logits=True with teacher and student in the same memory; pass a copy of one"
             )
-    chosen = choose_impl(impl, operation=operation, device=student.device, dtype=student.dtype)
     return _run(
         student,
         teacher,
