@@ -224,7 +224,7 @@ def test_deberta_says_that_it_needs_its_maps(
         tell=lambda plan: told.append(plan.attention),
     )
 
-    assert told[0].startswith("by eager maps")
+    assert told[0].startswith("compared by eager maps")
 
 
 @pytest.mark.slow
