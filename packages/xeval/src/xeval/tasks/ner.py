@@ -51,9 +51,9 @@ def _read(path: Path, _cache: Path | None) -> list[Tagged]:
 
 def _prefix_of_all(examples: Sequence[Tagged]) -> str:
     """A language and ":" that every token of a file begins with, "" where there is none."""
-    found = {word.partition(":")[:2] for example in examples for word in example.words}
-    language, colon = found.pop()
-    return language + colon if not found and colon and language else ""
+    beginnings = {word.partition(":")[:2] for example in examples for word in example.words}
+    language, colon = beginnings.pop()
+    return language + colon if not beginnings and colon and language else ""
 
 
 def _token(columns: list[str], where: str) -> tuple[str, str]:
