@@ -98,6 +98,6 @@ class OverwritingLoss(torch.autograd.Function):
 
 
 @once_differentiable
-def _multiplied(ctx: Any, grad_output: Tensor) -> Tensor:
+def _multiplied(ctx: Any, grad_output: Tensor) -> Tensor | None:
     factor = grad_output / ctx.scale if ctx.scale.numel() else grad_output
     return scaled(ctx.saved_tensors[0], factor)
