@@ -77,13 +77,12 @@ def main() -> None:
 
 def _options() -> Any:
     asked = parser(__doc__.splitlines()[0])
+    names = "; ".join(f"{number} {name}" for number, name in enumerate(WAYS)).replace("%", "%%")
     asked.add_argument(
         "--minutes", type=float, default=GOAL_MINUTES, help="processor time of each way's training"
     )
     asked.add_argument("--work", type=Path, help="a folder to go on in; by default a temporary one")
-    asked.add_argument(
-        "--ways", type=int, nargs="*", help=f"numbers of {[*enumerate(WAYS)]}; by default all"
-    )
+    asked.add_argument("--ways", type=int, nargs="*", help=f"by number, by default all: {names}")
     asked.add_argument("--documents", type=int, help="most of the corpus; by default all")
     asked.add_argument("--held-out", type=int, default=300, help="most documents to measure on")
     asked.add_argument("--seed", type=int, default=0)
