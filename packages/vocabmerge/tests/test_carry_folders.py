@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 
 import pytest
 import sentence_transformers as st
@@ -202,6 +203,44 @@ def test_untied_heads_and_lists_of_ids_are_carried_too(world, tmp_path):
     wanted = [3, new.ids[ninth]] if ninth in new.ids else [3]
     assert model.config.eos_token_id == wanted
     assert (ninth in new.ids) == ("eos_token_id" not in report["settings_without_token"])
+
+
+def test_the_generation_config_is_carried_by_its_own_ids(world, tmp_path):
+    """It has ends that config.json does not name, and lists of pieces."""
+    base = tmp_path / "base"
+    shutil.copytree(world / "llama", base)
+    old, new = (Tokenizer.from_file(str(world / f"{n}/tokenizer.json")) for n in ("llama", "new"))
+    both = sorted(old.get_vocab().keys() & new.get_vocab().keys(), key=old.token_to_id)
+    gone = next(piece for piece in old.get_vocab() if new.token_to_id(piece) is None)
+    moved = [p for p in both if old.token_to_id(p) != new.token_to_id(p)][:2]
+    settings = json.loads((base / "generation_config.json").read_text("utf-8"))
+    settings["eos_token_id"] = [old.token_to_id(piece) for piece in ("[SEP]", *moved)]
+    settings["suppress_tokens"] = [old.token_to_id(piece) for piece in (moved[1], gone)]
+    (base / "generation_config.json").write_text(json.dumps(settings), "utf-8")
+
+    report = carry_model(world / "new", [base], tmp_path / "out", method="copy")
+    carried = transformers.GenerationConfig.from_pretrained(tmp_path / "out")
+
+    assert [new.id_to_token(i) for i in carried.eos_token_id] == ["[SEP]", *moved]
+    assert [new.id_to_token(i) for i in carried.suppress_tokens] == [moved[1]]
+    assert report["settings_without_token"]["suppress_tokens"] == [old.token_to_id(gone)]
+
+
+def test_a_list_of_pieces_is_carried_to_another_family_by_what_they_say(world, tmp_path):
+    """`ba` that opens a word is `▁ba` to the new vocabulary, whose `ba` continues one."""
+    base = tmp_path / "base"
+    shutil.copytree(world / "llama", base)
+    old, new = (Tokenizer.from_file(str(world / f"{n}/tokenizer.json")) for n in ("llama", "xlmr"))
+    opening = next(p for p in old.get_vocab() if len(p) > 1 and new.token_to_id(f"▁{p}") and new.token_to_id(p))  # fmt: skip
+    settings = {"bad_words_ids": [[old.token_to_id(opening)]], "begin_suppress_tokens": [old.token_to_id("[SEP]")]}  # fmt: skip
+    (base / "generation_config.json").write_text(json.dumps(settings), "utf-8")
+
+    report = carry_model(world / "xlmr", [base], tmp_path / "out", method="copy")
+    carried = transformers.GenerationConfig.from_pretrained(tmp_path / "out")
+
+    assert carried.bad_words_ids == [[new.token_to_id(f"▁{opening}")]]
+    assert carried.begin_suppress_tokens == [new.token_to_id("</s>")]
+    assert not {"bad_words_ids", "begin_suppress_tokens"} & report["settings_without_token"].keys()
 
 
 def test_the_same_carry_twice_writes_the_same_bytes(world, tmp_path):

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from vocabmerge.errors import VocabularyError
-from vocabmerge.models import select_rows, token_ids, vocabulary_tensors
+from vocabmerge.models import select_rows, token_ids_of, vocabulary_tensors
 from vocabmerge.open_models import open_model
 
 V = 40
@@ -178,13 +178,33 @@ def test_a_frozen_embedding_stays_frozen():
 
 def test_config_ids_follow_lists_too():
     model = tiny_model("Llama, head untied")
-    assert token_ids(model)["eos_token_id"] == [2, 39]
+    assert token_ids_of(model.config)["eos_token_id"] == [2, 39]
 
     select_rows(model, KEPT)
 
-    assert token_ids(model) == {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": [2, 16]}
-    assert model.generation_config.eos_token_id == [2, 16]
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": [2, 16]}
+    assert token_ids_of(model.config) == token_ids_of(model.generation_config) == ids
     assert model.get_input_embeddings().padding_idx == 0
+
+
+def test_the_generation_config_follows_by_its_own_ids():
+    """Chat models end a turn with a token that config.json does not name."""
+    model = tiny_model("Llama, head tied")
+    model.generation_config.eos_token_id = [39, 2]
+
+    select_rows(model, KEPT)
+
+    assert model.config.eos_token_id == 2
+    assert model.generation_config.eos_token_id == [16, 2]
+
+
+def test_an_id_beyond_the_vocabulary_leaves_the_others_of_its_list_alone():
+    model = tiny_model("Llama, head untied")
+    model.config.eos_token_id = [39, V + 3]
+
+    select_rows(model, KEPT)
+
+    assert model.config.eos_token_id == [16, V + 3]
 
 
 def test_a_moved_padding_piece_takes_the_position_table_with_it():
@@ -243,7 +263,10 @@ def test_an_id_without_a_row_is_refused():
 
 def test_a_config_id_that_would_lose_its_row_is_refused_before_anything_changes():
     model = tiny_model("Llama, head untied")
-    with pytest.raises(VocabularyError, match=r"config\.eos_token_id"):
+    with pytest.raises(VocabularyError, match=r"LlamaForCausalLM: config\.eos_token_id"):
+        select_rows(model, KEPT[:-1])
+    model.config.eos_token_id = 2
+    with pytest.raises(VocabularyError, match=r"LlamaForCausalLM: generation_config\.eos_token_id"):
         select_rows(model, KEPT[:-1])
     assert vocabulary_tensors(model).rows == V
 

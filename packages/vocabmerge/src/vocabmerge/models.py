@@ -136,9 +136,13 @@ def select_rows(model: Any, ids: Sequence[int], *, pad_to: int = 1) -> None:
             "ones are not"
         )
     old_pad = model.get_input_embeddings().padding_idx
-    config_ids = moved_ids(
-        token_ids(model), new_of_old, tensors.rows, where=f"{type(model).__name__}: config."
-    )
+    moved = {
+        name: {
+            **moved_ids(token_ids_of(settings), new_of_old, tensors.rows, where=f"{type(model).__name__}: {name}."),
+            **moved_lists(settings.to_dict(), new_of_old, tensors.rows)[0],
+        }
+        for name, settings in settings_of(model).items()
+    }  # fmt: skip
     index = torch.as_tensor([int(old) for old in ids], dtype=torch.int64)
     rows = -(-len(ids) // pad_to) * pad_to
     replace_tensors(
@@ -151,10 +155,9 @@ def select_rows(model: Any, ids: Sequence[int], *, pad_to: int = 1) -> None:
             for t in tensors
         },
     )
-    set_token_ids(model, config_ids)
-    for settings in _settings(model):
-        for name, value in moved_lists(settings.to_dict(), new_of_old, tensors.rows)[0].items():
-            setattr(settings, name, value)
+    for name, settings in settings_of(model).items():
+        for setting, value in moved[name].items():
+            setattr(settings, setting, value)
     if old_pad is not None:
         move_padding(model, old_pad, new_of_old.get(old_pad))
 
@@ -190,7 +193,7 @@ def replace_tensors(
 
 def set_token_ids(model: Any, token_ids: Mapping[str, Any]) -> None:
     """Write `…_token_id` settings into the config and, where it has them, into the generation config."""
-    for settings in _settings(model):
+    for settings in settings_of(model).values():
         for name, value in token_ids.items():
             if getattr(settings, name, None) is not None:
                 setattr(settings, name, copy.copy(value))
@@ -309,7 +312,8 @@ def moved_ids(
     Args:
         settings: an id or a list of ids by the setting's name.
         new_of_old: the new id of each kept one.
-        rows: how many rows there were. A setting that named none names none afterwards and is not in the result.
+        rows: how many rows there were. What named none of them (-1, beyond the vocabulary) stays; a setting of nothing else
+            is not in the result.
         where: what stands before a setting's name in messages.
 
     Raises:
@@ -318,29 +322,21 @@ def moved_ids(
     moved: dict[str, Any] = {}
     for setting, value in settings.items():
         ids = value if isinstance(value, list) else [value]
-        if any(old is None or old < 0 or old >= rows for old in ids):
+        named = {old for old in ids if old is not None and 0 <= old < rows}
+        if not named:
             continue
-        lost = [old for old in ids if old not in new_of_old]
+        lost = [old for old in ids if old in named and old not in new_of_old]
         if lost:
             raise VocabularyError(
                 f"{where}{setting} is {value!r} and row {lost[0]} would be dropped; keep it"
             )
-        new = [new_of_old[old] for old in ids]
+        new = [new_of_old[old] if old in named else old for old in ids]
         moved[setting] = new if isinstance(value, list) else new[0]
     return moved
 
 
-def token_ids(model: Any) -> dict[str, Any]:
-    """Every `…_token_id` that the config or the generation config of a model sets: an int or a list of ints."""
-    ids: dict[str, Any] = {}
-    for settings in _settings(model):
-        for name, value in token_ids_of(settings).items():
-            ids.setdefault(name, value)
-    return ids
-
-
 def token_ids_of(settings: Any) -> dict[str, Any]:
-    """Every `…_token_id` that a config sets."""
+    """Every `…_token_id` that a config or generation config sets: an int or a list of ints."""
     return {
         name: value
         for name, value in settings.to_dict().items()
@@ -348,6 +344,7 @@ def token_ids_of(settings: Any) -> dict[str, Any]:
     }
 
 
-def _settings(model: Any) -> list[Any]:
+def settings_of(model: Any) -> dict[str, Any]:
+    """The config of a model and, where it has one, its generation config, by the names that they have there."""
     generation = getattr(model, "generation_config", None)
-    return [model.config, *([generation] if generation is not None else [])]
+    return {"config": model.config} | ({} if generation is None else {"generation_config": generation})  # fmt: skip

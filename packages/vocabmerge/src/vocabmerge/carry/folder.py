@@ -10,8 +10,9 @@ from typing import Any
 
 from vocabmerge.carry.carry import Carried, Method, carry
 from vocabmerge.carry.cooccurrence import cooccurrence_embeddings
-from vocabmerge.carry.pieces import same_token
+from vocabmerge.carry.pieces import matching_ids, same_token
 from vocabmerge.carry.source import Source
+from vocabmerge.config_ids import moved_lists
 from vocabmerge.count import batches
 from vocabmerge.encoder_folder.layout import CONFIG, Layout, read_layout
 from vocabmerge.encoder_folder.sentence_modules import (
@@ -223,8 +224,8 @@ def _replace_tables(
         move_padding,
         padded_rows,
         replace_tensors,
-        set_token_ids,
-        token_ids,
+        settings_of,
+        token_ids_of,
         vocabulary_tensors,
     )
 
@@ -239,11 +240,18 @@ def _replace_tables(
         if carried.bias is not None:
             tables[id(bias)] = carried.bias
     old_pad = model.get_input_embeddings().padding_idx
-    moved, lost = _settings_in(new, old, token_ids(model))
     biased = bool(tensors.biases)
     padded = {key: padded_rows(table, rows, biased=biased) for key, table in tables.items()}
     replace_tensors(model, tensors, padded)
-    set_token_ids(model, moved)
+    matches = enumerate(matching_ids(old, new).tolist())
+    new_of_old = {number: match for number, match in matches if match >= 0}
+    lost: dict[str, Any] = {}
+    for settings in settings_of(model).values():
+        lists, of_lists = moved_lists(settings.to_dict(), new_of_old, tensors.rows)
+        moved, without_token = _settings_in(new, old, token_ids_of(settings))
+        for name, value in {**moved, **lists}.items():
+            setattr(settings, name, value)
+        lost |= {**of_lists, **without_token}
     if old_pad is not None:
         move_padding(model, old_pad, new.special_id("pad"))
     return lost
