@@ -19,6 +19,6 @@ def test_help_is_printed(
 ) -> None:
     monkeypatch.setattr(sys, "argv", [str(file), "--help"])
     monkeypatch.syspath_prepend(str(file.parent))
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         runpy.run_path(str(file), run_name="__main__")
     assert "--help" in capsys.readouterr().out
