@@ -1,5 +1,6 @@
 """A linear probe on vectors that stay: mteb's classification on the same texts, and the optimum of its own formula."""
 
+import csv
 import random
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from xeval.statistics.compare import compare
 from xeval.statistics.items import Items
 from xeval.statistics.mteb_results import read_mteb
 from xeval.statistics.results_file import read_results
+from xeval.tasks import task_of
 from xeval.tasks.topic_probe import STRENGTHS, fit_logistic_regression
 
 Models = Callable[[str], Path]
@@ -222,3 +224,22 @@ def test_what_it_cannot_do_is_refused_by_name(
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     with pytest.raises(XevalError, match=r"pip install 'distillery-xeval\[sentences\]'"):
         figures(models("bert"), topics, tmp_path / "r.jsonl")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"Es ist ein ""Archipel""."',  # a German text of SIB-200, as pandas reads the authors' file
+        '"Apart from the fever, I feel well.',  # an English one
+        '"Tim" sieht "das Haus"',
+    ],
+)
+def test_a_quotation_mark_is_part_of_the_text(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "test.tsv"
+    with file.open("w", encoding="utf-8", newline="") as opened:
+        writer = csv.writer(opened, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None)
+        writer.writerows([("category", "text"), ("geography", text), ("travel", "das Haus")])
+
+    examples = task_of("topic").read(file, None)
+
+    assert [(e.label, e.text) for e in examples] == [("geography", text), ("travel", "das Haus")]
