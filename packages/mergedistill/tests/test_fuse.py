@@ -324,6 +324,24 @@ def test_regmean_killed_between_two_models_does_not_read_the_first_again(
     assert opened == ["a", "b", "b"]
 
 
+@pytest.mark.parametrize("fault", ["text", "weights"])
+def test_a_refused_regmean_leaves_nothing_in_the_way_of_the_mended_one(
+    taggers: list[Path], tmp_path: Path, fault: str
+) -> None:
+    bad_text, bad_model = tmp_path / "b.txt", shutil.copytree(taggers[1], tmp_path / "b")
+    bad_text.write_bytes(b"\xff\xfe\xff" if fault == "text" else texts_of(taggers)[1].read_bytes())
+    if fault == "weights":
+        model = BertForTokenClassification.from_pretrained(bad_model)
+        model.classifier.bias.data[0] = float("nan")
+        model.save_pretrained(bad_model)
+
+    with pytest.raises(ValueError, match=r"b\.txt|is not finite"):
+        fuse([taggers[0], bad_model], tmp_path / "out", by="regmean", texts=[texts_of(taggers)[0], bad_text])  # fmt: skip
+
+    assert not list(tmp_path.glob(".out*"))
+    fuse(taggers, tmp_path / "out", by="regmean", texts=texts_of(taggers))
+
+
 @pytest.fixture(scope="module")
 def development(taggers: list[Path]) -> Path:
     """Rows that `b` labels without a fault."""

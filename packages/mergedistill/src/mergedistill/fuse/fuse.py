@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from mergedistill.errors import FuseError
 from mergedistill.fuse.models import Fused, ModelFiles, read_models
-from teacherzoo.cache import MADE, made_once, refuse_what_exists
+from teacherzoo.cache import MADE, cleared_if_refused, made_once, refuse_what_exists
 from teacherzoo.digests import digest_of_files, digest_of_model
 from teacherzoo.nearest import nearest
 from teacherzoo.progress import ProgressCallback, no_progress
@@ -27,6 +27,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 """What each method takes beside the models and their weights."""
 RECORD = "run.json"
+_TRIALS = "trials.json"
 
 
 def fuse(
@@ -168,9 +169,10 @@ def _make(work: Path, name: str, plan: _Plan) -> None:
     from mergedistill.fuse.card import card
     from mergedistill.fuse.folder import write_fused
 
-    fused, facts = _METHODS[plan.by](work, plan)
-    plan.watch(0, 1, f"writing {name}")
-    write_fused(plan.models, work / MADE, fused)
+    with cleared_if_refused(*_grams_files(work, plan), work / _TRIALS):
+        fused, facts = _METHODS[plan.by](work, plan)
+        plan.watch(0, 1, f"writing {name}")
+        write_fused(plan.models, work / MADE, fused)
     record = {
         "fused": [model.folder.name for model in plan.models],
         **plan.inputs,
@@ -197,7 +199,7 @@ def _by_regmean(work: Path, plan: _Plan) -> tuple[Fused, dict[str, Any]]:
     from mergedistill.fuse.regmean import regmean_of
 
     options, encoder = plan.options, plan.models[0].encoder
-    files = [work / f"grams-{number}.safetensors" for number in range(len(plan.models))]
+    files = _grams_files(work, plan)
     for model, text, file in zip(plan.models, options["texts"], files, strict=True):
         if not file.is_file():
             gather_grams(
@@ -224,6 +226,10 @@ def _by_regmean(work: Path, plan: _Plan) -> tuple[Fused, dict[str, Any]]:
     return fused, {"tokens": [of.positions for of in grams]}
 
 
+def _grams_files(work: Path, plan: _Plan) -> list[Path]:
+    return [work / f"grams-{number}.safetensors" for number in range(len(plan.models))]
+
+
 def _by_evolution(work: Path, plan: _Plan) -> tuple[Fused, dict[str, Any]]:
     from mergedistill.fuse.evolve import depth_of, evolve, group_of
     from mergedistill.fuse.mean import mean_of
@@ -232,7 +238,7 @@ def _by_evolution(work: Path, plan: _Plan) -> tuple[Fused, dict[str, Any]]:
     evolved = evolve(
         plan.models,
         {name: Path(file) for name, file in plan.options["dev"].items()},
-        work / "trials.json",
+        work / _TRIALS,
         start=plan.shares,
         groups=groups,
         trials=plan.options["trials"],
