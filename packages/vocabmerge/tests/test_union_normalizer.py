@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers import AddedToken, Tokenizer
 
-from vocabmerge import open_tokenizer, parse_vocabulary
+from vocabmerge import merge_vocabularies, open_tokenizer, parse_vocabulary
 from vocabmerge.union.conflicts import behaviour, normalizer_notes, normalizing, union_normalizer
 
 FOLDER = Path(__file__).parent / "real_tokenizers"
@@ -72,9 +73,33 @@ def test_teachers_that_normalize_alike_leave_nothing_to_say():
 
 
 def test_a_unions_report_has_the_notes():
-    from vocabmerge import merge_vocabularies
-
     teachers = [with_steps("plain"), with_steps("quoting", QUOTES)]
     union = merge_vocabularies(teachers, languages={})
     assert "paired quotes: quoting replaced; the union kept" in union.facts["notes"]
     assert open_tokenizer(union.tokenizer, name="union").normalizer is None
+
+
+@pytest.mark.parametrize("uncased_first", [False, True])
+@pytest.mark.parametrize(("policy", "spelled"), [("keep", ["Ünter"]), ("fold", ["Ünter", "unter"])])
+def test_an_added_token_that_one_teacher_normalizes_is_found_in_either_order_of_teachers(
+    policy, spelled, uncased_first
+):
+    teachers = []
+    for name, normalized in (("multilingual-e5-small", False), ("bert-base-uncased", True)):
+        tokenizer = Tokenizer.from_str((FOLDER / f"{name}.json").read_text("utf-8"))
+        tokenizer.add_tokens([AddedToken("Ünter", normalized=normalized)])
+        teachers.append(parse_vocabulary(tokenizer.to_str(), name=name))
+    languages = dict(zip(("de", "en"), (teacher.name for teacher in teachers), strict=True))
+    lines = ["The cat and the dog went home.", "Unter den Linden."] * 10
+
+    union = merge_vocabularies(
+        teachers[::-1] if uncased_first else teachers,
+        languages=languages,
+        corpora=dict.fromkeys(languages, lines),
+        normalizer=policy,
+    )
+
+    opened = Tokenizer.from_str(json.dumps(union.tokenizer))
+    row = opened.token_to_id("Ünter")
+    found = [text for text in ("Ünter", "unter") if row in opened.encode(f"a {text} b").ids]
+    assert found == spelled

@@ -147,11 +147,10 @@ def _tokenizer(
     rows: UnionRows,
     teachers: Sequence[Vocabulary],
 ) -> dict[str, Any]:
-    flags = {
-        token["content"]: token
-        for teacher in teachers
-        for token in teacher.tokenizer["added_tokens"]
-    }
+    tokens = [token for teacher in teachers for token in teacher.tokenizer["added_tokens"]]
+    flags = {token["content"]: token for token in tokens}
+    # Where teachers disagree, the union finds it in every spelling in which one of them does, as far as it normalizes at all.
+    in_normalized = {token["content"] for token in tokens if token["normalized"]}
     shown = normalizing(normalizer)
     added = []
     for row, (text, role) in enumerate(zip(rows.texts, rows.roles, strict=True)):
@@ -162,7 +161,7 @@ def _tokenizer(
         elif role == "added":
             # A token that would lose the spaces at its ends is looked for in the text as it was before.
             bare = shown(text).strip() == shown(text) and text.strip() != text
-            normalized = flags[text]["normalized"] and not bare
+            normalized = text in in_normalized and not bare
             added.append({**flags[text], "id": row, "normalized": normalized})
     return {
         "version": "1.0",
