@@ -142,7 +142,7 @@ def test_a_teacher_we_cannot_listen_to_is_refused(
         _extract(teacher, texts, tmp_path / "out")
 
 
-def test_a_training_that_diverges_stops_with_advice(
+def test_a_training_that_diverges_stops_with_advice_and_stands_in_nobody_s_way(
     teacher: Path, texts: dict[str, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(TeacherzooError, match="lower the learning rate"):
@@ -152,6 +152,8 @@ def test_a_training_that_diverges_stops_with_advice(
             tmp_path / "out",
             extraction=Extraction(steps=40, batch=2, length=32, learning_rate=1e30),
         )
+
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_can_say_all_that_the_function_can_and_defaults_to_the_same() -> None:

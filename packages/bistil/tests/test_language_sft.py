@@ -127,3 +127,10 @@ def test_the_plan_that_is_left_names_what_it_was_for(tmp_path, teacher, texts):
     assert plan["language"] == "sw"
     with pytest.raises(AdaptError, match="other arguments"):
         language_sft(teacher, texts["en"], tmp_path / "x", language="en", training=TRAINING)
+
+
+def test_one_that_diverges_stands_in_nobody_s_way(tmp_path, teacher, texts):
+    training = replace(TRAINING, learning_rate=1e30, evaluate_every=0, checkpoint_every=0)
+    with pytest.raises(TeacherzooError, match="lower the learning rate"):
+        language_sft(teacher, texts["sw"], tmp_path / "x", language="sw", training=training)
+    assert not list(tmp_path.iterdir())

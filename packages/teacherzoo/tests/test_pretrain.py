@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,9 +7,9 @@ import pytest
 import torch
 from toyworld import World
 
-from teacherzoo.errors import CorpusError, RecordError, TeacherError, TeacherzooError
+from teacherzoo.errors import CorpusError, DivergenceError, RecordError, TeacherError
 from teacherzoo.pretrain import trainer as pretraining
-from teacherzoo.pretrain.config import PretrainingConfig, TokenizerFamily
+from teacherzoo.pretrain.config import ContinuedPretraining, PretrainingConfig, TokenizerFamily
 from teacherzoo.pretrain.continued import continue_pretraining
 from teacherzoo.pretrain.pretrain import pretrain_teacher
 from teacherzoo.pretrain.text import pack, train_tokenizer
@@ -265,8 +266,42 @@ def test_nonsense_is_refused_by_name(change: dict[str, object], message: str) ->
         replace(TINY, **change)  # type: ignore[arg-type]  # nonsense on purpose
 
 
-def test_a_diverged_loss_is_named(corpora: list[Corpus], tmp_path: Path) -> None:
-    config = replace(TINY, learning_rate=1e30, steps=30)
+def test_a_diverged_loss_is_named_and_stands_in_nobody_s_way(
+    corpora: list[Corpus], tmp_path: Path
+) -> None:
+    config = replace(TINY, learning_rate=1e30, steps=30, checkpoint_every=30)
 
-    with pytest.raises(TeacherzooError, match="lower the learning rate"):
+    with pytest.raises(DivergenceError, match="lower the learning rate"):
         pretrain_teacher(corpora, tmp_path / "t", config=config)
+
+    assert not list(tmp_path.iterdir())
+    pretrain_teacher(corpora, tmp_path / "t", config=TINY)
+    with pytest.raises(DivergenceError, match="lower the learning rate"):
+        continue_pretraining(
+            tmp_path / "t",
+            corpora,
+            tmp_path / "further",
+            config=ContinuedPretraining(steps=30, batch=4, length=16, learning_rate=1e30),
+        )
+
+    assert [left.name for left in tmp_path.iterdir()] == ["t"]
+
+
+def test_whole_checkpoints_of_a_diverged_training_stay_until_they_are_removed(
+    corpora: list[Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = pretraining.MaskedLMLoss.forward
+    config = replace(TINY, steps=20)
+
+    def diverging(module: pretraining.MaskedLMLoss, **batch: torch.Tensor) -> dict[str, torch.Tensor]:  # fmt: skip
+        steps.append(len(steps))
+        loss = forward(module, **batch)["loss"]
+        return {"loss": loss * (math.nan if len(steps) > 6 else 1)}
+
+    steps: list[int] = []
+    monkeypatch.setattr(pretraining.MaskedLMLoss, "forward", diverging)
+    with pytest.raises(DivergenceError):
+        pretrain_teacher(corpora, tmp_path / "t", config=config)
+
+    with pytest.raises(RecordError, match=r"\.t\.making is left from a run with other arguments; remove it"):  # fmt: skip
+        pretrain_teacher(corpora, tmp_path / "t", config=replace(config, learning_rate=1e-4))

@@ -10,6 +10,9 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+MARKER = "complete"
+"""The last file of a folder that a library writes piece by piece, such as a checkpoint: what a killed run leaves looks whole without it."""
+
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:

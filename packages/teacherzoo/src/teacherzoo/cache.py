@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from teacherzoo.atomic_write import remove, written_whole
+from teacherzoo.atomic_write import MARKER, remove, written_whole
 from teacherzoo.digests import keep_digests
-from teacherzoo.errors import CacheError
+from teacherzoo.errors import CacheError, DivergenceError
 from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.progress import ProgressCallback, no_progress
 
@@ -113,6 +113,21 @@ def cleared_if_refused(*places: Path) -> Iterator[None]:
     except ValueError:  # of which all refusals are
         for place in places:
             remove(place)
+        raise
+
+
+@contextlib.contextmanager
+def cleared_if_diverged(work: Path) -> Iterator[None]:
+    """Inside, a training that diverges before its first whole checkpoint leaves nothing in a work folder.
+
+    The call with a lower learning rate is of other inputs, which would take what lies there for the work of a killed run.
+    Whole checkpoints stay: they may be worth days.
+    """
+    try:
+        yield
+    except DivergenceError:
+        if rank() == 0 and not any(work.rglob(f"checkpoint-*/{MARKER}")):
+            _clear(work)
         raise
 
 
@@ -215,13 +230,18 @@ def _refuse_other_work(
 
 def _begin(work: Path, inputs: Mapping[str, Any]) -> None:
     if not _is_of(work, inputs):
-        for left in work.iterdir():
-            if left.name not in _NOTES:
-                remove(left)
+        _clear(work)
         with written_whole(work / NOTE) as part:
             part.write_text(_as_text(inputs), encoding="utf-8")
     remove(work / MADE)
     keep_digests(work / DIGESTS)
+
+
+def _clear(work: Path) -> None:
+    """But for what `made_once` itself notes there."""
+    for left in work.iterdir():
+        if left.name not in _NOTES:
+            remove(left)
 
 
 @contextlib.contextmanager

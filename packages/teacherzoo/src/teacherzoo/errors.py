@@ -28,6 +28,10 @@ class RecordError(TeacherzooError):
     """A recording that cannot start or go on: bad options, a full disk, a missing engine."""
 
 
+class DivergenceError(TeacherzooError):
+    """A training whose loss or weights are no longer finite."""
+
+
 class CacheError(TeacherzooError):
     """A place where another run works, or that cannot be a folder."""
 

@@ -38,7 +38,7 @@ from bistil.sparse.composable_sft import sparse_path
 from bistil.student.layers import choose_layers
 from bistil.text.languages import languages_of, text_files
 from teacherzoo import Teacher
-from teacherzoo.cache import DIGESTS, MADE, made_once, work_dir
+from teacherzoo.cache import DIGESTS, MADE, cleared_if_diverged, made_once, work_dir
 from teacherzoo.digests import digest_of_arguments, digest_of_inputs, keep_digests
 from teacherzoo.encoders.kinds import encoder_folder, model_layout, shell_of
 from teacherzoo.encoders.teachers import read_config, teacher_folder
@@ -126,7 +126,8 @@ def extract(
     keep_digests((cache_dir or work_dir(out)) / DIGESTS)
 
     def make(work: Path) -> None:
-        figures, model, teacher, sentences = _trim_copy_distil(given, extraction, work, cache_dir or work, tell, watch)  # fmt: skip
+        with cleared_if_diverged(work):
+            figures, model, teacher, sentences = _trim_copy_distil(given, extraction, work, cache_dir or work, tell, watch)  # fmt: skip
         record = RunRecord(
             **figures, extraction=extraction.to_json(), sfts={language: str(file) for language, file in given.sfts.items()},
             texts={language: Path(corpora[language]).name for language in given.languages}, licences=licences or {},

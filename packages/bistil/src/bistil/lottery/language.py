@@ -22,7 +22,14 @@ from bistil.text.blocks import TextBlocks
 from bistil.text.languages import text_files
 from kdkernels import linear_cross_entropy
 from teacherzoo import load_teacher, split_head
-from teacherzoo.cache import DIGESTS, MADE, made_once, refuse_what_exists, work_dir
+from teacherzoo.cache import (
+    DIGESTS,
+    MADE,
+    cleared_if_diverged,
+    made_once,
+    refuse_what_exists,
+    work_dir,
+)
 from teacherzoo.digests import digest_of_arguments, digest_of_inputs, keep_digests
 from teacherzoo.processes import rank
 from teacherzoo.progress import ProgressCallback, no_progress
@@ -136,16 +143,17 @@ def language_sft(
         evaluation = None if held_out is None else Evaluation(
             measure=lambda: loss.mean_over(held_out), words="held-out loss {:.3f}", greater_is_better=False
         )  # fmt: skip
-        ticket = lottery_ticket(
-            loss,
-            teacher.model,
-            lambda steps: _batches(text_blocks, language, training, plan, steps),
-            plan,
-            sparsity,
-            work,
-            evaluation=evaluation,
-            watch=watch,
-        )
+        with cleared_if_diverged(work):
+            ticket = lottery_ticket(
+                loss,
+                teacher.model,
+                lambda steps: _batches(text_blocks, language, training, plan, steps),
+                plan,
+                sparsity,
+                work,
+                evaluation=evaluation,
+                watch=watch,
+            )
         tuning = SparseFineTuning(
             body=ticket.body,
             base=base,

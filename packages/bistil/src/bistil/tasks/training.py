@@ -14,6 +14,7 @@ from bistil.lottery.lottery_ticket import Ticket, lottery_ticket
 from bistil.lottery.training_run import check_arguments
 from bistil.tasks.data import TaskBatches, TaskData, dev_score
 from bistil.text.batches import examples_per_pass
+from teacherzoo.cache import cleared_if_diverged
 from teacherzoo.digests import digest_of_arguments
 from teacherzoo.processes import world_size
 from teacherzoo.progress import ProgressCallback, no_progress
@@ -107,7 +108,7 @@ def train_task(
         pieces: its tokenizer.
         data: of the source language.
         training: steps and what is kept.
-        work: for checkpoints.
+        work: for checkpoints, a work folder of `teacherzoo.cache.made_once`.
         objective: (model, forward passes of a step over all processes) to what computes the loss; None for the model's own
             on the labels.
         watch: told (done, total, what).
@@ -128,10 +129,11 @@ def train_task(
         return dev_score(model, data, dev, pieces)
 
     learner = model if objective is None else objective(model, plan.passes * world_size())
-    ticket = lottery_ticket(
-        learner, model, batches, plan, training.sparsity, work,
-        evaluation=Evaluation(measure=score, words=f"{task.metrics[0]} {{:.2f}}"), watch=watch,
-    )  # fmt: skip
+    with cleared_if_diverged(work):
+        ticket = lottery_ticket(
+            learner, model, batches, plan, training.sparsity, work,
+            evaluation=Evaluation(measure=score, words=f"{task.metrics[0]} {{:.2f}}"), watch=watch,
+        )  # fmt: skip
     record = {
         **ticket.record,
         "dev": {task.metrics[0]: score()},

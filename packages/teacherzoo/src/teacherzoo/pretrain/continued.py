@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from teacherzoo.cache import MADE, cleared_if_refused, made_once, refuse_what_exists
+from teacherzoo.cache import (
+    MADE,
+    cleared_if_diverged,
+    cleared_if_refused,
+    made_once,
+    refuse_what_exists,
+)
 from teacherzoo.digests import digest_of_model, digest_of_text
 from teacherzoo.errors import RecordError
 from teacherzoo.pretrain.config import ContinuedPretraining, PretrainedTeacher
@@ -64,7 +70,7 @@ def continue_pretraining(
         CorpusError: for text that cannot be read, and a language given twice.
         TeacherError: for a source of an unknown architecture, without a mask token, or without the layers asked for, and
             where the text does not fill a block.
-        TeacherzooError: where training diverges.
+        DivergenceError: where training diverges.
         VocabularyError: for a part of the source that is not understood.
 
     Example:
@@ -118,7 +124,8 @@ def continue_pretraining(
         if config.states:
             module = MaskedLMAndStatesLoss(model, opened.encoder, opened.layers, config.states)
         start = time.monotonic()
-        train_head_then_all(module, batches, config, work, head_steps=head_steps, watch=watch)
+        with cleared_if_diverged(work):
+            train_head_then_all(module, batches, config, work, head_steps=head_steps, watch=watch)
         seconds = time.monotonic() - start
         teacher = scored_teacher(out, model, corpora, tokenizer, config, seconds=seconds)
         opened.restore_dropouts()

@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from teacherzoo.cache import MADE, cleared_if_refused, made_once, refuse_what_exists
+from teacherzoo.cache import (
+    MADE,
+    cleared_if_diverged,
+    cleared_if_refused,
+    made_once,
+    refuse_what_exists,
+)
 from teacherzoo.digests import digest_of_text
 from teacherzoo.errors import RecordError
 from teacherzoo.pretrain.config import PretrainedTeacher, PretrainingConfig
@@ -49,7 +55,7 @@ def pretrain_teacher(
         RecordError: where `out` exists, or under a launcher of several processes.
         CorpusError: for text that cannot be read, and a language given twice.
         TeacherError: where the text does not fill a block.
-        TeacherzooError: where training diverges.
+        DivergenceError: where training diverges.
 
     Example:
         With text in `en.txt`:
@@ -85,7 +91,8 @@ def pretrain_teacher(
             batches = MaskedBatches(blocks, Masks(tokenizer, config), config)
         model = build_masked_lm(config.shape, tokenizer, seed=config.seed)
         start = time.monotonic()
-        train(MaskedLMLoss(model), batches, config, work, watch=watch)
+        with cleared_if_diverged(work):
+            train(MaskedLMLoss(model), batches, config, work, watch=watch)
         seconds = time.monotonic() - start
         teacher = scored_teacher(out, model, corpora, tokenizer, config, seconds=seconds)
         what = (

@@ -47,7 +47,7 @@ def train(
     """Train the student of `module` in place; resumes from the last whole checkpoint in `work`.
 
     Raises:
-        TeacherzooError: where the loss is no longer finite.
+        DivergenceError: where the loss is no longer finite.
     """
     _fit(module, batches, config, work / "checkpoints", what="pretraining", watch=watch)
 
@@ -67,7 +67,7 @@ def train_head_then_all(
     resumes.
 
     Raises:
-        TeacherzooError: where the loss is no longer finite.
+        DivergenceError: where the loss is no longer finite.
     """
     student = module.student
     encoder = {id(weights) for weights in student.base_model.parameters()}

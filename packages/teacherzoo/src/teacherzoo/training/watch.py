@@ -11,13 +11,10 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from teacherzoo.errors import TeacherzooError
+from teacherzoo.atomic_write import MARKER
+from teacherzoo.errors import DivergenceError
 from teacherzoo.processes import wait_for_all
 from teacherzoo.progress import ProgressCallback
-
-_MARKER = (
-    "complete"  # the last file of a checkpoint: what a killed run leaves looks whole without it
-)
 
 
 class TrainingWatch(TrainerCallback):
@@ -61,7 +58,7 @@ class TrainingWatch(TrainerCallback):
         """Keep the loss and the rate for the next report.
 
         Raises:
-            TeacherzooError: where the loss is NaN or infinite.
+            DivergenceError: where the loss is NaN or infinite.
         """
         if not logs or "loss" not in logs:
             return
@@ -98,16 +95,16 @@ class TrainingWatch(TrainerCallback):
         """Mark the checkpoint as whole, once every process has written its part.
 
         Raises:
-            TeacherzooError: where weights are NaN or infinite, which the next logged loss would say too late.
+            DivergenceError: where weights are NaN or infinite, which the next logged loss would say too late.
         """
         if model is not None and not _all_finite(model):
             raise self._divergence("The weights are no longer finite", args, state)
         wait_for_all()
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _MARKER).touch()
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / MARKER).touch()
 
-    def _divergence(self, fault: str, args: Any, state: Any) -> TeacherzooError:
-        return TeacherzooError(
+    def _divergence(self, fault: str, args: Any, state: Any) -> DivergenceError:
+        return DivergenceError(
             f"{fault} at step {state.global_step}; {self._advice} (now {args.learning_rate:g}) and run again."
         )
 
@@ -127,6 +124,6 @@ def _all_finite(model: Any) -> bool:
 
 def last_whole_checkpoint(folder: Path) -> str | None:
     """The latest checkpoint in `folder` that a `TrainingWatch` marked; None where there is none."""
-    whole = [marker.parent for marker in folder.glob(f"checkpoint-*/{_MARKER}")]
+    whole = [marker.parent for marker in folder.glob(f"checkpoint-*/{MARKER}")]
     whole.sort(key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]))
     return str(whole[-1]) if whole else None
