@@ -1,5 +1,7 @@
 """The likelihood of whole masked words: which words count, what is recorded of them, and how it is read back."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,21 @@ def test_words_want_whole_masks_and_a_recording_of_their_own(
         record(teacher, [Corpus("en", text)], worded, **OPTIONS | {"masking": Masking()})
     with pytest.raises(SignalsError, match="log-probabilities of words True"):
         record(teacher, [Corpus("en", text)], worded, **OPTIONS | {"word_logprobs": False})
+
+
+def test_likelihoods_by_the_first_rule_for_whole_words_are_read_and_not_gone_on_with(
+    worded: Path, teacher: Path, text: Path, tmp_path: Path
+) -> None:
+    older = Path(shutil.copytree(worded, tmp_path / "older"))
+    manifest = json.loads((older / "signals.json").read_text())
+    del manifest["terms"]["whole_word_rule"]
+    (older / "signals.json").write_text(json.dumps(manifest))
+
+    np.testing.assert_array_equal(
+        Signals(older).shard(0).word_logprobs, Signals(worded).shard(0).word_logprobs
+    )
+    with pytest.raises(SignalsError, match=r"the rule for words .* None, and now .* is asked for"):
+        record(teacher, [Corpus("en", text)], older, **OPTIONS)
 
 
 def test_masked_pieces_are_spelled_out_as_positions_of_their_own(worded: Path) -> None:

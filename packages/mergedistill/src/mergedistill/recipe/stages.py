@@ -26,6 +26,7 @@ from teacherzoo.digests import (
     keep_digests,
 )
 from teacherzoo.processes import rank
+from teacherzoo.text.words import WHOLE_WORD_RULE
 
 STAGES = ("rank", "vocabulary", "record", "train", "card")
 FACTS = "stage.json"
@@ -215,7 +216,7 @@ def _recording(recipe: Recipe, teacher: Teaching, language: str) -> str:
         terms = [
             recipe.distil.model_dump(include={"sampler", "k", "draws", "temperature", *asked}),
             recipe.record.model_dump(exclude={"offload"}) | {"tokens": batch},
-            *(["words"] if recipe.combination(language) == "words" else []),
+            *([WHOLE_WORD_RULE] if recipe.combination(language) == "words" else []),
         ]
     return digest_of_values([digest_of_model(teacher.teacher), _text(recipe, language), terms])[:12]
 

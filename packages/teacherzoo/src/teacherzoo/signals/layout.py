@@ -124,6 +124,7 @@ class RecordingSettings:
             so that a recording may go on with another: each shard states its own, `signals.json` the least of them.
         shard_bytes: text in a shard.
         word_logprobs: whether the log-probability of each masked word is kept.
+        whole_word_rule: where it is, the rule by which tokens cover a word alone; None in recordings by the first one.
     """
 
     teacher: str
@@ -142,6 +143,7 @@ class RecordingSettings:
     token_budget: int
     shard_bytes: int
     word_logprobs: bool = False
+    whole_word_rule: str | None = None
 
     @property
     def schema(self) -> pa.Schema:
@@ -169,7 +171,7 @@ class RecordingSettings:
             "space": self.space.to_json(),
         }
         if not self.word_logprobs:
-            del values["word_logprobs"]
+            del values["word_logprobs"], values["whole_word_rule"]
         return values
 
     @classmethod
@@ -291,6 +293,7 @@ _SETTING_NAMES = {
     "masking": "the masking",
     "space": "the special tokens",
     "word_logprobs": "log-probabilities of words",
+    "whole_word_rule": "the rule for words that tokens cover alone",
 }
 
 

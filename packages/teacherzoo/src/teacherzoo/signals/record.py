@@ -45,6 +45,7 @@ from teacherzoo.signals.write import Row, shard_table, write_shard, write_whole
 from teacherzoo.text.blocks import Block, blocks_of
 from teacherzoo.text.corpora import Corpus, Document
 from teacherzoo.text.masking import Masking, corrupt, mask_blocks, sample_keys
+from teacherzoo.text.words import WHOLE_WORD_RULE
 
 _TOGETHER = 512  # blocks that are masked at once
 
@@ -151,6 +152,7 @@ def record(
         token_budget=token_budget,
         shard_bytes=shard_bytes,
         word_logprobs=word_logprobs,
+        whole_word_rule=WHOLE_WORD_RULE if word_logprobs else None,
     )
     plans = plan_shards(corpora, shard_bytes=shard_bytes, watch=watch)
     return complete(Recording(opened.backend, engine, settings, folder, watch), plans, started)

@@ -20,6 +20,7 @@ from teacherzoo.signals.record import Recording, complete, refuse_words_in_piece
 from teacherzoo.signals.shard_plan import plan_shards
 from teacherzoo.text.corpora import Corpus
 from teacherzoo.text.masking import Masking
+from teacherzoo.text.words import WHOLE_WORD_RULE
 
 
 def record_text(
@@ -84,6 +85,7 @@ def record_text(
         token_budget=1,
         shard_bytes=shard_bytes,
         word_logprobs=word_logprobs,
+        whole_word_rule=WHOLE_WORD_RULE if word_logprobs else None,
     )
     plans = plan_shards(corpora, shard_bytes=shard_bytes, watch=watch)
     return complete(

@@ -32,6 +32,9 @@ _LATER = re.compile(rf"[{_SPACE}{_DIVIDERS}{_ALONE_LATER}]")
 WORD_RULE = b"words of 2026-11"
 """Names the rule by which text with signs that `has_later_signs` finds is cut into words."""
 
+WHOLE_WORD_RULE = "whole words of 2026-11-28"
+"""Names the rule of `in_whole_words`, by which likelihoods of words are recorded."""
+
 
 def word_ends(text: str) -> NDArray[np.int64]:
     """The offset behind each word of `text`, in characters.
