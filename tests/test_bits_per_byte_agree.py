@@ -14,6 +14,7 @@ from xeval.protocol import Protocol
 from xeval.tasks import bpb
 
 CHINESE = "他说：「中文没有空格，也有（标点）。」\u3000我们知道！Mixed句子，and more．"
+KHMER = "ខ្ញុំ\u200bស្រឡាញ់\u200bភាសាខ្មែរ។អ្នករស់នៅភ្នំពេញ៖ តើ\u200b\u200bអ្វី៚"
 ODD = [
     "Zoë naïvely re-read “quotes” … twice!",
     "e\u0301 is the letter é in two code points",
@@ -22,6 +23,9 @@ ODD = [
     CHINESE,
     "。，！",
     CHINESE.replace("\u3000", "") * 9,
+    KHMER,
+    "မြန်မာနိုင်ငံသည်၊အရှေ့တောင်အာရှတွင် ရှိသည်။။ရန်ကုန်",
+    "ประเทศไทยตั้งอยู่ในเอเชีย๚๛กรุงเทพฯ เมืองหลวง",
     "unspellable ☃ ☃☃ snow☃man",
     "supercalifragilisticexpialidociouspneumonoultramicroscopic" * 3,
     "one",
@@ -34,7 +38,7 @@ def pretrained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     """A teacher of each tokenizer family."""
     work = tmp_path_factory.mktemp(request.param)
     file = work / "text.txt"
-    file.write_text("\n".join([*_sentences(400), ODD[0], CHINESE]), encoding="utf-8")
+    file.write_text("\n".join([*_sentences(400), ODD[0], CHINESE, KHMER]), encoding="utf-8")
     plan = PretrainingConfig(
         family=request.param,
         vocabulary=400,

@@ -158,6 +158,24 @@ def test_a_paragraph_without_spaces_is_measured_clause_by_clause(tmp_path: Path)
     assert found.charged < 8  # what words that cannot be spelled, or are longer than a row, cost
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("မြန်မာနိုင်ငံသည်၊အရှေ့တောင်အာရှတွင် ရှိသည်။ရန်ကုန်သည်", 4),
+        ("ខ្ញុំ\u200bស្រឡាញ់\u200bភាសាខ្មែរ។អ្នករស់នៅភ្នំពេញ៖តើ", 5),
+        ("ประเทศไทย ตั้งอยู่ในเอเชีย๚๛กรุงเทพฯ", 3),
+    ],
+    ids=["Burmese", "Khmer", "Thai"],
+)
+def test_words_of_scripts_of_the_south_east_end_at_spaces_and_at_their_marks(
+    english: Teacher, text: str, words: int
+) -> None:
+    found = bits_per_byte(english, [text])
+
+    assert found.words == words
+    assert found.left_out_bytes == len(text.replace(" ", "").encode())
+
+
 def test_text_without_a_word_is_refused(english: Teacher) -> None:
     with pytest.raises(CorpusError, match="no word"):
         bits_per_byte(english, [" ", ""])

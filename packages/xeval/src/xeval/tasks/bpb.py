@@ -4,8 +4,10 @@ The definition, in full, so that another implementation gives the same number:
 
 1.  A document is a line. It is brought to Unicode NFC, and each run of white space in it to one space, none at its ends. Its
     words are its maximal runs of other characters, each cut behind every run of the punctuation of scripts that are
-    written without spaces: U+3001 to U+3003, U+3008 to U+3011, U+3014 to U+301B, and of the full-width forms
-    ! ( ) , . : ; ? (U+FF01 and so on). So a word of Chinese is a clause with its mark.
+    written without spaces: U+3001 to U+3003, U+3008 to U+3011, U+3014 to U+301B, of the full-width forms
+    ! ( ) , . : ; ? (U+FF01 and so on), of Thai U+0E5A and U+0E5B, of Burmese U+104A and U+104B, of Khmer U+17D4 to
+    U+17D6 and U+17D8 to U+17DA, and the space without width (U+200B). So a word of Chinese is a clause with its mark,
+    one of Thai what stands between two spaces.
 2.  The tokenizer encodes the document as a whole, without special tokens. A piece belongs to the word that its
     characters (by the tokenizer's offsets, white space aside) lie in; a piece without such characters belongs to the
     word of the piece after it, at the end to the word of the piece before it.
@@ -59,7 +61,10 @@ if TYPE_CHECKING:
     from xeval.task_templates.masked import MaskedModel
 
 _TOKENS = 4096
-_MARKS = "\u3001-\u3003\u3008-\u3011\u3014-\u301b\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f"
+_MARKS = (
+    "\u3001-\u3003\u3008-\u3011\u3014-\u301b\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f"
+    "\u0e5a\u0e5b\u104a\u104b\u17d4-\u17d6\u17d8-\u17da\u200b"
+)
 _BEHIND_MARKS = re.compile(f"(?<=[{_MARKS}])(?=[^{_MARKS}])")
 
 
