@@ -101,6 +101,18 @@ def save(
 
 
 @pytest.fixture(scope="module")
+def given(texts: dict[str, Path]) -> dict[str, list[str]]:
+    """The files of two languages, as `make` and `fit` take them."""
+    return {language: [str(texts[language])] for language in ("en", "sw")}
+
+
+@pytest.fixture
+def no_text_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in ("make", "fit"):
+        monkeypatch.setattr(sys.modules[f"bistil.{command}.run"], "split_text", lambda *_, **__: pytest.fail("text was read"))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory, texts: dict[str, Path]) -> Path:
     """Test sets as the judge reads them: made-up translations."""
     root = tmp_path_factory.mktemp("data")
@@ -118,12 +130,11 @@ def pairs(tmp_path_factory: pytest.TempPathFactory, texts: dict[str, Path]) -> P
 def test_a_model_of_every_kind_becomes_a_trim_and_a_student_of_its_kind(
     kind: str,
     save: Callable[[str], Path],
-    texts: dict[str, Path],
+    given: dict[str, list[str]],
     tmp_path: Path,
     files_with_places: Callable[[Path], list[str]],
 ) -> None:
     out = tmp_path / "out"
-    given = {language: [str(texts[language])] for language in ("en", "sw")}
     record = make(save(kind), ["en", "sw"], out, texts=given, making=TINY)
     assert files_with_places(out) == []
     opened = CLASSES[kind][2]
@@ -141,9 +152,8 @@ def test_a_model_of_every_kind_becomes_a_trim_and_a_student_of_its_kind(
 
 
 def test_the_judge_scores_all_three_and_the_page_has_every_figure(
-    save: Callable[[str], Path], texts: dict[str, Path], pairs: Path, tmp_path: Path
+    save: Callable[[str], Path], given: dict[str, list[str]], pairs: Path, tmp_path: Path
 ) -> None:
-    given = {language: [str(texts[language])] for language in ("en", "sw")}
     record = make(save("sentence"), ["en", "sw"], tmp_path / "out", texts=given, data=str(pairs), making=TINY)  # fmt: skip
     assert {(row["task"], row["language"]) for row in record["scores"]} == {("bitext", "sw")}
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
@@ -184,7 +194,7 @@ def test_translations_into_a_language_that_was_not_kept_are_named(
 
 
 def test_a_sparse_encoder_is_judged_by_what_its_vectors_find(
-    save: Callable[[str], Path], texts: dict[str, Path], tmp_path: Path
+    save: Callable[[str], Path], texts: dict[str, Path], given: dict[str, list[str]], tmp_path: Path
 ) -> None:
     lines = texts["sw"].read_text().splitlines()[:24]
     folder = tmp_path / "data" / "retrieval" / "sw"
@@ -196,7 +206,6 @@ def test_a_sparse_encoder_is_judged_by_what_its_vectors_find(
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"_id": str(i), "text": text}) + "\n" for i, text in enumerate(rows)))  # fmt: skip
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"{i}\t{i}\t1\n" for i in range(12)))  # fmt: skip
     model, out = save("sparse"), tmp_path / "out"
-    given = {language: [str(texts[language])] for language in ("en", "sw")}
 
     record = make(model, ["en", "sw"], out, texts=given, data=str(tmp_path / "data"), making=TINY)
 
@@ -280,11 +289,10 @@ def test_of_a_model_on_the_hub_in_one_language_both_cards_name_it(
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(
     save: Callable[[str], Path],
-    texts: dict[str, Path],
+    given: dict[str, list[str]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    given = {language: [str(texts[language])] for language in ("en", "sw")}
     model = save("sentence")
     make(model, ["en", "sw"], tmp_path / "once", texts=given, making=TINY)
 
@@ -324,15 +332,13 @@ def test_a_line_is_one_whatever_other_signs_end_lines_elsewhere(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("command", ["make", "fit"])
+@pytest.mark.usefixtures("no_text_is_read")
 def test_rows_that_the_model_cannot_read_or_pad_are_refused_before_text_is_read(
     command: str,
     save: Callable[[str], Path],
-    texts: dict[str, Path],
+    given: dict[str, list[str]],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys.modules[f"bistil.{command}.run"], "split_text", lambda *_, **__: pytest.fail("text was read"))  # fmt: skip
-    given = {language: [str(texts[language])] for language in ("en", "sw")}
     folder = save("classifier")
 
     def run(length: int) -> None:
@@ -483,17 +489,15 @@ def test_whether_several_labels_may_hold_is_read_from_the_configuration(
         ({"layers": 5}, None, "5 layers are asked for, and the model has 4"),
     ],
 )  # fmt: skip
+@pytest.mark.usefixtures("no_text_is_read")
 def test_what_the_extraction_would_refuse_is_refused_before_text_is_read(
     changes: dict[str, Any],
     translations: str | None,
     said: str,
     save: Callable[[str], Path],
-    texts: dict[str, Path],
+    given: dict[str, list[str]],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys.modules["bistil.make.run"], "split_text", lambda *_, **__: pytest.fail("text was read"))  # fmt: skip
-    given = {language: [str(texts[language])] for language in ("en", "sw")}
     parallel = {"sw": tmp_path / translations} if translations else None
     with pytest.raises(BistilError, match=said):
         make(

@@ -17,7 +17,7 @@ from bistil.make.closeness import Measures, measures_of
 from bistil.make.scores import protocol_of
 from teacherzoo.cache import digest_of_values
 from teacherzoo.progress import no_progress
-from vocabmerge import Kind, read_layout
+from vocabmerge import Kind, Layout
 from vocabmerge.language_texts import evenly_spread
 from xeval import open_source, score
 from xeval.data.folder import DataSet
@@ -69,16 +69,16 @@ class TextJudge:
     their labels share, or the order of texts by score; of rerankers the order of passages; of token classifiers the labels of words.
 
     Args:
-        whole: the model's folder.
+        whole: the layout of the model's folder.
         texts: per language lines that nothing was made with.
         prompt: put in front of each; None for the folder's own.
         seed: of the bootstrap.
     """
 
     def __init__(
-        self, whole: Path, texts: Mapping[str, Sequence[str]], *, prompt: str | None, seed: int
+        self, whole: Layout, texts: Mapping[str, Sequence[str]], *, prompt: str | None, seed: int
     ) -> None:
-        self._layout, self._texts, self._prompt, self._seed = read_layout(whole), texts, prompt, seed  # fmt: skip
+        self._layout, self._texts, self._prompt, self._seed = whole, texts, prompt, seed
         self._measures = _measures_across_widths(whole)
         self._expected: dict[str, Any] = {}
 
@@ -230,7 +230,6 @@ def _task_as_it_is(name: str) -> Task:
     return task
 
 
-def _measures_across_widths(whole: Path) -> Measures:
-    layout = read_layout(whole)
+def _measures_across_widths(layout: Layout) -> Measures:
     measures = measures_of(layout)
     return Measures(text_vectors, compare_nearness) if measures.ask is text_vectors else measures

@@ -44,7 +44,7 @@ from teacherzoo.cache import (
 from teacherzoo.digests import digest_of_inputs, keep_digests
 from teacherzoo.encoders.kinds import model_layout
 from teacherzoo.progress import ProgressCallback, no_progress
-from vocabmerge import Kind, read_layout, trim
+from vocabmerge import Kind, Layout, read_layout, trim
 from vocabmerge.hub.fetch import model_folder
 from vocabmerge.hub.push import bare_names
 from xeval.cost.measure import device_name
@@ -122,15 +122,16 @@ def fit(
     languages = list(texts)
     sources = sources_of(languages, texts)
     whole = model_folder(model, revision=revision)
-    kind = kind_of(whole)
+    layout = read_layout(whole)
+    kind = kind_of(layout)
     if budget.bytes is not None:
         from bistil.export.graph.float32 import require_libraries
 
         require_libraries()
     if fitting.prompts and kind is not Kind.SENTENCE:
         raise FitError("prompts stand before the lines of a sentence encoder, and this is none; leave them out.")  # fmt: skip
-    require_rows(read_layout(whole), fitting.length)
-    require_one_form(sources, read_layout(whole))
+    require_rows(layout, fitting.length)
+    require_one_form(sources, layout)
     prompt = fitting.prompts[0] if fitting.prompts else None
     task_judge = (
         TaskJudge(whole, task, data, languages, prompts=fitting.prompts) if task and data else None
@@ -155,7 +156,7 @@ def fit(
         judged = {language: part.judged_lines() for language, part in text.items()}
         if budget.bytes is not None:
             _require_lines(judged)
-        judge = task_judge or TextJudge(whole, judged, prompt=prompt, seed=fitting.seed)
+        judge = task_judge or TextJudge(layout, judged, prompt=prompt, seed=fitting.seed)
         search = _Search(model, whole, kind, text, budget, fitting, judge, given, cache, watch)
         record = {"model": bare_names(model), "languages": languages, **search.front()}
         tell(record)
@@ -214,13 +215,14 @@ class _Search:
         self._files = {language: part.training for language, part in text.items()}
         self.sizes = ShapeSizes(self._layout)
         lean = self._lean_folder(whole)
-        self._lean = ShapeSizes(model_layout(lean))
+        lean_layout = model_layout(lean)
+        self._lean = ShapeSizes(lean_layout)
         self.trials = Trials(
             model, kind, self.sizes.shape, lean, self._lean.shape.pieces, self._files, fitting=fitting, judge=judge, inputs=given, cache=cache
         )  # fmt: skip
         pieces = json.loads((lean / "report.json").read_text(encoding="utf-8"))["pieces"]
         self.choices = choices_of(self.sizes, self._layout, fitting, needed=pieces["after"], always=pieces["always"])  # fmt: skip
-        self._length = _usual_length(lean, [line for part in text.values() for line in part.judged_lines()], fitting)  # fmt: skip
+        self._length = _usual_length(lean_layout, [line for part in text.values() for line in part.judged_lines()], fitting)  # fmt: skip
 
     def front(self) -> dict[str, Any]:
         """What the budget allows, as far as it is known before training."""
@@ -412,11 +414,11 @@ def _collect(record: Mapping[str, Any], student: Path, work: Path) -> None:
     (made / STUDENT / "README.md").write_text(card.rstrip() + "\n" + card_part(record), encoding="utf-8")  # fmt: skip
 
 
-def _usual_length(folder: Path, lines: Sequence[str], fitting: Fitting) -> int:
+def _usual_length(layout: Layout, lines: Sequence[str], fitting: Fitting) -> int:
     """The median of a line's pieces, special ones and a prompt included, at most a row of training."""
     from teacherzoo.encoders.teachers import read_tokenizer
 
-    tokenizer = read_tokenizer(folder / model_layout(folder).tokenizer, str(folder), needs_mask=False)  # fmt: skip
+    tokenizer = read_tokenizer(layout.folder / layout.tokenizer, str(layout.folder), needs_mask=False)  # fmt: skip
     before = fitting.prompts[0] if fitting.prompts else ""
     counts = [len(ids) for ids in tokenizer([before + line for line in lines])["input_ids"]]
     return max(4, min(fitting.length, int(np.median(counts))))

@@ -72,22 +72,24 @@ class MakePlan:
         return {**asdict(self), "kind": self.kind.value}
 
 
-def kind_of(folder: Path) -> Kind:
+def kind_of(layout: Layout) -> Kind:
     """The kind of a model that `make` can make smaller and judge.
+
+    Args:
+        layout: of the model's folder.
 
     Raises:
         MakeError: for another.
     """
-    layout = read_layout(folder)
     if layout.kind not in KINDS:
         raise MakeError(
-            f"{folder}: a {layout.kind.value.replace('_', ' ')} model is none that make can judge; trim it with `vocabmerge trim`, "
+            f"{layout.folder}: a {layout.kind.value.replace('_', ' ')} model is none that make can judge; trim it with `vocabmerge trim`, "
             f"or take a {', a '.join(KINDS.values())}."
         )
     names = tuple(module.name for module in layout.modules)
     if layout.kind is Kind.SPARSE and names not in _SPLADE:
         raise MakeError(
-            f"{folder}: a sparse encoder of {', '.join(names)}; a student is made of a masked language model with SpladePooling "
+            f"{layout.folder}: a sparse encoder of {', '.join(names)}; a student is made of a masked language model with SpladePooling "
             "behind it alone. Trim this one with `vocabmerge trim`, which keeps all of its modules."
         )
     return layout.kind
@@ -138,7 +140,8 @@ def plan(whole: Path, trimmed: Path, making: Making) -> MakePlan:
         count = _deepest(sizes, making.size)
     if count > depth:
         raise MakeError(f"{count} layers are asked for, and the model has {depth}; ask for fewer.")
-    kind, layout = kind_of(whole), read_layout(whole)
+    layout = read_layout(whole)
+    kind = kind_of(layout)
     spread = spread_layers(depth, count, strategy_for(kind))
     return MakePlan(
         kind=kind,

@@ -30,7 +30,7 @@ from bistil.make.texts import (
 from teacherzoo.cache import DIGESTS, MADE, NOTE, made_once, refuse_what_exists, work_dir
 from teacherzoo.digests import digest_of_inputs, keep_digests
 from teacherzoo.progress import ProgressCallback, no_progress
-from vocabmerge import Kind, read_layout, trim
+from vocabmerge import Kind, Layout, read_layout, trim
 from vocabmerge.hub.fetch import model_folder
 from vocabmerge.hub.push import bare_names
 from xeval import cost
@@ -95,7 +95,8 @@ def make(
     sources = sources_of(languages, texts or {})
     digests = digests_of_sources(sources)
     whole = model_folder(model, revision=revision)
-    kind = kind_of(whole)
+    layout = read_layout(whole)
+    kind = kind_of(layout)
     translations = {language: Path(file) for language, file in (parallel or {}).items()}
     if translations and kind is not Kind.SENTENCE:
         raise MakeError(
@@ -103,12 +104,12 @@ def make(
         )
     # What no text would change is refused before any is read.
     plan(whole, whole, replace(making, size=None))
-    require_rows(read_layout(whole), making.length)
+    require_rows(layout, making.length)
     extraction = _extraction(kind, translations, making).decided(kind)
     if translations:
-        check_sentences(read_layout(whole), extraction, targets=languages[1:], parallel=translations, vectors=None, sfts={})  # fmt: skip
-    require_one_form(sources, read_layout(whole))
-    sets = test_sets(data, read_layout(whole), languages) if data else {}
+        check_sentences(layout, extraction, targets=languages[1:], parallel=translations, vectors=None, sfts={})  # fmt: skip
+    require_one_form(sources, layout)
+    sets = test_sets(data, layout, languages) if data else {}
     keep_digests(work_dir(out) / DIGESTS)
     inputs = {
         "model": digest_of_inputs(models={"model": whole}),
@@ -121,7 +122,7 @@ def make(
     def write(work: Path) -> None:
         record = _make(
             model,
-            whole,
+            layout,
             _commit(model, whole),
             sources,
             translations,
@@ -141,7 +142,7 @@ def make(
 
 def _make(
     model: str | Path,
-    whole: Path,
+    layout: Layout,
     commit: str | None,
     sources: Mapping[str, Sequence[str]],
     parallel: Mapping[str, Path],
@@ -152,9 +153,10 @@ def _make(
     tell: Callable[[MakePlan], None],
     watch: ProgressCallback,
 ) -> dict[str, Any]:
+    whole = layout.folder
     text = {
         language: split_text(
-            language, given, work, lines=making.lines, judged=making.judged_lines, columns=kind_of(whole) is Kind.CLASSIFIER, watch=watch
+            language, given, work, lines=making.lines, judged=making.judged_lines, columns=layout.kind is Kind.CLASSIFIER, watch=watch
         )
         for language, given in sources.items()
     }  # fmt: skip
@@ -264,10 +266,11 @@ def _costs(
 ) -> dict[str, dict[str, Any]]:
     """What each costs, measured in turns; of a machine that others use, too, the quietest turn counts."""
     costs: dict[str, dict[str, Any]] = {}
+    encoders = {name: folder / read_layout(folder).transformers[0] for name, folder in models.items()}  # fmt: skip
     for turn in range(_TURNS):
         watch(turn, _TURNS, "measuring")
-        for name, folder in models.items():
-            priced = cost(folder / read_layout(folder).transformers[0], threads=1, length=making.length, repeats=_REPEATS, with_head=kind is Kind.SPARSE)  # fmt: skip
+        for name, encoder in encoders.items():
+            priced = cost(encoder, threads=1, length=making.length, repeats=_REPEATS, with_head=kind is Kind.SPARSE)  # fmt: skip
             if name not in costs or priced.latency_ms < costs[name]["latency_ms"]:
                 costs[name] = priced.columns() | {"vocabulary_parameters": priced.parameters.vocabulary}  # fmt: skip
     return costs
