@@ -53,6 +53,8 @@ class EncoderWords:
 
     def __init__(self, student: Any, encoder: Teacher) -> None:
         self._student = student
+        added = student.get_added_tokens_decoder()
+        self._not_decoded = {number for number, token in added.items() if token.special}
         self._backend = encoder.backend
         self._frame = TokenFrame.of(encoder.backend)
         self._room = max(0, encoder.max_length - len(self._frame.before) - len(self._frame.behind))
@@ -105,7 +107,11 @@ class EncoderWords:
         spans = word_spans(text)
         cut_anew = self._student.encode(text, add_special_tokens=False)
         encoding = self._backend.encode(text, add_special_tokens=False)
-        places = _places(cut_anew.ids, pieces)
+        in_text = np.array(
+            [place for place, piece in enumerate(pieces) if piece not in self._not_decoded]
+        )
+        found = _places(cut_anew.ids, [pieces[place] for place in in_text])
+        places = np.where(found < 0, -1, in_text[found]) if len(in_text) else found
         words = _whole_words(cut_anew.offsets, spans)
         ids = np.array(encoding.ids[: self._room], dtype=np.int64)
         encoder_words = _whole_words(encoding.offsets[: self._room], spans)
