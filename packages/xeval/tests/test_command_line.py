@@ -75,6 +75,14 @@ def test_tune_score_and_run_from_the_command_line(
             ["score", "tuned", "--pooling", "mean"],
             "tuned: is scored by the protocol of its tuning, and --pooling would change nothing",
         ),
+        (
+            ["score", "tuned", "--source", "de"],
+            "--source would change nothing for pos, of which score learns nothing; leave it out, or take a task that learns (",
+        ),
+        (
+            ["score", "nowhere", "--task", "bpb", "--source", "en"],
+            "--source would change nothing for bpb, of which score learns nothing",
+        ),
     ],
 )
 def test_what_the_user_can_mend_is_one_sentence_and_status_two(

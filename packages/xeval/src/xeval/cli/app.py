@@ -96,7 +96,9 @@ def score(
         typer.Argument(help=f"A tuned folder; or any, with --task {o.listed(finetuned=False)}."),
     ],
     data: o.Data = "data",
-    source: o.SourceLanguage = "en",
+    source: Annotated[
+        str | None, typer.Option(help="Of a probe: source language or data set; if absent en.")
+    ] = None,
     languages: o.Languages = "all",
     results: o.Results = Path("results.jsonl"),
     task: Annotated[
@@ -129,13 +131,16 @@ def score(
         opened, names = open_source(data, cache=cache), _names(languages)
         chosen, record = task_to_score(model, task)
         o.refuse_without_effect(protocol, [chosen], model=model if record else "")
+        if source is not None:
+            o.refuse_source_without_effect(chosen)
+        language = source or "en"
         choose_targets(opened.data_sets(chosen), names)
         if isinstance(chosen, ProbeTask):
-            choose_source(opened.data_sets(chosen), source)
+            choose_source(opened.data_sets(chosen), language)
         from xeval.evaluate.score import score as score_model
 
         figures = score_model(
-            model, results, source=opened, languages=names, task=task, language=source,
+            model, results, source=opened, languages=names, task=task, language=language,
             protocol=protocol, bootstraps=bootstraps, watch=watch,
         )  # fmt: skip
     _show(figures, as_json)

@@ -9,7 +9,7 @@ import typer
 
 from xeval.errors import XevalError
 from xeval.protocol import PROMPTS, Protocol
-from xeval.task_templates.task import Task
+from xeval.task_templates.task import ProbeTask, Task
 from xeval.tasks import TASKS
 
 DEFAULT = Protocol()
@@ -67,6 +67,20 @@ def refuse_without_effect(protocol: Protocol, tasks: Iterable[Task], *, model: s
         raise XevalError(
             f"{option} would change nothing for {', '.join(task.name for task in tasks)}; leave it out, or take a task that "
             f"reads it ({readers})"
+        )
+
+
+def refuse_source_without_effect(task: Task) -> None:
+    """Refuse a source language where scoring learns nothing.
+
+    Raises:
+        XevalError: naming the task, and those that learn.
+    """
+    if not isinstance(task, ProbeTask):
+        probes = ", ".join(task.name for task in TASKS.values() if isinstance(task, ProbeTask))
+        raise XevalError(
+            f"--source would change nothing for {task.name}, of which score learns nothing; leave it out, or take a task that "
+            f"learns ({probes})"
         )
 
 
