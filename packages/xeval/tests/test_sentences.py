@@ -131,8 +131,6 @@ def test_a_layer_of_a_sentence_encoder_is_refused(sentence_encoder: Path) -> Non
 def test_the_digest_of_a_sentence_encoder_covers_its_modules(
     sentence_encoder: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     before = model_digest(str(sentence_encoder))
     for name, find, put in (
         ("1_Pooling/config.json", "mean", "cls"),
@@ -144,6 +142,27 @@ def test_the_digest_of_a_sentence_encoder_covers_its_modules(
         (folder / name).write_text(content.replace(find, put))
         assert model_digest(str(folder)) != before
     assert model_digest(str(shutil.copytree(sentence_encoder, tmp_path / "copy"))) == before
+
+
+def test_the_digest_of_a_plain_encoder_covers_all_files_of_its_tokenizer(
+    models: Models, tmp_path: Path
+) -> None:
+    from transformers import BertTokenizer, RobertaTokenizer
+
+    folder = tmp_path / "model"
+    shutil.copytree(models("bert"), folder)
+    pieces = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "Haus": 5, "haus": 6}
+    digests = [model_digest(str(folder))]
+    for lower in (True, False):
+        BertTokenizer(vocab=pieces, do_lower_case=lower).save_pretrained(tmp_path / str(lower))
+        settings = (tmp_path / str(lower) / "tokenizer_config.json").read_text()
+        (folder / "tokenizer_config.json").write_text(settings)
+        digests.append(model_digest(str(folder)))
+    for file in RobertaTokenizer.vocab_files_names.values():
+        (folder / file).write_text("another")
+        digests.append(model_digest(str(folder)))
+
+    assert len(digests) == len(set(digests))
 
 
 def test_kinds_are_told_by_their_files(

@@ -140,10 +140,13 @@ def model_digest(model: str) -> str:
 
 
 _WEIGHTS = (".safetensors", ".bin", ".model")
-_PARTS = ("config.json", "tokenizer.json", "vocab.txt")
+_PARTS = (
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"),
+)
 _MODULE_PARTS = (
     *("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
-    *("router_config.json", "tokenizer_config.json"),
+    "router_config.json",
 )
 
 
