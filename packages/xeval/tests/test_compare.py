@@ -353,12 +353,17 @@ def test_exchanging_the_models_exchanges_the_verdict(tmp_path: Path) -> None:
     assert ab.verdict == ba.verdict
 
 
+def write_bits(file: Path, *, mean: float, more: float) -> None:
+    """Bits of 100 texts of ten bytes by A, and by B, which takes `more` for each."""
+    bits = np.random.default_rng(0).normal(mean, 3, size=(100, 1))
+    for model, taken in (("A", bits), ("B", bits + more)):
+        rows = np.hstack([taken, np.full((100, 1), 10.0)])
+        write(file, model, {"de": rows}, metric="bits_per_byte")
+
+
 def test_fewer_bits_per_byte_are_better(tmp_path: Path) -> None:
     file = tmp_path / "r.jsonl"
-    bits = np.random.default_rng(0).normal(20, 3, size=(100, 1))
-    size = np.full((100, 1), 10.0)
-    write(file, "A", {"de": np.hstack([bits, size])}, metric="bits_per_byte")
-    write(file, "B", {"de": np.hstack([bits + 1, size])}, metric="bits_per_byte")
+    write_bits(file, mean=20, more=1)
 
     (task,) = compare(read_results(file), "A", "B", resamples=500)
 
@@ -367,10 +372,7 @@ def test_fewer_bits_per_byte_are_better(tmp_path: Path) -> None:
 
 def test_a_small_difference_of_a_rate_is_not_shown_as_none(tmp_path: Path) -> None:
     file = tmp_path / "r.jsonl"
-    bits = np.random.default_rng(0).normal(12, 3, size=(100, 1))
-    size = np.full((100, 1), 10.0)
-    write(file, "A", {"de": np.hstack([bits, size])}, metric="bits_per_byte")
-    write(file, "B", {"de": np.hstack([bits + 0.03, size])}, metric="bits_per_byte")
+    write_bits(file, mean=12, more=0.03)
 
     said = CliRunner().invoke(app, ["compare", "A", "B", str(file)]).output
 
