@@ -214,6 +214,22 @@ def test_a_pooler_that_was_not_saved_is_not_counted_and_a_task_head_is(tmp_path:
     assert parameters_of(tmp_path).architecture == "BertModel with a task head"
 
 
+@pytest.mark.parametrize("pooler", [False, True])
+def test_of_pickled_weights_a_pooler_counts_if_it_was_saved(tmp_path: Path, pooler: bool) -> None:
+    config = BertConfig(**SMALL, intermediate_size=F, max_position_embeddings=64)
+    encoder = BertModel(config, add_pooling_layer=pooler)
+    encoder.config.architectures = ["BertModel"]
+    encoder.config.save_pretrained(tmp_path)
+    file = tmp_path / "pytorch_model.bin"
+    torch.save(encoder.state_dict(), file)
+
+    assert parameters_of(tmp_path).total == sum(p.numel() for p in encoder.parameters())
+
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(XevalError, match=r"pytorch_model\.bin: not a whole file of tensors alone"):
+        parameters_of(tmp_path)
+
+
 def test_time_is_stated_with_its_conditions(folder: Path) -> None:
     before = torch.get_num_threads()
 

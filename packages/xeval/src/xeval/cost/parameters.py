@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,9 +147,25 @@ def bytes_on_disk(folder: Path) -> int:
 
 
 def _tensor_names(folder: Path) -> set[str]:
-    """Names in the safetensors files of the model; empty where it has none."""
-    files = [p for p in weight_files(folder) if p.suffix == ".safetensors"]
-    return {name for path in files for name in _tensor_sizes(path)}
+    """Names in the weight files of the model; empty where it has none."""
+    return {
+        name
+        for path in weight_files(folder)
+        for name in (_tensor_sizes(path) if path.suffix == ".safetensors" else _pickled(path))
+    }
+
+
+def _pickled(path: Path) -> dict[str, Any]:
+    """What a file of PyTorch's own format holds, without values."""
+    import torch
+
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="meta", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise XevalError(
+            f"{path}: not a whole file of tensors alone ({str(error).splitlines()[0]}); save the model again as safetensors"
+        ) from error
+    return content
 
 
 def _tensor_sizes(path: Path) -> dict[str, int]:
