@@ -243,6 +243,31 @@ def test_a_list_of_pieces_is_carried_to_another_family_by_what_they_say(world, t
     assert not {"bad_words_ids", "begin_suppress_tokens"} & report["settings_without_token"].keys()
 
 
+def test_settings_that_save_pretrained_refuses_are_carried(world, tmp_path):
+    """A temperature without do_sample, as Llama 2 was published with."""
+    base = tmp_path / "base"
+    shutil.copytree(world / "llama", base)
+    settings = {"temperature": 0.6, "top_p": 0.9}
+    (base / "generation_config.json").write_text(
+        json.dumps({**settings, "eos_token_id": 3}), "utf-8"
+    )
+
+    carry_model(world / "xlmr", [base], tmp_path / "out", method="copy")
+
+    written = json.loads((tmp_path / "out/generation_config.json").read_text("utf-8"))
+    assert {name: written.get(name) for name in settings} == settings
+    assert written["eos_token_id"] == 2
+
+
+def test_the_chat_template_of_the_new_tokenizer_comes_along(world, tmp_path):
+    chat = transformers.AutoTokenizer.from_pretrained(world / "llama")
+    chat.chat_template = "{% for message in messages %}{{ message.content }} [SEP] {% endfor %}"
+    chat.save_pretrained(tmp_path / "chat")
+    carry_model(tmp_path / "chat", [world / "llama"], tmp_path / "out", method="copy")
+    carried = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert carried.chat_template == chat.chat_template
+
+
 def test_the_same_carry_twice_writes_the_same_bytes(world, tmp_path):
     for name in ("one", "two"):
         carry_model(

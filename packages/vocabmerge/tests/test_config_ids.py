@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import BertConfig, BertLMHeadModel, GenerationConfig
 
-from vocabmerge import open_tokenizer, select_rows, trim
+from vocabmerge import VocabularyError, open_tokenizer, select_rows, trim
 from vocabmerge.config_ids import moved_lists
 
 WORDS = ["[UNK]", "[PAD]", "a", "b", "ab", "##a", "##b", "abb", "abbb"]
@@ -84,3 +84,14 @@ def test_names_and_choices_of_words_lose_what_went_and_no_more():
     moved, lost = moved_lists(settings, {3: 0}, 10)
     assert moved == {"lang_to_id": {"<|en|>": 0}, "force_words_ids": [[[0]]]}
     assert lost == {"lang_to_id": [4], "force_words_ids": [4]}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"sequence_bias": {"(3,)": -1.0}}, {"bad_words_ids": [3]}, {"suppress_tokens": "3"}, {"lang_to_id": [3]}],
+)  # fmt: skip
+def test_a_list_of_another_form_is_one_sentence(settings):
+    """transformers writes the first of a bias that was given as its documentation shows it, and cannot use it again."""
+    (name,) = settings
+    with pytest.raises(VocabularyError, match=f"^{name}: expected ids of pieces as transformers"):
+        moved_lists(settings, {3: 0}, 10)

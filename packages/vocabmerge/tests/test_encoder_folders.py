@@ -21,7 +21,14 @@ from sentence_transformers.sentence_transformer.modules import (
 )
 from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, SpladePooling
 
-from vocabmerge import VocabularyError, count_pieces, read_layout, read_vocabulary, trim_vocabulary
+from vocabmerge import (
+    VocabularyError,
+    count_pieces,
+    read_layout,
+    read_vocabulary,
+    trim,
+    trim_vocabulary,
+)
 from vocabmerge.encoder_folder.layout import named_ids
 from vocabmerge.encoder_folder.write import write_trimmed
 
@@ -159,6 +166,25 @@ def test_a_sentence_encoder_gives_the_same_vectors(save_encoder, trimmed, text, 
     assert parts["modules"]["parameters"] == 16 * 8 + 8
     assert report["after"]["parts"]["encoder"] == parts["encoder"]
     assert report["after"]["parts"]["vocabulary"]["parameters"] == len(kept) * 16
+
+
+def test_pieces_stay_by_the_text_as_sentence_transformers_lowercases_it(save_encoder, text, tmp_path):  # fmt: skip
+    """Folders of today have it in tokenizer.json as well, older ones in this setting alone."""
+    sentence_encoder(save_encoder(tmp_path / "base")).save(str(tmp_path / "model"))
+    settings = tmp_path / "model/sentence_bert_config.json"
+    stated = json.loads(settings.read_text("utf-8"))
+    settings.write_text(json.dumps({**stated, "do_lower_case": True}), "utf-8")
+    lines = [line.upper() for line in text[0]]
+    (tmp_path / "aa.txt").write_text("\n".join(lines), "utf-8")
+
+    report = trim(tmp_path / "model", {"aa": tmp_path / "aa.txt"}, tmp_path / "out", prompts=["AA: "])  # fmt: skip
+
+    before, after = (st.SentenceTransformer(str(tmp_path / name), device="cpu") for name in ("model", "out"))  # fmt: skip
+    assert report["pieces"]["after"] < report["pieces"]["before"] - 20
+    assert report["languages"]["aa"]["unknown_rate_before"] == 0
+    for prompt in ("", "AA: "):
+        old, new = (m.encode(lines, prompt=prompt, convert_to_tensor=True) for m in (before, after))
+        assert torch.equal(old, new)
 
 
 def test_a_cross_encoder_gives_the_same_scores(save_encoder, trimmed, text, tmp_path):

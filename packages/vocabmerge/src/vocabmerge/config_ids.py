@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vocabmerge.errors import VocabularyError
+
 _SETTINGS = {
     "suppress_tokens": "pieces",
     "begin_suppress_tokens": "pieces",
@@ -37,6 +39,9 @@ def moved_lists(
     Returns:
         The settings that change, and the ids that each lost, ascending.
 
+    Raises:
+        VocabularyError: a setting of another form than transformers gives it.
+
     Example:
         >>> moved_lists({"suppress_tokens": [1, 5, 9], "bad_words_ids": [[5, 1], [9]]}, {1: 0, 5: 1}, 10)
         ({'suppress_tokens': [0, 1], 'bad_words_ids': [[1, 0]]}, {'suppress_tokens': [9], 'bad_words_ids': [9]})
@@ -59,7 +64,13 @@ def _moved_lists(
         holds = _SETTINGS.get(name, "pieces" if within_task and name.endswith("_token_id") else "")
         if holds and value is not None:
             ids = _Ids(new_of_old, rows)
-            left = _left(value, holds, ids)
+            try:
+                left = _left(value, holds, ids)
+            except (AttributeError, TypeError, ValueError) as error:
+                raise VocabularyError(
+                    f"{name}: expected ids of pieces as transformers lists them, got {value!r}; mend it, or take it out of the "
+                    "model's configs"
+                ) from error
             if left != value:
                 moved[name] = left
             if ids.lost:

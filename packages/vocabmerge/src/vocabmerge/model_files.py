@@ -119,7 +119,8 @@ def save_model(
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     if model.can_generate():
-        model.generation_config.save_pretrained(folder)
+        # save_pretrained refuses what published files say, such as a temperature without do_sample, once an id has changed.
+        model.generation_config.to_json_file(folder / "generation_config.json")
     save_torch_state_dict(written, folder, max_shard_size=_LARGEST_FILE, metadata={"format": "pt"})
     return left_out
 

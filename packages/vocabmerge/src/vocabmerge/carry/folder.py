@@ -119,6 +119,11 @@ def carry_model(
         for file in side_files:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(base / file, folder / file)
+        template = (
+            Path(tokenizer) if Path(tokenizer).is_dir() else Path(tokenizer).parent
+        ) / "chat_template.jinja"
+        if template.is_file():  # transformers' file for a part of tokenizer_config.json
+            shutil.copyfile(template, folder / place / template.name)
         report = {
             "format": "vocabmerge-carry/1",
             **carried.report,

@@ -107,6 +107,13 @@ class Layout:
         """Modules whose own weights have one row per piece."""
         return tuple(module for module in self.modules if module.name in TABLES)
 
+    @property
+    def lowercases(self) -> bool:
+        """Whether sentence-transformers lowercases a text before any of its tokenizers reads it."""
+        readers = [module for module in self.modules if module.name in (*TRANSFORMERS, *TABLES)]
+        settings = [module_config(self.folder, module) for module in readers]
+        return bool(settings) and all(config.get("do_lower_case") for config in settings)
+
 
 def read_layout(folder: str | Path) -> Layout:
     """Tell what lies in a model folder, from its configs alone: no weights are read and no model is built.

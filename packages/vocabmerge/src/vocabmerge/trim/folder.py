@@ -12,6 +12,7 @@ from vocabmerge.encoder_folder.layout import Layout, named_ids, read_layout
 from vocabmerge.encoder_folder.parts import check_folder
 from vocabmerge.encoder_folder.write import write_trimmed
 from vocabmerge.errors import VocabularyError
+from vocabmerge.families.components import open_normalizer
 from vocabmerge.hub.fetch import local_files, model_folder
 from vocabmerge.language_texts import LINES, Corpora, language_texts
 from vocabmerge.output_folder import new_folder, refuse_taken, write_json
@@ -114,14 +115,17 @@ def trim(
         segmented = {
             language: SegmentedText(
                 vocabulary,
-                text,
+                _Lowercased(text) if layout.lowercases else text,
                 segmenter=segmenter,
                 watch=watch,
                 what=f"lines of {language} counted",
             )
             for language, text in texts.items()
         }
-        protect = [*named_ids(layout), *_ids_of(segmenter, [*layout.prompts.values(), *prompts])]
+        before_texts: Iterable[str] = [*layout.prompts.values(), *prompts]
+        if layout.lowercases:
+            before_texts = _Lowercased(before_texts)
+        protect = [*named_ids(layout), *_ids_of(segmenter, before_texts)]
         del segmenter  # of a large vocabulary hundreds of MiB
         cut = trim_vocabulary(
             vocabulary,
@@ -145,6 +149,17 @@ def trim(
             watch(0, None, "patch written")
             write_patch(_patch(cut, layout, report, folder), patch)
     return report
+
+
+class _Lowercased(Iterable[str]):
+    """Texts as the tokenizer gets them where sentence-transformers lowercases them before."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = texts
+        self._lowercase = open_normalizer({"type": "Lowercase"})
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._lowercase, self._texts)
 
 
 def _ids_of(segmenter: Tokenizer, texts: Iterable[str]) -> set[int]:
