@@ -174,7 +174,10 @@ def test_retrieval_where_queries_lie_in_the_corpus(
     """As in ArguAna and Quora: the query itself is not found, and one judged document is not in the corpus."""
     corpus = [{"id": f"d{i}", "title": "", "text": line} for i, line in enumerate(sentences)]
     queries = [{"id": row["id"], "text": row["text"]} for row in corpus[:30]]
-    judged = {f"d{i}": {f"d{i + 30}": 1, f"d{i + 45}": 1} for i in range(29)}
+    # Any model finds some: the query's words in reverse.
+    reversed_words = [" ".join(reversed(row["text"].split())) for row in queries]
+    corpus += [{"id": f"r{i}", "title": "", "text": text} for i, text in enumerate(reversed_words)]
+    judged = {f"d{i}": {f"r{i}": 1, f"d{i + 45}": 1} for i in range(29)}
     judged["d29"] = {"gone": 1, "d30": 1}
 
     ours, theirs = retrieval_by_both(
@@ -182,7 +185,7 @@ def test_retrieval_where_queries_lie_in_the_corpus(
         ignore_identical_ids=True,
     )  # fmt: skip
 
-    assert 0.02 < ours["ndcg_at_10"] < 0.99
+    assert 0.1 < ours["ndcg_at_10"] < 0.99
     for metric in ("ndcg_at_10", "mrr_at_10", "recall_at_100"):
         assert ours[metric] == pytest.approx(theirs[metric], abs=TOLERANCE)
 
