@@ -110,8 +110,9 @@ class EncoderWords:
         in_text = np.array(
             [place for place, piece in enumerate(pieces) if piece not in self._not_decoded]
         )
-        found = _places(cut_anew.ids, [pieces[place] for place in in_text])
-        places = np.where(found < 0, -1, in_text[found]) if len(in_text) else found
+        places = _places(cut_anew.ids, [pieces[place] for place in in_text])
+        if len(in_text):
+            places = np.where(places < 0, -1, in_text[places])
         words = _whole_words(cut_anew.offsets, spans)
         ids = np.array(encoding.ids[: self._room], dtype=np.int64)
         encoder_words = _whole_words(encoding.offsets[: self._room], spans)
