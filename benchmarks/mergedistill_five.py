@@ -26,7 +26,7 @@ import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 
@@ -105,7 +105,7 @@ def main() -> None:
 def _options() -> Namespace:
     asked = parser(__doc__.splitlines()[0])
     asked.add_argument("--work", type=Path, help="keep everything here; the same call goes on")
-    asked.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the students")
+    asked.add_argument("--seeds", type=int, nargs="+", help="of the students; by default 0 1 2")
     asked.add_argument("--rows", nargs="+", choices=[row.name for row in rows(Size(), "")], metavar="ROW",
                        help="of the table; by default all")  # fmt: skip
     asked.add_argument("--teachers", nargs="+", choices=list(TAUGHT), help="only make these")
@@ -113,7 +113,8 @@ def _options() -> Namespace:
     if options.model is None or options.data is None:
         asked.error("name the encoder by --model FOLDER and the text by --data FOLDER.")
     if options.quick:
-        options.seeds, options.rows = options.seeds[:1], options.rows or [MERGED, PLAIN]
+        options.seeds, options.rows = options.seeds or [0], options.rows or [MERGED, PLAIN]
+    options.seeds = options.seeds or [0, 1, 2]
     return options
 
 
@@ -260,9 +261,10 @@ def say_probe(
             shape={**shape, "language": language},
         )  # fmt: skip
     if {MERGED, PLAIN} <= outcomes.keys():
-        for test in xeval.compare(
-            [row for row in xeval.read_results(results) if row.task == task], MERGED, PLAIN
-        ):
+        rows = [row for row in xeval.read_results(results) if row.task == task]
+        # Students of one row and several seeds are other weights, and one row.
+        rows = [replace(row, model_digest=row.model) for row in rows]
+        for test in xeval.compare(rows, MERGED, PLAIN):
             if test.metric == metric:
                 for gap in (*test.languages, *filter(None, [test.mean])):
                     print(f"{task}, {gap.place}: {gap.verdict} ({gap.low:+.2f} to {gap.high:+.2f}, p {gap.p_holm:.3f})")  # fmt: skip

@@ -411,6 +411,24 @@ def test_equal_predictions_show_no_difference_and_claim_no_reach(tmp_path: Path)
     assert task.languages[0].verdict == "no difference: the same score on every item"
 
 
+def test_no_difference_beyond_all_points_is_named_as_what_could_have_been_shown(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "r.jsonl"
+    for seed, shares in enumerate([(0.95, 0.5), (0.6, 0.4)]):
+        for model, share in zip("AB", shares, strict=True):
+            write(file, model, {"de": flips(share, seed)}, seed=seed)
+
+    (task,) = compare(read_results(file), "A", "B", resamples=500)
+
+    (one,) = task.languages
+    assert one.detectable is not None
+    assert one.detectable > 100
+    assert one.verdict == (
+        "no difference shown; not even one of 100 points would have been, 4 times in 5: more seeds or test items are needed"
+    )
+
+
 def test_seeds_count_and_few_of_them_widen_the_interval(tmp_path: Path) -> None:
     file = tmp_path / "r.jsonl"
     for seed, rate in enumerate((0.70, 0.80, 0.90)):
