@@ -425,7 +425,7 @@ def test_no_difference_beyond_all_points_is_named_as_what_could_have_been_shown(
     assert one.detectable is not None
     assert one.detectable > 100
     assert one.verdict == (
-        "no difference shown; not even one of 100 points would have been, 4 times in 5: more seeds or test items are needed"
+        "no difference shown, nor would one of 100 points have been: too few seeds or test items"
     )
 
 

@@ -356,7 +356,7 @@ def _with_verdict(
         same = "no difference: the same score on every item"
         verdict = same if comparison.difference == 0 else "no difference shown"
     elif score.unit == "%" and comparison.detectable > 100:
-        verdict = "no difference shown; not even one of 100 points would have been, 4 times in 5: more seeds or test items are needed"
+        verdict = "no difference shown, nor would one of 100 points have been: too few seeds or test items"
     else:
         verdict = f"no difference shown; one of {comparison.detectable:.{digits}f} {unit} would have been, 4 times in 5"
     return replace(comparison, verdict=verdict)
