@@ -113,8 +113,8 @@ def _options() -> Namespace:
     if options.model is None or options.data is None:
         asked.error("name the encoder by --model FOLDER and the text by --data FOLDER.")
     if options.quick:
-        options.seeds, options.rows = options.seeds or [0], options.rows or [MERGED, PLAIN]
-    options.seeds = options.seeds or [0, 1, 2]
+        options.rows = options.rows or [MERGED, PLAIN]
+    options.seeds = options.seeds or ([0] if options.quick else [0, 1, 2])
     return options
 
 
@@ -261,10 +261,9 @@ def say_probe(
             shape={**shape, "language": language},
         )  # fmt: skip
     if {MERGED, PLAIN} <= outcomes.keys():
-        rows = [row for row in xeval.read_results(results) if row.task == task]
-        # Students of one row and several seeds are other weights, and one row.
-        rows = [replace(row, model_digest=row.model) for row in rows]
-        for test in xeval.compare(rows, MERGED, PLAIN):
+        # Students of one row of the table and several seeds are other weights, and one system.
+        by_system = [replace(one, model_digest=one.model) for one in xeval.read_results(results) if one.task == task]  # fmt: skip
+        for test in xeval.compare(by_system, MERGED, PLAIN):
             if test.metric == metric:
                 for gap in (*test.languages, *filter(None, [test.mean])):
                     print(f"{task}, {gap.place}: {gap.verdict} ({gap.low:+.2f} to {gap.high:+.2f}, p {gap.p_holm:.3f})")  # fmt: skip

@@ -33,6 +33,7 @@ ODD = [
 
 pytestmark = [
     pytest.mark.slow,
+    # A published tokenizer and corpora are others' files, which are not copied into the project.
     pytest.mark.skipif(E5 is None or not WORDPIECE.is_file(), reason="no real tokenizers and text"),
 ]
 

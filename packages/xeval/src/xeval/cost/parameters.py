@@ -113,7 +113,7 @@ def parameters_of(folder: Path) -> Parameters:
         ) from error
     names = _tensor_names(folder)
     encoder: Any = model.base_model
-    if names and not any("pooler." in name for name in names) and hasattr(encoder, "pooler"):
+    if not any("pooler." in name for name in names) and hasattr(encoder, "pooler"):
         encoder.pooler = None
     counted = split_parameters(model)
     task_head = sum(_tensor_sizes(folder / "head.safetensors").values())
@@ -147,7 +147,7 @@ def bytes_on_disk(folder: Path) -> int:
 
 
 def _tensor_names(folder: Path) -> set[str]:
-    """Names in the weight files of the model; empty where it has none."""
+    """Names in the weight files of the model."""
     return {
         name
         for path in weight_files(folder)
