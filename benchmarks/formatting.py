@@ -10,10 +10,11 @@ _SECONDS = ((1.0, 1.0, "s"), (1e-3, 1e3, "ms"), (0.0, 1e6, "µs"))
 
 def number(value: float) -> str:
     """Three digits, with a letter for what is large."""
+    value = float(f"{value:.3g}")
     for size, letter in _LARGE:
         if abs(value) >= size:
-            return f"{value / (1e3 if letter == 'k' else size):.3g} {letter}"
-    return f"{value:.3g}"
+            return f"{value / (1e3 if letter == 'k' else size):g} {letter}"
+    return f"{value:g}"
 
 
 def quantity(value: float, unit: str) -> str:

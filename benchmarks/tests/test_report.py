@@ -144,6 +144,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
     [
         (0.0, "s", "0 µs"), (0.00012, "s", "120 µs"), (0.13, "s", "130 ms"), (2.5, "s", "2.5 s"),
         (11174805504.0, "FLOP", "11.2 G FLOP"), (66554112, "", "66.6 M"), (1.5, "x", "1.5 ×"), (3.5e-5, "", "3.5e-05"),
+        (5_120.0, "tokens/s", "5120 tokens/s"), (999.7e6, "", "1 G"),
     ],
 )  # fmt: skip
 def test_quantities_are_written_with_three_digits(value: float, unit: str, expected: str) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import TrainerControl, TrainerState
 
 from xeval.cli.console import _PlainLines, plain_lines, progress, progress_line
 from xeval.data.source import LocalFolder
 from xeval.errors import XevalError
 from xeval.evaluate.score import score
-from xeval.finetune.callbacks import LossMeter, NotFiniteError
+from xeval.finetune.callbacks import LossMeter, NotFiniteError, TrainingProgress
 from xeval.finetune.trainer import training_arguments
 from xeval.finetune.tune import tune
 from xeval.protocol import Protocol
@@ -133,6 +134,27 @@ def test_tuning_tells_loss_speed_and_every_evaluation(
     assert re.fullmatch(r"evaluated at step 2: accuracy \d+\.\d\d, the best so far", first)
     assert re.match(r"evaluated at step 4: accuracy \d+\.\d\d, ", second)
     assert told[0] == (0, 1, "reading ud/xx_made")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(10.0, "6.4 examples/s"), (0.04, "1,600 examples/s"), (0.0, "loss 2.00")],
+)
+def test_the_speed_of_a_tuning_has_no_exponent(seconds: float, said: str) -> None:
+    told: list[str] = []
+    times = iter([0.0, seconds, seconds])
+    losses = LossMeter()
+    told_by = TrainingProgress(
+        losses, batch_size=32, metric="accuracy", watch=lambda *state: told.append(state[2]),
+        clock=lambda: next(times),
+    )  # fmt: skip
+    state = TrainerState(global_step=0, max_steps=8)
+    told_by.on_train_begin(None, state, TrainerControl())
+    losses.add(torch.tensor(4.0), 1)
+    state.global_step = 2
+    told_by.on_step_end(None, state, TrainerControl(should_evaluate=False))
+
+    assert told[-1].endswith(said)
 
 
 def test_scoring_tells_the_figure_of_every_test_set(

@@ -17,7 +17,7 @@ from xeval.cli.app import app
 from xeval.errors import XevalError
 from xeval.report import markdown, page, write_plots, write_report
 from xeval.report.colour import MODEL_COLOURS, cividis, ink_on, ink_on_hex, luminance
-from xeval.report.figures import letter, scaled
+from xeval.report.figures import letter, megabytes, milliseconds, scaled
 from xeval.report.page import _TEMPLATES
 from xeval.report.pareto import Point, pareto_front
 from xeval.report.render import environment, render
@@ -403,6 +403,13 @@ def test_letters_go_on_after_z() -> None:
 
 def test_counts_are_short() -> None:
     assert [scaled(n) for n in (950, 66_554_112, 1.2e9, None)] == ["950", "66.6 M", "1.2 G", "–"]
+    assert [scaled(n) for n in (999.7, 999_700_000, 5e15)] == ["1 k", "1 G", "5000 T"]
+    assert [megabytes(n) for n in (1.5e6, 999.6e6, 1.234e9)] == ["1.5 MB", "1,000 MB", "1,230 MB"]
+    assert [milliseconds(n) for n in (0.01234, 12.3, 1234.5)] == [
+        "0.0123 ms",
+        "12.3 ms",
+        "1,230 ms",
+    ]
 
 
 def test_templates_escape_strings_keep_markup_and_lose_their_own_lines() -> None:

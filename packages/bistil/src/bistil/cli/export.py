@@ -151,7 +151,7 @@ def _print_measured(measured: dict[str, Measured], length: int) -> None:
             f"{figures.one.bytes / 2**20:,.1f}",
             f"{figures.one.flops / 1e9:,.2f}",
             *times,
-            *([f"{figures.joules:,.3g}"] if with_energy else []),
+            *([f"{float(f'{figures.joules:.3g}'):,g}"] if with_energy else []),
         )
     Console().print(table)
     if not with_energy:

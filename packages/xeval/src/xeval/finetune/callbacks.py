@@ -109,7 +109,7 @@ class TrainingProgress(TrainerCallback):
         self._seen, self._looked = state.global_step, self.clock()
         seconds = self._looked - self._training_since
         examples = (state.global_step - self._first) * self.batch_size
-        rate = f", {examples / seconds:,.3g} examples/s" if seconds > 0 else ""
+        rate = f", {float(f'{examples / seconds:.3g}'):,g} examples/s" if seconds > 0 else ""
         best = f", best {self.metric} {state.best_metric:.2f}" if state.best_global_step else ""
         self._figures = f", loss {loss:#.3g}{rate}{best}"
 

@@ -32,30 +32,25 @@ def scaled(value: float | None) -> str:
     """A count with its thousands in letters, three digits."""
     if value is None:
         return NOTHING
+    value = _of_three_digits(value)
     for size, letter in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= size:
-            return (
-                f"{value / size:.3g}{letter}"
-                if value / size < 1000
-                else f"{value / size:.0f}{letter}"
-            )
+            return f"{value / size:g}{letter}"
     return f"{value:g}"
 
 
 def megabytes(value: float | None) -> str:
     """Bytes, in megabytes of 10⁶."""
-    return (
-        NOTHING
-        if value is None
-        else f"{value / 1e6:,.3g} MB"
-        if value < 1e9
-        else f"{value / 1e6:,.0f} MB"
-    )
+    return NOTHING if value is None else f"{_of_three_digits(value / 1e6):,g} MB"
 
 
 def milliseconds(value: float | None) -> str:
     """A time."""
-    return NOTHING if value is None else f"{value:.3g} ms"
+    return NOTHING if value is None else f"{_of_three_digits(value):,g} ms"
+
+
+def _of_three_digits(value: float) -> float:
+    return float(f"{value:.3g}")
 
 
 def letter(index: int) -> str:
