@@ -6,6 +6,7 @@ A student of one teacher's body over the union of the five vocabularies reads a 
 
 - `merged`: each language's teacher is heard by its 8 likeliest pieces and their tail;
 - `mlm only`: the same steps without teachers;
+- `merged, 0.6 of the steps`, and `0.7`: is the end of `mlm only` reached by then, in masked accuracy and in bits per byte;
 - `merged, drawn`: heard by pieces drawn from the whole distribution;
 - `online`: asked in each step;
 - `merged, on the encoder's layers`, and the same by masked words only: the student is as deep as the last teacher and begins as it;
@@ -109,6 +110,11 @@ def _options() -> Namespace:
     asked.add_argument("--rows", nargs="+", choices=[row.name for row in rows(Size(), "")], metavar="ROW",
                        help="of the table; by default all")  # fmt: skip
     asked.add_argument("--teachers", nargs="+", choices=list(TAUGHT), help="only make these")
+    asked.add_argument(
+        "--held-out",
+        action="store_true",
+        help="only bits per byte and masked accuracy, no probes and entities",
+    )
     options = asked.parse_args()
     if options.model is None or options.data is None:
         asked.error("name the encoder by --model FOLDER and the text by --data FOLDER.")
@@ -157,6 +163,13 @@ def rows(size: Size, encoder: str) -> list[Variant]:
     return [
         Variant(name=MERGED, changes={}),
         Variant(name=PLAIN, changes={"distil.alpha": 0.0}),
+        *(
+            Variant(
+                name=f"merged, {share} of the steps",
+                changes={"train.steps": round(share * size.steps)},
+            )
+            for share in (0.6, 0.7)
+        ),
         Variant(name="merged, drawn", changes={"distil.sampler": "random"}),
         Variant(name="online", changes={"distil.online": True}),
         Variant(name="merged, on the encoder's layers", changes=on_layers),
@@ -180,6 +193,8 @@ def measure(size: Size, options: Namespace, folder: Path, recorder: Recorder) ->
         print(row.name, {code: interval(values) for code, values in outcomes[row.name].bits_per_byte.items()}, flush=True)  # fmt: skip
     shape = {"steps": size.steps, "teacher_steps": size.teacher_steps, "seeds": " ".join(map(str, options.seeds))}  # fmt: skip
     say_held_out(outcomes, recorder, shape)
+    if options.held_out:
+        return
     results = folder / "results.jsonl"
     for task in size.probes:
         say_probe(task, outcomes, options, folder, results, recorder, shape)
