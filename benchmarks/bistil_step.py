@@ -9,7 +9,6 @@ the process.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -73,13 +72,9 @@ def measure(
 ) -> None:
     """Race the three, and weigh them."""
     ids = torch.randint(VOCABULARY, (batch, length), device=DEVICE)
-    models = {"ours": extraction_model(teacher, student)}
-    if DEVICE == "cuda":
-        models["ours, teacher replayed"] = extraction_model(teacher, student, replay=True)
+    model = extraction_model(teacher, student)
     losses = {
-        **{
-            which: functools.partial(extraction_loss, models[which], ids, dtype) for which in models
-        },
+        "ours": lambda: extraction_loss(model, ids, dtype),
         "eager maps": lambda: eager(teacher, student, ids, dtype),
         "no distillation": lambda: bare(teacher, student, ids, dtype),
     }
@@ -105,7 +100,7 @@ def measure(
         shape=shape,
     )  # fmt: skip
     recorder.add(
-        "overhead of distillation", {which: times[which] for which in ("no distillation", *models)}, unit="s",
+        "overhead of distillation", {which: times[which] for which in ("no distillation", "ours")}, unit="s",
         floor="no distillation", bar={"ours": 1.15}, shape=shape,
     )  # fmt: skip
     kept = {which: [kept_bytes(loss, student) / 2**20] for which, loss in losses.items()}
@@ -125,10 +120,10 @@ def step(student: Any, loss: Callable[[], Tensor]) -> Callable[[], None]:
     return run
 
 
-def extraction_model(teacher: Any, student: Any, *, replay: bool = False) -> ExtractionModel:
-    """As `bistil extract` builds it, once for all steps; or with a teacher that is replayed from a CUDA graph."""
+def extraction_model(teacher: Any, student: Any) -> ExtractionModel:
+    """As `bistil extract` builds it, once for all steps."""
     weights = LossWeights()
-    runner = TeacherRunner(teacher, weights, LAYERS, replay=replay)
+    runner = TeacherRunner(teacher, weights, LAYERS)
     return ExtractionModel(student, runner, weights=weights, layers=LAYERS, positions=0)
 
 

@@ -40,17 +40,10 @@ class Attention:
     window: int | None = None
     maps: Tensor | None = None
 
-    def copied(self) -> Attention:
-        """The same in memory of its own."""
-        return self._with_tensors(Tensor.clone)
-
     def of_heads(self, heads: Sequence[int]) -> Attention:
         """The same of these heads alone."""
-        return self._with_tensors(lambda tensor: tensor[:, list(heads)])
-
-    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Attention:
         tensors: dict[str, Any] = {
-            name: change(tensor)
+            name: tensor[:, list(heads)]
             for name, tensor in vars(self).items()
             if isinstance(tensor, Tensor)
         }
@@ -72,15 +65,6 @@ class Activations:
     hidden: dict[int, Tensor] = field(default_factory=dict)
     attention: dict[int, Attention] = field(default_factory=dict)
     last: Tensor | None = None
-
-    def copied(self) -> Activations:
-        """The same in memory of its own."""
-        return Activations(
-            pre_norm=self.pre_norm,
-            hidden={number: state.clone() for number, state in self.hidden.items()},
-            attention={number: kept.copied() for number, kept in self.attention.items()},
-            last=None if self.last is None else self.last.clone(),
-        )
 
 
 def family_of(model: nn.Module) -> Family:

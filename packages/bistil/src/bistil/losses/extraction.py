@@ -6,16 +6,14 @@ import contextlib
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from bistil.encoders.answers import answers_of
-from bistil.encoders.capture import Activations, capture_activations, encoder_of, layers_of
+from bistil.encoders.capture import capture_activations, encoder_of, layers_of
 from bistil.encoders.recompute import recomputing
-from bistil.encoders.replay import ReplayedForward
 from bistil.losses.outputs import (
     LossContext,
     LossOutput,
@@ -123,16 +121,6 @@ def _run(
             answers = answers_of(model(**inputs), model.config, inputs["attention_mask"])
         else:
             encoder_of(model)(**inputs)
-    return _outputs(model, activations, labels, sees, answers)
-
-
-def _outputs(
-    model: Any,
-    activations: Activations,
-    labels: Tensor | None,
-    sees: Sees,
-    answers: Mapping[str, Tensor] = MappingProxyType({}),
-) -> ModelOutputs:
     return ModelOutputs(
         activations=activations,
         layers=len(layers_of(model)),
@@ -151,7 +139,6 @@ class TeacherRunner:
         layers: for each of the student's layers the teacher's.
         with_sft: gives for a language the context in which the teacher is run on its batches.
         engine: runs the teacher, where its weights are shared among processes; then no masked rows can be seen.
-        replay: whether, on a GPU, the pass on text without padding is recorded as a CUDA graph and replayed.
     """
 
     def __init__(
@@ -162,12 +149,10 @@ class TeacherRunner:
         *,
         with_sft: Callable[[str], AbstractContextManager[None]] = lambda _language: contextlib.nullcontext(),
         engine: ShardedEngine | None = None,
-        replay: bool = False,
     ) -> None:  # fmt: skip
         # Autocast would keep half copies of weights that take gradients until the student's pass is over.
         self._teacher, self._engine = teacher.requires_grad_(False), engine
         self._sees, self._layers, self._with_sft = weights.sees_of_teacher, tuple(layers), with_sft
-        self._replayed = ReplayedForward(self._activations) if replay and engine is None else None
 
     @torch.no_grad()
     def __call__(
@@ -176,24 +161,14 @@ class TeacherRunner:
         """What the teacher does with a batch [B, S]; None where no term sees it."""
         if not self._sees:
             return None
-        with self._with_sft(language):
-            if self._replayed is not None and set(inputs) == {"input_ids"}:
-                activations = self._replayed(inputs["input_ids"])
-                outputs = _outputs(self._teacher, activations, labels, self._sees)
-            else:
-                outputs = self._run(inputs, labels)
-            if Sees.MASKED_ROWS in self._sees:
-                outputs.masked_rows  # noqa: B018  # now, under the fine-tuning and without a gradient
-        return outputs
-
-    def _run(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> ModelOutputs:
         last = len(layers_of(self._teacher)) - 1
         recorded = recorded_layers(self._sees, self._layers, last=last)
         forward = None if self._engine is None else functools.partial(self._in_shares, inputs)
-        return _run(self._teacher, inputs, labels, self._sees, recorded, forward=forward)
-
-    def _activations(self, ids: Tensor) -> Activations:
-        return self._run({"input_ids": ids}, None).activations
+        with self._with_sft(language):
+            outputs = _run(self._teacher, inputs, labels, self._sees, recorded, forward=forward)
+            if Sees.MASKED_ROWS in self._sees:
+                outputs.masked_rows  # noqa: B018  # now, under the fine-tuning and without a gradient
+        return outputs
 
     def _in_shares(self, inputs: Mapping[str, Tensor]) -> None:
         assert self._engine is not None
