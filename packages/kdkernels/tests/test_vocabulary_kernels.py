@@ -269,6 +269,26 @@ def test_cross_entropy_is_torchs() -> None:
         assert relative_error(a, b) < TOLERANCE[torch.float32]
 
 
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+def test_layout_of_the_operands_does_not_matter(dtype: torch.dtype) -> None:
+    """All rows count, so that nothing is copied on the way to the kernels."""
+    batch = make_distil_batch(SHAPE, dtype=dtype, device=DEVICE)
+    operands = [*batch.positional]
+    operands[3] = operands[3].clamp(min=0)
+
+    def loss_and_gradients(operands: list[torch.Tensor]) -> list[torch.Tensor]:
+        loss = linear_distil_loss(*operands, alpha=0.5, impl="triton").loss
+        return [loss.detach(), *torch.autograd.grad(loss, operands[:3])]
+
+    expected = loss_and_gradients(operands)
+    for place, operand in enumerate(operands):
+        with_gaps = torch.stack([operand.detach(), operand.detach().flip(0)], dim=-1)[..., 0]
+        changed = [*operands]
+        changed[place] = with_gaps.requires_grad_(operand.requires_grad)
+        for value, truth in zip(loss_and_gradients(changed), expected, strict=True):
+            torch.testing.assert_close(value, truth)
+
+
 def test_rows_lie_beyond_two_to_the_31st_element() -> None:
     """Rows with a huge stride that itself fits 32 bits: the memory between them is never touched, and costs nothing."""
     from kdkernels.topk_kl import kernel

@@ -69,6 +69,7 @@ def losses_and_gradients(
     (N, H), V = hidden.shape, weight.shape[0]
     h, W = hidden.to(compute_dtype).contiguous(), weight.to(compute_dtype).contiguous()
     b = None if bias is None else bias.to(compute_dtype).contiguous()
+    labels = labels.contiguous()
     exponentials = compute_dtype == torch.bfloat16 and (targets is None or options.temperature == 1)
     scale = float16_scale(row_scale, compute_dtype, temperature=options.temperature)
     row_scale = row_scale if scale is None else row_scale * scale
