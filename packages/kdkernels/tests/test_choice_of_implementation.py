@@ -78,6 +78,21 @@ def test_before_compute_capability_8_torch_runs_and_triton_is_refused(
         choose_on_a_gpu("triton")
 
 
+@pytest.mark.parametrize(
+    ("capability", "copies"),
+    [((8, 0), False), ((8, 9), False), ((9, 0), True), ((10, 0), True), ((12, 0), False)],
+)
+def test_products_take_the_blocks_of_227_kib_where_there_is_room_for_them(
+    capability: tuple[int, int], copies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Devices of capability 12.0 copy blocks by themselves and have 99 KiB."""
+    pytest.importorskip("triton")
+    from kdkernels.projection_kernel import copies_blocks
+
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    assert copies_blocks(torch.device("cuda")) == copies
+
+
 @pytest.fixture
 def a_fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tensors on "cuda" that hold nothing, a device of capability 9.0, an installed triton, and nothing computed."""

@@ -269,12 +269,15 @@ def test_products_that_end_in_a_softmax_run_on_tensor_cores_and_spill_nothing(
     assert not {"copy 4", "copy 8"} & set(figures.accesses)
 
 
-def test_kernels_over_a_vocabulary_fit_compute_capability_8_and_spill_nothing(cache: Path) -> None:
-    """Where the device does not copy blocks of matrices by itself, products take pointers."""
+@pytest.mark.parametrize("capability", [80, 120])
+def test_kernels_over_a_vocabulary_fit_devices_of_99_kib_and_spill_nothing(
+    cache: Path, capability: int
+) -> None:
+    """Where there is no room for the blocks that a device copies by itself, products take pointers."""
     figures = [
-        row_kernel("bf16", ALIGNED, cache, hard=True, soft=True, one=True, divergence=0, capability=80),
-        divergence_kernel("bf16", ALIGNED, cache, divergence=0, capability=80),
-        *(projection_kernel(cache, by=by, exponentials=True, capability=80) for by in ("pointers", "again")),
+        row_kernel("bf16", ALIGNED, cache, hard=True, soft=True, one=True, divergence=0, capability=capability),
+        divergence_kernel("bf16", ALIGNED, cache, divergence=0, capability=capability),
+        *(projection_kernel(cache, by=by, exponentials=True, capability=capability) for by in ("pointers", "again")),
     ]  # fmt: skip
     assert [figure.stack for figure in figures] == [0] * 4
     assert max(figure.shared for figure in figures) <= SHARED_MEMORY

@@ -25,7 +25,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kdkernels.divergence_kernel import LOG2_E
-from kdkernels.tuning import launch_options
+from kdkernels.tuning import LARGE_SHARED_MEMORY, launch_options
 
 # Triton's interpreter multiplies the bit patterns of bfloat16; the same products in float32 are exact.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
@@ -128,13 +128,17 @@ def options_of(device: torch.device, columns: int, *, by_descriptors: bool) -> d
 
 def _takes_descriptors(hidden: Tensor, weight: Tensor) -> bool:
     """Whether the device copies blocks of matrices by itself, and the matrices lie so that it can."""
-    aligned = all(
+    return copies_blocks(hidden.device) and all(
         x.stride(1) == 1 and x.stride(0) * x.element_size() % 16 == 0 and x.data_ptr() % 16 == 0
         for x in (hidden, weight)
     )
-    if hidden.device.type != "cuda":
-        return aligned
-    return aligned and torch.cuda.get_device_capability(hidden.device) >= (9, 0)
+
+
+def copies_blocks(device: torch.device) -> bool:
+    """Whether it copies blocks of matrices by itself, and has the shared memory for the table's."""
+    if device.type != "cuda":
+        return True
+    return torch.cuda.get_device_capability(device)[0] in LARGE_SHARED_MEMORY
 
 
 def _processors(device: torch.device) -> int:

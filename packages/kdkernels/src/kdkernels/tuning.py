@@ -9,6 +9,9 @@ from importlib import resources
 
 import torch
 
+# Major compute capabilities of which a block has 227 KiB of shared memory; others, 12.0 among them, have 99 or a little more.
+LARGE_SHARED_MEMORY = (9, 10)
+
 
 def launch_options(
     kernel: str, device: torch.device, *, columns: int, itemsize: int = 2

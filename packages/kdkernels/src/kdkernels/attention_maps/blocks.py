@@ -12,6 +12,8 @@ import functools
 import torch
 from torch import Tensor
 
+from kdkernels.tuning import LARGE_SHARED_MEMORY
+
 Block = tuple[int, int, int, int]  # query rows, keys, warps, stages
 Table = dict[torch.dtype, dict[int, tuple[Block, Block]]]
 
@@ -39,7 +41,6 @@ WHOLE_BLOCKS: Table = {
         128: ((64, 64, 4, 2), (64, 64, 4, 2)),
     },
 }
-_LARGE = (9, 10)  # major compute capabilities
 _WHOLE = 128  # divides the lengths that `WHOLE_BLOCKS` are for
 
 
@@ -52,7 +53,7 @@ def blocks_for(*sides: Tensor, masked: bool) -> tuple[Block, Block]:
     """
     device, length = sides[0].device, sides[0].shape[2]
     table = BLOCKS
-    if device.type == "cuda" and _major_capability(device) in _LARGE:
+    if device.type == "cuda" and _major_capability(device) in LARGE_SHARED_MEMORY:
         table = LARGE_BLOCKS if masked or length % _WHOLE else WHOLE_BLOCKS
     rows = next(table[dtype] for dtype in table if any(side.dtype == dtype for side in sides))
     width = _width(*sides)
