@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import kdkernels
-from kdkernels import KernelArgumentError, operators
+from kdkernels import KernelArgumentError, logits_loss, operators
 from kdkernels.testing import relative_error
 
 GPU = torch.cuda.is_available()
@@ -271,6 +271,81 @@ def test_each_operator_passes_opcheck(loss: Loss, monkeypatch: pytest.MonkeyPatc
         for argument in arguments
     )
     torch.library.opcheck(operator, tuple(fresh))
+
+
+class UnderGuard(TorchDispatchMode):
+    """Notes what is computed while the device of a tensor is current, and of which tensors it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: list[Tensor] = []
+        self.computed: list[str] = []
+        self._depth = 0
+
+    @contextlib.contextmanager
+    def device_of(self, tensor: Tensor) -> Iterator[None]:
+        self.of.append(tensor)
+        self._depth += 1
+        yield
+        self._depth -= 1
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._depth:
+            self.computed.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("in_a_graph", [False, True])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_loss_is_computed_while_the_device_of_its_operands_is_current(
+    loss: Loss, in_a_graph: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton launches a kernel on the current device, wherever its tensors are."""
+    if in_a_graph:
+        monkeypatch.setattr(operators, "has_values", lambda _: False)
+    guard = UnderGuard()
+    monkeypatch.setattr(torch.cuda, "device_of", guard.device_of)
+    batch, overwrite = Batch(), loss in (topk_kl, kl) and not in_a_graph
+    options = {"overwrite_logits": True} if overwrite else {}
+    with guard:
+        loss(batch, *batch.leaves, impl="torch", check=False, **options)
+    (operand,) = guard.of
+    assert operand.dtype == torch.float64
+    assert in_a_graph or guard.computed  # a mode of torch sees nothing inside of an operator
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_who_asks_for_torch_launches_no_kernel_in_the_backward_pass_either(
+    loss: Loss, overwrite: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton may be installed, as CUDA builds of torch bring it, and lack a compiler of C."""
+    asked = []
+
+    def scaled(gradient: Tensor, grad_output: Tensor, *_: Any, impl: str) -> Tensor:
+        asked.append(impl)
+        return gradient * grad_output
+
+    monkeypatch.setattr(operators, "scaled", scaled)
+    monkeypatch.setattr(logits_loss, "scaled", scaled)
+    batch = Batch()
+    options = {"overwrite_logits": True} if overwrite and loss in (topk_kl, kl) else {}
+    torch.autograd.grad(loss(batch, *batch.leaves, impl="torch", **options).loss, batch.leaves)
+    assert set(asked) == {"torch"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_loss_on_another_device_than_the_current_one_is_the_same(loss: Loss) -> None:
+    for options in ({}, {"check": False}):
+        results = []
+        for device in ("cuda:0", "cuda:1"):
+            batch = Batch(torch.bfloat16, device)
+            value = loss(batch, *batch.leaves, impl="triton", **options).loss
+            results.append([value, *torch.autograd.grad(value * 3, batch.leaves)])
+        for first, second in zip(*results, strict=True):
+            assert torch.equal(first.cpu(), second.cpu())
 
 
 class NoLookAtValues(TorchDispatchMode):

@@ -82,22 +82,24 @@ class OverwritingLoss(torch.autograd.Function):
         mask: Tensor | None,
         row_scale: Tensor,
         temperature: float,
+        impl: str,
     ) -> Tensor:
         """Write the gradient over the logits."""
-        loss, scale, gradient = loss_and_gradient(
-            logits, logits, row_losses, mask, row_scale, temperature
-        )
-        ctx.scale = scale
+        with torch.cuda.device_of(logits):  # as `loss_operator` has it
+            loss, scale, gradient = loss_and_gradient(
+                logits, logits, row_losses, mask, row_scale, temperature
+            )
+        ctx.scale, ctx.impl = scale, impl
         ctx.save_for_backward(gradient.detach())
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         """Multiply what forward left."""
-        return _multiplied(ctx, no_constant(grad_output)), None, None, None, None
+        return _multiplied(ctx, no_constant(grad_output)), None, None, None, None, None
 
 
 @once_differentiable
 def _multiplied(ctx: Any, grad_output: Tensor) -> Tensor | None:
     factor = grad_output / ctx.scale if ctx.scale.numel() else grad_output
-    return scaled(ctx.saved_tensors[0], factor)
+    return scaled(ctx.saved_tensors[0], factor, impl=ctx.impl)

@@ -5,6 +5,7 @@ is an empty tensor.
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -27,7 +28,8 @@ def loss_operator(
 ) -> Callable[[Callable[P, Outputs]], Callable[P, Outputs]]:
     """Make an operator of torch of a function of tensors and numbers, differentiable once.
 
-    A call outside of a graph runs the function itself: the operator's machinery would import the compiler.
+    A call outside of a graph runs the function itself: the operator's machinery would import the compiler. Either way it runs
+    while the device of its first argument is current, on which Triton launches kernels wherever the tensors are.
 
     Args:
         name: of the operator.
@@ -57,7 +59,7 @@ def loss_operator(
             operands, saved[kept - len(operands) :], ctx.dtypes, strict=True
         ):
             if ctx.needs_input_grad[place]:
-                results[place] = scaled(gradient, grad_output, dtype)
+                results[place] = scaled(gradient, grad_output, dtype, impl=ctx.impl)
         return tuple(results)
 
     def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
@@ -66,13 +68,25 @@ def loss_operator(
         return multiplied(ctx, no_constant(grad_output))
 
     def decorate(function: Callable[P, Outputs]) -> Callable[P, Outputs]:
-        operator = torch.library.custom_op(f"{NAMESPACE}::{name}", function, mutates_args=())
+        place_of_impl = list(inspect.signature(function).parameters).index("impl")
+
+        @functools.wraps(function)
+        def on_its_device(*arguments: Any) -> Any:
+            with torch.cuda.device_of(arguments[0]):
+                return function(*arguments)  # type: ignore[call-arg]  # those of P, which no caller of a Function types
+
+        operator = torch.library.custom_op(f"{NAMESPACE}::{name}", on_its_device, mutates_args=())
         operator.register_fake(fake)
-        operator.register_autograd(backward, setup_context=setup_context)
+
+        def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.impl = inputs[place_of_impl]
+            setup_context(ctx, inputs, output)
+
+        operator.register_autograd(backward, setup_context=keep)
 
         def forward(ctx: Any, *arguments: Any) -> Any:
-            output = function(*arguments)  # type: ignore[call-arg]  # those of P, which no caller of a Function types
-            setup_context(ctx, arguments, output)
+            output = on_its_device(*arguments)
+            keep(ctx, arguments, output)
             return output
 
         methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kdkernels.checks import KernelArgumentError, runs_triton
+from kdkernels.checks import KernelArgumentError
 from kdkernels.compiling import has_values
 
 
@@ -103,7 +103,11 @@ def _within(mask: Tensor | None, scale: Tensor) -> Tensor:
 
 
 def scaled(
-    gradient: Tensor | None, grad_output: Tensor, dtype: torch.dtype | None = None
+    gradient: Tensor | None,
+    grad_output: Tensor,
+    dtype: torch.dtype | None = None,
+    *,
+    impl: str = "torch",
 ) -> Tensor | None:
     """The gradient times the incoming scalar, which is not rounded to the gradient's dtype.
 
@@ -113,10 +117,11 @@ def scaled(
         gradient: what forward left, or None.
         grad_output: the scalar.
         dtype: of the result; None for that of the gradient.
+        impl: that of the loss.
 
     Returns:
-        The product; the gradient itself where a CPU can see that nothing changes, and on a GPU where nothing needs it as it
-        was: its memory then holds the product.
+        The product; the gradient itself where a CPU can see that nothing changes, and with impl "triton" where nothing needs it
+        as it was: its memory then holds the product.
     """
     if gradient is None:
         return None
@@ -126,7 +131,7 @@ def scaled(
     if grad_output.device.type == "cpu":
         factor = grad_output.item()
         return (gradient if factor == 1 else gradient * factor).to(dtype)
-    if dtype == gradient.dtype != torch.float64 and not _is_kept() and runs_triton(gradient.device):
+    if impl == "triton" and dtype == gradient.dtype != torch.float64 and not _is_kept():
         from kdkernels.scaling_kernel import multiply_in_place
 
         return multiply_in_place(gradient, grad_output)

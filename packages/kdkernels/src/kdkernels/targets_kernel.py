@@ -36,10 +36,11 @@ def look(labels: Tensor, ids: Tensor | None, *, ignore_index: int, V: int) -> Lo
     flags = torch.zeros(3, dtype=torch.int32, device=labels.device)
     K = 0 if ids is None else ids.shape[1]
     if len(labels):
-        _look_kernel[(len(labels),)](
-            labels.contiguous(), labels if ids is None else ids.contiguous(), flags, ignore_index, V, K,
-            BLOCK_K=max(2, triton.next_power_of_2(K)), num_warps=1,
-        )  # fmt: skip
+        with torch.cuda.device_of(labels):
+            _look_kernel[(len(labels),)](
+                labels.contiguous(), labels if ids is None else ids.contiguous(), flags, ignore_index, V, K,
+                BLOCK_K=max(2, triton.next_power_of_2(K)), num_warps=1,
+            )  # fmt: skip
     left_out, bad, twice = flags.tolist()
     return Look(not left_out, not bad, bool(twice))
 

@@ -177,7 +177,9 @@ def _run(
                 columns=V,
             )
             row_losses = soft_losses(targets, options, impl)
-            loss = OverwritingLoss.apply(logits, row_losses, mask, row_scale, options.temperature)
+            loss = OverwritingLoss.apply(
+                logits, row_losses, mask, row_scale, options.temperature, impl
+            )
         else:
             loss, *_ = topk_kl_operator(
                 logits,
