@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -353,6 +355,31 @@ def test_a_distributed_model_knows_that_its_head_is_used(model: PreTrainedModel)
 
     for name, part in model.named_parameters():
         torch.testing.assert_close(part.grad, wanted[name])
+
+
+# FSDP warns that changes in place would go unnoticed of what the model returns: nothing changes it.
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view tensor:UserWarning")
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("kept", [True, False], ids=["kept whole", "scattered again"])
+def test_fsdp_must_keep_the_head_whole_after_the_forward_pass(
+    model: PreTrainedModel, kept: bool
+) -> None:
+    batch = default_data_collator(examples())
+    labels = batch.pop("labels")
+    loss = TopKDistillationLoss(model.train())
+    loss(model(**batch), labels).backward()
+    wanted = [part.grad for part in model.parameters()]
+    model.zero_grad()
+    mesh = init_device_mesh("cpu", (1,))
+    fully_shard(model, mesh=mesh, reshard_after_forward=not kept)
+    outputs = model(**batch)
+    if not kept:
+        with pytest.raises(KernelArgumentError, match="must be whole after the forward pass"):
+            loss(outputs, labels)
+        return
+    loss(outputs, labels).backward()
+    for part, gradient in zip(model.parameters(), wanted, strict=True):
+        torch.testing.assert_close(part.grad.full_tensor(), gradient)
 
 
 def test_no_gradient_is_made_for_a_frozen_head() -> None:

@@ -41,8 +41,8 @@ class TopKDistillationLoss:
     function, and this one has none. Give its arguments as `args`, and what does not go together is refused at once.
 
     A model whose logits are more than one linear layer (scaled, capped) is refused at its first batch. Weights of the head
-    must be whole in each process: DistributedDataParallel and ZeRO stages 1 and 2, no tensor parallelism, no ZeRO-3, no
-    DataParallel.
+    must be whole in each process: DistributedDataParallel, ZeRO stages 1 and 2, and FSDP whose root module holds the head and
+    keeps it after the forward pass; no tensor parallelism, no ZeRO-3, no DataParallel.
 
     Args:
         model: the student, as given to Trainer; with an adapter of PEFT, the wrapped model.
@@ -185,6 +185,12 @@ class TopKDistillationLoss:
         divisor: Tensor | int | None,
     ) -> Tensor:
         hidden = projection.hidden
+        if projection.weight.untyped_storage().nbytes() == 0:
+            raise KernelArgumentError(
+                f"{OPERATION}: the output projection must be whole after the forward pass; got weights that FSDP has scattered "
+                "again: leave the head in the root module, with reshard_after_forward=False there, or use "
+                "DistributedDataParallel"
+            )
         if hidden.shape[:2] != labels.shape or teacher.ids.shape[:2] != labels.shape:
             raise KernelArgumentError(
                 f"{OPERATION}: labels and the teacher's columns must be [B, S] and [B, S, K] for hidden states "
