@@ -514,6 +514,11 @@ def test_a_size_decides_the_depth(save: Callable[[str], Path]) -> None:
     assert len(plan(model, model, Making(size=sizes[3] - 1)).layers) == 2
     sentences = save("sentence")
     assert plan(sentences, sentences, Making(layers=3)).layers == (0, 2, 3)
+    whole = SentenceTransformer(str(sentences), device="cpu")
+    planned = plan(sentences, sentences, Making(layers=4))
+    expected = sum(p.numel() for p in whole.parameters())
+    assert planned.whole == planned.trimmed == planned.student == expected
+    assert len(plan(sentences, sentences, Making(size=expected - 1)).layers) == 3
     with pytest.raises(MakeError, match=f"has {sizes[1]:,} parameters already"):
         plan(model, model, Making(size=sizes[1] - 1))
     with pytest.raises(MakeError, match="5 layers are asked for, and the model has 4"):

@@ -1,5 +1,6 @@
 """What a student's shape costs, counted before it is made."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,14 +11,14 @@ import pytest
 import torch
 import transformers
 from safetensors import safe_open
-from sentence_transformers import CrossEncoder
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import PreTrainedTokenizerFast
 
 from bistil import Extraction, LossWeights, extract
 from bistil.errors import ModelError
 from bistil.student.shape import Shape, ShapeSizes
 from teacherzoo.encoders.kinds import model_layout
-from xeval.cost.parameters import parameters_of
+from xeval.cost.parameters import Parameters, parameters_of
 
 FAMILIES = ["bert", "xlm-roberta", "distilbert", "modernbert", "deberta-v2", "eurobert"]
 
@@ -91,14 +92,22 @@ def test_of_a_sentence_encoder_the_modules_behind_it_count_too(
     assert sizes.behind == 32 * 24 + 24
     shape = replace(sizes.shape, layers=(1, 3), pieces=200)
     student = _students_of(sentence_teacher, texts, tmp_path / "student", layers=(1, 3), budget=200)
-    assert sizes.total(shape) == parameters_of(student).total + sizes.behind
+    teacher_total, student_total = (
+        sum(p.numel() for p in SentenceTransformer(str(folder), device="cpu").parameters())
+        for folder in (sentence_teacher, student)
+    )
+    assert sizes.total(sizes.shape) == parameters_of(sentence_teacher).total == teacher_total
+    assert sizes.total(shape) == parameters_of(student).total == student_total
+    assert sizes.parameters(shape) == parameters_of(student)
     assert sizes.float_bytes(shape) == _stored(student)
+    planned = json.loads((student / "run.json").read_text())["plan"]
+    for name, total in (("teacher", teacher_total), ("student", student_total)):
+        assert Parameters(**planned[f"{name}_parameters"]).total == total
 
 
 def test_a_narrower_sentence_encoder_is_counted_without_a_dense_behind_it(
     sentence_teacher: Path, texts: dict[str, Path], tmp_path: Path
 ) -> None:
-    from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
     modules = [Transformer(str(sentence_teacher)), Pooling(32, "mean"), Normalize()]

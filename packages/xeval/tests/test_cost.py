@@ -1,12 +1,15 @@
 """Costs agree with closed formulas: parameters exactly, operations within two hundredths."""
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -23,7 +26,9 @@ from transformers import (
     XLMRobertaForMaskedLM,
     XLMRobertaModel,
 )
+from typer.testing import CliRunner
 
+from xeval.cli.app import app
 from xeval.cost.flops import count_flops
 from xeval.cost.measure import cost
 from xeval.cost.parameters import bytes_on_disk, parameters_of, split_parameters
@@ -228,6 +233,103 @@ def test_of_pickled_weights_a_pooler_counts_if_it_was_saved(tmp_path: Path, pool
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(XevalError, match=r"pytorch_model\.bin: not a whole file of tensors alone"):
         parameters_of(tmp_path)
+
+
+def saved(model: Any, folder: Path) -> tuple[Path, int]:
+    """A model of sentence-transformers in a folder, and its number of parameters."""
+    model.save(str(folder))
+    return folder, sum(p.numel() for p in model.parameters())
+
+
+def encoder_with(folder: Path, *modules: Any) -> Any:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+
+    return SentenceTransformer(modules=[Transformer(str(folder)), *modules], device="cpu")
+
+
+def test_of_a_sentence_encoder_its_dense_layers_count_in_parameters_bytes_and_operations(
+    models: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from sentence_transformers.base.modules import Dense, Normalize
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    bert = models("bert")
+    plain, total = saved(encoder_with(bert, Pooling(32, "mean")), tmp_path / "plain")
+    model = encoder_with(bert, Pooling(32, "mean"), Dense(32, 24), Dense(24, 8, bias=False), Normalize())  # fmt: skip
+    folder, with_dense = saved(model, tmp_path / "dense")
+
+    without, priced = (cost(f, length=8, repeats=1) for f in (plain, folder))
+
+    assert (without.parameters.total, priced.parameters.total) == (total, with_dense)
+    assert priced.parameters.head - without.parameters.head == 32 * 24 + 24 + 24 * 8
+    files = folder.rglob("*.safetensors")
+    assert priced.bytes == sum(file.stat().st_size for file in files) > without.bytes
+    assert priced.flops - without.flops == 2 * (32 * 24 + 24 * 8)
+    assert (without.modules, priced.modules) == ((), ("Pooling", "Dense", "Dense", "Normalize"))
+    said = CliRunner().invoke(app, ["cost", str(folder), "--length", "8", "--repeats", "3"]).stdout
+    assert "encoder with Pooling, Dense, Dense, Normalize, batch 1" in said
+    assert f"{with_dense:>15,}\n" in said
+
+
+def test_a_dense_before_the_pooling_is_run_for_every_sub_word(
+    models: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from sentence_transformers.base.modules import Dense
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    dense = Dense(32, 16, module_input_name="token_embeddings")
+    folder, total = saved(encoder_with(models("bert"), dense, Pooling(16, "mean")), tmp_path / "a")
+
+    priced = cost(folder, length=8, repeats=1)
+
+    assert priced.parameters.total == total
+    assert priced.flops - cost(models("bert"), length=8, repeats=1).flops == 8 * 2 * 32 * 16
+
+
+def test_modules_that_read_all_layers_and_pickled_ones_count_too(
+    models: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from sentence_transformers.base.modules import Dense
+    from sentence_transformers.sentence_transformer.modules import Pooling, WeightedLayerPooling
+
+    weighted = WeightedLayerPooling(32, num_hidden_layers=2, layer_start=1)
+    model = encoder_with(models("bert"), weighted, Pooling(32, "mean"), Dense(32, 8))
+    folder, total = saved(model, tmp_path / "weighted")
+    for file in folder.glob("[123]_*/model.safetensors"):
+        torch.save(load_file(file), file.with_name("pytorch_model.bin"))
+        file.unlink()
+
+    assert parameters_of(folder).total == total
+    assert cost(folder, length=8, repeats=1).modules[0] == "WeightedLayerPooling"
+
+
+def test_a_sparse_encoder_without_a_language_model_head_runs_none(
+    models: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+    from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
+
+    modules = [Transformer(str(models("bert"))), Pooling(32, "mean"), SparseAutoEncoder(32, 64, k=4, k_aux=8)]  # fmt: skip
+    folder, total = saved(SparseEncoder(modules=modules, device="cpu"), tmp_path / "csr")
+
+    priced = cost(folder, length=8, repeats=1)
+
+    assert (
+        priced.parameters.total == total
+    )  # a count of when units were last active is no parameter
+    assert (priced.with_head, priced.modules) == (False, ("Pooling", "SparseAutoEncoder"))
+
+
+def test_a_dense_is_not_measured_without_its_library(
+    sentence_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+
+    with pytest.raises(XevalError, match=r"pip install 'distillery-xeval\[sentences\]'"):
+        cost(sentence_encoder, length=8, repeats=1)
 
 
 def test_time_is_stated_with_its_conditions(folder: Path) -> None:

@@ -77,17 +77,38 @@ def transformer_folder(model: str) -> str:
         XevalError: for a `modules.json` that cannot be read.
     """
     folder = Path(model)
-    listed = folder / "modules.json"
-    if (folder / "config.json").is_file() or not listed.is_file():
+    if (folder / "config.json").is_file():
         return model
+    places = [path for kind, path in _listed_modules(folder) if kind.endswith("Transformer")]
+    return str(folder / places[0]) if len(places) == 1 else model
+
+
+def module_folders(model: str) -> list[Path]:
+    """Where the modules of sentence-transformers behind the transformer of a model folder lie, in order: Pooling, Dense and their like.
+
+    Args:
+        model: a model folder; of one without `modules.json` there are none.
+
+    Raises:
+        XevalError: for a `modules.json` that cannot be read.
+    """
+    folder = Path(model)
+    modules = _listed_modules(folder)
+    return [folder / path for kind, path in modules if path and not kind.endswith("Transformer")]
+
+
+def _listed_modules(folder: Path) -> list[tuple[str, str]]:
+    """Class and path of every module that `modules.json` lists."""
+    listed = folder / "modules.json"
+    if not listed.is_file():
+        return []
     try:
         modules = json.loads(listed.read_text(encoding="utf-8"))
-        places = [str(m["path"]) for m in modules if str(m["type"]).endswith("Transformer")]
+        return [(str(module["type"]), str(module["path"])) for module in modules]
     except (ValueError, TypeError, KeyError) as error:
         raise XevalError(
             f"{listed}: expected a list of modules with type and path ({type(error).__name__}: {error}); fetch the file again"
         ) from error
-    return str(folder / places[0]) if len(places) == 1 else model
 
 
 def attention_for(config: Any) -> str | None:

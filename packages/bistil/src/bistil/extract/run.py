@@ -40,12 +40,12 @@ from bistil.text.languages import languages_of, text_files
 from teacherzoo import Teacher
 from teacherzoo.cache import DIGESTS, MADE, cleared_if_diverged, made_once, work_dir
 from teacherzoo.digests import digest_of_arguments, digest_of_inputs, keep_digests
-from teacherzoo.encoders.kinds import encoder_folder, model_layout, shell_of
+from teacherzoo.encoders.kinds import model_layout, shell_of
 from teacherzoo.encoders.teachers import read_config, teacher_folder
 from teacherzoo.processes import rank
 from teacherzoo.progress import ProgressCallback, no_progress
 from vocabmerge import Kind, Layout, read_vocabulary
-from xeval.cost.parameters import parameters_of, split_parameters
+from xeval.cost.parameters import parameters_behind, parameters_of, split_parameters
 
 if TYPE_CHECKING:
     from bistil.encoders.pooling import SentenceEncoder, SentenceModules
@@ -354,6 +354,7 @@ def _plan(
 ) -> Plan:
     """What will be done, in figures; parameters that no term reaches are frozen here."""
     probes = _probes(batches, next(student.parameters()).device, given.languages[0])
+    counted = split_parameters(copied.student)
     return Plan(
         teacher=given.model,
         kind=plain_kind(given.layout),
@@ -364,8 +365,8 @@ def _plan(
             len(read_vocabulary(given.folder / given.layout.tokenizer)),
             len(read_vocabulary(teacher.tokenizer_folder)),
         ),
-        teacher_parameters=parameters_of(encoder_folder(given.layout)),
-        student_parameters=split_parameters(copied.student),
+        teacher_parameters=parameters_of(given.folder),
+        student_parameters=replace(counted, head=counted.head + parameters_behind(given.folder)),
         layers=given.layers,
         teacher_layers=len(layers_of(teacher.model)),
         units=copied.units,

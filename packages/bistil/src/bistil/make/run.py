@@ -184,7 +184,7 @@ def _make(
         "parallel": {language: file.name for language, file in parallel.items()},
         "making": making.to_json(),
         "plan": planned.to_json(),
-        "costs": _costs({WHOLE: link, **models}, planned.kind, making, watch),
+        "costs": _costs({WHOLE: link, **models}, making, watch),
         "closeness": [asdict(row) for row in near],
         "scores": scores(work, work / SCORES / "results.jsonl", data, sets, prompts=making.prompts, watch=watch) if data else [],
         "extraction": _json(work / STUDENT / "run.json")["extraction"],
@@ -262,15 +262,14 @@ def _extraction(kind: Kind, parallel: Mapping[str, Path], making: Making) -> Ext
 
 
 def _costs(
-    models: Mapping[str, Path], kind: Kind, making: Making, watch: ProgressCallback
+    models: Mapping[str, Path], making: Making, watch: ProgressCallback
 ) -> dict[str, dict[str, Any]]:
     """What each costs, measured in turns; of a machine that others use, too, the quietest turn counts."""
     costs: dict[str, dict[str, Any]] = {}
-    encoders = {name: folder / read_layout(folder).transformers[0] for name, folder in models.items()}  # fmt: skip
     for turn in range(_TURNS):
         watch(turn, _TURNS, "measuring")
-        for name, encoder in encoders.items():
-            priced = cost(encoder, threads=1, length=making.length, repeats=_REPEATS, with_head=kind is Kind.SPARSE)  # fmt: skip
+        for name, folder in models.items():
+            priced = cost(folder, threads=1, length=making.length, repeats=_REPEATS)
             if name not in costs or priced.latency_ms < costs[name]["latency_ms"]:
                 costs[name] = priced.columns() | {"vocabulary_parameters": priced.parameters.vocabulary}  # fmt: skip
     return costs

@@ -14,8 +14,7 @@ from teacherzoo.encoders.families import known_family
 from teacherzoo.encoders.kinds import same_class, shell_of
 from teacherzoo.encoders.layers import config_of_layers
 from vocabmerge import Layout
-from vocabmerge.model_files import has_weights, stored_tensors
-from xeval.cost.parameters import Parameters, split_parameters
+from xeval.cost.parameters import Parameters, parameters_behind, split_parameters
 
 _GRAPH, _GRAPH_OF_LAYER = 24_000, 12_000  # bytes of an ONNX graph that are no weights, at most
 
@@ -77,7 +76,7 @@ class ShapeSizes:
             feed_forward=inner_width(config),
             pieces=int(self._shell.get_input_embeddings().num_embeddings),
         )
-        self.behind = _behind(layout)
+        self.behind = parameters_behind(layout.folder)
         self.first_layer_pinned = family.first_layer_pinned
         self._points = cache(self._counted_points)
 
@@ -87,14 +86,15 @@ class ShapeSizes:
         return self._shell
 
     def parameters(self, shape: Shape) -> Parameters:
-        """As `xeval.cost.parameters.parameters_of` counts them of the student's folder: those of the encoder and its head."""
+        """As `xeval.cost.parameters.parameters_of` counts them of the student's folder, modules behind the encoder as its head."""
         counts = self._counts(shape)
-        parts = {name: counts[name] for name in ("vocabulary", "embeddings", "body", "head")}
-        return Parameters(architecture=type(self._shell).__name__, **parts)
+        parts = {name: counts[name] for name in ("vocabulary", "embeddings", "body")}
+        head = counts["head"] + self.behind
+        return Parameters(architecture=type(self._shell).__name__, **parts, head=head)
 
     def total(self, shape: Shape) -> int:
         """All parameters of the student, those of modules behind the encoder included."""
-        return self.parameters(shape).total + self.behind
+        return self.parameters(shape).total
 
     def float_bytes(self, shape: Shape) -> int:
         """Bytes of the student's weights in float32; a file has a header besides."""
@@ -147,14 +147,3 @@ class ShapeSizes:
             "lines": sum(matrix.shape[0] for matrix in matrices),
             "floats": sum(tensor.numel() for tensor in tensors if tensor.dim() != 2),
         }
-
-
-def _behind(layout: Layout) -> int:
-    places = {
-        layout.folder / module.path
-        for module in layout.modules
-        if module.path not in layout.transformers
-    }
-    return sum(
-        tensor.numel() for place in places if has_weights(place) and place != layout.folder for _, tensor in stored_tensors(place)
-    )  # fmt: skip

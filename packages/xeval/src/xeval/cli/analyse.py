@@ -193,6 +193,8 @@ def cost(
         typer.echo(json.dumps({**asdict(priced), **priced.columns()}, ensure_ascii=False))
         return
     split = priced.parameters
+    head = "with language-model head" if priced.with_head else "without head"
+    ran = f"with {', '.join(priced.modules)}" if priced.modules else head
     typer.echo(
         f"{model}: {split.architecture}\n"
         f"  parameters   {split.total:>15,}\n"
@@ -204,7 +206,7 @@ def cost(
         f"  latency      {priced.latency_ms:>15.2f} ms ({priced.latency_low_ms:.2f} to {priced.latency_high_ms:.2f}, "
         f"20th to 80th percentile of {repeats} passes)\n"
         f"  throughput   {priced.throughput:>15.1f} examples/s\n"
-        f"  measured: encoder {'with language-model head' if priced.with_head else 'without head'}, batch {batch}, {priced.threads} threads, {priced.device}, {dtype}"
+        f"  measured: encoder {ran}, batch {batch}, {priced.threads} threads, {priced.device}, {dtype}"
     )
 
 

@@ -6,13 +6,13 @@ import contextlib
 import json
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xeval.cost.flops import count_flops
-from xeval.cost.parameters import Parameters, bytes_on_disk, parameters_of
+from xeval.cost.parameters import Parameters, bytes_on_disk, parameters_behind, parameters_of
 from xeval.errors import XevalError
 from xeval.progress import ProgressCallback, no_progress
 from xeval.statistics.result import COST_COLUMNS, SCHEMA, Result
@@ -30,7 +30,8 @@ class Cost:
         model_digest: of its contents, as it stands in results.
         parameters: and where they are.
         bytes: of the weights on disk.
-        flops: operations of the encoder, of a sparse one with its head, for one example of `length`; a multiply-add is two.
+        flops: operations of the encoder, of a sparse one with its head, of a sentence encoder with its Dense, for one example of
+            `length`; a multiply-add is two.
         latency_ms: median time of one forward pass of the encoder over `batch` examples.
         latency_low_ms: 20th percentile.
         latency_high_ms: 80th percentile.
@@ -41,6 +42,7 @@ class Cost:
         device: where it ran, with its name.
         dtype: of the weights while running.
         with_head: whether the language-model head ran, too.
+        modules: of sentence-transformers that ran behind the encoder, where one of them has weights.
     """
 
     model: str
@@ -58,6 +60,7 @@ class Cost:
     device: str
     dtype: str
     with_head: bool = False
+    modules: tuple[str, ...] = ()
 
     @property
     def throughput(self) -> float:
@@ -97,7 +100,8 @@ def cost(
 
     Parameters are those of the class that the folder names, a tied matrix once. Operations and time are those of the encoder
     alone, without pooler or head, as the judge runs it: heads differ by task and are small beside it, but for the
-    language-model head, which no task runs. A sparse encoder (SPLADE) runs that head for every sub-word, and with it is measured.
+    language-model head, which no task runs. A sparse encoder (SPLADE) runs that head for every sub-word, and with it is measured;
+    a sentence encoder with a Dense or its like runs all modules behind the encoder (in sentence-transformers, which that takes).
     A layer of width H and inner width I takes 8·S·H² + 4·S²·H + 4·S·H·I operations for S sub-words, a multiply-add being two;
     time is the median of single passes.
 
@@ -109,11 +113,13 @@ def cost(
         device: "cpu" or "cuda".
         dtype: "float32", "bfloat16" or "float16".
         repeats: timed passes.
-        with_head: whether the language-model head is run, too; by default where the folder is a sparse encoder's.
+        with_head: whether the language-model head is run, too, and then no module behind it; by default where the folder is
+            a sparse encoder's (SPLADE).
         watch: told passes done.
 
     Raises:
-        XevalError: for a folder that is no model, or a length beyond the model's limit.
+        XevalError: for a folder that is no model, a length beyond the model's limit, or modules with weights behind the encoder
+            where sentence-transformers is not installed.
 
     Example:
         >>> small = cost("small", length=16, repeats=3)  # 2 layers of width 32 and inner width 64
@@ -123,7 +129,7 @@ def cost(
     import torch
 
     from xeval.encoder import longest_row, model_digest, open_encoder, transformer_folder
-    from xeval.sentences.kinds import SPARSE_ENCODER, kind_of
+    from xeval.sentences.kinds import SPARSE_ENCODER, kind_of, modules_behind
     from xeval.task_templates.masked import open_masked
 
     if min(batch, length, repeats, threads or 1) < 1:
@@ -138,18 +144,23 @@ def cost(
         raise XevalError("device 'cuda': torch sees no such device here; use --device cpu")
     folder = Path(model)
     parameters, size = parameters_of(folder), bytes_on_disk(folder)
+    has_weights_behind = parameters_behind(folder) > 0
     if with_head is None:
-        with_head = (folder / "modules.json").is_file() and kind_of(str(folder)) == SPARSE_ENCODER
+        is_sparse = (folder / "modules.json").is_file() and kind_of(str(folder)) == SPARSE_ENCODER
+        with_head = is_sparse and not has_weights_behind
+    behind = modules_behind(str(folder)) if has_weights_behind and not with_head else []
     opened: nn.Module = (
         open_masked(transformer_folder(str(folder)))[0].model
         if with_head
         else open_encoder(str(folder))
     )
-    encoder = opened.to(device=device, dtype=getattr(torch, dtype)).eval()
-    if length > longest_row(encoder):
+    if length > longest_row(opened):
         raise XevalError(
-            f"{folder}: length {length} is beyond the model's limit of {longest_row(encoder)}; choose a smaller --length"
+            f"{folder}: length {length} is beyond the model's limit of {longest_row(opened)}; choose a smaller --length"
         )
+    if behind:
+        opened = _with_modules(opened, behind)
+    encoder = opened.to(device=device, dtype=getattr(torch, dtype)).eval()
     with torch_threads(threads):
         times = _time_passes(encoder, batch=batch, length=length, repeats=repeats, watch=watch)
         used = torch.get_num_threads()
@@ -170,6 +181,7 @@ def cost(
         device=device_name(device),
         dtype=dtype,
         with_head=with_head,
+        modules=tuple(type(module).__name__ for module in behind),
     )
 
 
@@ -224,6 +236,35 @@ def with_costs(results: Iterable[Result], costs: Mapping[str, Mapping[str, Any]]
             "that was tuned, not one that tuning wrote"
         )
     return [replace(r, cost=costs.get(r.model_digest, r.cost)) for r in results]
+
+
+def _with_modules(encoder: nn.Module, modules: Sequence[nn.Module]) -> nn.Module:
+    """The encoder with modules of sentence-transformers behind it, called as the encoder is."""
+    from torch import Tensor, nn
+
+    class SentenceEncoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder: Any = encoder
+            self.behind = nn.ModuleList(modules)
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
+            outputs = self.encoder(
+                input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
+            )
+            features = {
+                "input_ids": input_ids, "attention_mask": attention_mask,
+                "token_embeddings": outputs[0], "all_layer_embeddings": outputs.hidden_states,
+            }  # fmt: skip
+            for module in self.behind:
+                features = module(features)
+            return features
+
+        def get_input_embeddings(self) -> nn.Module:
+            embeddings: nn.Module = self.encoder.get_input_embeddings()
+            return embeddings
+
+    return SentenceEncoder()
 
 
 def _time_passes(

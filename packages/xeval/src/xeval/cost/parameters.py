@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xeval.encoder import transformer_folder
+from xeval.encoder import module_folders, transformer_folder
 from xeval.errors import XevalError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Parameters:
         vocabulary: of the matrix with one row per piece, V·H.
         embeddings: of everything before the first layer: that matrix, positions, types, norm.
         body: of the layers.
-        head: of what comes after the layers: pooler, language-model head, task head.
+        head: of what comes after the layers: pooler, language-model head, task head, a Dense of sentence-transformers.
     """
 
     architecture: str
@@ -88,7 +89,8 @@ def split_parameters(model: nn.Module) -> Parameters:
 def parameters_of(folder: Path) -> Parameters:
     """The parameters of a model folder, from its configuration and the headers of its files: no weight is read.
 
-    A pooler that the configuration implies but the weights lack is not counted; the task head of a tuned folder is.
+    A pooler that the configuration implies but the weights lack is not counted; the task head of a tuned folder is, and so are
+    the modules of sentence-transformers behind the encoder.
 
     Raises:
         XevalError: when the folder holds no configuration of a known class, or no weights.
@@ -96,6 +98,7 @@ def parameters_of(folder: Path) -> Parameters:
     import torch
     import transformers
 
+    behind = parameters_behind(folder)
     folder = Path(transformer_folder(str(folder)))
     if not (folder / "config.json").is_file():
         raise XevalError(
@@ -122,8 +125,13 @@ def parameters_of(folder: Path) -> Parameters:
         vocabulary=counted.vocabulary,
         embeddings=counted.embeddings,
         body=counted.body,
-        head=counted.head + task_head,
+        head=counted.head + task_head + behind,
     )
+
+
+def parameters_behind(folder: Path) -> int:
+    """Those of the modules of sentence-transformers behind the encoder of a model folder, as their files hold them: of a Dense, say."""
+    return sum(sum(_tensor_sizes(path).values()) for path in _files_behind(folder))
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -132,35 +140,48 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         XevalError: when there are none.
     """
-    for pattern in ("*.safetensors", "pytorch_model*.bin"):
-        if files := sorted(folder.glob(pattern)):
-            return files
+    if files := _weight_files(folder):
+        return files
     raise XevalError(
         f"{folder}: expected weights (model.safetensors), found none; save the model with save_pretrained"
     )
 
 
 def bytes_on_disk(folder: Path) -> int:
-    """Size of the weight files."""
-    place = Path(transformer_folder(str(folder)))
-    return sum(path.stat().st_size for path in weight_files(place))
+    """Size of the weight files, those of modules behind the encoder included."""
+    files = weight_files(Path(transformer_folder(str(folder)))) + _files_behind(folder)
+    return sum(path.stat().st_size for path in files)
+
+
+def _files_behind(folder: Path) -> list[Path]:
+    return [file for place in module_folders(str(folder)) for file in _weight_files(place)]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    for pattern in ("*.safetensors", "pytorch_model*.bin"):
+        if files := sorted(folder.glob(pattern)):
+            return files
+    return []
 
 
 def _tensor_names(folder: Path) -> set[str]:
     """Names in the weight files of the model."""
-    return {
-        name
-        for path in weight_files(folder)
-        for name in (_tensor_sizes(path) if path.suffix == ".safetensors" else _pickled(path))
-    }
+    return {name for path in weight_files(folder) for name in _tensor_sizes(path)}
 
 
-def _pickled(path: Path) -> dict[str, Any]:
+def _tensor_sizes(path: Path) -> dict[str, int]:
+    """Entries of each tensor of floats in a weight file, whose values are not read; what counts (int64) is no parameter."""
+    if path.suffix == ".safetensors":
+        return _sizes_in_header(path)
+    return {name: t.numel() for name, t in _pickled(path).items() if t.is_floating_point()}
+
+
+def _pickled(path: Path) -> dict[str, Tensor]:
     """What a file of PyTorch's own format holds, without values."""
     import torch
 
     try:
-        content: dict[str, Any] = torch.load(path, map_location="meta", weights_only=True)
+        content: dict[str, Tensor] = torch.load(path, map_location="meta", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise XevalError(
             f"{path}: not a whole file of tensors alone ({str(error).splitlines()[0]}); save the model again as safetensors"
@@ -168,7 +189,7 @@ def _pickled(path: Path) -> dict[str, Any]:
     return content
 
 
-def _tensor_sizes(path: Path) -> dict[str, int]:
+def _sizes_in_header(path: Path) -> dict[str, int]:
     from safetensors import SafetensorError, safe_open
 
     sizes: dict[str, int] = {}
@@ -182,8 +203,7 @@ def _tensor_sizes(path: Path) -> dict[str, int]:
                 f"{path}: not a whole safetensors file ({error}); copy or save it again"
             ) from error
         for name in file.keys():  # noqa: SIM118  # not a mapping
-            size = 1
-            for extent in file.get_slice(name).get_shape():
-                size *= extent
-            sizes[name] = size
+            tensor = file.get_slice(name)
+            if tensor.get_dtype().startswith(("F", "BF")):
+                sizes[name] = math.prod(tensor.get_shape())
     return sizes

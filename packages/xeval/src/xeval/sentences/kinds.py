@@ -77,6 +77,20 @@ def sentence_transformers(model: str) -> Any:
         ) from error
 
 
+def modules_behind(model: str) -> list[Any]:
+    """The modules of a sentence or sparse encoder behind its transformer, in order and in float32.
+
+    Raises:
+        XevalError: sentence-transformers is not installed, or cannot open the model.
+    """
+    opened_by = getattr(sentence_transformers(model), kind_of(model) or SENTENCE_ENCODER)
+    with named(model, "model"), quiet():
+        opened = opened_by(
+            model, device="cpu", trust_remote_code=False, model_kwargs={"dtype": "float32"}
+        )
+    return list(opened)[1:]
+
+
 def device() -> str:
     """Where models are asked: the GPU if there is one."""
     import torch
