@@ -77,11 +77,21 @@ def test_tune_score_and_run_from_the_command_line(
         ),
         (
             ["score", "tuned", "--source", "de"],
-            "--source would change nothing for pos, of which score learns nothing; leave it out, or take a task that learns (",
+            "--source would change nothing for pos, of which nothing is learned; leave it out, or take a task that learns (pos_probe, ",
         ),
         (
             ["score", "nowhere", "--task", "bpb", "--source", "en"],
-            "--source would change nothing for bpb, of which score learns nothing",
+            "--source would change nothing for bpb, of which nothing is learned",
+        ),
+        (
+            ["run", "m", "--tasks", "sts,bitext", "--source", "de"],
+            "--source would change nothing for sts, bitext, of which nothing is learned; leave it out, or take a task that learns (pos, ",
+        ),
+        (["score", "m", "--task", "sts", "--languages", " ,"], "--languages ' ,': expected names"),
+        (["run", "m", "--tasks", ""], "--tasks '': expected names separated by commas, got none"),
+        (
+            ["score", "nowhere", "--task", "pos"],
+            "tune it first (`xeval tune nowhere --task pos --out FOLDER`)",
         ),
     ],
 )

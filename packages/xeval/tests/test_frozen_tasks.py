@@ -52,6 +52,15 @@ def test_translations_that_are_the_text_itself_are_all_found(
     assert {r.source_language for r in results} == {"yy"}
 
 
+def test_a_text_of_unknown_words_alone_is_named(models: Models) -> None:
+    task = task_of("bpb")
+
+    with pytest.raises(XevalError, match=r"that begins '日本 日本' is unknown .* leave its language out"):  # fmt: skip
+        task.measure(
+            task.open(str(models("bert")), Protocol()), ["日本 日本"], Protocol(), lambda *_: None
+        )
+
+
 def test_csls_is_its_formula() -> None:
     draw = np.random.default_rng(0)
     a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in draw.normal(size=(2, 7, 4)))

@@ -180,7 +180,14 @@ def test_equal_means_share_the_star_and_perfect_ones_claim_no_certainty(tmp_path
     assert table.best() == ("a", "b")
     assert table.cells["a", "de"] == Estimate(value=100.0, low=None, high=None, seeds=1)
     assert page(results).count("★</span>100.0") == 4
-    assert "Best mean: 100.0, of a and b." in page(results)
+    assert "Best mean: 100.0, of a and b. Trained on en; scored on the test sets of 1 language." in page(results)  # fmt: skip
+
+
+def test_where_nothing_is_learned_the_page_names_no_language_of_training(tmp_path: Path) -> None:
+    append_results(tmp_path / "r.jsonl", [record(0.5, task="bitext", source_language="de")])
+
+    assert "Best mean: large, 50.0" in (text := page(read_results(tmp_path / "r.jsonl")))
+    assert "). Scored on the test sets of 1 language." in text
 
 
 def test_what_was_not_run_is_named(file: Path) -> None:
@@ -524,7 +531,10 @@ def test_report_takes_costs_from_their_own_file(file: Path, tmp_path: Path) -> N
     [
         ("{}", "c.jsonl:1: not a line that `xeval cost --out` writes"),
         ('{"schema": 3, "model_digest": "x"}', "c.jsonl:1: expected a cost of schema 1, got 3"),
-        ('{"schema": 1, "model_digest": "x"}', "no model of the results is among the costs"),
+        (
+            '{"schema": 1, "model_digest": "x", "parameters": 5}',
+            "no model of the results is among the costs",
+        ),
     ],
 )
 def test_costs_of_no_use_are_refused(file: Path, tmp_path: Path, line: str, message: str) -> None:
@@ -534,6 +544,17 @@ def test_costs_of_no_use_are_refused(file: Path, tmp_path: Path, line: str, mess
 
     assert done.exit_code == 2
     assert message in done.stderr
+
+
+def test_results_are_no_costs_and_a_folder_is_no_page(file: Path, tmp_path: Path) -> None:
+    results = invoke("report", file, "--costs", file, "--json")
+    before = sorted(tmp_path.iterdir())
+    folder = invoke("report", file, "-o", tmp_path)
+
+    assert (results.exit_code, folder.exit_code) == (2, 2)
+    assert f"{file.name}:1: no cost, perhaps a result; --costs takes a file that" in results.stderr
+    assert f"{tmp_path}: is a folder; name a file for the page, such as" in folder.stderr
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_protocols_are_refused_together_and_taken_one_by_one(file: Path, tmp_path: Path) -> None:

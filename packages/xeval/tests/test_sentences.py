@@ -371,6 +371,10 @@ def test_a_judged_document_that_is_not_in_the_corpus_is_told(tmp_path: Path) -> 
         ("sts", "a\tb\tnan\n", "expected a number as score, got 'nan'"),
         ("rerank", '{"query": "q", "positive": ["a"], "negative": []}', "jsonl:1: expected an object with query"),
         ("rerank", '{"query": "q", "positive": "a", "negative": ["b"]}', "expected an object with query"),
+        ("choice", '{"passage": "p", "question": "q", "options": "ab", "answer": 0}', "jsonl:1: expected an object with passage"),
+        ("choice", '{"passage": null, "question": "q", "options": ["a", "b"], "answer": 0}', "expected an object with passage"),
+        ("choice", '{"passage": "p", "question": "q", "options": ["a", "b"], "answer": 0.9}', "expected an object with passage"),
+        ("choice", '{"passage": "p", "question": "q", "options": ["a", "b"], "answer": 2}', "got answer 2 of 2"),
         ("rerank", "[1]", "expected an object of JSON, got"),
     ],
 )  # fmt: skip
@@ -383,6 +387,15 @@ def test_rows_that_are_not_of_the_task_are_refused(
     path = write(tmp_path / f"{task}.{chosen.suffix}", content)
     with pytest.raises(XevalError, match=message):
         chosen.read(path, None)
+
+
+def test_hidden_files_and_folders_are_no_data_sets(tmp_path: Path) -> None:
+    from xeval.data.folder import find_data_sets
+
+    for name in ("de.tsv", "._de.tsv", "fr/test.tsv", ".ipynb_checkpoints/test.tsv", ".git/x"):
+        write(tmp_path / "sts" / name, "a\tb\t1\n")
+
+    assert [s.name for s in find_data_sets(tmp_path, "sts", "tsv")] == ["sts/de", "sts/fr"]
 
 
 def test_an_empty_data_folder_says_what_retrieval_reads(tmp_path: Path) -> None:

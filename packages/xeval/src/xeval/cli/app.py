@@ -128,11 +128,11 @@ def score(
             lines=lines, inverse_regularisation=inverse_regularisation,
             **o.prompt_settings(prompt),
         )  # fmt: skip
-        opened, names = open_source(data, cache=cache), _names(languages)
+        opened, names = open_source(data, cache=cache), o.names(languages, "--languages")
         chosen, record = task_to_score(model, task)
         o.refuse_without_effect(protocol, [chosen], model=model if record else "")
         if source is not None:
-            o.refuse_source_without_effect(chosen)
+            o.refuse_source_without_effect([chosen], ProbeTask)
         language = source or "en"
         choose_targets(opened.data_sets(chosen), names)
         if isinstance(chosen, ProbeTask):
@@ -151,7 +151,9 @@ def run(
     models: Annotated[list[str], typer.Argument(help="Model folders or Hub names.")],
     tasks: Annotated[str, typer.Option(help="Tasks, separated by commas.")],
     data: o.Data = "data",
-    source: o.SourceLanguage = "en",
+    source: Annotated[
+        str | None, typer.Option(help="Source language or data set; if absent en.")
+    ] = None,
     languages: o.Languages = "all",
     results: o.Results = Path("results.jsonl"),
     work: Annotated[
@@ -189,28 +191,27 @@ def run(
             layer=layer, csls=csls, mask_rate=mask_rate, lines=lines, **o.prompt_settings(prompt),
             inverse_regularisation=inverse_regularisation,
         )  # fmt: skip
-        opened, names = open_source(data, cache=cache), _names(languages)
-        chosen_tasks = list(map(task_of, _names(tasks)))
+        opened, names = open_source(data, cache=cache), o.names(languages, "--languages")
+        chosen_tasks = list(map(task_of, o.names(tasks, "--tasks")))
         o.refuse_without_effect(protocol, chosen_tasks)
+        if source is not None:
+            o.refuse_source_without_effect(chosen_tasks, FineTunedTask | ProbeTask)
+        language = source or "en"
         for chosen in chosen_tasks:
             sets = opened.data_sets(chosen)
             choose_targets(sets, names)
             if isinstance(chosen, FineTunedTask | ProbeTask):
-                choose_source(sets, source)
+                choose_source(sets, language)
         from xeval.evaluate.runner import run as run_all
 
         figures = run_all(
-            models, results, tasks=_names(tasks), source=opened, language=source, languages=names,
+            models, results, tasks=[task.name for task in chosen_tasks], source=opened, language=language, languages=names,
             protocol=protocol, seeds=seeds, bootstraps=bootstraps, work=work, watch=watch,
         )  # fmt: skip
     _show(figures, as_json)
 
 
 analyse.register(app)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _show(results: list[Result], as_json: bool) -> None:

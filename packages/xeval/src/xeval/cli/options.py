@@ -1,15 +1,16 @@
 """Options that several commands have."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any
 
 import typer
 
 from xeval.errors import XevalError
 from xeval.protocol import PROMPTS, Protocol
-from xeval.task_templates.task import ProbeTask, Task
+from xeval.task_templates.task import Task
 from xeval.tasks import TASKS
 
 DEFAULT = Protocol()
@@ -70,18 +71,34 @@ def refuse_without_effect(protocol: Protocol, tasks: Iterable[Task], *, model: s
         )
 
 
-def refuse_source_without_effect(task: Task) -> None:
-    """Refuse a source language where scoring learns nothing.
+def refuse_source_without_effect(tasks: Sequence[Task], learning: type | UnionType) -> None:
+    """Refuse a source language where nothing is learned.
+
+    Args:
+        tasks: what is run.
+        learning: the kinds of tasks that learn.
 
     Raises:
-        XevalError: naming the task, and those that learn.
+        XevalError: naming the tasks, and those that learn.
     """
-    if not isinstance(task, ProbeTask):
-        probes = ", ".join(task.name for task in TASKS.values() if isinstance(task, ProbeTask))
+    if not any(isinstance(task, learning) for task in tasks):
+        learners = ", ".join(task.name for task in TASKS.values() if isinstance(task, learning))
         raise XevalError(
-            f"--source would change nothing for {task.name}, of which score learns nothing; leave it out, or take a task that "
-            f"learns ({probes})"
+            f"--source would change nothing for {', '.join(task.name for task in tasks)}, of which nothing is learned; leave it "
+            f"out, or take a task that learns ({learners})"
         )
+
+
+def names(text: str, option: str) -> list[str]:
+    """The names in a list separated by commas, each once.
+
+    Raises:
+        XevalError: there are none, as where a shell's variable is empty.
+    """
+    listed = dict.fromkeys(name.strip() for name in text.split(",") if name.strip())
+    if not listed:
+        raise XevalError(f"{option} {text!r}: expected names separated by commas, got none")
+    return list(listed)
 
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
@@ -125,7 +142,7 @@ Prompts = Annotated[
     typer.Option(
         "--prompt",
         metavar="ROLE=TEXT",
-        help="What stands before texts (bitext, sts), queries or documents, in place of the model's own: text=, query=, document=.",
+        help="What stands before texts (bitext, sts, topic_probe, topic_ridge), queries or documents, in place of the model's own: text=, query=, document=.",
     ),
 ]
 Regularisation = Annotated[

@@ -219,6 +219,10 @@ def read_costs(path: Path | str) -> dict[str, dict[str, Any]]:
             raise XevalError(
                 f"{path}:{number}: expected a cost of schema {SCHEMA}, got {schema!r}; measure again"
             )
+        if "parameters" not in record:
+            raise XevalError(
+                f"{path}:{number}: no cost, perhaps a result; --costs takes a file that `xeval cost MODEL --out FILE` wrote"
+            )
         costs[digest] = {column: record[column] for column in COST_COLUMNS if column in record}
     return costs
 

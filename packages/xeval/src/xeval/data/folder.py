@@ -36,7 +36,7 @@ def find_data_sets(root: Path, folder: str, suffix: str, inside: str = "") -> li
 
     A set is `root/folder/<name>/<split>.<suffix>`, or `root/folder/<name>.<suffix>`, which is its test split; either
     may end in .xz or .gz. Where `inside` names a folder, a set is `root/folder/<name>/<inside>/<split>.<suffix>` alone. The
-    language is the part of the name before the first underscore.
+    language is the part of the name before the first underscore. Hidden files and folders (`._de.tsv`, `.ipynb_checkpoints`) are none.
 
     Raises:
         XevalError: when the folder is absent, holds no such file, or two files for one split of a set.
@@ -50,14 +50,14 @@ def find_data_sets(root: Path, folder: str, suffix: str, inside: str = "") -> li
         )
     files_of: dict[str, dict[str, Path]] = {}
     for ending in UNPACKERS:
-        for path in [] if inside else sorted(top.glob(f"*.{suffix}{ending}")):
+        for path in [] if inside else sorted(top.glob(f"[!.]*.{suffix}{ending}")):
             _add(files_of, path.name.removesuffix(f".{suffix}{ending}"), "test", path)
-        for path in sorted(top.glob(f"*/{within}*.{suffix}{ending}")):
+        for path in sorted(top.glob(f"[!.]*/{within}*.{suffix}{ending}")):
             split = path.name.removesuffix(f".{suffix}{ending}")
             if split in SPLITS:
                 _add(files_of, path.relative_to(top).parts[0], split, path)
     for path in sorted(top.iterdir()):
-        if path.is_dir():
+        if path.is_dir() and not path.name.startswith("."):
             files_of.setdefault(path.name, {})
     if not files_of:
         raise XevalError(f"{top}: holds no <name>/<split>.{suffix} and no <name>.{suffix} file")

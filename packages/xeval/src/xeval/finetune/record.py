@@ -26,7 +26,7 @@ def task_to_score(model: str, task: str | None) -> tuple[Task, dict[str, Any] | 
     chosen = task_of(str(task))
     if chosen.finetuned:
         raise XevalError(
-            f"{model}: was not tuned for {task!r}; tune it first (`xeval tune {model} --task {task}`), or use `xeval run`"
+            f"{model}: was not tuned for {task!r}; tune it first (`xeval tune {model} --task {task} --out FOLDER`), or use `xeval run`"
         )
     return chosen, None
 

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from xeval.errors import XevalError
 from xeval.report.markdown import markdown
 from xeval.report.page import page
 from xeval.report.plots import write_plots
@@ -24,9 +25,13 @@ def write_report(
         title: its heading.
 
     Raises:
-        XevalError: as `page`.
+        XevalError: as `page`; or the path is a folder's.
     """
     path = Path(path)
+    if path.is_dir():
+        raise XevalError(
+            f"{path}: is a folder; name a file for the page, such as {path / 'report.html'}"
+        )
     content = page(results, title=title)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")

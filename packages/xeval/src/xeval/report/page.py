@@ -117,9 +117,8 @@ def _in_a_sentence(table: Table) -> str:
     elif row and row.mean:
         within = f" ({interval(row.mean, table.score)})" if interval(row.mean, table.score) else ""
         sentence = f"Best mean: {row.model}, {figure(row.mean.value, table.score)}{within}. "
-    if table.source:
-        sentence += f"Tuned on {table.source}; "
-    sentence += f"scored on {_sets(table)}."
+    trained = f"Trained on {table.source}; scored" if table.source else "Scored"
+    sentence += f"{trained} on {_sets(table)}."
     outside = [place for place in table.places if place not in table.common]
     if len(outside) > 6:
         sentence += (

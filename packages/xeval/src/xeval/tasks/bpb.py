@@ -122,7 +122,8 @@ def _measure(
         ]
     if not rows[:, 1].any():
         raise XevalError(
-            "every word of the text is unknown to the tokenizer, so there is no figure"
+            f"every word of the text that begins {examples[0][:40]!r} is unknown to the tokenizer, so there is no figure; leave "
+            "its language out (--languages)"
         )
     encoded = [masked_row for _, masked_row in passes]
     done = 0

@@ -6,11 +6,10 @@ Each option is read with the passage as a pair of texts and given one number; th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from xeval.errors import XevalError
 from xeval.protocol import Protocol
 from xeval.statistics.items import Items, digest_of_examples
 from xeval.task_templates.batches import IGNORED, pad_rows
-from xeval.task_templates.files import read_text
+from xeval.task_templates.files import read_json_lines
 from xeval.task_templates.hub import HubSet, LabelNames, Row
 from xeval.task_templates.task import FineTunedTask
 from xeval.task_templates.word_tokenization import Encoded, Pieces
@@ -47,27 +46,24 @@ class Choice:
 
 
 def _read(path: Path, _cache: Path | None) -> list[Choice]:
-    text, _ = read_text(path)
-    examples = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-            example = Choice(
-                row["passage"], row["question"], tuple(row["options"]), int(row["answer"]), where
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise XevalError(
-                f"{where}: expected an object with passage, question, options and answer, got {error!r}"
-            ) from error
-        if len(example.options) < 2 or not 0 <= example.answer < len(example.options):
-            raise XevalError(
-                f"{where}: expected two or more options and an answer among them, got answer {example.answer} of {len(example.options)}"
-            )
-        examples.append(example)
-    return examples
+    return [_choice(row, where) for where, row in read_json_lines(path)]
+
+
+def _choice(row: dict[str, Any], where: str) -> Choice:
+    passage, question, options = (row.get(name) for name in ("passage", "question", "options"))
+    texts = [passage, question, *(options if isinstance(options, list) else [None])]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(row.get("answer"), int):
+        raise XevalError(
+            f"{where}: expected an object with passage and question, texts, options, a list of texts, and answer, a place in it from 0, "
+            f"got {row!r:.80}"
+        )
+    first, second, *listed = map(str, texts)
+    example = Choice(first, second, tuple(listed), row["answer"], where)
+    if len(example.options) < 2 or not 0 <= example.answer < len(example.options):
+        raise XevalError(
+            f"{where}: expected two or more options and an answer among them, got answer {example.answer} of {len(example.options)}"
+        )
+    return example
 
 
 def _labels(_examples: Sequence[Choice]) -> tuple[str, ...]:
