@@ -514,15 +514,19 @@ def test_a_size_decides_the_depth(save: Callable[[str], Path]) -> None:
     assert len(plan(model, model, Making(size=sizes[3] - 1)).layers) == 2
     sentences = save("sentence")
     assert plan(sentences, sentences, Making(layers=3)).layers == (0, 2, 3)
-    whole = SentenceTransformer(str(sentences), device="cpu")
-    planned = plan(sentences, sentences, Making(layers=4))
-    expected = sum(p.numel() for p in whole.parameters())
-    assert planned.whole == planned.trimmed == planned.student == expected
-    assert len(plan(sentences, sentences, Making(size=expected - 1)).layers) == 3
     with pytest.raises(MakeError, match=f"has {sizes[1]:,} parameters already"):
         plan(model, model, Making(size=sizes[1] - 1))
     with pytest.raises(MakeError, match="5 layers are asked for, and the model has 4"):
         plan(model, model, Making(layers=5))
+
+
+def test_a_dense_is_part_of_the_size(sentence_teacher: Path) -> None:
+    whole = SentenceTransformer(str(sentence_teacher), device="cpu")
+    expected = sum(parameter.numel() for parameter in whole.parameters())
+    planned = plan(sentence_teacher, sentence_teacher, Making(layers=4))
+    assert planned.whole == planned.trimmed == planned.student == expected
+    assert len(plan(sentence_teacher, sentence_teacher, Making(size=expected)).layers) == 4
+    assert len(plan(sentence_teacher, sentence_teacher, Making(size=expected - 1)).layers) == 3
 
 
 def test_closeness_of_vectors_is_that_of_an_exhaustive_search() -> None:

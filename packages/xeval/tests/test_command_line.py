@@ -162,6 +162,7 @@ def test_names_are_whole_where_the_table_goes_to_a_file(
     assert done.exit_code == 0, done.output
     (row,) = (line for line in done.stdout.splitlines() if "bitext_from_source" in line)
     assert name in row
+    assert "100.00 %" in row
     assert "tatoeba/yy" in row
 
 

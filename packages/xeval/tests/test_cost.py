@@ -267,8 +267,12 @@ def test_of_a_sentence_encoder_its_dense_layers_count_in_parameters_bytes_and_op
     assert priced.bytes == sum(file.stat().st_size for file in files) > without.bytes
     assert priced.flops - without.flops == 2 * (32 * 24 + 24 * 8)
     assert (without.modules, priced.modules) == ((), ("Pooling", "Dense", "Dense", "Normalize"))
-    said = CliRunner().invoke(app, ["cost", str(folder), "--length", "8", "--repeats", "3"]).stdout
-    assert "encoder with Pooling, Dense, Dense, Normalize, batch 1" in said
+    said = (
+        CliRunner()
+        .invoke(app, ["cost", str(folder), "--length", "8", "--repeats", "3", "--threads", "1"])
+        .stdout
+    )
+    assert "encoder with Pooling, Dense, Dense, Normalize, batch 1, 1 thread, cpu" in said
     assert f"{with_dense:>15,}\n" in said
 
 

@@ -583,6 +583,15 @@ def test_compare_speaks_words_and_json(file: Path) -> None:
     assert answer[0]["mean"]["place"] == "mean of 3"
 
 
+def test_of_a_task_that_one_model_lacks_no_empty_table_is_shown(file: Path) -> None:
+    append_results(file, [record(0.7, task="nli", dataset="xnli")])
+
+    said = invoke("compare", "large", "small", file, "--resamples", 200).stdout
+
+    assert "\nnli, accuracy (%)\nnot compared: de: no result of small\n" in said
+    assert "topic, accuracy (%)" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

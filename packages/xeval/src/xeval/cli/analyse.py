@@ -65,12 +65,16 @@ def compare(
             json.dumps([asdict(comparison) for comparison in comparisons], ensure_ascii=False)
         )
         return
+    from rich.text import Text
+
     console = table_console()
     for comparison in comparisons:
         sections = [comparison.languages, (comparison.mean,) if comparison.mean else ()]
-        title = f"{comparison.task}, {comparison.metric}"
-        digits = metric_of(comparison.metric).digits
-        console.print(_table(title, ("language", "items", a, b), sections, digits))
+        score = metric_of(comparison.metric)
+        title = f"{comparison.task}, {comparison.metric} ({score.unit})"
+        heads = ("language", "items", a, b)
+        table = _table(title, heads, sections, score.digits)
+        console.print(table if any(sections) else Text(title))
         _print_lines(console, [f"not compared: {line}" for line in comparison.left_out])
     _print_lines(console, [_explained(comparisons, level)])
 
@@ -206,8 +210,12 @@ def cost(
         f"  latency      {priced.latency_ms:>15.2f} ms ({priced.latency_low_ms:.2f} to {priced.latency_high_ms:.2f}, "
         f"20th to 80th percentile of {repeats} passes)\n"
         f"  throughput   {priced.throughput:>15.1f} examples/s\n"
-        f"  measured: encoder {ran}, batch {batch}, {priced.threads} threads, {priced.device}, {dtype}"
+        f"  measured: encoder {ran}, batch {batch}, {_of_threads(priced.threads)}, {priced.device}, {dtype}"
     )
+
+
+def _of_threads(count: int) -> str:
+    return f"{count} thread" + ("" if count == 1 else "s")
 
 
 def report(

@@ -231,8 +231,9 @@ def _show(results: list[Result], as_json: bool) -> None:
     for head in ("model", "task", "data set", "seed", "metric", "value", "n"):
         table.add_column(head, overflow="fold")
     for r in results:
-        digits = metric_of(r.metric).digits
-        value = f"{r.value:.{digits}f}" if r.value is not None else f"not run: {r.skipped}"
+        metric = metric_of(r.metric)
+        figure = f"{r.value:.{metric.digits}f} {metric.unit}" if r.value is not None else None
+        value = figure or f"not run: {r.skipped}"
         cells = (r.model, r.task, r.dataset, str(r.seed), r.metric, value, str(r.n))
         table.add_row(*map(Text, cells))  # not strings: a name in square brackets is no markup
     table_console().print(table)
