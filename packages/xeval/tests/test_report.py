@@ -17,11 +17,12 @@ from xeval.cli.app import app
 from xeval.errors import XevalError
 from xeval.report import markdown, page, write_plots, write_report
 from xeval.report.colour import MODEL_COLOURS, cividis, ink_on, ink_on_hex, luminance
-from xeval.report.figures import letter, megabytes, milliseconds, scaled
+from xeval.report.figures import interval, letter, megabytes, milliseconds, scaled
 from xeval.report.page import _TEMPLATES
 from xeval.report.pareto import Point, pareto_front
 from xeval.report.render import environment, render
 from xeval.statistics.items import Items
+from xeval.statistics.metrics import metric_of
 from xeval.statistics.result import Result
 from xeval.statistics.results_file import append_results, read_results
 from xeval.statistics.summary import Estimate, summarise
@@ -201,6 +202,13 @@ def test_a_task_that_a_model_lacks_altogether_is_named(file: Path) -> None:
     append_results(file, [record(0.7, task="nli", dataset="xnli")])
 
     assert "small, nli: not run" in summarise(read_results(file)).missing
+
+
+@pytest.mark.parametrize(("low", "said"), [(0.0, "0.0–3.1"), (-2.24, "-2.2 to 3.1")])
+def test_an_interval_from_below_zero_has_no_dash_beside_a_minus(low: float, said: str) -> None:
+    estimate = Estimate(value=1.0, low=low, high=3.1, seeds=1)
+
+    assert interval(estimate, metric_of("cosine_spearman")) == said
 
 
 def test_two_models_of_one_name_are_told_apart(file: Path) -> None:

@@ -22,10 +22,11 @@ def figure(value: float | None, score: Metric) -> str:
 
 
 def interval(estimate: Estimate, score: Metric) -> str:
-    """Its 95 % interval, or nothing."""
+    """Its 95 % interval, or nothing; from what is below zero by a word, as a dash would stand beside a minus."""
     if estimate.low is None or estimate.high is None:
         return ""
-    return f"{figure(estimate.low, score)}–{figure(estimate.high, score)}"
+    between = " to " if estimate.low < 0 else "–"
+    return f"{figure(estimate.low, score)}{between}{figure(estimate.high, score)}"
 
 
 def scaled(value: float | None) -> str:
