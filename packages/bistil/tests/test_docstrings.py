@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 SHOWN = (
-    "encoders.capture", "export.measure", "extract.config", "extract.run", "losses.matching", "losses.terms.soft_labels",
+    "encoders.capture", "encoders.prompts", "export.measure", "extract.config", "extract.run", "losses.matching", "losses.terms.soft_labels",
     "losses.weights", "lottery.select", "sparse.apply", "sparse.files", "sparse.gap_coding", "student.layers",
     "student.units",
 )  # fmt: skip

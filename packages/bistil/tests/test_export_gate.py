@@ -306,6 +306,8 @@ def test_bad_input_is_refused_before_anything_is_opened(
         (["--bound", "-1"], "--bound must be a number of points from 0 on, got -1.0"),
         (["-o", short / "out"], "nothing can be written into"),
         (["--bound", "nan"], "--bound must be a number of points from 0 on, got nan"),
+        (["--bound", "1"], "--bound is kept on lines of --text or test sets of --data; give one of them, or leave it out."),
+        (["--languages", "en"], "--languages chooses among the test sets of --data; give that, or leave it out."),
     ):  # fmt: skip
         done = _ran(tmp_path / "no-model", "-o", tmp_path / "out", *arguments)
         assert done.exit_code == 2, done.output

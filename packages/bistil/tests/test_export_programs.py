@@ -224,6 +224,9 @@ def test_no_word_of_a_long_sentence_is_left_unlabelled(export_float: Callable[[s
     assert from_words == from_text
     [strange] = tagger.tag([["abc", "\u0300", "dead"]])
     assert [word for word, _ in strange] == ["abc", "\u0300", "dead"]
+    empty, unknown = tagger.tag([["abc", "", "dead"], ["abc", "[UNK]", "dead"]])
+    assert [word for word, _ in empty] == ["abc", "", "dead"]
+    assert [label for _, label in empty] == [label for _, label in unknown]
 
 
 @pytest.mark.slow

@@ -21,16 +21,19 @@ from bistil.encoders.answers import assumption
 from bistil.errors import AdaptError, ExtractError, ModelError
 from bistil.extract.config import Extraction
 from bistil.extract.run import extract
-from bistil.losses.weights import LossWeights
+from bistil.extract.text import open_text
+from bistil.losses.weights import LossWeights, weights_for
 from bistil.lottery.config import Sparsity
 from bistil.lottery.language import language_sft
+from bistil.make.answers import label_logits
 from bistil.sparse.files import read_sparse, write_sparse
 from bistil.tasks.adapt import TASK_FILE, adapt
 from bistil.tasks.compose import compose
 from bistil.tasks.teacher import TaskTeacher
 from bistil.tasks.training import TaskTraining
 from bistil.text.pairing import paired_files
-from teacherzoo import TeacherError
+from bistil.text.rows import TextRows
+from teacherzoo import TeacherError, load_teacher
 from teacherzoo.progress import no_progress
 from vocabmerge import Kind, read_layout
 from xeval import LocalFolder, Protocol, read_finetuned
@@ -59,6 +62,7 @@ def save(
             "sentence": ("BertModel", {}, {"add_pooling_layer": False}),
             "dense": ("BertModel", {}, {"add_pooling_layer": False}),
             "reranker": ("BertForSequenceClassification", {"num_labels": 1}, {}),
+            "prompted": ("BertForSequenceClassification", {"num_labels": 1}, {}),
             "sparse": ("BertForMaskedLM", {}, {}),
             "classifier": ("BertForSequenceClassification", LABELS, {}),
             "scorer": (
@@ -81,6 +85,9 @@ def save(
             SentenceTransformer(modules=modules, prompts=prompts).save(str(around))
         elif kind == "reranker":
             CrossEncoder(str(folder)).save_pretrained(str(around))
+        elif kind == "prompted":
+            model = CrossEncoder(str(folder), prompts=prompts, default_prompt_name="query")
+            model.save_pretrained(str(around))
         elif kind == "sparse":
             SparseEncoder(str(folder)).save(str(around))
         else:
@@ -145,6 +152,24 @@ def test_a_student_is_of_its_teachers_kind_and_layout(
         assert opened["student"].config.id2label == LABELS["id2label"]
     elif kind == "sparse":
         assert opened["student"].encode([line]).shape == (1, run["plan"]["pieces"][1])
+
+
+def test_a_rerankers_default_prompt_stands_before_queries_in_training_and_when_it_is_judged(
+    save: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder, pairs = save("prompted"), [("ab", "cd ef"), ("gh bad", "mn"), ("", "ab")]
+    (tmp_path / "en.tsv").write_text("\n".join(map("\t".join, pairs[:2])) + "\n")
+    extraction = replace(SHORT, loss=weights_for(Kind.CLASSIFIER), held_out_share=0)
+
+    text = open_text(load_teacher(folder, headless=True), {"en": [tmp_path / "en.tsv"]}, tmp_path / "cache", extraction, watch=no_progress)  # fmt: skip
+
+    reference = CrossEncoder(str(folder), device="cpu")
+    assert isinstance(text, TextRows)
+    for number, pair in enumerate(pairs[:2]):
+        [expected] = reference.preprocess([pair], prompt="bad ")["input_ids"].tolist()
+        assert text.groups["en"].rows.padded([number], 0)["input_ids"][0].tolist() == expected
+    logits = reference.predict(pairs, activation_fn=torch.nn.Identity())
+    assert label_logits(folder, pairs)[:, 0] == pytest.approx(logits, abs=1e-5)
 
 
 def test_a_scorer_of_texts_learns_from_single_texts_and_is_no_reranker(

@@ -583,6 +583,7 @@ def test_closeness_of_labels_rankings_and_words() -> None:
         (["--languages", "en,sw", "--size", "3M", "--layers", "2"], "Of --size and --layers one decides the depth"),
         (["--languages", "en,sw", "--steps", "0"], "steps must be at least 1, got 0"),
         (["--languages", "en,sw", "--lines", "600"], "500 lines of 600 are kept for the figures"),
+        (["--languages", "en,sw", "--coverage", "99"], "coverage must be a share above 0 and at most 1, got 99.0"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_in_a_sentence(

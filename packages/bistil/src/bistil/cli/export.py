@@ -74,10 +74,13 @@ def export_command(
         str | None,
         typer.Option(help="Test sets to judge on: a folder as xeval reads it, or hub:NAME."),
     ] = None,
-    languages: Annotated[str, typer.Option(help="Of --data: languages or sets, or all.")] = "all",
+    languages: Annotated[
+        str | None, typer.Option(help="Of --data: languages or sets.", show_default="all")
+    ] = None,
     bound: Annotated[
-        float, typer.Option(help="Points of 100 that eight bits may lose at most.")
-    ] = 0.5,
+        float | None,
+        typer.Option(help="Points of 100 that eight bits may lose at most.", show_default="0.5"),
+    ] = None,
     prompt: Annotated[
         list[str] | None,
         typer.Option(
@@ -93,9 +96,13 @@ def export_command(
         raise ExportError(f"--for must be one of {', '.join(TARGETS)}, got {target!r}.")
     if target == "openvino" and not texts:
         raise ExportError(UNCALIBRATED)
+    if languages is not None and data is None:
+        raise ExportError("--languages chooses among the test sets of --data; give that, or leave it out.")  # fmt: skip
+    if bound is not None and bound >= 0 and not texts and data is None:
+        raise ExportError("--bound is kept on lines of --text or test sets of --data; give one of them, or leave it out.")  # fmt: skip
     refuse_what_exists(out, ExportError)
     from bistil.export.judge.search import BoundError
-    from bistil.export.run import export
+    from bistil.export.run import BOUND, export
     from xeval.data.source import open_source
 
     try:
@@ -106,8 +113,10 @@ def export_command(
                 target=target,
                 texts=texts,
                 source=None if data is None else open_source(data),
-                languages=[name.strip() for name in languages.split(",") if name.strip()],
-                bound=bound,
+                languages=[
+                    name.strip() for name in (languages or "all").split(",") if name.strip()
+                ],
+                bound=BOUND if bound is None else bound,
                 prompts=tuple(prompt or ()),
                 watch=watch,
             )

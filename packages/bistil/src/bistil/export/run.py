@@ -158,6 +158,11 @@ def export(
         raise ExportError(
             "--prompt is put in front of texts that a sentence encoder is judged on, and there are none; leave it out."
         )
+    if graph.leaves_prompt_out and (unknown := [p for p in prompts if p and p not in graph.prompts.values()]):  # fmt: skip
+        raise ExportError(
+            f"--prompt {unknown[0]!r}: the model leaves prompts out of its vectors, and a graph knows only those that "
+            f"{graph.folder / 'config_sentence_transformers.json'} names; name it there, or leave it out."
+        )
     asked_for_texts = lines or (
         source and not graph.about["task"]
     )  # xeval pads the rows of its own tasks
@@ -166,8 +171,7 @@ def export(
             f"{graph.folder}: its tokenizer names no padding token, and texts are judged in batches; name one of its pieces as "
             '"pad_token" in tokenizer_config.json, or leave --text and --data out.'
         )
-    prompt = prompt_for("text", graph, prompts) if gives_vectors(graph) else ""
-    how = text_answers(graph, prompt) if lines else None
+    how = text_answers(graph, prompt_for("text", graph, prompts)) if lines else None
     rows = (
         {language: how.rows(listed, language) for language, listed in lines.items()} if how else {}
     )

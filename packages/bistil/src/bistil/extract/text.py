@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from bistil.encoders.pooling import SentenceModules
+from bistil.encoders.prompts import default_prompt
 from bistil.errors import ExtractError
 from bistil.extract.config import Extraction
 from bistil.text.blocks import TextBlocks
@@ -48,7 +49,7 @@ def open_text(
 
     Running text is packed into blocks and masked. Of a sentence encoder, and where a term is about whole sentences, each line
     is a row of its own; for what reads two texts at once (rerankers, question answering, classifiers of pairs) a line is `first TAB second`, or, for
-    the former two, made of two lines, see `bistil.text.pairing.paired_files`.
+    the former two, made of two lines, see `bistil.text.pairing.paired_files`. The folder's default prompt stands in front.
 
     Args:
         teacher: whose vocabulary it is.
@@ -74,6 +75,7 @@ def open_text(
         )
     length, prompts = extraction.length, extraction.prompts
     if sentences is None:
+        prompts = () if teacher.layout is None else (default_prompt(teacher.layout),)
         form, files = _form(teacher, files, cache_dir, watch)
         tokenizer = read_tokenizer(teacher.tokenizer_folder, teacher.name, needs_mask=False)
     else:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bistil.encoders.prompts import default_prompt
 from teacherzoo.encoders.families import longest_row
 from teacherzoo.progress import no_progress
 from vocabmerge import Kind, read_layout, read_vocabulary
@@ -76,9 +77,11 @@ def sparse_vectors(folder: Path, texts: Sequence[str], prompt: str | None) -> Sp
 
 
 def label_logits(folder: Path, rows: Sequence[tuple[str, ...]]) -> Vectors:
-    """[N, L] what a sequence classifier says of texts, or of pairs of texts."""
+    """[N, L] what a sequence classifier says of texts, or of pairs of texts, behind the default prompt of its folder."""
     from transformers import AutoModelForSequenceClassification
 
+    prompt = default_prompt(read_layout(folder))
+    rows = [(prompt + first, *others) for first, *others in rows]
     with quiet():
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
     return np.concatenate(_in_batches(model, _tokenizer(folder), rows, lambda batch: model(**batch).logits))  # fmt: skip

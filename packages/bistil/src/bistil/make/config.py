@@ -62,6 +62,8 @@ class Making:
         for name in ("layers", "size", "multiple", "judged_lines", "steps", "batch"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise MakeError(f"{name} must be at least 1, got {getattr(self, name)!r}.")
+        if not 0 < self.coverage <= 1:
+            raise MakeError(f"coverage must be a share above 0 and at most 1, got {self.coverage!r}.")  # fmt: skip
         if self.lines < 2 * self.judged_lines:
             raise MakeError(
                 f"{self.judged_lines:,} lines of {self.lines:,} are kept for the figures, which leaves too few; "

@@ -79,6 +79,7 @@ def _described(graph: Graph) -> dict[str, Any]:
         "unknown": tokenizer.unk_token_id,
         "prompts": dict(graph.prompts),
         "default_prompt": graph.default_prompt,
+        "leaves_prompt_out": graph.leaves_prompt_out,
         "similarity": graph.similarity,
         "dimension": _dimension(graph),
         **graph.about,

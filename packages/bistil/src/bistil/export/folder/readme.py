@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bistil.export.folder.served_as import ServedAs
 from teacherzoo.catalogue.licence import licence_of
+from vocabmerge import Kind
 from vocabmerge.hub.card_metadata import card_metadata
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ def card(
         metadata=_metadata(graph.folder, served, hub, runtime),
         name=name,
         served=served,
-        example=_example(served, facts),
+        example=_example(
+            served, facts, pairs=graph.kind is Kind.CLASSIFIER and bool(graph.modules)
+        ),
     )
 
 
@@ -64,8 +67,8 @@ def _stated(folder: Path) -> dict[str, Any]:
     return {key: stated[key] for key in _CARRIED if stated.get(key)}
 
 
-def _example(served: ServedAs, facts: Mapping[str, Any]) -> str:
-    pairs = '[("This is one sentence.", "There is a sentence."), ("And this is another.", "This is a number.")]'  # fmt: skip
+def _example(served: ServedAs, facts: Mapping[str, Any], *, pairs: bool) -> str:
+    doubles = '[("This is one sentence.", "There is a sentence."), ("And this is another.", "This is a number.")]'  # fmt: skip
     singles = '["This is one sentence.", "And this is another."]'
-    texts = pairs if facts.get("task") in ("nli", "paraphrase") else singles
+    texts = doubles if pairs or facts.get("task") in ("nli", "paraphrase") else singles
     return served.example.replace("TEXTS", texts).replace("MASK", str(facts["mask"]))

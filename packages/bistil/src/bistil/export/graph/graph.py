@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from bistil.encoders.answers import assumption, form_of_answers
 from bistil.errors import ExportError
 from bistil.export.graph.heads import Part, part_of
-from bistil.export.graph.pooled import INPUTS, Pipeline, open_reranker, open_sentences, open_sparse
+from bistil.export.graph.pooled import (
+    INPUTS,
+    Pipeline,
+    open_cross_encoder,
+    open_sentences,
+    open_sparse,
+)
 from teacherzoo.encoders.kinds import PLAIN_NAMES, model_layout, open_whole
 from teacherzoo.encoders.teachers import teacher_folder
 from vocabmerge import Kind, Layout
@@ -52,8 +58,9 @@ class Graph:
         regression: whether its logits are numbers that stand for themselves.
         assumed: of what it is, in sentences.
         modules: of sentence-transformers, in order, with their folders and files; empty for other models.
-        prompts: of a sentence encoder, name to text.
-        default_prompt: what stands in front of every text unless another prompt is named; "" for nothing.
+        prompts: of a model of sentence-transformers, name to text.
+        default_prompt: what stands in front of every text, of a pair in front of the first, unless another prompt is named; "" for nothing.
+        leaves_prompt_out: whether pooling leaves prompts out, of which the graph knows those in `prompts` alone.
         similarity: by which the model compares vectors: "cosine", "dot", "euclidean" or "manhattan".
         about: of a model tuned by xeval, what one who serves it must know.
     """
@@ -74,6 +81,7 @@ class Graph:
     modules: tuple[Module, ...] = ()
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str = ""
+    leaves_prompt_out: bool = False
     similarity: str = "cosine"
     about: Mapping[str, Any] = field(default_factory=lambda: {"task": None, "pooling": None})
 
@@ -98,8 +106,8 @@ def open_graph(model: str) -> Graph:
     _require_tokenizer(folder / layout.tokenizer)
     if layout.kind in _PIPELINES:
         return _pipeline_graph(layout, _PIPELINES[layout.kind](layout))
-    if layout.reranker:
-        return _pipeline_graph(layout, open_reranker(layout))
+    if layout.reranker or (layout.kind is Kind.CLASSIFIER and layout.modules):
+        return _pipeline_graph(layout, open_cross_encoder(layout))
     if layout.kind not in _OUTPUTS:
         raise ExportError(
             f"{model}: it is {PLAIN_NAMES[layout.kind]}; exported are encoders without a head, sentence and sparse encoders, "
@@ -119,6 +127,8 @@ def _require_tokenizer(folder: Path) -> None:
 
 def _pipeline_graph(layout: Layout, opened: Pipeline) -> Graph:
     config = opened.encoder.config
+    labelled = layout.kind is Kind.CLASSIFIER and not layout.reranker
+    form = form_of_answers(config.problem_type, config.num_labels) if labelled else "labels"
     if not opened.tokenizer.is_fast:
         raise ExportError(
             f"{layout.folder}: expected a fast tokenizer (a tokenizer.json), which programs without torch read, got "
@@ -130,15 +140,18 @@ def _pipeline_graph(layout: Layout, opened: Pipeline) -> Graph:
         module=opened.module.eval(),
         inputs=_input_names(config, opened.tokenizer),
         outputs=opened.outputs,
-        labels=(config.id2label[0],) if layout.kind is Kind.CLASSIFIER else (),
+        labels=_labels(config) if layout.kind is Kind.CLASSIFIER else (),
         tokenizer=opened.tokenizer,
         longest=min(opened.longest, longest_row(opened.encoder)),
         pieces=opened.encoder.get_input_embeddings().num_embeddings,
-        pairs=layout.kind is Kind.CLASSIFIER,
+        pairs=bool(layout.reranker),
+        several_labels=form == "several" or opened.several_labels,
+        regression=form == "numbers",
         assumed=tuple(assumption(layout)),
         modules=layout.modules,
         prompts=opened.prompts,
         default_prompt=opened.default_prompt,
+        leaves_prompt_out=opened.leaves_prompt_out,
         similarity=opened.similarity,
     )
 
@@ -156,9 +169,9 @@ def _stock_graph(layout: Layout) -> Graph:
         module=_Stock(model, tuple(outputs)),
         inputs=_input_names(model.config, tokenizer),
         outputs=outputs,
-        labels=tuple(model.config.id2label[number] for number in range(model.config.num_labels)) if labelled else (),
+        labels=_labels(model.config) if labelled else (),
         tokenizer=tokenizer,
-        longest=longest_row(model),
+        longest=min(longest_row(model), tokenizer.model_max_length),
         pieces=model.get_input_embeddings().num_embeddings,
         several_labels=form == "several",
         regression=form == "numbers",
@@ -194,6 +207,10 @@ def _tuned_graph(folder: Path) -> Graph:
             "unknown": pieces.tokenizer.unk_token_id,
         },
     )
+
+
+def _labels(config: Any) -> tuple[str, ...]:
+    return tuple(config.id2label[number] for number in range(config.num_labels))
 
 
 def _input_names(config: Any, tokenizer: Any) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from vocabmerge import Layout
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _TRACED = ("Pooling", "Dense", "Normalize", "LayerNorm", "Dropout", "WeightedLayerPooling")
 _CONTINUATIONS = ("a", "0", ".")
+_OTHER_READING = ("processing_kwargs", "query_length", "document_length", "query_expansion")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,9 @@ class Pipeline:
         longest: the most tokens of a row.
         prompts: name to text.
         default_prompt: in front of every text unless another is named.
+        leaves_prompt_out: whether pooling leaves prompts out, of which a graph knows those in `prompts` alone.
         similarity: by which sentence-transformers compares vectors: "cosine", "dot", "euclidean" or "manhattan".
+        several_labels: of a classifier, whether its labels do not exclude one another.
     """
 
     encoder: Any
@@ -41,7 +44,9 @@ class Pipeline:
     longest: int
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str = ""
+    leaves_prompt_out: bool = False
     similarity: str = "cosine"
+    several_labels: bool = False
 
 
 def open_sentences(layout: Layout) -> Pipeline:
@@ -64,23 +69,18 @@ def open_sentences(layout: Layout) -> Pipeline:
                 f"{layout.folder / stated.file}: a weighted mean that leaves the prompt out cannot be part of a graph; set "
                 "include_prompt to true, if the model was trained so, or export a model that pools otherwise."
             )
-    prompts = dict(model.prompts)
-    starts = (
-        [_start_of(transformer, prompt, layout) for prompt in prompts.values() if prompt]
-        if any(map(_leaves_prompt_out, modules))
-        else []
-    )
+    leaves_prompt_out = any(map(_leaves_prompt_out, modules))
+    prompts = filter(None, model.prompts.values()) if leaves_prompt_out else ()
+    starts = [_start_of(transformer, prompt, layout) for prompt in prompts]
     return Pipeline(
         encoder=_eager(transformer.auto_model),
-        module=_Pooled(transformer.auto_model, modules, starts),
+        module=_Pooled(transformer.auto_model, modules, starts, model.truncate_dim),
         outputs={
             "last_hidden_state": ("batch", "sequence", "width"),
             "sentence_embedding": ("batch", "dimension"),
         },
-        tokenizer=model.tokenizer,
-        longest=_longest(model),
-        prompts=prompts,
-        default_prompt=prompts.get(model.default_prompt_name, ""),
+        **_texts_of(model, layout),
+        leaves_prompt_out=leaves_prompt_out,
         similarity=model.similarity_fn_name,
     )
 
@@ -102,22 +102,22 @@ def open_sparse(layout: Layout) -> Pipeline:
     return Pipeline(
         encoder=_eager(transformer.auto_model),
         module=_Splade(
-            transformer.auto_model, pooling.activation_function, pooling.pooling_strategy
+            transformer.auto_model,
+            pooling.activation_function,
+            pooling.pooling_strategy,
+            model.max_active_dims,
         ),
         outputs={
             "logits": ("batch", "sequence", "vocabulary"),
             "sentence_embedding": ("batch", "vocabulary"),
         },
-        tokenizer=model.tokenizer,
-        longest=_longest(model),
-        prompts=dict(model.prompts),
-        default_prompt=model.prompts.get(model.default_prompt_name, ""),
+        **_texts_of(model, layout),
         similarity=model.similarity_fn_name,
     )
 
 
-def open_reranker(layout: Layout) -> Pipeline:
-    """A reranker: the logit of a pair of texts, and the score that its activation makes of it.
+def open_cross_encoder(layout: Layout) -> Pipeline:
+    """A reranker: the logit of a pair of texts, and the score that its activation makes of it; of several labels the logits.
 
     Raises:
         ExportError: for modules behind the model, or a folder that cannot be opened.
@@ -126,17 +126,18 @@ def open_reranker(layout: Layout) -> Pipeline:
         _require_one_transformer(layout)
     if len(layout.modules) > 1:
         raise ExportError(
-            f"{layout.folder}: its module {layout.modules[1].name} cannot be part of a graph; a reranker is exported whose "
-            "score is the logit of its model."
+            f"{layout.folder}: its module {layout.modules[1].name} cannot be part of a graph; a cross-encoder is exported whose "
+            "scores are the logits of its model."
         )
     model = _opened("CrossEncoder", layout)
     transformer = model[0]
+    scored = {"score": ("batch",)} if layout.reranker else {}
     return Pipeline(
         encoder=_eager(transformer.auto_model),
-        module=_Reranker(transformer.auto_model, model.activation_fn),
-        outputs={"logits": ("batch", "labels"), "score": ("batch",)},
-        tokenizer=model.tokenizer,
-        longest=_longest(model),
+        module=_CrossEncoder(transformer.auto_model, model.activation_fn if scored else None),
+        outputs={"logits": ("batch", "labels"), **scored},
+        **_texts_of(model, layout),
+        several_labels=not scored and isinstance(model.activation_fn, nn.Sigmoid),
     )
 
 
@@ -147,6 +148,7 @@ class _Pooled(nn.Module):
         encoder: a headless model of transformers.
         modules: of sentence-transformers behind it, in order.
         prompts: ids that a row begins with where it has a prompt, and how many tokens of it are left out of pooling.
+        truncate_dim: how many numbers of a vector stay, the first; all by default.
     """
 
     def __init__(
@@ -154,11 +156,13 @@ class _Pooled(nn.Module):
         encoder: nn.Module,
         modules: Sequence[nn.Module],
         prompts: Sequence[tuple[Sequence[int], int]] = (),
+        truncate_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.modules_behind = nn.ModuleList(modules)
         self._prompts = sorted(prompts, key=lambda start: len(start[0]))
+        self._truncate_dim = truncate_dim
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         outputs = self.encoder(**dict(zip(INPUTS, inputs, strict=False)))
@@ -171,7 +175,7 @@ class _Pooled(nn.Module):
             features["all_layer_embeddings"] = outputs.hidden_states
         for module in self.modules_behind:
             features = module(features)
-        return states, features["sentence_embedding"]
+        return states, features["sentence_embedding"][:, : self._truncate_dim]
 
     def _without_prompt(self, ids: Tensor, mask: Tensor) -> Tensor:
         """The mask [B, S] without the tokens of the longest prompt that a row begins with."""
@@ -188,31 +192,37 @@ class _Pooled(nn.Module):
 
 
 class _Splade(nn.Module):
-    """Logits, and log(1 + relu(logits)) pooled over a row's tokens."""
+    """Logits, and log(1 + relu(logits)) pooled over a row's tokens, of which the `most` largest stay, by default all."""
 
-    def __init__(self, model: nn.Module, activation: str, strategy: str) -> None:
+    def __init__(
+        self, model: nn.Module, activation: str, strategy: str, most: int | None = None
+    ) -> None:
         super().__init__()
         self.model = model
-        self._activation, self._strategy = activation, strategy
+        self._activation, self._strategy, self._most = activation, strategy, most
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         logits = self.model(**dict(zip(INPUTS, inputs, strict=False))).logits
         weights = torch.log1p(torch.relu(logits * inputs[1][..., None].to(logits.dtype)))
         if self._activation == "log1p_relu":
             weights = torch.log1p(weights)
-        return logits, weights.amax(dim=1) if self._strategy == "max" else weights.sum(dim=1)
+        vectors = weights.amax(dim=1) if self._strategy == "max" else weights.sum(dim=1)
+        if self._most is not None:
+            largest, places = vectors.topk(min(self._most, vectors.shape[1]))
+            vectors = torch.zeros_like(vectors).scatter(1, places, largest)
+        return logits, vectors
 
 
-class _Reranker(nn.Module):
-    """Logits [B, 1] of pairs of texts, and their scores [B]."""
+class _CrossEncoder(nn.Module):
+    """Logits [B, C] of pairs of texts, and with an activation the scores [B] of the first label."""
 
-    def __init__(self, model: nn.Module, activation: nn.Module) -> None:
+    def __init__(self, model: nn.Module, activation: nn.Module | None) -> None:
         super().__init__()
         self.model, self.activation = model, activation
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         logits = self.model(**dict(zip(INPUTS, inputs, strict=False))).logits
-        return logits, self.activation(logits)[:, 0]
+        return (logits, self.activation(logits)[:, 0]) if self.activation else (logits,)
 
 
 def _require_one_transformer(layout: Layout) -> None:
@@ -249,9 +259,23 @@ def _start_of(transformer: Any, prompt: str, layout: Layout) -> tuple[list[int],
     return start, len(alone)
 
 
-def _longest(model: Any) -> int:
-    """The most tokens that sentence-transformers leaves of a text, whatever the encoder could read."""
-    return int(model.max_seq_length or model.tokenizer.model_max_length)
+def _texts_of(model: Any, layout: Layout) -> dict[str, Any]:
+    """How sentence-transformers reads texts: by which tokenizer, of how many tokens at most, and behind which prompts."""
+    transformer = model[0]
+    stated = [name for name in _OTHER_READING if getattr(transformer, name, None)]
+    if "message" in transformer.modalities:
+        stated.append("a chat template")
+    if stated:
+        raise ExportError(
+            f"{layout.folder}: its texts are read with {stated[0]}, and the programs that serve a graph read them plainly; save the model "
+            "without, if it was trained so, and a length as max_seq_length."
+        )
+    return {
+        "tokenizer": model.tokenizer,
+        "longest": int(model.max_seq_length or model.tokenizer.model_max_length),
+        "prompts": dict(model.prompts),
+        "default_prompt": model.prompts.get(model.default_prompt_name, ""),
+    }
 
 
 def _opened(name: str, layout: Layout) -> Any:

@@ -185,8 +185,11 @@ class _GraphScores:
         what: str,
     ) -> tuple[list[Scores], int]:
         """A score for each document of each query, and no count of pairs that were cut."""
+        prompt = self._reader.graph.default_prompt
         rows = [
-            (query, text) for query, texts in zip(queries, documents, strict=True) for text in texts
+            (prompt + query, text)
+            for query, texts in zip(queries, documents, strict=True)
+            for text in texts
         ]
         longest = self._reader.graph.longest
         scores = self._reader.ask(rows, self._how.answer, longest=longest, watch=watch, what=what)

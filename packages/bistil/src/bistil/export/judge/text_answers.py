@@ -69,7 +69,7 @@ def text_answers(graph: Graph, prompt: str = "") -> TextAnswers:
 
     Args:
         graph: any.
-        prompt: put in front of each line that a sentence encoder reads.
+        prompt: put in front of each line, of two texts in front of the first, as some models of sentence-transformers expect.
 
     Raises:
         ExportError: for a graph that lines alone cannot ask.
@@ -113,7 +113,9 @@ def text_answers(graph: Graph, prompt: str = "") -> TextAnswers:
         )
     if gives_one_score(graph):
         return TextAnswers(
-            rows=_candidates,
+            rows=lambda lines, language: [
+                (prompt + query, passage) for query, passage in _candidates(lines, language)
+            ],
             answer=lambda answers, _row: answers[name].reshape(-1)[0],
             compare=lambda expected, given: compare_rankings(np.stack(expected), np.stack(given)),
             gated=("pairs in the same order",),
@@ -121,14 +123,14 @@ def text_answers(graph: Graph, prompt: str = "") -> TextAnswers:
         )
     if last == "labels" and graph.regression:
         return TextAnswers(
-            rows=lambda lines, _language: _texts_or_pairs(lines),
+            rows=lambda lines, _language: _texts_or_pairs(lines, prompt),
             answer=lambda answers, _row: answers[name],
             compare=lambda expected, given: compare_scores(np.stack(expected), np.stack(given)),
             gated=("pairs in the same order",),
         )
     if last == "labels":
         return TextAnswers(
-            rows=lambda lines, _language: _texts_or_pairs(lines),
+            rows=lambda lines, _language: _texts_or_pairs(lines, prompt),
             answer=lambda answers, _row: answers[name],
             compare=lambda expected, given: compare_labels(
                 np.stack(expected), np.stack(given), several=graph.several_labels
@@ -205,10 +207,11 @@ def _pairs(lines: Sequence[str], language: str, *, form: str) -> list[Row]:
     return rows
 
 
-def _texts_or_pairs(lines: Sequence[str]) -> list[Row]:
+def _texts_or_pairs(lines: Sequence[str], prompt: str) -> list[Row]:
     """Pairs where every line has a tab."""
     pairs = all("\t" in line for line in lines)
-    return [tuple(line.split("\t", 1)) if pairs else (line,) for line in lines]
+    prompted = [prompt + line for line in lines]
+    return [tuple(line.split("\t", 1)) if pairs else (line,) for line in prompted]
 
 
 def _candidates(lines: Sequence[str], language: str) -> list[Row]:

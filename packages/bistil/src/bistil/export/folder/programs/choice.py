@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bistil.export.folder.programs.rows import Graph, options
+from bistil.export.folder.programs.rows import Graph, listed, options
 
 
 class Chooser(Graph):
@@ -14,7 +14,7 @@ class Chooser(Graph):
 
     def choose(self, passage: str, question: str, choices: Sequence[str]) -> str:
         """The option that answers a question about a passage."""
-        rows = self.rows([(passage, f"{question} {choice}") for choice in choices])
+        rows = self.rows([(passage, f"{question} {choice}") for choice in listed(choices)])
         return choices[int(np.argmax(self.answers(rows, "score")))]
 
 

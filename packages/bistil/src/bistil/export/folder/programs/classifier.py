@@ -17,7 +17,8 @@ class Classifier(Graph):
     ) -> list[dict[str, float]]:
         """The probability of each label, the most probable first; where labels exclude each other they sum to one."""
         classified = []
-        for logits in self.answers(self.rows(texts), "logits", batch_size=batch_size):
+        rows = self.rows(texts, self.about["default_prompt"])
+        for logits in self.answers(rows, "logits", batch_size=batch_size):
             if self.about["several_labels"]:
                 shares = 1 / (1 + np.exp(-logits))
             else:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bistil.export.folder.programs.rows import Graph, options
+from bistil.export.folder.programs.rows import Graph, listed, options
 
 
 class Parser(Graph):
@@ -15,7 +15,7 @@ class Parser(Graph):
 
     def parse(self, words: Sequence[str]) -> list[tuple[int, str]]:
         """For each word of a sentence its head, counted from 1, or 0 for the root, and its relation to it."""
-        about = self.about
+        about, words = self.about, listed(words)
         pieces = [self.tokenizer.encode(f" {word}", add_special_tokens=False).ids or [about["unknown"]] for word in words]  # fmt: skip
         ids = [*about["before"], *(piece for word in pieces for piece in word), *about["after"]]
         if len(ids) > about["longest"]:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bistil.export.folder.programs.rows import Graph, options
+from bistil.export.folder.programs.rows import Graph, listed, options
 
 
 class Reranker(Graph):
     """Scores pairs of texts as `CrossEncoder` does."""
 
-    def score(self, query: str, passages: Sequence[str], *, batch_size: int = 1) -> list[float]:
-        """How well each passage answers the query."""
-        rows = self.rows([(query, passage) for passage in passages])
+    def score(
+        self,
+        query: str,
+        passages: Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 1,
+    ) -> list[float]:
+        """How well each passage answers the query, in front of which stands `prompt`, or the model's own of the name `prompt_name`."""
+        pairs = [(query, passage) for passage in listed(passages)]
+        rows = self.rows(pairs, self.prompt(prompt_name, prompt))
         return [float(score) for score in self.answers(rows, "score", batch_size=batch_size)]
 
 

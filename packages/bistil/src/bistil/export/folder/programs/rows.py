@@ -33,9 +33,22 @@ class Graph:
             self.about["longest"], direction=self.about["truncation_side"]
         )
 
-    def rows(self, texts: Sequence[str | tuple[str, str]]) -> list[Encoding]:
-        """The tokens of each text or pair of texts, cut to what the model reads."""
-        rows: list[Encoding] = self.tokenizer.encode_batch(list(texts))
+    def prompt(self, prompt_name: str | None, prompt: str | None) -> str:
+        """`prompt` where it is given, else the model's own of the name `prompt_name`, else its default."""
+        if prompt is not None:
+            return prompt
+        prompts = self.about["prompts"]
+        if prompt_name is not None and prompt_name not in prompts:
+            raise ValueError(f"prompt_name {prompt_name!r}: the model has {sorted(prompts) or 'no prompts'}; state the words as prompt")  # fmt: skip
+        return str(self.about["default_prompt"] if prompt_name is None else prompts[prompt_name])
+
+    def rows(self, texts: Sequence[str | tuple[str, str]], prompt: str = "") -> list[Encoding]:
+        """The tokens of each text or pair of texts, cut to what the model reads; `prompt` stands in front, once in a pair."""
+        prompted = [
+            prompt + text if isinstance(text, str) else (prompt + text[0], text[1])
+            for text in listed(texts)
+        ]
+        rows: list[Encoding] = self.tokenizer.encode_batch(prompted)
         return rows
 
     def answers(self, rows: Sequence[Encoding], output: str, *, batch_size: int = 1) -> list[Any]:
@@ -44,6 +57,8 @@ class Graph:
         In a batch, of rows of like length, activations of eight bits share a scale, so that what is answered to a text depends
         a little on the others; one by one, the answers are nearest to those in float32.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
         answers: list[Any] = [None] * len(rows)
         axes = self.about["outputs"][output]
         by_length = sorted(range(len(rows)), key=lambda number: len(rows[number]))
@@ -77,6 +92,13 @@ class Graph:
         if self.about["padding_side"] == "left":
             return slice(longest - len(row), longest)
         return slice(len(row))
+
+
+def listed(texts: Sequence[Any]) -> list[Any]:
+    """The texts as a list; one text alone, whose letters would be taken for texts, is refused."""
+    if isinstance(texts, str):
+        raise ValueError(f"expected a list of texts, got one text, {texts[:40]!r}; put it into a list")  # fmt: skip
+    return list(texts)
 
 
 def options(description: str) -> argparse.ArgumentParser:

@@ -14,7 +14,8 @@ class Scorer(Graph):
         self, texts: Sequence[str | tuple[str, str]], *, batch_size: int = 1
     ) -> list[dict[str, float]]:
         """The number under each label, as the model gives it."""
-        answers = self.answers(self.rows(texts), "logits", batch_size=batch_size)
+        rows = self.rows(texts, self.about["default_prompt"])
+        answers = self.answers(rows, "logits", batch_size=batch_size)
         return [dict(zip(self.about["labels"], logits.tolist(), strict=True)) for logits in answers]
 
 

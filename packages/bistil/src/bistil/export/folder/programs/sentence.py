@@ -23,12 +23,11 @@ class SentenceEncoder(Graph):
         batch_size: int = 1,
     ) -> Any:
         """Vectors [texts, dimension]; in front of each text stands `prompt`, or the model's own of the name `prompt_name`."""
-        if prompt is None:
-            prompts = self.about["prompts"]
-            if prompt_name is not None and prompt_name not in prompts:
-                raise ValueError(f"prompt_name {prompt_name!r}: the model has {sorted(prompts) or 'no prompts'}; state the words as prompt")  # fmt: skip
-            prompt = self.about["default_prompt"] if prompt_name is None else prompts[prompt_name]
-        rows = self.rows([f"{prompt}{text}" for text in texts])
+        start = self.prompt(prompt_name, prompt)
+        known = self.about["prompts"].values()
+        if start and self.about["leaves_prompt_out"] and start not in known:
+            raise ValueError(f"prompt {start!r}: the model leaves prompts out of its vectors, and the graph knows only {sorted(filter(None, known))}; name it in config_sentence_transformers.json and export anew")  # fmt: skip
+        rows = self.rows(texts, start)
         vectors = self.answers(rows, "sentence_embedding", batch_size=batch_size)
         return np.array(vectors, dtype=np.float32).reshape(len(texts), self.about["dimension"])
 

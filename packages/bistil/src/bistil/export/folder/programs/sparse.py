@@ -12,11 +12,15 @@ class SparseEncoder(Graph):
     """Encodes texts as `SparseEncoder` of sentence-transformers does."""
 
     def encode(
-        self, texts: Sequence[str], *, prompt: str | None = None, batch_size: int = 1
+        self,
+        texts: Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 1,
     ) -> list[Any]:
-        """The vector over the vocabulary of each text."""
-        start = self.about["default_prompt"] if prompt is None else prompt
-        rows = self.rows([f"{start}{text}" for text in texts])
+        """The vector over the vocabulary of each text, in front of which stands `prompt`, or the model's own of the name `prompt_name`."""
+        rows = self.rows(texts, self.prompt(prompt_name, prompt))
         return self.answers(rows, "sentence_embedding", batch_size=batch_size)
 
     def pieces(self, vector: Any, *, top: int = 20) -> dict[str, float]:

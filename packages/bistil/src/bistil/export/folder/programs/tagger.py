@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding
 
-from bistil.export.folder.programs.rows import Graph, options
+from bistil.export.folder.programs.rows import Graph, listed, options
 
 
 class Tagger(Graph):
@@ -20,11 +20,12 @@ class Tagger(Graph):
         """The words of each sentence and their labels.
 
         A sentence is a text, which the tokenizer's own rule cuts into words, or a list of words. One that is too long for the
-        model is read in windows that overlap, and each word where it is farthest from a window's edge.
+        model is read in windows that overlap, and each word where it is farthest from a window's edge. A word that the tokenizer
+        makes nothing of is read as its unknown token.
         """
         limit = self.about["longest"]
         self.tokenizer.enable_truncation(limit, stride=limit // 4)
-        wholes = [self._read(sentence) for sentence in sentences]
+        wholes = [self._read(sentence) for sentence in listed(sentences)]
         windows = [[whole, *whole.overflowing] for whole in wholes]
         logits = iter(self.answers([row for rows in windows for row in rows], "logits", batch_size=batch_size))  # fmt: skip
         return [
@@ -35,7 +36,13 @@ class Tagger(Graph):
     def _read(self, sentence: str | Sequence[str]) -> Encoding:
         if isinstance(sentence, str):
             return self.tokenizer.encode(sentence)
-        return self.tokenizer.encode([f" {word}" for word in sentence], is_pretokenized=True)
+        words = [f" {word}" for word in sentence]
+        unknown = self.about["unknown"]
+        if unknown is not None:
+            alone = self.tokenizer.encode_batch(words, add_special_tokens=False)
+            nothing = str(self.tokenizer.id_to_token(unknown))
+            words = [word if row.ids else nothing for word, row in zip(words, alone, strict=True)]
+        return self.tokenizer.encode(words, is_pretokenized=True)
 
     def _labels(
         self, sentence: str | Sequence[str], windows: Sequence[tuple[Encoding, Any]]
