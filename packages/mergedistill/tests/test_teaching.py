@@ -64,6 +64,25 @@ def test_ranking_is_taken_as_the_assignment_and_kept(town: Path, recipe_of: Reci
     assert ensembles_or_refuse(more)["qav"].primary == "wp"  # noise made the other one worse
 
 
+def test_renamed_teachers_are_ranked_under_their_new_names(town: Path, recipe_of: Recipes) -> None:
+    def named(first: str, second: str) -> Recipe:
+        taught = {first: "foreign", second: "wp"}
+        return recipe_of(
+            assign="rank",
+            teachers=[
+                {"teacher": str(town / folder), "name": name} for name, folder in taught.items()
+            ],
+        )
+
+    run(named("one", "two"), until="rank")
+    exchanged = named("two", "one")
+
+    assert not status(exchanged)["rank"]
+    run(exchanged, until="rank")
+
+    assert ensembles_or_refuse(exchanged)["qav"].primary == "one"
+
+
 def test_a_mixture_across_tokenizers_becomes_a_student(town: Path, recipe_of: Recipes) -> None:
     recipe = recipe_of(
         teachers=_several(town, "wp", "uni", "wp-other"),

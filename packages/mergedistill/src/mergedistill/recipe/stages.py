@@ -225,7 +225,7 @@ def _ranking_key(recipe: Recipe) -> str:
     return digest_of_values(
         {
             "files": [
-                str(rating_file(recipe, teacher, language).name)
+                f"{teacher.called}/{rating_file(recipe, teacher, language).name}"
                 for language in recipe.languages
                 for teacher in recipe.candidates(language)
             ],
