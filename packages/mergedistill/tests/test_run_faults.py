@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import resource
 import shutil
@@ -54,6 +55,30 @@ def test_a_teacher_that_changed_is_asked_again_and_others_are_not(
     run(recipe, until="record")
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(list((tmp_path / "run/signals/mine").glob("qav-*/signals.json"))) == 2
+
+
+def test_figures_by_another_rule_of_bits_per_byte_are_measured_anew(
+    recipe_of: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of()
+    student = run(recipe)
+    (kept,) = (tmp_path / "run/signals").rglob("held_out.json")
+    first = json.loads(kept.read_text())
+    kept.write_text(
+        json.dumps({name: figures | {"bits_per_byte": 99.0} for name, figures in first.items()})
+    )
+    for module in ("recipe.stages", "publish.held_out_scores"):
+        monkeypatch.setattr(f"mergedistill.{module}.BITS_PER_BYTE_RULE", "another")
+
+    assert _undone(recipe) == ["rank", "card"]
+    run(recipe)
+
+    assert _undone(recipe) == []
+    assert len(list((tmp_path / "run/signals").rglob("*.rating.json"))) == 2 * len(first)
+    figures = json.loads((student / "run.json").read_text())["held_out"]
+    assert sorted(of_language["teacher"] for of_language in figures.values()) == sorted(
+        of_teacher["bits_per_byte"] for of_teacher in first.values()
+    )
 
 
 def test_text_that_changed_in_place_is_read_again(

@@ -17,6 +17,7 @@ from teacherzoo.catalogue.catalogue import find_teacher
 from teacherzoo.encoders.teachers import load_teacher
 from teacherzoo.processes import own_device
 from teacherzoo.progress import ProgressCallback
+from teacherzoo.text.words import BITS_PER_BYTE_RULE
 
 MEASURED = 200  # held-out documents of a language that models are measured on
 
@@ -71,7 +72,10 @@ def _teacher_scores(
     """Of each language's primary teacher; those that do not fit into memory are not measured."""
     kept: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.is_file() else {}
     ensembles = ensembles_or_refuse(recipe)
-    wanted = {language: f"{ensembles[language].primary} on {language}" for language in texts}
+    wanted = {
+        language: f"{ensembles[language].primary} on {language}, {BITS_PER_BYTE_RULE}"
+        for language in texts
+    }
     used = teachers_in_use(recipe, ensembles) if recipe.record.offload is None else {}
     for number, (name, (entry, languages)) in enumerate(used.items()):
         missing = [

@@ -26,7 +26,7 @@ from teacherzoo.digests import (
     keep_digests,
 )
 from teacherzoo.processes import rank
-from teacherzoo.text.words import WHOLE_WORD_RULE
+from teacherzoo.text.words import BITS_PER_BYTE_RULE, WHOLE_WORD_RULE
 
 STAGES = ("rank", "vocabulary", "record", "train", "card")
 FACTS = "stage.json"
@@ -192,6 +192,7 @@ def rating_file(recipe: Recipe, teacher: Teaching, language: str) -> Path:
             _text(recipe, language),
             recipe.rank.documents,
             recipe.distil.block_length,
+            BITS_PER_BYTE_RULE,
         ]
     )
     return signals_root(recipe) / teacher.called / f"{language}-{key[:12]}.rating.json"
@@ -276,11 +277,12 @@ def _keys(recipe: Recipe, ensembles: Mapping[str, TeacherEnsemble]) -> dict[str,
         }
     )
     licences = {code: text.licence for code, text in recipe.languages.items() if text.licence}
+    card = {"train": train, "figures": BITS_PER_BYTE_RULE}
     return {
         "vocabulary": vocabulary,
         "record": record,
         "train": train,
-        "card": digest_of_values({"train": train} | ({"licences": licences} if licences else {})),
+        "card": digest_of_values(card | ({"licences": licences} if licences else {})),
     }
 
 

@@ -1,6 +1,6 @@
 """Bits per byte: what a masked language model needs to fill in the words of a text, whatever its tokenizer.
 
-The definition, which xeval shares and implements on its own:
+The definition, which xeval shares and implements on its own (a change gives `BITS_PER_BYTE_RULE` another name):
 
 1.  A document is brought to Unicode NFC, and each run of white space in it to one space, none at its ends. Its words are its
     runs of other characters, each cut behind every run of the punctuation of scripts that are written without spaces: U+3001

@@ -35,6 +35,9 @@ WORD_RULE = b"words of 2026-11"
 WHOLE_WORD_RULE = "whole words of 2026-11-28"
 """Names the rule of `in_whole_words`, by which likelihoods of words are recorded."""
 
+BITS_PER_BYTE_RULE = "bits per byte of 2026-11-28"
+"""Names the definition in `teacherzoo.rank.bits_per_byte`, for figures that are kept."""
+
 
 def word_ends(text: str) -> NDArray[np.int64]:
     """The offset behind each word of `text`, in characters.
