@@ -57,6 +57,18 @@ def english(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
     )
 
 
+def test_a_corpus_with_a_limit_is_read_no_further(english: Teacher) -> None:
+    folder = english.folder.parent
+    corpus = Corpus("en", folder / "en.txt", limit=3)
+
+    words = [
+        rank([str(english.folder)], [corpus], documents=most).ratings[0].words for most in (2, 10)
+    ]
+
+    texts = [document.text for document in corpus.documents()]
+    assert words == [sum(len(text.split()) for text in texts[:most]) for most in (2, 3)]
+
+
 def test_each_teacher_wins_its_own_language(pretrained: dict[str, Path]) -> None:
     corpora = [
         Corpus(language, folder.with_suffix(".txt"), part="held_out", held_out_share=0.1)

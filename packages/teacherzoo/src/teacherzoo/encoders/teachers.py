@@ -269,7 +269,8 @@ def read_tokenizer(folder: Path, name: str | Path, *, needs_mask: bool = True) -
         )
     if needs_mask and tokenizer.mask_token_id is None:
         raise TeacherError(
-            f"{name}: its tokenizer has no mask token; a masked-LM teacher needs one."
+            f"{name}: its tokenizer has no mask token; a masked-LM teacher needs one, so name it as `mask_token` in its "
+            "tokenizer_config.json, or choose another teacher."
         )
     return tokenizer
 

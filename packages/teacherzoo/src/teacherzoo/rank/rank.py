@@ -93,7 +93,7 @@ def rank(
         teachers: catalogue names, Hub names or folders; one is in memory at a time.
         corpora: one for each language; their `part` says what is read, and held-out text is fair to teachers pretrained
             on the rest.
-        documents: most documents of each language.
+        documents: most documents of each language; a corpus of a lower `limit` gives no more than that.
         rate: share of the words hidden at a time.
         max_length: tokens in a row.
         watch: told (done, total, what).
@@ -126,8 +126,9 @@ def rank(
     texts = {}
     for number, corpus in enumerate(corpora):
         watch(number, len(corpora), "reading")
+        most = documents if corpus.limit is None else min(documents, corpus.limit)
         texts[corpus.language] = [
-            document.text for document in replace(corpus, limit=documents).documents()
+            document.text for document in replace(corpus, limit=most).documents()
         ]
     ratings = []
     device = own_device()
