@@ -516,6 +516,21 @@ def test_masked_lms_evolve_on_plain_text(taggers: list[Path], tmp_path: Path) ->
     assert -20 < record["best"] < 0
 
 
+def test_more_groups_than_layers_are_refused(
+    taggers: list[Path], development: Path, tmp_path: Path
+) -> None:
+    depth = BertForTokenClassification.from_pretrained(taggers[0]).config.num_hidden_layers
+
+    with pytest.raises(FuseError, match=rf"groups must be at most {depth + 1}, .*got {depth + 2}"):
+        fuse(taggers, tmp_path / "out", by="evolve", dev={"b": development}, groups=depth + 2)
+
+    assert not list(tmp_path.iterdir())
+    parts = fuse(
+        taggers, tmp_path / "out", by="evolve", dev={"b": development}, groups=depth + 1, trials=5
+    )
+    assert len(json.loads((parts / "run.json").read_text())["mixture"]) == depth + 1
+
+
 def test_search_judges_no_mixture_twice_and_no_more_than_it_may() -> None:
     asked: list[Any] = []
 

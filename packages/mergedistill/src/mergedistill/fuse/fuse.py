@@ -235,6 +235,10 @@ def _by_evolution(work: Path, plan: _Plan) -> tuple[Fused, dict[str, Any]]:
     from mergedistill.fuse.mean import mean_of
 
     groups, depth, encoder = plan.options["groups"], depth_of(plan.models), plan.models[0].encoder
+    if groups > depth + 1:
+        raise FuseError(
+            f"groups must be at most {depth + 1}, for the models have {depth} layers and what is behind them, got {groups}."
+        )
     evolved = evolve(
         plan.models,
         {name: Path(file) for name, file in plan.options["dev"].items()},
