@@ -1,5 +1,6 @@
 """Students of drawn ids: the loss has no tail, and recordings combine where that has a meaning."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mergedistill.run.run import run
 from mergedistill.targets.combined import CombinedSignals
 from mergedistill.training.schedule import batch_inputs
 from teacherzoo import Corpus, Masking, Signals, record
+from teacherzoo.signals.shard import ShardArrays
 from vocabmerge import identity_map
 
 Recipes = Callable[..., Recipe]
@@ -53,6 +55,20 @@ def _combined(drawn: Path, *names: str, combine: str = "mixture") -> CombinedSig
         temperature=2.0,
         max_lost=1.0,
     )
+
+
+def test_beside_combined_shards_one_of_each_teacher_is_held(town: Path, tmp_path: Path) -> None:
+    names = ("wp", "wp-other")
+    for name in names:
+        corpus = Corpus("qav", town / "qav.txt", limit=60)
+        record(town / name, [corpus], tmp_path / name, block_length=32, shard_bytes=128)
+    signals = _combined(tmp_path, *names)
+    assert len(signals.manifest.shards) > 12
+
+    signals.usage()
+
+    gc.collect()
+    assert sum(type(held) is ShardArrays for held in gc.get_objects()) <= 8 + len(names)
 
 
 def _weights(ids: torch.Tensor, logprobs: torch.Tensor, size: int) -> torch.Tensor:

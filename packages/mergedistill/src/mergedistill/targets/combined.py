@@ -76,7 +76,7 @@ class CombinedSignals(Signals):
         self._ensemble = ensemble
         self._temperature = temperature
         self._others = {
-            name: Signals(recordings[name], vocabulary=maps[name], max_lost=max_lost)
+            name: Signals(recordings[name], vocabulary=maps[name], max_lost=max_lost, held=1)
             for name in others
         }
         self._lead = primary
