@@ -236,6 +236,21 @@ def test_a_sentence_encoder_with_a_broken_module_is_refused_in_a_sentence(
         open_vectors(str(folder), Protocol())
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_that_are_cut_short_and_files_for_folders_are_refused_in_a_sentence(
+    name: str, models: Models, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(models("bert"), tmp_path / "cut")
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(content[:1000])
+
+    with pytest.raises(XevalError, match="cut: no model could be opened there"):
+        open_vectors(str(folder), Protocol())
+    with pytest.raises(XevalError, match=r"json: is a file; give the model's folder, .*cut"):
+        model_digest(str(folder / "config.json"))
+
+
 def damaged(folder: Path, target: Path) -> Path:
     """A copy whose weights hold a number that is none in every file."""
     from safetensors.torch import load_file, save_file
@@ -343,6 +358,10 @@ def test_folders_of_beir_are_read(tmp_path: Path) -> None:
         ("q9\td1\t1\n", r"test.tsv:1: the query 'q9' is not in .*queries.jsonl"),
         ("q1\td1\tgood\n", "expected a whole number as score, got 'good'"),
         ("q1 0 d1 1\n", "expected 3 fields separated by tabs"),
+        (
+            "q1\td1\t1\nq1\td1\t1\nq1\td1\t0\n",
+            "test.tsv:3: the document 'd1' was judged 1 for the query 'q1' before, and here 0",
+        ),
     ],
 )
 def test_judgements_that_fit_nothing_are_refused(qrels: str, message: str, tmp_path: Path) -> None:

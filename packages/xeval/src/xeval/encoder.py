@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import inspect
 import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,6 +148,8 @@ def model_digest(model: str) -> str:
     Of a folder with `modules.json` the folders of its modules and the files that say how it encodes count as well.
     """
     folder = Path(model)
+    if folder.is_file():
+        raise XevalError(f"{model}: is a file; give the model's folder, {folder.parent}")
     if not folder.is_dir():
         return _hub_digest(model)
     has_modules = (folder / "modules.json").is_file()
@@ -183,9 +186,11 @@ def _hub_digest(model: str) -> str:
 @contextlib.contextmanager
 def named(model: str, what: str) -> Iterator[None]:
     """Turns what transformers says of a missing or broken model into one sentence."""
+    from safetensors import SafetensorError
+
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
         if isinstance(error, XevalError):
             raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -205,7 +205,7 @@ def run(
         from xeval.evaluate.runner import run as run_all
 
         figures = run_all(
-            models, results, tasks=[task.name for task in chosen_tasks], source=opened, language=language, languages=names,
+            list(dict.fromkeys(models)), results, tasks=[task.name for task in chosen_tasks], source=opened, language=language, languages=names,
             protocol=protocol, seeds=seeds, bootstraps=bootstraps, work=work, watch=watch,
         )  # fmt: skip
     _show(figures, as_json)

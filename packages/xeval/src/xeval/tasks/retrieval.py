@@ -75,7 +75,11 @@ def _read(path: Path, _cache: Path | None) -> list[Any]:
             raise XevalError(f"{where}: the query {query!r} is not in {folder / 'queries.jsonl'}")
         if not score.removeprefix("-").isdigit():
             raise XevalError(f"{where}: expected a whole number as score, got {score!r}")
-        judged.setdefault(query, {})[document] = int(score)
+        if judged.setdefault(query, {}).setdefault(document, int(score)) != int(score):
+            raise XevalError(
+                f"{where}: the document {document!r} was judged {judged[query][document]} for the query {query!r} before, and here "
+                f"{score}; leave one line"
+            )
     if not any(document in documents for scores in judged.values() for document in scores):
         raise XevalError(
             f"{path}: none of the judged documents is in {folder / 'corpus.jsonl'}; put the corpus there that was judged"
