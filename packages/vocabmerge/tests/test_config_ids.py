@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import BertConfig, BertLMHeadModel, GenerationConfig
 
-from vocabmerge import VocabularyError, open_tokenizer, select_rows, trim
+from vocabmerge import VocabularyError, apply_patch, open_tokenizer, select_rows, trim
 from vocabmerge.config_ids import moved_lists
 
 WORDS = ["[UNK]", "[PAD]", "a", "b", "ab", "##a", "##b", "abb", "abbb"]
@@ -95,3 +95,55 @@ def test_a_list_of_another_form_is_one_sentence(settings):
     (name,) = settings
     with pytest.raises(VocabularyError, match=f"^{name}: expected ids of pieces as transformers"):
         moved_lists(settings, {3: 0}, 10)
+
+
+def with_settings(folder, **files):
+    for name, settings in files.items():
+        file = folder / f"{name}.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "value"),
+    [("generation_config", "3"), ("config", "3"), ("config", ["3"]), ("generation_config", {"3": 3})],
+)  # fmt: skip
+def test_an_id_that_is_no_number_is_one_sentence(folder, tmp_path, file, value):
+    with_settings(folder, **{file: {"eos_token_id": value}})
+    (tmp_path / "en.txt").write_text("ab")
+    with pytest.raises(
+        VocabularyError, match=rf"^\S*/{file}\.json: eos_token_id: expected the id of a piece or"
+    ):
+        trim(folder, {"en": tmp_path / "en.txt"}, tmp_path / "small")  # fmt: skip
+
+
+def test_a_setting_that_transformers_refuses_is_one_sentence(folder, tmp_path):
+    with_settings(folder, config={"vocab_size": "9"})
+    (tmp_path / "en.txt").write_text("ab")
+    with pytest.raises(VocabularyError, match=r"cannot load the model: .*vocab_size"):
+        trim(folder, {"en": tmp_path / "en.txt"}, tmp_path / "small")
+
+
+@pytest.mark.parametrize("file", ["config", "generation_config"])
+@pytest.mark.parametrize("setting", ["eos_token_id", "decoder_start_token_id", "pad_token_id"])
+def test_a_row_that_only_a_config_names_stays_behind_the_pieces(folder, tmp_path, file, setting):
+    """Some models pad with a row that their tokenizer has no piece for."""
+    model = BertLMHeadModel.from_pretrained(folder)
+    model.resize_token_embeddings(len(WORDS) + 4)
+    model.save_pretrained(folder)
+    with_settings(folder, **{file: {setting: len(WORDS) + 2}})
+    (tmp_path / "en.txt").write_text("ab\nb")
+    before = BertLMHeadModel.from_pretrained(folder)
+    patch, small, again, applied = (tmp_path / name for name in ("patch", "small", "again", "applied"))  # fmt: skip
+    trim(folder, {"en": tmp_path / "en.txt"}, small, threshold=0.1, patch=patch)
+    pieces = json.loads((small / "tokenizer.json").read_text())["model"]["vocab"]
+    assert json.loads((small / f"{file}.json").read_text())[setting] == len(pieces)
+    after = BertLMHeadModel.from_pretrained(small)
+    rows = [WORDS.index(piece) for piece in pieces] + [len(WORDS) + 2]
+    old, new = (model.get_input_embeddings().weight for model in (before, after))
+    assert new.tolist() == old[rows].tolist()
+    apply_patch(folder, patch, applied)
+    trim(small, {"en": tmp_path / "en.txt"}, again, threshold=0.1)
+    for folder_of_the_same in (applied, again):
+        weights = folder_of_the_same / "model.safetensors"
+        assert weights.read_bytes() == (small / "model.safetensors").read_bytes()

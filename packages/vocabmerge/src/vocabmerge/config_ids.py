@@ -5,7 +5,8 @@ A trim does not keep a piece for their sake. What is not said any more need not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vocabmerge.errors import VocabularyError
@@ -21,6 +22,38 @@ _SETTINGS = {
     "task_to_id": "names",
 }  # what a setting of transformers' generation holds; every `…_token_id` is a special piece
 _TASKS = "task_specific_params"
+
+
+def token_ids(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Every `…_token_id` that parsed settings set: an id or a list of ids."""
+    return {
+        name: value
+        for name, value in settings.items()
+        if name.endswith("_token_id") and value is not None
+    }
+
+
+def ids_named(settings: Mapping[str, Any], *, file: Path) -> Iterator[int]:
+    """The ids that settings name alone, each an id, a list of ids, or null.
+
+    Args:
+        settings: by their names.
+        file: where they stand, for messages.
+
+    Raises:
+        VocabularyError: a setting of another form, such as an id in quotes.
+
+    Example:
+        >>> list(ids_named({"pad_token_id": 0, "eos_token_id": [2, 5], "bos_token_id": None}, file=Path("config.json")))
+        [0, 2, 5]
+    """
+    for name, value in settings.items():
+        ids = value if isinstance(value, (list, tuple)) else [value]
+        if not all(number is None or isinstance(number, int) for number in ids):
+            raise VocabularyError(
+                f"{file}: {name}: expected the id of a piece or a list of ids, got {value!r}; write numbers there, without quotes"
+            )
+        yield from (number for number in ids if number is not None)
 
 
 def moved_lists(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vocabmerge.config_ids import moved_lists
+from vocabmerge.config_ids import moved_lists, token_ids
 from vocabmerge.errors import VocabularyError
 
 if TYPE_CHECKING:
@@ -337,11 +337,7 @@ def moved_ids(
 
 def token_ids_of(settings: Any) -> dict[str, Any]:
     """Every `…_token_id` that a config or generation config sets: an int or a list of ints."""
-    return {
-        name: value
-        for name, value in settings.to_dict().items()
-        if name.endswith("_token_id") and value is not None
-    }
+    return token_ids(settings.to_dict())
 
 
 def settings_of(model: Any) -> dict[str, Any]:

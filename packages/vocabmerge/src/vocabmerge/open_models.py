@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vocabmerge.config_ids import ids_named, token_ids
 from vocabmerge.errors import VocabularyError
 from vocabmerge.model_files import stored_names
 from vocabmerge.models import token_ids_of
@@ -52,6 +53,7 @@ def config_and_class(folder: Path) -> tuple[Any, Any]:
         ) from error
     file = folder / "config.json"
     settings = read_json(file) if file.is_file() else {}
+    list(ids_named(token_ids(settings), file=file))  # transformers' own refusal is three sentences
     stated = settings.get("model_type")
     if "auto_map" in settings and stated not in transformers.CONFIG_MAPPING:
         raise VocabularyError(
@@ -97,10 +99,12 @@ def config_token_ids(folder: Path) -> dict[str, Any]:
 @contextmanager
 def _loading(folder: Path) -> Iterator[None]:
     """Silently, and what transformers says of a folder that it cannot load in one sentence."""
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
         with _quiet():
             yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
         raise VocabularyError(f"{folder}: cannot load the model: {reason}") from error
 

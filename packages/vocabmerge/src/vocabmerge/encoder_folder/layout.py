@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum, auto
 from pathlib import Path
 from typing import Any, Literal
 
+from vocabmerge.config_ids import ids_named, token_ids
 from vocabmerge.encoder_folder.sentence_modules import (
     MODULE_IDS,
     MODULES_FILE,
@@ -178,7 +179,7 @@ def named_ids(layout: Layout) -> list[int]:
         layout: as `read_layout` gives it.
 
     Raises:
-        VocabularyError: a config that transformers cannot read.
+        VocabularyError: a config that transformers cannot read, or a setting that is no id.
 
     Example:
         Defaults of the config's class count, as BERT's padding id 0.
@@ -195,28 +196,22 @@ def named_ids(layout: Layout) -> list[int]:
 
     ids: set[int] = set()
     for part in layout.transformers:
-        ids.update(_numbers(config_token_ids(layout.folder / part).values()))
-        generation = layout.folder / part / GENERATION_CONFIG
+        folder = layout.folder / part
+        ids.update(ids_named(config_token_ids(folder), file=folder / CONFIG))
+        generation = folder / GENERATION_CONFIG
         if generation.is_file():
-            ids.update(_numbers(v for k, v in read_json(generation).items() if k.endswith("_token_id")))  # fmt: skip
+            ids.update(ids_named(token_ids(read_json(generation)), file=generation))
     words: set[str] = set()
     for module in layout.modules:
         config = module_config(layout.folder, module)
-        ids.update(_numbers(config.get(name) for name in MODULE_IDS.get(module.name, ())))
+        named = {name: config.get(name) for name in MODULE_IDS.get(module.name, ())}
+        ids.update(ids_named(named, file=layout.folder / module.file))
         words.update(config.get("skiplist_words") or ())
         words.update(filter(None, [(config.get("query_expansion") or {}).get("token")]))
     if words:
         known = read_vocabulary(layout.folder / layout.tokenizer).ids
         ids.update(known[word] for word in words if word in known)
     return sorted(ids)
-
-
-def _numbers(values: Any) -> Iterator[int]:
-    for value in values:
-        if isinstance(value, Sequence):
-            yield from _numbers(value)
-        elif isinstance(value, int):
-            yield value
 
 
 def _sentence_layout(folder: Path) -> Layout:

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from vocabmerge.config_ids import moved_lists
-from vocabmerge.encoder_folder.layout import CONFIG, GENERATION_CONFIG, Kind, Layout
+import numpy as np
+
+from vocabmerge.config_ids import moved_lists, token_ids
+from vocabmerge.encoder_folder.layout import CONFIG, GENERATION_CONFIG, Kind, Layout, named_ids
 from vocabmerge.encoder_folder.parts import TablePart, open_parts
 from vocabmerge.encoder_folder.sentence_modules import (
     MODULE_IDS,
@@ -83,15 +85,16 @@ def write_trimmed(layout: Layout, out: Path, cut: Cut) -> dict[str, Any]:
         torch.Size([3, 4])
     """
     parts = open_parts(layout, cut.before)
+    rows = _rows(layout, cut, min(parts.rows, default=0))
     sizes = _Sizes()
     ids_lost = {
         path.joinpath(setting).as_posix(): ids
         for path, part in parts.transformers.items()
-        for setting, ids in _write_transformer(part, out / path, cut, sizes).items()
+        for setting, ids in _write_transformer(part, out / path, rows, sizes).items()
     }
     for path, table in parts.tables.items():
         planned = [
-            PlannedTensor(stored=t, rows=cut.kept if t.name in table.vocabulary else None)
+            PlannedTensor(stored=t, rows=rows if t.name in table.vocabulary else None)
             for t in table.stored
         ]
         _write_weights(out / path, planned, table, sizes)
@@ -102,17 +105,23 @@ def write_trimmed(layout: Layout, out: Path, cut: Cut) -> dict[str, Any]:
         size = (out / file).stat().st_size
         sizes.add("modules", (parameters, size), (parameters, size))
     for module in layout.modules:
-        _write_module_config(layout, module, out, cut, parts.rows)
+        _write_module_config(layout, module, out, rows, parts.rows)
     for path in layout.tokenizers:
         _write_tokenizer(layout, path, out, cut)
     return {
         "kind": layout.kind.value,
         "architecture": layout.architecture,
         "before": {"rows": max(parts.rows, default=0), **sizes.before()},
-        "after": {"rows": len(cut.kept), **sizes.after()},
+        "after": {"rows": len(rows), **sizes.after()},
         "left_out": [file.as_posix() for file in parts.side_files.left_out],
         "ids_lost": ids_lost,
     }
+
+
+def _rows(layout: Layout, cut: Cut, before: int) -> Rows:
+    """The old row of each new one: those of the kept pieces, then those without a piece that a config names, as for padding."""
+    extra = [row for row in named_ids(layout) if len(cut.before) <= row < before]
+    return np.append(cut.kept, np.array(extra, dtype=np.int64))
 
 
 class _Sizes:
@@ -146,11 +155,11 @@ def _record(sizes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
 
 
 def _write_transformer(
-    part: TransformerPart, folder: Path, cut: Cut, sizes: _Sizes
+    part: TransformerPart, folder: Path, rows: Rows, sizes: _Sizes
 ) -> dict[str, list[int]]:
     """Write weights and configs; give back the ids that each list of pieces lost, by file and setting."""
-    new_of_old = {old: new for new, old in enumerate(cut.kept.tolist())}
-    changes = cut_part(part, cut.kept)
+    new_of_old = {old: new for new, old in enumerate(rows.tolist())}
+    changes = cut_part(part, rows)
     _write_weights(folder, changes.tensors, part, sizes)
     ids_lost = {}
     for name in (CONFIG, GENERATION_CONFIG):
@@ -163,8 +172,7 @@ def _write_transformer(
         if name == CONFIG:
             moved = changes.settings
         else:
-            ids = {key: value for key, value in settings.items() if key.endswith("_token_id")}
-            moved = moved_ids(ids, new_of_old, part.rows, where=f"{file}: ")
+            moved = moved_ids(token_ids(settings), new_of_old, part.rows, where=f"{file}: ")
         write_json(folder / name, {**settings, **moved, **lists})
     return ids_lost
 
@@ -184,16 +192,16 @@ def _write_weights(
 
 
 def _write_module_config(
-    layout: Layout, module: Module, out: Path, cut: Cut, rows: Collection[int]
+    layout: Layout, module: Module, out: Path, kept: Rows, rows: Collection[int]
 ) -> None:
     """Move the ids that a module's settings name, and the size of an output that is the vocabulary."""
     config = module_config(layout.folder, module)
     ids = {name: config[name] for name in MODULE_IDS.get(module.name, ()) if config.get(name)}
-    new_of_old = {old: new for new, old in enumerate(cut.kept.tolist())}
+    new_of_old = {old: new for new, old in enumerate(kept.tolist())}
     changes = moved_ids(ids, new_of_old, max(rows), where=f"{layout.folder / module.file}: ")
     for name in MODULE_SIZES.get(module.name, ()):
         if config.get(name) in rows:
-            changes[name] = len(cut.kept)
+            changes[name] = len(kept)
     if changes:
         write_json(out / module.file, {**config, **changes})
 
