@@ -137,6 +137,21 @@ def test_text_around_added_tokens_is_cut_as_before(trained, family, single_word,
     ] == [new[ids].tolist() for ids in kept]
 
 
+def test_a_single_word_that_would_become_a_piece_is_refused_by_name(trained):
+    """A vocab.txt with a line twice leaves a hole, and the library then numbers a token before the last piece."""
+    tokenizer = json.loads(json.dumps(trained("wordpiece").tokenizer))
+    vocab, number = tokenizer["model"]["vocab"], len(trained("wordpiece"))
+    vocab[max(vocab, key=vocab.get)] += 2
+    flags = {"single_word": True, "normalized": True, "lstrip": False, "rstrip": False}
+    tokenizer["added_tokens"].append({"id": number, "content": "aaneanas", "special": False, **flags})  # fmt: skip
+    source = parse_vocabulary(tokenizer, name="T")
+    new = np.full(len(source), -1)
+    live = [i for i, piece in enumerate(source.pieces) if piece is not None]
+    new[live] = np.arange(len(live))
+    with pytest.raises(VocabularyError, match=r"^T: its added token 'aaneanas' stands for whole"):
+        rewrite_tokenizer(source, new)
+
+
 def test_no_piece_is_spelled_in_an_added_token_that_the_model_lacks(trained):
     for family in ("wordpiece", "unigram"):
         tokenizer = json.loads(json.dumps(trained(family).tokenizer))

@@ -154,11 +154,20 @@ def tokens_outside_the_model(vocabulary: Vocabulary) -> list[Mapping[str, Any]]:
 
 def _outside_the_model(vocabulary: Vocabulary, new_ids: NDArray[np.int64], size: int) -> list[int]:
     """Old ids of the added tokens that can stay outside of the model, in their new order; none unless all can."""
-    outside = [int(token["id"]) for token in tokens_outside_the_model(vocabulary)]
-    outside = sorted((old for old in outside if new_ids[old] >= 0), key=new_ids.__getitem__)
+    tokens = {int(token["id"]): token for token in tokens_outside_the_model(vocabulary)}
+    outside = sorted((old for old in tokens if new_ids[old] >= 0), key=new_ids.__getitem__)
     last = list(range(size - len(outside), size))
     needed = vocabulary.model.unknown in (vocabulary.pieces[old] for old in outside)
-    return outside if new_ids[outside].tolist() == last and not needed else []
+    if new_ids[outside].tolist() == last and not needed:
+        return outside
+    for old in outside:
+        if tokens[old]["single_word"]:  # as a piece it would be found in words, too
+            raise VocabularyError(
+                f"{vocabulary.name}: its added token {tokens[old]['content']!r} stands for whole words alone (single_word), which "
+                "it would not as a piece of the model, and that it has to be where it has not one of the last ids; add it without "
+                "single_word, or take it out"
+            )
+    return []
 
 
 def _added_tokens(
