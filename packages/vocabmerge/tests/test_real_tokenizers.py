@@ -17,6 +17,7 @@ from vocabmerge import (
     open_tokenizer,
     parse_vocabulary,
     read_vocabulary,
+    save_merged,
     tokenizer_digest,
     trim_vocabulary,
 )
@@ -39,6 +40,19 @@ SENTENCES = [
     "two  spaces\tand a tab\n\n    indented   twice  ",
     "unseen: Ω≈ç√ 🦊 zzzqx bé",
     "",
+]
+
+ODD = [
+    "👩‍👩‍👧‍👦 family 🏳️‍🌈 🇫🇮🇹🇷 👍🏽",
+    "e\u0301\u0301a\u0308\u0323 Z\u0351\u036b\u0343",
+    "שלום עולם مرحبا بالعالم \u202eabc\u202c",
+    "\ttabs\there\t\t and\r\n lines \n",
+    "a" * 300,
+    "\u200b\u00ad\ufeff zero\u200dwidth \x00 \x07",
+    "İstanbul ıI ß ẞ ﬁ ½ ㎏",
+    " ",
+    "<0x41> ▁under ##hash Ġbyte </w>",
+    "\U0010ffff 𓀀",
 ]
 
 
@@ -270,9 +284,32 @@ def test_a_union_of_two_has_both_languages_exactly(one, other):
     assert merged(*swapped).facts["digest"] == union.facts["digest"]
 
 
-def test_a_union_of_all_has_every_language_exactly():
-    teachers = [vocabulary(one) for one in NAMES]
-    assert_languages_are_exact(merged(*teachers), teachers)
+@pytest.fixture(scope="module")
+def teachers_and_union():
+    teachers = [vocabulary(name) for name in NAMES]
+    return teachers, merged(*teachers)
+
+
+def test_a_union_of_all_has_every_language_exactly(teachers_and_union):
+    teachers, union = teachers_and_union
+    assert_languages_are_exact(union, teachers)
+
+
+def test_transformers_opens_the_languages_of_a_union_as_their_teachers(
+    teachers_and_union, tmp_path
+):
+    transformers = pytest.importorskip("transformers")
+    teachers, union = teachers_and_union
+    save_merged(union, tmp_path / "union")
+    whole = transformers.AutoTokenizer.from_pretrained(tmp_path / "union")
+    assert sorted(whole.get_vocab().values()) == [*range(union.facts["size"])]
+    for code, name in union.languages.items():
+        opened = transformers.AutoTokenizer.from_pretrained(tmp_path / "union" / "languages" / code)
+        teacher = teachers[NAMES.index(name)].segmenter()
+        rows = union.maps[name].one_to_one()
+        for text in [*SENTENCES, *ODD]:
+            ids = teacher.encode(text, add_special_tokens=False).ids
+            assert opened(text, add_special_tokens=False)["input_ids"] == rows[ids].tolist(), text
 
 
 def test_a_word_alone_is_segmented_as_in_its_text(name):

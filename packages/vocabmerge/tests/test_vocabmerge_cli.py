@@ -79,12 +79,34 @@ def test_merge_prints_a_table_for_people(world):
         (["overlap", "{A}"], "two vocabularies"),
         (["inspect", "{A}", "--piece", "nowhere"], "no piece 'nowhere'"),
         (["count", "{A}", "{A}/none.txt"], "no such corpus"),
+        (["overlap", "{A}", "{B}", "--picture", "{out}/a.png"], "a.png: there is no folder"),
+        (
+            ["merge", "{A}", "{B}", "--language", "aa=A", "--language", "aa=B", "-o", "{out}"],
+            "'aa' has two teachers, 'A' and 'B'",
+        ),
+        (["count", "{knows}", "{text}"], "unk_id"),
+        (["trim", "{knows}", "--language", "aa={text}", "-o", "{out}", "-q"], "unk_id"),
+        (
+            [
+                *("merge", "{knows}", "{A}", "--language", "aa=knows", "--language", "bb=A", "-q"),
+                *("--corpus", "aa={text}", "--corpus", "bb={text}", "-o", "{out}"),
+            ],
+            "give the tokenizer's model an unknown piece",
+        ),
     ],
 )
 def test_what_the_caller_can_mend_is_one_sentence_and_status_2(world, arguments, says):
     (world / "bad.txt").write_bytes(b"a\n\xff\n")
+    unigram = json.loads((world / "B" / "tokenizer.json").read_text())
+    unigram["model"]["unk_id"] = None  # it knows all text, it says
+    (world / "knows").mkdir()
+    (world / "knows" / "tokenizer.json").write_text(json.dumps(unigram))
+    with (world / "aa.txt").open("a", encoding="utf-8") as text:
+        text.write("Ω ≈\n" * 20)
     places = {
         "A": world / "A",
+        "B": world / "B",
+        "knows": world / "knows",
         "out": world / "out",
         "text": world / "aa.txt",
         "bad": world / "bad.txt",

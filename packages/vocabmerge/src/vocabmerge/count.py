@@ -10,6 +10,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from vocabmerge.errors import VocabularyError
+from vocabmerge.families.components import segmenting
 from vocabmerge.progress import ProgressCallback, no_progress
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 
@@ -57,7 +58,8 @@ def count_pieces(
     counts = np.zeros(size, dtype=np.int64)
     done = 0
     for batch in batches(lines):
-        encodings = vocabulary.encode_batch_fast(batch, add_special_tokens=False)
+        with segmenting():
+            encodings = vocabulary.encode_batch_fast(batch, add_special_tokens=False)
         ids = np.fromiter(chain.from_iterable([encoding.ids for encoding in encodings]), np.int64)
         counts += np.bincount(ids, minlength=size)
         done += len(batch)

@@ -115,7 +115,7 @@ def clip(file):
     """CLIP's tokenizer as transformers writes it, from the published merges."""
     lines = gzip.decompress(Path(file).read_bytes()).decode().split("\n")
     merges = [line.split() for line in lines[1 : 49152 - 256 - 2 + 1]]
-    from vocabmerge.families.canonical import BYTE_ALPHABET
+    from vocabmerge.families.pieces import BYTE_ALPHABET
 
     letters = [BYTE_ALPHABET[byte] for byte in sorted(BYTE_ALPHABET, key=lambda byte: ord(BYTE_ALPHABET[byte]))]  # fmt: skip
     ends = ["<|startoftext|>", "<|endoftext|>"]

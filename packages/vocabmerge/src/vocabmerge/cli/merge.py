@@ -46,7 +46,14 @@ def merge(
     """Unite vocabularies: one tokenizer, one per language, id maps and a report of fidelity."""
     with refusing():
         read = [named_vocabulary(teacher) for teacher in teachers]
-        speaks = dict(divided(given, "--language", "CODE=TEACHER") for given in language)
+        speaks: dict[str, str] = {}
+        for given in language:
+            code, teacher_name = divided(given, "--language", "CODE=TEACHER")
+            if speaks.setdefault(code, teacher_name) != teacher_name:
+                raise VocabularyError(
+                    f"--language: {code!r} has two teachers, {speaks[code]!r} and {teacher_name!r}; a language has one, give the "
+                    "other one a code of its own"
+                )
         named = {
             given.rpartition("=")[2]: teacher.name
             for given, teacher in zip(teachers, read, strict=True)

@@ -26,6 +26,8 @@ def overlap(
     with refusing():
         if len(vocabularies) < 2:
             raise VocabularyError(f"expected two vocabularies or more, got {len(vocabularies)}")
+        if picture is not None and not picture.parent.is_dir():
+            raise VocabularyError(f"{picture}: there is no folder {picture.parent}; make it first")
         counts = overlap_of([named_vocabulary(given) for given in vocabularies])
         if picture is not None:
             drawn = heatmap(counts["shared"], counts["names"])
@@ -75,7 +77,9 @@ def count(
     corpus: Annotated[
         list[Path], typer.Argument(help="Text files (.txt, .jsonl, also .gz, .xz, .bz2).")
     ],
-    top: Annotated[int, typer.Option(help="How many of the most frequent pieces to list.")] = 20,
+    top: Annotated[
+        int, typer.Option(help="How many of the most frequent pieces to list.", min=0)
+    ] = 20,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

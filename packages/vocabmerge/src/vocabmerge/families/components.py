@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import tokenizers
@@ -42,6 +43,20 @@ def open_tokenizer(tokenizer: Mapping[str, Any], *, name: str) -> tokenizers.Tok
         )
     except Exception as error:  # the library raises bare Exception
         raise VocabularyError(f"{name}: the tokenizers library cannot open it: {error}") from error
+
+
+@contextmanager
+def segmenting() -> Iterator[None]:
+    """Say in one sentence why the library cannot segment a text: its model lacks the unknown piece that the text needs."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:  # the library raises bare Exception
+            raise
+        raise VocabularyError(
+            f"the tokenizers library cannot segment the text: {error}; give the tokenizer's model an unknown piece that is in its "
+            "vocabulary, or leave out text that it does not know"
+        ) from error
 
 
 def open_normalizer(normalizer: Mapping[str, Any]) -> Callable[[str], str]:

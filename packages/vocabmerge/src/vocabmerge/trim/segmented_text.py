@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from vocabmerge.count import batches, count_characters
 from vocabmerge.errors import VocabularyError
+from vocabmerge.families.components import segmenting
 from vocabmerge.progress import ProgressCallback, no_progress
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 
@@ -103,6 +104,7 @@ class SegmentedText:
 
 def segment(segmenter: Tokenizer, lines: list[str]) -> tuple[NDArray[np.int32], list[int]]:
     """The ids of the lines' pieces one after the other, and each line's number of pieces."""
-    encodings = segmenter.encode_batch_fast(lines, add_special_tokens=False)
+    with segmenting():
+        encodings = segmenter.encode_batch_fast(lines, add_special_tokens=False)
     ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), dtype=np.int32)
     return ids, list(map(len, encodings))

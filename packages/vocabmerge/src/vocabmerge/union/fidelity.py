@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vocabmerge.count import batches
 from vocabmerge.errors import VocabularyError
+from vocabmerge.families.components import segmenting
 from vocabmerge.families.union_words import rows_differ
 from vocabmerge.progress import ProgressCallback, no_progress
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
@@ -87,7 +88,8 @@ def compare_segmentation(
     words = alike = cut_alike = sentences = sentences_alike = 0
     tokens, unknowns = [0, 0], [0, 0]
     for batch in batches(lines):
-        sides = [side.encode_batch(batch, add_special_tokens=False) for side in (tested, teacher)]
+        with segmenting():
+            sides = [side.encode_batch(batch, add_special_tokens=False) for side in (tested, teacher)]  # fmt: skip
         spans = CharacterSpans(batch)
         hashes, ids_of_side = [], list[NDArray[np.int64]]()
         for side, encodings in enumerate(sides):

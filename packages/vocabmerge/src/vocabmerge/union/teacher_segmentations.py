@@ -8,6 +8,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from vocabmerge.count import batches
+from vocabmerge.families.components import segmenting
 from vocabmerge.families.union_words import SegmentedWords, leading_space
 from vocabmerge.union.character_spans import CharacterSpans
 
@@ -39,12 +40,15 @@ def segment_corpus_words(
     words = [word for word, _ in counts.most_common(most)]
     # Words are segmented between words, not alone: some tokenizers treat the start of a text differently.
     groups = [words[first : first + _TOGETHER] for first in range(0, len(words), _TOGETHER)]
-    lead = leading_space(teacher, words)
+    with segmenting():
+        lead = leading_space(teacher, words)
     ids, edges = [np.zeros(0, dtype=np.int64)], [np.zeros(1, dtype=np.int64)]
     for batch in batches(groups):
         text = [lead + " ".join(group) for group in batch]
         spans = CharacterSpans(text)
-        tokens, starts, _ = spans.of_tokens(teacher.encode_batch(text, add_special_tokens=False))
+        with segmenting():
+            encodings = teacher.encode_batch(text, add_special_tokens=False)
+        tokens, starts, _ = spans.of_tokens(encodings)
         # A token belongs to the word of its first visible character.
         ends = np.searchsorted(spans.word_numbers(starts), np.arange(1, sum(map(len, batch)) + 1))
         edges.append(edges[-1][-1] + ends)
