@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdkernels import linear_kl, tuning
+from kdkernels import kl, linear_kl, tuning
 
 pytest.importorskip("triton")
 
@@ -118,6 +118,35 @@ def test_rows_outside_the_mask_take_no_part_and_nan_inside_propagates() -> None:
     assert not any(x.isnan().any() for x in got)
     assert step(tensors, "triton")[0].isnan()
     assert not any(x.any() for x in step(tensors, "triton", mask=torch.zeros_like(mask)))
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
+def test_a_sure_student_near_a_sure_teacher_is_measured_no_worse_than_by_rounded_logits(
+    divergence: str,
+) -> None:
+    """Of words beyond those that a row is measured by; what plain logits in bfloat16 leave of the gradient is the budget."""
+    torch.manual_seed(0)
+    words = torch.randn(310, 64)
+    sure = 16 * torch.nn.functional.normalize(words[300:305]) / words[300:305].norm(dim=1)[:, None]
+    tensors = [
+        x.to(DEVICE, torch.bfloat16)
+        for x in (sure + 0.2 * torch.randn(5, 64), words, torch.zeros(310), sure, words, torch.zeros(310))
+    ]  # fmt: skip
+    options = {"divergence": divergence}
+    true = step([x.double() for x in tensors], "reference", **options)
+    student, teacher = (
+        (hidden @ weight.t()).float() for hidden, weight in (tensors[0:2], tensors[3:5])
+    )
+    plain = student.requires_grad_()
+    loss = kl(plain, teacher, impl="reference", **options).loss
+    (by_logits,) = torch.autograd.grad(3 * loss, plain)
+    budget = relative(by_logits @ tensors[1].float(), true[1])
+
+    got = step(tensors, "triton", **options)
+
+    assert relative(got[1], true[1]) < budget
+    assert relative(got[0], true[0]) < relative(loss, true[0])
 
 
 @pytest.mark.usefixtures("small_blocks")

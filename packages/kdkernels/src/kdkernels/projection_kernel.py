@@ -8,9 +8,9 @@ A product of hidden [R, H] and weight [V, H] whose blocks [ROWS, COLUMNS] end, i
     x_v = (hidden · weight_v + bias_v) / T - base,   block sum = Σ_v exp x_v,   block maximum = max_v x_v
 
 with one base a row, and in what is kept of them: x in float16, which has 11 bits for the distance to the base where bfloat16
-has 8 for the logit, or exp x in bfloat16. All in powers of two: x is stored over log 2. A base from which a row's maximum turns
-out to lie far is replaced and the row's blocks are made again, by a launch that does nothing where no row needs it: nobody
-waits for the device.
+has 8 for the logit (the sum is then that of x as kept), or exp x in bfloat16. All in powers of two: x is stored over log 2. A
+base from which a row's maximum turns out to lie far is replaced and the row's blocks are made again, by a launch that does
+nothing where no row needs it: nobody waits for the device.
 
 Imports triton: reached only once impl="triton" has been chosen.
 """
@@ -180,7 +180,12 @@ def _softmax_of_block(
         z += tl.load(bias + word, mask=there, other=0.0).to(tl.float32)[None, :]
     x = z * scale - tl.load(base + rows, mask=rows < R, other=0.0)[:, None]
     x = tl.where(there[None, :], x, -float("inf"))
-    e = tl.exp2(x)
+    kept = x
+    if not EXPONENTIALS:
+        # Summed is what is kept: logits rounded one way under a partition of others make no distribution, and of a sure student
+        # and a sure teacher the difference would be all rounding.
+        kept = x.to(tl.float16).to(tl.float32)
+    e = tl.exp2(kept)
     place = rows * blocks + block  # a plane of 2^31 blocks fits no device
     tl.store(sums + place, tl.sum(e, axis=1), mask=rows < R)
     if TOPS:
@@ -188,7 +193,7 @@ def _softmax_of_block(
     if EXPONENTIALS:
         return e
     else:
-        return x
+        return kept
 
 
 @triton.jit(do_not_specialize=["R", "V", "blocks"])
