@@ -152,6 +152,22 @@ def test_torch_func_passes_through_the_reference_and_is_refused_elsewhere(loss: 
             transformed()
 
 
+def test_gradients_of_single_examples_with_a_label_and_a_list_each() -> None:
+    batch = Batch()
+    h, w, b = (leaf.detach() for leaf in batch.leaves)
+
+    def value(row: Tensor, label: Tensor, ids: Tensor, logprobs: Tensor) -> Tensor:
+        return kdkernels.linear_distil_loss(
+            row[None], w, b, label[None], ids[None], logprobs[None], alpha=0.5, impl="reference", check=False
+        ).loss  # fmt: skip
+
+    rows = (h, batch.labels, batch.ids, batch.logprobs)
+    each = torch.func.vmap(torch.func.grad(value))(*rows)
+    for gradient, row, *others in zip(each, *rows, strict=True):
+        leaf = row.clone().requires_grad_()
+        torch.testing.assert_close(gradient, *torch.autograd.grad(value(leaf, *others), leaf))
+
+
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("loss", OF_ROWS)
 def test_without_checks_a_row_that_does_not_count_adds_nothing_whatever_it_holds(

@@ -41,9 +41,9 @@ def soft_loss(
     log_p = topk_logprobs.to(torch.float64) / T
     if log_partition is not None:
         log_p = log_p - log_partition.to(torch.float64).unsqueeze(1)
-    p = torch.zeros(logits.shape, dtype=torch.float64, device=logits.device)
-    p.scatter_add_(1, columns, log_p.exp().masked_fill(~used, 0.0))  # [N, V]
-    listed = torch.zeros_like(p).scatter_add_(1, columns, used.to(p.dtype)) > 0  # [N, V]
+    none = torch.zeros(logits.shape, dtype=torch.float64, device=logits.device)
+    p = none.scatter_add(1, columns, log_p.exp().masked_fill(~used, 0.0))  # [N, V]
+    listed = none.scatter_add(1, columns, used.to(p.dtype)) > 0  # [N, V]
     rest = 1 - p.sum(dim=1)
     if tail == "renormalise":
         total = p.sum(dim=1, keepdim=True)
