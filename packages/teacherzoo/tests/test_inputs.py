@@ -85,7 +85,12 @@ def test_text_split_otherwise_or_read_otherwise_is_another_input(tmp_path: Path)
     assert len(set(digests)) == len(digests)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.safetensors", "config.json", "tokenizer.json", "sentence_bert_config.json", "config_sentence_transformers.json",
+    ],
+)  # fmt: skip
 def test_every_file_that_makes_a_model_counts_and_its_card_does_not(
     tmp_path: Path, teacher: Path, name: str
 ) -> None:

@@ -25,7 +25,7 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 MODEL_FILES = (
     "config.json", "*.safetensors", "pytorch_model*.bin", "*.py", *TOKENIZER_FILES,
-    "modules.json", "*_linear.pt", "[0-9]*_*/config.json", "[0-9]*_*/*.safetensors", "[0-9]*_*/*.bin",
+    "modules.json", "sentence_*_config.json", "config_sentence_transformers.json", "*_linear.pt", "[0-9]*_*/config.json", "[0-9]*_*/*.safetensors", "[0-9]*_*/*.bin",
     *(f"[0-9]*_*/{name}" for name in TOKENIZER_FILES),
 )  # fmt: skip
 

@@ -286,6 +286,6 @@ def _usage(primary: ShardArrays, heard: _HeardTeacher, counting: NDArray[np.bool
 def _refuse_without_words(reader: Signals) -> None:
     if not reader.settings.word_logprobs:
         raise StageError(
-            f"{reader.folder} was recorded without the likelihoods of words; record it again with "
-            "`teacherzoo record --policy whole_word --words`, or delete it and run the recipe again."
+            f"{reader.folder} was recorded without the likelihoods of words; delete it and run the recipe again, which "
+            "records them with its own masks."
         )

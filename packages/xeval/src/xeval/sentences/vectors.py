@@ -32,7 +32,8 @@ Vectors = NDArray[np.float32]
 Role = Literal["text", "query", "document"]
 """What a text is in a task: one of two of a kind, or a query and what it looks for."""
 ROLES: tuple[Role, ...] = ("text", "query", "document")
-# As `encode_query` and `encode_document` look for them.
+# The names that `encode_query` and `encode_document` look for. Of these the first that is not empty counts here: sentence-transformers 6.2
+# takes an empty "document" that it has put there itself, and leaves out the "passage: " of a model that wants it.
 _PROMPT_NAMES: dict[Role, tuple[str, ...]] = {
     "query": ("query",),
     "document": ("document", "passage", "corpus"),

@@ -112,7 +112,7 @@ def results_by_key(*paths: Path | str) -> dict[tuple[object, ...], Result]:
         records = records.with_last_line()
         if records.outdated:
             _log.warning(
-                "%s: %d figures are left out: their test or training data has changed since",
+                "%s: figures whose test or training data has changed since are left out: %d",
                 *(path, records.outdated),
             )
         for key, result in records.current.items():
