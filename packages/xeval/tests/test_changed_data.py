@@ -55,7 +55,10 @@ def test_a_changed_test_file_is_scored_again_and_its_old_figures_are_left_out(
     assert [(r.bootstrap, r.value) for r in after if r.bootstrap is None] == [(None, result.value)]
     assert {r.test_digest for r in after}.isdisjoint({r.test_digest for r in before})
     assert after[0].load_items().value() == result.value
-    assert "r.jsonl: figures whose test or training data has changed since are left out: 4" in caplog.text
+    assert (
+        "r.jsonl: figures whose test or training data has changed since are left out: 4"
+        in caplog.text
+    )
 
 
 def test_a_test_file_that_changed_back_is_scored_a_third_time(
