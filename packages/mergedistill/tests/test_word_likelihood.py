@@ -230,5 +230,5 @@ def test_recordings_without_words_say_what_to_record(families: Path, prose_recip
             block_length=64,
         )
 
-    with pytest.raises(StageError, match="record it again with `teacherzoo record --policy"):
+    with pytest.raises(StageError, match="without the likelihoods of words; delete it"):
         open_signals(recipe, ensembles_or_refuse(recipe), stages(recipe)["vocabulary"].folder)
