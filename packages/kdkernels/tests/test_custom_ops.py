@@ -350,6 +350,7 @@ def test_who_asks_for_torch_launches_no_kernel_in_the_backward_pass_either(
     assert set(asked) == {"torch"}
 
 
+# Beside the current device there must be another: a machine with one GPU, which runs the other `gpu` tests, cannot show it.
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 @pytest.mark.parametrize("loss", LOSSES)

@@ -71,11 +71,12 @@ def loss_operator(
         place_of_impl = list(inspect.signature(function).parameters).index("impl")
 
         @functools.wraps(function)
-        def on_its_device(*arguments: Any) -> Any:
+        def guarded(*arguments: Any) -> Any:
             with torch.cuda.device_of(arguments[0]):
-                return function(*arguments)  # type: ignore[call-arg]  # those of P, which no caller of a Function types
+                # The ignored error: these are the arguments of P, which no caller of a torch Function types.
+                return function(*arguments)  # type: ignore[call-arg]
 
-        operator = torch.library.custom_op(f"{NAMESPACE}::{name}", on_its_device, mutates_args=())
+        operator = torch.library.custom_op(f"{NAMESPACE}::{name}", guarded, mutates_args=())
         operator.register_fake(fake)
 
         def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -85,7 +86,7 @@ def loss_operator(
         operator.register_autograd(backward, setup_context=keep)
 
         def forward(ctx: Any, *arguments: Any) -> Any:
-            output = on_its_device(*arguments)
+            output = guarded(*arguments)
             keep(ctx, arguments, output)
             return output
 

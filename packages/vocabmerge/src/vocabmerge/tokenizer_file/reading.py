@@ -101,14 +101,17 @@ def _is_changed(form: Mapping[str, Any], folder: Path, config: Mapping[str, Any]
     It adds the tokens of `added_tokens_decoder` (of older folders: `added_tokens.json`) with the flags stated there, and
     classes such as BERT's make the normalizer of their own settings.
     """
+    if _has_own_code(config) or not _states_class(config, folder):
+        return False  # transformers runs the code, which is not run here, or opens nothing
+    if _other_tokens(form, folder, config):
+        return True
     made_by_class = config.get("tokenizer_class") not in _AS_THE_FILE_SAYS
-    if _has_own_code(config):
-        return False  # which is not run here
-    if "tokenizer_class" not in config and not (folder / "config.json").is_file():
-        return False  # nothing that transformers opens
-    return _other_tokens(form, folder, config) or (
-        made_by_class and _other_normalizer(form, config)
-    )
+    return made_by_class and _other_normalizer(form, config)
+
+
+def _states_class(config: Mapping[str, Any], folder: Path) -> bool:
+    """Whether transformers can tell the class of a folder's tokenizer: stated, or that of the model's kind."""
+    return "tokenizer_class" in config or (folder / "config.json").is_file()
 
 
 def _has_own_code(config: Mapping[str, Any]) -> bool:
@@ -160,7 +163,7 @@ def _convert(path: Path, folder: Path, config: dict[str, Any]) -> tuple[str, dic
             f"{path}: a tokenizer that comes with code of its own, which is not run here; {_ADVICE}"
         )
     default = None
-    if "tokenizer_class" not in config and not (folder / "config.json").is_file():
+    if not _states_class(config, folder):
         if sources[0].name != "vocab.txt":
             raise VocabularyError(
                 f"{sources[0]}: its tokenizer class is unknown; put the tokenizer_config.json with "
