@@ -110,11 +110,7 @@ def mince(
         The targets, the number of the teacher chosen for each block [R], and of the one used at each position [P].
     """
     primary = teachers[0].arrays
-    if same_text:
-        costs = np.stack([teacher.arrays.loss for teacher in teachers]).astype(np.float64)
-    else:
-        costs = _block_cross_entropy(teachers)
-    chosen = costs.argmin(axis=0)
+    chosen = block_costs(teachers, same_text=same_text).argmin(axis=0)
     chosen_at = np.repeat(chosen, np.diff(primary.position_starts))
     has_prediction = np.stack([teacher.has_prediction for teacher in teachers])
     used = np.where(has_prediction[chosen_at, np.arange(len(chosen_at))], chosen_at, 0)
@@ -129,8 +125,10 @@ def mince(
 _COLUMNS = ("topk_ids", "topk_logprobs", "tail", "lost", "log_partition")
 
 
-def _block_cross_entropy(teachers: Sequence[AlignedTeacher]) -> NDArray[np.float64]:
-    """[teachers, R] summed cross-entropy with the text at positions where all have a prediction."""
+def block_costs(teachers: Sequence[AlignedTeacher], *, same_text: bool) -> NDArray[np.float64]:
+    """[teachers, R], what `mince` compares: the recorded mean over the block, or the sum where all have a prediction."""
+    if same_text:
+        return np.stack([teacher.arrays.loss for teacher in teachers]).astype(np.float64)
     primary = teachers[0].arrays
     counts = np.diff(primary.position_starts)
     row = np.repeat(np.arange(len(counts)), counts)
