@@ -3,9 +3,10 @@
 A sentence encoder is trimmed to English and Finnish and cut to its lowest layers. From it two taggers are tuned, with one head's
 random start, on universal parts of speech of one language each; and a masked LM, tuned on both languages, goes on in two copies
 with one language each. Their means, RegMean by each setting, and the mixture that evolved are judged beside them in both
-languages: words tagged right, on test sets that nothing was chosen by; bits per byte of held-out text.
+languages: words tagged right, on test sets that nothing was chosen by; bits per byte of held-out text. Beside the masked LMs' there
+are one distilled from both, each heard in its language, and one that goes on with both languages: as many steps as the two together.
 
-    python benchmarks/mergedistill_fuse.py --model FOLDER --data FOLDER [--quick] [--out FILE]
+    python benchmarks/mergedistill_fuse.py --model FOLDER --data FOLDER [--quick] [--only taggers masked_lms] [--out FILE]
 """
 
 from __future__ import annotations
@@ -72,7 +73,10 @@ QUICK = Sizes(layers=1, pieces=1024, lines=300, steps=3, head_steps=3, tests=44,
 
 
 def main() -> None:
-    options = read_options(parser(__doc__.splitlines()[0]))
+    asked = parser(__doc__.splitlines()[0])
+    parts = ("taggers", "masked_lms")
+    asked.add_argument("--only", nargs="+", choices=parts, default=parts, help="of the parts")
+    options = read_options(asked)
     sizes = QUICK if options.quick else Sizes()
     torch.manual_seed(0)
     recorder = Recorder("mergedistill_fuse", options)
@@ -81,8 +85,10 @@ def main() -> None:
         texts = texts_to_choose_by(options.data, tuple(LANGUAGES), sizes.lines, work / "text", ())
         start = small_encoder(options.model, texts, work, sizes)
         print("start made", flush=True)
-        taggers(recorder, options.data, start, work, sizes)
-        masked_lms(recorder, texts, start, work, sizes)
+        if "taggers" in options.only:
+            taggers(recorder, options.data, start, work, sizes)
+        if "masked_lms" in options.only:
+            masked_lms(recorder, texts, start, work, sizes)
     recorder.close()
 
 
@@ -143,16 +149,22 @@ def masked_lms(
     held_out = {language: all_lines[::10] for language, all_lines in lines.items()}
     read = {language: [line for place, line in enumerate(all_lines) if place % 10] for language, all_lines in lines.items()}  # fmt: skip
     both = work / "masked-both"
-    pretrain(start, [line for part in read.values() for line in part], both, sizes.head_steps)
+    pretrain(start, read, both, sizes.head_steps)
     folders, spoken, development = [], [], {}
     for language in LANGUAGES:
         folders.append(work / f"masked-{language}")
-        pretrain(both, read[language], folders[-1], sizes.steps)
+        pretrain(both, {language: read[language]}, folders[-1], sizes.steps)
         spoken.append(work / f"read-{language}.txt")
         spoken[-1].write_text("\n".join(read[language]), encoding="utf-8")
         development[language] = work / f"dev-{language}.txt"
         development[language].write_text("\n".join(held_out[language][1::2][: sizes.tests]), encoding="utf-8")  # fmt: skip
         print(f"masked LM of {language} tuned", flush=True)
+    trained = {"distilled": work / "masked-distilled", "on both": work / "masked-longer"}
+    steps = len(folders) * sizes.steps
+    pretrain(
+        both, read, trained["distilled"], steps, teachers=dict(zip(read, folders, strict=True))
+    )
+    pretrain(both, read, trained["on both"], steps)
 
     def judge(folder: Path) -> dict[str, float]:
         model = load_teacher(folder)
@@ -161,7 +173,7 @@ def masked_lms(
             for language, part in held_out.items()
         }
 
-    compare(recorder, "bits per byte", folders, spoken, development, judge, work / "lms", sizes, unit="bits")  # fmt: skip
+    compare(recorder, "bits per byte", folders, spoken, development, judge, work / "lms", sizes, unit="bits", trained=trained)  # fmt: skip
 
 
 def compare(
@@ -175,8 +187,9 @@ def compare(
     sizes: Sizes,
     *,
     unit: str,
+    trained: Mapping[str, Path] | None = None,
 ) -> None:
-    """Record each model's and each mean's score in both languages, and their average."""
+    """Record each model's and each mean's score in both languages, and their average; and those of models `trained` instead."""
     work.mkdir()
     regmean: dict[str, Any] = {"by": "regmean", "texts": texts, "tokens": sizes.tokens}
     ways: dict[str, dict[str, Any]] = {
@@ -192,6 +205,9 @@ def compare(
         scores[way] = judge(fused)
         verdict = json.loads((fused / "run.json").read_text(encoding="utf-8")).get("verdict", "")
         print(f"{what}, {way}: {scores[way]} {verdict}", flush=True)
+    for way, folder in (trained or {}).items():
+        scores[way] = judge(folder)
+        print(f"{what}, {way}: {scores[way]}", flush=True)
     shape = {"layers": sizes.layers, "pieces": sizes.pieces, "steps": sizes.steps}
     for language in LANGUAGES:
         samples = {way: [score[language]] for way, score in scores.items()}
@@ -207,19 +223,42 @@ def compare(
     )
 
 
-def pretrain(start: Path, lines: Sequence[str], out: Path, steps: int) -> None:
-    """A masked LM from a folder, a head made where it has none, on lines by chance, 15 % of their pieces masked."""
+def pretrain(
+    start: Path,
+    lines: Mapping[str, Sequence[str]],
+    out: Path,
+    steps: int,
+    *,
+    teachers: Mapping[str, Path] | None = None,
+) -> None:
+    """A masked LM from a folder, a head made where it has none; a step reads lines of one language by chance, 15 % masked.
+
+    With `teachers`, 0.7 of the loss is the divergence from the one of that language, over the whole vocabulary.
+    """
     torch.manual_seed(0)
     chance = random.Random(0)
     tokenizer = transformers.AutoTokenizer.from_pretrained(start)
-    model = transformers.AutoModelForMaskedLM.from_pretrained(start).train()
+    load = transformers.AutoModelForMaskedLM.from_pretrained
+    model = load(start).train()
+    taught = {language: load(folder).eval() for language, folder in (teachers or {}).items()}
     collate = transformers.DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, fused=True)
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
-    for _ in range(steps):
-        rows = tokenizer(chance.choices(lines, k=2 * BATCH), truncation=True, max_length=LENGTH)
+    for step in range(steps):
+        language = list(lines)[step % len(lines)]
+        chosen = chance.choices(lines[language], k=2 * BATCH)
+        rows = tokenizer(chosen, truncation=True, max_length=LENGTH)
+        batch = collate([{"input_ids": row} for row in rows["input_ids"]])
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled="bf16" in timed_dtypes()):
-            loss = model(**collate([{"input_ids": row} for row in rows["input_ids"]])).loss
+            output = model(**batch)
+            loss = output.loss
+            if taught:
+                masked = batch["labels"] != -100
+                with torch.no_grad():
+                    said = taught[language](**batch).logits[masked].float().log_softmax(-1)
+                heard = output.logits[masked].float().log_softmax(-1)
+                divergence = torch.nn.functional.kl_div(heard, said, reduction="batchmean", log_target=True)  # fmt: skip
+                loss = 0.3 * loss + 0.7 * divergence
         loss.backward()
         optimizer.step()
         schedule.step()
