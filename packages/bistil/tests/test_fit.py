@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -90,6 +91,21 @@ def test_the_one_that_was_worth_most_in_the_last_round_is_chosen(
     for row in record["trials"]:
         assert row["learning_rate"] == pytest.approx(1e-4 * (1 - row["untrained"] / 100), rel=0.01)
     assert all(set(row["worth"]["languages"]) == {"en", "sw"} for row in record["trials"])
+    assert all(set(row["worth"]["worst"]) == {"en", "sw"} for row in record["trials"])
+
+
+def test_few_lines_that_are_ruined_show_where_the_mean_of_all_hides_them(teacher: Path) -> None:
+    judging = importlib.import_module("bistil.fit.judge")
+    judge = judging.TextJudge(model_layout(teacher), {"en": ["a"] * 60}, prompt=None, seed=0)
+    left = np.full(60, 0.99)
+    left[[4, 17, 40]] = 0.2, 0.3, 0.4
+    judge._measures = SimpleNamespace(ask=lambda *_: None, compare=lambda *_: {"nearness": left})
+
+    worth = judge.worth(teacher)
+
+    assert worth.mean == pytest.approx(100 * left.mean())
+    assert worth.mean > 95
+    assert worth.worst == {"en": pytest.approx(30)}
 
 
 def test_page_picture_table_and_card_say_what_was_searched(

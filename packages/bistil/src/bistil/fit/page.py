@@ -9,7 +9,7 @@ from bistil.fit.picture import front_picture, words
 from bistil.make.page_frame import page_templates
 from bistil.make.plan import KINDS
 
-_HEAD = ("layers", "width", "heads", "feed-forward", "pieces", "parameters", "MB in 8 bits", "MB in float32", "ms", "predicted", "untrained", "trained", "")  # fmt: skip
+_HEAD = ("layers", "width", "heads", "feed-forward", "pieces", "parameters", "MB in 8 bits", "MB in float32", "ms", "predicted", "untrained", "trained", "its worst 5 %", "")  # fmt: skip
 
 
 def page(record: Mapping[str, Any]) -> str:
@@ -66,6 +66,9 @@ def verdict(record: Mapping[str, Any]) -> list[str]:
         f"It has {student['worth']['mean']:.1f} % of the whole model's worth ({record['measure']}; {languages}), "
         f"{student['parameters']:,} of {whole['parameters']:,} parameters, and takes {student['latency_ms']:.2f} of {whole['latency_ms']:.2f} ms a text.",
     ]
+    if worst := student["worth"]["worst"]:
+        by_language = ", ".join(f"{name} {left:.1f}" for name, left in worst.items())
+        said.append(f"Of the worst twentieth of the lines it has {by_language} %.")
     if (agreement := record["agreement"]) is not None:
         said.append(f"What was predicted before training and what the first round measured agree in order by {agreement:.2f} (Spearman).")  # fmt: skip
     actual, limit = student[record["budget"]["measure"]], record["budget"]["limit"]
@@ -109,11 +112,13 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _row(row: Mapping[str, Any], *, chosen: bool, beyond: bool) -> tuple[str, ...]:
     shape = row["shape"]
-    untrained, measured, time = "", "", f"~{row['latency_ms']:.2f}"
+    untrained, measured, worst, time = "", "", "", f"~{row['latency_ms']:.2f}"
     if "worth" in row:
         ends: Sequence[tuple[float, float]] = list(row["worth"]["interval"].values())
         spread = f" ±{sum(high - low for low, high in ends) / len(ends) / 2:.1f}" if ends else ""
         measured = f"{row['worth']['mean']:.1f}{spread} @{row['steps']}"
+        if lines := row["worth"]["worst"].values():
+            worst = f"{sum(lines) / len(lines):.1f}"
         untrained, time = f"{row['untrained']:.1f}", f"{row['latency_ms']:.2f}"
     return (
         f"{len(shape['layers'])}: {' '.join(map(str, shape['layers']))}",
@@ -124,5 +129,6 @@ def _row(row: Mapping[str, Any], *, chosen: bool, beyond: bool) -> tuple[str, ..
         f"{row['predicted']:.1f}",
         untrained,
         measured,
+        worst,
         "chosen" if chosen else "beyond the budget" if beyond else "",
     )
