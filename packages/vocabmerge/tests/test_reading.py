@@ -120,6 +120,17 @@ def test_holes_in_the_ids_are_read_and_named(trained):
         read[vocab[last] - 1]
 
 
+def test_an_id_beyond_all_tables_is_refused_before_memory_is_taken_for_it(trained):
+    tokenizer = json.loads(json.dumps(trained("wordpiece").tokenizer))
+    vocab = tokenizer["model"]["vocab"]
+    last = max(vocab, key=vocab.get)
+    vocab[last] = 2**24
+    with pytest.raises(
+        VocabularyError, match=f"gappy: expected ids below 16,777,216, got 16,777,216 .*'{last}'"
+    ):
+        parse_vocabulary(tokenizer, name="gappy")
+
+
 @given(st.randoms())
 @settings(max_examples=10, deadline=None)
 def test_the_digest_does_not_depend_on_key_order(random):

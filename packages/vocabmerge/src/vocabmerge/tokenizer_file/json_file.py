@@ -15,7 +15,7 @@ def read_text(path: Path) -> str:
         raise VocabularyError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise VocabularyError(
-            f"{path}: expected JSON, cannot read it ({error}); fetch or save the tokenizer again"
+            f"{path}: expected JSON, cannot read it ({error}); fetch or save the file again"
         ) from error
 
 
@@ -25,7 +25,7 @@ def read_json(path: Path) -> dict[str, Any]:
         parsed = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise VocabularyError(
-            f"{path}: expected JSON, cannot read it ({error}); fetch or save the tokenizer again"
+            f"{path}: expected JSON, cannot read it ({error}); fetch or save the file again"
         ) from error
     if not isinstance(parsed, dict):
         raise VocabularyError(f"{path}: expected a JSON object, got {type(parsed).__name__}")

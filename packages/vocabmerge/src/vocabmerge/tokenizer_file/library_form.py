@@ -20,6 +20,9 @@ _ADVICE = (
     "save it with AutoTokenizer.from_pretrained(folder).save_pretrained(folder), and pass a folder "
     "with tokenizer.json"
 )
+_MOST_IDS = (
+    2**24
+)  # the library takes memory for every id below the largest, and so does what reads its pieces
 
 
 def library_form(tokenizer: Mapping[str, Any] | str, *, name: str) -> dict[str, Any]:
@@ -72,15 +75,28 @@ def open_library_form(
 def _rewritten(text: str, name: str) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     try:
         opened = tokenizers.Tokenizer.from_str(text)
-        with collection_paused():
-            form: dict[str, Any] = json.loads(opened.to_str())
     except Exception as error:  # the library raises bare Exception
         raise VocabularyError(
             f"{name}: the tokenizers library cannot open it: {error}; {_ADVICE}"
         ) from error
+    with collection_paused():
+        _refuse_far_ids(opened, name)
+        form: dict[str, Any] = json.loads(opened.to_str())
     opened.no_padding()
     opened.no_truncation()
     return opened, form
+
+
+def _refuse_far_ids(opened: tokenizers.Tokenizer, name: str) -> None:
+    """Of a model that numbers its pieces; those of Unigram are a list. The library numbers added tokens anew."""
+    if isinstance(opened.model, tokenizers.models.Unigram):
+        return
+    ids = opened.get_vocab(with_added_tokens=False)
+    piece = max(ids, key=ids.__getitem__, default=None)
+    if piece is not None and ids[piece] >= _MOST_IDS:
+        raise VocabularyError(
+            f"{name}: expected ids below {_MOST_IDS:,}, got {ids[piece]:,} for the piece {piece!r}; number the pieces without such gaps"
+        )
 
 
 def _state_prepend_scheme(tokenizer: dict[str, Any]) -> bool:
