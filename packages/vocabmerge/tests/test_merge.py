@@ -262,6 +262,15 @@ def test_a_byte_level_union_reaches_text_that_no_teacher_saw(union_of):
     assert opened.decode(ids) == "☃ 中文"
 
 
+@pytest.mark.parametrize("mix", ["words and bytes", "scores and bytes"])
+def test_text_that_spells_a_fallback_byte_is_not_that_byte(union_of, mix):
+    _, union = union_of(mix)
+    opened = open_tokenizer(union.tokenizer, name="union")
+    assert opened.token_to_id("<0xE4>") is not None
+    assert "<0xE4>" not in opened.encode("<0xE4>", add_special_tokens=False).tokens
+    assert "<0xE4>" in opened.encode("䀀 ", add_special_tokens=False).tokens  # e4 80 80
+
+
 def test_conflicting_normalizers_are_named_and_refused_without_a_policy(trained):
     folded = json.loads(json.dumps(trained("wordpiece").tokenizer))
     folded["normalizer"] |= {"lowercase": True, "strip_accents": True}

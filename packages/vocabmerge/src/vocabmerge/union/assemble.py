@@ -22,6 +22,8 @@ PRE_TOKENIZATIONS: tuple[PreTokenization, ...] = (
     "punctuation spaced",
 )
 _PUNCTUATION = r"▁?(?:[!-/:-@\[-`{-~]|\p{P})"
+# Text that spells a fallback byte is not that byte: cut behind its first sign, it is no piece.
+_SPELLED_BYTE = r"▁?<(?=0x[0-9A-F]{2}>)"
 _METASPACE: dict[str, Any] = {
     "type": "Metaspace",
     "replacement": "▁",
@@ -113,19 +115,15 @@ def mixed_tokenizer(
     Returns:
         The parsed `tokenizer.json`.
     """
-    split: dict[str, Any] = {
-        "type": "Split",
-        "pattern": {"Regex": _PUNCTUATION},
-        "behavior": "Isolated",
-        "invert": False,
-    }
+    model = mixed_union_model(rows.texts, scores, CONVENTIONS[convention].tokens["unk"])
+    split = _isolating(_PUNCTUATION)
     steps = {
-        "marked": [_METASPACE],
+        "marked": [_METASPACE, *([_isolating(_SPELLED_BYTE)] if model["byte_fallback"] else [])],
         "punctuation apart": [_METASPACE, split],
         "punctuation spaced": [{"type": "WhitespaceSplit"}, split, {**_METASPACE, "split": False}],
     }[pre_tokenization]
     return _tokenizer(
-        mixed_union_model(rows.texts, scores, CONVENTIONS[convention].tokens["unk"]),
+        model,
         normalizer_parts(teachers, normalizer, mixed=True),
         {"type": "Sequence", "pretokenizers": steps},
         [template(convention)],
@@ -136,6 +134,10 @@ def mixed_tokenizer(
         rows,
         teachers,
     )
+
+
+def _isolating(pattern: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
 def _tokenizer(
