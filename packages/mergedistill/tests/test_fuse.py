@@ -32,6 +32,7 @@ from mergedistill.fuse.evolve import search
 from mergedistill.fuse.grams import Grams, gather_grams
 from mergedistill.fuse.regmean import regression_mean, row_mean
 from teacherzoo import load_teacher
+from vocabmerge import VocabularyError
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(35))]
 LABELS = {0: "NOUN", 1: "VERB", 2: "ADJ"}
@@ -466,6 +467,30 @@ def test_labels_that_the_models_cannot_give_are_refused(
     file.write_text(json.dumps({"text": "w1 w2", "label": label}))
 
     with pytest.raises(FuseError, match=re.escape(said)):
+        read_examples(load_teacher(folder, headless=True), file)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"text": 5, "label": "NOUN"}, "dev.jsonl, line 1: 'text' must be text, got int"),
+        ({"text": None, "label": "NOUN"}, "'text' must be text, got NoneType"),
+        ({"text": "w1", "text_pair": ["w2"], "label": "NOUN"}, "'text_pair' must be text, got list"),
+        ({"text": "w\ud83d", "label": "NOUN"}, "'text' has '\\ud83d', half of a character"),
+        ({"words": ["w1", 2], "labels": ["NOUN", "VERB"]}, "'words' must be text, got int"),
+        ({"words": 7, "labels": ["NOUN"]}, "expected a list of words, found 7"),
+        ({"words": "w1 w2", "labels": ["NOUN", "VERB"]}, "expected a list of words, found 'w1 w2'"),
+    ],
+)  # fmt: skip
+def test_rows_whose_text_is_none_are_refused(
+    tmp_path: Path, row: dict[str, Any], said: str
+) -> None:
+    kind = BertForSequenceClassification if "text" in row else BertForTokenClassification
+    folder = saved(tmp_path / "a", 0, model_class=kind)
+    file = tmp_path / "dev.jsonl"
+    file.write_text(json.dumps(row))
+
+    with pytest.raises((FuseError, VocabularyError), match=re.escape(said)):
         read_examples(load_teacher(folder, headless=True), file)
 
 

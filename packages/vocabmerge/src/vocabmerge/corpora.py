@@ -99,12 +99,6 @@ def file_texts(path: Path, *, column: str = "text") -> Iterator[str]:
     for number, line in _lines(path):
         where = f"{path}, line {number}"
         text = text_of_record(parsed_record(line, where), column, where)
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise VocabularyError(
-                f"{where}: {column!r} has {text[error.start]!a}, half of a character that takes two such codes; mend the record"
-            ) from error
         if text and not text.isspace():
             yield text
 
@@ -128,7 +122,7 @@ def text_of_record(record: Mapping[str, Any], column: str, where: str) -> str:
     """What stands in a column of a record.
 
     Raises:
-        VocabularyError: there is no such column, or it holds no text.
+        VocabularyError: there is no such column, or it holds no text, or text that no UTF-8 writes.
     """
     if column not in record:
         raise VocabularyError(
@@ -137,6 +131,12 @@ def text_of_record(record: Mapping[str, Any], column: str, where: str) -> str:
     text = record[column]
     if not isinstance(text, str):
         raise VocabularyError(f"{where}: {column!r} must be text, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise VocabularyError(
+            f"{where}: {column!r} has {text[error.start]!a}, half of a character that takes two such codes; mend the record"
+        ) from error
     return text
 
 

@@ -18,7 +18,7 @@ from teacherzoo.encoders.kinds import allows_several
 from teacherzoo.text.blocks import blocks_of
 from teacherzoo.text.masking import masked_positions
 from vocabmerge import Kind
-from vocabmerge.corpora import numbered_lines, parsed_record
+from vocabmerge.corpora import numbered_lines, parsed_record, text_of_record
 
 JUDGED = {
     Kind.MASKED_LM: "mean log-probability of masked pieces",
@@ -57,7 +57,7 @@ def read_examples(teacher: Teacher, file: Path) -> list[Example]:
 
     Raises:
         FuseError: for a row that lacks a key or has a label that the model does not know.
-        CorpusError, VocabularyError: for text that cannot be read.
+        CorpusError, VocabularyError: for text that cannot be read, or is none.
     """
     if teacher.kind is Kind.MASKED_LM:
         return _masked_blocks(teacher, file)
@@ -171,7 +171,8 @@ def _example(
         if not isinstance(name, str) or name not in labels:
             raise FuseError(f"{where}: the models know no label {name!r}; they know {', '.join(labels)}.")  # fmt: skip
     if teacher.kind is Kind.CLASSIFIER:
-        encoding = teacher.backend.encode(text, row.get("text_pair"))
+        pair = None if row.get("text_pair") is None else text_of_record(row, "text_pair", where)
+        encoding = teacher.backend.encode(text_of_record(row, text_key, where), pair)
         ids = np.array(encoding.ids, dtype=np.int64)
         gold = np.array([labels[name] for name in names])
         if allows_several(teacher.model.config.problem_type):
@@ -179,8 +180,12 @@ def _example(
         elif len(gold) != 1:
             raise FuseError(f"{where}: expected one label, for those of the models exclude one another, found {len(gold)}.")  # fmt: skip
         return Example(ids, np.zeros(0, dtype=np.int64), gold)
-    if not isinstance(text, list) or len(text) != len(names):
+    if not isinstance(text, list):
+        raise FuseError(f"{where}: expected a list of words, found {text!r}.")
+    if len(text) != len(names):
         raise FuseError(f"{where}: expected a label for each word, found {len(names)} for {len(text)}.")  # fmt: skip
+    for word in text:
+        text_of_record({text_key: word}, text_key, where)
     encoding = teacher.backend.encode(text, is_pretokenized=True)
     first: dict[int, int] = {}
     for place, word in enumerate(encoding.word_ids):
