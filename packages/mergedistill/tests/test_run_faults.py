@@ -24,6 +24,7 @@ from mergedistill.recipe.stages import STAGES, stages
 from mergedistill.run.run import run
 from mergedistill.run.status import status
 from mergedistill.student.loss import DistillationLoss
+from teacherzoo import TeacherError
 
 Recipes = Callable[..., Recipe]
 RUN = sys.modules["mergedistill.run.run"]  # the package's attribute of that name is the function
@@ -273,6 +274,19 @@ def test_a_stage_to_be_made_anew_behind_the_last_one_is_refused(recipe_of: Recip
         run(recipe, until="record", force="train")
 
     assert not Path(recipe.out).exists()
+
+
+def test_a_teacher_that_is_not_there_is_missed_before_others_are_ranked(
+    town: Path, recipe_of: Recipes
+) -> None:
+    recipe = recipe_of(
+        assign="rank", teachers=[{"teacher": str(town / "wp")}, {"teacher": "nobody/nothing"}]
+    )
+
+    with pytest.raises(TeacherError, match="nobody/nothing: neither a folder, nor"):
+        run(recipe)
+
+    assert not list(Path(recipe.out).rglob("*.rating.json"))
 
 
 def test_recording_anew_before_the_ranking_leaves_what_others_recorded(

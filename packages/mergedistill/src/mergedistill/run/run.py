@@ -32,7 +32,12 @@ from mergedistill.recipe.stages import (
     stages,
 )
 from mergedistill.run.disk import refusing_full_disks
-from mergedistill.student.initialise import new_student, refuse_misfits, refuse_unfit_teachers
+from mergedistill.student.initialise import (
+    new_student,
+    refuse_misfits,
+    refuse_unfit_teachers,
+    teacher_config,
+)
 from mergedistill.targets.combined import CombinedSignals
 from mergedistill.targets.encoder_states import count_words, open_states, refuse_unfit_encoder
 from mergedistill.targets.online import OnlineTeacher
@@ -116,7 +121,7 @@ def refuse_early(recipe: Recipe) -> None:
     Raises:
         RecipeError: for training arguments.
         StageError: for teachers that do not fit, and an encoder whose states are not to be had.
-        TeacherzooError, VocabularyError: for an encoder that cannot be opened.
+        TeacherzooError, VocabularyError: for teachers that are not there, and an encoder that cannot be opened.
     """
     from mergedistill.training.trainer import refuse_bad_arguments
 
@@ -124,9 +129,14 @@ def refuse_early(recipe: Recipe) -> None:
     if recipe.states is not None:
         refuse_unfit_encoder(recipe.states)
     ensembles = known_ensembles(recipe)
-    if ensembles is not None:
-        refuse_misfits(recipe, ensembles)
-        refuse_unfit_teachers(recipe, ensembles)
+    if (
+        ensembles is None
+    ):  # each candidate is about to be ranked, and the last of them would be missed last
+        for teaching in recipe.teachers:
+            teacher_config(teaching)
+        return
+    refuse_misfits(recipe, ensembles)
+    refuse_unfit_teachers(recipe, ensembles)
 
 
 def _forget(recipe: Recipe, name: str) -> None:

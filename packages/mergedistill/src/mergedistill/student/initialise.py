@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mergedistill.errors import StageError
 from mergedistill.recipe.corpora import corpus
 from mergedistill.recipe.language_teachers import TeacherEnsemble, teachers_in_use
-from mergedistill.recipe.recipe import Recipe
+from mergedistill.recipe.recipe import Recipe, Teaching
 from teacherzoo import Teacher, load_teacher
 from teacherzoo.catalogue.catalogue import find_teacher
 from teacherzoo.encoders.families import known_family, longest_row
@@ -75,8 +75,7 @@ def refuse_unfit_teachers(recipe: Recipe, ensembles: Mapping[str, TeacherEnsembl
         StageError: in one sentence, with what to set.
     """
     for name, (entry, _) in teachers_in_use(recipe, ensembles).items():
-        source = find_teacher(entry.teacher)
-        config = read_config(teacher_folder(source), source)
+        config = teacher_config(entry)
         longest = longest_row(config)
         if longest is not None and recipe.distil.block_length > longest:
             raise StageError(
@@ -89,6 +88,16 @@ def refuse_unfit_teachers(recipe: Recipe, ensembles: Mapping[str, TeacherEnsembl
             )
 
 
+def teacher_config(teaching: Teaching) -> Any:
+    """A teacher's configuration, read before its weights.
+
+    Raises:
+        TeacherError: where there is no such model, or none that can be a masked LM.
+    """
+    source = find_teacher(teaching.teacher)
+    return read_config(teacher_folder(source), source)
+
+
 def refuse_misfits(recipe: Recipe, ensembles: Mapping[str, TeacherEnsemble]) -> None:
     """Before anything is spent: a teacher that the student cannot begin from.
 
@@ -99,8 +108,7 @@ def refuse_misfits(recipe: Recipe, ensembles: Mapping[str, TeacherEnsemble]) -> 
         return
     used = teachers_in_use(recipe, ensembles)
     name = _first(recipe, used)
-    source = find_teacher(used[name][0].teacher)
-    config = read_config(teacher_folder(source), source)
+    config = teacher_config(used[name][0])
     if recipe.student.start == "carried":
         _refuse_other_width(recipe, name, config)
     else:
