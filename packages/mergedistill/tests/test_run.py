@@ -75,6 +75,7 @@ def test_a_recipe_becomes_a_stock_student_folder(world: Path) -> None:
         assert len(own(text).input_ids) == len(teacher(text).input_ids)
     card = (student / "README.md").read_text()
     assert "## Limits" in card
+    assert "that cuts text exactly as its teacher did, into this model's ids" in card
     assert (student / "curves.png").stat().st_size > 1000
     scores = json.loads((student / "run.json").read_text())["held_out"]
     assert set(scores) == set(recipe.languages)
@@ -90,6 +91,27 @@ def test_a_recipe_becomes_a_stock_student_folder(world: Path) -> None:
         for language, figures in scores.items()
         for metric, name in (("bits_per_byte", "student"), ("accuracy", "student_accuracy"))
     }
+
+
+def test_a_card_says_how_many_pieces_of_a_teacher_the_limit_left_out(world: Path) -> None:
+    from tokenizers import Tokenizer
+
+    limit = {"max_size": 360}
+    recipe = read_recipe(_altered(world, "limited", vocabulary=limit, distil={"max_lost": 1.0}, train={"steps": 1}))  # fmt: skip
+
+    student = run(recipe)
+
+    left_out = []
+    for language in recipe.languages:
+        own = Tokenizer.from_file(str(student / "languages" / language / "tokenizer.json"))
+        teacher = Tokenizer.from_file(str(world / f"teacher-{language}" / "tokenizer.json"))
+        special = {token.content for token in teacher.get_added_tokens_decoder().values()}
+        missing = teacher.get_vocab().keys() - special - own.get_vocab().keys()
+        left_out.append(f"{len(missing)} of teacher-{language}")
+    card = (student / "README.md").read_text()
+    assert (
+        f"but for pieces that `vocabulary.max_size` left out ({', '.join(left_out)}), into" in card
+    )
 
 
 def test_a_second_run_does_nothing_and_a_changed_recipe_only_what_depends_on_it(

@@ -53,6 +53,11 @@ def card(
         name=Path(recipe.out).name,
         recipe=recipe,
         vocabulary=vocabulary,
+        left_out=[
+            f"{teacher['one_to_several']:,} of {teacher['name']}"
+            for teacher in vocabulary["teachers"]
+            if teacher["languages"] and teacher["one_to_several"]
+        ],
         teachers=_teacher_rows(recipe, ensembles),
         teacher_shares=_teacher_shares(recipe),
         encoder=_encoder(recipe),
