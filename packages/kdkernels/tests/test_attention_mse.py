@@ -276,7 +276,7 @@ def test_kept_for_the_backward_pass_are_as_many_bytes_as_student_queries_and_key
         attention_mse(*operands)
 
     assert sum(x.untyped_storage().nbytes() for x in kept) == q_s.nbytes + k_s.nbytes
-    assert [x.stride() for x in kept] == [q_s.stride(), k_s.stride()]
+    assert [x.stride() for x in kept if x.numel()] == [q_s.stride(), k_s.stride()]
 
 
 # dynamo looks at .grad of what it is given after a graph break

@@ -1,8 +1,10 @@
 """The losses as operators of torch: in compiled graphs without a break, and without a wait for the device."""
 
 import contextlib
+import gc
 import os
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 import kdkernels
 from kdkernels import KernelArgumentError, logits_loss, operators
@@ -89,6 +92,8 @@ def relation_kl(batch: Batch, h: Tensor, w: Tensor, b: Tensor, **options: Any) -
 OF_ROWS = [linear_distil_loss, linear_cross_entropy, linear_kl, topk_kl, kl]
 LOSSES = [*OF_ROWS, attention_mse, relation_kl]
 Loss = Callable[..., Result]
+OVERWRITING = {"overwrite_logits": True}
+WITH_OPTIONS = [*((loss, {}) for loss in LOSSES), (topk_kl, OVERWRITING), (kl, OVERWRITING)]
 
 
 def assert_same(actual: Result, expected: Result, batch: Batch, **tolerances: float) -> None:
@@ -249,14 +254,79 @@ def test_refusals_of_shapes_reach_whoever_compiles(compiled: Any) -> None:
         )(h)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_a_second_derivative_is_refused(loss: Loss) -> None:
+@pytest.mark.parametrize("in_a_graph", [False, True])
+@pytest.mark.parametrize(("loss", "options"), WITH_OPTIONS)
+def test_a_derivative_of_a_gradient_is_refused(
+    loss: Loss, options: dict[str, bool], in_a_graph: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if in_a_graph:
+        monkeypatch.setattr(operators, "has_values", lambda _: False)
     batch = Batch()
-    value = loss(batch, *batch.leaves, impl="torch").loss
+    value = loss(batch, *batch.leaves, impl="torch", **options).loss
     gradient, *_ = torch.autograd.grad(value, batch.leaves, create_graph=True)
     penalty = gradient.square().sum() + batch.leaves[0].sum()
-    with pytest.raises(RuntimeError, match="differentiate twice"):
+    with pytest.raises(KernelArgumentError, match=r"second derivatives .*; ask for impl='reference'"):  # fmt: skip
         penalty.backward()
+
+
+@pytest.mark.parametrize(("loss", "options"), WITH_OPTIONS)
+def test_a_second_derivative_by_any_operand_is_refused_not_zero(
+    loss: Loss, options: dict[str, bool]
+) -> None:
+    """`torch.autograd.functional` answers zeros where no way leads to the operand."""
+    batch = Batch()
+    for place, leaf in enumerate(batch.leaves):
+
+        def value(operand: Tensor, impl: str, place: int = place) -> Tensor:
+            operands = [other.detach() for other in batch.leaves]
+            operands[place] = operand
+            return loss(batch, *operands, impl=impl, **options).loss
+
+        with pytest.raises(KernelArgumentError, match="second derivatives"):
+            torch.autograd.functional.hessian(lambda x: value(x, "torch"), leaf.detach())
+        with pytest.raises(KernelArgumentError, match="second derivatives"):
+            torch.autograd.functional.jvp(lambda x: value(x, "torch"), leaf.detach(), leaf.detach())  # fmt: skip
+        assert torch.autograd.functional.hessian(lambda x: value(x, "reference"), leaf.detach()).any()  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_loss_that_is_changed_in_place_keeps_its_gradients(loss: Loss) -> None:
+    """Accumulation of gradients divides it; what a second derivative is refused by hangs on no version of it."""
+    batch = Batch()
+    expected = torch.autograd.grad(loss(batch, *batch.leaves, impl="torch").loss, batch.leaves)
+    value = loss(batch, *batch.leaves, impl="torch").loss.mul_(3)
+    for actual, truth in zip(torch.autograd.grad(value, batch.leaves), expected, strict=True):
+        torch.testing.assert_close(actual, 3 * truth)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_graph_is_let_go_with_the_loss(loss: Loss) -> None:
+    """An output that its own node kept would be a cycle, which waits for the garbage collector with all that is saved."""
+    batch = Batch()
+    saved = torch.full_like(batch.leaves[0], 2.0)
+    watched = weakref.ref(saved)
+    value = loss(batch, batch.leaves[0] * saved, *batch.leaves[1:], impl="torch").loss
+    gc.disable()
+    try:
+        del saved, value
+        assert watched() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_loss_that_is_computed_again_in_the_backward_pass_has_the_same_gradients(
+    loss: Loss,
+) -> None:
+    batch = Batch()
+
+    def value(*leaves: Tensor) -> Tensor:
+        return loss(batch, *leaves, impl="torch").loss
+
+    expected = torch.autograd.grad(value(*batch.leaves), batch.leaves)
+    again = checkpoint(value, *batch.leaves, use_reentrant=False)
+    for actual, truth in zip(torch.autograd.grad(again, batch.leaves), expected, strict=True):
+        torch.testing.assert_close(actual, truth)
 
 
 class Recorder(TorchDispatchMode):

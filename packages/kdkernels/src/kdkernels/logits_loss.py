@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from kdkernels.operators import no_constant
+from kdkernels.operators import differentiable_once
 from kdkernels.precision import accumulation_dtype
 from kdkernels.products import float16_scale
 from kdkernels.reduction import scaled, weighted_sum
@@ -83,23 +82,26 @@ class OverwritingLoss(torch.autograd.Function):
         row_scale: Tensor,
         temperature: float,
         impl: str,
-    ) -> Tensor:
-        """Write the gradient over the logits."""
+    ) -> tuple[Tensor, Tensor]:
+        """Write the gradient over the logits; the loss, and an anchor."""
         with torch.cuda.device_of(logits):  # as `loss_operator` has it
             loss, scale, gradient = loss_and_gradient(
                 logits, logits, row_losses, mask, row_scale, temperature
             )
         ctx.scale, ctx.impl = scale, impl
-        ctx.save_for_backward(gradient.detach())
-        return loss
+        ctx.set_materialize_grads(False)
+        anchor = logits.new_empty(0)  # as `loss_operator` has it
+        ctx.save_for_backward(gradient.detach(), anchor)
+        return loss, anchor
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         """Multiply what forward left."""
-        return _multiplied(ctx, no_constant(grad_output)), None, None, None, None, None
-
-
-@once_differentiable
-def _multiplied(ctx: Any, grad_output: Tensor) -> Tensor | None:
-    factor = grad_output / ctx.scale if ctx.scale.numel() else grad_output
-    return scaled(ctx.saved_tensors[0], factor, impl=ctx.impl)
+        others = (None,) * 5
+        if grad_output is None:
+            return None, *others
+        gradient, anchor = ctx.saved_tensors
+        with torch.no_grad():
+            factor = grad_output / ctx.scale if ctx.scale.numel() else grad_output
+            multiplied = scaled(gradient, factor, impl=ctx.impl)
+        return *differentiable_once([multiplied], grad_output, anchor), *others

@@ -1,7 +1,8 @@
 """What the losses have in common as operators of torch, which a compiled graph holds as single nodes.
 
 An operator puts out the loss first and its gradients last; `backward` only multiplies them. A gradient that nobody wants
-is an empty tensor.
+is an empty tensor. A second derivative would take the multiplied gradients for constants: outside of a graph there is one more
+output, the anchor, empty and saved, by which they lead back to the operands, to a refusal.
 """
 
 import functools
@@ -11,8 +12,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from kdkernels.checks import KernelArgumentError
 from kdkernels.compiling import has_values
 from kdkernels.reduction import scaled
 
@@ -42,30 +43,26 @@ def loss_operator(
     """
     kept = len(operands) + rescaled
 
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any, *anchor: Tensor) -> None:
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)  # zeros for outputs that nobody differentiates are large
-        ctx.save_for_backward(*output[-kept:])
+        ctx.save_for_backward(*output[-kept:], *anchor)
         ctx.dtypes = [None if inputs[place] is None else inputs[place].dtype for place in operands]
         ctx.arguments = len(inputs)
 
-    @once_differentiable
-    def multiplied(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        results: list[Tensor | None] = [None] * ctx.arguments
-        saved = ctx.saved_tensors
-        if rescaled and saved[0].numel():
-            grad_output = grad_output / saved[0]
-        for place, gradient, dtype in zip(
-            operands, saved[kept - len(operands) :], ctx.dtypes, strict=True
-        ):
-            if ctx.needs_input_grad[place]:
-                results[place] = scaled(gradient, grad_output, dtype, impl=ctx.impl)
-        return tuple(results)
-
     def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        results: list[Tensor | None] = [None] * ctx.arguments
         if grad_output is None:
-            return (None,) * ctx.arguments
-        return multiplied(ctx, no_constant(grad_output))
+            return tuple(results)
+        saved = ctx.saved_tensors
+        with torch.no_grad():
+            factor = grad_output / saved[0] if rescaled and saved[0].numel() else grad_output
+            for place, gradient, dtype in zip(
+                operands, saved[kept - len(operands) : kept], ctx.dtypes, strict=True
+            ):
+                if ctx.needs_input_grad[place]:
+                    results[place] = scaled(gradient, factor, dtype, impl=ctx.impl)
+        return differentiable_once(results, grad_output, *saved[kept:])
 
     def decorate(function: Callable[P, Outputs]) -> Callable[P, Outputs]:
         place_of_impl = list(inspect.signature(function).parameters).index("impl")
@@ -79,16 +76,16 @@ def loss_operator(
         operator = torch.library.custom_op(f"{NAMESPACE}::{name}", guarded, mutates_args=())
         operator.register_fake(fake)
 
-        def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        def keep(ctx: Any, inputs: tuple[Any, ...], output: Any, *anchor: Tensor) -> None:
             ctx.impl = inputs[place_of_impl]
-            setup_context(ctx, inputs, output)
+            setup_context(ctx, inputs, output, *anchor)
 
         operator.register_autograd(backward, setup_context=keep)
 
         def forward(ctx: Any, *arguments: Any) -> Any:
-            output = guarded(*arguments)
-            keep(ctx, arguments, output)
-            return output
+            output, anchor = guarded(*arguments), arguments[0].new_empty(0)
+            keep(ctx, arguments, output, anchor)
+            return *output, anchor
 
         methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
         outside: Any = type(name, (torch.autograd.Function,), methods)
@@ -97,21 +94,41 @@ def loss_operator(
         def call(*arguments: P.args, **_: P.kwargs) -> Outputs:
             if torch.compiler.is_compiling() or not has_values(arguments[0]):
                 return operator(*arguments)
-            return outside.apply(*arguments)
+            return outside.apply(*arguments)[:-1]  # without the anchor
 
         return call
 
     return decorate
 
 
-def no_constant(grad_output: Tensor) -> Tensor:
-    """The gradient of an output, for a function that is differentiable once: requires a gradient itself where one is recorded.
+def differentiable_once(
+    gradients: Sequence[Tensor | None], *sources: Tensor
+) -> tuple[Tensor | None, ...]:
+    """What `backward` returns, from which a derivative refuses to go on instead of passing for 0.
 
-    Of a constant, what is multiplied with it would pass for a constant in a second derivative, in silence.
+    Args:
+        gradients: by the operands, or None.
+        sources: what leads back to the operands: the gradient of the loss, and an output of `forward`, saved by it, which has
+            no elements.
     """
-    if torch.is_grad_enabled() and not grad_output.requires_grad:
-        return grad_output.detach().requires_grad_()
-    return grad_output
+    if not torch.is_grad_enabled():
+        return tuple(gradients)
+    if not any(source.requires_grad for source in sources):
+        sources = (sources[0].detach().requires_grad_(),)
+    return _DifferentiableOnce.apply(len(sources), *sources, *gradients)
+
+
+class _DifferentiableOnce(torch.autograd.Function):
+    @staticmethod
+    def forward(_: Any, sources: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tensors[sources:]
+
+    @staticmethod
+    def backward(_: Any, *__: Tensor | None) -> None:
+        raise KernelArgumentError(
+            "kdkernels: second derivatives cannot pass through the implementations 'torch' and 'triton', which make the gradient "
+            "with the loss; ask for impl='reference' there"
+        )
 
 
 def or_empty(gradient: Tensor | None, like: Tensor) -> Tensor:

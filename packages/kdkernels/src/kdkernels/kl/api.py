@@ -153,7 +153,7 @@ def _run(
         definition = (float(temperature), divergence, float(beta), impl)
         if overwrite and wanted and not torch.compiler.is_compiling():
             losses_of = row_losses(teacher, *definition)
-            loss = OverwritingLoss.apply(student, losses_of, mask, row_scale, temperature, impl)
+            loss, _ = OverwritingLoss.apply(student, losses_of, mask, row_scale, temperature, impl)
         else:
             loss, *_ = kl_operator(student, teacher, mask, row_scale, *definition, wanted)
     return Divergence(loss, rows, impl)

@@ -177,7 +177,7 @@ def _run(
                 columns=V,
             )
             row_losses = soft_losses(targets, options, impl)
-            loss = OverwritingLoss.apply(
+            loss, _ = OverwritingLoss.apply(
                 logits, row_losses, mask, row_scale, options.temperature, impl
             )
         else:
