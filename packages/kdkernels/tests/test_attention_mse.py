@@ -171,6 +171,20 @@ def test_nothing_to_count_gives_exact_zeros(impl: str) -> None:
     assert not k_s.grad.any()
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("shape", [(0, 2, 4, 3), (2, 0, 4, 3), (2, 2, 0, 3)])
+@pytest.mark.parametrize("window", [None, 2])
+def test_without_sequences_heads_or_tokens_the_loss_is_an_exact_zero(
+    impl: str, shape: tuple[int, ...], window: int | None
+) -> None:
+    vectors = torch.randn(shape, requires_grad=True)
+    for mask in (None, torch.ones(shape[0], shape[2], dtype=torch.bool)):
+        result = attention_mse(vectors, vectors, vectors, vectors, mask, window=window, impl=impl)
+        [gradient] = torch.autograd.grad(result.loss, vectors)
+        assert (result.loss.item(), int(result.counted)) == (0, 0)
+        assert gradient.shape == shape
+
+
 def test_padding_is_not_read_and_gets_no_gradient() -> None:
     q_s, k_s, q_t, k_t = sides(2, 2, 6, 3)
     mask = torch.tensor([[1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0]]).bool()
@@ -338,6 +352,7 @@ def test_no_tensor_grows_with_the_square_of_the_length(length: int, mask_name: s
         ({"mask": torch.ones(2, 4)}, "mask must be bool"),
         ({"mask": torch.ones(2, 5).bool()}, r"mask must be \[B, S\]"),
         ({"mask": torch.ones(2, 4, 5).bool()}, r"mask must be \[B, S, S\]"),
+        (dict.fromkeys(("q_s", "k_s"), torch.randn(2, 2, 4, 0)), "got 0 and 3"),
         ({"window": -1}, "window"),
         ({"divisor": 0.0}, "divisor"),
         ({"chunk_bytes": 0}, "chunk_bytes"),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kdkernels import KernelArgumentError, linear_cross_entropy, linear_distil_loss
-from kdkernels.testing import DistilShape, make_distil_batch
+from kdkernels.testing import DistilShape, make_distil_batch, oracle_distil_loss
 
 SHAPE = DistilShape(N=9, H=6, V=23, K=4)
 IMPLS = ["reference", "torch"]
@@ -76,6 +76,45 @@ def test_a_row_without_ids_counts_and_has_no_soft_part(impl: str, tail: str) -> 
     assert (float(result.soft), result.rows) == (0.0, 8)
     for gradient in torch.autograd.grad(result.loss, batch.leaves()):
         assert not gradient.any()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("partition", [-math.inf, math.nan])
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
+def test_a_row_without_ids_may_bring_a_partition_that_is_no_number(
+    impl: str, divergence: str, partition: float
+) -> None:
+    """Log Σ p^(1/T) over nothing is minus infinity."""
+    batch = make_distil_batch(SHAPE)
+    options = {"alpha": 0.5, "temperature": 2.0, "divergence": divergence}
+    partitions = batch.partition(2.0)
+    truth, *_ = oracle_distil_loss(*batch.positional, **options, log_partition=partitions)
+    assert (batch.ids[2] == -1).all()
+    partitions[2] = partition
+    actual = linear_distil_loss(*batch.positional, **options, log_partition=partitions, impl=impl)
+    torch.testing.assert_close(actual.loss, truth)
+    for gradient, expected in zip(
+        torch.autograd.grad(actual.loss, batch.leaves()), torch.autograd.grad(truth, batch.leaves()), strict=True
+    ):  # fmt: skip
+        torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_the_teacher_gets_no_gradient_and_a_partition_that_nobody_needs_is_not_read(
+    impl: str,
+) -> None:
+    batch = make_distil_batch(SHAPE)
+    logprobs = batch.logprobs.requires_grad_()
+    partition = batch.partition(2.0).requires_grad_()
+    options = {"alpha": 0.5, "temperature": 2.0, "impl": impl}
+    loss = linear_distil_loss(*batch.positional, **options, log_partition=partition).loss
+    assert torch.autograd.grad(loss, (logprobs, partition), allow_unused=True) == (None, None)
+    unread = torch.full_like(partition, math.nan)
+    renormalised = {**options, "tail": "renormalise"}
+    assert torch.equal(
+        linear_distil_loss(*batch.positional, **renormalised, log_partition=unread).loss,
+        linear_distil_loss(*batch.positional, **renormalised).loss,
+    )
 
 
 @pytest.mark.parametrize("impl", IMPLS)

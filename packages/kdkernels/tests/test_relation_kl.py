@@ -124,6 +124,18 @@ def test_nothing_to_count_gives_exact_zeros(impl: str) -> None:
     assert not x_s.grad.any()
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("shape", [(0, 4, 6), (2, 0, 6)])
+def test_without_sequences_or_tokens_the_loss_is_an_exact_zero(
+    impl: str, shape: tuple[int, ...]
+) -> None:
+    vectors = torch.randn(shape, requires_grad=True)
+    result = relation_kl(vectors, vectors, 3, impl=impl)
+    [gradient] = torch.autograd.grad(result.loss, vectors)
+    assert (result.loss.item(), int(result.counted)) == (0, 0)
+    assert gradient.shape == shape
+
+
 def test_padding_is_not_read_and_gets_no_gradient() -> None:
     x_s, x_t = torch.randn(2, 6, 4).double(), torch.randn(2, 6, 4).double()
     mask = torch.tensor([[1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0]]).bool()

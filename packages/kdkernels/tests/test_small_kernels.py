@@ -1,6 +1,7 @@
 """The kernels beside the products, in the interpreter on a CPU or compiled on a GPU: targets, looks, sums, scaling."""
 
 import itertools
+import math
 import os
 
 import pytest
@@ -36,11 +37,13 @@ def test_targets_of_one_launch_are_those_of_plain_torch(tail: str, divergence: s
         ids[2], ids[0, K // 2] = -1, -1
         ids[3] = torch.arange(K)
         logprobs = torch.log_softmax(torch.randn(5, K + 1, device=DEVICE), 1)[:, :K]
+        partition = 0.1 * torch.rand(5, device=DEVICE)
+        partition[2] = -math.inf  # of no ids
         options = {
             "temperature": T,
             "tail": tail,
             "divergence": divergence,
-            "log_partition": 0.1 * torch.rand(5, device=DEVICE) if T != 1 else None,
+            "log_partition": partition if T != 1 else None,
             "duplicates": twice,
             "columns": 5,
         }
@@ -48,6 +51,7 @@ def test_targets_of_one_launch_are_those_of_plain_torch(tail: str, divergence: s
         expected = targets.prepare_targets(ids, logprobs, **options, dtype=torch.float32)
         for tensor, truth in zip(made, expected, strict=True):
             torch.testing.assert_close(tensor, truth, rtol=1e-6, atol=1e-6)
+        assert made.log_mass[2].isneginf().all()
 
 
 @pytest.mark.parametrize(

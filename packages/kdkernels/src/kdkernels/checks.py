@@ -146,7 +146,7 @@ def require_integer(name: str, tensor: Tensor, *, operation: str) -> None:
     """Refuse anything but int32 and int64 where ids are meant."""
     if tensor.dtype not in (torch.int64, torch.int32):
         raise KernelArgumentError(
-            f"{operation}: {name} must hold int64 or int32 ids; got {tensor.dtype}"
+            f"{operation}: {name} must hold int64 or int32 ids; got {tensor.dtype}: write {name}.long()"
         )
 
 

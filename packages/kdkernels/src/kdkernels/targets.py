@@ -67,6 +67,8 @@ def prepare_targets(
         log_mass = log_mass - finite_or_zero(log_mass.logsumexp(dim=1, keepdim=True))
     elif log_partition is not None:
         log_mass = log_mass - log_partition.detach().to(torch.float64).unsqueeze(1)
+        # The partition of nothing, which a row without ids may bring, is no number to subtract.
+        log_mass = log_mass.masked_fill(ids < 0, -math.inf)
     log_rest = log_of_missing_mass(log_mass)
     if tail != "bucket":
         log_rest = torch.full_like(log_rest, -math.inf)

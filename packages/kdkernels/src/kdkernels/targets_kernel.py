@@ -119,7 +119,7 @@ def _targets_kernel(
         total = base + tl.log(tl.sum(tl.exp(x - base), axis=0))
         x -= tl.where(total == -float("inf"), 0.0, total)
     if PARTITION:
-        x -= tl.load(log_partition + row).to(tl.float64)
+        x = tl.where(word >= 0, x - tl.load(log_partition + row).to(tl.float64), -float("inf"))
     rest = tl.full([], -float("inf"), tl.float64)
     if BUCKET:
         missing = 1.0 - tl.sum(tl.exp(x), axis=0)

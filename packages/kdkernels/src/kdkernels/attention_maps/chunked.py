@@ -39,7 +39,9 @@ def _map_sums(
             x.masked_fill(~mask[:, None, :, None], 0.0) for x in (q_s, k_s, q_t, k_t)
         )
         mask = None
-    groups = list(groups_of_one_length(mask, length=q_s.shape[2], device=q_s.device))
+    groups = []
+    if q_s.numel():
+        groups = list(groups_of_one_length(mask, length=q_s.shape[2], device=q_s.device))
     in_parts = not groups or groups[0].sequences is not None
     dq = torch.zeros(q_s.shape if gradient and in_parts else 0, dtype=dtype, device=q_s.device)
     dk = torch.zeros_like(dq)

@@ -12,7 +12,7 @@ from kdkernels.attention_maps.arguments import (
 )
 from kdkernels.attention_maps.map_loss import MapLoss, map_loss
 from kdkernels.attention_mse.reference import attention_mse_reference
-from kdkernels.checks import require_shape
+from kdkernels.checks import KernelArgumentError, require_shape
 
 
 def attention_mse(
@@ -81,6 +81,11 @@ def attention_mse(
     shape_t = [batch, heads, length, None]
     require_shape("q_t", q_t, shape_t, axes="[B, h, S, d_t] as q_s", operation=operation)
     require_shape("k_t", k_t, q_t.shape, axes="[B, h, S, d_t] as q_t", operation=operation)
+    width_t = q_t.shape[3]
+    if not width_s or not width_t:
+        raise KernelArgumentError(
+            f"{operation}: queries and keys must have at least one value a head; got {width_s} and {width_t}"
+        )
     require_mask(operation, mask, batch=batch, length=length)
     require_options(operation, window=window, divisor=divisor, chunk_bytes=chunk_bytes)
     comparison = Comparison(
@@ -88,7 +93,7 @@ def attention_mse(
         mask=mask,
         reach=None if window is None else int(window) // 2,
         scale_s=1 / math.sqrt(width_s) if scale_s is None else float(scale_s),
-        scale_t=1 / math.sqrt(q_t.shape[3]) if scale_t is None else float(scale_t),
+        scale_t=1 / math.sqrt(width_t) if scale_t is None else float(scale_t),
         divisor=divisor,
         chunk_bytes=chunk_bytes,
         check=check,

@@ -38,9 +38,9 @@ def soft_loss(
     T = options.temperature
     used = topk_ids >= 0
     columns = topk_ids.to(torch.int64).clamp(min=0)
-    log_p = topk_logprobs.to(torch.float64) / T
-    if log_partition is not None:
-        log_p = log_p - log_partition.to(torch.float64).unsqueeze(1)
+    log_p = topk_logprobs.detach().to(torch.float64) / T
+    if log_partition is not None and tail != "renormalise":
+        log_p = log_p - log_partition.detach().to(torch.float64).unsqueeze(1)
     none = torch.zeros(logits.shape, dtype=torch.float64, device=logits.device)
     p = none.scatter_add(1, columns, log_p.exp().masked_fill(~used, 0.0))  # [N, V]
     listed = none.scatter_add(1, columns, used.to(p.dtype)) > 0  # [N, V]
