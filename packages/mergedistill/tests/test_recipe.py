@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,29 @@ def test_the_shortest_recipe_gets_good_defaults(tmp_path: Path) -> None:
         ),
         ({"student": {"width": 10, "heads": 3}}, "cannot be shared by 3 heads"),
         ({"out": None}, "out: input should be a valid string"),
+        (
+            {"teachers": ["a/x", "b/y"]},
+            "teachers.0: expected keys such as `teacher:`, got 'a/x'; teachers.1: expected keys",
+        ),
+        (
+            {"languages": {"de": None, "fi": "fi.txt"}},
+            "languages.de: expected keys such as `corpus:`, got None",
+        ),
+        ({"distil": 4}, "distil: expected keys such as `sampler:`, got 4"),
+        ({"states": "a/x"}, "states: expected keys such as `encoder:`, got 'a/x'"),
+        (
+            {"distil": {"temperature": math.inf}},
+            "distil.temperature: input should be a finite number",
+        ),
+        (
+            {"rank": {"sharpness": math.inf}},
+            "rank.sharpness: input should be a finite number, got inf",
+        ),
+        ({"states": {"encoder": "a/x", "weight": math.nan}}, "states.weight: input should be"),
+        (
+            {"teachers": [{"teacher": "a/x", "languages": ["de", "fi"], "weight": math.inf}]},
+            "teachers.0.weight: input should be a finite number",
+        ),
     ],
 )
 def test_a_fault_is_named_with_its_key(

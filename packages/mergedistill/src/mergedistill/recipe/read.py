@@ -176,6 +176,9 @@ def _sentence(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         parent, key = _part_at(fault["loc"][:-1]), str(fault["loc"][-1])
         return f"unknown key {where!r}{nearest(key, parent.model_fields)}"
+    if fault["type"] == "model_type":
+        keys = _part_at(fault["loc"]).model_fields
+        return f"{where}: expected keys such as `{next(iter(keys))}:`, got {fault['input']!r}"
     if fault["type"] == "missing":
         return f"the key {where!r} is missing"
     if fault["type"] in ("value_error", "assertion_error"):

@@ -23,7 +23,9 @@ Combine = Literal["best", "mixture", "mince", "words"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class Text(_Part):
@@ -229,7 +231,7 @@ class States(_Part):
 
     encoder: str
     """A model folder, a catalogue name or a Hub name: any encoder with a fast tokenizer; it needs no masked-LM head."""
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, Field(gt=0)] = 1.0
     layer: int | Literal["last"] = "last"
     """Behind which of its layers the states are; 0 stands for the embeddings. Those above are not run."""
     languages: tuple[str, ...] = ()
