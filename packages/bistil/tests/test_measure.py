@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from sentence_transformers.base.modules import Dense
 from transformers import BertConfig, BertForMaskedLM, BertModel
 from typer.testing import CliRunner
 
@@ -12,8 +13,8 @@ from bistil.cli.app import app
 from bistil.export import energy
 from bistil.export.energy import counters, joules_between
 from bistil.export.measure import measure
+from xeval.cost.measure import OpenedModel, open_model
 from xeval.cost.parameters import split_parameters
-from xeval.encoder import open_encoder
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_energy_is_read_from_every_package_and_over_a_counters_end(tmp_path: Pat
 
 
 def test_energy_is_measured_where_the_machine_tells_and_nowhere_else(
-    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    teacher: Path, sentence_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(energy, "_COUNTERS", tmp_path)
     assert energy.joules_per_example(teacher, length=16) is None
@@ -69,22 +70,26 @@ def test_energy_is_measured_where_the_machine_tells_and_nowhere_else(
         package.mkdir()
         (package / "energy_uj").write_text("0\n")
 
-    def spending(name: str) -> Any:
-        encoder = open_encoder(name)
-        encoder.register_forward_hook(lambda *_: spend())
-        return encoder
-
-    def spend() -> None:
+    def spend(*_: object) -> None:
         for package, joules in zip(packages, (6, 2), strict=True):
             counter = package / "energy_uj"
             counter.write_text(f"{int(counter.read_text()) + joules * 1_000_000}\n")
 
-    monkeypatch.setattr(energy, "open_encoder", spending)
+    def spending(folder: Path) -> OpenedModel:
+        opened = open_model(folder)
+        parts = [part for part in opened.model.modules() if isinstance(part, (BertModel, Dense))]
+        for part in parts:
+            part.register_forward_hook(spend)
+        return opened
+
+    monkeypatch.setattr(energy, "open_model", spending)
     monkeypatch.setattr(energy, "_SECONDS", 0.05)
     threads = torch.get_num_threads()
 
     # The pass that warms up is not counted, and each counts for all its examples.
     assert energy.joules_per_example(teacher, batch=2, length=16) == pytest.approx((6 + 2) / 2)
+    # An encoder and its Dense, as they are timed.
+    assert energy.joules_per_example(sentence_teacher, length=16) == pytest.approx(2 * (6 + 2))
     assert torch.get_num_threads() == threads
 
 

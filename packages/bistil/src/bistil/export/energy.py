@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from xeval.cost.measure import torch_threads
-from xeval.encoder import open_encoder
+from xeval.cost.measure import open_model, torch_threads
 
 # Package domains alone: those below them (cores, memory of some machines) are counted in them, or are not everywhere.
 _COUNTERS, _PACKAGES = Path("/sys/class/powercap"), "*-rapl:?"
@@ -39,7 +39,7 @@ def joules_between(before: dict[Path, int], after: dict[Path, int]) -> float:
 def joules_per_example(
     model: str | Path, *, threads: int | None = None, batch: int = 1, length: int = 128
 ) -> float | None:
-    """Energy of the processor packages while an encoder reads one example, whatever else they do meanwhile included.
+    """Energy of the processor packages while what `xeval.cost` times of a model reads one example, whatever else they do meanwhile included.
 
     Args:
         model: a model folder.
@@ -52,12 +52,13 @@ def joules_per_example(
     """
     if not counters():
         return None
-    encoder = open_encoder(str(model)).eval()
-    ids = torch.randint(encoder.config.vocab_size, (batch, length))  # type: ignore[union-attr,arg-type]  # every encoder has a config
+    opened: Any = open_model(Path(model)).model.eval()
+    ids = torch.randint(opened.get_input_embeddings().num_embeddings, (batch, length))
+    mask = torch.ones_like(ids)
     with torch_threads(threads), torch.inference_mode():
-        encoder(input_ids=ids)
+        opened(input_ids=ids, attention_mask=mask)
         start, began, passes = counters(), time.monotonic(), 0
         while time.monotonic() - began < _SECONDS:
-            encoder(input_ids=ids)
+            opened(input_ids=ids, attention_mask=mask)
             passes += 1
         return joules_between(start, counters()) / (passes * batch)

@@ -128,9 +128,7 @@ def cost(
     """
     import torch
 
-    from xeval.encoder import longest_row, model_digest, open_encoder, transformer_folder
-    from xeval.sentences.kinds import SPARSE_ENCODER, kind_of, modules_behind
-    from xeval.task_templates.masked import open_masked
+    from xeval.encoder import longest_row, model_digest
 
     if min(batch, length, repeats, threads or 1) < 1:
         raise XevalError(
@@ -144,23 +142,12 @@ def cost(
         raise XevalError("device 'cuda': torch sees no such device here; use --device cpu")
     folder = Path(model)
     parameters, size = parameters_of(folder), bytes_on_disk(folder)
-    has_weights_behind = parameters_behind(folder) > 0
-    if with_head is None:
-        is_sparse = (folder / "modules.json").is_file() and kind_of(str(folder)) == SPARSE_ENCODER
-        with_head = is_sparse and not has_weights_behind
-    behind = modules_behind(str(folder)) if has_weights_behind and not with_head else []
-    opened: nn.Module = (
-        open_masked(transformer_folder(str(folder)))[0].model
-        if with_head
-        else open_encoder(str(folder))
-    )
-    if length > longest_row(opened):
+    opened = open_model(folder, with_head=with_head)
+    if length > (limit := longest_row(opened.encoder)):
         raise XevalError(
-            f"{folder}: length {length} is beyond the model's limit of {longest_row(opened)}; choose a smaller --length"
+            f"{folder}: length {length} is beyond the model's limit of {limit}; choose a smaller --length"
         )
-    if behind:
-        opened = _with_modules(opened, behind)
-    encoder = opened.to(device=device, dtype=getattr(torch, dtype)).eval()
+    encoder = opened.model.to(device=device, dtype=getattr(torch, dtype)).eval()
     with torch_threads(threads):
         times = _time_passes(encoder, batch=batch, length=length, repeats=repeats, watch=watch)
         used = torch.get_num_threads()
@@ -180,6 +167,55 @@ def cost(
         length=length,
         device=device_name(device),
         dtype=dtype,
+        with_head=opened.with_head,
+        modules=opened.modules,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedModel:
+    """What of a model folder is run to measure it.
+
+    Args:
+        model: called with `input_ids` and `attention_mask` [B, S].
+        encoder: of it, without modules behind.
+        with_head: as in `Cost`.
+        modules: as in `Cost`.
+    """
+
+    model: nn.Module
+    encoder: nn.Module
+    with_head: bool
+    modules: tuple[str, ...]
+
+
+def open_model(folder: Path, *, with_head: bool | None = None) -> OpenedModel:
+    """Open what `cost` runs of a model folder, in float32 on the CPU.
+
+    Args:
+        folder: of the model.
+        with_head: as `cost` takes it.
+
+    Raises:
+        XevalError: for a folder that is no model, or modules with weights behind the encoder where sentence-transformers is not installed.
+    """
+    from xeval.encoder import open_encoder, transformer_folder
+    from xeval.sentences.kinds import SPARSE_ENCODER, kind_of, modules_behind
+    from xeval.task_templates.masked import open_masked
+
+    has_weights_behind = parameters_behind(folder) > 0
+    if with_head is None:
+        is_sparse = (folder / "modules.json").is_file() and kind_of(str(folder)) == SPARSE_ENCODER
+        with_head = is_sparse and not has_weights_behind
+    behind = modules_behind(str(folder)) if has_weights_behind and not with_head else []
+    encoder: nn.Module = (
+        open_masked(transformer_folder(str(folder)))[0].model
+        if with_head
+        else open_encoder(str(folder))
+    )
+    return OpenedModel(
+        model=_with_modules(encoder, behind) if behind else encoder,
+        encoder=encoder,
         with_head=with_head,
         modules=tuple(type(module).__name__ for module in behind),
     )
