@@ -120,6 +120,29 @@ finally:
 """
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["score", "nowhere", "--task", "sts", "--results", "folder"],
+        ["run", "nowhere", "--tasks", "sts", "--results", "folder"],
+        ["cost", "nowhere", "--out", "folder"],
+        ["report", "folder"],
+    ],
+)
+def test_a_folder_for_a_results_file_is_refused_before_anything_is_done(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "data/sts").mkdir(parents=True)
+    (tmp_path / "data/sts/de.tsv").write_text("a\tb\t1\nc\td\t2\n")
+
+    done = CliRunner().invoke(app, arguments)
+
+    assert done.exit_code == 2
+    assert done.stderr == "xeval: folder: is a folder; name a file in it\n"
+
+
 def test_stdout_is_for_results_and_stderr_for_progress_whatever_libraries_print(
     models: Models, data: Path, tmp_path: Path
 ) -> None:

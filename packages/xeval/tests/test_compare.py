@@ -35,6 +35,7 @@ from xeval.statistics.significance import (
     seed_noise,
     two_sided_p,
 )
+from xeval.statistics.summary import summarise
 
 Rows = np.ndarray[Any, Any]
 
@@ -427,6 +428,10 @@ def test_no_difference_beyond_all_points_is_named_as_what_could_have_been_shown(
     assert one.verdict == (
         "no difference shown, nor would one of 100 points have been: too few seeds or test items"
     )
+    # Student's t of one degree of freedom goes far beyond what two shares can differ by, and what one can be.
+    assert (one.low, one.high) == (-100, 100)
+    (table,) = summarise(read_results(file)).tables
+    assert (table.cells["A", "de"].low, table.cells["A", "de"].high) == (0, 100)
 
 
 def test_seeds_count_and_few_of_them_widen_the_interval(tmp_path: Path) -> None:

@@ -61,6 +61,19 @@ def test_a_text_of_unknown_words_alone_is_named(models: Models) -> None:
         )
 
 
+def test_more_neighbours_than_sentences_are_told(
+    models: Models, more_data: Path, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    results = score(
+        models("bert"), tmp_path / "r.jsonl", source=LocalFolder(more_data), task="bitext",
+        protocol=Protocol(csls=1000, layer=0), watch=lambda _done, _total, what: told.append(what),
+    )  # fmt: skip
+
+    note = f"yy: csls 1000 is more neighbours than the {results[0].n} sentences there are; all of them were taken"
+    assert note in told
+
+
 def test_csls_is_its_formula() -> None:
     draw = np.random.default_rng(0)
     a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in draw.normal(size=(2, 7, 4)))

@@ -296,7 +296,14 @@ def test_another_version_is_refused_by_its_number(tmp_path: Path) -> None:
     [
         ("not json\n", r"r\.jsonl:2: not a line of JSON"),
         ("[1]\n", r"r\.jsonl:2: expected a result of schema 1, got schema None"),
-        ('{"schema": 1, "model": "x"}\n', r"r\.jsonl:2: not a result of schema 1"),
+        (
+            '{"schema": 1, "model": "x"}\n',
+            r"r\.jsonl:2: not a result of schema 1: it lacks dataset, language, .*; score again",
+        ),
+        (
+            '{"schema": 1, "model": "x", "parameters": 5}\n',
+            r"r\.jsonl:2: a cost of a model and no result; give this file as --costs",
+        ),
     ],
 )
 def test_a_line_that_is_no_result_is_named(tmp_path: Path, line: str, message: str) -> None:

@@ -383,6 +383,12 @@ def test_a_judged_document_that_is_not_in_the_corpus_is_told(tmp_path: Path) -> 
     ]
 
 
+def squad(answers: list[dict[str, Any]] | None) -> str:
+    """A file of one question."""
+    asked = {"id": "7", "question": "q", "answers": answers}
+    return json.dumps({"data": [{"paragraphs": [{"context": "a b", "qas": [asked]}]}]})
+
+
 @pytest.mark.parametrize(
     ("task", "content", "message"),
     [
@@ -395,6 +401,13 @@ def test_a_judged_document_that_is_not_in_the_corpus_is_told(tmp_path: Path) -> 
         ("choice", '{"passage": "p", "question": "q", "options": ["a", "b"], "answer": 0.9}', "expected an object with passage"),
         ("choice", '{"passage": "p", "question": "q", "options": ["a", "b"], "answer": 2}', "got answer 2 of 2"),
         ("rerank", "[1]", "expected an object of JSON, got"),
+        ("sts", "a\tb\t4\n", r"sts\.tsv: expected pairs of different scores, got 4 for all 1; .* is not defined"),
+        ("sts", "a\tb\t4\nc\td\t4.0\n", "expected pairs of different scores, got 4 for all 2"),
+        ("qa", squad(None), r"qa\.json: question '7': has no answer, as SQuAD 2\.0 has such questions, .*; take it out of the file"),
+        ("qa", squad([]), "question '7': has no answer"),
+        ("qa", squad([{"text": "", "answer_start": 0}]), "question '7': has no answer"),
+        ("qa", squad([{"text": None, "answer_start": None}]), "question '7': expected answers with text and answer_start, got "),
+        ("qa", squad([{"text": "a"}]), "question '7': expected answers with text and answer_start, got "),
     ],
 )  # fmt: skip
 def test_rows_that_are_not_of_the_task_are_refused(

@@ -2,6 +2,7 @@
 
 import csv
 import random
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -209,6 +210,17 @@ def test_training_data_that_changed_is_fitted_anew(
     with pytest.raises(XevalError, match="the label 'tiere' is not among those of the source"):
         figures(models("bert"), tmp_path / "data", tmp_path / "r.jsonl")
     assert set(before) == {"xx"}
+
+
+def test_a_label_that_training_lacks_is_refused_in_the_development_set_as_in_a_test_set(
+    models: Models, topics: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(topics, tmp_path / "data")
+    with (tmp_path / "data/sib200/xx/dev.tsv").open("a") as file:
+        file.write("sport\tdas Haus\n")
+
+    with pytest.raises(XevalError, match=r"dev\.tsv:32: the label 'sport' is not among those of the source"):  # fmt: skip
+        figures(models("bert"), tmp_path / "data", tmp_path / "r.jsonl")
 
 
 def test_what_it_cannot_do_is_refused_by_name(

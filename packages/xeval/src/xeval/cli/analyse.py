@@ -12,7 +12,7 @@ from xeval.cli import options as o
 from xeval.cli.console import one_sentence, progress, table_console
 from xeval.statistics.display_names import choose
 from xeval.statistics.result import Result
-from xeval.statistics.results_file import read_results
+from xeval.statistics.results_file import read_results, require_no_folder
 
 
 def register(app: typer.Typer) -> None:
@@ -187,6 +187,8 @@ def cost(
         from xeval.cost.measure import append_cost
         from xeval.cost.measure import cost as measure
 
+        if out is not None:
+            require_no_folder(out)
         priced = measure(
             model, threads=threads, batch=batch, length=length, device=device, dtype=dtype,
             repeats=repeats, watch=watch,

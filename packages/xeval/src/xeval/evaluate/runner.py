@@ -13,6 +13,7 @@ from xeval.finetune.tune import tune
 from xeval.progress import ProgressCallback, no_progress
 from xeval.protocol import Protocol
 from xeval.statistics.result import Result, digest_of
+from xeval.statistics.results_file import require_no_folder
 from xeval.task_templates.task import FineTunedTask
 from xeval.tasks import task_of
 
@@ -69,6 +70,7 @@ def run(
         >>> [(figure.language, figure.seed) for figure in figures]
         [('xx', 0), ('yy', 0), ('xx', 1), ('yy', 1)]
     """
+    require_no_folder(results)
     protocol, work = protocol or Protocol(), work or results.parent / "tuned"
     reached: list[Result] = []
     for task in map(task_of, tasks):

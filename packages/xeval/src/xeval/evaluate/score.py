@@ -17,7 +17,7 @@ from xeval.protocol import Protocol
 from xeval.statistics.items import Items, digest_of_examples
 from xeval.statistics.metrics import metric_of
 from xeval.statistics.result import Result
-from xeval.statistics.results_file import append_results, results_by_key
+from xeval.statistics.results_file import append_results, require_no_folder, results_by_key
 from xeval.task_templates.task import FineTunedTask, ProbeTask, Task, ZeroShotTask
 
 
@@ -81,6 +81,7 @@ def score(
         >>> figure.language, figure.metric, figure.n, 0 <= figure.value <= 100
         ('yy', 'accuracy', 25, True)
     """
+    require_no_folder(results)
     evaluator = _evaluator(str(model), task, protocol or Protocol(), source, language, label, watch)
     chosen, absent = choose_targets(source.data_sets(evaluator.task), languages)
     reached: list[Result] = []

@@ -261,6 +261,7 @@ def compare_test_set(
     a, b = list(of_a.values()), list(of_b.values())
     values_a, values_b = ([_value(metric, rows) for rows in rows_of] for rows_of in (a, b))
     return _summarise(
+        metric,
         place=place,
         n=len(a[0]),
         values_a=values_a,
@@ -293,6 +294,7 @@ def _compare_means(
         observed += difference
         exchanged += differences
     return _summarise(
+        metric,
         place=f"mean of {len(pairs)}",
         n=sum(len(next(iter(pair.a.values()))) for pair in pairs),
         values_a=[float(np.mean([_value(metric, p.a[s]) for p in pairs])) for s in seeds_a],
@@ -305,6 +307,7 @@ def _compare_means(
 
 
 def _summarise(
+    metric: str,
     *,
     place: str,
     n: int,
@@ -323,7 +326,8 @@ def _summarise(
     )
     several = max(len(values_a), len(values_b)) > 1
     p = max(p_items, bootstrap_p(spread)) if several else p_items
-    low, high = np.quantile(spread, [0.025, 0.975])
+    most = metric_of(metric).largest_difference
+    low, high = np.quantile(spread, [0.025, 0.975]).clip(-most, most)
     reach = np.quantile(spread, [level / 2, 1 - POWER, POWER, 1 - level / 2])
     return Comparison(
         place=place,
@@ -355,8 +359,8 @@ def _with_verdict(
     elif comparison.detectable is None:
         same = "no difference: the same score on every item"
         verdict = same if comparison.difference == 0 else "no difference shown"
-    elif score.unit == "%" and comparison.detectable > 100:
-        verdict = "no difference shown, nor would one of 100 points have been: too few seeds or test items"
+    elif comparison.detectable > score.largest_difference:
+        verdict = f"no difference shown, nor would one of {score.largest_difference:g} points have been: too few seeds or test items"
     else:
         verdict = f"no difference shown; one of {comparison.detectable:.{digits}f} {unit} would have been, 4 times in 5"
     return replace(comparison, verdict=verdict)

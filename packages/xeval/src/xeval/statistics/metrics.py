@@ -45,6 +45,11 @@ class Metric:
     higher_is_better: bool = True
 
     @property
+    def largest_difference(self) -> float:
+        """Of two values."""
+        return self.highest - self.lowest
+
+    @property
     def digits(self) -> int:
         """Decimals in which two models are told apart: two of what goes up to 100, four of rates."""
         return 2 if self.highest == 100 else 4

@@ -4,8 +4,9 @@ import copy
 import json
 import logging
 import os
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from xeval.errors import XevalError
 from xeval.statistics.result import SCHEMA, Result
@@ -157,6 +158,17 @@ def check_same(before: Result, result: Result) -> None:
         )
 
 
+def _strange(record: dict[str, Any]) -> str:
+    """Which fields keep a record from being a result."""
+    required = {
+        f.name for f in fields(Result) if f.default is MISSING and f.default_factory is MISSING
+    }
+    if lacking := sorted(required - record.keys()):
+        return f"it lacks {', '.join(lacking)}"
+    unknown = sorted(record.keys() - {f.name for f in fields(Result)})
+    return f"it has {', '.join(unknown)}, which is no part of it"
+
+
 class _UnfinishedError(Exception):
     """A line that is no JSON, as a killed writer leaves one."""
 
@@ -176,7 +188,12 @@ def _record(line: bytes, path: Path, number: int) -> Result:
     try:
         result = Result(**record, file=path)
     except TypeError as error:
-        raise XevalError(f"{path}:{number}: not a result of schema {SCHEMA}: {error}") from error
+        is_cost = "parameters" in record and "task" not in record
+        raise XevalError(
+            f"{path}:{number}: a cost of a model and no result; give this file as --costs, and files that `xeval run` or `xeval score` wrote as results"
+            if is_cost
+            else f"{path}:{number}: not a result of schema {SCHEMA}: {_strange(record)}; score again with this version"
+        ) from error
     except XevalError as error:
         raise XevalError(f"{path}:{number}: {error}") from error
     if digest != result.protocol_digest:

@@ -98,10 +98,21 @@ def read_results(*paths: Path | str) -> list[Result]:
     return list(results_by_key(*paths).values())
 
 
+def require_no_folder(path: Path) -> None:
+    """Refuse a folder where a file is to be written or read.
+
+    Raises:
+        XevalError: naming a file in it.
+    """
+    if path.is_dir():
+        raise XevalError(f"{path}: is a folder; name a file in it")
+
+
 def results_by_key(*paths: Path | str) -> dict[tuple[object, ...], Result]:
     """The same under their keys."""
     kept: dict[tuple[object, ...], Result] = {}
     for path in map(Path, paths):
+        require_no_folder(path)
         if not path.is_file():
             raise XevalError(
                 f"{path}: no such results file; `xeval run` and `xeval score` write one"

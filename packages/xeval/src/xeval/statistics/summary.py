@@ -185,7 +185,7 @@ def _table(results: Sequence[Result], labels: Mapping[tuple[str, str], str]) -> 
     for place in languages:
         of_place = {m: by_cell[m, place] for m in models if (m, place) in by_cell}
         for model, (draws, values, known) in _draws(example.metric, of_place).items():
-            cells[model, place] = _estimate(draws, values, known)
+            cells[model, place] = _estimate(example.metric, draws, values, known)
             if place in common:
                 totals[model] += draws if known else np.nan
     source = transferred[0] if transferred else None
@@ -257,11 +257,12 @@ def _recorded_bootstraps(results: Sequence[Result]) -> Values | None:
     return np.random.default_rng(len(means)).choice(means, size=RESAMPLES)
 
 
-def _estimate(draws: Values, values: Sequence[float], known: bool) -> Estimate:
+def _estimate(metric: str, draws: Values, values: Sequence[float], known: bool) -> Estimate:
     spread = draws + seed_noise(values, resamples=len(draws), seed=0)
     if not (known or len(values) > 1) or np.isnan(spread).any() or np.ptp(spread) < 1e-9:
         return Estimate(value=float(np.mean(values)), low=None, high=None, seeds=len(values))
-    low, high = np.quantile(spread, [0.025, 0.975])
+    score = metric_of(metric)
+    low, high = np.quantile(spread, [0.025, 0.975]).clip(score.lowest, score.highest)
     return Estimate(
         value=float(np.mean(values)), low=float(low), high=float(high), seeds=len(values)
     )
@@ -282,7 +283,7 @@ def _model_score(
     abroad = [cells[model, p].value for p in common if languages[p] != source]
     if not common:
         return ModelScore(model=model, mean=None, source=None, gap=None, worst=None)
-    mean = _estimate(total / len(common), _seed_means(model, by_cell, common), known=True)
+    mean = _estimate(metric, total / len(common), _seed_means(model, by_cell, common), known=True)
     if not np.isclose(mean.value, value := float(np.mean(at_home + abroad))):
         mean = Estimate(value=value, low=mean.low, high=mean.high, seeds=mean.seeds)
     worst = min(common, key=lambda p: sign * cells[model, p].value)

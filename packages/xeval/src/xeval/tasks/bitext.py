@@ -63,7 +63,12 @@ def _measure(
         Items(metric=metric, rows=_right(table), test_digest=digest)
         for metric, table in (("bitext_to_source", nearness), ("bitext_from_source", nearness.T))
     ]
-    return items, told_cut(cut_foreign + cut_pivot, 2 * len(examples))
+    notes = told_cut(cut_foreign + cut_pivot, 2 * len(examples))
+    if protocol.csls > len(examples):
+        notes.append(
+            f"csls {protocol.csls} is more neighbours than the {len(examples)} sentences there are; all of them were taken"
+        )
+    return items, notes
 
 
 def _right(nearness: Vectors) -> NDArray[np.int64]:

@@ -70,9 +70,17 @@ def _read(path: Path, _cache: Path | None) -> list[Question]:
 
 def _question(path: Path, context: str, asked: Any) -> Question:
     where = f"{path}: question {asked['id']!r}"
-    answers = tuple(dict.fromkeys((a["text"], int(a["answer_start"])) for a in asked["answers"]))
-    if not answers:
-        raise XevalError(f"{where}: has no answer; questions without answers are not of this task")
+    try:
+        stated = [(a["text"] or "", int(a["answer_start"])) for a in asked["answers"] or ()]
+    except (ValueError, KeyError, TypeError):
+        raise XevalError(
+            f"{where}: expected answers with text and answer_start, got {asked.get('answers')!r:.80}; take the question out of the file"
+        ) from None
+    answers = tuple(dict.fromkeys(stated))
+    if not any(text for text, _ in answers):
+        raise XevalError(
+            f"{where}: has no answer, as SQuAD 2.0 has such questions, and this task is about questions with one; take it out of the file"
+        )
     for answer, start in answers:
         if context[start : start + len(answer)] != answer:
             raise XevalError(

@@ -35,7 +35,13 @@ class Judged:
 
 def _read(path: Path, _cache: Path | None) -> list[Judged]:
     rows = read_columns(path, ("sentence1", "sentence2", "score"))
-    return [Judged(a, b, _number(score, f"{path}:{line}")) for line, (a, b, score) in rows]
+    judged = [Judged(a, b, _number(score, f"{path}:{line}")) for line, (a, b, score) in rows]
+    if len({example.score for example in judged}) < 2:
+        raise XevalError(
+            f"{path}: expected pairs of different scores, got {judged[0].score:g} for all {len(judged)}; without an order Spearman's "
+            "correlation is not defined, so give more pairs or leave the file out"
+        )
+    return judged
 
 
 def _number(score: str, where: str) -> float:

@@ -93,7 +93,7 @@ def _fit(
     c = protocol.inverse_regularisation
     if c is None:
         tested, _ = opened.encode([e.text for e in dev], "text", watch, "encoding dev")
-        gold = [e.label for e in dev]
+        gold = [names[number_of(e.label, names, e.where)] for e in dev]
         accuracies = {}
         for number, candidate in enumerate(STRENGTHS, start=1):
             fitted = fit_logistic_regression(vectors, labels, candidate)
