@@ -38,7 +38,7 @@ from bistil.encoders.closeness import (
     compare_word_labels,
 )
 from bistil.errors import BistilError
-from bistil.make.answers import SparseVectors
+from bistil.make.answers import SparseVectors, label_logits
 from bistil.make.closeness import measures_of
 from bistil.make.config import QUICK
 from bistil.make.page import page as report
@@ -121,6 +121,20 @@ def pairs(tmp_path_factory: pytest.TempPathFactory, texts: dict[str, Path]) -> P
     rows = ["\t".join(pair) for pair in zip(*sides, strict=True)]
     (root / "tatoeba" / "sw" / "test.tsv").write_text("\n".join(["sentence\ttranslation", *rows]) + "\n")  # fmt: skip
     return root
+
+
+def test_a_reranker_is_judged_as_far_as_it_reads(
+    save: Callable[[str], Path], given: dict[str, list[str]], tmp_path: Path
+) -> None:
+    """Its `max_length` stands in the tokenizer's settings, as sentence-transformers writes it."""
+    opened = CrossEncoder(str(save("reranker")), device="cpu", max_length=12, activation_fn=torch.nn.Identity())  # fmt: skip
+    opened.save_pretrained(str(tmp_path / "model"))
+    lines = Path(given["en"][0]).read_text(encoding="utf-8").splitlines()[:20]
+    rows = list(zip(lines, reversed(lines), strict=True))
+
+    logits = label_logits(tmp_path / "model", rows)
+
+    assert np.allclose(logits[:, 0], opened.predict(rows), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from bistil.encoders.prompts import default_prompt
-from teacherzoo.encoders.families import longest_row
+from teacherzoo.encoders.teachers import longest_text
 from teacherzoo.progress import no_progress
 from vocabmerge import Kind, read_layout, read_vocabulary
 from xeval import Protocol
@@ -99,7 +99,7 @@ def word_labels(folder: Path, texts: Sequence[str]) -> list[NDArray[np.int64]]:
     with torch.inference_mode():
         for text in texts:
             words = text.split()
-            encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=_length(model), return_tensors="pt")  # fmt: skip
+            encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=_length(model, tokenizer), return_tensors="pt")  # fmt: skip
             best = model(**encoded.to(device())).logits[0].argmax(dim=-1).cpu().numpy()
             firsts: dict[int, int] = {}
             for place, word in enumerate(encoded.word_ids()):
@@ -122,14 +122,14 @@ def _in_batches(
         for start in range(0, len(order), _ROWS):
             numbers = order[start : start + _ROWS]
             columns = [list(column) for column in zip(*(rows[n] for n in numbers), strict=True)]
-            batch = tokenizer(*columns, padding=True, truncation=True, max_length=_length(model), return_tensors="pt")  # fmt: skip
+            batch = tokenizer(*columns, padding=True, truncation=True, max_length=_length(model, tokenizer), return_tensors="pt")  # fmt: skip
             for number, values in zip(numbers, answer(batch.to(device())).float().cpu().numpy(), strict=True):  # fmt: skip
                 answers[number] = values[None]
     return answers
 
 
-def _length(model: Any) -> int:
-    return min(_LENGTH, longest_row(model.config) or _LENGTH)
+def _length(model: Any, tokenizer: Any) -> int:
+    return min(_LENGTH, longest_text(model.config, tokenizer))
 
 
 def _tokenizer(folder: Path) -> Any:
