@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from bistil.cli.adapt import adapt_command
@@ -72,6 +73,22 @@ def test_a_language_a_task_a_composition_and_a_student(tmp_path, teacher, studen
     for name in ("worn", "out"):
         [figure] = score(tmp_path / name, tmp_path / "r.jsonl", source=LocalFolder(tasks), languages=["sw"])  # fmt: skip
         assert figure.value is not None
+
+
+def test_what_a_composition_leaves_out_of_a_file_is_told(tmp_path, teacher):
+    """A file as composable-sft writes it, of a tagger: an empty difference, and its head."""
+    steps = {"size": (32,), "index_steps": [3], "values": torch.ones(1)}
+    diffs = {"bert.encoder.layer.0.output.dense.bias": steps, "bert.pooler.dense.bias": steps}
+    torch.save({"diffs": diffs, "abs": {"classifier.bias": torch.ones(3)}}, tmp_path / "pytorch_diff.bin")  # fmt: skip
+
+    done = run("compose", teacher, "--add", tmp_path / "pytorch_diff.bin", "-o", tmp_path / "out")
+
+    assert done.exit_code == 0
+    assert done.stdout.strip() == str(tmp_path / "out")
+    assert done.stderr.strip() == (
+        f"{tmp_path / 'pytorch_diff.bin'}: its differences of the encoder are added, and classifier.bias, pooler.dense.bias left out, for "
+        "the file does not say of which task they are."
+    )
 
 
 def test_a_language_can_be_composed_alone_and_taken_away(tmp_path, teacher, sw):

@@ -174,7 +174,8 @@ def compose_command(
         raise AdaptError("There is nothing to compose; give --add FILE or --subtract FILE.")
     from bistil.tasks.compose import compose
 
-    compose(model, out, add=add or [], subtract=subtract or [], trimmed_from=trimmed)
+    with progress() as watch:
+        compose(model, out, add=add or [], subtract=subtract or [], trimmed_from=trimmed, watch=watch)  # fmt: skip
     typer.echo(str(out))
 
 

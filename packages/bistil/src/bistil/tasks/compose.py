@@ -14,6 +14,7 @@ from bistil.sparse.reindex import carry_over, kept_ids
 from bistil.tasks.task_sft import apply_task
 from teacherzoo.atomic_write import written_whole
 from teacherzoo.cache import refuse_what_exists
+from teacherzoo.progress import ProgressCallback, no_progress
 from vocabmerge.hub.push import bare_names
 from xeval.finetune.checkpoint import write_finetuned
 
@@ -25,10 +26,12 @@ def compose(
     add: Sequence[str | Path] = (),
     subtract: Sequence[str | Path] = (),
     trimmed_from: str | Path | None = None,
+    watch: ProgressCallback = no_progress,
 ) -> Path:
     """Write θ + Σ added - Σ subtracted as a model folder (composition; Ansell et al. 2022, section 3).
 
-    With a task's among them the folder is one that `xeval score` reads; without, one of the base model's kind and layout.
+    With a task's among them the folder is one that `xeval score` reads; without, one of the base model's kind and layout. A file
+    of composable-sft does not say of which task its head is: its differences alone are added, and that is told.
 
     Args:
         model: the base model.
@@ -36,6 +39,7 @@ def compose(
         add: files to add.
         subtract: files to take away; heads of these are left out.
         trimmed_from: the model that the files were made for, where `model` is that one with a trimmed vocabulary.
+        watch: told what of a file is left out.
 
     Returns:
         `out`: a plain folder, which needs nothing of this package.
@@ -59,6 +63,13 @@ def compose(
     tasks = [tuning for tuning in adding if _is_task(tuning)]
     if len(tasks) > 1:
         raise AdaptError(f"{tasks[0].name} and {tasks[1].name} both have a task's head; add one of them.")  # fmt: skip
+    for tuning in adding:
+        if left_out := _left_out(tuning):
+            watch(
+                0,
+                0,
+                f"{tuning.name}: its differences of the encoder are added, and {', '.join(left_out)} left out, for the file does not say of which task they are.",
+            )
     adding, taking = (_carried(tunings, model, trimmed_from) for tunings in (adding, taking))
     rest = [tuning for tuning in adding if not _is_task(tuning)] + [_negative(tuning) for tuning in taking]  # fmt: skip
     if tasks:
@@ -89,6 +100,12 @@ def _negative(tuning: SparseFineTuning) -> SparseFineTuning:
 
 def _is_task(tuning: SparseFineTuning) -> bool:
     return tuning.about.get("kind") == "task"
+
+
+def _left_out(tuning: SparseFineTuning) -> list[str]:
+    """What else a file has, by name."""
+    head = [] if _is_task(tuning) else sorted(tuning.head)
+    return [*head, *tuning.about.get("left_out", ())]
 
 
 def _write_model(model: str | Path, tunings: Sequence[SparseFineTuning], out: Path) -> Path:
