@@ -210,6 +210,23 @@ def test_what_a_classifier_with_one_output_is_taken_for_is_said_where_its_files_
     )
 
 
+def test_that_one_label_of_several_holds_is_said_where_the_files_do_not_say(
+    save: Callable[..., Path],
+) -> None:
+    """What transformers trains has a `problem_type`; other trainers may write none, for labels that hold together, too."""
+    folder = save("classifier")
+    [said] = assumption(read_layout(folder))
+    assert 'If several may hold, add "problem_type": "multi_label_classification"' in said
+    [answer] = transformers.pipeline("text-classification", model=str(folder), device="cpu", top_k=None)(["ab cd"])  # fmt: skip
+    assert sum(label["score"] for label in answer) == pytest.approx(1)
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    for stated in ("multi_label_classification", "single_label_classification"):
+        config.problem_type = stated
+        config.save_pretrained(folder)
+        assert assumption(read_layout(folder)) == []
+
+
 def test_terms_that_a_kind_has_nothing_for_are_refused_by_name(
     save: Callable[..., Path], texts: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -58,8 +58,7 @@ def form_of_answers(
 
 def answers_of_folder(layout: Layout) -> Literal["labels", "several", "numbers"]:
     """The same of the folder of a classifier."""
-    config = read_json(layout.folder / layout.transformers[0] / "config.json")
-    return form_of_answers(config.get("problem_type"), layout.num_labels or 0)
+    return form_of_answers(_config_of(layout).get("problem_type"), layout.num_labels or 0)
 
 
 def plain_kind(layout: Layout) -> str:
@@ -71,7 +70,16 @@ def plain_kind(layout: Layout) -> str:
 
 
 def assumption(layout: Layout) -> list[str]:
-    """What had to be assumed of a classifier with one output, in a sentence; nothing where its files say what that is."""
+    """What had to be assumed of a classifier, in a sentence; nothing where its files say what its outputs are."""
+    if (
+        layout.kind is Kind.CLASSIFIER
+        and not layout.reranker
+        and not _config_of(layout).get("problem_type")
+    ):
+        return [
+            "Taken for a classifier of whose labels one holds, as the pipelines of transformers take it: its config.json names no "
+            'problem_type. If several may hold, add "problem_type": "multi_label_classification" to it.'
+        ]
     if layout.reranker != "assumed":
         return []
     return [
@@ -79,3 +87,7 @@ def assumption(layout: Layout) -> list[str]:
         'single texts, add "problem_type": "regression" to its config.json, or "multi_label_classification" if that is the logit of a '
         "label."
     ]
+
+
+def _config_of(layout: Layout) -> dict[str, Any]:
+    return read_json(layout.folder / layout.transformers[0] / "config.json")
