@@ -3,12 +3,13 @@
 import importlib
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,16 +20,18 @@ from bistil import Budget, FitError, Fitting, fit
 from bistil.cli.app import app
 from bistil.errors import ModelError
 from bistil.fit import trials
-from bistil.fit.choices import choices_of
+from bistil.fit.choices import MILLISECONDS, choices_of, require_affordable
 from bistil.fit.config import parse_bytes, parse_latency
 from bistil.fit.judge import Worth
 from bistil.fit.latency import LatencyModel, fit_latency, shapes_to_measure
 from bistil.fit.page import table, verdict
 from bistil.fit.parts import PartWorths, measure_parts
+from bistil.fit.picture import front_picture
 from bistil.fit.search import Candidate, candidates_of, finalists, pareto_front, thinned
 from bistil.fit.trials import Trial
 from bistil.student.shape import Shape, ShapeSizes
 from teacherzoo.encoders.kinds import model_layout
+from vocabmerge import Kind
 from xeval.cost.parameters import parameters_of
 
 TINY = Fitting(
@@ -135,6 +138,18 @@ def test_page_picture_table_and_card_say_what_was_searched(
     card = (out / "student" / "README.md").read_text(encoding="utf-8")
     assert "## Why this shape" in card
     assert all(sentence in card for sentence in verdict(record))
+
+
+def test_a_shape_of_more_worth_than_the_whole_model_stays_in_the_picture(
+    fitted: tuple[Path, dict[str, Any]],
+) -> None:
+    """By a task it can have that."""
+    record = json.loads(json.dumps(fitted[1]))
+    record["trials"][0]["worth"]["mean"] = 131.0
+    picture = ElementTree.fromstring(front_picture(record))
+    top, bottom = 40, 345
+    circles = list(picture.iter("{http://www.w3.org/2000/svg}circle"))
+    assert all(top <= float(circle.get("cy", "nan")) <= bottom for circle in circles[: len(record["front"]) + len(record["trials"])])  # fmt: skip
 
 
 def test_a_plan_trains_nothing_and_a_killed_run_goes_on_from_it_to_the_same_bytes(
@@ -343,6 +358,38 @@ def test_a_settled_width_has_the_heads_that_it_can_be_cut_into(
         heads(17)
 
 
+def test_a_run_killed_while_a_trial_is_cleared_away_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = "model.safetensors"
+
+    def extract(_model: Any, _files: Any, out: Path, **_: Any) -> None:
+        out.mkdir()
+        (out / weights).touch()
+
+    class StandIn:
+        inputs: ClassVar[dict[str, Any]] = {}
+
+        def worth(self, folder: Path) -> Worth:
+            assert (folder / weights).is_file()
+            return Worth(mean=50.0, languages={}, interval={})
+
+    def killed(folder: Path, **_: Any) -> None:
+        for file in folder.rglob(weights):
+            file.unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trials, "extract", extract)
+    asked: dict[str, Any] = {"fitting": TINY, "judge": StandIn(), "inputs": {}, "cache": tmp_path}
+    made = trials.Trials("model", Kind.MASKED_LM, WHOLE, tmp_path, 200, {"en": tmp_path}, **asked)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            made.trial(WHOLE, 0)
+
+    assert made.trial(WHOLE, 0).worth.mean == 50
+
+
 @pytest.mark.parametrize(
     ("budget", "said"),
     [
@@ -365,6 +412,14 @@ def test_bytes_without_a_unit_are_refused(text: str) -> None:
 def test_a_time_without_a_unit_is_refused() -> None:
     with pytest.raises(FitError, match="--latency must be a time such as 5ms, got '5'"):
         parse_latency("5")
+
+
+def test_a_time_below_the_fastest_shape_is_said_in_digits(teacher: Path) -> None:
+    sizes, layout = ShapeSizes(model_layout(teacher)), model_layout(teacher)
+    choices = choices_of(sizes, layout, TINY, needed=200, always=150)
+
+    with pytest.raises(FitError, match=r"The budget of 0\.001 ms a text is below .*, which costs 1\.49 ms a text: .* pieces; allow more\.$"):  # fmt: skip
+        require_affordable(sizes, choices, cost=1.4906, limit=0.001, unit=MILLISECONDS)
 
 
 def test_a_budget_below_the_smallest_shape_names_the_smallest(
@@ -422,6 +477,17 @@ def test_a_task_judges_by_development_sets_alone(
         test.write_text(kept)
     assert worth.mean == pytest.approx(100)
     assert set(worth.languages) == {"en"}
+
+
+def test_a_whole_model_that_scores_nothing_is_no_measure(
+    teacher: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judging = importlib.import_module("bistil.fit.judge")
+    judge = judging.TaskJudge(teacher, "topic_probe", str(tasks), ["en"], prompts=())
+    monkeypatch.setattr(judging, "score", lambda *_, **__: [SimpleNamespace(metric="accuracy", value=0.0, language="en")])  # fmt: skip
+
+    with pytest.raises(FitError, match=r"The whole model scores 0\.00 on topic_probe in en, of which no share"):  # fmt: skip
+        judge.worth(teacher)
 
 
 def test_a_task_is_asked_with_the_prompts_of_queries_and_of_documents(

@@ -20,6 +20,7 @@ _INNER = range(16, 0, -1)  # sixteenths
 _PIECES = (100, 90, 80, 70, 60, 50, 40, 30, 20)  # hundredths of those that the text needs
 _MULTIPLE = 64
 _ALL_DEPTHS = 6
+MILLISECONDS = "ms a text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +150,13 @@ def require_affordable(sizes: ShapeSizes, choices: Choices, *, cost: float, limi
         return
     least = choices.least
     embeddings = sizes.parameters(least).embeddings
+    advice = (
+        "allow more."
+        if unit == MILLISECONDS  # which pieces do not take
+        else f"{embeddings:,} of its {sizes.total(least):,} parameters are embeddings; allow more, or take fewer languages."
+    )
     raise FitError(
-        f"The budget of {_in_figures(limit)} {unit} is below the smallest that can be made, which costs {_in_figures(cost)} {unit}: {least}; "
-        f"{embeddings:,} of its {sizes.total(least):,} parameters are embeddings; allow more, or take fewer languages."
+        f"The budget of {_in_figures(limit)} {unit} is below the smallest that can be made, which costs {_in_figures(cost)} {unit}: {least}; {advice}"
     )
 
 
@@ -187,4 +192,4 @@ def _shares(whole: int, shares: Sequence[float], multiple: int) -> tuple[int, ..
 
 
 def _in_figures(cost: float) -> str:
-    return f"{cost:,.0f}" if cost >= 100 else f"{cost:.2f}"
+    return f"{cost:,.0f}" if cost >= 100 else f"{cost:.3g}"

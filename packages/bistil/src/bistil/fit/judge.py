@@ -174,8 +174,14 @@ class TaskJudge:
         """Of the model in a folder."""
         if not self._expected:
             self._expected = self._scores(self._whole)
+            for language, value in self._expected.items():
+                if value <= 0:
+                    raise FitError(
+                        f"The whole model scores {value:.2f} on {self._task.name} in {language}, of which no share can be taken; leave the language "
+                        "out, or judge by another task or by text."
+                    )
         scores = self._scores(folder)
-        shares = {name: 100 * value / max(self._expected[name], 1e-9) for name, value in scores.items()}  # fmt: skip
+        shares = {name: 100 * value / self._expected[name] for name, value in scores.items()}  # fmt: skip
         return Worth(mean=float(np.mean([*shares.values()])), languages=shares, interval={})
 
     def _scores(self, folder: Path) -> dict[str, float]:

@@ -29,14 +29,14 @@ def front_picture(record: Mapping[str, Any]) -> str:
     costs = [row[measure] / unit for row in [*front, *trials]] + [limit / unit]
     worths = [row["predicted"] for row in front] + [row["worth"]["mean"] for row in trials]
     low, high = min(costs) / 1.15, max(costs) * 1.15
-    floor = 10 * math.floor(min(worths) / 10)
+    floor, ceiling = 10 * math.floor(min(worths) / 10), max(102.0, max(worths) + 2)
 
     def x(cost: float) -> float:
         share = (math.log(cost / unit) - math.log(low)) / (math.log(high) - math.log(low))
         return round(_LEFT + share * (_RIGHT - _LEFT), 1)
 
     def y(worth: float) -> float:
-        return round(_BOTTOM - (worth - floor) / (102 - floor) * (_BOTTOM - _TOP), 1)
+        return round(_BOTTOM - (worth - floor) / (ceiling - floor) * (_BOTTOM - _TOP), 1)
 
     rounds = sorted({row["steps"] for row in trials})
     chosen = record.get("chosen", {}).get("shape")
@@ -45,7 +45,7 @@ def front_picture(record: Mapping[str, Any]) -> str:
         title=f"worth against {_TITLES[measure]}",
         cost_title=_TITLES[measure],
         cost_ticks=[(x(tick * unit), f"{tick:g}") for tick in _ticks(low, high)],
-        worth_ticks=[(y(tick), f"{tick}") for tick in range(floor, 101, 10 if 100 - floor <= 60 else 20)],
+        worth_ticks=[(y(tick), f"{tick}") for tick in range(floor, int(ceiling) - 1, 10 if ceiling - floor <= 62 else 20)],
         path="M" + "L".join(f"{x(row[measure])} {y(row['predicted'])}" for row in front),
         front=[(x(row[measure]), y(row["predicted"]), f"{words(row['shape'])}: predicted {row['predicted']:.1f}") for row in front],
         trials=[

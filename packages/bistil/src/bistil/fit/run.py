@@ -15,7 +15,7 @@ import numpy as np
 
 from bistil.encoders.answers import assumption, plain_kind
 from bistil.errors import FitError
-from bistil.fit.choices import choices_of, require_affordable
+from bistil.fit.choices import MILLISECONDS, choices_of, require_affordable
 from bistil.fit.config import Budget, Fitting
 from bistil.fit.judge import Judge, TaskJudge, TextJudge
 from bistil.fit.latency import LatencyModel, fit_latency, measure_latency, shapes_to_measure
@@ -324,7 +324,7 @@ class _Search:
         cost, unit = {
             "parameters": (float(self.sizes.total(least)), "parameters"),
             "bytes": (float(self.sizes.eight_bit_bytes(least)), "bytes"),
-            "latency_ms": (latency, "ms a text"),
+            "latency_ms": (latency, MILLISECONDS),
         }[self.budget.measure]
         require_affordable(self.sizes, self.choices, cost=cost, limit=self.budget.limit, unit=unit)
 

@@ -13,7 +13,6 @@ from bistil.extract.run import extract
 from bistil.fit.config import Fitting
 from bistil.fit.judge import Judge, Worth
 from bistil.student.shape import Shape
-from teacherzoo.atomic_write import remove
 from teacherzoo.cache import MADE, digest_of_values, made_once
 from teacherzoo.progress import ProgressCallback, no_progress
 from vocabmerge import Kind
@@ -92,7 +91,6 @@ class Trials:
             (work / MADE).mkdir()
             text = json.dumps(worth.to_json())
             (work / MADE / _FILE).write_text(text, encoding="utf-8")
-            remove(work / "student")
 
         place = self._cache / "trials" / digest_of_values(inputs)[:16]
         place.parent.mkdir(parents=True, exist_ok=True)
