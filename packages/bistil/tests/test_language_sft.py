@@ -100,9 +100,9 @@ def test_in_bfloat16_a_language_is_learnt_as_in_float32(tmp_path, teacher, texts
 
 def test_a_text_that_is_not_there_and_one_too_short_are_refused(tmp_path, teacher):
     (tmp_path / "short.txt").write_text("a b\n")
-    for name, fault in (("none.txt", "none.txt"), ("short.txt", "sw")):
+    for name, fault, share in (("none.txt", "none.txt", 0.0), ("short.txt", "sw", 0.0), ("short.txt", "sw", 0.1)):  # fmt: skip
         with pytest.raises((BistilError, TeacherzooError), match=fault):
-            language_sft(teacher, tmp_path / name, tmp_path / "out", language="sw", training=replace(TRAINING, held_out_share=0.0))  # fmt: skip
+            language_sft(teacher, tmp_path / name, tmp_path / "out", language="sw", training=replace(TRAINING, held_out_share=share))  # fmt: skip
         assert not (tmp_path / "out").exists()
         assert {file.name for file in tmp_path.glob(".out.making/*")} <= {".lock", "made_of.json"}
 
@@ -111,6 +111,13 @@ def test_options_that_make_no_sense_are_refused(tmp_path, teacher, texts):
     for wrong in ({"density": 0.0}, {"density": 1.5}, {"l1": -1.0}, {"values": "int8"}, {"full_steps": 0}):  # fmt: skip
         with pytest.raises(BistilError, match=next(iter(wrong))):
             Sparsity(**wrong)
+    for wrong in (
+        {"steps": 0}, {"length": 7}, {"learning_rate": 0.0}, {"learning_rate": -1.0}, {"warmup": 2.0}, {"evaluate_every": -1},
+        {"checkpoint_every": -1},
+    ):  # fmt: skip
+        with pytest.raises(AdaptError, match=f"^{next(iter(wrong))} must be"):
+            language_sft(teacher, texts["sw"], tmp_path / "out", language="sw", training=replace(TRAINING, **wrong))  # fmt: skip
+    assert not list(tmp_path.iterdir())
     (tmp_path / "taken").write_text("x")
     with pytest.raises(AdaptError, match="exists already"):
         language_sft(teacher, texts["sw"], tmp_path / "taken", language="sw")

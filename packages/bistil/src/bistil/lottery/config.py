@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bistil.errors import SparseError
+from bistil.errors import AdaptError, SparseError
 
 NUMBERS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -67,6 +67,9 @@ class TrainingPlan:
         arguments: further fields of `transformers.TrainingArguments`, such as `deepspeed`.
         per_step: how many units an optimizer step takes, for the rate that is told; 0 for none.
         unit: what is counted.
+
+    Raises:
+        AdaptError: for a value that makes no sense.
     """
 
     steps: int
@@ -81,6 +84,15 @@ class TrainingPlan:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     per_step: int = 0
     unit: str = "examples"
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise AdaptError(f"learning_rate must be greater than 0, got {self.learning_rate!r}.")
+        if not 0 <= self.warmup <= 1:
+            raise AdaptError(f"warmup must be from 0 to 1, got {self.warmup!r}.")
+        for name in ("evaluate_every", "checkpoint_every"):
+            if getattr(self, name) < 0:
+                raise AdaptError(f"{name} must be 0 or more, got {getattr(self, name)!r}.")
 
     @property
     def passes(self) -> int:

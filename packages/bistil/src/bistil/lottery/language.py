@@ -189,6 +189,8 @@ def _batches(
 def _plan(training: LanguageTraining) -> TrainingPlan:
     if training.steps < 1:
         raise AdaptError(f"steps must be at least 1, got {training.steps!r}.")
+    if training.length < 8:
+        raise AdaptError(f"length must be at least 8 tokens, got {training.length!r}.")
     names = ("steps", "learning_rate", "warmup", "evaluate_every", "checkpoint_every", "bf16", "seed", "arguments")  # fmt: skip
     tokens = training.batch * training.length
     plan = TrainingPlan(**{name: getattr(training, name) for name in names}, per_step=tokens, unit="tokens")  # fmt: skip

@@ -118,7 +118,9 @@ class TextBlocks:
     def held_out(self) -> dict[str, MaskedBatches]:
         """Per language a few batches of text that is not trained on, or one smaller batch of all; languages without are absent."""
         held_out = {}
-        for language in self._files:
+        for (
+            language
+        ) in self.blocks:  # a text that fills none is refused before this part of it stays
             blocks = {language: self._blocks(language, "held_out")}
             size = min(self._batch, len(blocks[language]))
             if size:
