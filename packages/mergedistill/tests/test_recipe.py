@@ -176,7 +176,7 @@ def test_a_list_whose_items_are_at_fault_is_not_called_too_short(tmp_path: Path)
     with pytest.raises(RecipeError) as caught:
         read_recipe(_write(tmp_path, {**GOOD, "teachers": ["a/x"]}))
 
-    assert "teachers.0: input should be a valid dictionary" in str(caught.value)
+    assert "teachers.0: expected keys such as `teacher:`" in str(caught.value)
     assert "at least 1 item" not in str(caught.value)
     with pytest.raises(RecipeError, match="teachers: tuple should have at least 1 item"):
         read_recipe(_write(tmp_path, {**GOOD, "teachers": []}))
