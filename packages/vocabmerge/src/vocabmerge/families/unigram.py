@@ -114,12 +114,16 @@ def mixed_union_model(pieces: Sequence[str], scores: ArrayLike, unknown: str) ->
         scores: log-probability of each row [S].
         unknown: the union's unknown token.
     """
-    present = set(pieces)
     return {
         "type": Unigram.type,
         **unigram_vocabulary(pieces, scores, unknown),
-        "byte_fallback": all(f"<0x{byte:02X}>" in present for byte in range(256)),
+        "byte_fallback": have_all_bytes(pieces),
     }
+
+
+def have_all_bytes(pieces: Sequence[str]) -> bool:
+    """Whether characters without a piece can be spelled in the pieces of their bytes."""
+    return {f"<0x{byte:02X}>" for byte in range(256)} <= set(pieces)
 
 
 def unigram_vocabulary(

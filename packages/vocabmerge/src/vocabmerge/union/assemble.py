@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from vocabmerge.families.components import unfolded
 from vocabmerge.families.pieces import placeholder
-from vocabmerge.families.unigram import mixed_union_model
+from vocabmerge.families.unigram import have_all_bytes, mixed_union_model
 from vocabmerge.tokenizer_file.rewrite import special_token
 from vocabmerge.tokenizer_file.vocabulary import Vocabulary
 from vocabmerge.union.conflicts import normalizing, structural_parts
@@ -115,15 +115,15 @@ def mixed_tokenizer(
     Returns:
         The parsed `tokenizer.json`.
     """
-    model = mixed_union_model(rows.texts, scores, CONVENTIONS[convention].tokens["unk"])
     split = _isolating(_PUNCTUATION)
+    spelled_bytes = [_isolating(_SPELLED_BYTE)] if have_all_bytes(rows.texts) else []
     steps = {
-        "marked": [_METASPACE, *([_isolating(_SPELLED_BYTE)] if model["byte_fallback"] else [])],
+        "marked": [_METASPACE, *spelled_bytes],
         "punctuation apart": [_METASPACE, split],
         "punctuation spaced": [{"type": "WhitespaceSplit"}, split, {**_METASPACE, "split": False}],
     }[pre_tokenization]
     return _tokenizer(
-        model,
+        mixed_union_model(rows.texts, scores, CONVENTIONS[convention].tokens["unk"]),
         normalizer_parts(teachers, normalizer, mixed=True),
         {"type": "Sequence", "pretokenizers": steps},
         [template(convention)],
