@@ -126,7 +126,7 @@ class _DifferentiableOnce(torch.autograd.Function):
     @staticmethod
     def backward(_: Any, *__: Tensor | None) -> None:
         raise KernelArgumentError(
-            "kdkernels: second derivatives cannot pass through the implementations 'torch' and 'triton', which make the gradient "
+            "second derivatives cannot pass through the implementations 'torch' and 'triton', which make the gradient "
             "with the loss; ask for impl='reference' there"
         )
 
