@@ -118,9 +118,8 @@ class TextBlocks:
     def held_out(self) -> dict[str, MaskedBatches]:
         """Per language a few batches of text that is not trained on, or one smaller batch of all; languages without are absent."""
         held_out = {}
-        for (
-            language
-        ) in self.blocks:  # a text that fills none is refused before this part of it stays
+        # A text that fills no block is refused here, before this part of it stays.
+        for language in self.blocks:
             blocks = {language: self._blocks(language, "held_out")}
             size = min(self._batch, len(blocks[language]))
             if size:

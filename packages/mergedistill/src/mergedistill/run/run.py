@@ -129,9 +129,8 @@ def refuse_early(recipe: Recipe) -> None:
     if recipe.states is not None:
         refuse_unfit_encoder(recipe.states)
     ensembles = known_ensembles(recipe)
-    if (
-        ensembles is None
-    ):  # each candidate is about to be ranked, and the last of them would be missed last
+    if ensembles is None:
+        # Each candidate is about to be ranked, and the last of them would be missed last.
         for teaching in recipe.teachers:
             teacher_config(teaching)
         return

@@ -20,9 +20,8 @@ _ADVICE = (
     "save it with AutoTokenizer.from_pretrained(folder).save_pretrained(folder), and pass a folder "
     "with tokenizer.json"
 )
-_MOST_IDS = (
-    2**24
-)  # the library takes memory for every id below the largest, and so does what reads its pieces
+# The library takes memory for every id below the largest, and so does what reads its pieces.
+_MOST_IDS = 2**24
 
 
 def library_form(tokenizer: Mapping[str, Any] | str, *, name: str) -> dict[str, Any]:
