@@ -81,6 +81,12 @@ def fit_command(
         int | None, typer.Option(help="Only so many feed-forward units.")
     ] = None,
     pieces: Annotated[int | None, typer.Option(help="Only so many pieces.")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="Rank shapes by the mean of all judged lines or the worst twentieth: mean|worst; of vectors worst by default, else mean."
+        ),
+    ] = _DEFAULT.by,
     units: Annotated[
         str,
         typer.Option(
@@ -119,7 +125,7 @@ def fit_command(
     )
     fitting = Fitting(
         candidates=candidates, trial_steps=trial_steps, steps=steps, lines=lines, judged_lines=judged_lines, layers=_layers(layers), width=width,
-        feed_forward=feed_forward, pieces=pieces, units=units, batch=batch, length=length, learning_rate=learning_rate, prompts=tuple(prompt or ()),
+        feed_forward=feed_forward, pieces=pieces, by=by, units=units, batch=batch, length=length, learning_rate=learning_rate, prompts=tuple(prompt or ()),
         precision=precision, seed=seed,
     )  # fmt: skip
     texts = language_sources("--language", language, "LANGUAGE=FILE, a folder or hub:NAME")

@@ -75,6 +75,8 @@ class Fitting:
         width: of hidden states, where it is settled.
         feed_forward: units of feed-forward layers, where they are.
         pieces: of the vocabulary, where their number is.
+        by: whether text ranks shapes by the "mean" of all lines, or by the "worst" twentieth of them, which tells what single lines
+            bear better: of vectors the worst unless given, else the mean.
         units: by which measure of importance the units of narrower shapes are chosen: "reconstruction", "taylor" or "bottleneck".
         batch: rows of text in a batch.
         length: tokens in a row.
@@ -101,6 +103,7 @@ class Fitting:
     width: int | None = None
     feed_forward: int | None = None
     pieces: int | None = None
+    by: str | None = None
     units: str = "reconstruction"
     batch: int = 16
     length: int = 64
@@ -114,6 +117,8 @@ class Fitting:
         for name, value in least.items():
             if getattr(self, name) is not None and getattr(self, name) < value:
                 raise FitError(f"{name} must be at least {value}, got {getattr(self, name)!r}.")
+        if self.by not in (None, "mean", "worst"):
+            raise FitError(f"by must be mean or worst, got {self.by!r}.")
         if self.lines < 2 * self.judged_lines:
             raise FitError(
                 f"{self.judged_lines:,} lines of {self.lines:,} are kept out of training, which leaves too few; ask for more lines."

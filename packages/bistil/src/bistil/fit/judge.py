@@ -37,13 +37,17 @@ class Worth:
         languages: of each.
         interval: the 95 % interval of a bootstrap over lines, by language; empty for a task.
         worst: the mean of the worst twentieth of the lines, by language; empty for a task. A missing piece ruins few lines
-            where a missing layer harms all a little, which the mean does not tell apart.
+            where a missing layer harms all a little, which the mean of all does not tell apart.
     """
 
     mean: float
     languages: Mapping[str, float]
     interval: Mapping[str, tuple[float, float]]
     worst: Mapping[str, float] = field(default_factory=dict)
+
+    def ranked(self, by: str) -> float:
+        """What shapes are ranked by: the "mean", or that of the "worst" lines over the languages."""
+        return self.mean if by == "mean" else float(np.mean([*self.worst.values()]))
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -52,6 +56,9 @@ class Worth:
 
 class Judge(Protocol):
     """By text or by task."""
+
+    by: str
+    """By which lines shapes are ranked: the "mean" of all, or the "worst" twentieth."""
 
     @property
     def measure(self) -> str:
@@ -75,20 +82,36 @@ class TextJudge:
         whole: the layout of the model's folder.
         texts: per language lines that nothing was made with.
         prompt: put in front of each; None for the folder's own.
+        by: "mean" of all lines or "worst" twentieth; None for what suits the kind, which of vectors is "worst".
         seed: of the bootstrap.
+
+    Raises:
+        FitError: for the worst lines of a model whose answers to a line cannot be ranked.
     """
 
     def __init__(
-        self, whole: Layout, texts: Mapping[str, Sequence[str]], *, prompt: str | None, seed: int
+        self,
+        whole: Layout,
+        texts: Mapping[str, Sequence[str]],
+        *,
+        prompt: str | None,
+        by: str | None,
+        seed: int,
     ) -> None:
         self._layout, self._texts, self._prompt, self._seed = whole, texts, prompt, seed
         self._measures = _measures_across_widths(whole)
+        kind = plain_kind(whole)
+        if by == "worst" and kind == Kind.TOKEN_CLASSIFIER:
+            raise FitError(
+                "--by worst: a word gets the whole model's label or another, so that the worst words are all alike; rank by the mean."
+            )
+        self.by = by or ("worst" if self._measures.ask is text_vectors else "mean")
         self._expected: dict[str, Any] = {}
 
     @property
     def measure(self) -> str:
         """What is measured, in words."""
-        return {
+        measured = {
             "reranker": "order of passages that is the whole model's",
             "scorer": "order of texts by score that is the whole model's",
             Kind.CLASSIFIER: "probability of labels that is the whole model's",
@@ -96,6 +119,9 @@ class TextJudge:
             Kind.TOKEN_CLASSIFIER: "words that get the whole model's label",
         }.get(
             plain_kind(self._layout), "correlation of the nearness of lines with the whole model's"
+        )
+        return measured + (
+            ", mean of the worst twentieth of the lines" if self.by == "worst" else ""
         )
 
     @property
@@ -139,6 +165,8 @@ class TaskJudge:
     Raises:
         FitError: for a task that needs tuning, or no development set in one of the languages.
     """
+
+    by = "mean"
 
     def __init__(
         self, whole: Path, task: str, data: str, languages: Sequence[str], *, prompts: Sequence[str]

@@ -9,7 +9,8 @@ from bistil.fit.picture import front_picture, words
 from bistil.make.page_frame import page_templates
 from bistil.make.plan import KINDS
 
-_HEAD = ("layers", "width", "heads", "feed-forward", "pieces", "parameters", "MB in 8 bits", "MB in float32", "ms", "predicted", "untrained", "trained", "its worst 5 %", "")  # fmt: skip
+_HEAD = ("layers", "width", "heads", "feed-forward", "pieces", "parameters", "MB in 8 bits", "MB in float32", "ms", "predicted", "untrained", "trained")  # fmt: skip
+_OTHER = {"mean": "its worst 5 %", "worst": "all lines"}
 
 
 def page(record: Mapping[str, Any]) -> str:
@@ -22,10 +23,15 @@ def page(record: Mapping[str, Any]) -> str:
         record=record,
         kind=KINDS[record["kind"]],
         verdict=verdict(record),
-        head=_HEAD,
+        head=head(record),
         rows=rows(record),
         picture=front_picture(record),
     )  # fmt: skip
+
+
+def head(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The titles of the columns; the last but one has what the lines say that shapes are not ranked by."""
+    return (*_HEAD, _OTHER[record["by"]], "")
 
 
 def rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -35,15 +41,15 @@ def rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
     every = {_key(row): row for row in record["front"]} | tried
     chosen = record.get("chosen", {}).get("shape")
     return [
-        _row(row, chosen=row["shape"] == chosen, beyond=row[measure] > limit)
+        _row(row, by=record["by"], chosen=row["shape"] == chosen, beyond=row[measure] > limit)
         for row in sorted(every.values(), key=lambda row: (row[measure], row["predicted"]))
     ]
 
 
 def table(record: Mapping[str, Any]) -> list[str]:
     """The same in columns, for the terminal."""
-    lines = [_HEAD, *rows(record)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
+    lines = [head(record), *rows(record)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
         "  ".join(f"{cell:>{width}}" if column else f"{cell:<{width}}" for column, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
         for line in lines
@@ -59,22 +65,28 @@ def verdict(record: Mapping[str, Any]) -> list[str]:
     if "chosen" not in record:
         return [*said, "Nothing was trained; without --plan the best of them are."]
     chosen, student, whole = record["chosen"], record["student"], record["whole"]
-    languages = ", ".join(f"{name} {worth:.1f}" for name, worth in student["worth"]["languages"].items())  # fmt: skip
+    languages, others = student["worth"]["languages"], student["worth"]["worst"]
+    if record["by"] == "worst":
+        languages, others = others, languages
     said += [
         chosen["why"],
         _training(record),
-        f"It has {student['worth']['mean']:.1f} % of the whole model's worth ({record['measure']}; {languages}), "
+        f"It has {student['ranked']:.1f} % of the whole model's worth ({record['measure']}; {_by_language(languages)}), "
         f"{student['parameters']:,} of {whole['parameters']:,} parameters, and takes {student['latency_ms']:.2f} of {whole['latency_ms']:.2f} ms a text.",
     ]
-    if worst := student["worth"]["worst"]:
-        by_language = ", ".join(f"{name} {left:.1f}" for name, left in worst.items())
-        said.append(f"Of the worst twentieth of the lines it has {by_language} %.")
+    if others:
+        which = "all lines" if record["by"] == "worst" else "the worst twentieth of the lines"
+        said.append(f"Of {which} it has {_by_language(others)} %.")
     if (agreement := record["agreement"]) is not None:
         said.append(f"What was predicted before training and what the first round measured agree in order by {agreement:.2f} (Spearman).")  # fmt: skip
     actual, limit = student[record["budget"]["measure"]], record["budget"]["limit"]
     within = "within" if actual <= limit else "BEYOND"
     said.append(f"What was made is {within} the budget of {record['budget']['words']}: {_in_figures(actual)}.")  # fmt: skip
     return said
+
+
+def _by_language(worths: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {worth:.1f}" for name, worth in worths.items())
 
 
 def _training(record: Mapping[str, Any]) -> str:
@@ -110,15 +122,16 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def _row(row: Mapping[str, Any], *, chosen: bool, beyond: bool) -> tuple[str, ...]:
+def _row(row: Mapping[str, Any], *, by: str, chosen: bool, beyond: bool) -> tuple[str, ...]:
     shape = row["shape"]
-    untrained, measured, worst, time = "", "", "", f"~{row['latency_ms']:.2f}"
+    untrained, measured, other, time = "", "", "", f"~{row['latency_ms']:.2f}"
     if "worth" in row:
         ends: Sequence[tuple[float, float]] = list(row["worth"]["interval"].values())
         spread = f" ±{sum(high - low for low, high in ends) / len(ends) / 2:.1f}" if ends else ""
-        measured = f"{row['worth']['mean']:.1f}{spread} @{row['steps']}"
-        if lines := row["worth"]["worst"].values():
-            worst = f"{sum(lines) / len(lines):.1f}"
+        mean, worst = f"{row['worth']['mean']:.1f}{spread}", row["worth"]["worst"].values()
+        tail = f"{sum(worst) / len(worst):.1f}" if worst else ""
+        measured, other = (mean, tail) if by == "mean" else (tail, mean)
+        measured += f" @{row['steps']}"
         untrained, time = f"{row['untrained']:.1f}", f"{row['latency_ms']:.2f}"
     return (
         f"{len(shape['layers'])}: {' '.join(map(str, shape['layers']))}",
@@ -129,6 +142,6 @@ def _row(row: Mapping[str, Any], *, chosen: bool, beyond: bool) -> tuple[str, ..
         f"{row['predicted']:.1f}",
         untrained,
         measured,
-        worst,
+        other,
         "chosen" if chosen else "beyond the budget" if beyond else "",
     )

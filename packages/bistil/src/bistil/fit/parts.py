@@ -101,7 +101,7 @@ def measure_parts(
     def worth(what: str, **changes: Any) -> float:
         shape = replace(most, **changes)
         told(what)
-        return trials.trial(shape, 0).worth.mean
+        return trials.trial(shape, 0).ranked
 
     uncut = worth("judging the model uncut")
     without = [

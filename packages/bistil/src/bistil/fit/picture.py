@@ -27,7 +27,7 @@ def front_picture(record: Mapping[str, Any]) -> str:
     unit, limit = _UNITS[measure], record["budget"]["limit"]
     front, trials = record["front"], record["trials"]
     costs = [row[measure] / unit for row in [*front, *trials]] + [limit / unit]
-    worths = [row["predicted"] for row in front] + [row["worth"]["mean"] for row in trials]
+    worths = [row["predicted"] for row in front] + [row["ranked"] for row in trials]
     low, high = min(costs) / 1.15, max(costs) * 1.15
     floor, ceiling = 10 * math.floor(min(worths) / 10), max(102.0, max(worths) + 2)
 
@@ -49,8 +49,8 @@ def front_picture(record: Mapping[str, Any]) -> str:
         path="M" + "L".join(f"{x(row[measure])} {y(row['predicted'])}" for row in front),
         front=[(x(row[measure]), y(row["predicted"]), f"{words(row['shape'])}: predicted {row['predicted']:.1f}") for row in front],
         trials=[
-            (x(row[measure]), y(row["worth"]["mean"]), 1 + rounds.index(row["steps"]), row["shape"] == chosen,
-             f"{words(row['shape'])}: {row['worth']['mean']:.1f} after {row['steps']} steps")
+            (x(row[measure]), y(row["ranked"]), 1 + rounds.index(row["steps"]), row["shape"] == chosen,
+             f"{words(row['shape'])}: {row['ranked']:.1f} after {row['steps']} steps")
             for row in trials
         ],
         rounds=list(enumerate(rounds, start=1)),

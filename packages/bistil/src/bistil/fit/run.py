@@ -133,6 +133,8 @@ def fit(
     require_rows(layout, fitting.length)
     require_one_form(sources, layout)
     prompt = fitting.prompts[0] if fitting.prompts else None
+    if task and fitting.by == "worst":
+        raise FitError("--by worst is of lines, and a task has a score; leave one of them out.")
     task_judge = (
         TaskJudge(whole, task, data, languages, prompts=fitting.prompts) if task and data else None
     )
@@ -156,7 +158,9 @@ def fit(
         judged = {language: part.judged_lines() for language, part in text.items()}
         if budget.bytes is not None:
             _require_lines(judged)
-        judge = task_judge or TextJudge(layout, judged, prompt=prompt, seed=fitting.seed)
+        judge = task_judge or TextJudge(
+            layout, judged, prompt=prompt, by=fitting.by, seed=fitting.seed
+        )
         search = _Search(model, whole, kind, text, budget, fitting, judge, given, cache, watch)
         record = {"model": bare_names(model), "languages": languages, **search.front()}
         tell(record)
@@ -240,6 +244,7 @@ class _Search:
             "budget": {"measure": self.budget.measure, "limit": self.budget.limit, "words": str(self.budget)},
             "fitting": self.fitting.to_json(),
             "measure": self.judge.measure,
+            "by": self.judge.by,
             "parts": parts.to_json(),
             "one_width": self.choices.why_one_width,
             "latency": {**latency.to_json(), "measured": measured},
@@ -259,7 +264,7 @@ class _Search:
                 f"No shape was measured to be within {self.budget}; allow more, or measure again on a quieter machine."
             )
         times = dict(zip((c.shape for c in alive), self.latencies([c.shape for c in alive]), strict=True))  # fmt: skip
-        untrained = {c.shape: self._try(c, 0, "untrained").worth.mean for c in alive}
+        untrained = {c.shape: self._try(c, 0, "untrained").ranked for c in alive}
         trials: list[dict[str, Any]] = []
         agreement = None
         for number, (count, steps) in enumerate(self.fitting.rounds()):
@@ -268,17 +273,17 @@ class _Search:
             trials += [
                 {
                     **candidate.to_json(), "latency_ms": times[candidate.shape], "untrained": untrained[candidate.shape], "steps": steps,
-                    "learning_rate": trial.learning_rate, "worth": trial.worth.to_json(),
+                    "learning_rate": trial.learning_rate, "ranked": trial.ranked, "worth": trial.worth.to_json(),
                 }
                 for candidate, trial in zip(alive, tried, strict=True)
             ]  # fmt: skip
             if number == 0 and len(alive) > 2:
                 ranked = np.array(
-                    [[c.predicted, t.worth.mean] for c, t in zip(alive, tried, strict=True)]
+                    [[c.predicted, t.ranked] for c, t in zip(alive, tried, strict=True)]
                 )
                 agreement = float(value_of_rows("cosine_spearman", ranked)) / 100
-            order = sorted(range(len(alive)), key=lambda n: (-tried[n].worth.mean, n))
-            worths = [(alive[n], tried[n].worth.mean) for n in order]
+            order = sorted(range(len(alive)), key=lambda n: (-tried[n].ranked, n))
+            worths = [(alive[n], tried[n].ranked) for n in order]
             alive = [alive[n] for n in order]
         best, worth = worths[0]
         others = "; ".join(f"{words(asdict(c.shape))} {left:.1f}" for c, left in worths[1:])
@@ -358,9 +363,9 @@ def _finish(
     steps, untrained = search.fitting.steps, search.trials.trial(shape, 0).worth
     student = work / "trained" / STUDENT
     search.trials.make(shape, steps, student, watch=search.watch)
-    worth = search.judge.worth(student)
-    trained = worth.mean
-    if trained < untrained.mean:
+    worth, by = search.judge.worth(student), search.judge.by
+    trained = worth.ranked(by)
+    if trained < untrained.ranked(by):
         steps, worth = 0, untrained
         student = work / "untrained" / STUDENT
         search.trials.make(shape, 0, student, watch=search.watch)
@@ -375,9 +380,10 @@ def _finish(
         "float_bytes": sizes.float_bytes(made),
         "latency_ms": times[1],
         "steps": steps,
+        "ranked": worth.ranked(by),
         "worth": worth.to_json(),
         "trained": trained,
-        "untrained": untrained.mean,
+        "untrained": untrained.ranked(by),
     }
     record["exported"] = None
     if search.budget.bytes is not None:

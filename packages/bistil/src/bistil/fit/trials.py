@@ -30,12 +30,14 @@ class Trial:
         steps: of training.
         learning_rate: at its peak; 0 where nothing was trained.
         worth: of it.
+        ranked: what shapes are ranked by, of that.
     """
 
     shape: Shape
     steps: int
     learning_rate: float
     worth: Worth
+    ranked: float
 
 
 class Trials:
@@ -98,7 +100,14 @@ class Trials:
         stated = json.loads((made / _FILE).read_text(encoding="utf-8"))
         stated["interval"] = {name: tuple(ends) for name, ends in stated["interval"].items()}
         rate = extraction.learning_rate if steps else None
-        return Trial(shape=shape, steps=steps, learning_rate=rate or 0.0, worth=Worth(**stated))
+        worth = Worth(**stated)
+        return Trial(
+            shape=shape,
+            steps=steps,
+            learning_rate=rate or 0.0,
+            worth=worth,
+            ranked=worth.ranked(self._judge.by),
+        )
 
     def make(self, shape: Shape, steps: int, out: Path, *, watch: ProgressCallback) -> None:
         """Extract a student of a shape into a folder, unless it is there."""
