@@ -144,6 +144,7 @@ def test_values_are_read_as_yaml() -> None:
     assert read_over(["combine={de: mixture, fi: best}"]) == {
         "combine": [{"de": "mixture", "fi": "best"}]
     }
+    assert read_over(["train.learning_rate=1e-3,2E-3"]) == {"train.learning_rate": [0.001, 0.002]}
     assert read_seeds("0, 3") == (0, 3)
 
 

@@ -133,6 +133,30 @@ def test_the_shortest_recipe_gets_good_defaults(tmp_path: Path) -> None:
         ),
         ({"states": {"encoder": "a/x", "weight": math.nan}}, "states.weight: input should be"),
         (
+            {"seed": True},
+            "seed: input should be a valid integer, got True (YAML reads no, yes, on and off as true or false: write a number)",
+        ),
+        ({"train": {"steps": True}}, "train.steps: input should be a valid integer, got True"),
+        ({"train": {"steps": 10.0}}, "train.steps: input should be a valid integer, got 10.0."),
+        ({"train": {"steps": -1}}, "train.steps: input should be greater than or equal to 1"),
+        (
+            {"train": {"learning_rate": "0.1"}},
+            "train.learning_rate: input should be a valid number, got '0.1' (a number stands without quotes)",
+        ),
+        ({"held_out_share": False}, "held_out_share: input should be a valid number, got False"),
+        ({"out": 7}, "out: input should be a valid string, got 7 (write it in quotes)"),
+        ({"distil": {"online": 1}}, "distil.online: input should be a valid boolean, got 1."),
+        ({"states": {"encoder": "a/x", "weight": True}}, "states.weight: input should be a valid"),
+        ({"student": {"heads": "2"}}, "student.heads: input should be a valid integer, got '2'"),
+        (
+            {"languages": {"de": {"corpus": "x", "limit": True}, "fi": "fi.txt"}},
+            "languages.de.limit: input should be a valid integer, got True",
+        ),
+        (
+            {"teachers": [{"teacher": "a/x", "languages": "de"}]},
+            "teachers.0.languages: input should be a valid list, got 'de'.",
+        ),
+        (
             {"teachers": [{"teacher": "a/x", "languages": ["de", "fi"], "weight": math.inf}]},
             "teachers.0.weight: input should be a finite number",
         ),
@@ -172,13 +196,27 @@ def test_a_key_that_stands_twice_is_refused_by_its_line(
     assert str(caught.value) == f"{file}, {where} stands a second time; make one of the two."
 
 
+def test_numbers_have_exponents_as_they_are_usually_written(tmp_path: Path) -> None:
+    """YAML 1.1, and so PyYAML, reads 1e-3 as text; 1.2 reads it as a number."""
+    file = _write(tmp_path, GOOD)
+    file.write_text(
+        file.read_text()
+        + "train: {learning_rate: 1e-3, arguments: {weight_decay: 5E-2, run_name: e-3}}\n"
+    )
+
+    train = read_recipe(file).train
+
+    assert train.learning_rate == 0.001
+    assert train.arguments == {"weight_decay": 0.05, "run_name": "e-3"}
+
+
 def test_a_list_whose_items_are_at_fault_is_not_called_too_short(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         read_recipe(_write(tmp_path, {**GOOD, "teachers": ["a/x"]}))
 
     assert "teachers.0: expected keys such as `teacher:`" in str(caught.value)
     assert "at least 1 item" not in str(caught.value)
-    with pytest.raises(RecipeError, match="teachers: tuple should have at least 1 item"):
+    with pytest.raises(RecipeError, match="teachers: list should have at least 1 item"):
         read_recipe(_write(tmp_path, {**GOOD, "teachers": []}))
 
 
@@ -239,7 +277,7 @@ def test_a_recipe_for_others_says_nothing_of_this_machine(tmp_path: Path) -> Non
     assert (bare["out"], bare["signals"], bare["record"]["offload"]) == ("run", "shared", "disk")
 
 
-@pytest.mark.parametrize("text", ["- a\n", "a: [\n", "\xff"])
+@pytest.mark.parametrize("text", ["- a\n", "a: [\n", "\xff", "out: 2024-02-30\n"])
 def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_bytes(text.encode("latin-1"))

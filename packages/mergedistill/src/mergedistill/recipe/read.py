@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
@@ -39,7 +41,7 @@ def read_recipe(file: Path) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{file}: the recipe cannot be read: {error}.") from error
     try:
-        stated = yaml.load(text, Loader=_Loader)  # noqa: S506  # a safe loader that is stricter
+        stated = values_of(text)
     except _RepeatedKeyError as error:
         raise RecipeError(f"{file}, {error}") from error
     except yaml.YAMLError as error:
@@ -54,6 +56,25 @@ def read_recipe(file: Path) -> Recipe:
         raise RecipeError(f"{file}: {_sentences(error)}.") from error
     _refuse_idle_keys(recipe.student, file)
     return _from_folder(recipe, file.parent)
+
+
+def values_of(text: str) -> Any:
+    """What YAML states, a number such as 1e-3 as the number (YAML 1.1 wants 1.0e-3), no key twice.
+
+    Raises:
+        yaml.YAMLError: for what is not YAML, or has a key twice.
+
+    Example:
+        >>> values_of("{learning_rate: 1e-3, steps: 10}")
+        {'learning_rate': 0.001, 'steps': 10}
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  # a safe loader that is stricter
+    except ValueError as error:
+        # PyYAML's own, of what looks like a date and is none.
+        raise yaml.YAMLError(
+            f"{error} (text that looks like a date or a number stands in quotes)"
+        ) from error
 
 
 def altered(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
@@ -149,6 +170,13 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
 def _refuse_idle_keys(student: Student, file: Path) -> None:
     """What a file states of how a student starts and its start does not use; variants of an ablation may inherit it."""
     idle = {"scratch": ("teacher", "take", "carry"), "carried": ("take",), "teacher": ()}
@@ -184,12 +212,19 @@ def _sentence(fault: Any) -> str:
     if fault["type"] in ("value_error", "assertion_error"):
         message = str(fault["ctx"]["error"]).rstrip(".")
         return f"{where}: {message}" if where else message
-    said = fault["msg"][0].lower() + fault["msg"][1:]
-    quoted = fault["type"] == "string_type" and isinstance(fault["input"], bool)
-    hint = (
-        " (YAML reads no, yes, on and off as true or false: write it in quotes)" if quoted else ""
-    )
-    return f"{where}: {said}, got {fault['input']!r}{hint}"
+    said = (fault["msg"][0].lower() + fault["msg"][1:]).replace("tuple", "list")
+    return f"{where}: {said}, got {fault['input']!r}{_hint(fault)}"
+
+
+def _hint(fault: Any) -> str:
+    """What YAML made of something that was meant otherwise."""
+    number = fault["type"] in ("int_type", "float_type")
+    if isinstance(fault["input"], bool) and (number or fault["type"] == "string_type"):
+        instead = "a number" if number else "it in quotes"
+        return f" (YAML reads no, yes, on and off as true or false: write {instead})"
+    if fault["type"] == "string_type" and isinstance(fault["input"], int | float | date):
+        return " (write it in quotes)"
+    return " (a number stands without quotes)" if number and isinstance(fault["input"], str) else ""
 
 
 def _part_at(path: tuple[Any, ...]) -> type[BaseModel]:

@@ -22,9 +22,14 @@ from teacherzoo.pretrain.shapes import Shape
 Combine = Literal["best", "mixture", "mince", "words"]
 
 
+# In YAML a sequence is a list.
+_NotStrict = Field(strict=False)
+
+
 class _Part(BaseModel):
+    # Strict: `true` is not 1, nor is "1" or 1.0.
     model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False, strict=True
     )
 
 
@@ -69,7 +74,7 @@ class Teaching(_Part):
 
     teacher: str
     """A catalogue name, a Hub name or a model folder."""
-    languages: tuple[str, ...] = ()
+    languages: Annotated[tuple[str, ...], _NotStrict] = ()
     """Under `assign: rank` none stands for all."""
     name: str | None = None
     """How maps and signals call it; by default the last part of `teacher`."""
@@ -234,7 +239,7 @@ class States(_Part):
     weight: Annotated[float, Field(gt=0)] = 1.0
     layer: int | Literal["last"] = "last"
     """Behind which of its layers the states are; 0 stands for the embeddings. Those above are not run."""
-    languages: tuple[str, ...] = ()
+    languages: Annotated[tuple[str, ...], _NotStrict] = ()
     """In which the student learns them; none stands for all."""
 
     @property
@@ -274,7 +279,7 @@ class Recipe(_Part):
     languages: Annotated[
         dict[str, Annotated[Text, BeforeValidator(_bare_name)]], Field(min_length=1)
     ]
-    teachers: Annotated[tuple[Teaching, ...], Field(min_length=1)]
+    teachers: Annotated[tuple[Teaching, ...], Field(min_length=1, strict=False)]
     assign: Literal["stated", "rank"] = "stated"
     """Who teaches what: as the teachers' `languages` say, or as ranking them on held-out text recommends."""
     combine: Annotated[Combine | dict[str, Combine], BeforeValidator(_combinations)] = "best"

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from mergedistill.errors import MergedistillError, RecipeError, StageError
-from mergedistill.recipe.read import altered
+from mergedistill.recipe.read import altered, values_of
 from mergedistill.recipe.recipe import Recipe
 from mergedistill.recipe.stages import Stage, stages
 from teacherzoo.cache import alone_in
@@ -212,7 +212,7 @@ def read_over(given: Sequence[str]) -> dict[str, list[Any]]:
     for option in given:
         key, _, values = option.partition("=")
         try:
-            read = yaml.safe_load(f"[{values}]")
+            read = values_of(f"[{values}]")
         except yaml.YAMLError as error:
             raise RecipeError(
                 f"--over must be KEY=VALUE,VALUE… with values as a recipe has them, got {option!r}; write in quotes what YAML reads as a "
