@@ -20,7 +20,7 @@ from teacherzoo import Corpus, TeacherError, load_teacher, rank, record
 from teacherzoo.encoders.heads import SplitHead
 from teacherzoo.encoders.kinds import PLAIN_NAMES, same_class
 from teacherzoo.vectors.encoder import open_sentence_encoder
-from vocabmerge import Kind
+from vocabmerge import Kind, VocabularyError
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}  # fmt: skip
 
@@ -134,6 +134,29 @@ def test_a_class_that_is_not_named_is_told_by_the_weights(save: Callable[..., Pa
         config.write_text(config.read_text().replace('"architectures"', '"classes"'))
 
         assert load_teacher(folder, headless=True).kind is kind
+
+
+@pytest.mark.parametrize("headless", [False, True])
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"model_type": ["bert"]}, r"model_type: expected a name such as \"bert\", got \['bert'\]"),
+        ({"model_type": 3}, r"model_type: expected a name such as \"bert\", got 3"),
+        ({"architectures": "BertForMaskedLM"}, "architectures: expected a list of classes"),
+        ({"vocab_size": "30"}, "Field 'vocab_size' expected int, got str"),
+    ],
+)
+def test_a_setting_of_another_kind_is_one_sentence(
+    setting: dict[str, Any], message: str, headless: bool, save: Callable[..., Path]
+) -> None:
+    file = save("BertForMaskedLM") / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | setting))
+
+    with pytest.raises((TeacherError, VocabularyError), match=message) as refusal:
+        load_teacher(file.parent, headless=headless)
+
+    assert str(refusal.value).startswith(str(file.parent))
+    assert "\n" not in str(refusal.value)
 
 
 def test_missing_weights_are_refused_and_never_made_up(save: Callable[..., Path]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from vocabmerge import Kind, VocabularyError, read_layout
 from vocabmerge.encoder_folder.layout import named_ids
+from vocabmerge.open_models import open_model
 
 POOLING = {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}  # fmt: skip
 TRANSFORMER = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}  # fmt: skip
@@ -114,6 +115,11 @@ def test_a_tokenizer_alone_is_one_in_a_folder_or_as_a_file(tmp_path):
     [
         ({"architectures": ["T5ForConditionalGeneration"]}, None, "T5ForConditionalGeneration is no kind of model"),
         ({"architectures": ["ClipModel"], "text_config": {"a": 1}}, None, "several parts"),
+        ({"model_type": ["bert"]}, None, r"config\.json: model_type: expected a name such as \"bert\", got \['bert'\]"),
+        ({"model_type": None}, None, "model_type: expected a name such as \"bert\", got None"),
+        ({"architectures": 3}, None, "architectures: expected a list of classes such as .*, got 3"),
+        ({"architectures": "BertModel"}, None, "architectures: expected a list of classes such as .*, got 'BertModel'"),
+        ({"architectures": [3]}, [TRANSFORMER, POOLING], r"architectures: expected a list of classes such as .*, got \[3\]"),
         ({}, [], "expected at least one module, got an empty list"),
         ({}, [{"path": ""}], "expected a list of modules with type and path"),
         ({}, [POOLING], "expected a module that reads text, got Pooling"),
@@ -140,6 +146,17 @@ def test_a_config_without_weights_is_no_tokenizer_alone(tmp_path):
 def test_an_adapter_alone_is_refused_with_the_next_step(tmp_path):
     with pytest.raises(VocabularyError, match="merge it into the model"):
         read_layout(folder_of(tmp_path, None, adapter_config={}))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "sentence"),
+    [(["bert"], r"model_type: expected a name such as \"bert\", got \['bert'\]"), ("berd", "has no model type 'berd'; mend its config.json, or install")],
+)  # fmt: skip
+def test_a_model_type_that_transformers_lacks_is_one_sentence(model_type, sentence, tmp_path):
+    folder = folder_of(tmp_path, {"model_type": model_type, "architectures": ["BertModel"]})
+    with pytest.raises(VocabularyError, match=sentence) as refusal:
+        open_model(folder)
+    assert ". " not in str(refusal.value)
 
 
 def test_every_named_id_is_found_and_defaults_count(tmp_path):

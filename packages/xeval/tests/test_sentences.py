@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from xeval.cli.app import app
+from xeval.cost.measure import cost
 from xeval.data.source import LocalFolder
 from xeval.encoder import model_digest, model_name
 from xeval.errors import XevalError
@@ -24,6 +25,7 @@ from xeval.sentences.reranker import open_reranker
 from xeval.sentences.vectors import open_vectors
 from xeval.statistics.compare import compare
 from xeval.statistics.results_file import read_results
+from xeval.task_templates.masked import open_masked
 
 Models = Callable[[str], Path]
 RERANK = '{"query": "das haus", "positive": ["ein haus"], "negative": ["ein hund"]}\n'
@@ -249,6 +251,28 @@ def test_weights_that_are_cut_short_and_files_for_folders_are_refused_in_a_sente
         open_vectors(str(folder), Protocol())
     with pytest.raises(XevalError, match=r"json: is a file; give the model's folder, .*cut"):
         model_digest(str(folder / "config.json"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"model_type": ["bert"]}, r"json: model_type: expected a name such as \"bert\", got \['bert'\]"),
+        ({"architectures": 3}, "json: architectures: expected a list of classes such as .*, got 3"),
+        ({"architectures": [3]}, r"architectures: expected a list of classes such as .*, got \[3\]"),
+        ({"vocab_size": "30"}, r"config\.json: .* Field 'vocab_size' expected int, got str"),
+    ],
+)  # fmt: skip
+def test_a_setting_of_another_kind_is_refused_in_a_sentence(
+    setting: dict[str, object], message: str, models: Models, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(models("bert"), tmp_path / "model")
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | setting))
+
+    for opened in (open_vectors, lambda name, _: open_masked(name), lambda name, _: cost(name)):
+        with pytest.raises(XevalError, match=message) as refusal:
+            opened(str(folder), Protocol())
+        assert "\n" not in str(refusal.value)
 
 
 def damaged(folder: Path, target: Path) -> Path:

@@ -32,6 +32,34 @@ def has_weights(folder: Path) -> bool:
     return any((folder / name).is_file() for name in WEIGHTS)
 
 
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """The parsed `config.json` of a model folder, `model_type` and `architectures` of the kinds that transformers takes.
+
+    Raises:
+        VocabularyError: for a file that is missing or no JSON object, and for one of the two settings of another kind.
+
+    Example:
+        >>> from pathlib import Path
+        >>> _ = Path("config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+        >>> read_model_config(Path("."))["architectures"]
+        ['BertModel']
+    """
+    file = folder / "config.json"
+    config = read_json(file)
+    model_type = config.get("model_type", "")
+    if not isinstance(model_type, str):
+        raise VocabularyError(
+            f'{file}: model_type: expected a name such as "bert", got {model_type!r}; mend it, or fetch or save the model again'
+        )
+    architectures = config.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(n, str) for n in architectures):
+        raise VocabularyError(
+            f'{file}: architectures: expected a list of classes such as ["BertForMaskedLM"], got {architectures!r}; mend it, or fetch '
+            "or save the model again"
+        )
+    return config
+
+
 def stored_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor of a model folder by its name in the files; its values are read from disk when they are used.
 

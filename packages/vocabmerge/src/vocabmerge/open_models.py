@@ -9,9 +9,8 @@ from typing import Any
 
 from vocabmerge.config_ids import ids_named, token_ids
 from vocabmerge.errors import VocabularyError
-from vocabmerge.model_files import stored_names
+from vocabmerge.model_files import read_model_config, stored_names
 from vocabmerge.models import token_ids_of
-from vocabmerge.tokenizer_file.json_file import read_json
 
 _NO_CODE = (
     "code that comes with a model is not run here, convert the model to a stock architecture first"
@@ -52,12 +51,20 @@ def config_and_class(folder: Path) -> tuple[Any, Any]:
             "models need torch and transformers: pip install 'vocabmerge[models]'"
         ) from error
     file = folder / "config.json"
-    settings = read_json(file) if file.is_file() else {}
+    settings = read_model_config(folder) if file.is_file() else {}
     list(ids_named(token_ids(settings), file=file))  # transformers' own refusal is three sentences
     stated = settings.get("model_type")
-    if "auto_map" in settings and stated not in transformers.CONFIG_MAPPING:
+    # Where none is stated, transformers takes the folder's name for one.
+    if (
+        "model_type" in settings or "auto_map" in settings
+    ) and stated not in transformers.CONFIG_MAPPING:
+        step = (
+            _NO_CODE
+            if "auto_map" in settings
+            else "mend its config.json, or install a newer transformers"
+        )
         raise VocabularyError(
-            f"{folder}: transformers {transformers.__version__} has no model type {stated!r}; {_NO_CODE}"
+            f"{folder}: transformers {transformers.__version__} has no model type {stated!r}; {step}"
         )
     with _loading(folder):
         # Said aloud: otherwise transformers asks whether to run the code, and runs it.

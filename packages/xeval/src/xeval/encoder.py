@@ -75,13 +75,45 @@ def transformer_folder(model: str) -> str:
         model: a model folder or Hub name.
 
     Raises:
-        XevalError: for a `modules.json` that cannot be read.
+        XevalError: for a `modules.json` or `config.json` that cannot be read.
     """
     folder = Path(model)
     if (folder / "config.json").is_file():
+        read_config(folder / "config.json")
         return model
     places = [path for kind, path in _listed_modules(folder) if kind.endswith("Transformer")]
-    return str(folder / places[0]) if len(places) == 1 else model
+    if len(places) != 1:
+        return model
+    read_config(folder / places[0] / "config.json")
+    return str(folder / places[0])
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """A parsed `config.json`, empty where there is none, `model_type` and `architectures` of the kinds that transformers takes.
+
+    Raises:
+        XevalError: for a file that is no JSON object, or one of the two of another kind.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise XevalError(f"{file}: not JSON ({error}); fetch the file again") from error
+    if not isinstance(config, dict):
+        raise XevalError(f"{file}: expected a JSON object, got {config!r}; fetch the file again")
+    model_type = config.get("model_type", "")
+    if not isinstance(model_type, str):
+        raise XevalError(
+            f'{file}: model_type: expected a name such as "bert", got {model_type!r}; mend it, or fetch the file again'
+        )
+    classes = config.get("architectures") or []
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise XevalError(
+            f'{file}: architectures: expected a list of classes such as ["BertModel"], got {classes!r}; mend it, or fetch the '
+            "file again"
+        )
+    return config
 
 
 def module_folders(model: str) -> list[Path]:
@@ -186,10 +218,15 @@ def _hub_digest(model: str) -> str:
 @contextlib.contextmanager
 def named(model: str, what: str) -> Iterator[None]:
     """Turns what transformers says of a missing or broken model into one sentence."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
         yield
+    except StrictDataclassError as error:
+        raise XevalError(
+            f"{model}: config.json: {' '.join(str(error).split())}; mend it, or fetch the file again"
+        ) from error
     except (OSError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
         if isinstance(error, XevalError):
             raise

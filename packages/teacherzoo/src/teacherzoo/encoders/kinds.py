@@ -184,9 +184,20 @@ def _stored_names(folder: Path) -> Iterator[str]:
         yield from (name for name, _ in stored_tensors(folder))
 
 
+def in_one_line(error: BaseException) -> str:
+    """What a library says, its first line; all of what it says of a field of a configuration, which has two."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return (
+        " ".join(" ".join(lines).split()) if isinstance(error, StrictDataclassError) else lines[0]
+    )
+
+
 @contextlib.contextmanager
 def _refusing(layout: Layout, part: str) -> Iterator[None]:
     """What cannot be read is refused in one sentence, and what transformers reports of weights left aside is not printed."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers.utils import logging
 
@@ -198,10 +209,9 @@ def _refusing(layout: Layout, part: str) -> Iterator[None]:
         raise TeacherError(
             f"{layout.folder}: {part} hold more than tensors, and such a file is not unpickled; get them as .safetensors."
         ) from error
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        lines = str(error).strip().splitlines()
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, StrictDataclassError) as error:  # fmt: skip
         raise TeacherError(
-            f"{layout.folder}: {part} cannot be read: {lines[0] if lines else type(error).__name__}"
+            f"{layout.folder}: {part} cannot be read: {in_one_line(error)}"
         ) from error
     finally:
         logging.set_verbosity(verbosity)

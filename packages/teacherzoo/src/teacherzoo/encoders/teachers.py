@@ -14,10 +14,17 @@ import torch
 from teacherzoo.catalogue.catalogue import find_teacher, local_folder
 from teacherzoo.encoders.families import longest_row
 from teacherzoo.encoders.heads import SplitHead, split_head
-from teacherzoo.encoders.kinds import PLAIN_NAMES, encoder_folder, model_layout, open_whole
+from teacherzoo.encoders.kinds import (
+    PLAIN_NAMES,
+    encoder_folder,
+    in_one_line,
+    model_layout,
+    open_whole,
+)
 from teacherzoo.errors import TeacherError
 from teacherzoo.text.masking import TokenSpace
-from vocabmerge import Kind, Layout, tokenizer_digest
+from vocabmerge import Kind, Layout, VocabularyError, tokenizer_digest
+from vocabmerge.model_files import read_model_config
 
 _ENDLESS = 10**6  # tokenizers without a limit state an astronomical one
 
@@ -229,13 +236,17 @@ def read_config(folder: Path, name: str | Path) -> Any:
     Raises:
         TeacherError: with the reason why not.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     try:
+        read_model_config(folder)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise TeacherError(f"{name}: config.json cannot be read: {_one_line(error)}") from error
+    except VocabularyError as error:
+        raise TeacherError(f"{error}.") from error
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise TeacherError(f"{name}: config.json cannot be read: {in_one_line(error)}") from error
     if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         raise TeacherError(
             f"{name}: a {config.model_type!r} model has no masked-LM form in transformers; choose an encoder."
@@ -262,7 +273,7 @@ def read_tokenizer(folder: Path, name: str | Path, *, needs_mask: bool = True) -
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise TeacherError(f"{name}: the tokenizer cannot be read: {_one_line(error)}") from error
+        raise TeacherError(f"{name}: the tokenizer cannot be read: {in_one_line(error)}") from error
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise TeacherError(
             f"{name}: {type(tokenizer).__name__} has no fast form (tokenizer.json), and positions need its offsets."
@@ -308,7 +319,7 @@ def _read_model(folder: Path, name: str | Path) -> Any:
             folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise TeacherError(f"{name}: the weights cannot be read: {_one_line(error)}") from error
+        raise TeacherError(f"{name}: the weights cannot be read: {in_one_line(error)}") from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise TeacherError(
@@ -348,8 +359,3 @@ def longest_text(config: Any, tokenizer: Any) -> int:
     """Tokens of a text at most, special ones included, as far as a model's configuration and its tokenizer tell."""
     limits = (tokenizer.model_max_length, longest_row(config), _ENDLESS)
     return int(min(limit for limit in limits if limit and limit > 0))
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -19,7 +19,7 @@ from vocabmerge.encoder_folder.sentence_modules import (
     read_modules,
 )
 from vocabmerge.errors import VocabularyError
-from vocabmerge.model_files import WEIGHTS, has_weights
+from vocabmerge.model_files import WEIGHTS, has_weights, read_model_config
 from vocabmerge.tokenizer_file.json_file import read_json
 from vocabmerge.tokenizer_file.reading import read_vocabulary
 
@@ -259,7 +259,7 @@ def _sentence_layout(folder: Path) -> Layout:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    config = read_json(folder / CONFIG)
+    config = read_model_config(folder)
     nested = [name for name in ("text_config", "vision_config", "audio_config") if config.get(name)]
     if nested:
         raise VocabularyError(

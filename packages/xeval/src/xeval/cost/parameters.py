@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xeval.encoder import module_folders, transformer_folder
+from xeval.encoder import module_folders, named, transformer_folder
 from xeval.errors import XevalError
 
 if TYPE_CHECKING:
@@ -104,8 +104,9 @@ def parameters_of(folder: Path) -> Parameters:
         raise XevalError(
             f"{folder}: expected a model folder, found no config.json; give a folder written by save_pretrained"
         )
-    try:
+    with named(str(folder), "model of a known class"):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    try:
         name = (getattr(config, "architectures", None) or [None])[0]
         kind = getattr(transformers, name, None) if name else None
         with torch.device("meta"):

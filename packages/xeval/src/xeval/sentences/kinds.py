@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from xeval.encoder import named, quiet
+from xeval.encoder import named, quiet, read_config
 from xeval.errors import XevalError
 
 SENTENCE_ENCODER = "SentenceTransformer"
@@ -37,7 +37,7 @@ def kind_of(model: str) -> str | None:
                 "this task does not judge that kind"
             )
         return str(kind)
-    config = _read(model, "config.json") or {}
+    config = _config(model)
     architecture = (config.get("architectures") or [""])[0]
     labels = len(config.get("id2label") or {}) or config.get("num_labels")
     one_score = architecture.endswith("ForSequenceClassification") and labels == 1
@@ -50,7 +50,7 @@ def scores_pairs(model: str) -> Literal["stated", "assumed"]:
     Raises:
         XevalError: `config.json` names a `problem_type` instead, which transformers writes into scorers of texts that it trained.
     """
-    config = _read(model, "config.json") or {}
+    config = _config(model)
     if _read(model, "modules.json") is not None or any(map(config.get, _OF_CROSS_ENCODERS)):
         return "stated"
     if problem := config.get("problem_type"):
@@ -98,22 +98,32 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def _config(model: str) -> dict[str, Any]:
+    path = _file(model, "config.json")
+    return read_config(path) if path else {}
+
+
+def _file(model: str, name: str) -> Path | None:
+    """A file of a model folder or Hub name, None where there is none."""
+    if Path(model).is_dir():
+        path = Path(model) / name
+        return path if path.is_file() else None
+    from transformers.utils import cached_file
+
+    with named(model, "model"), quiet():
+        cached = cached_file(
+            model,
+            name,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    return Path(cached) if cached else None
+
+
 def _read(model: str, name: str) -> Any:
     """A JSON file of a model folder or Hub name, None where there is none."""
-    if Path(model).is_dir():
-        path: Path | None = Path(model) / name
-    else:
-        from transformers.utils import cached_file
-
-        with named(model, "model"), quiet():
-            cached = cached_file(
-                model,
-                name,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-            )
-        path = Path(cached) if cached else None
-    if path is None or not path.is_file():
+    path = _file(model, name)
+    if path is None:
         return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
