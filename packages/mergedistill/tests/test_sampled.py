@@ -1,6 +1,7 @@
 """Students of drawn ids: the loss has no tail, and recordings combine where that has a meaning."""
 
 import gc
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from mergedistill.targets.combined import CombinedSignals
 from mergedistill.training.schedule import batch_inputs
 from teacherzoo import Corpus, Masking, Signals, record
 from teacherzoo.signals.shard import ShardArrays
+from teacherzoo.text.words import WORD_RULE
 from vocabmerge import identity_map
 
 Recipes = Callable[..., Recipe]
@@ -139,6 +141,23 @@ def test_what_has_no_meaning_is_refused(
 ) -> None:
     with pytest.raises(StageError, match=sentence):
         _combined(drawn, *names, combine=combine)
+
+
+def test_recordings_by_two_rules_for_words_are_not_set_beside_each_other(
+    drawn: Path, tmp_path: Path
+) -> None:
+    """Words are met by their numbers, which would stand for other words."""
+    shutil.copytree(drawn / "wp-random", tmp_path / "wp-random")
+    shutil.copytree(drawn / "uni-random", tmp_path / "uni-random")
+    assert len(_combined(tmp_path, "wp-random", "uni-random"))
+    file = tmp_path / "uni-random" / "signals.json"
+    file.write_text(file.read_text().replace(WORD_RULE, "other words"))
+
+    with pytest.raises(
+        StageError,
+        match=r"uni-random was recorded with word_rule other words, .*wp-random with words of 2026-11; ",
+    ):
+        _combined(tmp_path, "wp-random", "uni-random")
 
 
 def test_a_recipe_draws_trains_and_says_so(recipe_of: Recipes) -> None:

@@ -22,6 +22,8 @@ from teacherzoo import (
     record,
 )
 from teacherzoo.signals import write as signals_write
+from teacherzoo.signals.stats import stats
+from teacherzoo.text.words import WORD_RULE
 
 OPTIONS: dict[str, Any] = {"block_length": 32, "shard_bytes": 8000}
 
@@ -225,6 +227,41 @@ def test_another_tokenizer_is_refused_by_name(
 
     with pytest.raises(SignalsError, match="with the tokenizer"):
         record(other, [Corpus("en", text)], recording, **OPTIONS)
+
+
+def test_a_recording_names_its_rule_for_words_and_is_not_gone_on_with_by_another(
+    teacher: Path, text: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "signals"
+    record(teacher, [Corpus("en", text)], folder, k=2, block_length=16)
+    file = folder / "signals.json"
+    stated = json.loads(file.read_text())
+    assert stated["terms"]["word_rule"] == WORD_RULE
+
+    file.write_text(json.dumps(stated | {"terms": stated["terms"] | {"word_rule": "other words"}}))
+
+    assert Signals(folder).settings.word_rule == stats(folder).word_rule == "other words"
+    with pytest.raises(
+        SignalsError, match="the rule for words 'other words', and now 'words of 2026-11' is asked"
+    ):
+        record(teacher, [Corpus("en", text)], folder, k=2, block_length=16)
+
+
+def test_a_recording_that_names_no_rule_for_words_is_by_that_of_2026_11(
+    teacher: Path, text: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "signals"
+    record(teacher, [Corpus("en", text)], folder, k=2, block_length=16)
+    before = Signals(folder).batch([0, 1])
+    file = folder / "signals.json"
+    stated = json.loads(file.read_text())
+    del stated["terms"]["word_rule"]
+    file.write_text(json.dumps(stated))
+
+    torch.testing.assert_close(Signals(folder).batch([0, 1]).words, before.words)
+    more = record(teacher, [Corpus("en", text), Corpus("de", text)], folder, k=2, block_length=16)
+    assert set(more.corpora) == {"en", "de"}
+    assert more.settings.word_rule == "words of 2026-11"
 
 
 def test_another_corpus_is_refused_by_name(

@@ -203,7 +203,15 @@ def refuse_differing_masks(primary: Signals, other: Signals) -> None:
         raise StageError(
             f"{language}: {other.folder} is of another text than {primary.folder}; record both again."
         )
-    for setting in ("masking", "mask_draws", "sampler", "draws", "temperatures", "shard_bytes"):
+    for setting in (
+        "word_rule",
+        "masking",
+        "mask_draws",
+        "sampler",
+        "draws",
+        "temperatures",
+        "shard_bytes",
+    ):
         if getattr(settings, setting) != getattr(other_settings, setting):
             raise StageError(
                 f"{language}: {other.folder} was recorded with {setting} {getattr(other_settings, setting)}, {primary.folder} with "

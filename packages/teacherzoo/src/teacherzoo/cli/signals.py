@@ -217,7 +217,8 @@ def _stats_text(signal_stats: SignalStats) -> str:
         console.print(parts)
         console.print(
             f"{_kept(signal_stats)}; text {signal_stats.bytes_per_token:.2f} bytes per token, names "
-            f"{signal_stats.bytes_per_row:.1f} bytes per block; {signal_stats.bytes:,} bytes in all"
+            f"{signal_stats.bytes_per_row:.1f} bytes per block; {signal_stats.bytes:,} bytes in all; "
+            f"words by the rule {signal_stats.word_rule!r}"
         )
     return captured.get()
 

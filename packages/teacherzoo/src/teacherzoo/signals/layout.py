@@ -48,6 +48,7 @@ import pyarrow as pa
 
 from teacherzoo.errors import SignalsError
 from teacherzoo.text.masking import Masking, TokenSpace
+from teacherzoo.text.words import WORD_RULE
 
 if TYPE_CHECKING:
     from teacherzoo.encoders.inference import Precision
@@ -57,6 +58,7 @@ VERSION = 2
 _FIRST_VERSION = 1  # knew the sampler `topk` alone, and called `mask_draws` draws
 MANIFEST = "signals.json"
 PARTIAL = ".partial"
+_UNNAMED_WORD_RULE = "words of 2026-11"
 METADATA_KEY = b"teacherzoo"
 
 
@@ -124,6 +126,8 @@ class RecordingSettings:
             so that a recording may go on with another: each shard states its own, `signals.json` the least of them.
         shard_bytes: text in a shard.
         word_logprobs: whether the log-probability of each masked word is kept.
+        word_rule: by which text is cut into the words that `words` numbers. Recordings that do not name theirs are assumed to be by
+            that of 2026-11; where it cuts a text otherwise than older ones, the corpus has another digest than by them.
         whole_word_rule: where it is, the rule by which tokens cover a word alone; None in recordings by the first one.
     """
 
@@ -142,6 +146,7 @@ class RecordingSettings:
     precision: Precision
     token_budget: int
     shard_bytes: int
+    word_rule: str = WORD_RULE
     word_logprobs: bool = False
     whole_word_rule: str | None = None
 
@@ -182,6 +187,7 @@ class RecordingSettings:
             values = {**values, **first_version}
         return cls(
             **{
+                "word_rule": _UNNAMED_WORD_RULE,
                 **values,
                 "temperatures": tuple(values["temperatures"]),
                 "masking": Masking(**values["masking"]),
@@ -292,6 +298,7 @@ _SETTING_NAMES = {
     "tokenizer": "the tokenizer",
     "masking": "the masking",
     "space": "the special tokens",
+    "word_rule": "the rule for words",
     "word_logprobs": "log-probabilities of words",
     "whole_word_rule": "the rule for words that tokens cover alone",
 }

@@ -86,5 +86,5 @@ def _plan_corpus(corpus: Corpus, shard_bytes: int, watch: ProgressCallback) -> C
     if documents > start:
         close()
     if later_signs:  # a recording in which whole lines were a word is of another text
-        content.update(WORD_RULE)
+        content.update(WORD_RULE.encode())
     return CorpusPlan(corpus, content.hexdigest(), documents, total + size, tuple(shards))

@@ -60,6 +60,7 @@ class SignalStats:
         bytes_per_token: of the text's own ids.
         bytes_per_row: of what names a block.
         bytes: of all shards.
+        word_rule: by which text was cut into words.
     """
 
     teacher: str
@@ -71,6 +72,7 @@ class SignalStats:
     bytes_per_token: float
     bytes_per_row: float
     bytes: int
+    word_rule: str
 
 
 def stats(folder: str | Path) -> SignalStats:
@@ -104,6 +106,7 @@ def stats(folder: str | Path) -> SignalStats:
         bytes_per_row=sum(size for column, size in sizes.items() if column not in named)
         / len(signals),
         bytes=sum(shard.bytes for shard in signals.manifest.shards),
+        word_rule=signals.settings.word_rule,
     )
 
 

@@ -29,8 +29,8 @@ _FAR = np.iinfo(np.int64).max
 _SPACE = "\u200b"  # without width, between words of Khmer, Thai and the like
 _WORD = re.compile(rf"[{_ALONE}]|[^\s{_SPACE}{_DIVIDERS}{_ALONE}]+[{_DIVIDERS}]*|[{_DIVIDERS}]+")
 _LATER = re.compile(rf"[{_SPACE}{_DIVIDERS}{_ALONE_LATER}]")
-WORD_RULE = b"words of 2026-11"
-"""Names the rule by which text with signs that `has_later_signs` finds is cut into words."""
+WORD_RULE = "words of 2026-11"
+"""Names the rule by which text is cut into words, for recordings."""
 
 WHOLE_WORD_RULE = "whole words of 2026-11-28"
 """Names the rule of `in_whole_words`, by which likelihoods of words are recorded."""
