@@ -1,4 +1,6 @@
+import gc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ from mergedistill.student.initialise import new_student
 from mergedistill.student.loss import DistillationLoss
 from mergedistill.targets import combine as combine_module
 from mergedistill.targets import online_ensemble
+from mergedistill.targets import recorded as recorded_module
 from mergedistill.targets.online import matching_columns
-from mergedistill.targets.online_ensemble import open_online
+from mergedistill.targets.online_ensemble import JointSignals, open_online
 from mergedistill.targets.recorded import open_signals
 from mergedistill.training.schedule import batch_inputs
 from teacherzoo import Signals
+from teacherzoo.signals.shard import ShardArrays
 from vocabmerge import map_of_ids
 
 Recipes = Callable[..., Recipe]
@@ -53,21 +57,22 @@ def _close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], toleran
         assert (gradient - other[name]).norm().item() <= tolerance * scale, name
 
 
-def _keep_returned(monkeypatch: pytest.MonkeyPatch, kept: list[np.ndarray]) -> None:
-    """What `mince` compares, added to a list whenever it is asked for."""
+def _clearly_won(recipe: Recipe, rows: list[int], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Those of the blocks of a recording in which teachers are further apart than a record, whose log-probabilities are
+    rounded, can move them, or have no position to be compared at."""
+    compared: list[np.ndarray] = []
     costs = combine_module.block_costs
 
     def keeping(teachers: Any, *, same_text: bool) -> np.ndarray:
-        kept.append(costs(teachers, same_text=same_text))
-        return kept[-1]
+        compared.append(costs(teachers, same_text=same_text))
+        return compared[-1]
 
-    monkeypatch.setattr(combine_module, "block_costs", keeping)
-
-
-def _clearly_won(costs: np.ndarray, rows: list[int]) -> list[int]:
-    """Those of the blocks in which teachers are further apart than a record, whose log-probabilities are rounded, can move
-    them, or have no position to be compared at."""
-    first, second = np.sort(costs, axis=0)[:2]
+    run(recipe, until="record")
+    vocabulary = stages(recipe)["vocabulary"].folder
+    with monkeypatch.context() as patched:
+        patched.setattr(combine_module, "block_costs", keeping)
+        open_signals(recipe, ensembles_or_refuse(recipe), vocabulary)["qav"].shard(0)
+    first, second = np.sort(compared[0], axis=0)[:2]
     return [row for row in rows if second[row] == 0 or second[row] - first[row] > 0.01 * first[row]]
 
 
@@ -136,15 +141,12 @@ def test_several_teachers_asked_in_each_step_say_what_was_recorded_of_them(
     }
     common = {"block_length": 32, "policy": policy, "temperature": temperature, "k": PIECES}
 
-    compared: list[np.ndarray] = []
-    _keep_returned(monkeypatch, compared)
     by_recording = recipe_of(**signals, **several, distil=common)
     rows = [7, *range(20, 1, -1)]
-    recorded, by_record = _losses(by_recording, rows, "qav")
     if combine == "mince":
-        rows = _clearly_won(compared[0], rows)
+        rows = _clearly_won(by_recording, rows, monkeypatch)
         assert len(rows) > 10
-        recorded, by_record = _losses(by_recording, rows, "qav")
+    recorded, by_record = _losses(by_recording, rows, "qav")
     asked, by_asking = _losses(
         recipe_of(**signals, **several, out="asked", distil={**common, "online": True}),
         rows,
@@ -154,6 +156,39 @@ def test_several_teachers_asked_in_each_step_say_what_was_recorded_of_them(
     assert asked["soft"] > 0.1
     assert asked == pytest.approx(recorded, rel=2e-2)
     _close(by_asking, by_record, 5e-2)
+
+
+def test_of_every_teacher_but_the_first_one_shard_more_is_held_than_it_reads(
+    recipe_of: Recipes, town: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_small_shards = partial(recorded_module.record_text, shard_bytes=1000)
+    monkeypatch.setattr(recorded_module, "record_text", in_small_shards)
+    teachers = [
+        {"teacher": str(town / name), "languages": [language], "weight": 1}
+        for name, language in (
+            ("wp", "qav"),
+            ("wp-other", "qav"),
+            ("uni", "qav"),
+            ("foreign", "qag"),
+        )
+    ]
+    recipe = recipe_of(
+        teachers=teachers,
+        combine={"qav": "mixture"},
+        distil={"block_length": 32, "online": True, "policy": "whole_word"},
+    )
+    run(recipe, until="record")
+    vocabulary = stages(recipe)["vocabulary"].folder
+    joint = open_online(recipe, ensembles_or_refuse(recipe), vocabulary)[0]["qav"]
+    assert isinstance(joint, JointSignals)
+    assert len(joint.manifest.shards) > 12
+
+    for row in range(len(joint)):
+        joint.batch([row])
+        assert len(joint.query([row])["teachers"]) == 3
+
+    gc.collect()
+    assert sum(type(held) is ShardArrays for held in gc.get_objects()) == 2 * 8 + 2 * (8 + 1)
 
 
 def test_blocks_in_which_a_teacher_with_fewer_blocks_has_no_prediction_ask_it_all_the_same(

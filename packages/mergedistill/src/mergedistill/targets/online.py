@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from kdkernels import linear_cross_entropy, linear_distil_loss, linear_kl
 from mergedistill.recipe.recipe import Distil, Recipe
@@ -30,15 +31,19 @@ class OnlineSignals(Signals):
         folder: see `teacherzoo.signals.record_text`.
         vocabulary: the map from the teacher's ids.
         number: of the teacher among those that run.
-        max_lost: see `Signals`.
+        named: further arguments of `Signals`.
     """
 
     def __init__(
-        self, folder: Path, *, vocabulary: VocabularyMap, number: int, max_lost: float
+        self, folder: Path, *, vocabulary: VocabularyMap, number: int, **named: Any
     ) -> None:
-        super().__init__(folder, vocabulary=vocabulary, max_lost=max_lost)
+        super().__init__(folder, vocabulary=vocabulary, **named)
         self._in_teacher_ids = Signals(folder)
         self.number = number
+
+    def position_starts(self, shard: int) -> NDArray[np.int64]:
+        """[rows + 1], where each block's masked positions begin in a shard, whoever's ids they are in."""
+        return self._in_teacher_ids.shard(shard).position_starts
 
     def query(self, rows: list[int]) -> dict[str, Any]:
         """The same blocks as `batch`, with the same masks, in the teacher's ids.

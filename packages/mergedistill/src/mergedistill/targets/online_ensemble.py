@@ -35,22 +35,23 @@ class JointSignals(OnlineSignals):
     """A text in its primary teacher's segmentation, with the other teachers' inputs for the same blocks.
 
     Args:
-        readers: name to the text as that teacher reads it, the primary's first.
-        folder, number, named: as `OnlineSignals`; the number is the ensemble's.
+        folder: of the primary teacher.
+        others: the text as each of the other teachers reads it; in the student's ids one shard at a time is enough.
+        number, named: as `OnlineSignals`; the number is the ensemble's.
 
     Raises:
         StageError: where the texts or masks are not the same.
     """
 
     def __init__(
-        self, readers: Mapping[str, OnlineSignals], folder: Path, *, number: int, **named: Any
+        self, folder: Path, others: Sequence[OnlineSignals], *, number: int, **named: Any
     ) -> None:
         super().__init__(folder, number=number, **named)
-        self._readers = list(readers.values())
-        for other in self._readers[1:]:
+        self._others = others
+        for other in others:
             refuse_differing_masks(self, other)
         self.same_text = all(
-            other.settings.tokenizer == self.settings.tokenizer for other in self._readers
+            other.settings.tokenizer == self.settings.tokenizer for other in others
         )
         self._alignments: OrderedDict[tuple[int, int], NDArray[np.int64]] = OrderedDict()
 
@@ -61,19 +62,18 @@ class JointSignals(OnlineSignals):
             `starts` [B + 1]: where each block's masked positions begin; `teachers`: for
             each teacher what `OnlineSignals.query` returns, and `positions` [N], -1 where it has no prediction.
         """
-        counts = [len(self._positions(row)) for row in rows]
-        return {
-            "starts": torch.from_numpy(np.cumsum([0, *counts])),
-            "teachers": [self._query_of(number, rows) for number in range(len(self._readers))],
-        }
+        starts = np.cumsum([0, *(len(self._positions(row)) for row in rows)])
+        primary = {**super().query(rows), "positions": torch.arange(int(starts[-1]))}
+        others = [self._query_of(number, rows) for number in range(len(self._others))]
+        return {"starts": torch.from_numpy(starts), "teachers": [primary, *others]}
 
     def _positions(self, row: int) -> NDArray[np.int64]:
         shard, inside = self._place(row)
         return np.arange(*self.shard(shard).position_starts[inside : inside + 2])
 
     def _query_of(self, number: int, rows: list[int]) -> dict[str, Any]:
-        """Of one teacher; with the primary's tokenizer its blocks are the primary's, and all of them are inputs."""
-        reader = self._readers[number]
+        """Of one of the others; with the primary's tokenizer its blocks are the primary's, and all of them are inputs."""
+        reader = self._others[number]
         aligned = [self._aligned(number, row) for row in rows]
         if reader.settings.tokenizer == self.settings.tokenizer:
             inputs = rows
@@ -84,7 +84,8 @@ class JointSignals(OnlineSignals):
         for row in inputs:
             begins[row] = begin
             shard, inside = reader._place(row)
-            begin += int(np.diff(reader.shard(shard).position_starts[inside : inside + 2])[0])
+            starts = reader.position_starts(shard)
+            begin += int(starts[inside + 1] - starts[inside])
         positions = [
             -1 if block < 0 else begins[int(block)] + int(offset)
             for blocks, offsets in aligned
@@ -95,10 +96,10 @@ class JointSignals(OnlineSignals):
     def _aligned(self, number: int, row: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """For each masked position of a block the other teacher's block, -1 where it has no prediction, and the position in that."""
         shard, _ = self._place(row)
-        reader = self._readers[number]
+        reader = self._others[number]
         other_shard = shard_number(reader, self.manifest.shards[shard].file)
         positions = self._aligned_shard(number, shard, other_shard)[self._positions(row)]
-        starts = reader.shard(other_shard).position_starts
+        starts = reader.position_starts(other_shard)
         block = np.searchsorted(starts, positions, side="right") - 1
         offset = positions - starts[np.maximum(block, 0)]
         return np.where(positions < 0, -1, reader.first_row(other_shard) + block), offset
@@ -106,13 +107,9 @@ class JointSignals(OnlineSignals):
     def _aligned_shard(self, number: int, shard: int, other_shard: int) -> NDArray[np.int64]:
         key = (number, shard)
         if key not in self._alignments:
-            primary = self.shard(shard)
-            self._alignments[key] = (
-                np.arange(len(primary.labels))
-                if number == 0
-                else align_positions(primary, self._readers[number].shard(other_shard))
-            )
-            if len(self._alignments) > _SHARDS_IN_MEMORY * len(self._readers):
+            other = self._others[number].shard(other_shard)
+            self._alignments[key] = align_positions(self.shard(shard), other)
+            if len(self._alignments) > _SHARDS_IN_MEMORY * len(self._others):
                 self._alignments.popitem(last=False)
         return self._alignments[key]
 
@@ -225,25 +222,26 @@ def open_online(
     online: list[OnlineTeacher | OnlineEnsemble] = list(teachers.values())
     signals: dict[str, Signals] = {}
     for language, ensemble in sorted(ensembles.items()):
-        readers = {
-            name: OnlineSignals(
-                recording_folder(recipe, used[name][0], language),
-                vocabulary=maps[name],
-                number=numbers[name],
-                max_lost=recipe.distil.max_lost,
-            )
-            for name in ensemble.weights
+        primary, *others = ensemble.weights
+        folders = {
+            name: recording_folder(recipe, used[name][0], language) for name in ensemble.weights
         }
-        primary = readers[ensemble.primary]
-        if len(readers) == 1:
-            signals[language] = primary
+        named = {
+            name: {"vocabulary": maps[name], "max_lost": recipe.distil.max_lost} for name in folders
+        }
+        if not others:
+            signals[language] = OnlineSignals(
+                folders[primary], number=numbers[primary], **named[primary]
+            )
             continue
         joint = JointSignals(
-            readers,
-            primary.folder,
-            vocabulary=maps[ensemble.primary],
+            folders[primary],
+            [
+                OnlineSignals(folders[name], number=numbers[name], held=1, **named[name])
+                for name in others
+            ],
             number=len(online),
-            max_lost=recipe.distil.max_lost,
+            **named[primary],
         )
         members = [teachers[name] for name in ensemble.weights]
         online.append(
