@@ -22,6 +22,7 @@ from mergedistill.targets.online_ensemble import JointSignals, open_online
 from mergedistill.targets.recorded import open_signals
 from mergedistill.training.schedule import batch_inputs
 from teacherzoo import Signals
+from teacherzoo.signals.record_text import record_text
 from teacherzoo.signals.shard import ShardArrays
 from vocabmerge import map_of_ids
 
@@ -161,7 +162,7 @@ def test_several_teachers_asked_in_each_step_say_what_was_recorded_of_them(
 def test_of_every_teacher_but_the_first_one_shard_more_is_held_than_it_reads(
     recipe_of: Recipes, town: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_small_shards = partial(recorded_module.record_text, shard_bytes=1000)
+    in_small_shards = partial(record_text, shard_bytes=1000)
     monkeypatch.setattr(recorded_module, "record_text", in_small_shards)
     teachers = [
         {"teacher": str(town / name), "languages": [language], "weight": 1}

@@ -226,7 +226,7 @@ def open_online(
         folders = {
             name: recording_folder(recipe, used[name][0], language) for name in ensemble.weights
         }
-        named = {
+        named: dict[str, dict[str, Any]] = {
             name: {"vocabulary": maps[name], "max_lost": recipe.distil.max_lost} for name in folders
         }
         if not others:
