@@ -511,3 +511,8 @@ def test_the_same_seed_gives_the_same_figures(tmp_path: Path) -> None:
     results = read_results(file)
 
     assert compare(results, "A", "B", resamples=500) == compare(results, "A", "B", resamples=500)
+
+
+def test_of_no_results_no_models_are_named() -> None:
+    with pytest.raises(XevalError, match="no results of a model 'A'; there are none at all"):
+        compare([], "A", "B")

@@ -182,3 +182,19 @@ def test_the_order_takes_every_example_once_an_epoch_and_steps_of_like_length() 
 def test_settings_without_meaning_are_refused_by_name(fault: dict) -> None:
     with pytest.raises(XevalError, match=next(iter(fault))):
         Protocol(**fault)
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_another_wrote_is_not_taken_for_a_tuning(
+    tuner: Tuner, tmp_path: Path, what: str
+) -> None:
+    theirs = tmp_path / "out" / "note.md" if what == "folder" else tmp_path / "out"
+    theirs.parent.mkdir(exist_ok=True)
+    theirs.write_text("of another")
+
+    with pytest.raises(
+        XevalError, match="out: is there already, and `xeval tune` did not write it; choose another"
+    ):
+        tuner("out")
+
+    assert theirs.read_text() == "of another"

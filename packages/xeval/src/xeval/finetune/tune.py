@@ -128,6 +128,10 @@ def tune(
 
 def _notes_of_same(out: Path, inputs: dict[str, Any]) -> dict[str, Any]:
     """What happened when the folder was made of these very inputs."""
+    if not (out / "xeval.json").is_file():
+        raise XevalError(
+            f"{out}: is there already, and `xeval tune` did not write it; choose another folder or remove it"
+        )
     record = read_record(out)
     there = {
         "task": record["task"],

@@ -30,9 +30,8 @@ def of_model(results: Iterable[Result], wanted: str) -> list[Result]:
     labels = model_labels(results)
     of_wanted = [r for r in results if labels[r.model, r.model_digest] == wanted]
     if not of_wanted:
-        raise XevalError(
-            f"no results of a model {wanted!r}; there are results of {', '.join(map(repr, labels.values()))}"
-        )
+        there = f"results of {', '.join(map(repr, labels.values()))}" if labels else "none at all"
+        raise XevalError(f"no results of a model {wanted!r}; there are {there}")
     return of_wanted
 
 
