@@ -3,7 +3,7 @@
 import inspect
 import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +124,28 @@ def test_a_folder_in_the_way_and_another_runs_leavings_are_refused(
     with pytest.raises(ExtractError, match="taken exists already"):
         _extract(teacher, texts, tmp_path / "taken")
 
-    def stop(_plan: Any) -> None:
-        raise KeyboardInterrupt
+    def stop(done: int, _total: int, what: str) -> None:
+        if what.startswith("extracting") and done > 1:
+            raise KeyboardInterrupt
 
+    every = replace(SHORT, steps=3, checkpoint_every=1)
     with pytest.raises(KeyboardInterrupt):
-        _extract(teacher, texts, tmp_path / "out", tell=stop)
+        _extract(teacher, texts, tmp_path / "out", extraction=every, watch=stop)
     with pytest.raises(ExtractError, match="left from a run with other arguments"):
-        _extract(teacher, texts, tmp_path / "out", extraction=Extraction(steps=3, length=32))
+        _extract(teacher, texts, tmp_path / "out")
+
+
+def test_what_was_refused_at_its_second_language_is_called_again_with_more_text(
+    teacher: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("mnop qrst\n")
+    with pytest.raises(ExtractError, match="sw: its corpus does not fill one block"):
+        _extract(teacher, texts, tmp_path / "out", corpora={"en": texts["en"], "sw": short})
+
+    _extract(teacher, texts, tmp_path / "out")
+
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "short.txt"]
 
 
 def test_a_teacher_we_cannot_listen_to_is_refused(

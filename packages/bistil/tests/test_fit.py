@@ -213,6 +213,24 @@ def test_a_plan_trains_nothing_and_a_killed_run_goes_on_from_it_to_the_same_byte
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+def test_after_a_plan_other_budgets_are_planned_and_made_of_what_it_measured(
+    teacher: Path, given: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, extract, steps = tmp_path / "out", trials.extract, list[int]()
+    fit(teacher, given, out, budget=Budget(size=40_000), fitting=TINY, plan=True)
+
+    def counted(*args: Any, **options: Any) -> Path:
+        steps.append(options["extraction"].steps)
+        return extract(*args, **options)
+
+    monkeypatch.setattr(trials, "extract", counted)
+    fit(teacher, given, out, budget=BUDGET, fitting=TINY, plan=True)
+    assert steps == []
+    record = fit(teacher, given, out, budget=BUDGET, fitting=replace(TINY, steps=3))
+    assert record["student"]["parameters"] <= 24_000
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_in_one_cache_each_text_has_the_model_with_its_own_pieces(
     teacher: Path, given: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from transformers import AutoModelForMaskedLM
 
-from bistil.errors import AdaptError
+from bistil.errors import AdaptError, SparseError
 from bistil.lottery.config import Sparsity
 from bistil.lottery.language import LanguageTraining, language_sft
 from bistil.tasks.adapt import TASK_FILE, adapt
@@ -134,6 +134,14 @@ def test_what_cannot_be_shared_evenly_is_refused_before_anything_is_made(tmp_pat
     with pytest.raises(AdaptError, match="4 examples per step cannot be shared by 3"):
         task_sft("nowhere", tmp_path / "out", task="pos", source=LocalFolder(inputs / "data"), language="en", training=replace(TASK, arguments=uneven))  # fmt: skip
     assert not (tmp_path / ".out.making").exists()
+
+
+def test_entries_beyond_the_models_are_refused_before_text_is_cut(tmp_path, inputs):
+    out, beyond = tmp_path / "out", Sparsity(count=10**9)
+    with pytest.raises(SparseError, match="got 1000000000; change the density or the count"):
+        language_sft(inputs / "teacher", inputs / "sw.txt", out, language="sw", training=LANGUAGE, sparsity=beyond)  # fmt: skip
+    learn_language(inputs, out)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["inputs", "out"]
 
 
 def test_blocks_of_a_step_are_as_many_however_many_passes_share_them(tmp_path, inputs, monkeypatch):

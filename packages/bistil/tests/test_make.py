@@ -325,6 +325,29 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
         assert weights[0] == weights[1]
 
 
+def test_a_size_that_was_too_small_is_asked_for_again_and_a_half_made_student_stays_that_of_its_call(
+    save: Callable[[str], Path],
+    given: dict[str, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, out = save("headless"), tmp_path / "out"
+    with pytest.raises(MakeError, match="size 100: with one layer"):
+        make(model, ["en", "sw"], out, texts=given, making=replace(TINY, size=100, layers=None))
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules["bistil.make.run"], "closeness", stop)
+        with pytest.raises(KeyboardInterrupt):
+            make(model, ["en", "sw"], out, texts=given, making=TINY)
+    with pytest.raises(MakeError, match="left from a run with other arguments"):
+        make(model, ["en", "sw"], out, texts=given, making=replace(TINY, seed=1))
+    make(model, ["en", "sw"], out, texts=given, making=TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_lines_for_the_figures_are_in_no_training_text(tmp_path: Path) -> None:
     file = tmp_path / "en.txt"
     file.write_text("".join(f"line {n % 150}\twith a tabulator\n" for n in range(200)))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import filelock
@@ -116,6 +117,36 @@ def test_by_a_users_name_nothing_is_written_over(
         made_once(out, {"steps": 2}, make, refuse=TeacherError)
 
     assert out.read_text() == "a file"
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_is_known_by_its_contents_serves_a_call_of_others_and_what_is_of_one_call_alone_does_not(
+    tmp_path: Path,
+) -> None:
+    out, steps = tmp_path / "out", list[str]()
+
+    def make(work: Path, *, until: str) -> None:
+        for step in ("text", "checkpoints/1"):
+            if not (work / step).exists():
+                steps.append(step)
+                (work / step).mkdir(parents=True)
+                (work / step / "file").touch()
+            if step == until:
+                raise KeyboardInterrupt
+        (work / MADE).mkdir()
+
+    def call(rate: float, until: str = "") -> None:
+        made_once(out, {"rate": rate}, partial(make, until=until), refuse=TeacherError, own=["checkpoints"])  # fmt: skip
+
+    with pytest.raises(KeyboardInterrupt):
+        call(0.1, until="text")
+    with pytest.raises(KeyboardInterrupt):
+        call(0.2, until="checkpoints/1")
+    with pytest.raises(TeacherError, match="left from a run with other arguments; remove it"):
+        call(0.1)
+    call(0.2)
+
+    assert steps == ["text", "checkpoints/1"]
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 

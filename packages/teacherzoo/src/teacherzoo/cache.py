@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ def made_once(
     *,
     together: bool = False,
     refuse: type[Exception] | None = None,
+    own: Sequence[str] | None = None,
     watch: ProgressCallback = no_progress,
 ) -> Path:
     """`place`, made now unless it is there already, made of these very inputs.
@@ -55,6 +56,8 @@ def made_once(
         make: given the work folder, it leaves the outcome there as `MADE`, and whatever else it needs to go on.
         together: whether all processes of a launcher make it together; else the first one does, and the others wait.
         refuse: what to raise where a user chose the name; None in a cache.
+        own: paths in the work folder whose files are of these inputs alone; all else there is known by what it is made of, and
+            serves a call of other inputs, too. None where every file is of these alone.
         watch: told (done, total, what) of waiting.
 
     Returns:
@@ -81,7 +84,7 @@ def made_once(
         made = is_made(place, inputs)
         appeared = refuse is not None and place.exists()  # the run before has just finished
         if not (made or appeared):
-            _refuse_other_work(work, inputs, refuse)
+            _refuse_other_work(work, inputs, refuse, own)
         wait_for_all()
         if made or appeared:
             if rank() == 0:
@@ -90,7 +93,7 @@ def made_once(
                 refuse_what_exists(place, refuse)
             return place
         if rank() == 0:
-            _begin(work, inputs)
+            _begin(work, inputs, own)
         wait_for_all()
         if together or rank() == 0:
             with _cleared_of_halves(work):
@@ -219,18 +222,24 @@ def alone_at(place: Path, *, refuse: type[Exception]) -> Iterator[None]:
 
 
 def _refuse_other_work(
-    work: Path, inputs: Mapping[str, Any], refuse: type[Exception] | None
+    work: Path,
+    inputs: Mapping[str, Any],
+    refuse: type[Exception] | None,
+    own: Sequence[str] | None,
 ) -> None:
-    """A run that was refused before it made anything stands in nobody's way."""
-    if refuse is not None and not _is_of(work, inputs) and _has_work(work):
+    """A run that was refused before it made anything of its own stands in nobody's way."""
+    if refuse is not None and not _is_of(work, inputs) and _has_work(work, own):
         raise refuse(
             f"{work} is left from a run with other arguments; remove it, or call it with those again."
         )
 
 
-def _begin(work: Path, inputs: Mapping[str, Any]) -> None:
+def _begin(work: Path, inputs: Mapping[str, Any], own: Sequence[str] | None) -> None:
     if not _is_of(work, inputs):
-        _clear(work)
+        if own is None:
+            _clear(work)
+        for name in own or ():
+            remove(work / name)
         with written_whole(work / NOTE) as part:
             part.write_text(_as_text(inputs), encoding="utf-8")
     remove(work / MADE)
@@ -271,8 +280,11 @@ def _is_of(work: Path, inputs: Mapping[str, Any]) -> bool:
     return note.is_file() and note.read_text(encoding="utf-8") == _as_text(inputs)
 
 
-def _has_work(work: Path) -> bool:
-    return any(file.name not in _NOTES for file in work.iterdir())
+def _has_work(work: Path, own: Sequence[str] | None = None) -> bool:
+    if own is None:
+        return any(file.name not in _NOTES for file in work.iterdir())
+    files = (file for name in own for file in (work / name, *(work / name).rglob("*")))
+    return any(file.is_file() and file.name not in _NOTES for file in files)
 
 
 def _as_text(inputs: Any) -> str:

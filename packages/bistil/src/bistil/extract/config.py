@@ -20,6 +20,9 @@ _LAYERS: dict[str, Strategy] = {"sentence": "outer"}  # likewise
 PAPER: Mapping[str, Any] = {"loss": LossWeights(), "layers": "last", "learning_rate": 1e-4, "warmup": 0.0}  # fmt: skip
 """Ansell et al.'s (2023) setting where another is the default of a kind of teacher: `Extraction(**PAPER)`."""
 
+CHECKPOINTS = "checkpoints"
+"""In the work folder of an extraction, what its training goes on from."""
+
 Init = Literal["teacher", "random"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Optimizer = Literal["adamw", "muon"]

@@ -15,7 +15,7 @@ from bistil.encoders.capture import layers_of
 from bistil.encoders.model_folder import require_narrowable_modules
 from bistil.encoders.widths import require_narrowable
 from bistil.errors import ExtractError
-from bistil.extract.config import Extraction
+from bistil.extract.config import CHECKPOINTS, Extraction
 from bistil.extract.plan import Plan, attention_route
 from bistil.extract.record import RunRecord, write_folder
 from bistil.extract.sentences import (
@@ -140,7 +140,9 @@ def extract(
             if sentences is not None:
                 write_modules(model.student, sentences, work / MADE)
 
-    return made_once(out, _inputs(given, extraction), make, together=True, refuse=ExtractError)
+    return made_once(
+        out, _inputs(given, extraction), make, together=True, refuse=ExtractError, own=[CHECKPOINTS]
+    )
 
 
 def _trim_copy_distil(
@@ -158,7 +160,7 @@ def _trim_copy_distil(
         given, extraction, cache_dir, watch
     )  # whose training may be of another precision
     # Chooses the device, and forms the process group, if there is one.
-    arguments = training_arguments(work / "checkpoints", extraction)
+    arguments = training_arguments(work / CHECKPOINTS, extraction)
     teacher = trimmed_teacher(given.folder, given.files, cache_dir, extraction, watch=watch)
     sentences = read_sentences(teacher, given.sentences, extraction)
     text = open_text(

@@ -51,6 +51,7 @@ from xeval.cost.measure import device_name
 from xeval.statistics.metrics import value_of_rows
 
 PAGE, RECORD, PICTURE, STUDENT, EXPORTED = "report.html", "fit.json", "front.svg", "student", "exported"  # fmt: skip
+_TRAINED, _UNTRAINED = "trained", "untrained"
 _LEAST_LINES = 20
 _VERSIONS = ("bistil", "teacherzoo", "vocabmerge", "torch", "transformers")
 
@@ -172,7 +173,7 @@ def fit(
         _collect(record, student, work)
 
     try:
-        made_once(out, inputs, write, refuse=FitError)
+        made_once(out, inputs, write, refuse=FitError, own=[_TRAINED, _UNTRAINED, EXPORTED])
     except _PlannedOnly as planned:
         return planned.record
     return dict(json.loads((out / RECORD).read_text(encoding="utf-8")))
@@ -361,13 +362,13 @@ def _finish(
     stated = record["chosen"]["shape"]
     shape = Shape(**{**stated, "layers": tuple(stated["layers"])})
     steps, untrained = search.fitting.steps, search.trials.trial(shape, 0).worth
-    student = work / "trained" / STUDENT
+    student = work / _TRAINED / STUDENT
     search.trials.make(shape, steps, student, watch=search.watch)
     worth, by = search.judge.worth(student), search.judge.by
     trained = worth.ranked(by)
     if trained < untrained.ranked(by):
         steps, worth = 0, untrained
-        student = work / "untrained" / STUDENT
+        student = work / _UNTRAINED / STUDENT
         search.trials.make(shape, 0, student, watch=search.watch)
     run = json.loads((student / "run.json").read_text(encoding="utf-8"))
     made = replace(shape, pieces=run["plan"]["pieces"][1])

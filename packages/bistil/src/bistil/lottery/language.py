@@ -13,7 +13,12 @@ from torch import Tensor
 from bistil.encoders.body import body_digests
 from bistil.errors import AdaptError
 from bistil.lottery.config import NUMBERS, Evaluation, Sparsity, TrainingPlan
-from bistil.lottery.lottery_ticket import Ticket, lottery_ticket
+from bistil.lottery.lottery_ticket import (
+    Ticket,
+    entries_to_keep,
+    lottery_ticket,
+    trainable_body,
+)
 from bistil.lottery.training_run import check_arguments
 from bistil.sparse.difference import SparseFineTuning
 from bistil.sparse.files import read_sparse, write_sparse
@@ -127,6 +132,10 @@ def language_sft(
     def learn(work: Path) -> None:
         teacher = load_teacher(model)
         base = body_digests(teacher.model)
+        loss = MaskedLMLoss(teacher.model)
+        # What cannot be kept is refused before text is cut.
+        if not sparsity.full:
+            entries_to_keep(trainable_body(teacher.model, sparsity), sparsity)
         text_blocks = TextBlocks(
             {language: files},
             teacher,
@@ -138,7 +147,6 @@ def language_sft(
             seed=training.seed,
             watch=watch,
         )
-        loss = MaskedLMLoss(teacher.model)
         held_out = text_blocks.held_out().get(language) if training.held_out_share else None
         evaluation = None if held_out is None else Evaluation(
             measure=lambda: loss.mean_over(held_out), words="held-out loss {:.3f}", greater_is_better=False

@@ -56,7 +56,7 @@ def lottery_ticket(
         AdaptError: for what DeepSpeed cannot do to single entries.
         SparseError: for a density that leaves nothing, or a frozen entry that moved.
     """
-    body = trainable_body(student, freeze_norms=sparsity.freeze_norms and not sparsity.full)
+    body = trainable_body(student, sparsity)
     tuning = _Tuning(model, body, batches, plan, sparsity, folder, evaluation, watch)
     chosen = None
     if sparsity.full:
@@ -195,9 +195,10 @@ class _Tuning:
         return SparseFineTuning(body=body).rounded(NUMBERS[self._sparsity.values])
 
 
-def trainable_body(model: nn.Module, *, freeze_norms: bool) -> dict[str, nn.Parameter]:
+def trainable_body(model: nn.Module, sparsity: Sparsity) -> dict[str, nn.Parameter]:
     """The body's tensors that sparse fine-tuning may choose from; normalisation layers and poolers are switched off."""
     body, norms = body_parameters(model), norm_names(model)
+    freeze_norms = sparsity.freeze_norms and not sparsity.full
     for name, parameter in body.items():
         if freeze_norms and name in norms:
             parameter.requires_grad_(False)

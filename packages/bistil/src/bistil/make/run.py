@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bistil.errors import MakeError
-from bistil.extract.config import Extraction
+from bistil.extract.config import CHECKPOINTS, Extraction
 from bistil.extract.sentences import check_sentences
 from bistil.losses.weights import weights_for
 from bistil.make.closeness import closeness
@@ -136,7 +136,8 @@ def make(
         record["seconds"] = round(time.monotonic() - started, 1)
         _collect(record, work)
 
-    made_once(out, inputs, write, refuse=MakeError)
+    checkpoints = work_dir(Path(STUDENT)) / CHECKPOINTS
+    made_once(out, inputs, write, refuse=MakeError, own=[STUDENT, str(checkpoints), SCORES])
     return _json(out / RECORD)
 
 
