@@ -299,7 +299,7 @@ def test_bad_input_is_refused_before_anything_is_opened(
     short = tmp_path / "short.txt"
     short.write_text("one line\n" * 30, encoding="utf-8")
     for arguments, said in (
-        (["--text", f"en={short}"], "en: its text has 1 different lines, and 20 are the least to judge by"),
+        (["--text", f"en={short}"], "en: its text has 1 different line, and 20 are the least to judge by"),
         (["--text", "en"], "--text must be LANGUAGE=FILE, a folder or hub:NAME, got 'en'"),
         (["--text", "en=nothing.txt"], "nothing.txt"),
         (["--for", "gpu"], "--for must be one of cpu, cpu-vnni, arm"),

@@ -275,8 +275,17 @@ def test_masked_words_are_guessed_as_a_pipeline_guesses_them(
         [entry["score"] for entry in expected], abs=1e-4
     )
     [line] = _run(export_float("masked_words"), "abc [MASK] mnop.")
-    with pytest.raises(ValueError, match=r"expected a word to be masked by '\[MASK\]', found none"):
-        _serve(export_float("masked_words")).MaskedWords().fill("abc mnop.")
+    program = _serve(export_float("masked_words")).MaskedWords()
+    with pytest.raises(
+        ValueError, match=r"'abc mnop.': no word is masked; write '\[MASK\]' in the place"
+    ):
+        program.fill("abc mnop.")
+    # A guess for one of two masks would look like all of them.
+    with pytest.raises(
+        ValueError,
+        match=r"a '\[MASK\]' stands outside the \d+ tokens that the model reads; shorten",
+    ):
+        program.fill("[MASK] " + "abc " * 600 + "[MASK]")
     assert line.split("\t")[0] == f"{guesses[0][0]} {guesses[0][1]:.3f}"
 
 

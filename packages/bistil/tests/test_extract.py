@@ -114,6 +114,29 @@ def test_the_card_says_what_was_done(student: Path, teacher: Path) -> None:
     assert (student / "curves.png").stat().st_size > 1000
 
 
+def test_of_layers_that_are_the_teachers_first_the_plan_says_that_nothing_is_learnt(
+    teacher: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    plans, few = list[Plan](), Extraction(steps=2, batch=2, length=32, held_out_share=0.2)
+    cases: list[dict[str, Any]] = [
+        {"layers": (0, 1)},
+        {"layers": (1, 3)},
+        {"layers": (0, 1), "loss": LossWeights(cosine=1)},
+        {"layers": (0, 1), "feed_forward": 16},
+        {"layers": (0, 1), "init": "random"},
+    ]
+    idle = []
+    for number, case in enumerate(cases):
+        out = tmp_path / str(number)
+        _extract(teacher, texts, out, extraction=replace(few, **case), tell=plans.append)
+        log = json.loads((out / "run.json").read_text())["log"]
+        idle.append(all(entry["loss"] == 0 for entry in log))
+        assert (out / "curves.png").stat().st_size > 1000
+
+    assert idle == [True, False, False, False, False]
+    assert [any("learnt      nothing" in line for line in plan.lines()) for plan in plans] == idle
+
+
 def test_no_file_of_a_student_says_where_on_this_machine_something_lies(
     student: Path,
     teacher: Path,

@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ from bistil.fit.judge import Worth
 from bistil.fit.latency import LatencyModel, fit_latency, shapes_to_measure
 from bistil.fit.page import table, verdict
 from bistil.fit.parts import PartWorths, measure_parts
-from bistil.fit.picture import front_picture
+from bistil.fit.picture import front_picture, words
 from bistil.fit.search import Candidate, candidates_of, finalists, pareto_front, thinned
 from bistil.fit.trials import Trial
 from bistil.student.shape import Shape, ShapeSizes
@@ -213,6 +213,32 @@ def test_a_plan_trains_nothing_and_a_killed_run_goes_on_from_it_to_the_same_byte
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+def test_a_run_that_fails_at_its_last_files_keeps_what_was_trained(
+    teacher: Path, given: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No room for the card, or a kill before the student is in its place; what goes on then trains nothing."""
+    finding = importlib.import_module("bistil.fit.run")
+    asked: dict[str, Any] = {"budget": BUDGET, "fitting": TINY, "cache_dir": tmp_path / "cache"}
+
+    def full(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(finding, "card_part", full)
+        with pytest.raises(OSError, match="No space left"):
+            fit(teacher, given, tmp_path / "out", **asked)
+    monkeypatch.setattr(trials, "extract", full)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "move", full)
+        with pytest.raises(OSError, match="No space left"):
+            fit(teacher, given, tmp_path / "out", **asked)
+    record = fit(teacher, given, tmp_path / "out", **asked)
+    card = (tmp_path / "out" / "student" / "README.md").read_text(encoding="utf-8")
+    assert card.count("## Why this shape") == 1
+    assert record["chosen"]["why"] in card
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["fit.json", "front.svg", "report.html", "student"]  # fmt: skip
+
+
 def test_after_a_plan_other_budgets_are_planned_and_made_of_what_it_measured(
     teacher: Path, given: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,6 +337,13 @@ def test_layers_multiply_and_sizes_between_measured_ones_are_interpolated() -> N
     assert parts.predicted(WHOLE) == pytest.approx(100)
     assert parts.predicted(replace(WHOLE, layers=(0, 3), pieces=100)) == pytest.approx(40)
     assert parts.predicted(replace(WHOLE, width=24)) == pytest.approx(50)  # the root of a quarter
+
+
+def test_one_layer_and_one_head_are_no_plural() -> None:
+    one = replace(WHOLE, layers=(3,), heads=1)
+    assert str(one) == "1 layer (3) of width 32, 1 head, 48 feed-forward units, 200 pieces"
+    assert words(asdict(one)) == "1 layer, width 32 in 1 head, feed-forward 48, 200 pieces"
+    assert words(asdict(WHOLE)) == "4 layers, width 32 in 4 heads, feed-forward 48, 200 pieces"
 
 
 def test_nothing_on_the_front_is_beaten_and_the_best_within_the_budget_is_shown() -> None:

@@ -325,6 +325,29 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
         assert weights[0] == weights[1]
 
 
+def test_a_run_killed_between_its_last_renames_goes_on_with_its_student(
+    save: Callable[[str], Path],
+    given: dict[str, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, out, move = save("headless"), tmp_path / "out", shutil.move
+    moved: list[str] = []
+
+    def killed(source: Path, place: Path) -> None:
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(move(source, place))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "move", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make(model, ["en", "sw"], out, texts=given, making=TINY)
+    monkeypatch.setattr(sys.modules["bistil.extract.run"], "extract", None)  # the student is there
+    make(model, ["en", "sw"], out, texts=given, making=TINY)
+    assert sorted(path.name for path in out.iterdir()) == ["make.json", "report.html", "student", "trimmed"]  # fmt: skip
+
+
 def test_a_size_that_was_too_small_is_asked_for_again_and_a_half_made_student_stays_that_of_its_call(
     save: Callable[[str], Path],
     given: dict[str, list[str]],
@@ -637,7 +660,7 @@ def test_too_little_text_and_data_without_a_test_set_are_refused(
 ) -> None:
     (tmp_path / "en.txt").write_text("one line\n")
     given = {language: [str(tmp_path / "en.txt")] for language in ("en", "ha")}
-    with pytest.raises(MakeError, match="has 1 different lines, and 40 are the least"):
+    with pytest.raises(MakeError, match="has 1 different line, and 40 are the least"):
         make(save("headless"), ["en", "ha"], tmp_path / "out", texts=given, making=TINY)  # fmt: skip
     with pytest.raises(MakeError, match="there is no test set of the tasks bitext"):
         make(save("headless"), ["en", "ha"], tmp_path / "out", texts=given, data=str(pairs), making=TINY)  # fmt: skip

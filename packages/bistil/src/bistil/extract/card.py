@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bistil.counted import counted
 from bistil.extract.opened_as import OPENED_AS
 from bistil.extract.plan import Plan
 from bistil.losses.table import EXTRACT_TERMS
@@ -85,6 +86,7 @@ def card(
         plain_names=_PLAIN_NAMES,
         before=before,
         after=after,
+        counted=counted,
     )
     return str(page)
 

@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bistil.counted import counted
 from bistil.encoders.capture import encoder_of, family_of
 from bistil.multitask.tune import TunedTeacher
 from xeval.cost.parameters import Parameters
+
+_IDLE = (
+    "learnt      nothing: the layers are the teacher's first ones, on which these terms are 0 before any training; take other layers, "
+    "or add a term of what comes out, such as cosine"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,7 @@ class Plan:
         attention: how attention is compared.
         terms: weights of the loss.
         frozen: parameters that no term reaches and that stay as they are.
+        idle: whether the terms compare nothing but layers that are the teacher's own, so that there is nothing to learn.
         blocks: per language.
         steps: optimiser steps.
         tokens: positions read in all, over all processes.
@@ -56,6 +63,7 @@ class Plan:
     attention: str
     terms: Mapping[str, float]
     frozen: int
+    idle: bool = False
     blocks: Mapping[str, int]
     steps: int
     tokens: int
@@ -81,8 +89,9 @@ class Plan:
             f"attention   {self.attention}",
             f"loss        {' + '.join(f'{weight:g} {name}' for name, weight in self.terms.items())}"
             + (f"; {self.frozen:,} parameters that it does not reach stay as they are" if self.frozen else ""),
+            *([_IDLE] if self.idle and self.steps else []),
             f"blocks      {', '.join(f'{language} {count:,}' for language, count in self.blocks.items())}",
-            f"training    {self.steps:,} steps, {self.tokens:,} positions",
+            f"training    {counted(self.steps, 'step')}, {self.tokens:,} positions",
         ]  # fmt: skip
 
 

@@ -107,9 +107,10 @@ def _draw_curves(record: RunRecord, file: Path) -> None:
             points = [(entry["step"], entry[name]) for entry in record.log if name in entry]
             if points:
                 axes.plot(*zip(*points, strict=True), label=language)
+            if any(value > 0 for _, value in points):
+                axes.set_yscale("log")
         axes.set_title(term)
         axes.set_xlabel("step")
-        axes.set_yscale("log")
         axes.spines[["top", "right"]].set_visible(False)
     if terms:
         plots[0].legend(frameon=False)

@@ -30,6 +30,7 @@ from bistil.extract.teacher import teacher_in_training, trimmed_teacher
 from bistil.extract.text import Batches, ExtractionText, open_text
 from bistil.losses.extraction import ExtractionModel, TeacherRunner, freeze_unreached
 from bistil.losses.rows import SentenceExtractionModel, SentenceTeacher, is_pairs
+from bistil.losses.table import Sees
 from bistil.multitask.config import TeacherTasks
 from bistil.multitask.data import TaskMixture, read_mixture
 from bistil.multitask.tune import TunedTeacher, require_tunable, tuned_teacher
@@ -377,10 +378,18 @@ def _plan(
         attention=attention_route(student.student, extraction.weights),
         terms=dict(extraction.weights),
         frozen=freeze_unreached(student, *probes),
+        idle=_idle(copied, given, extraction),
         blocks=text.sizes,
         steps=extraction.steps,
         tokens=len(batches) * extraction.batch * extraction.length if extraction.steps else 0,
     )
+
+
+def _idle(copied: InitialStudent, given: _Given, extraction: Extraction) -> bool:
+    """Whether the student is the teacher's first layers, and nothing but these layers is compared."""
+    as_it_was = extraction.init == "teacher" and not copied.words and not given.sfts
+    first = given.layers == tuple(range(len(given.layers)))
+    return as_it_was and first and all(term.sees == Sees.MAPPED_LAYERS for term in extraction.weights.terms)  # fmt: skip
 
 
 def _probes(batches: Batches, device: torch.device, language: str) -> list[dict[str, Any]]:

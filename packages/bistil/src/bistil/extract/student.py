@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 
+from bistil.counted import counted
 from bistil.encoders.pooling import SentenceEncoder, SentenceModules
 from bistil.encoders.widths import inner_width
 from bistil.extract.config import Extraction
@@ -160,7 +161,7 @@ def _narrower(
     if feed_forward is not None:
         words.append(f"{feed_forward:,} of {inner:,} units in each feed-forward layer{by if seed is None else ''}")  # fmt: skip
     if heads is not None:
-        words.append(f"{heads:,} of {count:,} attention heads in each layer{by}, of {(width or whole) // heads:,} units each")  # fmt: skip
+        words.append(f"{heads:,} of {count:,} attention heads in each layer{by}, of {counted((width or whole) // heads, 'unit')} each")  # fmt: skip
     narrow = narrowed(
         student, sample, units=units, feed_forward=feed_forward, inner_units=chosen.get("feed_forward"), heads=chosen.get("heads"),
         seed=seed,

@@ -6,6 +6,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bistil.counted import counted
 from bistil.errors import FitError
 
 _BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -56,8 +57,10 @@ class Budget:
 
     def __str__(self) -> str:
         if self.size is not None:
-            return f"{self.size:,} parameters"
-        return f"{self.bytes:,} bytes" if self.bytes is not None else f"{self.latency:g} ms a text"
+            return counted(self.size, "parameter")
+        return (
+            counted(self.bytes, "byte") if self.bytes is not None else f"{self.latency:g} ms a text"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

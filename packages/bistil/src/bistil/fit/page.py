@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bistil.counted import counted
 from bistil.fit.picture import front_picture, words
 from bistil.make.page_frame import page_templates
 from bistil.make.plan import KINDS
@@ -93,9 +94,9 @@ def _training(record: Mapping[str, Any]) -> str:
     """What its training gave, or why what was made is untrained."""
     student, steps = record["student"], record["fitting"]["steps"]
     if student["steps"] == steps:
-        return f"Its training of {steps:,} steps took it from {student['untrained']:.1f} to {student['trained']:.1f}."
+        return f"Its training of {counted(steps, 'step')} took it from {student['untrained']:.1f} to {student['trained']:.1f}."
     return (
-        f"Its training of {steps:,} steps took it from {student['untrained']:.1f} down to {student['trained']:.1f}, so that what was made is the cut "
+        f"Its training of {counted(steps, 'step')} took it from {student['untrained']:.1f} down to {student['trained']:.1f}, so that what was made is the cut "
         "as it was before; more steps, more text or a lower learning rate may do better."
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bistil.counted import counted
 from bistil.fit.choices import Choices, layers_of_depth
 from bistil.fit.config import Fitting
 from bistil.fit.trials import Trials
@@ -112,7 +113,9 @@ def measure_parts(
     ]  # fmt: skip
     by_heads: dict[int, dict[int, float]] = {most.width: {most.heads: uncut}}
     for width, heads in pairs:
-        left = worth(f"judging width {width:,} in {heads} heads", width=width, heads=heads)
+        left = worth(
+            f"judging width {width:,} in {counted(heads, 'head')}", width=width, heads=heads
+        )
         by_heads.setdefault(width, {})[heads] = left
     by_size = {"width": {width: max(worths.values()) for width, worths in by_heads.items()}}
     for part in PARTS[1:]:
@@ -126,7 +129,7 @@ def measure_parts(
         for layers in ([choices.layers] if choices.layers else layers_of_depth(sizes, layout, fitting, depth, losses))
     ]  # fmt: skip
     told = _counter(watch, len(layer_sets))
-    by_layers = {layers: worth(f"judging {len(layers)} layers", layers=layers) for layers in dict.fromkeys(layer_sets)}  # fmt: skip
+    by_layers = {layers: worth(f"judging {counted(len(layers), 'layer')}", layers=layers) for layers in dict.fromkeys(layer_sets)}  # fmt: skip
     return PartWorths(
         uncut=uncut, without_layer=without, layers=by_layers, sizes=by_size, heads=by_heads
     )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bistil.counted import counted
 from bistil.make.page_frame import page_templates
 
 _TITLES = {
@@ -50,7 +51,7 @@ def front_picture(record: Mapping[str, Any]) -> str:
         front=[(x(row[measure]), y(row["predicted"]), f"{words(row['shape'])}: predicted {row['predicted']:.1f}") for row in front],
         trials=[
             (x(row[measure]), y(row["ranked"]), 1 + rounds.index(row["steps"]), row["shape"] == chosen,
-             f"{words(row['shape'])}: {row['ranked']:.1f} after {row['steps']} steps")
+             f"{words(row['shape'])}: {row['ranked']:.1f} after {counted(row['steps'], 'step')}")
             for row in trials
         ],
         rounds=list(enumerate(rounds, start=1)),
@@ -61,8 +62,8 @@ def front_picture(record: Mapping[str, Any]) -> str:
 def words(shape: Mapping[str, Any]) -> str:
     """A shape in a few words."""
     return (
-        f"{len(shape['layers'])} layers, width {shape['width']:,} in {shape['heads']:,} heads, feed-forward {shape['feed_forward']:,}, "
-        f"{shape['pieces']:,} pieces"
+        f"{counted(len(shape['layers']), 'layer')}, width {shape['width']:,} in {counted(shape['heads'], 'head')}, feed-forward {shape['feed_forward']:,}, "
+        f"{counted(shape['pieces'], 'piece')}"
     )
 
 

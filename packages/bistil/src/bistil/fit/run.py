@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bistil.counted import counted
 from bistil.encoders.answers import assumption, plain_kind
 from bistil.errors import FitError
 from bistil.fit.choices import MILLISECONDS, choices_of, require_affordable
@@ -51,6 +52,7 @@ from xeval.cost.measure import device_name
 from xeval.statistics.metrics import value_of_rows
 
 PAGE, RECORD, PICTURE, STUDENT, EXPORTED = "report.html", "fit.json", "front.svg", "student", "exported"  # fmt: skip
+_CARD = "README.md"
 _TRAINED, _UNTRAINED = "trained", "untrained"
 _LEAST_LINES = 20
 _VERSIONS = ("bistil", "teacherzoo", "vocabmerge", "torch", "transformers")
@@ -184,7 +186,7 @@ def _require_lines(judged: Mapping[str, Sequence[str]]) -> None:
     for language, lines in judged.items():
         if len(lines) < _LEAST_LINES:
             raise FitError(
-                f"{language}: {len(lines)} lines are kept out of training, and {_LEAST_LINES} are the least by which a graph in eight bits is judged; "
+                f"{language}: {counted(len(lines), 'line')} kept out of training, where {_LEAST_LINES} are the least by which a graph in eight bits is judged; "
                 "give more text, or keep more lines out."
             )
 
@@ -270,7 +272,10 @@ class _Search:
         agreement = None
         for number, (count, steps) in enumerate(self.fitting.rounds()):
             alive = alive[:count]
-            tried = [self._try(c, steps, f"round {number + 1}, {len(alive)} shapes") for c in alive]
+            tried = [
+                self._try(c, steps, f"round {number + 1}, {counted(len(alive), 'shape')}")
+                for c in alive
+            ]
             trials += [
                 {
                     **candidate.to_json(), "latency_ms": times[candidate.shape], "untrained": untrained[candidate.shape], "steps": steps,
@@ -414,11 +419,13 @@ def _collect(record: Mapping[str, Any], student: Path, work: Path) -> None:
     (made / PICTURE).write_text(front_picture(record), encoding="utf-8")
     (made / PAGE).write_text(page(record), encoding="utf-8")
     (made / RECORD).write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
-    card = (student / "README.md").read_text(encoding="utf-8")
-    for folder in (student, work / EXPORTED):
+    card = (student / _CARD).read_text(encoding="utf-8")
+    (made / _CARD).write_text(card.rstrip() + "\n" + card_part(record), encoding="utf-8")
+    # Nothing from here on can fail for want of room, and what took longest goes last.
+    for folder in (work / EXPORTED, student):
         if folder.is_dir():
             shutil.move(folder, made)
-    (made / STUDENT / "README.md").write_text(card.rstrip() + "\n" + card_part(record), encoding="utf-8")  # fmt: skip
+    (made / _CARD).replace(made / STUDENT / _CARD)
 
 
 def _usual_length(layout: Layout, lines: Sequence[str], fitting: Fitting) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from bistil.counted import counted
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -27,5 +29,6 @@ def page_templates(package: str) -> Environment:
     )
     templates.filters["mib"] = lambda size: f"{size / 2**20:,.1f}"
     templates.filters["billions"] = lambda number: f"{number / 1e9:,.2f}"
+    templates.filters["counted"] = counted
     templates.filters["thousands"] = lambda number: f"{number:,}"
     return templates

@@ -288,6 +288,7 @@ def _collect(record: Mapping[str, Any], work: Path) -> None:
     (work / MADE / PAGE).write_text(document, encoding="utf-8")
     (work / MADE / RECORD).write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")  # fmt: skip
     (work / TRIMMED / NOTE).unlink(missing_ok=True)
-    for name in (TRIMMED, STUDENT, SCORES):
+    # What took longest goes last.
+    for name in (TRIMMED, SCORES, STUDENT):
         if (work / name).is_dir():
             shutil.move(work / name, work / MADE)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bistil.counted import counted
 from bistil.errors import MakeError
 from teacherzoo.cache import MADE, digest_of_values, made_once
 from teacherzoo.digests import digest_of_text
@@ -144,7 +145,7 @@ def split_text(
         text = list(dict.fromkeys(read))
         if len(text) < _LEAST:
             raise MakeError(
-                f"{language}: {', '.join(sources)} has {len(text)} different lines, and {_LEAST} are the least to make a "
+                f"{language}: {', '.join(sources)} has {counted(len(text), 'different line')}, and {_LEAST} are the least to make a "
                 "model of; give more text."
             )
         kept_out = list(evenly_spread(text, min(judged, len(text) // 10)))

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bistil.counted import counted
 from bistil.encoders.model_folder import write_model
 from bistil.errors import ExtractError
 from bistil.lottery.config import Evaluation, TrainingPlan
@@ -80,11 +81,11 @@ class TunedTeacher:
         tasks = list(dict.fromkeys(score.task for score in self.scores))
         order = {"even": "a step each in turn", "size": "as often as they have examples"}
         told = [
-            f"{' and '.join(filter(None, (', '.join(tasks[:-1]), tasks[-1])))} together, {order[self.sampling]}, {self.best_step:,} steps of "
-            f"{self.batch:,} examples; on development sets {', '.join(map(str, self.scores))}"
+            f"{' and '.join(filter(None, (', '.join(tasks[:-1]), tasks[-1])))} together, {order[self.sampling]}, {counted(self.best_step, 'step')} of "
+            f"{counted(self.batch, 'example')}; on development sets {', '.join(map(str, self.scores))}"
         ]
         told += [
-            f"vectors beside the untuned teacher's, of 100, on {kept.lines:,} lines in {language}: {kept}" for language, kept in self.kept.items()
+            f"vectors beside the untuned teacher's, of 100, on {counted(kept.lines, 'line')} in {language}: {kept}" for language, kept in self.kept.items()
         ]  # fmt: skip
         return told
 

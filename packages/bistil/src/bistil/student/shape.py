@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 
+from bistil.counted import counted
 from bistil.encoders.widths import inner_width, narrow_config
 from bistil.errors import ModelError
 from teacherzoo.encoders.families import known_family
@@ -39,8 +40,8 @@ class Shape:
 
     def __str__(self) -> str:
         return (
-            f"{len(self.layers)} layers ({', '.join(map(str, self.layers))}) of width {self.width:,}, {self.heads:,} heads, {self.feed_forward:,} feed-forward units, "
-            f"{self.pieces:,} pieces"
+            f"{counted(len(self.layers), 'layer')} ({', '.join(map(str, self.layers))}) of width {self.width:,}, {counted(self.heads, 'head')}, "
+            f"{counted(self.feed_forward, 'feed-forward unit')}, {counted(self.pieces, 'piece')}"
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bistil.counted import counted
 from bistil.encoders.capture import family_of, layers_of
 from bistil.errors import AdaptError
 from bistil.losses.table import Sees
@@ -128,7 +129,7 @@ def _heads(student: str | Path, count: int, teacher_count: int) -> Sequence[Sequ
     heads: list[list[int]] = plan_of_extraction(student).get("heads") or []
     if not heads or any(len(kept) != count or max(kept) >= teacher_count for kept in heads):
         raise AdaptError(
-            f"{student}: the student has {count} heads and the teacher {teacher_count}, and no run.json says which of them it keeps; "
+            f"{student}: the student has {counted(count, 'head')} and the teacher {teacher_count}, and no run.json says which of them it keeps; "
             "give the teacher that it was extracted from, or leave attention out by --attention 0."
         )
     return heads

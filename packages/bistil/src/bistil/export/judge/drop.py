@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bistil.counted import counted
 from bistil.encoders.closeness import interval
 from bistil.errors import ExportError
 from bistil.export.graph.graph import Graph
@@ -72,7 +73,7 @@ def read_texts(texts: Corpora) -> dict[str, list[str]]:
         lines[language] = list(dict.fromkeys(line for line in map(str.strip, text) if line))
         if len(lines[language]) < _LEAST:
             raise ExportError(
-                f"{language}: its text has {len(lines[language])} different lines, and {_LEAST} are the least to judge by; "
+                f"{language}: its text has {counted(len(lines[language]), 'different line')}, and {_LEAST} are the least to judge by; "
                 "give more text."
             )
     return lines

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from bistil.counted import counted
 from bistil.encoders.capture import Attention
 from bistil.errors import ModelError
 from bistil.losses.outputs import LossContext, ModelOutputs, at_least_float32
@@ -70,6 +71,6 @@ def require_same_heads(student: int, teacher: int) -> None:
     """
     if student != teacher:
         raise ModelError(
-            f"Attention is compared head by head, but the student has {student} heads and the teacher {teacher}; "
+            f"Attention is compared head by head, but the student has {counted(student, 'head')} and the teacher {teacher}; "
             "say which of them it keeps, make the student from this teacher, or leave these terms out by weight 0."
         )

@@ -15,8 +15,11 @@ class MaskedWords(Graph):
         mask = self.about["mask"]
         [row] = self.rows([text])
         places = [place for place, token in enumerate(row.tokens) if token == mask]
-        if not places:
-            raise ValueError(f"{text!r}: expected a word to be masked by {mask!r}, found none")
+        if mask not in text:
+            raise ValueError(f"{text!r}: no word is masked; write {mask!r} in the place of the one to guess")  # fmt: skip
+        if len(places) < text.count(mask):
+            longest = self.about["longest"]
+            raise ValueError(f"{text[:40]!r}...: a {mask!r} stands outside the {longest} tokens that the model reads; shorten the text")  # fmt: skip
         [logits] = self.answers([row], "logits")
         guesses = []
         for place in places:
