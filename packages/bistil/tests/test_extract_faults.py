@@ -78,6 +78,11 @@ def test_options_that_do_not_fit_are_named(
             {"offload": "cpu", "arguments": {"deepspeed": {}}},
             "offload shares the teacher's weights",
         ),
+        ({"learning_rate": -1e-3}, "learning_rate must be a number from 0 on, got -0.001"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a number from 0 on, got nan"),
+        ({"learning_rate": float("inf")}, "learning_rate must be a number from 0 on, got inf"),
+        ({"threshold": -1.0}, "threshold must be from 0 to 1, got -1.0"),
+        ({"threshold": float("nan")}, "threshold must be from 0 to 1, got nan"),
         ({"init": "zeros"}, "init must be one of teacher, random, got 'zeros'"),
         ({"precision": "int3"}, "precision must be one of"),
         ({"top": 100, "budget": 100}, "one can hold"),
@@ -89,7 +94,19 @@ def test_values_that_make_no_sense_are_refused(settings: Any, message: str) -> N
         Extraction(**settings)
 
 
+def test_a_length_and_a_language_tag_are_refused_before_any_text_is_read(
+    teacher: Path, texts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bistil.extract.run.trimmed_teacher", None)
+    with pytest.raises(ExtractError, match="length 500 is beyond the teacher's limit of 80"):
+        _extract(teacher, texts, tmp_path / "out", extraction=Extraction(length=500))
+    with pytest.raises(TeacherzooError, match=r"a language tag is made of letters.*got '\.\./sw'"):
+        _extract(teacher, texts, tmp_path / "out", corpora={"en": texts["en"], "../sw": texts["sw"]}, targets=["../sw"])  # fmt: skip
+
+
 def test_terms_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ExtractError, match="--term hidden is given twice; give it once"):
+        _loss("bistil", ["hidden=1", "hidden=2"], "teacher", narrow=False)
     with pytest.raises(ExtractError, match="The weight of hidden must be a number from 0 on, got -1"):  # fmt: skip
         LossWeights(hidden=-1)
     with pytest.raises(ExtractError, match="Every term has weight 0"):

@@ -248,6 +248,8 @@ def _loss(style: str | None, changed: list[str], model: str, *, narrow: bool) ->
             terms = ", ".join(term.name for term in EXTRACT_TERMS)
             others = ", ".join(f"{setting}=NUMBER" for setting in settings)
             raise ExtractError(f"--term must be TERM=WEIGHT with a term of {terms} (or {others}), got {option!r}.")  # fmt: skip
+        if name in stated:
+            raise ExtractError(f"--term {name} is given twice; give it once.")
         try:
             stated[name] = settings[name].kind(value) if name in settings else float(value)
         except ValueError as error:
@@ -284,10 +286,13 @@ def _teacher_tasks(
         refuse(options, because="without --teacher-tasks")
         return None
     from bistil.multitask.config import PROTOCOL, TeacherTasks
+    from xeval import XevalError
 
-    protocol = replace(
-        PROTOCOL, **given(steps=steps, batch_size=batch, learning_rate=learning_rate)
-    )
+    changes = given(steps=steps, batch_size=batch, learning_rate=learning_rate)
+    try:
+        protocol = replace(PROTOCOL, **changes)
+    except XevalError as error:
+        raise ExtractError(f"--teacher-tasks: of the tuning, {error}.") from error
     named = tuple(task.strip() for task in tasks.split(",") if task.strip())
     others = given(data=data, languages=language and tuple(language), sampling=sampling)
     return TeacherTasks(tasks=named, protocol=protocol, **others)

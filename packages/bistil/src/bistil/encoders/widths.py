@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from bistil.counted import counted
 from bistil.encoders.capture import encoder_of, family_of, layers_of
 from bistil.errors import ModelError
 from teacherzoo.encoders.families import known_family
@@ -64,12 +65,12 @@ def require_narrowable(
         raise ModelError(f"heads must be from 1 to the teacher's {count}, got {heads!r}.")
     if heads not in (None, count) and family.fixed_width:
         raise ModelError(
-            f"heads {heads!r}: a {kind!r} student must have its teacher's {count} heads, for {family.fixed_width}; leave heads out."
+            f"heads {heads!r}: a {kind!r} student must have its teacher's {counted(count, 'head')}, for {family.fixed_width}; leave heads out."
         )
     state = whole if width is None else width
     if not 1 <= state <= whole or (heads is None and state % count):
         raise ModelError(
-            f"width must be a multiple of the {count} attention heads, or be given with heads that divide it, and at most the "
+            f"width must be a multiple of the {counted(count, 'attention head')}, or be given with heads that divide it, and at most the "
             f"teacher's {whole}; got {state!r}."
         )
     if heads is not None and state % heads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -115,6 +116,10 @@ class Extraction:
         for name in ("mask_rate", "warmup", "held_out_share"):
             if not 0 <= (getattr(self, name) or 0.0) < 1:
                 raise ExtractError(f"{name} must be in [0, 1), got {getattr(self, name)!r}.")
+        if not 0 <= (self.learning_rate or 0.0) < math.inf:
+            raise ExtractError(
+                f"learning_rate must be a number from 0 on, got {self.learning_rate!r}."
+            )
         masked = [term for term in self.weights.terms if Sees.MASKED_ROWS in term.sees]
         names = " and ".join(term.name for term in masked)
         if self.mask_rate == 0 and masked:
@@ -145,6 +150,8 @@ class Extraction:
                 "offload shares the teacher's weights and leaves the student to DDP; leave the DeepSpeed configuration out, "
                 "or do without offload."
             )
+        if not 0 <= (self.threshold or 0.0) <= 1:
+            raise ExtractError(f"threshold must be from 0 to 1, got {self.threshold!r}.")
         rules = [name for name in ("threshold", "top", "budget") if getattr(self, name) is not None]
         if len(rules) + self.keep_vocabulary > 1:
             raise ExtractError(

@@ -37,12 +37,18 @@ from bistil.multitask.tune import TunedTeacher, require_tunable, tuned_teacher
 from bistil.multitask.vectors import vectors_kept
 from bistil.sparse.composable_sft import sparse_path
 from bistil.student.layers import choose_layers
+from bistil.text.blocks import require_length
 from bistil.text.languages import languages_of, text_files
-from teacherzoo import Teacher
+from teacherzoo import Corpus, Teacher
 from teacherzoo.cache import DIGESTS, MADE, cleared_if_diverged, made_once, work_dir
 from teacherzoo.digests import digest_of_arguments, digest_of_inputs, keep_digests
 from teacherzoo.encoders.kinds import model_layout, shell_of
-from teacherzoo.encoders.teachers import read_config, teacher_folder
+from teacherzoo.encoders.teachers import (
+    longest_text,
+    read_config,
+    read_tokenizer,
+    teacher_folder,
+)
 from teacherzoo.processes import rank
 from teacherzoo.progress import ProgressCallback, no_progress
 from vocabmerge import Kind, Layout, read_vocabulary
@@ -242,6 +248,9 @@ def _check(
             "To a teacher whose weights are shared among processes no sparse fine-tuning can be applied; leave offload out."
         )
     files = {language: text_files(language, corpora[language]) for language in languages}
+    for language, listed in files.items():
+        # Refuses what is no language tag.
+        Corpus(language, tuple(listed))
     folder = teacher_folder(model)
     layout = model_layout(folder)
     extraction = extraction.decided(layout.kind)
@@ -305,6 +314,8 @@ def _layers(layout: Layout, name: str | Path, extraction: Extraction) -> tuple[i
             "offload out."
         )
     shell: Any = shell_of(layout)
+    tokenizer = read_tokenizer(layout.folder / layout.tokenizer, name, needs_mask=False)
+    require_length(extraction.length, longest_text(shell.config, tokenizer))
     if "answers" in extraction.weights and shell.config.problem_type == "regression":
         raise ExtractError(
             f"{name}: its problem_type is 'regression', so its answers are no distributions to diverge; use answers_mse in place "

@@ -12,7 +12,7 @@ from bistil.encoders.pooling import SentenceModules
 from bistil.encoders.prompts import default_prompt
 from bistil.errors import ExtractError
 from bistil.extract.config import Extraction
-from bistil.text.blocks import TextBlocks
+from bistil.text.blocks import TextBlocks, require_length
 from bistil.text.pairing import paired_files, with_pairs
 from bistil.text.rows import Form, TextRows
 from teacherzoo import Teacher, Vectors
@@ -69,10 +69,7 @@ def open_text(
             files, teacher, cache_dir, length=extraction.length, batch=extraction.batch, held_out_share=extraction.held_out_share,
             mask_rate=extraction.mask_rate, seed=extraction.seed, watch=watch,
         )  # fmt: skip
-    if extraction.length > teacher.max_length:
-        raise ExtractError(
-            f"length {extraction.length} is beyond the teacher's limit of {teacher.max_length} tokens; choose a smaller one."
-        )
+    require_length(extraction.length, teacher.max_length)
     length, prompts = extraction.length, extraction.prompts
     if sentences is None:
         prompts = () if teacher.layout is None else (default_prompt(teacher.layout),)

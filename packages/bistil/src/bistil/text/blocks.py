@@ -61,10 +61,7 @@ class TextBlocks:
         seed: int,
         watch: ProgressCallback = no_progress,
     ) -> None:
-        if length > teacher.max_length:
-            raise ExtractError(
-                f"length {length} is beyond the teacher's limit of {teacher.max_length} tokens; choose a smaller one."
-            )
+        require_length(length, teacher.max_length)
         if mask_rate and teacher.space.mask < 0:
             raise ExtractError(
                 f"{teacher.name}: its tokenizer has no mask token, so mask_rate must be 0, got {mask_rate!r}."
@@ -165,3 +162,19 @@ class TextBlocks:
                 raise
         if part == "train" and not done:
             raise too_short(language)
+
+
+def require_length(length: int, longest: int) -> None:
+    """Refuse rows that are longer than a teacher can read.
+
+    Args:
+        length: of a row, in tokens.
+        longest: that the teacher reads.
+
+    Raises:
+        ExtractError: naming both.
+    """
+    if length > longest:
+        raise ExtractError(
+            f"length {length} is beyond the teacher's limit of {longest} tokens; choose a smaller one."
+        )
