@@ -45,13 +45,13 @@ def _extract(teacher: Path, texts: dict[str, Path], out: Path, **options: Any) -
         ({"targets": ["ha"]}, "ha: there is no corpus of this language, only of en, sw; add ha=FILE"),
         ({"language_sfts": {"ha": "x"}}, "ha: a sparse fine-tuning is given, but the languages are en, sw"),
         ({"language_sfts": {"sw": "x"}, "extraction": Extraction(offload="cpu")}, "no sparse fine-tuning can be applied"),
-        ({"extraction": Extraction(reduction=3)}, "does not divide the teacher's 4 layers"),
+        ({"extraction": Extraction(length=32, reduction=3)}, "does not divide the teacher's 4 layers"),
         ({"extraction": Extraction(length=500)}, "length 500 is beyond the teacher's limit of 80"),
-        ({"extraction": Extraction(arguments={"seed": 3})}, "Trainer arguments: seed is decided elsewhere"),
-        ({"extraction": Extraction(arguments={"wings": 3})}, "Trainer arguments: .*'wings'"),
-        ({"extraction": Extraction(arguments={"average_tokens_across_devices": False})}, "a step's loss is divided by the positions of all"),
-        ({"extraction": Extraction(arguments={"gradient_checkpointing": True})}, "gradient_checkpointing is not supported"),
-        ({"extraction": Extraction(arguments={"label_smoothing_factor": 0.1})}, "label_smoothing_factor is not supported"),
+        ({"extraction": Extraction(length=32, arguments={"seed": 3})}, "Trainer arguments: seed is decided elsewhere"),
+        ({"extraction": Extraction(length=32, arguments={"wings": 3})}, "Trainer arguments: .*'wings'"),
+        ({"extraction": Extraction(length=32, arguments={"average_tokens_across_devices": False})}, "a step's loss is divided by the positions of all"),
+        ({"extraction": Extraction(length=32, arguments={"gradient_checkpointing": True})}, "gradient_checkpointing is not supported"),
+        ({"extraction": Extraction(length=32, arguments={"label_smoothing_factor": 0.1})}, "label_smoothing_factor is not supported"),
         ({"licences": {"ha": "MIT"}}, "ha: a licence is given, but the languages are en, sw"),
         ({"extraction": Extraction(length=32, loss=LossWeights(relations=1, relation_heads=5))}, "5 relation heads do not divide the width 32"),
     ],
@@ -97,7 +97,7 @@ def test_values_that_make_no_sense_are_refused(settings: Any, message: str) -> N
 def test_a_length_and_a_language_tag_are_refused_before_any_text_is_read(
     teacher: Path, texts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bistil.extract.run.trimmed_teacher", None)
+    monkeypatch.setitem(extract.__globals__, "trimmed_teacher", None)
     with pytest.raises(ExtractError, match="length 500 is beyond the teacher's limit of 80"):
         _extract(teacher, texts, tmp_path / "out", extraction=Extraction(length=500))
     with pytest.raises(TeacherzooError, match=r"a language tag is made of letters.*got '\.\./sw'"):

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from bistil import Budget, FitError, Fitting, fit
 from bistil.cli.app import app
-from bistil.errors import ModelError
+from bistil.errors import BistilError, ModelError
 from bistil.fit import trials
 from bistil.fit.choices import MILLISECONDS, choices_of, require_affordable
 from bistil.fit.config import parse_bytes, parse_latency
@@ -149,7 +149,8 @@ def test_page_picture_table_and_card_say_what_was_searched(
     assert re.search(rf" {every:.1f} ±\d+\.\d @{last['steps']} +{lowest:.1f}", "\n".join(by_mean))
     for width, heads in ((24, 4), (24, 3), (16, 4), (16, 2), (8, 4), (8, 1)):
         left = record["parts"]["heads"][str(width)][str(heads)]
-        assert f"<td>width {width} in {heads} heads of {width // heads} units</td><td>{left:.1f}</td>" in page  # fmt: skip
+        many = "1 head" if heads == 1 else f"{heads} heads"
+        assert f"<td>width {width} in {many} of {width // heads} units</td><td>{left:.1f}</td>" in page  # fmt: skip
     for row in [*record["front"], *record["trials"]]:
         shape, measured = row["shape"], record["parts"]["heads"].get(str(row["shape"]["width"]))
         assert measured is None or measured[str(shape["heads"])] == max(measured.values())
@@ -340,9 +341,9 @@ def test_layers_multiply_and_sizes_between_measured_ones_are_interpolated() -> N
 
 
 def test_one_layer_and_one_head_are_no_plural() -> None:
-    one = replace(WHOLE, layers=(3,), heads=1)
-    assert str(one) == "1 layer (3) of width 32, 1 head, 48 feed-forward units, 200 pieces"
-    assert words(asdict(one)) == "1 layer, width 32 in 1 head, feed-forward 48, 200 pieces"
+    small = replace(WHOLE, layers=(3,), heads=1)
+    assert str(small) == "1 layer (3) of width 32, 1 head, 48 feed-forward units, 200 pieces"
+    assert words(asdict(small)) == "1 layer, width 32 in 1 head, feed-forward 48, 200 pieces"
     assert words(asdict(WHOLE)) == "4 layers, width 32 in 4 heads, feed-forward 48, 200 pieces"
 
 
@@ -532,6 +533,31 @@ def test_bad_options_are_refused_in_a_sentence(
     result = CliRunner().invoke(app, ["fit", "model", "--language", "en=en.txt", "-o", str(tmp_path / "out"), *options])  # fmt: skip
     assert result.exit_code == 2
     assert said in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"layers": (0, 9)}, r"layers must be ascending numbers from 0 to 3, the teacher's, got \[0, 9\]"),
+        ({"width": 33}, "width must be a multiple of the 4 attention heads"),
+        ({"feed_forward": 49}, "feed_forward must be from 1 to the teacher's 48, got 49"),
+        ({"units": "largest"}, "units must be one of reconstruction, taylor, bottleneck, got 'largest'"),
+        ({"precision": "int8"}, "precision must be one of auto, float32, bfloat16, got 'int8'"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a number from 0 on, got nan"),
+    ],
+)  # fmt: skip
+def test_a_part_that_is_settled_at_what_it_cannot_be_is_refused_before_text_is_read(
+    changes: dict[str, Any],
+    said: str,
+    teacher: Path,
+    given: dict[str, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.import_module("bistil.fit.run"), "split_text", lambda *_, **__: pytest.fail("text was read"))  # fmt: skip
+    with pytest.raises(BistilError, match=said):
+        fit(teacher, given, tmp_path / "out", budget=BUDGET, fitting=replace(TINY, **changes))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_task_that_needs_tuning_or_has_no_development_set_cannot_judge(

@@ -286,6 +286,6 @@ def test_the_command_asks_for_tasks_and_refuses_their_options_without_them(
     unknown = CliRunner().invoke(app, [*common, "--teacher-tasks=pos,nerr"])
     assert unknown.exit_code == 2
     assert "task 'nerr' is not known" in unknown.output
-    none = CliRunner().invoke(app, [*common, "--teacher-tasks=pos", "--task-steps=0"])
-    assert none.exit_code == 2
-    assert "--teacher-tasks: of the tuning, steps must be at least 1, got 0." in none.output
+    untrained = CliRunner().invoke(app, [*common, "--teacher-tasks=pos", "--task-steps=0"])
+    assert untrained.exit_code == 2
+    assert "--teacher-tasks: of the tuning, steps must be at least 1, got 0." in untrained.output

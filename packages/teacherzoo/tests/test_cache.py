@@ -136,7 +136,7 @@ def test_what_is_known_by_its_contents_serves_a_call_of_others_and_what_is_of_on
         (work / MADE).mkdir()
 
     def call(rate: float, until: str = "") -> None:
-        made_once(out, {"rate": rate}, partial(make, until=until), refuse=TeacherError, own=["checkpoints"])  # fmt: skip
+        made_once(out, {"rate": rate}, partial(make, until=until), refuse=TeacherError, exclusive=["checkpoints"])  # fmt: skip
 
     with pytest.raises(KeyboardInterrupt):
         call(0.1, until="text")

@@ -38,7 +38,7 @@ def made_once(
     *,
     together: bool = False,
     refuse: type[Exception] | None = None,
-    own: Sequence[str] | None = None,
+    exclusive: Sequence[str] | None = None,
     watch: ProgressCallback = no_progress,
 ) -> Path:
     """`place`, made now unless it is there already, made of these very inputs.
@@ -56,7 +56,7 @@ def made_once(
         make: given the work folder, it leaves the outcome there as `MADE`, and whatever else it needs to go on.
         together: whether all processes of a launcher make it together; else the first one does, and the others wait.
         refuse: what to raise where a user chose the name; None in a cache.
-        own: paths in the work folder whose files are of these inputs alone; all else there is known by what it is made of, and
+        exclusive: paths in the work folder whose files are of these inputs alone; all else there is known by what it is made of, and
             serves a call of other inputs, too. None where every file is of these alone.
         watch: told (done, total, what) of waiting.
 
@@ -84,7 +84,7 @@ def made_once(
         made = is_made(place, inputs)
         appeared = refuse is not None and place.exists()  # the run before has just finished
         if not (made or appeared):
-            _refuse_other_work(work, inputs, refuse, own)
+            _refuse_other_work(work, inputs, refuse, exclusive)
         wait_for_all()
         if made or appeared:
             if rank() == 0:
@@ -93,7 +93,7 @@ def made_once(
                 refuse_what_exists(place, refuse)
             return place
         if rank() == 0:
-            _begin(work, inputs, own)
+            _begin(work, inputs, exclusive)
         wait_for_all()
         if together or rank() == 0:
             with _cleared_of_halves(work):
@@ -225,20 +225,20 @@ def _refuse_other_work(
     work: Path,
     inputs: Mapping[str, Any],
     refuse: type[Exception] | None,
-    own: Sequence[str] | None,
+    exclusive: Sequence[str] | None,
 ) -> None:
     """A run that was refused before it made anything of its own stands in nobody's way."""
-    if refuse is not None and not _is_of(work, inputs) and _has_work(work, own):
+    if refuse is not None and not _is_of(work, inputs) and _has_work(work, exclusive):
         raise refuse(
             f"{work} is left from a run with other arguments; remove it, or call it with those again."
         )
 
 
-def _begin(work: Path, inputs: Mapping[str, Any], own: Sequence[str] | None) -> None:
+def _begin(work: Path, inputs: Mapping[str, Any], exclusive: Sequence[str] | None) -> None:
     if not _is_of(work, inputs):
-        if own is None:
+        if exclusive is None:
             _clear(work)
-        for name in own or ():
+        for name in exclusive or ():
             remove(work / name)
         with written_whole(work / NOTE) as part:
             part.write_text(_as_text(inputs), encoding="utf-8")
@@ -280,10 +280,10 @@ def _is_of(work: Path, inputs: Mapping[str, Any]) -> bool:
     return note.is_file() and note.read_text(encoding="utf-8") == _as_text(inputs)
 
 
-def _has_work(work: Path, own: Sequence[str] | None = None) -> bool:
-    if own is None:
+def _has_work(work: Path, exclusive: Sequence[str] | None = None) -> bool:
+    if exclusive is None:
         return any(file.name not in _NOTES for file in work.iterdir())
-    files = (file for name in own for file in (work / name, *(work / name).rglob("*")))
+    files = (file for name in exclusive for file in (work / name, *(work / name).rglob("*")))
     return any(file.is_file() and file.name not in _NOTES for file in files)
 
 

@@ -148,7 +148,12 @@ def extract(
                 write_modules(model.student, sentences, work / MADE)
 
     return made_once(
-        out, _inputs(given, extraction), make, together=True, refuse=ExtractError, own=[CHECKPOINTS]
+        out,
+        _inputs(given, extraction),
+        make,
+        together=True,
+        refuse=ExtractError,
+        exclusive=[CHECKPOINTS],
     )
 
 

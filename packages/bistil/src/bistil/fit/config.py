@@ -8,6 +8,7 @@ from typing import Any
 
 from bistil.counted import counted
 from bistil.errors import FitError
+from bistil.extract.config import Extraction
 
 _BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -134,6 +135,18 @@ class Fitting:
             rounds.append((count, steps))
             count, steps = count // 2, 2 * steps
         return tuple(rounds)
+
+    def extraction(self, **options: Any) -> Extraction:
+        """How a student is extracted: as is asked for, with what a shape needs besides.
+
+        Raises:
+            ExtractError: for a value that makes no sense.
+        """
+        asked: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in ("batch", "length", "learning_rate", "prompts", "precision", "seed")
+        }
+        return Extraction(**{**asked, **options})
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""

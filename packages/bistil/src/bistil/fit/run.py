@@ -133,6 +133,11 @@ def fit(
         require_libraries()
     if fitting.prompts and kind is not Kind.SENTENCE:
         raise FitError("prompts stand before the lines of a sentence encoder, and this is none; leave them out.")  # fmt: skip
+    # What no text would change is refused before any is read.
+    fitting.extraction(feed_forward=1, units=fitting.units)
+    sizes = ShapeSizes(model_layout(whole))
+    settled = replace(fitting, pieces=None)
+    choices_of(sizes, model_layout(whole), settled, needed=sizes.shape.pieces, always=0)
     require_rows(layout, fitting.length)
     require_one_form(sources, layout)
     prompt = fitting.prompts[0] if fitting.prompts else None
@@ -175,7 +180,7 @@ def fit(
         _collect(record, student, work)
 
     try:
-        made_once(out, inputs, write, refuse=FitError, own=[_TRAINED, _UNTRAINED, EXPORTED])
+        made_once(out, inputs, write, refuse=FitError, exclusive=[_TRAINED, _UNTRAINED, EXPORTED])
     except _PlannedOnly as planned:
         return planned.record
     return dict(json.loads((out / RECORD).read_text(encoding="utf-8")))

@@ -149,15 +149,14 @@ class Trials:
         rate = asked.learning_rate
         if steps and rate is None:
             rate = self._rate(shape)
-        return Extraction(
+        return asked.extraction(
             layers=shape.layers,
             width=shape.width if narrow else None,
             feed_forward=None if shape.feed_forward == whole.feed_forward else shape.feed_forward,
             heads=None if shape.heads == whole.heads else shape.heads,
-            units=asked.units if narrow or shape.feed_forward != whole.feed_forward else None,  # type: ignore[arg-type]  # checked there
+            units=asked.units if narrow or shape.feed_forward != whole.feed_forward else None,
             budget=shape.pieces,
             steps=steps,
             checkpoint_every=max(50, steps // 5),
-            batch=asked.batch, length=asked.length, learning_rate=rate, prompts=asked.prompts,
-            precision=asked.precision, seed=asked.seed,  # type: ignore[arg-type]  # checked there
-        )  # fmt: skip
+            learning_rate=rate,
+        )

@@ -137,7 +137,7 @@ def make(
         _collect(record, work)
 
     checkpoints = work_dir(Path(STUDENT)) / CHECKPOINTS
-    made_once(out, inputs, write, refuse=MakeError, own=[STUDENT, str(checkpoints), SCORES])
+    made_once(out, inputs, write, refuse=MakeError, exclusive=[STUDENT, str(checkpoints), SCORES])
     return _json(out / RECORD)
 
 
