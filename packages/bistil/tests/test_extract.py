@@ -356,25 +356,48 @@ def test_a_student_taught_in_bfloat16_comes_closer_and_keeps_its_weights_in_floa
 def test_text_cleaned_in_place_another_teacher_in_the_folder_and_another_order_are_refused(
     teacher: Path, texts: dict[str, Path], tmp_path: Path
 ) -> None:
-    def stop(_plan: Plan) -> None:
-        raise StopError
+    """Where a checkpoint is there; see below for a run that had none."""
 
+    def stop(done: int, _total: int, what: str) -> None:
+        if what.startswith("extracting") and done > 1:
+            raise StopError
+
+    asked: dict[str, Any] = {"extraction": replace(SHORT, steps=3, checkpoint_every=1), "watch": stop}  # fmt: skip
     folder = Path(shutil.copytree(teacher, tmp_path / "teacher"))
     copies = {code: Path(shutil.copy(texts[code], tmp_path)) for code in ("en", "sw")}
     with pytest.raises(StopError):
-        _extract(folder, copies, tmp_path / "out", tell=stop)
+        _extract(folder, copies, tmp_path / "out", **asked)
     for file in (copies["sw"], folder / "model.safetensors"):
         whole = file.read_bytes()
         file.write_bytes(whole[:-2] + b"x\n")
         with pytest.raises(ExtractError, match="left from a run with other arguments"):
-            _extract(folder, copies, tmp_path / "out", tell=stop)
+            _extract(folder, copies, tmp_path / "out", **asked)
         file.write_bytes(whole)
     with pytest.raises(ExtractError, match="left from a run with other arguments"):
-        _extract(folder, copies, tmp_path / "out", tell=stop, languages=("sw", "en"))
+        _extract(folder, copies, tmp_path / "out", languages=("sw", "en"), **asked)
 
     moved = {code: file.rename(tmp_path / f"moved-{code}.txt") for code, file in copies.items()}
     with pytest.raises(StopError):  # elsewhere, the same text is the same text
-        _extract(folder.rename(tmp_path / "moved"), moved, tmp_path / "out", tell=stop)
+        _extract(folder.rename(tmp_path / "moved"), moved, tmp_path / "out", **asked)
+
+
+def test_what_a_run_left_before_it_trained_is_no_part_of_another_text_s_student(
+    teacher: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    def stop(_plan: Plan) -> None:
+        raise StopError
+
+    copies = {code: Path(shutil.copy(texts[code], tmp_path)) for code in ("en", "sw")}
+    with pytest.raises(StopError):
+        _extract(teacher, copies, tmp_path / "out", tell=stop)
+    lines = copies["sw"].read_text().splitlines()
+    copies["sw"].write_text("\n".join(lines[len(lines) // 3 :]) + "\n")
+
+    after_it = _extract(teacher, copies, tmp_path / "out")
+    alone = _extract(teacher, copies, tmp_path / "alone")
+
+    for name in ("model.safetensors", "tokenizer.json"):
+        assert (after_it / name).read_bytes() == (alone / name).read_bytes()
 
 
 def test_short_files_share_blocks(teacher: Path, texts: dict[str, Path], tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_widths_are_refused_before_text_is_read(
         app,
         [
             "extract", str(modern), "--source", "en", "--target", "sw", "--corpus", f"en={texts['en']}",
-            "--corpus", f"sw={texts['sw']}", "-o", str(tmp_path / "out"), "--heads", "2",
+            "--corpus", f"sw={texts['sw']}", "-o", str(tmp_path / "out"), "--heads", "2", "--length", "32",
         ],
     )  # fmt: skip
     assert done.exit_code == 2
