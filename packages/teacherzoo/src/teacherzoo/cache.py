@@ -238,8 +238,9 @@ def _begin(work: Path, inputs: Mapping[str, Any], exclusive: Sequence[str] | Non
     if not _is_of(work, inputs):
         if exclusive is None:
             _clear(work)
-        for name in exclusive or ():
-            remove(work / name)
+        else:
+            for name in exclusive:
+                remove(work / name)
         with written_whole(work / NOTE) as part:
             part.write_text(_as_text(inputs), encoding="utf-8")
     remove(work / MADE)

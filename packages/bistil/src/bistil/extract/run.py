@@ -310,7 +310,7 @@ def _inputs(given: _Given, extraction: Extraction) -> dict[str, Any]:
 
 
 def _layers(layout: Layout, name: str | Path, extraction: Extraction) -> tuple[int, ...]:
-    """Known from the configuration alone: what cannot be cut is refused before text is read."""
+    """Known from configuration and tokenizer alone: what cannot be cut or read is refused before text is."""
     if layout.kind is Kind.MASKED_LM:
         read_config(layout.folder, name)
     elif extraction.offload is not None:

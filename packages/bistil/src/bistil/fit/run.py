@@ -135,9 +135,10 @@ def fit(
         raise FitError("prompts stand before the lines of a sentence encoder, and this is none; leave them out.")  # fmt: skip
     # What no text would change is refused before any is read.
     fitting.extraction(feed_forward=1, units=fitting.units)
-    sizes = ShapeSizes(model_layout(whole))
+    encoder = model_layout(whole)
+    sizes = ShapeSizes(encoder)
     settled = replace(fitting, pieces=None)
-    choices_of(sizes, model_layout(whole), settled, needed=sizes.shape.pieces, always=0)
+    choices_of(sizes, encoder, settled, needed=sizes.shape.pieces, always=0)
     require_rows(layout, fitting.length)
     require_one_form(sources, layout)
     prompt = fitting.prompts[0] if fitting.prompts else None
@@ -169,7 +170,7 @@ def fit(
         judge = task_judge or TextJudge(
             layout, judged, prompt=prompt, by=fitting.by, seed=fitting.seed
         )
-        search = _Search(model, whole, kind, text, budget, fitting, judge, given, cache, watch)
+        search = _Search(model, encoder, sizes, kind, text, budget, fitting, judge, given, cache, watch)  # fmt: skip
         record = {"model": bare_names(model), "languages": languages, **search.front()}
         tell(record)
         if plan:
@@ -210,7 +211,8 @@ class _Search:
     def __init__(
         self,
         model: str | Path,
-        whole: Path,
+        layout: Layout,
+        sizes: ShapeSizes,
         kind: Kind,
         text: Mapping[str, SplitText],
         budget: Budget,
@@ -222,11 +224,10 @@ class _Search:
     ) -> None:
         self._given, self._cache = given, cache
         self._times: dict[Shape, float] = {}
-        self._layout = model_layout(whole)
+        self._layout, self.sizes = layout, sizes
         self.kind, self.budget, self.fitting, self.judge, self.watch = kind, budget, fitting, judge, watch  # fmt: skip
         self._files = {language: part.training for language, part in text.items()}
-        self.sizes = ShapeSizes(self._layout)
-        lean = self._lean_folder(whole)
+        lean = self._lean_folder(layout.folder)
         lean_layout = model_layout(lean)
         self._lean = ShapeSizes(lean_layout)
         self.trials = Trials(
