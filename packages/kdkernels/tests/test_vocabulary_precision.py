@@ -1,6 +1,7 @@
 """What half precision may cost over a vocabulary: float16 under a loss scaler, sums over 250,002 columns."""
 
 import importlib
+import math
 import os
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kdkernels import kl, linear_cross_entropy, linear_distil_loss, linear_kl, topk_kl
-from kdkernels.products import empty_rows, float16_scale
+from kdkernels.products import add_column_sums, empty_rows, float16_scale
 from kdkernels.reduction import scaled
 from kdkernels.testing import DistilShape, make_distil_batch, relative_error
 
@@ -138,6 +139,44 @@ def test_the_gradient_by_bias_sums_many_rows_in_float32(impl: str) -> None:
         loss = linear_cross_entropy(hidden, weight, bias, labels, **options).loss
         (by_bias,) = torch.autograd.grad(loss, bias)
         torch.testing.assert_close(by_bias.cpu().float(), torch.tensor([-0.5, 0.5]) * rows)
+
+
+def test_columns_of_half_precision_are_summed_without_widening_all_rows() -> None:
+    rows = torch.randn(300, 30_000).bfloat16()
+    total = torch.ones(30_000)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        add_column_sums(total, rows)
+    torch.testing.assert_close(total, 1 + rows.double().sum(dim=0).float())
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    assert 0 < largest < rows.nbytes / 3  # all of them, widened, are twice as large as they are
+
+
+@pytest.mark.parametrize(
+    ("dtype", "trained", "chunks"),
+    [
+        (torch.bfloat16, True, 1),  # no more memory than two chunks and the sum of both in float32
+        (torch.bfloat16, False, 2),
+        (torch.float32, True, 4),
+        (torch.float16, True, 2),  # its gradient waits in float32 anyway
+    ],
+)
+def test_without_a_budget_one_chunk_is_taken_where_its_rows_need_no_more_than_the_sums_of_several(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, trained: bool, chunks: int
+) -> None:
+    batch = make_distil_batch(DistilShape(N=48, H=16, V=400, K=4), dtype=dtype)
+    batch.weight.requires_grad_(trained)
+    monkeypatch.setattr("kdkernels.products.CPU_CHUNK_BYTES", 30 * 400 * 2)
+    rows = []
+    monkeypatch.setattr(
+        importlib.import_module("kdkernels.linear_distil_loss.chunked"),
+        "empty_rows",
+        lambda count, *rest: rows.append(count) or empty_rows(count, *rest),
+    )
+    linear_distil_loss(*batch.positional, alpha=0.5, impl="torch").loss.backward()
+    counted = int((batch.labels != -100).sum())
+    assert rows == [math.ceil(counted / chunks)]
+    linear_distil_loss(*batch.positional, alpha=0.5, impl="torch", chunk_bytes=400 * 4)
+    assert rows[1] == 400 * 4 // (400 * dtype.itemsize)  # what is asked for holds
 
 
 def test_products_add_up_in_float32_and_the_process_gets_its_switches_back(

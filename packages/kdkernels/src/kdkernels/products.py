@@ -13,15 +13,23 @@ HALF_PRECISION = (torch.bfloat16, torch.float16)
 ALIGNED_COLUMNS = 64
 # Columns of the vocabulary that are widened to float32 at once, to stay in a core's cache.
 WIDENED_COLUMNS = 1024
+# Rows of logits that are widened to float32 at once on a CPU, to be added up before they leave the cache.
+WIDENED_ROW_BYTES = 4 * 2**20
 CPU_CHUNK_BYTES = 256 * 2**20
 DEVICE_CHUNK_BYTES = 4 * 2**30
 DEVICE_SHARE = 16  # of a device's memory at most this part
 
 
-def default_chunk_bytes(device: torch.device) -> int:
-    """Size of the logits buffer where the caller names none: on a GPU one chunk where it fits, which needs no float32 sums."""
+def default_chunk_bytes(device: torch.device, *, one_chunk: int = 0, spared: int = 0) -> int:
+    """Size of the logits buffer where the caller names none: one chunk where that fits, which needs no float32 sums.
+
+    Args:
+        device: of the operands.
+        one_chunk: bytes of all rows' logits.
+        spared: bytes of the sums that several chunks need and one does not; on a CPU the buffer may have them.
+    """
     if device.type != "cuda":
-        return CPU_CHUNK_BYTES
+        return CPU_CHUNK_BYTES + (spared if one_chunk <= CPU_CHUNK_BYTES + spared else 0)
     total = torch.cuda.get_device_properties(device).total_memory
     return min(DEVICE_CHUNK_BYTES, total // DEVICE_SHARE)
 
@@ -107,6 +115,20 @@ def product_into(out: Tensor, a: Tensor, b: Tensor) -> None:
         for start in range(0, a.shape[1], WIDENED_COLUMNS):
             part = slice(start, start + WIDENED_COLUMNS)
             out.addmm_(a[:, part].to(out.dtype), b[part].to(out.dtype))
+
+
+def add_column_sums(total: Tensor, rows: Tensor) -> None:
+    """Add the sum of each column to `total`, in its dtype. [V], [R, V]
+
+    A CPU widens all rows of half precision before it adds them up, a second buffer of twice the size of the first; here
+    it widens few at a time.
+    """
+    V = len(total)
+    few = len(rows)
+    if rows.device.type == "cpu" and rows.dtype != total.dtype:
+        few = max(1, WIDENED_ROW_BYTES // (V * total.itemsize))
+    for part in rows.split(few):
+        total += part.sum(dim=0, dtype=total.dtype)
 
 
 def plane_times_weight(out: Tensor, plane: Tensor, weight: Tensor) -> None:

@@ -33,6 +33,12 @@ def unscaled(
     return Gradients(*gradients)
 
 
+def bytes_of_sums(weight: Tensor) -> int:
+    """What the gradient by `weight` takes over several chunks beside itself: its sum in float32, where it is narrower."""
+    exact = accumulation_dtype(weight.dtype)
+    return 0 if dtype_of_gradient(weight.dtype) == exact else weight.numel() * exact.itemsize
+
+
 class WeightGradient:
     """dW = Σ over chunks of dzᵀ h, accumulated in float32 whatever the operands; [V, H]."""
 

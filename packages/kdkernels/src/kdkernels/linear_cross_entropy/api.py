@@ -48,8 +48,8 @@ def linear_cross_entropy(
         row_weight: [N] factor of each row; it does not enter the number of rows.
         ignore_index: the label of rows that do not count.
         divisor: divides the sum in place of the number of counted rows.
-        chunk_bytes: size of the logits buffer; None for 256 MiB on a CPU, and on a GPU a sixteenth of
-            its memory, at most 4 GiB.
+        chunk_bytes: size of the logits buffer; None for 256 MiB on a CPU (more in bfloat16, where the buffer takes no
+            more than the float32 sums of several chunks would), and on a GPU a sixteenth of its memory, at most 4 GiB.
         impl: "reference", "torch", "triton", or "auto" as in `linear_distil_loss`.
         check: whether to look at labels and to take counted rows out, which waits for the device; with False, as in
             `linear_distil_loss`.

@@ -130,8 +130,8 @@ def linear_distil_loss(
         ignore_index: the label of rows that do not count.
         divisor: divides the sums in place of the number of counted rows (the global number under gradient
             accumulation or data parallelism).
-        chunk_bytes: size of the logits buffer; None for 256 MiB on a CPU, and on a GPU a sixteenth of
-            its memory, at most 4 GiB.
+        chunk_bytes: size of the logits buffer; None for 256 MiB on a CPU (more in bfloat16, where the buffer takes no
+            more than the float32 sums of several chunks would), and on a GPU a sixteenth of its memory, at most 4 GiB.
         impl: "reference", "torch", "triton", or "auto": triton for float32, float16 and bfloat16 on an NVIDIA device
             of compute capability 8.0 or more where it is installed, torch elsewhere.
         check: whether to look at labels and ids, and to take counted rows out; both wait for the device. With False

@@ -18,6 +18,7 @@ from torch import Tensor
 from kdkernels.loss_options import LossOptions
 from kdkernels.precision import accumulation_dtype
 from kdkernels.products import (
+    add_column_sums,
     chunk_rows,
     dtype_of_gradient,
     empty_rows,
@@ -97,6 +98,6 @@ def losses_and_gradients(
         if grad_weight is not None:
             grad_weight.add(grad_logits, h_chunk)
         if grad_bias is not None:
-            grad_bias += grad_logits.sum(dim=0, dtype=grad_bias.dtype)
+            add_column_sums(grad_bias, grad_logits)
     sums = (grad_hidden, None if grad_weight is None else grad_weight.sum, grad_bias)
     return hard, soft, unscaled(sums, (hidden, weight, bias), scale)

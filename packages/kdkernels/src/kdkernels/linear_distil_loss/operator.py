@@ -9,6 +9,7 @@ from kdkernels.loss_options import LossOptions
 from kdkernels.operators import loss_operator, or_empty
 from kdkernels.precision import accumulation_dtype
 from kdkernels.products import default_chunk_bytes, dtype_of_gradient
+from kdkernels.projection_gradients import bytes_of_sums
 from kdkernels.reduction import weighted_sum
 
 
@@ -102,6 +103,12 @@ def linear_distil(
                 duplicates=duplicates,
                 columns=V,
             )
+        if chunk_bytes is None:
+            chunk_bytes = default_chunk_bytes(
+                hidden.device,
+                one_chunk=len(rows.hidden) * V * compute_dtype.itemsize,
+                spared=bytes_of_sums(weight) if want_weight else 0,
+            )
         compute = losses_and_gradients_of(impl, compute_dtype)
         hard_rows, soft_rows, gradients = compute(
             rows.hidden,
@@ -113,7 +120,7 @@ def linear_distil(
             options=options,
             wanted=(want_hidden, want_weight, want_bias),
             compute_dtype=compute_dtype,
-            chunk_bytes=default_chunk_bytes(hidden.device) if chunk_bytes is None else chunk_bytes,
+            chunk_bytes=chunk_bytes,
         )
     by_hidden = gradients.hidden
     if counted is not None and selected is None:

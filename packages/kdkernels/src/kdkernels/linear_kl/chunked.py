@@ -90,7 +90,7 @@ def losses_and_gradients(
         if grad_weight is not None:
             grad_weight.add(grad_logits, student.hidden[start:stop])
         if grad_bias is not None:
-            grad_bias += grad_logits.sum(dim=0, dtype=exact)
+            grad_bias += logits.sum(dim=0)
     sums = (grad_hidden, None if grad_weight is None else grad_weight.sum, grad_bias)
     return losses, unscaled(sums, operands, scale)
 
