@@ -144,6 +144,8 @@ class Recorder:
         self._out: Path | None = arguments.out
         self._quick: bool = arguments.quick
         self._records: list[dict[str, Any]] = []
+        # Of what was begun with: records in the checkout, or work that goes on there, change no figure.
+        self._commit = _commit()
 
     def add(
         self,
@@ -199,6 +201,7 @@ class Recorder:
                     "shape": dict(shape or {}),
                     **({"along": along} if along else {}),
                     "quick": self._quick,
+                    "commit": self._commit,
                     **_provenance(),
                 }
             )
@@ -247,7 +250,6 @@ def _provenance() -> dict[str, Any]:
         "machine": machine(),
         "threads": torch.get_num_threads() if torch is not None else os.cpu_count(),
         "versions": {"python": platform.python_version(), **versions},
-        "commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 

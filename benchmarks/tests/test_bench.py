@@ -119,6 +119,26 @@ def test_a_run_tests_first_then_records_and_reports(bench: Bench, tmp_path: Path
     assert status.stdout == b""
 
 
+def test_records_that_change_the_checkout_are_of_the_commit_that_was_begun_with(
+    house: House, tmp_path: Path
+) -> None:
+    out = tmp_path / "results.jsonl"
+    out.touch()
+    house()
+    _commit(tmp_path)
+
+    asked = [sys.executable, "benchmarks/op_cost.py", "--out", str(out)]
+    subprocess.run(
+        asked,
+        cwd=tmp_path,
+        check=True,
+        env=os.environ | {"PYTHONPATH": "packages/op/src", "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    commits = {json.loads(line)["commit"] for line in out.read_text().splitlines()}
+    assert len(commits) == 1
+    assert "dirty" not in commits.pop()
+
+
 def test_without_green_tests_nothing_is_measured(
     bench: Bench, house: House, tmp_path: Path
 ) -> None:
