@@ -24,7 +24,8 @@ from mergedistill.recipe.stages import STAGES, stages
 from mergedistill.run.run import run
 from mergedistill.run.status import status
 from mergedistill.student.loss import DistillationLoss
-from teacherzoo import TeacherError
+from teacherzoo import Signals, TeacherError
+from teacherzoo.signals.layout import RecordingSettings
 
 Recipes = Callable[..., Recipe]
 RUN = sys.modules["mergedistill.run.run"]  # the package's attribute of that name is the function
@@ -80,6 +81,35 @@ def test_figures_by_another_rule_of_bits_per_byte_are_measured_anew(
     assert sorted(of_language["teacher"] for of_language in figures.values()) == sorted(
         of_teacher["bits_per_byte"] for of_teacher in first.values()
     )
+
+
+def test_recordings_by_another_rule_for_words_are_made_anew(
+    recipe_of: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a later version: it has another rule, and meets a recording that was killed."""
+    recipe = recipe_of()
+    run(recipe, until="record")
+    first = sorted((tmp_path / "run/signals").rglob("signals.json"))
+    first[0].unlink()
+    monkeypatch.setattr("mergedistill.recipe.stages.WORD_RULE", "another")
+    monkeypatch.setitem(RecordingSettings.__init__.__kwdefaults__, "word_rule", "another")
+
+    assert _undone(recipe) == ["record", "train", "card"]
+    run(recipe, until="record")
+
+    anew = {*(tmp_path / "run/signals").rglob("signals.json")} - {*first}
+    assert [Signals(file.parent).settings.word_rule for file in anew] == ["another"] * len(first)
+
+
+def test_the_first_rule_for_words_leaves_keys_as_they_were(
+    recipe_of: Recipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of()
+    keys = {name: stage.key for name, stage in stages(recipe).items()}
+    for name in ("WORD_RULE", "FIRST_WORD_RULE"):
+        monkeypatch.setattr(f"mergedistill.recipe.stages.{name}", "another")
+
+    assert keys == {name: stage.key for name, stage in stages(recipe).items()}
 
 
 def test_text_that_changed_in_place_is_read_again(

@@ -26,7 +26,7 @@ from teacherzoo.digests import (
     keep_digests,
 )
 from teacherzoo.processes import rank
-from teacherzoo.text.words import BITS_PER_BYTE_RULE, WHOLE_WORD_RULE
+from teacherzoo.text.words import BITS_PER_BYTE_RULE, FIRST_WORD_RULE, WHOLE_WORD_RULE, WORD_RULE
 
 STAGES = ("rank", "vocabulary", "record", "train", "card")
 FACTS = "stage.json"
@@ -219,7 +219,11 @@ def _recording(recipe: Recipe, teacher: Teaching, language: str) -> str:
             recipe.record.model_dump(exclude={"offload"}) | {"tokens": batch},
             *([WHOLE_WORD_RULE] if recipe.combination(language) == "words" else []),
         ]
-    return digest_of_values([digest_of_model(teacher.teacher), _text(recipe, language), terms])[:12]
+    # Masks of whole words, and the numbers of words, follow from the rule. The first one is not in the key, as in older keys.
+    rule = [] if WORD_RULE == FIRST_WORD_RULE else [WORD_RULE]
+    return digest_of_values(
+        [digest_of_model(teacher.teacher), _text(recipe, language), terms, *rule]
+    )[:12]
 
 
 def _ranking_key(recipe: Recipe) -> str:

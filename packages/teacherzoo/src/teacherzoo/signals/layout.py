@@ -48,7 +48,7 @@ import pyarrow as pa
 
 from teacherzoo.errors import SignalsError
 from teacherzoo.text.masking import Masking, TokenSpace
-from teacherzoo.text.words import WORD_RULE
+from teacherzoo.text.words import FIRST_WORD_RULE, WORD_RULE
 
 if TYPE_CHECKING:
     from teacherzoo.encoders.inference import Precision
@@ -58,7 +58,6 @@ VERSION = 2
 _FIRST_VERSION = 1  # knew the sampler `topk` alone, and called `mask_draws` draws
 MANIFEST = "signals.json"
 PARTIAL = ".partial"
-_UNNAMED_WORD_RULE = "words of 2026-11"
 METADATA_KEY = b"teacherzoo"
 
 
@@ -187,7 +186,7 @@ class RecordingSettings:
             values = {**values, **first_version}
         return cls(
             **{
-                "word_rule": _UNNAMED_WORD_RULE,
+                "word_rule": FIRST_WORD_RULE,
                 **values,
                 "temperatures": tuple(values["temperatures"]),
                 "masking": Masking(**values["masking"]),

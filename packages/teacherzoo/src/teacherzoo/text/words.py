@@ -32,6 +32,9 @@ _LATER = re.compile(rf"[{_SPACE}{_DIVIDERS}{_ALONE_LATER}]")
 WORD_RULE = "words of 2026-11"
 """Names the rule by which text is cut into words, for recordings."""
 
+FIRST_WORD_RULE = "words of 2026-11"
+"""The rule of recordings that do not name theirs."""
+
 WHOLE_WORD_RULE = "whole words of 2026-11-28"
 """Names the rule of `in_whole_words`, by which likelihoods of words are recorded."""
 
