@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from transformers.utils import logging
 from typer.testing import CliRunner
 
 from mergedistill.cli.app import app
@@ -40,6 +41,20 @@ def _teachers(first: Path, second: Path) -> list[dict[str, Any]]:
         {"teacher": str(first), "languages": ["qav"]},
         {"teacher": str(second), "languages": ["qag"]},
     ]
+
+
+def test_a_run_draws_no_bars_of_transformers(
+    recipe_of: Recipes, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A command that was imported by this process has put them off.
+    monkeypatch.setattr(
+        sys.modules["huggingface_hub.utils.tqdm"], "HF_HUB_DISABLE_PROGRESS_BARS", None
+    )
+    monkeypatch.setattr(logging, "_tqdm_active", True)
+
+    run(recipe_of())
+
+    assert "%|" not in capfd.readouterr().err
 
 
 def test_a_teacher_that_changed_is_asked_again_and_others_are_not(

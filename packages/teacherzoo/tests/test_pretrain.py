@@ -1,4 +1,5 @@
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from toyworld import World
+from transformers.utils import logging
 
+from teacherzoo.encoders.teachers import load_teacher
 from teacherzoo.errors import CorpusError, DivergenceError, RecordError, TeacherError
 from teacherzoo.pretrain import trainer as pretraining
 from teacherzoo.pretrain.config import ContinuedPretraining, PretrainingConfig, TokenizerFamily
@@ -35,6 +38,26 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> list[Corpus]:
 
 class InterruptionError(Exception):
     pass
+
+
+def test_neither_pretraining_nor_opening_draws_bars_of_transformers(
+    corpora: list[Corpus],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A command that was imported by this process has put them off.
+    monkeypatch.setattr(
+        sys.modules["huggingface_hub.utils.tqdm"], "HF_HUB_DISABLE_PROGRESS_BARS", None
+    )
+    monkeypatch.setattr(logging, "_tqdm_active", True)
+
+    pretrain_teacher(corpora, tmp_path / "teacher", config=TINY)
+    load_teacher(tmp_path / "teacher")
+    load_teacher(tmp_path / "teacher", headless=True)
+
+    assert "%|" not in capfd.readouterr().err
+    assert logging.is_progress_bar_enabled()
 
 
 def test_an_interrupted_pretraining_ends_where_an_undisturbed_one_does(

@@ -109,7 +109,7 @@ def _loading(folder: Path) -> Iterator[None]:
     from huggingface_hub.errors import StrictDataclassError
 
     try:
-        with _quiet():
+        with quiet_transformers():
             yield
     except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
@@ -117,10 +117,10 @@ def _loading(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Without the progress bars and load reports of transformers: a library is silent.
 
-    The report lists the parameters that the file lacks and transformers made up; `save_model` does not write them.
+    The report lists the parameters that the file lacks and transformers made up; whoever loads refuses them or does not write them.
     """
     from transformers.utils import logging
 

@@ -10,6 +10,7 @@ from typing import Any
 from bistil.errors import ExtractError
 from teacherzoo import Teacher
 from vocabmerge import Layout
+from vocabmerge.open_models import quiet_transformers
 
 _COPIED = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
@@ -34,7 +35,8 @@ def write_model(model: Any, teacher: Teacher, folder: Path) -> None:
     for module in () if layout is None else layout.modules:
         if module.name == "Pooling":
             _set_width(folder / module.file, model.config.hidden_size)
-    model.save_pretrained(place)
+    with quiet_transformers():
+        model.save_pretrained(place)
 
 
 def copy_side_files(source: Path, layout: Layout | None, folder: Path) -> None:

@@ -18,6 +18,7 @@ from teacherzoo.encoders.teachers import load_teacher
 from teacherzoo.processes import own_device
 from teacherzoo.progress import ProgressCallback
 from teacherzoo.text.words import BITS_PER_BYTE_RULE
+from vocabmerge.open_models import quiet_transformers
 
 MEASURED = 200  # held-out documents of a language that models are measured on
 
@@ -41,8 +42,10 @@ def held_out_scores(
     texts = held_out_texts(recipe, MEASURED)
     teachers = _teacher_scores(recipe, texts, kept / "held_out.json", watch)
     watch(0, 1, "the student on held-out text")
+    with quiet_transformers():
+        model = AutoModelForMaskedLM.from_pretrained(student)
     of_student = score_languages(
-        AutoModelForMaskedLM.from_pretrained(student).to(own_device()),
+        model.to(own_device()),
         {code: AutoTokenizer.from_pretrained(student / "languages" / code) for code in texts},
         texts,
         masking=Masking(seed=recipe.distil.mask_seed),

@@ -30,6 +30,7 @@ from teacherzoo import Signals
 from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.signals.layout import MANIFEST
 from teacherzoo.signals.stats import column_sizes
+from vocabmerge.open_models import quiet_transformers
 
 _SAMPLE_BYTES = 32 << 10  # of each language's text; four times that where it holds few documents
 _STEPS = 4  # of the miniature's training; the first is not timed
@@ -294,7 +295,8 @@ def _with_rounds(recipe: Recipe, languages: tuple[LanguagePlan, ...]) -> tuple[L
 def _model_sizes(small: Recipe) -> dict[str, int]:
     from transformers import AutoModelForMaskedLM
 
-    model: Any = AutoModelForMaskedLM.from_pretrained(stages(small)["train"].place / "model")
+    with quiet_transformers():
+        model: Any = AutoModelForMaskedLM.from_pretrained(stages(small)["train"].place / "model")
     embedding = model.get_input_embeddings().weight
     return {
         "pieces": len(embedding),

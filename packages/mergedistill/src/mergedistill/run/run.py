@@ -52,6 +52,7 @@ from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.signals.layout import MANIFEST
 from vocabmerge import Vocabulary, find_conflicts, read_vocabulary
+from vocabmerge.open_models import quiet_transformers
 from vocabmerge.union.folder import save_merged
 from vocabmerge.union.merge import merge_vocabularies
 
@@ -265,7 +266,8 @@ def _train(recipe: Recipe, plan: dict[str, Stage], watch: ProgressCallback) -> N
             watch=watch,
         )
         if rank() == 0:
-            student.save_pretrained(folder / "model")
+            with quiet_transformers():
+                student.save_pretrained(folder / "model")
             (folder / "log.json").write_text(json.dumps(log) + "\n")
         return facts
 

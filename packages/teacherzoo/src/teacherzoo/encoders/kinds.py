@@ -14,6 +14,7 @@ from teacherzoo.encoders.families import FAMILIES
 from teacherzoo.errors import TeacherError
 from vocabmerge import Kind, Layout, read_layout
 from vocabmerge.model_files import has_weights, stored_tensors
+from vocabmerge.open_models import quiet_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -199,12 +200,10 @@ def _refusing(layout: Layout, part: str) -> Iterator[None]:
     """What cannot be read is refused in one sentence, and what transformers reports of weights left aside is not printed."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
-    from transformers.utils import logging
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
     try:
-        yield
+        with quiet_transformers():
+            yield
     except pickle.UnpicklingError as error:
         raise TeacherError(
             f"{layout.folder}: {part} hold more than tensors, and such a file is not unpickled; get them as .safetensors."
@@ -213,5 +212,3 @@ def _refusing(layout: Layout, part: str) -> Iterator[None]:
         raise TeacherError(
             f"{layout.folder}: {part} cannot be read: {in_one_line(error)}"
         ) from error
-    finally:
-        logging.set_verbosity(verbosity)

@@ -25,6 +25,7 @@ from teacherzoo.errors import TeacherError
 from teacherzoo.text.masking import TokenSpace
 from vocabmerge import Kind, Layout, VocabularyError, tokenizer_digest
 from vocabmerge.model_files import read_model_config
+from vocabmerge.open_models import quiet_transformers
 
 _ENDLESS = 10**6  # tokenizers without a limit state an astronomical one
 
@@ -315,9 +316,10 @@ def _read_model(folder: Path, name: str | Path) -> Any:
     from transformers import AutoModelForMaskedLM
 
     try:
-        model, info = AutoModelForMaskedLM.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-        )
+        with quiet_transformers():
+            model, info = AutoModelForMaskedLM.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+            )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise TeacherError(f"{name}: the weights cannot be read: {in_one_line(error)}") from error
     missing = sorted(info["missing_keys"])

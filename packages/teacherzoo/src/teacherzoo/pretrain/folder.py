@@ -12,6 +12,7 @@ from typing import Any
 
 from teacherzoo.pretrain.config import PretrainedTeacher
 from teacherzoo.text.corpora import Corpus
+from vocabmerge.open_models import quiet_transformers
 
 
 def write_teacher(
@@ -37,7 +38,8 @@ def write_teacher(
         notes: of `run.json`.
         licence: what the card of the source says of it to the Hub.
     """
-    model.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     run = {
         "what": "a teacher pretrained by teacherzoo",

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vocabmerge.open_models import quiet_transformers
+
 _STUDENT = "student."
 
 
@@ -58,7 +60,8 @@ class LossModule(nn.Module):
                 for name, tensor in state.items()
                 if name.startswith(_STUDENT)
             }
-        self.student.save_pretrained(folder, state_dict=state)
+        with quiet_transformers():
+            self.student.save_pretrained(folder, state_dict=state)
 
     def load_student(self, folder: Path) -> None:
         """Put back what `save_student` wrote, in place; tied weights are written once."""

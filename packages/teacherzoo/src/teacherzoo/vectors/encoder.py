@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from teacherzoo.errors import TeacherError
+from vocabmerge.open_models import quiet_transformers
 
 
 def open_sentence_encoder(folder: Path, *, device: str | None = None) -> Any:
@@ -32,13 +33,10 @@ def open_sentence_encoder(folder: Path, *, device: str | None = None) -> Any:
             f"{folder}: a sentence encoder is opened by sentence-transformers, which is not installed; "
             "pip install sentence-transformers (the extra `sentences`)."
         ) from error
-    from transformers.utils import logging
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        return SentenceTransformer(str(folder), device=device, local_files_only=True).float()
+        with quiet_transformers():
+            return SentenceTransformer(str(folder), device=device, local_files_only=True).float()
     except (
         OSError,
         ValueError,
@@ -49,7 +47,3 @@ def open_sentence_encoder(folder: Path, *, device: str | None = None) -> Any:
     ) as error:
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise TeacherError(f"{folder}: sentence-transformers cannot open it: {first[0]}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
