@@ -120,6 +120,25 @@ def test_by_a_users_name_nothing_is_written_over(
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_a_kill_behind_the_last_write_leaves_goes_with_the_next_call(
+    tmp_path: Path, count: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(work: Path) -> None:
+        (work / "checkpoint").mkdir()
+        count(work)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr("teacherzoo.cache.remove", lambda path: None)
+        made_once(out, {"steps": 1}, make, refuse=TeacherError)
+    assert len([*tmp_path.iterdir()]) == 2
+
+    with pytest.raises(TeacherError, match="out exists already; remove it"):
+        made_once(out, {"steps": 1}, make, refuse=TeacherError)
+
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
 def test_what_is_known_by_its_contents_serves_a_call_of_others_and_what_is_of_one_call_alone_does_not(
     tmp_path: Path,
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
 from xeval.data.source import LocalFolder
 from xeval.errors import XevalError
@@ -74,6 +75,26 @@ def test_a_killed_tuning_goes_on_to_the_bytes_of_one_that_was_not(
     steps = [done for done, total, what in told if total == 24 and what.startswith("tuning,")]
     assert steps == list(range(6 * checkpoints + 1, 25))
     assert not list(place.glob(".*"))
+
+
+def test_a_kill_in_the_last_write_or_behind_it_leaves_nothing_once_the_tuning_is_called_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside: set[str] = set()
+
+    def save(state: Any, file: Path, metadata: dict[str, str]) -> None:
+        beside.update(path.name for path in place.iterdir())
+        save_file(state, file, metadata=metadata)
+
+    monkeypatch.setattr("safetensors.torch.save_file", save)
+    notes = tuned(place)
+    assert sorted(beside) == [".out.making", "data", "model"]
+    left = place / ".out.making/float32-8/checkpoint-24"
+    left.mkdir(parents=True)
+
+    assert tuned(place) == notes
+
+    assert sorted(path.name for path in place.iterdir()) == ["data", "model", "out"]
 
 
 def test_patience_survives_a_kill(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,7 @@ def refuse_what_exists(place: Path, refuse: type[Exception]) -> None:
     Raises:
         Exception: the given one, where `place` exists.
     """
+    remove(_done_with(place))
     if place.exists():
         raise refuse(f"{place} exists already; remove it, or choose another name.")
 
@@ -273,7 +274,14 @@ def _finish(work: Path, place: Path, inputs: Mapping[str, Any], *, noted: bool) 
         (work / MADE / NOTE).write_text(note + "\n", encoding="utf-8")
         remove(place)
     (work / MADE).replace(place)
-    remove(work)
+    # Checkpoints take a while to go. In a cache, whoever finds the outcome removes what a kill leaves of them here.
+    remove(work if noted else work.rename(_done_with(place)))
+
+
+def _done_with(place: Path) -> Path:
+    """A work folder whose outcome is in its place, on its way out."""
+    work = work_dir(place)
+    return work.with_name(f"{work.name}.done")
 
 
 def _is_of(work: Path, inputs: Mapping[str, Any]) -> bool:

@@ -169,7 +169,7 @@ def _example(
     names = wanted if isinstance(wanted, list) else [wanted]
     for name in names:
         if not isinstance(name, str) or name not in labels:
-            raise FuseError(f"{where}: the models know no label {name!r}; they know {', '.join(labels)}.")  # fmt: skip
+            raise FuseError(f"{where}: the models know no label {name!r}; they know {', '.join(labels)}; mend the row, or leave it out.")  # fmt: skip
     if teacher.kind is Kind.CLASSIFIER:
         pair = None if row.get("text_pair") is None else text_of_record(row, "text_pair", where)
         encoding = teacher.backend.encode(text_of_record(row, text_key, where), pair)
@@ -178,7 +178,7 @@ def _example(
         if allows_several(teacher.model.config.problem_type):
             gold = np.isin(np.arange(len(labels)), gold).astype(np.int64)
         elif len(gold) != 1:
-            raise FuseError(f"{where}: expected one label, for those of the models exclude one another, found {len(gold)}.")  # fmt: skip
+            raise FuseError(f"{where}: expected one label, for those of the models exclude one another, found {len(gold)}; mend the row, or leave it out.")  # fmt: skip
         return Example(ids, np.zeros(0, dtype=np.int64), gold)
     if not isinstance(text, list):
         raise FuseError(f"{where}: expected a list of words, found {text!r}.")

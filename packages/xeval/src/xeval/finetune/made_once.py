@@ -28,7 +28,7 @@ def work_folder(out: Path, inputs: Mapping[str, Any], watch: ProgressCallback) -
         inputs: all that decides it: digests of contents and settings, never paths.
         watch: told of waiting.
     """
-    folder = out.with_name(f".{out.name}.making")
+    folder = work_folder_of(out)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("w") as lock:
         try:
@@ -44,6 +44,11 @@ def work_folder(out: Path, inputs: Mapping[str, Any], watch: ProgressCallback) -
             shutil.rmtree(folder, ignore_errors=True)
             raise
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def work_folder_of(out: Path) -> Path:
+    """The name of `out`'s work folder."""
+    return out.with_name(f".{out.name}.making")
 
 
 def _keep_what_is_of(folder: Path, inputs: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from xeval.finetune.checkpoint import (
     predict,
     write_finetuned,
 )
-from xeval.finetune.made_once import work_folder
+from xeval.finetune.made_once import work_folder, work_folder_of
 from xeval.finetune.record import read_record
 from xeval.finetune.trainer import (
     FineTuningTrainer,
@@ -96,7 +97,11 @@ def tune(
         "data": digest_of_training(source, chosen, data_set),
     }
     if out.exists():
-        return _notes_of_same(out, inputs)
+        happened = _notes_of_same(out, inputs)
+        if work_folder_of(out).exists():  # of a process that was killed behind its last write
+            with work_folder(out, inputs, watch):
+                pass
+        return happened
     with work_folder(out, inputs, watch) as work:
         if out.exists():  # another process made it meanwhile
             return _notes_of_same(out, inputs)
@@ -122,7 +127,10 @@ def tune(
             train_digest=inputs["data"],
             notes=record,
         )
-        write_finetuned(out, finetuned)
+        made = work / "made"
+        shutil.rmtree(made, ignore_errors=True)  # of a process that was killed before it moved it
+        write_finetuned(made, finetuned)
+        made.rename(out)
     return record
 
 
