@@ -23,6 +23,7 @@ from bistil.lottery.config import Sparsity
 from bistil.lottery.language import SPARSITY, LanguageTraining
 from bistil.sparse.files import read_sparse
 from bistil.tasks.training import TaskTraining
+from bistil.tasks.unlabelled import UnlabelledText
 from xeval import LocalFolder, score
 
 SHORT = ["--steps", "2", "--full-steps", "2", "--batch", "4", "--evaluate-every", "2", "--length", "32", "--precision", "float32"]  # fmt: skip
@@ -143,8 +144,10 @@ def test_misuse_and_mistakes_end_with_2_and_one_sentence(monkeypatch, tmp_path, 
         (["adapt", "S", "--task", "pos", "--teacher", "M", "--layers", "1;3"], "got '1;3'"),
         *((["adapt", "S", "--task", "pos", "--no-teacher", *flag], f"{flag[0]} has no effect with --no-teacher") for flag in [
             ("--layers", "1,3"), ("--attention", "1"), ("--hidden", "1"), ("--soft", "0"), ("--gold", "1"),
-            ("--temperature", "3"), ("--times-t-squared",),
+            ("--temperature", "3"), ("--times-t-squared",), ("--text", "sw=sw.txt"),
         ]),
+        (["adapt", "S", "--task", "pos", "--teacher", "M", "--lines", "5"], "--lines has no effect without --text"),
+        (["adapt", "S", "--task", "pos", "--teacher", "M", "--text", "sw.txt"], "--text must be LANGUAGE=FILE, got 'sw.txt'"),
     ],
 )  # fmt: skip
 def test_an_option_without_effect_is_refused(words, fault):
@@ -187,6 +190,9 @@ def test_what_is_not_typed_is_what_the_function_does_by_itself(called):
     assert called["training"] == TaskTraining()
     assert called["loss"] == TaskLossWeights()
     assert called["layers"] is None
+    assert called["text"] is None
+    run("adapt", "S", "-o", "x", "--task", "pos", "--teacher", "M", "--text", "sw=t.txt")
+    assert called["text"] == UnlabelledText(sources={"sw": ["t.txt"]})
 
 
 def test_the_defaults_that_help_names_are_those_of_the_functions():
@@ -209,7 +215,7 @@ def test_the_defaults_that_help_names_are_those_of_the_functions():
     assert shown.pop("layers").startswith("what `extract` wrote")
     assert shown == weights | {
         "data": of_tasks["data"], "pooling": of_tasks["pooling"], "labels": of_tasks["labels"],
-        "density": str(of_tasks["density"]),
+        "density": str(of_tasks["density"]), "lines": f"{UnlabelledText(sources={}).lines:,}",
     }  # fmt: skip
 
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from bistil.tasks.task_sft import apply_task, task_sft
     from bistil.tasks.teacher import TaskTeacher
     from bistil.tasks.training import TaskTraining
+    from bistil.tasks.unlabelled import UnlabelledText
 
 __all__ = [
     "Activations",
@@ -79,6 +80,7 @@ __all__ = [
     "TaskTraining",
     "TeacherTasks",
     "Trial",
+    "UnlabelledText",
     "__version__",
     "adapt",
     "applied",
@@ -144,6 +146,7 @@ _import_late(
         "TaskTeacher": "bistil.tasks.teacher",
         "TaskTraining": "bistil.tasks.training",
         "TeacherTasks": "bistil.multitask.config",
+        "UnlabelledText": "bistil.tasks.unlabelled",
         "adapt": "bistil.tasks.adapt",
         "apply": "bistil.sparse.apply",
         "choose_layers": "bistil.student.layers",

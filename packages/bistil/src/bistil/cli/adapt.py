@@ -43,6 +43,16 @@ def adapt_command(
     ] = False,
     source: Annotated[str, typer.Option(help="The task's language or data set.")] = "en",
     data: o.Data = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="LANGUAGE=FILE of text without labels, which the teacher labels; repeat."
+        ),
+    ] = None,
+    lines: Annotated[
+        int | None,
+        typer.Option(help="Of --text, in each language at most.", show_default="10,000"),
+    ] = None,
     layers: Annotated[
         str | None,
         typer.Option(
@@ -90,16 +100,21 @@ def adapt_command(
     if no_teacher:
         flags = {f"--{name.replace('_', '-')}": value for name, value in loss.items()}
         o.refuse(
-            {"--layers": layers, **flags}, because="with --no-teacher, where the labels alone teach"
+            {"--layers": layers, "--text": text or [], **flags},
+            because="with --no-teacher, where the labels alone teach",
         )
+    if not text:
+        o.refuse({"--lines": lines}, because="without --text")
     o.refuse_for_task(task, labels=labels, pooling=pooling)
     refuse_what_exists(out, AdaptError)
+    sources = o.language_sources("--text", text or [], "LANGUAGE=FILE")
     correspondence, arguments = o.layers_of(layers), o.arguments_in(trainer)
     # What needs no library that takes seconds to import was refused by now.
     from bistil.lottery.config import Sparsity
     from bistil.tasks.adapt import adapt
     from bistil.tasks.teacher import TaskTeacher
     from bistil.tasks.training import TaskTraining
+    from bistil.tasks.unlabelled import UnlabelledText
     from xeval import open_source
 
     protocol = o.protocol_of(
@@ -124,6 +139,7 @@ def adapt_command(
             ),
             loss=TaskLossWeights(**o.given(**loss)),
             layers=correspondence,
+            text=UnlabelledText(sources=sources, **o.given(lines=lines)) if sources else None,
             watch=watch,
         )
     if rank() != 0:

@@ -28,12 +28,12 @@ from bistil.fit.trials import Trial, Trials
 from bistil.make.plan import kind_of, require_rows
 from bistil.make.texts import (
     SplitText,
-    digests_of_sources,
     require_one_form,
     sources_of,
     split_text,
 )
 from bistil.student.shape import Shape, ShapeSizes
+from bistil.text.languages import digests_of_sources
 from teacherzoo.cache import (
     DIGESTS,
     MADE,

@@ -22,11 +22,11 @@ from bistil.make.plan import KINDS, MakePlan, kind_of, plan, require_rows
 from bistil.make.scores import STUDENT, TRIMMED, WHOLE, scores, test_sets
 from bistil.make.texts import (
     SplitText,
-    digests_of_sources,
     require_one_form,
     sources_of,
     split_text,
 )
+from bistil.text.languages import digests_of_sources
 from teacherzoo.cache import DIGESTS, MADE, NOTE, made_once, refuse_what_exists, work_dir
 from teacherzoo.digests import digest_of_inputs, keep_digests
 from teacherzoo.progress import ProgressCallback, no_progress

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bistil.counted import counted
 from bistil.errors import MakeError
+from bistil.text.languages import digests_of_sources
 from teacherzoo.cache import MADE, digest_of_values, made_once
-from teacherzoo.digests import digest_of_text
 from teacherzoo.progress import ProgressCallback
 from vocabmerge import Kind, Layout
-from vocabmerge.corpora import corpus_files, read_corpus
+from vocabmerge.corpora import read_corpus
 from vocabmerge.hub.texts import PREFIX
 from vocabmerge.language_texts import LanguageText, evenly_spread
 
@@ -63,19 +62,6 @@ def sources_of(
     return {
         language: list(texts.get(language, [PUBLIC_TEXT.format(language=language)]))
         for language in languages
-    }
-
-
-def digests_of_sources(sources: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """What decides the text: of files their contents, of a data set of the Hub its name."""
-    return {
-        language: [
-            source
-            if source.startswith(PREFIX)
-            else digest_of_text(language, [Path(file) for file in corpus_files(source)])
-            for source in given
-        ]
-        for language, given in sources.items()
     }
 
 

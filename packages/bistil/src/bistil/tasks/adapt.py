@@ -24,6 +24,8 @@ from bistil.tasks.data import read_task
 from bistil.tasks.task_sft import head_of
 from bistil.tasks.teacher import TaskTeacher, open_teacher
 from bistil.tasks.training import Objective, TaskTraining, plan_of, train_task, untrained
+from bistil.tasks.unlabelled import UnlabelledText, unlabelled_examples
+from bistil.text.languages import digests_of_sources
 from teacherzoo.cache import DIGESTS, MADE, made_once, refuse_what_exists, work_dir
 from teacherzoo.digests import digest_of_model, keep_digests
 from teacherzoo.processes import rank
@@ -49,6 +51,7 @@ def adapt(
     training: TaskTraining | None = None,
     loss: TaskLossWeights | None = None,
     layers: Sequence[int] | None = None,
+    text: UnlabelledText | None = None,
     label: ResultLabel | None = None,
     watch: ProgressCallback = no_progress,
 ) -> Path:
@@ -60,7 +63,8 @@ def adapt(
         L = L_attn + L_hidden + CE(softmax(z_T / T), softmax(z_S / T)),
 
     with weights and T as `loss` says. Teacher and student read the same tokens: the student's, under the teacher's
-    ids. Interrupted, it goes on when called again with the same arguments, models, files and data, wherever these lie by then.
+    ids. Lines of `text` are examples beside those of the task (as Mukherjee and Awadallah 2020 have them): of the target language there
+    are no labels, but a teacher's answers. Interrupted, it goes on when called again with the same arguments, models, files and data, wherever these lie by then.
 
     Args:
         student: a folder that `extract` wrote, or any model with the teacher's layers thinned out.
@@ -72,6 +76,7 @@ def adapt(
         training: steps, and what of the student is kept.
         loss: its terms and their weights.
         layers: for each of the student's layers the teacher's; by default what `extract` wrote, or the last of each block.
+        text: without labels, for the teacher to label; of tasks of one label per word or text.
         label: what results call it; its folder's name and digest by default.
         watch: told (done, total, what).
 
@@ -100,8 +105,11 @@ def adapt(
     if teacher is not None and task not in TASKS:
         raise AdaptError(f"A teacher's answers to {task!r} cannot be distilled; choose one of {', '.join(TASKS)}.")  # fmt: skip
     refuse_what_exists(out, AdaptError)
+    if text is not None and teacher is None:
+        raise AdaptError("Text without labels is for a teacher to label; give --teacher, or leave --text out.")  # fmt: skip
     plan = plan_of(training)
     data = read_task(task, source, language, training.protocol)
+    unlabelled = None if text is None else unlabelled_examples(data, text)
     alignment = None if teacher is None else align(student, teacher, layers, loss)
     keep_digests(work_dir(out) / DIGESTS)
     inputs = {
@@ -115,6 +123,8 @@ def adapt(
         "layers": None if alignment is None else list(alignment.layers),
         "units": plan_of_extraction(student).get("units"),
     }
+    if text is not None:
+        inputs["text"] = {"lines": text.lines, **digests_of_sources(text.sources)}
 
     def learn(work: Path) -> None:
         objective = None
@@ -123,7 +133,9 @@ def adapt(
             objective = _distilled_from(task_teacher, alignment, loss)
         learner, pieces = untrained(student, data, training)
         base = body_digests(learner)
-        ticket, record = train_task(learner, pieces, data, training, work, objective=objective, watch=watch)  # fmt: skip
+        ticket, record = train_task(
+            learner, pieces, data, training, work, objective=objective, unlabelled=unlabelled, watch=watch
+        )  # fmt: skip
         record["loss"] = None if teacher is None else loss.to_json()
         tuned = FineTunedModel(
             model=learner,

@@ -76,6 +76,7 @@ class TaskBatches(torch.utils.data.Dataset[dict[str, Tensor]]):
         pad_id: fills short rows.
         steps: optimizer steps.
         examples: in a step.
+        unlabelled: so many at the end of `encoded` have labels that stand for nothing, as their batches say.
         passes: forward passes of one process in a step.
         seed: of the order.
 
@@ -91,11 +92,13 @@ class TaskBatches(torch.utils.data.Dataset[dict[str, Tensor]]):
         *,
         steps: int,
         examples: int,
+        unlabelled: int = 0,
         passes: int,
         seed: int,
     ) -> None:
         part = examples_per_pass(examples, passes)
         self._encoded, self._task, self._pad_id = encoded, task, pad_id
+        self._labelled = len(encoded) - unlabelled
         order = _order([example.length for example in encoded], examples, seed)
         self._items = [
             step[i : i + part] for _, step in zip(range(steps), order, strict=False) for i in range(0, examples, part)
@@ -105,7 +108,11 @@ class TaskBatches(torch.utils.data.Dataset[dict[str, Tensor]]):
         return len(self._items)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return self._task.collate([self._encoded[i] for i in self._items[index]], self._pad_id)
+        numbers = self._items[index]
+        batch = self._task.collate([self._encoded[i] for i in numbers], self._pad_id)
+        if self._labelled < len(self._encoded):
+            batch["unlabelled"] = torch.tensor([i >= self._labelled for i in numbers])
+        return batch
 
 
 def _order(lengths: Sequence[int], examples: int, seed: int) -> Iterator[list[int]]:

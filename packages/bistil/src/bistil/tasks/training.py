@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,7 @@ def train_task(
     work: Path,
     *,
     objective: Objective | None = None,
+    unlabelled: Mapping[str, Sequence[Any]] | None = None,
     watch: ProgressCallback = no_progress,
 ) -> tuple[Ticket, dict[str, Any]]:
     """Train in place; see `lottery_ticket`.
@@ -111,6 +112,7 @@ def train_task(
         work: for checkpoints, a work folder of `teacherzoo.cache.made_once`.
         objective: (model, forward passes of a step over all processes) to what computes the loss; None for the model's own
             on the labels.
+        unlabelled: per language examples for the objective alone, drawn as often as others.
         watch: told (done, total, what).
 
     Returns:
@@ -118,11 +120,14 @@ def train_task(
     """
     protocol, task, plan = training.protocol, data.task, plan_of(training)
     encoded, split = task.encode(pieces, data.train, data.labels)
+    text = [example for examples in (unlabelled or {}).values() for example in examples]
+    encoded_text, split_text = task.encode(pieces, text, data.labels) if text else ([], [])
     dev, _ = task.encode(pieces, data.dev, data.labels)
 
     def batches(steps: int) -> TaskBatches:
         return TaskBatches(
-            encoded, task, pieces.pad_id, steps=steps, examples=protocol.batch_size, passes=plan.passes, seed=training.seed
+            [*encoded, *encoded_text], task, pieces.pad_id, steps=steps, examples=protocol.batch_size, unlabelled=len(text),
+            passes=plan.passes, seed=training.seed,
         )  # fmt: skip
 
     def score() -> float:
@@ -139,6 +144,8 @@ def train_task(
         "dev": {task.metrics[0]: score()},
         "precision": "bfloat16" if plan.bf16 else "float32",
         "sparsity": asdict(training.sparsity),
-        "notes": [*data.notes, *split],
+        "notes": [*data.notes, *split, *(f"text: {note}" for note in split_text)],
     }
+    if unlabelled:
+        record["text"] = {language: len(examples) for language, examples in unlabelled.items()}
     return ticket, record

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bistil.errors import ExtractError
+from teacherzoo.digests import digest_of_text
+from vocabmerge.corpora import corpus_files
+from vocabmerge.hub.texts import PREFIX
 
 _ENDINGS = (".txt", ".txt.gz", ".txt.xz")
 PAIR_ENDINGS = (*_ENDINGS, ".tsv", ".tsv.gz", ".tsv.xz")
@@ -66,3 +70,16 @@ def text_files(
             f"{language}: expected a text file ({', '.join(endings)}) or a folder of such, got {str(source)!r}."
         )
     return files
+
+
+def digests_of_sources(sources: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """What decides the text: of files their contents, of a data set of the Hub its name."""
+    return {
+        language: [
+            source
+            if source.startswith(PREFIX)
+            else digest_of_text(language, [Path(file) for file in corpus_files(source)])
+            for source in given
+        ]
+        for language, given in sources.items()
+    }
