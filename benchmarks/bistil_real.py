@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from bilinguals import (
     add_options,
     draw_pareto,
@@ -35,7 +34,7 @@ from system_table import system_table
 from transformers.utils.logging import disable_progress_bar
 
 import xeval
-from bistil.compare.recipe import Comparison
+from bistil.compare.recipe import Comparison, values_of
 from bistil.compare.run import compare
 from bistil.compare.systems import SYSTEMS as KNOWN
 from vocabmerge import trim
@@ -151,7 +150,7 @@ def recipe_of(
 
 def stated_in(text: str) -> dict[str, Any]:
     """`width=192,layers=last` as keys and values."""
-    return {key: yaml.safe_load(value) for key, _, value in (part.partition("=") for part in text.split(","))}  # fmt: skip
+    return {key: values_of(value) for key, _, value in (part.partition("=") for part in text.split(","))}  # fmt: skip
 
 
 def main() -> None:

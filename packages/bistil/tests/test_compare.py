@@ -1,6 +1,7 @@
 """Comparisons: what a recipe must say, what comes of it, and that nothing is done twice."""
 
 import json
+import math
 import shlex
 import shutil
 import sys
@@ -17,7 +18,7 @@ from bistil.cli.app import app
 from bistil.compare import identity, run
 from bistil.compare.identity import RecipeDigests
 from bistil.compare.models import size_within
-from bistil.compare.recipe import read_comparison
+from bistil.compare.recipe import Comparison, read_comparison
 from bistil.compare.run import compare, results_of, summary
 from bistil.compare.systems import MODELS, PUBLISHED, SYSTEMS
 from bistil.errors import AdaptError
@@ -97,16 +98,53 @@ def followed_before(run_of_one_system, tmp_path):
             {"systems": ["multitask"], "teacher_tasks": {"tasks": ["bitext"]}},
             "teacher_tasks: The task 'bitext' asks a model as it is",
         ),
+        (
+            {"seeds": True},
+            "seeds: input should be a valid integer, got True (YAML reads no, yes, on and off as true or false: write a number)",
+        ),
+        ({"extract": {"steps": 10.0}}, "extract.steps: input should be a valid integer, got 10.0."),
+        (
+            {"tune": {"steps": "10"}},
+            "tune.steps: input should be a valid integer, got '10' (a number stands without quotes)",
+        ),
+        ({"tune": {"gold": True}}, "tune.gold: input should be a valid number, got True"),
+        ({"tune": {"times_t_squared": 1}}, "times_t_squared: input should be a valid boolean, got 1."),
+        ({"tune": {"learning_rate": math.inf}}, "learning_rate: input should be a finite number, got inf"),
+        ({"tune_by_task": {"pos": {"batch": "8"}}}, "tune_by_task.pos.batch: input should be a valid"),
+        ({"languages": {"l1": "0.1"}}, "languages.l1: input should be a valid number, got '0.1'"),
+        ({"languages": 3}, "languages: expected keys such as `steps:`, got 3."),
+        ({"out": 7}, "out: input should be a valid string, got 7 (write it in quotes)"),
+        ({"targets": "sw"}, "targets: input should be a valid list, got 'sw'."),
+        ({"targets": [False]}, "targets.0: input should be a valid string, got False (YAML reads no, yes"),
+        ({"corpora": {False: "no.txt", "en": "en.txt"}}, "corpora: input should be a valid string, got False (YAML reads no"),
+        ({"extract": {"terms": {"hidden": "1"}}}, "extract.terms.hidden: input should be a valid number, got '1'"),
+        *(
+            ({"extract": {"layers": layers}}, f"extract.layers: expected last, bottom, even, outer, alternate, last-k or numbers of layers such as [0, 3, 5], got {layers!r}.")
+            for layers in ("lastt", [True], [0.0, 2.0], ["0"], [-1], 3)
+        ),
     ],
-)
+)  # fmt: skip
 def test_a_recipe_is_refused_by_key(recipe, changes, fault):
     with pytest.raises(AdaptError, match=r"recipe\.yaml: .*") as refusal:
         read_comparison(recipe(**changes))
     assert fault in str(refusal.value)
 
 
+def test_numbers_have_exponents_and_lists_stand_for_sequences(recipe):
+    """YAML 1.1, and so PyYAML, reads 1e-3 as text."""
+    file = recipe(extract={"layers": [0, 2]}, tune={"steps": 10}, teacher_tasks={"tasks": ["pos"], "languages": ["en"]})  # fmt: skip
+    file.write_text(file.read_text().replace("steps: 10", "{steps: 10, learning_rate: 1e-3}"))
+
+    stated = read_comparison(file)
+
+    assert stated.tune.learning_rate == 0.001
+    assert (stated.extract.layers, stated.targets) == ((0, 2), ("sw",))
+    assert (stated.teacher_tasks.tasks, stated.teacher_tasks.languages) == (("pos",), ("en",))
+    assert Comparison.model_validate(stated.model_dump()) == stated
+
+
 def test_a_recipe_that_is_no_recipe_is_refused(tmp_path):
-    for text in ("- a\n", "a: [", ""):
+    for text in ("- a\n", "a: [", "", "out: 2024-02-30\n"):
         (tmp_path / "r.yaml").write_text(text)
         with pytest.raises(AdaptError, match=r"r\.yaml"):
             read_comparison(tmp_path / "r.yaml")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -25,16 +27,22 @@ from bistil.multitask.config import PROTOCOL, Sampling, TeacherTasks
 from teacherzoo.encoders.layers import Strategy
 from xeval import FineTunedTask, XevalError, task_of
 
+# In YAML a sequence is a list.
+_NotStrict = Field(strict=False)
+
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # Strict: `true` is not 1, nor is "1" or 1.0.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False, strict=True
+    )
 
 
 class Extracting(_Part):
     """Phase 1, the same for every student (see `bistil extract`)."""
 
     reduction: Annotated[int, Field(ge=1)] = 2
-    layers: Strategy | tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    layers: Strategy | Annotated[tuple[int, ...], _NotStrict] | None = None
     """Which of the model's layers students take; None for what suits the model's kind."""
     width: Annotated[int, Field(ge=1)] | None = None
     feed_forward: Annotated[int, Field(ge=1)] | None = None
@@ -48,6 +56,18 @@ class Extracting(_Part):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     terms: dict[str, float] | None = None
     """Of the loss of `bistil` and, where the model has no masked-LM head, of `scratch`; None for what suits the model's kind."""
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _strategy_or_numbers(cls, layers: Any) -> Any:
+        numbers = isinstance(layers, list | tuple) and all(
+            type(layer) is int and layer >= 0 for layer in layers
+        )
+        if not (numbers or layers is None or layers in get_args(Strategy)):
+            raise ValueError(
+                f"expected {', '.join(get_args(Strategy))} or numbers of layers such as [0, 3, 5], got {layers!r}"
+            )
+        return layers
 
     @field_validator("terms")
     @classmethod
@@ -95,9 +115,9 @@ class Tuning(_Part):
 class TeacherTuning(_Part):
     """The tasks that the teacher of `multitask` is tuned on together (see `bistil extract --teacher-tasks`)."""
 
-    tasks: tuple[str, ...] | None = None
+    tasks: Annotated[tuple[str, ...] | None, _NotStrict] = None
     """None for those of the comparison that are tuned on."""
-    languages: tuple[str, ...] | None = None
+    languages: Annotated[tuple[str, ...] | None, _NotStrict] = None
     """Or data sets' own names; None for the source's."""
     sampling: Sampling = "even"
     steps: Annotated[int, Field(ge=1)] = PROTOCOL.steps
@@ -117,14 +137,15 @@ class Comparison(_Part):
     corpora: Annotated[dict[str, str], Field(min_length=2)]
     """Language to text; students of multilingual data read all of them."""
     source: str = "en"
-    targets: Annotated[tuple[str, ...], Field(min_length=1)]
-    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    targets: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+    tasks: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
     data: str = "data"
     """A folder of data as xeval reads it, or hub:NAME."""
     sources: dict[str, str] = {}
     """Task to the source's data set, where the source language has several."""
     systems: Annotated[
-        tuple[Annotated[str, AfterValidator(require_system)], ...], Field(min_length=1)
+        tuple[Annotated[str, AfterValidator(require_system)], ...],
+        Field(min_length=1, strict=False),
     ] = PUBLISHED
     """Names as `bistil.compare.systems.System` has them."""
     students: Literal["published", "pairs", "shared"] = "published"
@@ -205,10 +226,13 @@ def read_comparison(file: Path) -> Comparison:
         AdaptError: naming file and key, what was expected and what stands there, all faults at once.
     """
     try:
-        stated = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise AdaptError(f"{file}: the recipe cannot be read: {error}.") from error
-    except yaml.YAMLError as error:
+    try:
+        stated = values_of(text)
+    # ValueError is PyYAML's own, of what looks like a date and is none.
+    except (yaml.YAMLError, ValueError) as error:
         raise AdaptError(f"{file}: not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(stated, dict):
         raise AdaptError(f"{file}: expected keys such as `model:` and `targets:`, got {stated!r}.")
@@ -218,6 +242,22 @@ def read_comparison(file: Path) -> Comparison:
         faults = "; ".join(_sentence(fault) for fault in error.errors())
         raise AdaptError(f"{file}: {faults}.") from error
     return _from_folder(recipe, file.parent)
+
+
+def values_of(text: str) -> Any:
+    """What YAML states, a number such as 1e-3 as the number (YAML 1.1 wants 1.0e-3)."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506  # a safe loader
+
+
+class _Loader(yaml.SafeLoader):
+    """With numbers as they are usually written."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
 
 
 def _from_folder(recipe: Comparison, folder: Path) -> Comparison:
@@ -235,22 +275,42 @@ def _from_folder(recipe: Comparison, folder: Path) -> Comparison:
 
 
 def _sentence(fault: Any) -> str:
-    where = ".".join(str(part) for part in fault["loc"])
+    path = fault["loc"][:-2] if fault["loc"][-1:] == ("[key]",) else fault["loc"]
+    where = ".".join(str(part) for part in path)
     if fault["type"] == "extra_forbidden":
-        parts: dict[str, type[BaseModel]] = {
-            "extract": Extracting,
-            "languages": LanguageTuning,
-            "teacher_tasks": TeacherTuning,
-            "tune": Tuning,
-            "tune_by_task": Tuning,
-        }
-        parent = parts.get(str(fault["loc"][0]), Comparison) if len(fault["loc"]) > 1 else Comparison  # fmt: skip
-        near = get_close_matches(str(fault["loc"][-1]), list(parent.model_fields), n=1)
+        fields = _part_at(path[:-1]).model_fields
+        near = get_close_matches(str(path[-1]), list(fields), n=1)
         return f"unknown key {where!r}{f', did you mean {near[0]!r}?' if near else ''}"
+    if fault["type"] == "model_type":
+        fields = _part_at(path).model_fields
+        return f"{where}: expected keys such as `{next(iter(fields))}:`, got {fault['input']!r}"
     if fault["type"] == "missing":
         return f"the key {where!r} is missing"
     if fault["type"] == "value_error":
         message = str(fault["ctx"]["error"]).rstrip(".")
         return f"{where}: {message}" if where else message
-    said = fault["msg"][0].lower() + fault["msg"][1:]
-    return f"{where}: {said}, got {fault['input']!r}"
+    said = (fault["msg"][0].lower() + fault["msg"][1:]).replace("tuple", "list")
+    return f"{where}: {said}, got {fault['input']!r}{_hint(fault)}"
+
+
+def _part_at(path: tuple[Any, ...]) -> type[BaseModel]:
+    """The model whose keys stand at a place of the recipe."""
+    parts: dict[str, type[BaseModel]] = {
+        "extract": Extracting,
+        "languages": LanguageTuning,
+        "teacher_tasks": TeacherTuning,
+        "tune": Tuning,
+        "tune_by_task": Tuning,
+    }
+    return parts.get(str(path[0]), Comparison) if path else Comparison
+
+
+def _hint(fault: Any) -> str:
+    """What YAML made of something that was meant otherwise."""
+    number = fault["type"] in ("int_type", "float_type")
+    if isinstance(fault["input"], bool) and (number or fault["type"] == "string_type"):
+        instead = "a number" if number else "it in quotes"
+        return f" (YAML reads no, yes, on and off as true or false: write {instead})"
+    if fault["type"] == "string_type" and isinstance(fault["input"], int | float | date):
+        return " (write it in quotes)"
+    return " (a number stands without quotes)" if number and isinstance(fault["input"], str) else ""
