@@ -109,6 +109,34 @@ def test_the_judges_own_tuned_folder_can_teach(tmp_path, teacher, student, tasks
         adapted(tmp_path / "other", student, tuned, tasks)
 
 
+def test_more_entries_than_there_are_are_refused_before_anything_is_trained(tmp_path, teacher, student, tasks):  # fmt: skip
+    def entries(model):
+        body = body_parameters(AutoModel.from_pretrained(model))
+        return sum(its.numel() for name, its in body.items() if "LayerNorm" not in name)
+
+    def refused(total, tune):
+        said = []
+        training = replace(TRAINING, sparsity=Sparsity(count=total + 1))
+        settings = {"task": "pos", "source": LocalFolder(tasks), "language": "en", "training": training}  # fmt: skip
+        with pytest.raises(SparseError, match=f"from 1 to {total} entries of the body, got {total + 1}"):  # fmt: skip
+            tune(watch=lambda *told: said.append(told), **settings)
+        assert (said, [*tmp_path.iterdir()]) == ([], [])
+
+    assert entries(student) < entries(teacher)
+    taught = TaskTeacher(model=teacher)
+    refused(entries(student), lambda **settings: adapt(student, tmp_path / "out", teacher=taught, **settings))  # fmt: skip
+    refused(entries(teacher), lambda **settings: task_sft(teacher, tmp_path / "sft", **settings))
+
+
+def test_a_folder_with_a_broken_configuration_is_no_traceback(tmp_path, teacher, student, tasks):
+    broken = shutil.copytree(student, tmp_path / "broken")
+    (broken / "config.json").write_text('{"model_type": "berd"}')
+    for learner, model in ((broken, teacher), (student, broken)):
+        with pytest.raises(XevalError, match="broken: no model could be opened there"):
+            adapted(tmp_path / "out", learner, TaskTeacher(model=model), tasks)
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_a_teacher_the_labels_teach(tmp_path, student, tasks):
     out = adapted(tmp_path / "out", student, None, tasks)
     assert json.loads((out / "run.json").read_text())["record"]["loss"] is None

@@ -100,7 +100,7 @@ def followed_before(run_of_one_system, tmp_path):
         ),
         (
             {"seeds": True},
-            "seeds: input should be a valid integer, got True (YAML reads no, yes, on and off as true or false: write a number)",
+            "seeds: input should be a valid integer, got True (YAML reads no, yes, on and off as true or false)",
         ),
         ({"extract": {"steps": 10.0}}, "extract.steps: input should be a valid integer, got 10.0."),
         (

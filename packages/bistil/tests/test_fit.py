@@ -117,18 +117,19 @@ def test_few_lines_that_are_ruined_decide_where_the_mean_of_all_hides_them(
     assert ("worst twentieth" in judge.measure) is (judge.by == "worst")
 
 
-def test_words_that_have_one_label_or_another_have_no_worst(teacher: Path, tmp_path: Path) -> None:
+def test_words_that_have_one_label_or_another_have_no_worst(
+    teacher: Path, given: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     judging = importlib.import_module("bistil.fit.judge")
     tagger = AutoModelForTokenClassification.from_pretrained(teacher, num_labels=3)
     tagger.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(teacher).save_pretrained(tmp_path)
-    layout, asked = model_layout(tmp_path), {"prompt": None, "seed": 0}
 
-    assert judging.TextJudge(layout, {}, by=None, **asked).by == "mean"
-    with pytest.raises(
-        FitError, match="--by worst: a word gets the whole model's label or another"
-    ):
-        judging.TextJudge(layout, {}, by="worst", **asked)
+    assert judging.TextJudge(model_layout(tmp_path), {}, prompt=None, by=None, seed=0).by == "mean"
+    monkeypatch.setattr(importlib.import_module("bistil.fit.run"), "split_text", lambda *_, **__: pytest.fail("text was read"))  # fmt: skip
+    with pytest.raises(FitError, match="--by worst: a word gets the whole model's label or another"):  # fmt: skip
+        fit(tmp_path, given, tmp_path / "out", budget=BUDGET, fitting=replace(TINY, by="worst"))
+    assert not (tmp_path / ".out.making").exists()
 
 
 def test_page_picture_table_and_card_say_what_was_searched(
@@ -540,6 +541,7 @@ def test_bad_options_are_refused_in_a_sentence(
     [
         ({"layers": (0, 9)}, r"layers must be ascending numbers from 0 to 3, the teacher's, got \[0, 9\]"),
         ({"width": 33}, "width must be a multiple of the 4 attention heads"),
+        ({"pieces": 10_000}, "pieces must be at most the model's [0-9]+, got 10,000"),
         ({"feed_forward": 49}, "feed_forward must be from 1 to the teacher's 48, got 49"),
         ({"units": "largest"}, "units must be one of reconstruction, taylor, bottleneck, got 'largest'"),
         ({"precision": "int8"}, "precision must be one of auto, float32, bfloat16, got 'int8'"),

@@ -580,6 +580,18 @@ def test_a_size_decides_the_depth(save: Callable[[str], Path]) -> None:
         plan(model, model, Making(layers=5))
 
 
+def test_where_nothing_can_be_learnt_the_plan_says_so(save: Callable[[str], Path]) -> None:
+    def said(kind: str, layers: int) -> bool:
+        model = save(kind)
+        planned = plan(model, model, Making(layers=layers))
+        assert planned.idle is planned.lines()[-1].startswith("nothing to learn: the layers are")
+        return planned.idle
+
+    # A classifier's answers are compared, too.
+    cases = {("masked_lm", 4): True, ("masked_lm", 2): False, ("headless", 4): True, ("classifier", 4): False}  # fmt: skip
+    assert {case: said(*case) for case in cases} == cases
+
+
 def test_a_dense_is_part_of_the_size(sentence_teacher: Path) -> None:
     whole = SentenceTransformer(str(sentence_teacher), device="cpu")
     expected = sum(parameter.numel() for parameter in whole.parameters())

@@ -307,10 +307,11 @@ def _part_at(path: tuple[Any, ...]) -> type[BaseModel]:
 
 def _hint(fault: Any) -> str:
     """What YAML made of something that was meant otherwise."""
-    number = fault["type"] in ("int_type", "float_type")
-    if isinstance(fault["input"], bool) and (number or fault["type"] == "string_type"):
-        instead = "a number" if number else "it in quotes"
-        return f" (YAML reads no, yes, on and off as true or false: write {instead})"
-    if fault["type"] == "string_type" and isinstance(fault["input"], int | float | date):
-        return " (write it in quotes)"
-    return " (a number stands without quotes)" if number and isinstance(fault["input"], str) else ""
+    wanted, stated = fault["type"].removesuffix("_type"), fault["input"]
+    if wanted not in ("int", "float", "string"):
+        return ""
+    if isinstance(stated, bool):
+        return " (YAML reads no, yes, on and off as true or false)"
+    if wanted == "string":
+        return " (write it in quotes)" if isinstance(stated, int | float | date) else ""
+    return " (a number stands without quotes)" if isinstance(stated, str) else ""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from bistil.counted import counted
 from bistil.encoders.capture import encoder_of, family_of
+from bistil.losses.table import Sees
+from bistil.losses.weights import LossWeights
 from bistil.multitask.tune import TunedTeacher
 from xeval.cost.parameters import Parameters
 
@@ -93,6 +95,12 @@ class Plan:
             f"blocks      {', '.join(f'{language} {count:,}' for language, count in self.blocks.items())}",
             f"training    {counted(self.steps, 'step')}, {self.tokens:,} positions",
         ]  # fmt: skip
+
+
+def nothing_to_learn(layers: Sequence[int], weights: LossWeights) -> bool:
+    """Whether a student is the teacher's first layers, and nothing but these layers is compared."""
+    first = tuple(layers) == tuple(range(len(layers)))
+    return first and all(term.sees == Sees.MAPPED_LAYERS for term in weights.terms)
 
 
 def attention_route(model: Any, terms: Mapping[str, float]) -> str:

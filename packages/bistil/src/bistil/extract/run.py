@@ -16,7 +16,7 @@ from bistil.encoders.model_folder import require_narrowable_modules
 from bistil.encoders.widths import require_narrowable
 from bistil.errors import ExtractError
 from bistil.extract.config import CHECKPOINTS, Extraction
-from bistil.extract.plan import Plan, attention_route
+from bistil.extract.plan import Plan, attention_route, nothing_to_learn
 from bistil.extract.record import RunRecord, write_folder
 from bistil.extract.sentences import (
     SentenceInputs,
@@ -30,7 +30,6 @@ from bistil.extract.teacher import teacher_in_training, trimmed_teacher
 from bistil.extract.text import Batches, ExtractionText, open_text
 from bistil.losses.extraction import ExtractionModel, TeacherRunner, freeze_unreached
 from bistil.losses.rows import SentenceExtractionModel, SentenceTeacher, is_pairs
-from bistil.losses.table import Sees
 from bistil.multitask.config import TeacherTasks
 from bistil.multitask.data import TaskMixture, read_mixture
 from bistil.multitask.tune import TunedTeacher, require_tunable, tuned_teacher
@@ -402,10 +401,8 @@ def _plan(
 
 
 def _idle(copied: InitialStudent, given: _Given, extraction: Extraction) -> bool:
-    """Whether the student is the teacher's first layers, and nothing but these layers is compared."""
     as_it_was = extraction.init == "teacher" and not copied.words and not given.sfts
-    first = given.layers == tuple(range(len(given.layers)))
-    return as_it_was and first and all(term.sees == Sees.MAPPED_LAYERS for term in extraction.weights.terms)  # fmt: skip
+    return as_it_was and nothing_to_learn(given.layers, extraction.weights)
 
 
 def _probes(batches: Batches, device: torch.device, language: str) -> list[dict[str, Any]]:

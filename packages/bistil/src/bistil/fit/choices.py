@@ -94,10 +94,13 @@ def choices_of(
     pieces = _shares(needed, [n / 100 for n in _PIECES], multiple)
     pieces = tuple(dict.fromkeys([needed, *(n for n in pieces if always <= n < needed)]))
     if fitting.pieces is not None:
-        if not always <= fitting.pieces <= whole.pieces:
+        if fitting.pieces > whole.pieces:
             raise FitError(
-                f"pieces must be from {always:,}, which always stay (special tokens, single characters), to the model's "
-                f"{whole.pieces:,}; got {fitting.pieces:,}."
+                f"pieces must be at most the model's {whole.pieces:,}, got {fitting.pieces:,}."
+            )
+        if fitting.pieces < always:
+            raise FitError(
+                f"pieces must be at least {always:,}, which always stay (special tokens, single characters), got {fitting.pieces:,}."
             )
         pieces = (fitting.pieces,)
     return Choices(

@@ -72,6 +72,27 @@ class Judge(Protocol):
         """Of the model in a folder."""
 
 
+def require_ranked(layout: Layout, by: str | None, *, task: str | None) -> None:
+    """Refuse the worst lines where there are no lines, or where their answers cannot be ranked.
+
+    Args:
+        layout: of the model's folder.
+        by: "mean" of all lines or "worst" twentieth; None for what suits the kind.
+        task: that judges in place of text.
+
+    Raises:
+        FitError: naming what to rank by instead.
+    """
+    if by != "worst":
+        return
+    if task is not None:
+        raise FitError("--by worst is of lines, and a task has a score; leave one of them out.")
+    if layout.kind is Kind.TOKEN_CLASSIFIER:
+        raise FitError(
+            "--by worst: a word gets the whole model's label or another, so that the worst words are all alike; rank by the mean."
+        )
+
+
 class TextJudge:
     """How near a model's answers are to the whole model's.
 
@@ -84,9 +105,6 @@ class TextJudge:
         prompt: put in front of each; None for the folder's own.
         by: "mean" of all lines or "worst" twentieth; None for what suits the kind, which of vectors is "worst".
         seed: of the bootstrap.
-
-    Raises:
-        FitError: for the worst lines of a model whose answers to a line cannot be ranked.
     """
 
     def __init__(
@@ -100,11 +118,6 @@ class TextJudge:
     ) -> None:
         self._layout, self._texts, self._prompt, self._seed = whole, texts, prompt, seed
         self._measures = _measures_across_widths(whole)
-        kind = plain_kind(whole)
-        if by == "worst" and kind == Kind.TOKEN_CLASSIFIER:
-            raise FitError(
-                "--by worst: a word gets the whole model's label or another, so that the worst words are all alike; rank by the mean."
-            )
         self.by = by or ("worst" if self._measures.ask is text_vectors else "mean")
         self._expected: dict[str, Any] = {}
 

@@ -18,7 +18,7 @@ from bistil.encoders.answers import assumption, plain_kind
 from bistil.errors import FitError
 from bistil.fit.choices import MILLISECONDS, choices_of, require_affordable
 from bistil.fit.config import Budget, Fitting
-from bistil.fit.judge import Judge, TaskJudge, TextJudge
+from bistil.fit.judge import Judge, TaskJudge, TextJudge, require_ranked
 from bistil.fit.latency import LatencyModel, fit_latency, measure_latency, shapes_to_measure
 from bistil.fit.page import card_part, page
 from bistil.fit.parts import measure_parts
@@ -134,16 +134,14 @@ def fit(
     if fitting.prompts and kind is not Kind.SENTENCE:
         raise FitError("prompts stand before the lines of a sentence encoder, and this is none; leave them out.")  # fmt: skip
     # What no text would change is refused before any is read.
+    require_ranked(layout, fitting.by, task=task)
     fitting.extraction(feed_forward=1, units=fitting.units)
     encoder = model_layout(whole)
     sizes = ShapeSizes(encoder)
-    settled = replace(fitting, pieces=None)
-    choices_of(sizes, encoder, settled, needed=sizes.shape.pieces, always=0)
+    choices_of(sizes, encoder, fitting, needed=sizes.shape.pieces, always=0)
     require_rows(layout, fitting.length)
     require_one_form(sources, layout)
     prompt = fitting.prompts[0] if fitting.prompts else None
-    if task and fitting.by == "worst":
-        raise FitError("--by worst is of lines, and a task has a score; leave one of them out.")
     task_judge = (
         TaskJudge(whole, task, data, languages, prompts=fitting.prompts) if task and data else None
     )

@@ -9,6 +9,8 @@ from typing import Any
 from bistil.encoders.answers import assumption, plain_kind
 from bistil.errors import MakeError
 from bistil.extract.config import strategy_for
+from bistil.extract.plan import nothing_to_learn
+from bistil.losses.weights import weights_for
 from bistil.make.config import Making
 from bistil.student.shape import ShapeSizes
 from teacherzoo.encoders.kinds import encoder_folder, model_layout
@@ -28,6 +30,10 @@ KINDS: dict[str, str] = {
     Kind.MASKED_LM: "masked language model",
 }
 
+_IDLE = (
+    "nothing to learn: the layers are the model's first ones, on which the terms for its kind are 0 before any training; ask for another "
+    "number of layers, or for a term of what comes out, such as cosine, by `bistil extract --term`"
+)
 _IN_BATCHES = (Kind.SENTENCE, Kind.SPARSE, Kind.CLASSIFIER)
 _SPLADE = (("Transformer", "SpladePooling"), ("MLMTransformer", "SpladePooling"))
 
@@ -46,6 +52,7 @@ class MakePlan:
         trimmed: of the trimmed one.
         student: of the student, by the number of its layers.
         tokens: that training reads at most.
+        idle: whether the terms compare nothing but layers that are the model's own, so that there is nothing to learn.
     """
 
     kind: Kind
@@ -57,6 +64,7 @@ class MakePlan:
     trimmed: int
     student: int
     tokens: int
+    idle: bool = False
 
     def lines(self) -> list[str]:
         """For the terminal."""
@@ -65,6 +73,7 @@ class MakePlan:
             f"a {self.words} of {self.whole:,} parameters; its vocabulary trimmed, {self.trimmed:,}",
             f"a student of {len(self.layers)} of its {self.depth} layers, {self.student:,}",
             f"training on at most {self.tokens:,} tokens",
+            *([_IDLE] if self.idle else []),
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -143,16 +152,18 @@ def plan(whole: Path, trimmed: Path, making: Making) -> MakePlan:
     layout = read_layout(whole)
     kind = kind_of(layout)
     spread = spread_layers(depth, count, strategy_for(kind))
+    layers = (0, *spread[1:]) if sizes.first_layer_pinned else spread
     return MakePlan(
         kind=kind,
         words=KINDS[plain_kind(layout)],
         assumed=tuple(assumption(layout)),
-        layers=(0, *spread[1:]) if sizes.first_layer_pinned else spread,
+        layers=layers,
         depth=depth,
         whole=parameters_of(whole).total,
         trimmed=parameters_of(trimmed).total,
         student=_with_layers(sizes, count),
         tokens=making.steps * making.batch * making.length,
+        idle=nothing_to_learn(layers, weights_for(kind)),
     )
 
 

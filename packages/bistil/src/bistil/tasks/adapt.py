@@ -23,7 +23,14 @@ from bistil.tasks.alignment import Alignment, align, plan_of_extraction
 from bistil.tasks.data import read_task
 from bistil.tasks.task_sft import head_of
 from bistil.tasks.teacher import TaskTeacher, open_teacher
-from bistil.tasks.training import Objective, TaskTraining, plan_of, train_task, untrained
+from bistil.tasks.training import (
+    Objective,
+    TaskTraining,
+    plan_of,
+    require_entries,
+    train_task,
+    untrained,
+)
 from bistil.tasks.unlabelled import UnlabelledText, unlabelled_examples
 from bistil.text.languages import digests_of_sources
 from teacherzoo.cache import DIGESTS, MADE, made_once, refuse_what_exists, work_dir
@@ -108,6 +115,7 @@ def adapt(
     if text is not None and teacher is None:
         raise AdaptError("Text without labels is for a teacher to label; give --teacher, or leave --text out.")  # fmt: skip
     plan = plan_of(training)
+    require_entries(student, training.sparsity)
     data = read_task(task, source, language, training.protocol)
     unlabelled = None if text is None else unlabelled_examples(data, text)
     alignment = None if teacher is None else align(student, teacher, layers, loss)

@@ -20,7 +20,7 @@ from bistil.sparse.reindex import kept_ids
 from bistil.student.layers import layer_map
 from bistil.student.narrow import projection_of
 from bistil.tasks.teacher import TaskTeacher
-from teacherzoo.encoders.kinds import transformer_folder
+from bistil.tasks.training import shell
 from teacherzoo.encoders.teachers import teacher_folder
 
 
@@ -59,7 +59,7 @@ def align(
         AdaptError: for layers, heads or widths that do not correspond.
         SparseError: for a student whose vocabulary is not part of the teacher's.
     """
-    small, big = _shell(student), _shell(teacher.model)
+    small, big = shell(student), shell(teacher.model)
     chosen = layers if layers is not None else _layers_of(student, small, big)
     _check_layers(student, chosen, len(layers_of(small)), len(layers_of(big)))
     projection = heads = None
@@ -78,18 +78,6 @@ def _check_layers(student: str | Path, layers: Sequence[int], count: int, depth:
         raise AdaptError(
             f"{student}: expected {count} of the teacher's layers 0 to {depth - 1}, one for each of the student's, "
             f"got {', '.join(map(str, layers)) or 'none'}."
-        )
-
-
-def _shell(model: str | Path) -> Any:
-    """An encoder without weights."""
-    from transformers import AutoConfig, AutoModel
-
-    with torch.device("meta"):
-        return AutoModel.from_config(
-            AutoConfig.from_pretrained(
-                transformer_folder(teacher_folder(model)), trust_remote_code=False
-            )
         )
 
 

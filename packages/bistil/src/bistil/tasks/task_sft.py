@@ -16,7 +16,7 @@ from bistil.sparse.composable_sft import sparse_path
 from bistil.sparse.difference import SparseFineTuning
 from bistil.sparse.files import read_sparse, write_sparse
 from bistil.tasks.data import read_task
-from bistil.tasks.training import TaskTraining, plan_of, train_task, untrained
+from bistil.tasks.training import TaskTraining, plan_of, require_entries, train_task, untrained
 from teacherzoo.cache import MADE, made_once, refuse_what_exists
 from teacherzoo.digests import digest_of_files, digest_of_model
 from teacherzoo.processes import rank
@@ -78,6 +78,7 @@ def task_sft(
     training = training or TaskTraining()
     refuse_what_exists(out, AdaptError)
     plan = plan_of(training)
+    require_entries(model, training.sparsity)
     data = read_task(task, source, language, training.protocol)
     inputs = {
         "model": digest_of_model(model),

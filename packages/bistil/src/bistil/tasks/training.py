@@ -7,19 +7,28 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from bistil.lottery.config import Evaluation, Sparsity, TrainingPlan
-from bistil.lottery.lottery_ticket import Ticket, lottery_ticket
+from bistil.lottery.lottery_ticket import (
+    Ticket,
+    entries_to_keep,
+    lottery_ticket,
+    trainable_body,
+)
 from bistil.lottery.training_run import check_arguments
 from bistil.tasks.data import TaskBatches, TaskData, dev_score
 from bistil.text.batches import examples_per_pass
 from teacherzoo.cache import cleared_if_diverged
 from teacherzoo.digests import digest_of_arguments
+from teacherzoo.encoders.kinds import transformer_folder
+from teacherzoo.encoders.teachers import teacher_folder
 from teacherzoo.processes import world_size
 from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.training import arguments
 from xeval import Protocol
+from xeval.encoder import named
 from xeval.finetune.checkpoint import TaskModel, build
 from xeval.task_templates.word_tokenization import Pieces
 
@@ -79,6 +88,29 @@ def plan_of(training: TaskTraining) -> TrainingPlan:
     check_arguments(plan)
     examples_per_pass(protocol.batch_size, plan.passes)
     return plan
+
+
+def require_entries(model: str | Path, sparsity: Sparsity) -> None:
+    """Refuse what cannot be kept of a model's body, by its configuration alone.
+
+    Raises:
+        SparseError: where that is nothing, or more than there is.
+    """
+    if not sparsity.full:
+        entries_to_keep(trainable_body(shell(model), sparsity), sparsity)
+
+
+def shell(model: str | Path) -> Any:
+    """An encoder without weights.
+
+    Raises:
+        TeacherError, XevalError: where there is none.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    folder = transformer_folder(teacher_folder(model))
+    with named(str(model), "model"), torch.device("meta"):
+        return AutoModel.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
 
 
 def untrained(
