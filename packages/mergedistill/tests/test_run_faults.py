@@ -26,6 +26,7 @@ from mergedistill.run.run import run
 from mergedistill.run.status import status
 from mergedistill.student.loss import DistillationLoss
 from teacherzoo import Signals, TeacherError
+from teacherzoo.errors import CorpusError
 from teacherzoo.signals.layout import RecordingSettings
 
 Recipes = Callable[..., Recipe]
@@ -96,6 +97,18 @@ def test_figures_by_another_rule_of_bits_per_byte_are_measured_anew(
     assert sorted(of_language["teacher"] for of_language in figures.values()) == sorted(
         of_teacher["bits_per_byte"] for of_teacher in first.values()
     )
+
+
+def test_a_language_without_text_is_refused_before_a_teacher_is_opened(
+    town: Path, recipe_of: Recipes, tmp_path: Path
+) -> None:
+    (tmp_path / "blank.txt").write_text("\n \n")
+    recipe = recipe_of(languages={"qav": str(town / "qav.txt"), "qag": str(tmp_path / "blank.txt")})
+
+    with pytest.raises(CorpusError, match=r"qag: .*blank.txt holds no document"):
+        run(recipe)
+
+    assert not [*(tmp_path / "run").rglob("*.rating.json")]
 
 
 def test_recordings_by_another_rule_for_words_are_made_anew(

@@ -122,11 +122,15 @@ def refuse_early(recipe: Recipe) -> None:
     Raises:
         RecipeError: for training arguments.
         StageError: for teachers that do not fit, and an encoder whose states are not to be had.
+        CorpusError: for a file or folder without text to train on.
         TeacherzooError, VocabularyError: for teachers that are not there, and an encoder that cannot be opened.
     """
     from mergedistill.training.trainer import refuse_bad_arguments
 
     refuse_bad_arguments(recipe)
+    for language, text in recipe.languages.items():
+        if Path(text.corpus).exists():  # on the Hub a look has its price
+            next(corpus(recipe, language).documents())
     if recipe.states is not None:
         refuse_unfit_encoder(recipe.states)
     ensembles = known_ensembles(recipe)
