@@ -385,7 +385,27 @@ def test_a_system_is_a_model_and_how_it_learns():
     taught = [name for name, system in SYSTEMS.items() if system.taught]
     assert all("labels" not in name for name in taught)
     assert [name for name in SYSTEMS if name.startswith("whole")] == ["whole", "whole+full"]
-    assert len(SYSTEMS) == 2 + 4 * (len(MODELS) - 1)
+    assert len(SYSTEMS) == 2 + 6 * (len(MODELS) - 1)
+    assert {name for name, system in SYSTEMS.items() if system.text} < {*taught}
+
+
+def test_a_system_with_text_lets_its_teacher_label_lines_of_the_target(recipe):
+    systems = ["bistil", "bistil+text"]
+    tune = {**SHORT["tune"], "lines": 7}
+    results, _ = compare(read_comparison(recipe(systems=systems, languages=None, tune=tune)))
+    made = results.parent.glob("*/pos-*/adapted/*/run.json")
+    read = {file.parent.name: json.loads(file.read_text())["record"].get("text") for file in made}
+    assert read == {"bistil-sw-seed0": None, "bistil+text-sw-seed0": {"sw": 7}}
+    with pytest.raises(
+        AdaptError,
+        match=r"^dp: lines of text are no examples of it; leave the systems with \+text out",
+    ):
+        compare(
+            read_comparison(
+                recipe(systems=systems, languages=None, tasks=["pos", "dp"], out="other")
+            )
+        )
+    assert not results.parent.with_name("other").exists()
 
 
 def test_what_people_do_instead_of_distilling_starts_from_the_same_model(recipe):

@@ -21,9 +21,11 @@ from bistil.lottery.config import Sparsity
 from bistil.lottery.language import LanguageTraining, language_sft
 from bistil.sparse.files import read_sparse
 from bistil.tasks.adapt import adapt
+from bistil.tasks.data import read_task
 from bistil.tasks.task_sft import apply_task, task_sft
 from bistil.tasks.teacher import TaskTeacher
 from bistil.tasks.training import TaskTraining
+from bistil.tasks.unlabelled import UnlabelledText, require_lines
 from teacherzoo.atomic_write import temporary_beside
 from teacherzoo.encoders.kinds import model_layout, shell_of
 from teacherzoo.encoders.layers import spread_layers
@@ -31,7 +33,7 @@ from teacherzoo.encoders.teachers import teacher_folder
 from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.progress import ProgressCallback
 from vocabmerge import Kind, read_vocabulary
-from xeval import Protocol, open_source
+from xeval import FineTunedTask, Protocol, open_source, task_of
 from xeval.cost.parameters import Parameters, parameters_of
 from xeval.finetune.checkpoint import write_finetuned
 
@@ -65,6 +67,21 @@ def require_kind(recipe: Comparison) -> None:
             f"{recipe.model}: sparse fine-tunings of languages are learnt by a masked-LM head, which a model of kind {kind.value!r} "
             "does not have; write `languages: null`, or give a masked LM."
         )
+
+
+def require_lines_of_text(recipe: Comparison) -> None:
+    """Refuse systems that learn from lines of text where a task has examples of another kind.
+
+    Raises:
+        AdaptError: naming the task.
+        XevalError: for data that cannot be used.
+    """
+    if not any(SYSTEMS[name].text for name in recipe.systems):
+        return
+    source, protocol = open_source(recipe.data), Protocol()
+    for task in recipe.tasks:
+        if isinstance(task_of(task), FineTunedTask):
+            require_lines(read_task(task, source, recipe.data_of(task), protocol), "the systems with +text")  # fmt: skip
 
 
 def _has_words(model: str) -> bool:
@@ -147,7 +164,7 @@ class Models:
         if folder.is_dir():
             return str(folder)
         recipe = self._recipe
-        others = [code for code in recipe.corpora if code != recipe.source] if self._is_shared(model) else [target]  # fmt: skip
+        others = self._others(model, target)
         with_sfts = model == "bistil" and recipe.languages is not None
         names = [recipe.source, *others]
         files = self._languages("whole", recipe.model, names, watch) if with_sfts else []
@@ -206,6 +223,11 @@ class Models:
     def _has_words(self) -> bool:
         """Whether the model has a masked-LM head."""
         return _has_words(self._recipe.model)
+
+    def _others(self, model: Model, target: str) -> list[str]:
+        """Beside the source, the languages that a model is for."""
+        codes = self._recipe.corpora if self._is_shared(model) else [target]
+        return [code for code in codes if code != self._recipe.source]
 
     def _is_shared(self, model: Model) -> bool:
         """Whether one model is for all targets."""
@@ -269,13 +291,18 @@ class Models:
         folder = self._of_task(task) / "adapted" / name
         if folder.is_dir():
             return folder
-        recipe, teacher = self._recipe, None
+        recipe, teacher, text = self._recipe, None, None
         tune = recipe.tuning_of(task)
         if system.taught:
             teacher = TaskTeacher(
                 model=recipe.model,
                 task_sft=self._task_file("whole", recipe.model, task, seed, watch),
                 language_sfts=self._languages("whole", recipe.model, [recipe.source], watch),
+            )
+        if system.text:
+            sources = {code: [recipe.corpora[code]] for code in self._others(system.model, target)}
+            text = UnlabelledText(
+                sources=sources, **({} if tune.lines is None else {"lines": tune.lines})
             )
         return adapt(
             self.base(system.model, target, seed, watch),
@@ -286,6 +313,7 @@ class Models:
             teacher=teacher,
             training=self._training(task, seed, full=system.full),
             loss=TaskLossWeights(gold=tune.gold, times_t_squared=tune.times_t_squared),
+            text=text,
             label=self._wanted.labels[system.name],
             watch=watch,
         )

@@ -110,6 +110,8 @@ class Tuning(_Part):
     """How sub-words stand for words, and tokens for texts; None for the judge's own way."""
     times_t_squared: bool = False
     gold: Annotated[float, Field(ge=0)] = 0.0
+    lines: Annotated[int, Field(ge=1)] | None = None
+    """Of each target's text at most, which a teacher labels for systems with `text`; None for 10,000."""
 
 
 class TeacherTuning(_Part):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bistil.compare.identity import WantedResults, results_of, summary
-from bistil.compare.models import Models, require_kind
+from bistil.compare.models import Models, require_kind, require_lines_of_text
 from bistil.compare.recipe import Comparison
 from bistil.compare.systems import SYSTEMS
 from bistil.tasks.adapt import ResultLabel
@@ -76,6 +76,7 @@ def compare(
             results, notes = compare(read_comparison(Path("recipe.yaml")))
     """
     require_kind(recipe)
+    require_lines_of_text(recipe)
     wanted = wanted or WantedResults(recipe)
     plan = [
         (system, task, targets, seed)

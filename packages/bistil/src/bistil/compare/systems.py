@@ -28,21 +28,24 @@ OF_ALL_LANGUAGES: tuple[Model, ...] = ("distilmbert", "minilmv2")
 class System:
     """One system.
 
-    A system is written `MODEL`, `MODEL+labels`, `MODEL+full` or `MODEL+full+labels`. Without more it learns a task as BiStil
-    does: by lottery-ticket sparse fine-tuning, from a teacher that knows the task. `full` frees all weights, for the steps of
-    both phases of the sparse kind; `labels` leaves the teacher out. `whole`, the model that all are made from, has no teacher.
+    A system is written `MODEL`, `MODEL+labels`, `MODEL+text`, `MODEL+full`, `MODEL+full+labels` or `MODEL+full+text`. Without more it
+    learns a task as BiStil does: by lottery-ticket sparse fine-tuning, from a teacher that knows the task. `full` frees all
+    weights, for the steps of both phases of the sparse kind; `labels` leaves the teacher out; with `text` the teacher labels lines of
+    the targets' text, too. `whole`, the model that all are made from, has no teacher.
 
     Args:
         name: as a recipe and the results have it.
         model: what learns the task.
         full: whether all its weights do.
         taught: whether it learns from a teacher, or from labels alone.
+        text: whether the teacher labels text of the targets, too.
     """
 
     name: str
     model: Model
     full: bool = False
     taught: bool = True
+    text: bool = False
 
 
 def _systems() -> dict[str, System]:
@@ -53,8 +56,12 @@ def _systems() -> dict[str, System]:
             taught = model != "whole"
             systems[name] = System(name=name, model=model, full=full, taught=taught)
             if taught:
-                name += "+labels"
-                systems[name] = System(name=name, model=model, full=full, taught=False)
+                systems[f"{name}+labels"] = System(
+                    name=f"{name}+labels", model=model, full=full, taught=False
+                )
+                systems[f"{name}+text"] = System(
+                    name=f"{name}+text", model=model, full=full, text=True
+                )
     return systems
 
 
@@ -72,7 +79,7 @@ def require_system(name: str) -> str:
     if name not in SYSTEMS:
         near = get_close_matches(name, SYSTEMS, n=1)
         raise ValueError(
-            f"expected {', '.join(MODELS)}, alone or with +labels, +full or +full+labels, got {name!r}"
+            f"expected {', '.join(MODELS)}, alone or with +full, and +labels or +text behind, got {name!r}"
             f"{f', did you mean {near[0]!r}?' if near else ''}"
         )
     return name

@@ -38,6 +38,25 @@ class UnlabelledText:
         }
 
 
+def require_lines(data: TaskData, asked: str) -> None:
+    """Refuse a task whose examples are more than a text and labels of it or of its words.
+
+    Args:
+        data: of the task.
+        asked: what wants lines as examples, for the message.
+
+    Raises:
+        AdaptError: naming the task.
+    """
+    example = data.train[0]
+    if not isinstance(example, Tagged) and not (
+        isinstance(example, Labelled) and example.second is None
+    ):
+        raise AdaptError(
+            f"{data.task.name}: lines of text are no examples of it; leave {asked} out, or choose a task of one label per word or text."
+        )
+
+
 def unlabelled_examples(data: TaskData, text: UnlabelledText) -> dict[str, list[Any]]:
     """Per language its lines as examples, under the first of the labels, which nothing may read.
 
@@ -48,12 +67,8 @@ def unlabelled_examples(data: TaskData, text: UnlabelledText) -> dict[str, list[
         AdaptError: for a task of other examples, and a language without any text.
         VocabularyError: for text that cannot be read.
     """
-    example, label = data.train[0], data.labels[0]
-    in_words = isinstance(example, Tagged)
-    if not in_words and not (isinstance(example, Labelled) and example.second is None):
-        raise AdaptError(
-            f"{data.task.name}: lines of text are no examples of it; leave --text out, or choose a task of one label per word or text."
-        )
+    require_lines(data, "--text")
+    label, in_words = data.labels[0], isinstance(data.train[0], Tagged)
     examples: dict[str, list[Any]] = {}
     for language, lines in text.texts().items():
         rows = filter(has_words, lines)
