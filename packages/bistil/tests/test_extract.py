@@ -117,7 +117,9 @@ def test_the_card_says_what_was_done(student: Path, teacher: Path) -> None:
 def test_of_layers_that_are_the_teachers_first_the_plan_says_that_nothing_is_learnt(
     teacher: Path, texts: dict[str, Path], tmp_path: Path
 ) -> None:
-    plans, few = list[Plan](), Extraction(steps=2, batch=2, length=32, held_out_share=0.2)
+    # In bfloat16 the student, whose weights are float32, rounds otherwise than the teacher.
+    few = Extraction(steps=2, batch=2, length=32, held_out_share=0.2, precision="float32")
+    plans = list[Plan]()
     cases: list[dict[str, Any]] = [
         {"layers": (0, 1)},
         {"layers": (1, 3)},

@@ -341,6 +341,15 @@ def test_layers_multiply_and_sizes_between_measured_ones_are_interpolated() -> N
     assert parts.predicted(replace(WHOLE, width=24)) == pytest.approx(50)  # the root of a quarter
 
 
+def test_where_nothing_is_left_even_of_all_that_may_be_kept_more_is_still_no_worse() -> None:
+    sizes = {"width": {16: -30.0, 32: -20.0}, "feed_forward": {48: -20.0}, "pieces": {200: -20.0}}
+    parts = PartWorths(uncut=-20.0, without_layer=(), layers={(0, 1, 2, 3): -20.0}, sizes=sizes, heads={})  # fmt: skip
+    good = replace(parts, layers={(0, 1, 2, 3): -20.0, (0, 3): 0.5})
+
+    assert parts.predicted(WHOLE) >= parts.predicted(replace(WHOLE, width=16)) > 0
+    assert good.predicted(WHOLE) == pytest.approx(1)
+
+
 def test_one_layer_and_one_head_are_no_plural() -> None:
     small = replace(WHOLE, layers=(3,), heads=1)
     assert str(small) == "1 layer (3) of width 32, 1 head, 48 feed-forward units, 200 pieces"

@@ -56,7 +56,7 @@ class PartWorths:
             places = sorted(measured)
             shares = [math.log(self._share(measured[place])) for place in places]
             left *= math.exp(float(np.interp(getattr(shape, part), places, shares)))
-        return self.uncut * left
+        return max(self.uncut, _LEAST) * left
 
     def _share(self, worth: float) -> float:
         return min(1.0, max(worth, _LEAST) / max(self.uncut, _LEAST))
