@@ -61,8 +61,9 @@ class Table:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-H100, XEON = "NVIDIA H100", "Intel(R) Xeon(R)"
+H100, XEON, EPYC = "NVIDIA H100", "Intel(R) Xeon(R)", "AMD EPYC, 2 cores, avx2 avx512f avx512_bf16"
 CPU = "Two cores of an Intel Xeon with AVX-512 and AMX"
+EPYC_CPU = "Two cores of an AMD EPYC with AVX-512 (`avx512_bf16`)"
 TOP_K, WHOLE = "top k, forward and backward", "whole distribution, forward and backward"
 TABLES = (
     *(
@@ -83,6 +84,14 @@ TABLES = (
             title=f"{CPU}, {dtype}, forward and backward: N=1,024, H=768, V=120,000, K=8",
             question="kdkernels_distil", what="forward and backward", machine=XEON,
             shape={"N": 1_024, "V": 120_000, "dtype": dtype}, floor="the products",
+        )
+        for dtype in ("bfloat16", "float32")
+    ),
+    *(
+        Table(
+            title=f"{EPYC_CPU}, {dtype}, forward and backward: N=1,024, H=768, V=250,002, K=8, with bias",
+            question="kdkernels_distil", what="forward and backward", machine=EPYC,
+            shape={"N": 1_024, "V": 250_002, "dtype": dtype, "bias": True}, floor="the products",
         )
         for dtype in ("bfloat16", "float32")
     ),
