@@ -100,7 +100,7 @@ def adapt_command(
     if no_teacher:
         flags = {f"--{name.replace('_', '-')}": value for name, value in loss.items()}
         o.refuse(
-            {"--layers": layers, "--text": text or [], **flags},
+            {"--layers": layers, "--text": text, **flags},
             because="with --no-teacher, where the labels alone teach",
         )
     if not text:

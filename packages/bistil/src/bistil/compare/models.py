@@ -25,7 +25,7 @@ from bistil.tasks.data import read_task
 from bistil.tasks.task_sft import apply_task, task_sft
 from bistil.tasks.teacher import TaskTeacher
 from bistil.tasks.training import TaskTraining
-from bistil.tasks.unlabelled import UnlabelledText, require_lines
+from bistil.tasks.unlabelled import LINES, UnlabelledText, require_lines
 from teacherzoo.atomic_write import temporary_beside
 from teacherzoo.encoders.kinds import model_layout, shell_of
 from teacherzoo.encoders.layers import spread_layers
@@ -301,9 +301,7 @@ class Models:
             )
         if system.text:
             sources = {code: [recipe.corpora[code]] for code in self._others(system.model, target)}
-            text = UnlabelledText(
-                sources=sources, **({} if tune.lines is None else {"lines": tune.lines})
-            )
+            text = UnlabelledText(sources=sources, lines=tune.lines or LINES)
         return adapt(
             self.base(system.model, target, seed, watch),
             folder,

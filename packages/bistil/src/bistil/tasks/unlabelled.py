@@ -13,6 +13,9 @@ from vocabmerge.language_texts import LanguageText
 from xeval.task_templates.text_labels import Labelled
 from xeval.task_templates.word_labels import Tagged
 
+LINES = 10_000
+"""Of each language, where no number is asked for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class UnlabelledText:
@@ -24,18 +27,7 @@ class UnlabelledText:
     """
 
     sources: Mapping[str, Sequence[str]]
-    lines: int = 10_000
-
-    def texts(self) -> dict[str, LanguageText]:
-        """Per language its lines.
-
-        Raises:
-            VocabularyError: for text that is not there, or fewer than one line asked for.
-        """
-        return {
-            language: LanguageText(given, lines=self.lines)
-            for language, given in self.sources.items()
-        }
+    lines: int = LINES
 
 
 def require_lines(data: TaskData, asked: str) -> None:
@@ -65,12 +57,13 @@ def unlabelled_examples(data: TaskData, text: UnlabelledText) -> dict[str, list[
 
     Raises:
         AdaptError: for a task of other examples, and a language without any text.
-        VocabularyError: for text that cannot be read.
+        VocabularyError: for text that is not there or cannot be read, or fewer than one line asked for.
     """
     require_lines(data, "--text")
     label, in_words = data.labels[0], isinstance(data.train[0], Tagged)
+    texts = {language: LanguageText(given, lines=text.lines) for language, given in text.sources.items()}  # fmt: skip
     examples: dict[str, list[Any]] = {}
-    for language, lines in text.texts().items():
+    for language, lines in texts.items():
         rows = filter(has_words, lines)
         examples[language] = list(_tagged(rows, label) if in_words else _labelled(rows, label))
         if not examples[language]:
