@@ -75,8 +75,16 @@ class RecipeDigests:
         }
 
     def _beside(self, system: System) -> list[str]:
-        """What decides this system and no other."""
-        return [self.of_teacher] if system.model == "multitask" and self.of_teacher else []
+        """What decides this system and not every other."""
+        of_student = [self.of_teacher] if system.model == "multitask" and self.of_teacher else []
+        return [*of_student, "full teacher"] if self.has_full_teacher(system) else of_student
+
+    def has_full_teacher(self, system: System) -> bool:
+        """Whether all weights of a system's task teacher learnt the task, as all of its own do.
+
+        Sparse fine-tunings of languages want a teacher that is tuned sparsely on top of them.
+        """
+        return system.taught and system.full and self._recipe.languages is None
 
     @cached_property
     def of_teacher(self) -> str:

@@ -288,17 +288,15 @@ class Models:
         self, system: System, task: str, target: str, seed: int, watch: ProgressCallback
     ) -> Path:
         name = f"{self._with_teacher(system.name, system.model)}-{self._place(system.model, target)}-seed{seed}"
+        if self._wanted.digests.has_full_teacher(system):
+            name += "-full-teacher"
         folder = self._of_task(task) / "adapted" / name
         if folder.is_dir():
             return folder
         recipe, teacher, text = self._recipe, None, None
         tune = recipe.tuning_of(task)
         if system.taught:
-            teacher = TaskTeacher(
-                model=recipe.model,
-                task_sft=self._task_file("whole", recipe.model, task, seed, watch),
-                language_sfts=self._languages("whole", recipe.model, [recipe.source], watch),
-            )
+            teacher = self._teacher(system, task, target, seed, watch)
         if system.text:
             sources = {code: [recipe.corpora[code]] for code in self._others(system.model, target)}
             text = UnlabelledText(sources=sources, lines=tune.lines or LINES)
@@ -314,6 +312,20 @@ class Models:
             text=text,
             label=self._wanted.labels[system.name],
             watch=watch,
+        )
+
+    def _teacher(
+        self, system: System, task: str, target: str, seed: int, watch: ProgressCallback
+    ) -> TaskTeacher:
+        recipe = self._recipe
+        if self._wanted.digests.has_full_teacher(system):
+            return TaskTeacher(
+                model=self._adapted(SYSTEMS["whole+full"], task, target, seed, watch)
+            )
+        return TaskTeacher(
+            model=recipe.model,
+            task_sft=self._task_file("whole", recipe.model, task, seed, watch),
+            language_sfts=self._languages("whole", recipe.model, [recipe.source], watch),
         )
 
     def _of_task(self, task: str) -> Path:
