@@ -34,9 +34,10 @@ from system_table import system_table
 from transformers.utils.logging import disable_progress_bar
 
 import xeval
-from bistil.compare.recipe import Comparison, values_of
+from bistil.compare.recipe import Comparison
 from bistil.compare.run import compare
 from bistil.compare.systems import SYSTEMS as KNOWN
+from teacherzoo.yaml_values import values_of
 from vocabmerge import trim
 
 SOURCE = "en"

@@ -130,6 +130,21 @@ def test_a_recipe_is_refused_by_key(recipe, changes, fault):
     assert fault in str(refusal.value)
 
 
+def test_a_key_that_stands_twice_is_refused_by_its_line(recipe):
+    file = recipe()
+    file.write_text(file.read_text() + "seeds: 3\n")
+
+    done = CliRunner().invoke(app, ["compare", str(file)])
+
+    line = len(file.read_text().splitlines())
+    assert done.exit_code == 2
+    assert (
+        done.stderr
+        == f"{file}, line {line}: the key 'seeds' stands a second time; make one of the two.\n"
+    )
+    assert not (file.parent / "run").exists()
+
+
 def test_numbers_have_exponents_and_lists_stand_for_sequences(recipe):
     """YAML 1.1, and so PyYAML, reads 1e-3 as text."""
     file = recipe(extract={"layers": [0, 2]}, tune={"steps": 10}, teacher_tasks={"tasks": ["pos"], "languages": ["en"]})  # fmt: skip

@@ -36,6 +36,7 @@ def test_our_catalogue_holds_its_schema_and_covers_both_kinds() -> None:
         (GOOD + GOOD, "name 'a' stands twice"),
         ("a: b\n", "expected a list of entries"),
         ("- [\n", "not YAML"),
+        (GOOD + "  hub: a/c\n", "the key 'hub' stands a second time; make one of the two"),
     ],
 )
 def test_a_faulty_entry_is_named(tmp_path: Path, text: str, message: str) -> None:

@@ -21,6 +21,7 @@ import pytest
         "text.corpora",
         "text.words",
         "training.loss_module",
+        "yaml_values",
     ],
 )
 def test_examples_run(

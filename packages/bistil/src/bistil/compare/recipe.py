@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -25,6 +23,7 @@ from bistil.errors import AdaptError, ExtractError
 from bistil.losses.weights import LossWeights
 from bistil.multitask.config import PROTOCOL, Sampling, TeacherTasks
 from teacherzoo.encoders.layers import Strategy
+from teacherzoo.yaml_values import read_recipe_values
 from xeval import FineTunedTask, XevalError, task_of
 
 # In YAML a sequence is a list.
@@ -227,40 +226,13 @@ def read_comparison(file: Path) -> Comparison:
     Raises:
         AdaptError: naming file and key, what was expected and what stands there, all faults at once.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise AdaptError(f"{file}: the recipe cannot be read: {error}.") from error
-    try:
-        stated = values_of(text)
-    # ValueError is PyYAML's own, of what looks like a date and is none.
-    except (yaml.YAMLError, ValueError) as error:
-        raise AdaptError(f"{file}: not YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(stated, dict):
-        raise AdaptError(f"{file}: expected keys such as `model:` and `targets:`, got {stated!r}.")
+    stated = read_recipe_values(file, keys="`model:` and `targets:`", refuse=AdaptError)
     try:
         recipe = Comparison.model_validate(stated)
     except ValidationError as error:
         faults = "; ".join(_sentence(fault) for fault in error.errors())
         raise AdaptError(f"{file}: {faults}.") from error
     return _from_folder(recipe, file.parent)
-
-
-def values_of(text: str) -> Any:
-    """What YAML states, a number such as 1e-3 as the number (YAML 1.1 wants 1.0e-3)."""
-    # The rule knows safe loaders by their names; this one is a SafeLoader by its class.
-    return yaml.load(text, Loader=_Loader)  # noqa: S506
-
-
-class _Loader(yaml.SafeLoader):
-    """With numbers as they are usually written."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
 
 
 def _from_folder(recipe: Comparison, folder: Path) -> Comparison:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from mergedistill.errors import RecipeError
 from mergedistill.recipe.recipe import Recipe, Student, Teaching, Text, nearest
+from teacherzoo.yaml_values import read_recipe_values
 from vocabmerge.hub.push import bare_names
 
 
@@ -36,45 +35,13 @@ def read_recipe(file: Path) -> Recipe:
         >>> read_recipe(file).distil.alpha
         0.7
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{file}: the recipe cannot be read: {error}.") from error
-    try:
-        stated = values_of(text)
-    except _RepeatedKeyError as error:
-        raise RecipeError(f"{file}, {error}") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{file}: not YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(stated, dict):
-        raise RecipeError(
-            f"{file}: expected keys such as `languages:` and `teachers:`, got {stated!r}."
-        )
+    stated = read_recipe_values(file, keys="`languages:` and `teachers:`", refuse=RecipeError)
     try:
         recipe = Recipe.model_validate(stated)
     except ValidationError as error:
         raise RecipeError(f"{file}: {_sentences(error)}.") from error
     _refuse_idle_keys(recipe.student, file)
     return _from_folder(recipe, file.parent)
-
-
-def values_of(text: str) -> Any:
-    """What YAML states, a number such as 1e-3 as the number (YAML 1.1 wants 1.0e-3), no key twice.
-
-    Raises:
-        yaml.YAMLError: for what is not YAML, or has a key twice.
-
-    Example:
-        >>> values_of("{learning_rate: 1e-3, steps: 10}")
-        {'learning_rate': 0.001, 'steps': 10}
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  # a safe loader that is stricter
-    except ValueError as error:
-        # PyYAML's own, of what looks like a date and is none.
-        raise yaml.YAMLError(
-            f"{error} (text that looks like a date or a number stands in quotes)"
-        ) from error
 
 
 def altered(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
@@ -150,31 +117,6 @@ def without_places(recipe: Recipe) -> dict[str, Any]:
     stated["record"]["offload"] = bare_names(stated["record"]["offload"])
     stated["train"]["arguments"] = bare_names(stated["train"]["arguments"])
     return stated
-
-
-class _RepeatedKeyError(yaml.YAMLError):
-    """A key that stands twice in one part of a recipe."""
-
-
-class _Loader(yaml.SafeLoader):
-    """As YAML is read, but that the first of two equal keys is not lost without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a key that stands twice."""
-        names = [key.value for key, _ in node.value]
-        for number, (key, _) in enumerate(node.value):
-            if key.value in names[:number]:
-                raise _RepeatedKeyError(
-                    f"line {key.start_mark.line + 1}: the key {key.value!r} stands a second time; make one of the two."
-                )
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
 
 
 def _refuse_idle_keys(student: Student, file: Path) -> None:

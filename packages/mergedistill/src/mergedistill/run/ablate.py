@@ -18,12 +18,13 @@ from typing import Any
 import yaml
 
 from mergedistill.errors import MergedistillError, RecipeError, StageError
-from mergedistill.recipe.read import altered, values_of
+from mergedistill.recipe.read import altered
 from mergedistill.recipe.recipe import Recipe
 from mergedistill.recipe.stages import Stage, stages
 from teacherzoo.cache import alone_in
 from teacherzoo.processes import wait_for_all
 from teacherzoo.progress import ProgressCallback, no_progress
+from teacherzoo.yaml_values import values_of
 
 # Quantiles of Student's t that 95 % of it lie between, for 1, 2, … degrees of freedom.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)

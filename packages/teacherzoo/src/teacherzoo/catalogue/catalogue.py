@@ -12,6 +12,7 @@ import yaml
 
 from teacherzoo.errors import TeacherError
 from teacherzoo.nearest import nearest
+from teacherzoo.yaml_values import values_of
 
 Family = Literal["wordpiece", "unigram", "bpe"]
 HeadKind = Literal["masked-lm", "discriminator"]
@@ -143,7 +144,7 @@ def _own_catalogue() -> tuple[Entry, ...]:
 
 def _parse(text: str, where: str) -> tuple[Entry, ...]:
     try:
-        rows = yaml.safe_load(text)
+        rows = values_of(text)
     except yaml.YAMLError as error:
         raise TeacherError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
