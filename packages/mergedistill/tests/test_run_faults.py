@@ -108,7 +108,28 @@ def test_a_language_without_text_is_refused_before_a_teacher_is_opened(
     with pytest.raises(CorpusError, match=r"qag: .*blank.txt holds no document"):
         run(recipe)
 
-    assert not [*(tmp_path / "run").rglob("*.rating.json")]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("assign", ["stated", "rank"])
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_teacher_without_a_tokenizer_is_refused_before_anything_is_made(
+    town: Path, recipe_of: Recipes, tmp_path: Path, command: str, assign: str
+) -> None:
+    bare = shutil.copytree(
+        town / "foreign", tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*")
+    )
+    recipe_of(assign=assign, teachers=_teachers(town / "wp", bare), signals="shared")
+    before = sorted(tmp_path.rglob("*"))
+
+    done = CliRunner().invoke(app, [command, str(tmp_path / "recipe.yaml")])
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"{bare}: there is no tokenizer (tokenizer.json) beside the model; save the model's own into the folder, "
+        "AutoTokenizer.from_pretrained(…).save_pretrained(folder).\n"
+    )
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_recordings_by_another_rule_for_words_are_made_anew(
@@ -344,7 +365,7 @@ def test_a_teacher_that_is_not_there_is_missed_before_others_are_ranked(
     with pytest.raises(TeacherError, match="nobody/nothing: neither a folder, nor"):
         run(recipe)
 
-    assert not list(Path(recipe.out).rglob("*.rating.json"))
+    assert not Path(recipe.out).exists()
 
 
 def test_recording_anew_before_the_ranking_leaves_what_others_recorded(
@@ -399,6 +420,7 @@ def test_teachers_that_normalise_differently_are_named_with_the_key_to_set(
         run(recipe)
 
     assert "\n" not in str(caught.value)
+    assert not Path(recipe.out).exists()
 
 
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(

@@ -249,6 +249,27 @@ def test_a_folder_where_another_process_works_is_refused_and_one_that_died_holds
         assert json.loads((tmp_path / ".held-by.json").read_text())["process"] == os.getpid()
 
 
+def test_a_folder_in_which_nothing_was_made_goes_with_what_is_refused_in_it(tmp_path: Path) -> None:
+    def refused_in(folder: Path, *made: str) -> None:
+        with alone_in(folder):
+            (folder / "digests.json").write_text("{}")
+            (folder / "rank").mkdir()
+            for name in made:
+                (folder / name).touch()
+            raise TeacherError
+
+    with pytest.raises(TeacherError):
+        refused_in(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(TeacherError):
+        refused_in(tmp_path / "run", "rank/facts.json")
+    assert (tmp_path / "run" / "rank" / "facts.json").is_file()
+    (tmp_path / "users").mkdir()
+    with pytest.raises(TeacherError):
+        refused_in(tmp_path / "users")
+    assert (tmp_path / "users").is_dir()
+
+
 def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
 

@@ -569,6 +569,35 @@ def test_a_teacher_without_a_mask_token_is_refused(
         record(other, [Corpus("en", text)], tmp_path / "signals")
 
 
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (
+            None,
+            "there is no tokenizer (tokenizer.json) beside the model; save the model's own into",
+        ),
+        ("[]", "the tokenizer cannot be read: "),
+        ('{"version": "9"}', "the tokenizer cannot be read: "),
+    ],
+)
+def test_a_tokenizer_that_is_absent_or_damaged_is_refused_with_what_to_do(
+    teacher: Path, text: Path, tmp_path: Path, content: str | None, fault: str
+) -> None:
+    other = shutil.copytree(teacher, tmp_path / "other")
+    file = other / "tokenizer.json"
+    if content is None:
+        file.unlink()
+    else:
+        file.write_text(content)
+
+    with pytest.raises(TeacherError) as caught:
+        record(other, [Corpus("en", text)], tmp_path / "signals")
+
+    assert str(caught.value).startswith(f"{other}: {fault}")
+    assert content is None or str(caught.value).endswith("; fetch or save it again.")
+    assert not (tmp_path / "signals").exists()
+
+
 def test_a_tokenizer_larger_than_the_model_is_refused(
     tokenizer: Any, text: Path, tmp_path: Path, make_teacher: Callable[..., Path]
 ) -> None:

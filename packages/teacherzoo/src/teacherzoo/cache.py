@@ -180,7 +180,7 @@ def alone_in(
     """Inside, no other run works in `folder`; a killed one leaves it free. Under a launcher the first process holds it for all.
 
     Args:
-        folder: made if it is not there.
+        folder: made if it is not there, and gone again where what is done inside is refused before it has written a file.
         name: what messages call it; the folder itself by default.
         refuse: what to raise where another run is inside; None to wait for it.
         watch: told (done, total, what) of waiting.
@@ -191,12 +191,17 @@ def alone_in(
     if rank() != 0:
         yield
         return
+    new = not folder.exists()
     lock = _locked(folder, name or folder, refuse, watch)
     try:
         # On a full disk the lock holds, and who has it is not told.
         with contextlib.suppress(OSError):
             _sign(folder)
         yield
+    except ValueError:  # of which all refusals are
+        if new and not _has_files(folder):
+            remove(folder)
+        raise
     finally:
         (folder / _HOLDER).unlink(missing_ok=True)
         lock.release()
@@ -292,8 +297,12 @@ def _is_of(work: Path, inputs: Mapping[str, Any]) -> bool:
 def _has_work(work: Path, exclusive: Sequence[str] | None = None) -> bool:
     if exclusive is None:
         return any(file.name not in _NOTES for file in work.iterdir())
-    files = (file for name in exclusive for file in (work / name, *(work / name).rglob("*")))
-    return any(file.is_file() and file.name not in _NOTES for file in files)
+    return any(_has_files(work / name) for name in exclusive)
+
+
+def _has_files(place: Path) -> bool:
+    """Whether there is a file, in a folder or below it, but for what is noted there."""
+    return any(file.is_file() and file.name not in _NOTES for file in (place, *place.rglob("*")))
 
 
 def _as_text(inputs: Any) -> str:

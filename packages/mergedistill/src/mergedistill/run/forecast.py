@@ -24,7 +24,7 @@ from mergedistill.recipe.language_teachers import TeacherEnsemble, teachers_in_u
 from mergedistill.recipe.read import altered
 from mergedistill.recipe.recipe import Recipe, Teaching
 from mergedistill.recipe.stages import STAGES, ensembles_or_refuse, recording_folder, stages
-from mergedistill.run.run import run
+from mergedistill.run.run import refuse_early, run
 from mergedistill.training.trainer import EVALUATED
 from teacherzoo import Signals
 from teacherzoo.progress import ProgressCallback, no_progress
@@ -115,6 +115,7 @@ def plan(recipe: Recipe, *, watch: ProgressCallback = no_progress) -> Plan:
     Raises:
         MergedistillError, TeacherzooError, VocabularyError: what the run itself would stumble over at its beginning.
     """
+    refuse_early(recipe)
     counts = {}
     for number, language in enumerate(recipe.languages):
         watch(number, len(recipe.languages), f"reading {language}")
@@ -200,7 +201,10 @@ def _observe(small: Recipe, watch: ProgressCallback) -> _Observed:
         if name == "vocabulary":
             # Once without text, so to speak: what grows with the text is told from what does not.
             fewest = {"out": f"{small.out}-fewest", "vocabulary.calibration_lines": _FEWEST_LINES}
-            _time(altered(small, fewest), name, _FEWEST, seen, watch)
+            few = altered(small, fewest)
+            # What is refused before the ranking is read in the first call alone, as in the run itself.
+            run(few, until="rank")
+            _time(few, name, _FEWEST, seen, watch)
         _time(small, name, name, seen, watch)
     return seen
 

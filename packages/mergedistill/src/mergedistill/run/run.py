@@ -6,7 +6,7 @@ import gc
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import islice
@@ -47,7 +47,7 @@ from mergedistill.targets.words import WordSignals
 from teacherzoo import Signals
 from teacherzoo.cache import alone_in
 from teacherzoo.catalogue.catalogue import find_teacher
-from teacherzoo.encoders.teachers import teacher_folder
+from teacherzoo.encoders.teachers import require_tokenizer, teacher_folder
 from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.progress import ProgressCallback, no_progress
 from teacherzoo.signals.layout import MANIFEST
@@ -97,6 +97,10 @@ def run(
         plan = stages(recipe)
         if rank() == 0 and (force or not all(plan[name].done for name in wanted)):
             refuse_early(recipe)
+            # Ranking takes long, and teachers that cannot meet are known before.
+            ensembles = known_ensembles(recipe)
+            if ensembles is not None and not (plan["rank"].done or plan["vocabulary"].done):
+                _vocabularies(recipe, ensembles)
         for name in wanted:
             wait_for_all()
             plan = stages(recipe)  # anew: what follows ranking depends on what came of it
@@ -123,7 +127,8 @@ def refuse_early(recipe: Recipe) -> None:
         RecipeError: for training arguments.
         StageError: for teachers that do not fit, and an encoder whose states are not to be had.
         CorpusError: for a file or folder without text to train on.
-        TeacherzooError, VocabularyError: for teachers that are not there, and an encoder that cannot be opened.
+        TeacherzooError, VocabularyError: for teachers that are not there or have no tokenizer, and an encoder that cannot be
+            opened.
     """
     from mergedistill.training.trainer import refuse_bad_arguments
 
@@ -133,14 +138,14 @@ def refuse_early(recipe: Recipe) -> None:
             next(corpus(recipe, language).documents())
     if recipe.states is not None:
         refuse_unfit_encoder(recipe.states)
+    # Each candidate is about to be ranked, and the last of them would be missed last.
+    for teaching in recipe.teachers:
+        teacher_config(teaching)
+        require_tokenizer(teacher_folder(find_teacher(teaching.teacher)), teaching.teacher)
     ensembles = known_ensembles(recipe)
-    if ensembles is None:
-        # Each candidate is about to be ranked, and the last of them would be missed last.
-        for teaching in recipe.teachers:
-            teacher_config(teaching)
-        return
-    refuse_misfits(recipe, ensembles)
-    refuse_unfit_teachers(recipe, ensembles)
+    if ensembles is not None:
+        refuse_misfits(recipe, ensembles)
+        refuse_unfit_teachers(recipe, ensembles)
 
 
 def _forget(recipe: Recipe, name: str) -> None:
@@ -169,11 +174,7 @@ def _make_vocabulary(recipe: Recipe, plan: dict[str, Stage], watch: ProgressCall
     def build(folder: Path) -> dict[str, Any]:
         refuse_misfits(recipe, ensembles)
         refuse_unfit_teachers(recipe, ensembles)
-        teachers = [
-            read_vocabulary(teacher_folder(find_teacher(teacher.teacher)), name=name)
-            for name, (teacher, _) in teachers_in_use(recipe, ensembles).items()
-        ]
-        _refuse_conflicts(recipe, ensembles, teachers)
+        teachers = _vocabularies(recipe, ensembles)
         texts = folder / "texts"
         texts.mkdir()
         merged = merge_vocabularies(
@@ -200,10 +201,12 @@ def _texts(recipe: Recipe, language: str, most: int) -> Iterator[str]:
     return (document.text for document in islice(corpus(recipe, language).documents(), most))
 
 
-def _refuse_conflicts(
-    recipe: Recipe, ensembles: Mapping[str, TeacherEnsemble], teachers: Sequence[Vocabulary]
-) -> None:
-    """Before any text is read: teachers who cannot meet."""
+def _vocabularies(recipe: Recipe, ensembles: Mapping[str, TeacherEnsemble]) -> list[Vocabulary]:
+    """Those of the teachers in use; refused, before any text is read, where they cannot meet."""
+    teachers = [
+        read_vocabulary(teacher_folder(find_teacher(teacher.teacher)), name=name)
+        for name, (teacher, _) in teachers_in_use(recipe, ensembles).items()
+    ]
     conflicts = find_conflicts(teachers)
     if conflicts and recipe.vocabulary.normalizer is None:
         raise StageError(
@@ -217,6 +220,7 @@ def _refuse_conflicts(
                 f"{language}: its teachers {', '.join(ensemble.weights)} cut text differently, and masks drawn piece by piece "
                 "do not meet; set distil.policy: whole_word."
             )
+    return teachers
 
 
 def _record(recipe: Recipe, plan: dict[str, Stage], watch: ProgressCallback) -> None:

@@ -27,6 +27,8 @@ from vocabmerge import Kind, Layout, VocabularyError, tokenizer_digest
 from vocabmerge.model_files import read_model_config
 from vocabmerge.open_models import quiet_transformers
 
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+"""Without any of these a folder has no tokenizer, and transformers may make up an empty one."""
 _ENDLESS = 10**6  # tokenizers without a limit state an astronomical one
 
 
@@ -271,10 +273,13 @@ def read_tokenizer(folder: Path, name: str | Path, *, needs_mask: bool = True) -
     """
     from transformers import AutoTokenizer
 
+    require_tokenizer(folder, name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise TeacherError(f"{name}: the tokenizer cannot be read: {in_one_line(error)}") from error
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise TeacherError(
+            f"{name}: the tokenizer cannot be read: {in_one_line(error)}; fetch or save it again."
+        ) from error
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise TeacherError(
             f"{name}: {type(tokenizer).__name__} has no fast form (tokenizer.json), and positions need its offsets."
@@ -285,6 +290,23 @@ def read_tokenizer(folder: Path, name: str | Path, *, needs_mask: bool = True) -
             "tokenizer_config.json, or choose another teacher."
         )
     return tokenizer
+
+
+def require_tokenizer(folder: Path, name: str | Path) -> None:
+    """Refuse a folder without a tokenizer, before it is read.
+
+    Args:
+        folder: where the tokenizer should be.
+        name: as the user named the model.
+
+    Raises:
+        TeacherError: saying what to add.
+    """
+    if not any(True for pattern in VOCABULARY_FILES for _ in folder.glob(pattern)):
+        raise TeacherError(
+            f"{name}: there is no tokenizer (tokenizer.json) beside the model; save the model's own into the folder, "
+            "AutoTokenizer.from_pretrained(…).save_pretrained(folder)."
+        )
 
 
 def weights_digest(folder: Path) -> str:
