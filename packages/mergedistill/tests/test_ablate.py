@@ -96,7 +96,7 @@ def test_the_command_prints_every_figure_as_json(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--over", "distil.alfa=1"], "unknown key 'distil.alfa', did you mean 'alpha'?"),
+        (["--over", "distil.alfa=1"], "unknown key 'distil.alfa' (did you mean 'alpha'?)"),
         (["--over", "distil.alpha=2"], "distil.alpha: input should be less than or equal to 1"),
         (["--over", "distill.alpha=1"], "no such key"),
         (["--over", "alpha"], "--over must be KEY=VALUE"),

@@ -522,12 +522,12 @@ def test_a_plan_runs_the_encoder_and_says_how_many_words_it_has(prose_recipe: Re
     ("states", "sentence"),
     [
         ({"weight": 1.0}, "the key 'states.encoder' is missing"),
-        ({"encoder": "e", "layers": 3}, "unknown key 'states.layers', did you mean 'layer'?"),
+        ({"encoder": "e", "layers": 3}, "unknown key 'states.layers' (did you mean 'layer'?)"),
         ({"encoder": "e", "layer": "first"}, "states.layer: expected last or the number of a layer from 0, got 'first'"),
         ({"encoder": "e", "layer": -1}, "states.layer: expected last or the number of a layer from 0, got -1"),
         ({"encoder": "e", "layer": True}, "states.layer: expected last or the number of a layer from 0, got True"),
         ({"encoder": "e", "weight": 0}, "states.weight: input should be greater than 0, got 0"),
-        ({"encoder": "e", "languages": ["qaw"]}, "states.languages: 'qaw' is not among the languages, did you mean"),
+        ({"encoder": "e", "languages": ["qaw"]}, "states.languages: 'qaw' is not among the languages (did you mean"),
         ({"encoder": "e", "languages": ["qav", "qav"]}, "states.languages: 'qav' stands twice; once is enough"),
     ],
 )  # fmt: skip

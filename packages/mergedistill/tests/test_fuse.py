@@ -398,12 +398,13 @@ def test_a_search_killed_after_any_trial_goes_on_to_the_same_bytes(
     assert not (tmp_path / "killed" / ".out.making").exists()
 
 
+@pytest.mark.parametrize(("rows", "said"), [(12, "12 rows"), (1, "1 row")])
 def test_a_development_set_too_small_is_said_and_the_start_kept(
-    taggers: list[Path], development: Path, tmp_path: Path
+    taggers: list[Path], development: Path, tmp_path: Path, rows: int, said: str
 ) -> None:
     few = tmp_path / "few.jsonl"
     lines = development.read_text(encoding="utf-8").splitlines()
-    few.write_text("\n".join(lines[:12]), encoding="utf-8")
+    few.write_text("\n".join(lines[:rows]), encoding="utf-8")
 
     done = CliRunner().invoke(
         app,
@@ -411,7 +412,7 @@ def test_a_development_set_too_small_is_said_and_the_start_kept(
     )  # fmt: skip
 
     assert done.exit_code == 0, done.output
-    assert "The development set b has 12 rows, too few to choose on (at least 40)" in done.stderr
+    assert f"The development set b has {said}, too few to choose on (at least 40)" in done.stderr
     assert done.stdout == f"{tmp_path / 'out'}\n"
     first, second = map(state, taggers)
     name = "classifier.weight"
@@ -678,7 +679,7 @@ def test_models_that_differ_are_refused_by_the_difference(
         (["--weights", "0.5,0.6"], "weights must be 2 numbers of at least 0 that sum to 1"),
         (["--weights", "1.5,-0.5"], "weights must be 2 numbers of at least 0 that sum to 1"),
         (["--weights", "half"], "--weights must be numbers such as 0.3,0.7"),
-        (["--by", "median"], "by must be mean, regmean or evolve, got 'median', did you mean 'mean'?"),
+        (["--by", "median"], "by must be mean, regmean or evolve, got 'median' (did you mean 'mean'?)"),
         (["--by", "regmean"], "regmean takes a text of each of the 2 models, got 0"),
         (["--by", "regmean", "--text", "a=x.txt"], "expected a text of this model, got none"),
         (["--by", "regmean", "--text", "c=x.txt"], "expected the name of one model"),

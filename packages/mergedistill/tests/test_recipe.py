@@ -36,8 +36,12 @@ def test_the_shortest_recipe_gets_good_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"langauges": {}}, "unknown key 'langauges', did you mean 'languages'?"),
-        ({"distil": {"alfa": 1}}, "unknown key 'distil.alfa', did you mean 'alpha'?"),
+        ({"langauges": {}}, "unknown key 'langauges' (did you mean 'languages'?)"),
+        ({"distil": {"alfa": 1}}, "unknown key 'distil.alfa' (did you mean 'alpha'?)"),
+        (
+            {"distil": {"foo": 1}},
+            "unknown key 'distil.foo' (the keys there are sampler, k, draws,",
+        ),
         ({"distil": {"alpha": 2}}, "distil.alpha: input should be less than or equal to 1, got 2"),
         ({"languages": {"de": {"corpsu": "x"}}}, "did you mean 'corpus'?"),
         ({"languages": {"de": "de.txt"}}, "'fi' is taught but not among the languages"),
@@ -69,10 +73,10 @@ def test_the_shortest_recipe_gets_good_defaults(tmp_path: Path) -> None:
         ),
         ({"languages": {"d/e": "de.txt"}}, "'d/e' is to be the name of a folder"),
         ({"teachers": [{"teacher": "a/x"}]}, "'x' has no languages; list them"),
-        ({"combine": {"dee": "best"}}, "'dee' is not among the languages, did you mean 'de'?"),
+        ({"combine": {"dee": "best"}}, "'dee' is not among the languages (did you mean 'de'?)"),
         (
             {"combine": "mixtur"},
-            "combine: expected best, mixture, mince or {likelihood: words}, got 'mixtur', did you mean 'mixture'?",
+            "combine: expected best, mixture, mince or {likelihood: words}, got 'mixtur' (did you mean 'mixture'?)",
         ),
         (
             {"combine": {"de": 3}},

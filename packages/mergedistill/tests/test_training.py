@@ -186,7 +186,7 @@ def test_a_loss_that_is_no_number_names_the_key_to_change(
         ({"eval_steps": 3}, "train.arguments: eval_steps is decided elsewhere"),
         (
             {"lerning_rate": 3},
-            "`transformers.TrainingArguments` has no field 'lerning_rate', did you mean",
+            "`transformers.TrainingArguments` has no field 'lerning_rate' (did you mean",
         ),
         ({"report_to": ["nowhere"]}, "train.arguments: report_to: nowhere is not supported"),
         # its loss would be the number of processes too large

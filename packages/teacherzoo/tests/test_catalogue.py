@@ -26,7 +26,7 @@ def test_our_catalogue_holds_its_schema_and_covers_both_kinds() -> None:
     [
         ("- name: a\n", "entry 1 (a): the field 'hub' is missing."),
         ("- hub: o/a\n", "entry 1: the field 'name' is missing."),
-        (GOOD + "  licens: MIT\n", "entry 1 (a): unknown field 'licens', did you mean 'licence'?."),
+        (GOOD + "  licens: MIT\n", "entry 1 (a): unknown field 'licens' (did you mean 'licence'?)"),
         (GOOD + "  vocabulary: many\n", "vocabulary must be a positive whole number, got 'many'."),
         (GOOD + "  vocabulary: true\n", "vocabulary must be a positive whole number, got True."),
         (GOOD + "  head: causal\n", "head must be one of masked-lm, discriminator, got 'causal'."),
@@ -63,7 +63,7 @@ def test_a_discriminator_is_refused_with_the_reason() -> None:
 
 def test_a_misspelt_name_gets_the_nearest_one() -> None:
     with pytest.raises(
-        TeacherError, match=r"no teacher 'mbert-case', did you mean 'mbert-cased'\?"
+        TeacherError, match=r"no teacher 'mbert-case' \(did you mean 'mbert-cased'\?\)"
     ):
         catalogue_entry("mbert-case")
 

@@ -245,7 +245,10 @@ def test_the_command_prints_a_table_an_assignment_and_json(pretrained: dict[str,
         (["show", "mbert-case"], "did you mean 'mbert-cased'?"),
         (["rank", "nowhere/t", "--corpus", "de"], "--corpus must be LANGUAGE=SOURCE, got 'de'."),
         (["check", "missing.yaml"], "missing.yaml: the catalogue cannot be read"),
-        (["pretrain", "--corpus", "de=missing.txt", "-o", "t"], "there is no file missing.txt"),
+        (
+            ["pretrain", "--corpus", "de=missing.txt", "-o", "t"],
+            "de: there is no file missing.txt; give its path.\n",
+        ),
     ],
 )
 def test_the_commands_refuse_in_one_sentence(

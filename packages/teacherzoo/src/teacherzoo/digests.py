@@ -113,7 +113,7 @@ def digest_of_files(files: Iterable[Path]) -> str:
         try:
             state = file.stat()
         except FileNotFoundError as error:
-            raise CorpusError(f"{file}: there is no such file.") from error
+            raise CorpusError(f"{file}: there is no such file; give its path.") from error
         kind = text_format(file) or file.suffix
         parts.append(f"{kind}:{_of_bytes(file.resolve(), state.st_size, state.st_mtime_ns)}")
     return _digest(parts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import date
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -23,6 +22,7 @@ from bistil.errors import AdaptError, ExtractError
 from bistil.losses.weights import LossWeights
 from bistil.multitask.config import PROTOCOL, Sampling, TeacherTasks
 from teacherzoo.encoders.layers import Strategy
+from teacherzoo.nearest import nearest
 from teacherzoo.yaml_values import read_recipe_values
 from xeval import FineTunedTask, XevalError, task_of
 
@@ -166,9 +166,8 @@ class Comparison(_Part):
     def _languages_have_corpora(self) -> Self:
         for language in (self.source, *self.targets):
             if language not in self.corpora:
-                near = get_close_matches(language, self.corpora, n=1)
                 raise ValueError(
-                    f"there is no corpus of {language!r}{f', did you mean {near[0]!r}?' if near else ''}; "
+                    f"there is no corpus of {language!r}{nearest(language, self.corpora)}; "
                     f"add it to `corpora`, which has {', '.join(self.corpora)}"
                 )
         if self.source in self.targets or len({*self.targets}) != len(self.targets):
@@ -254,8 +253,8 @@ def _sentence(fault: Any) -> str:
     where = ".".join(str(part) for part in path)
     if fault["type"] == "extra_forbidden":
         fields = _part_at(path[:-1]).model_fields
-        near = get_close_matches(str(path[-1]), list(fields), n=1)
-        return f"unknown key {where!r}{f', did you mean {near[0]!r}?' if near else ''}"
+        there = f" (the keys there are {', '.join(fields)})"
+        return f"unknown key {where!r}{nearest(str(path[-1]), fields) or there}"
     if fault["type"] == "model_type":
         fields = _part_at(path).model_fields
         return f"{where}: expected keys such as `{next(iter(fields))}:`, got {fault['input']!r}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal, get_args
+
+from teacherzoo.nearest import nearest
 
 Model = Literal[
     "whole",
@@ -78,9 +79,8 @@ def require_system(name: str) -> str:
         ValueError: with the nearest name there is.
     """
     if name not in SYSTEMS:
-        near = get_close_matches(name, SYSTEMS, n=1)
         raise ValueError(
             f"expected {', '.join(MODELS)}, alone or with +full, and +labels or +text behind, got {name!r}"
-            f"{f', did you mean {near[0]!r}?' if near else ''}"
+            f"{nearest(name, SYSTEMS)}"
         )
     return name

@@ -101,7 +101,7 @@ def evolve(
     least = min(map(len, rows.values()))
     if least < 2 * FEWEST:
         name = min(rows, key=lambda name: len(rows[name]))
-        sentence = f"The development set {name} has {least} rows, too few to choose on (at least {2 * FEWEST}), so the start is kept."
+        sentence = f"The development set {name} has {least} {'row' if least == 1 else 'rows'}, too few to choose on (at least {2 * FEWEST}), so the start is kept."
         return Evolved(mixture=first, verdict=sentence, trials=0, start=np.nan, best=np.nan, gain=(np.nan, np.nan))  # fmt: skip
     scores: dict[str, float] = json.loads(trials_file.read_text()) if trials_file.is_file() else {}
 

@@ -10,7 +10,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from mergedistill.errors import RecipeError
-from mergedistill.recipe.recipe import Recipe, Student, Teaching, Text, nearest
+from mergedistill.recipe.recipe import Recipe, Student, Teaching, Text
+from teacherzoo.nearest import nearest
 from teacherzoo.yaml_values import read_recipe_values
 from vocabmerge.hub.push import bare_names
 
@@ -145,7 +146,8 @@ def _sentence(fault: Any) -> str:
     where = ".".join(str(part) for part in path)
     if fault["type"] == "extra_forbidden":
         parent, key = _part_at(fault["loc"][:-1]), str(fault["loc"][-1])
-        return f"unknown key {where!r}{nearest(key, parent.model_fields)}"
+        there = f" (the keys there are {', '.join(parent.model_fields)})"
+        return f"unknown key {where!r}{nearest(key, parent.model_fields) or there}"
     if fault["type"] == "model_type":
         keys = _part_at(fault["loc"]).model_fields
         return f"{where}: expected keys such as `{next(iter(keys))}:`, got {fault['input']!r}"

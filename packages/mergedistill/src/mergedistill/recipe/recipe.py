@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
@@ -17,6 +16,7 @@ from pydantic import (
 )
 
 from teacherzoo.encoders.families import Architecture
+from teacherzoo.nearest import nearest
 from teacherzoo.pretrain.shapes import Shape
 
 Combine = Literal["best", "mixture", "mince", "words"]
@@ -412,9 +412,3 @@ class Recipe(_Part):
 
 def _last_part(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2]
-
-
-def nearest(name: str, known: Any) -> str:
-    """`, did you mean …?` where one of those known is like the name; else nothing."""
-    matches = get_close_matches(name, list(known), n=1)
-    return f", did you mean {matches[0]!r}?" if matches else ""

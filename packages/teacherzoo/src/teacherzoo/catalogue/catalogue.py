@@ -126,7 +126,9 @@ def local_folder(name: str | Path) -> Path | None:
             )
         return folder
     if isinstance(name, Path) or is_local_path(name) or name.count("/") > 1:
-        raise TeacherError(f"{name}: there is no such folder.")
+        raise TeacherError(
+            f"{name}: there is no such folder; name a model folder, or a model of the catalogue (`teacherzoo list`) or the Hub."
+        )
     return None
 
 
@@ -166,7 +168,10 @@ def _entry(row: dict[str, Any], where: str) -> Entry:
         where = f"{where} ({row['name']})"
     for key in row:
         if key not in known:
-            raise TeacherError(f"{where}: unknown field {key!r}{nearest(str(key), known)}.")
+            there = f" (the fields are {', '.join(known)})"
+            raise TeacherError(
+                f"{where}: unknown field {key!r}{nearest(str(key), known) or there}."
+            )
     for key in ("name", "hub"):
         if key not in row:
             raise TeacherError(f"{where}: the field {key!r} is missing.")

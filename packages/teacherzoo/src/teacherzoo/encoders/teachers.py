@@ -249,7 +249,9 @@ def read_config(folder: Path, name: str | Path) -> Any:
     except VocabularyError as error:
         raise TeacherError(f"{error}.") from error
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
-        raise TeacherError(f"{name}: config.json cannot be read: {in_one_line(error)}") from error
+        raise TeacherError(
+            f"{name}: config.json cannot be read: {in_one_line(error)}; fetch or save the model again."
+        ) from error
     if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         raise TeacherError(
             f"{name}: a {config.model_type!r} model has no masked-LM form in transformers; choose an encoder."
@@ -343,7 +345,9 @@ def _read_model(folder: Path, name: str | Path) -> Any:
                 folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
             )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise TeacherError(f"{name}: the weights cannot be read: {in_one_line(error)}") from error
+        raise TeacherError(
+            f"{name}: the weights cannot be read: {in_one_line(error)}; fetch or save the model again."
+        ) from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise TeacherError(

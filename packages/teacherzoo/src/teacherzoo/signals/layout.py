@@ -257,7 +257,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     if not folder.is_dir():
-        raise SignalsError(f"{folder}: there is no such folder.")
+        raise SignalsError(f"{folder}: there is no such folder; name one that was recorded into.")
     if not path.is_file():
         state = (
             "unfinished: run the same recording again to finish it"

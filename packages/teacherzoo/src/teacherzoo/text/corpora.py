@@ -151,7 +151,7 @@ class Corpus:
         if isinstance(self.source, tuple):
             for file in self.source:
                 if not file.is_file():
-                    raise CorpusError(f"{self.language}: there is no file {file}.")
+                    raise CorpusError(f"{self.language}: there is no file {file}; give its path.")
             return list(self.source)
         path = Path(self.source)
         if path.is_dir():
@@ -160,14 +160,14 @@ class Corpus:
                 _format(file)
             if not files:
                 raise CorpusError(
-                    f"{self.language}: the folder {path} holds no .txt, .jsonl or .parquet file."
+                    f"{self.language}: the folder {path} holds no .txt, .jsonl or .parquet file; name one with text."
                 )
             return files
         if path.exists():
             _format(path)  # refuses what no corpus reads
             return [path]
         if isinstance(self.source, Path) or text_format(path) or is_local_path(self.source):
-            raise CorpusError(f"{self.language}: there is no file {self.source}.")
+            raise CorpusError(f"{self.language}: there is no file {self.source}; give its path.")
         return None
 
     def _name(self) -> str:
@@ -190,7 +190,7 @@ class Corpus:
         except (ValueError, OSError, RuntimeError) as error:  # the Hub's many faults are these
             raise CorpusError(
                 f"{self.language}: {name!r} is no local file, and as a data set on the Hub it cannot be "
-                f"read: {_one_line(error)}"
+                f"read: {_one_line(error).rstrip('.')}; give the path of its text, or the name of a data set, OWNER/NAME."
             ) from error
 
 

@@ -200,7 +200,7 @@ def refuse_unfit_arguments(
         if name in set(decided) - _OVERRIDABLE - set(overridable):
             raise error(f"{where}: {name} is decided elsewhere, by an option of its own; leave it out here.")  # fmt: skip
         if name not in defaults:
-            raise error(f"{where}: `transformers.TrainingArguments` has no field {name!r}{nearest(name, HONOURED)}.")  # fmt: skip
+            raise error(f"{where}: `transformers.TrainingArguments` has no field {name!r}{nearest(name, HONOURED)}; leave it out, or name one that there is.")  # fmt: skip
         if name not in HONOURED and value != defaults[name]:
             reason = f": {_WHY_NOT[name]}" if name in _WHY_NOT else ""
             raise error(f"{where}: {name} is not supported by this training{reason}; leave it out.")
