@@ -357,6 +357,7 @@ def test_a_size_that_was_too_small_is_asked_for_again_and_a_half_made_student_st
     model, out = save("headless"), tmp_path / "out"
     with pytest.raises(MakeError, match="size 100: with one layer"):
         make(model, ["en", "sw"], out, texts=given, making=replace(TINY, size=100, layers=None))
+    assert list(tmp_path.iterdir()) == []
 
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -369,6 +370,29 @@ def test_a_size_that_was_too_small_is_asked_for_again_and_a_half_made_student_st
         make(model, ["en", "sw"], out, texts=given, making=replace(TINY, seed=1))
     make(model, ["en", "sw"], out, texts=given, making=TINY)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "refusal"),
+    [
+        (["one", "two"], "2 different lines, and 40 are the least"),
+        ([], "expected a coverage that can be met, got 1"),
+    ],
+)
+def test_text_that_is_too_little_or_unknown_to_the_model_leaves_nothing(
+    save: Callable[[str], Path],
+    given: dict[str, list[str]],
+    tmp_path: Path,
+    lines: list[str],
+    refusal: str,
+) -> None:
+    file = tmp_path / "sw.txt"
+    file.write_text("\n".join(lines or (f"\U0001f40d{chr(0x1F600 + n)}" for n in range(60))))
+
+    with pytest.raises(ValueError, match=refusal):
+        make(save("headless"), ["en", "sw"], tmp_path / "out", texts={**given, "sw": [str(file)]}, making=TINY)  # fmt: skip
+
+    assert [path.name for path in tmp_path.iterdir()] == ["sw.txt"]
 
 
 def test_lines_for_the_figures_are_in_no_training_text(tmp_path: Path) -> None:

@@ -27,7 +27,15 @@ from bistil.make.texts import (
     split_text,
 )
 from bistil.text.languages import digests_of_sources
-from teacherzoo.cache import DIGESTS, MADE, NOTE, made_once, refuse_what_exists, work_dir
+from teacherzoo.cache import (
+    DIGESTS,
+    MADE,
+    NOTE,
+    cleared_if_refused,
+    made_once,
+    refuse_what_exists,
+    work_dir,
+)
 from teacherzoo.digests import digest_of_inputs, keep_digests
 from teacherzoo.progress import ProgressCallback, no_progress
 from vocabmerge import Kind, Layout, read_layout, trim
@@ -36,6 +44,7 @@ from vocabmerge.hub.push import bare_names
 from xeval import cost
 
 PAGE, RECORD, SCORES = "report.html", "make.json", "scores"
+_TEXTS = "texts"
 _VERSIONS = ("bistil", "teacherzoo", "vocabmerge", "torch", "transformers")
 _TURNS, _REPEATS = 3, 7
 
@@ -155,14 +164,15 @@ def _make(
     watch: ProgressCallback,
 ) -> dict[str, Any]:
     whole = layout.folder
-    text = {
-        language: split_text(
-            language, given, work, lines=making.lines, judged=making.judged_lines, columns=layout.kind is Kind.CLASSIFIER, watch=watch
-        )
-        for language, given in sources.items()
-    }  # fmt: skip
-    _trim(model, whole, commit, text, work / TRIMMED, making, watch)
-    planned = plan(whole, work / TRIMMED, making)
+    with cleared_if_refused(work / _TEXTS, work / TRIMMED):
+        text = {
+            language: split_text(
+                language, given, work / _TEXTS, lines=making.lines, judged=making.judged_lines, columns=layout.kind is Kind.CLASSIFIER, watch=watch
+            )
+            for language, given in sources.items()
+        }  # fmt: skip
+        _trim(model, whole, commit, text, work / TRIMMED, making, watch)
+        planned = plan(whole, work / TRIMMED, making)
     tell(planned)
     # Cards and results call a model by its folder's name.
     link = _link(work / WHOLE, whole)
