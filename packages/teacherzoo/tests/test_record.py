@@ -473,16 +473,20 @@ def test_logits_that_are_not_numbers_are_named(
 
     with pytest.raises(TeacherError, match=r"not finite .* at en, document"):
         record(broken, [Corpus("en", text)], tmp_path / "signals")
-    assert not list((tmp_path / "signals").iterdir())
+    assert not (tmp_path / "signals").exists()
 
 
 def test_text_of_unknown_pieces_only_is_refused(teacher: Path, tmp_path: Path) -> None:
     path = tmp_path / "ja.txt"
     path.write_text("日本語\n漢字\n")
+    (tmp_path / "users").mkdir()
 
     with pytest.raises(RecordError, match="ja: nothing could be masked in 2 documents"):
         record(teacher, [Corpus("ja", path)], tmp_path / "signals")
-    assert not list((tmp_path / "signals").glob("*.parquet"))
+    assert not (tmp_path / "signals").exists()
+    with pytest.raises(RecordError, match="ja: nothing could be masked in 1 document, "):
+        record(teacher, [Corpus("ja", path, limit=1)], tmp_path / "users")
+    assert list((tmp_path / "users").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -197,11 +197,8 @@ def alone_in(
         # On a full disk the lock holds, and who has it is not told.
         with contextlib.suppress(OSError):
             _sign(folder)
-        yield
-    except ValueError:  # of which all refusals are
-        if new and not _has_files(folder):
-            remove(folder)
-        raise
+        with _gone_if_refused(folder, new=new):
+            yield
     finally:
         (folder / _HOLDER).unlink(missing_ok=True)
         lock.release()
@@ -212,19 +209,32 @@ def alone_at(place: Path, *, refuse: type[Exception]) -> Iterator[None]:
     """As `alone_in` a folder beside `place`, which is gone afterwards: for what is made in `place` itself, piece by piece.
 
     Args:
-        place: a folder, there or not.
+        place: a folder, there or not; one that was not there is gone again where what is done inside is refused before it has
+            written a file.
         refuse: what to raise where another run is inside.
 
     Raises:
         Exception: the given one.
     """
-    work = work_dir(place)
+    work, new = work_dir(place), not place.exists()
     with alone_in(work, name=place, refuse=refuse):
         try:
-            yield
+            with _gone_if_refused(place, new=new and rank() == 0):
+                yield
         finally:
             if rank() == 0:
                 remove(work)
+
+
+@contextlib.contextmanager
+def _gone_if_refused(folder: Path, *, new: bool) -> Iterator[None]:
+    """Inside, what is refused takes a new folder along, unless a file was written into it."""
+    try:
+        yield
+    except ValueError:  # of which all refusals are
+        if new and not _has_files(folder):
+            remove(folder)
+        raise
 
 
 def _refuse_other_work(

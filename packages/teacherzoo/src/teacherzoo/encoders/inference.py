@@ -201,7 +201,7 @@ def _refuse_infinite(predictions: Predictions, members: Sequence[MaskedBlock]) -
         block = members[int(np.searchsorted(ends, int(finite.int().argmin()), side="right"))]
         raise TeacherError(
             f"The teacher's logits are not finite (NaN or infinite) at {block.name}; "
-            "its weights are damaged, or the precision is too low."
+            "its weights are damaged, or the precision is too low: fetch or save it again, or record in float32."
         )
 
 

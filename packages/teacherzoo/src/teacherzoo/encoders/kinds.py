@@ -186,13 +186,14 @@ def _stored_names(folder: Path) -> Iterator[str]:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What a library says, its first line; all of what it says of a field of a configuration, which has two."""
+    """What a library says, its first line without a mark at its end; all of what it says of a field of a configuration, which has two."""
     from huggingface_hub.errors import StrictDataclassError
 
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return (
+    said = (
         " ".join(" ".join(lines).split()) if isinstance(error, StrictDataclassError) else lines[0]
     )
+    return said.strip().rstrip(".:")
 
 
 @contextlib.contextmanager
@@ -210,5 +211,5 @@ def _refusing(layout: Layout, part: str) -> Iterator[None]:
         ) from error
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, StrictDataclassError) as error:  # fmt: skip
         raise TeacherError(
-            f"{layout.folder}: {part} cannot be read: {in_one_line(error)}"
+            f"{layout.folder}: {part} cannot be read: {in_one_line(error)}; fetch or save the model again."
         ) from error

@@ -151,8 +151,8 @@ def _refuse_silence(folder: Path, plan: CorpusPlan, shards: Sequence[Shard]) -> 
     for shard in shards:
         (folder / shard.file).unlink()
     raise RecordError(
-        f"{plan.corpus.language}: nothing could be masked in {plan.documents} documents, for the teacher's tokenizer makes only "
-        "special and unknown tokens of them; choose a teacher that knows the script."
+        f"{plan.corpus.language}: nothing could be masked in {plan.documents} {'document' if plan.documents == 1 else 'documents'}, for the teacher's "
+        "tokenizer makes only special and unknown tokens of it; choose a teacher that knows the script."
     )
 
 
