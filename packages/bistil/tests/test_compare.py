@@ -405,13 +405,13 @@ def test_a_system_is_a_model_and_how_it_learns():
     assert {name for name, system in SYSTEMS.items() if system.text} < {*taught}
 
 
-def test_a_system_with_text_lets_its_teacher_label_lines_of_the_target(recipe):
+def test_a_system_with_text_lets_its_teacher_label_lines_of_source_and_target(recipe):
     systems = ["bistil", "bistil+text"]
     tune = {**SHORT["tune"], "lines": 7}
     results, _ = compare(read_comparison(recipe(systems=systems, languages=None, tune=tune)))
     made = results.parent.glob("*/pos-*/adapted/*/run.json")
     read = {file.parent.name: json.loads(file.read_text())["record"].get("text") for file in made}
-    assert read == {"bistil-sw-seed0": None, "bistil+text-sw-seed0": {"sw": 7}}
+    assert read == {"bistil-sw-seed0": None, "bistil+text-sw-seed0": {"en": 7, "sw": 7}}
     with pytest.raises(
         AdaptError,
         match=r"^dp: lines of text are no examples of it; leave the systems with \+text out",

@@ -32,7 +32,7 @@ from xeval.statistics.items import digest_of_examples
 # Parts of a recipe that no student depends on.
 _OF_TASKS = ("tune", "tune_by_task", "sources")
 # Raised where the code makes other models of an equal recipe.
-_VERSION = 4
+_VERSION = 5
 
 
 class RecipeDigests:
@@ -75,16 +75,8 @@ class RecipeDigests:
         }
 
     def _beside(self, system: System) -> list[str]:
-        """What decides this system and not every other."""
-        of_student = [self.of_teacher] if system.model == "multitask" and self.of_teacher else []
-        return [*of_student, "full teacher"] if self.has_full_teacher(system) else of_student
-
-    def has_full_teacher(self, system: System) -> bool:
-        """Whether all weights of a system's task teacher learnt the task, as all of its own do.
-
-        Sparse fine-tunings of languages want a teacher that is tuned sparsely on top of them.
-        """
-        return system.taught and system.full and self._recipe.languages is None
+        """What decides this system and no other."""
+        return [self.of_teacher] if system.model == "multitask" and self.of_teacher else []
 
     @cached_property
     def of_teacher(self) -> str:

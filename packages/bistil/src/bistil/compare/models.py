@@ -288,8 +288,6 @@ class Models:
         self, system: System, task: str, target: str, seed: int, watch: ProgressCallback
     ) -> Path:
         name = f"{self._with_teacher(system.name, system.model)}-{self._place(system.model, target)}-seed{seed}"
-        if self._wanted.digests.has_full_teacher(system):
-            name += "-full-teacher"
         folder = self._of_task(task) / "adapted" / name
         if folder.is_dir():
             return folder
@@ -298,7 +296,8 @@ class Models:
         if system.taught:
             teacher = self._teacher(system, task, target, seed, watch)
         if system.text:
-            sources = {code: [recipe.corpora[code]] for code in self._others(system.model, target)}
+            codes = [recipe.source, *self._others(system.model, target)]
+            sources = {code: [recipe.corpora[code]] for code in codes}
             text = UnlabelledText(sources=sources, lines=tune.lines or LINES)
         return adapt(
             self.base(system.model, target, seed, watch),
@@ -318,7 +317,8 @@ class Models:
         self, system: System, task: str, target: str, seed: int, watch: ProgressCallback
     ) -> TaskTeacher:
         recipe = self._recipe
-        if self._wanted.digests.has_full_teacher(system):
+        # Sparse fine-tunings of languages want a teacher that is tuned sparsely on top of them.
+        if system.full and recipe.languages is None:
             return TaskTeacher(
                 model=self._adapted(SYSTEMS["whole+full"], task, target, seed, watch)
             )

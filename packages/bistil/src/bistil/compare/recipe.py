@@ -110,7 +110,7 @@ class Tuning(_Part):
     times_t_squared: bool = False
     gold: Annotated[float, Field(ge=0)] = 0.0
     lines: Annotated[int, Field(ge=1)] | None = None
-    """Of each target's text at most, which a teacher labels for systems with `text`; None for 10,000."""
+    """Of each language's text at most, which a teacher labels for systems with `text`; None for 10,000."""
 
 
 class TeacherTuning(_Part):

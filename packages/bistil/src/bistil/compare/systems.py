@@ -32,15 +32,15 @@ class System:
     A system is written `MODEL`, `MODEL+labels`, `MODEL+text`, `MODEL+full`, `MODEL+full+labels` or `MODEL+full+text`. Without more it
     learns a task as BiStil does: by lottery-ticket sparse fine-tuning, from a teacher that knows the task. `full` frees all
     weights, for the steps of both phases of the sparse kind, and, where a recipe has no sparse fine-tunings of languages, those of the
-    teacher, which is `whole+full` then; `labels` leaves the teacher out; with `text` the teacher labels lines of the targets' text,
-    too. `whole`, the model that all are made from, has no teacher.
+    teacher, which is `whole+full` then; `labels` leaves the teacher out; with `text` the teacher labels lines of text in the source's
+    and the targets' languages, too. `whole`, the model that all are made from, has no teacher.
 
     Args:
         name: as a recipe and the results have it.
         model: what learns the task.
         full: whether all its weights do.
         taught: whether it learns from a teacher, or from labels alone.
-        text: whether the teacher labels text of the targets, too.
+        text: whether the teacher labels lines of text, too.
     """
 
     name: str
