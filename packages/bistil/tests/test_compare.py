@@ -146,6 +146,29 @@ def test_a_key_that_stands_twice_is_refused_by_its_line(recipe):
     assert not (file.parent / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        ({"tune": {"length": 81}}, "tune.length: {model} reads at most 80 tokens, got 81; set no more than that."),
+        ({"extract": {"length": 81}}, "length 81 is beyond the teacher's limit of 80 tokens; choose a smaller one."),
+        ({"corpora": {"en": "blank.txt", "sw": "blank.txt"}}, "blank.txt: the corpus is empty"),
+        ({"out": "blank.txt"}, "blank.txt is to be a folder, and cannot be (File exists); state another `out`."),
+    ],
+)  # fmt: skip
+def test_what_a_comparison_is_refused_for_leaves_nothing(
+    recipe, teacher, tmp_path, changes, refusal
+):
+    (tmp_path / "blank.txt").write_text("\n\n")
+    file = recipe(systems=["bistil+labels"], languages=None, **changes)
+
+    done = CliRunner().invoke(app, ["compare", str(file), "--quiet"])
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert refusal.format(model=teacher) in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blank.txt", "recipe.yaml"]
+
+
 def test_numbers_have_exponents_and_lists_stand_for_sequences(recipe):
     """YAML 1.1, and so PyYAML, reads 1e-3 as text."""
     file = recipe(extract={"layers": [0, 2]}, tune={"steps": 10}, teacher_tasks={"tasks": ["pos"], "languages": ["en"]})  # fmt: skip

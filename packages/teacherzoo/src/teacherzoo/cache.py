@@ -120,6 +120,17 @@ def cleared_if_refused(*places: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def gone_if_refused(folder: Path, *, new: bool) -> Iterator[None]:
+    """Inside, what is refused takes a new folder along, unless a file was written into it."""
+    try:
+        yield
+    except ValueError:  # of which all refusals are
+        if new and not _has_files(folder):
+            remove(folder)
+        raise
+
+
+@contextlib.contextmanager
 def cleared_if_diverged(work: Path) -> Iterator[None]:
     """Inside, a training that diverges before its first whole checkpoint leaves nothing in a work folder.
 
@@ -197,7 +208,7 @@ def alone_in(
         # On a full disk the lock holds, and who has it is not told.
         with contextlib.suppress(OSError):
             _sign(folder)
-        with _gone_if_refused(folder, new=new):
+        with gone_if_refused(folder, new=new):
             yield
     finally:
         (folder / _HOLDER).unlink(missing_ok=True)
@@ -219,22 +230,11 @@ def alone_at(place: Path, *, refuse: type[Exception]) -> Iterator[None]:
     work, new = work_dir(place), not place.exists()
     with alone_in(work, name=place, refuse=refuse):
         try:
-            with _gone_if_refused(place, new=new and rank() == 0):
+            with gone_if_refused(place, new=new and rank() == 0):
                 yield
         finally:
             if rank() == 0:
                 remove(work)
-
-
-@contextlib.contextmanager
-def _gone_if_refused(folder: Path, *, new: bool) -> Iterator[None]:
-    """Inside, what is refused takes a new folder along, unless a file was written into it."""
-    try:
-        yield
-    except ValueError:  # of which all refusals are
-        if new and not _has_files(folder):
-            remove(folder)
-        raise
 
 
 def _refuse_other_work(

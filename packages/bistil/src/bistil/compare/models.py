@@ -27,6 +27,7 @@ from bistil.tasks.teacher import TaskTeacher
 from bistil.tasks.training import TaskTraining
 from bistil.tasks.unlabelled import LINES, UnlabelledText, require_lines
 from teacherzoo.atomic_write import temporary_beside
+from teacherzoo.encoders.families import longest_row
 from teacherzoo.encoders.kinds import model_layout, shell_of
 from teacherzoo.encoders.layers import spread_layers
 from teacherzoo.encoders.teachers import teacher_folder
@@ -66,6 +67,19 @@ def require_kind(recipe: Comparison) -> None:
         raise AdaptError(
             f"{recipe.model}: sparse fine-tunings of languages are learnt by a masked-LM head, which a model of kind {kind.value!r} "
             "does not have; write `languages: null`, or give a masked LM."
+        )
+
+
+def require_rows(recipe: Comparison) -> None:
+    """Refuse rows that are longer than the model reads, at whose length all systems are timed in the end.
+
+    Raises:
+        AdaptError: naming the key of the recipe to change.
+    """
+    longest = longest_row(shell_of(model_layout(teacher_folder(recipe.model))).config)
+    if longest is not None and recipe.tune.length > longest:
+        raise AdaptError(
+            f"tune.length: {recipe.model} reads at most {longest:,} tokens, got {recipe.tune.length:,}; set no more than that."
         )
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from bistil.compare.identity import WantedResults, results_of, summary
-from bistil.compare.models import Models, require_kind, require_lines_of_text
+from bistil.compare.models import Models, require_kind, require_lines_of_text, require_rows
 from bistil.compare.recipe import Comparison
 from bistil.compare.systems import SYSTEMS
+from bistil.errors import AdaptError
 from bistil.tasks.adapt import ResultLabel
+from teacherzoo.cache import gone_if_refused
 from teacherzoo.processes import rank, wait_for_all
 from teacherzoo.progress import ProgressCallback, no_progress
 from xeval import (
@@ -76,8 +78,24 @@ def compare(
             results, notes = compare(read_comparison(Path("recipe.yaml")))
     """
     require_kind(recipe)
+    require_rows(recipe)
     require_lines_of_text(recipe)
-    wanted = wanted or WantedResults(recipe)
+    wanted, out = wanted or WantedResults(recipe), Path(recipe.out)
+    with gone_if_refused(out, new=rank() == 0 and not out.exists()):
+        _make_folder(out)
+        return _follow(recipe, wanted, out, watch), wanted.notes
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise AdaptError(
+            f"{out} is to be a folder, and cannot be ({error.strerror}); state another `out`."
+        ) from error
+
+
+def _follow(recipe: Comparison, wanted: WantedResults, out: Path, watch: ProgressCallback) -> Path:
     plan = [
         (system, task, targets, seed)
         for seed in range(recipe.seeds)
@@ -85,8 +103,6 @@ def compare(
         for system in recipe.systems
     ]
     models = Models(recipe, wanted)
-    out = Path(recipe.out)
-    out.mkdir(parents=True, exist_ok=True)
     results, costs = out / "results.jsonl", out / "costs.jsonl"
     known = read_results(results) if results.is_file() else []
     wait_for_all()  # no process adds to the file before all have read it
@@ -107,7 +123,7 @@ def compare(
         if not _cost_is_known(costs, wanted.labels[system]):
             model = models.base(SYSTEMS[system].model, plan[0][2][0], 0, no_progress)
             _measure_cost(model, costs, wanted.labels[system], length=recipe.tune.length)
-    return results, wanted.notes
+    return results
 
 
 def _asked_together(recipe: Comparison, wanted: WantedResults) -> list[tuple[str, list[str]]]:
