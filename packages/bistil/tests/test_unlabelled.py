@@ -119,8 +119,11 @@ def test_gold_labels_count_where_there_are_some_and_a_teacher_everywhere(task, t
 def test_a_student_reads_the_text_and_says_how_much(tmp_path, task, student, tasks, taught, swahili):  # fmt: skip
     plain = adapted(tmp_path / "plain", student, taught[task], tasks, task=task)
     out = adapted(tmp_path / "out", student, taught[task], tasks, task=task, text=swahili)
-    assert json.loads((out / "run.json").read_text())["record"]["text"] == {"sw": 30}
-    assert "text" not in json.loads((plain / "run.json").read_text())["record"]
+    with_text, without = (json.loads((folder / "run.json").read_text())["record"] for folder in (out, plain))  # fmt: skip
+    assert with_text["text"] == {"sw": 30}
+    assert with_text["loss"] == TaskLossWeights.only(soft=1, temperature=1.0).to_json()
+    assert "text" not in without
+    assert without["loss"] == TaskLossWeights().to_json()
     weights = [dict(read_finetuned(folder).model.encoder.named_parameters()) for folder in (plain, out)]  # fmt: skip
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 

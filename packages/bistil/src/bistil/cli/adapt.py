@@ -46,7 +46,7 @@ def adapt_command(
     text: Annotated[
         list[str] | None,
         typer.Option(
-            help="LANGUAGE=FILE of text without labels, which the teacher labels; repeat."
+            help="LANGUAGE=FILE of text without labels, which the teacher labels; its answers alone teach then, with T of 1, unless stated. Repeat."
         ),
     ] = None,
     lines: Annotated[
@@ -137,7 +137,7 @@ def adapt_command(
             training=TaskTraining(
                 protocol=protocol, sparsity=sparsity, seed=seed, arguments=arguments
             ),
-            loss=TaskLossWeights(**o.given(**loss)),
+            loss=TaskLossWeights.suited(text=bool(sources), **o.given(**loss)),
             layers=correspondence,
             text=UnlabelledText(sources=sources, **o.given(lines=lines)) if sources else None,
             watch=watch,

@@ -321,7 +321,9 @@ class Models:
             language=recipe.data_of(task),
             teacher=teacher,
             training=self._training(task, seed, full=system.full),
-            loss=TaskLossWeights(gold=tune.gold, times_t_squared=tune.times_t_squared),
+            loss=TaskLossWeights.suited(
+                text=system.text, gold=tune.gold, times_t_squared=tune.times_t_squared
+            ),
             text=text,
             label=self._wanted.labels[system.name],
             watch=watch,

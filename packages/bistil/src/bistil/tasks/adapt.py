@@ -81,7 +81,7 @@ def adapt(
         language: the source language, or a data set's own name.
         teacher: of the task; None to learn from the labels alone.
         training: steps, and what of the student is kept.
-        loss: its terms and their weights.
+        loss: its terms and their weights; by default `TaskLossWeights.suited`.
         layers: for each of the student's layers the teacher's; by default what `extract` wrote, or the last of each block.
         text: without labels, for the teacher to label; of tasks of one label per word or text.
         label: what results call it; its folder's name and digest by default.
@@ -108,7 +108,10 @@ def adapt(
                 teacher=TaskTeacher(model="FacebookAI/xlm-roberta-base"),
             )
     """
-    training, loss = training or TaskTraining(), loss or TaskLossWeights()
+    training, loss = (
+        training or TaskTraining(),
+        loss or TaskLossWeights.suited(text=text is not None),
+    )
     if teacher is not None and task not in TASKS:
         raise AdaptError(f"A teacher's answers to {task!r} cannot be distilled; choose one of {', '.join(TASKS)}.")  # fmt: skip
     refuse_what_exists(out, AdaptError)
