@@ -108,10 +108,8 @@ def adapt(
                 teacher=TaskTeacher(model="FacebookAI/xlm-roberta-base"),
             )
     """
-    training, loss = (
-        training or TaskTraining(),
-        loss or TaskLossWeights.suited(text=text is not None),
-    )
+    training = training or TaskTraining()
+    loss = loss or TaskLossWeights.suited(text=text is not None)
     if teacher is not None and task not in TASKS:
         raise AdaptError(f"A teacher's answers to {task!r} cannot be distilled; choose one of {', '.join(TASKS)}.")  # fmt: skip
     refuse_what_exists(out, AdaptError)

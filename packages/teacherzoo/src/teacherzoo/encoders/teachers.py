@@ -27,8 +27,7 @@ from vocabmerge import Kind, Layout, VocabularyError, tokenizer_digest
 from vocabmerge.model_files import read_model_config
 from vocabmerge.open_models import quiet_transformers
 
-VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
-"""Without any of these a folder has no tokenizer, and transformers may make up an empty one."""
+_VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _ENDLESS = 10**6  # tokenizers without a limit state an astronomical one
 
 
@@ -294,6 +293,11 @@ def read_tokenizer(folder: Path, name: str | Path, *, needs_mask: bool = True) -
     return tokenizer
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has a file of a tokenizer; without any transformers may make up an empty one."""
+    return any(True for pattern in _VOCABULARY_FILES for _ in folder.glob(pattern))
+
+
 def require_tokenizer(folder: Path, name: str | Path) -> None:
     """Refuse a folder without a tokenizer, before it is read.
 
@@ -304,7 +308,7 @@ def require_tokenizer(folder: Path, name: str | Path) -> None:
     Raises:
         TeacherError: saying what to add.
     """
-    if not any(True for pattern in VOCABULARY_FILES for _ in folder.glob(pattern)):
+    if not has_tokenizer(folder):
         raise TeacherError(
             f"{name}: there is no tokenizer (tokenizer.json) beside the model; save the model's own into the folder, "
             "AutoTokenizer.from_pretrained(…).save_pretrained(folder)."

@@ -20,7 +20,7 @@ from bistil.export.graph.pooled import (
     open_sparse,
 )
 from teacherzoo.encoders.kinds import PLAIN_NAMES, model_layout, open_whole
-from teacherzoo.encoders.teachers import VOCABULARY_FILES, teacher_folder
+from teacherzoo.encoders.teachers import has_tokenizer, teacher_folder
 from vocabmerge import Kind, Layout
 from vocabmerge.encoder_folder.sentence_modules import Module
 from xeval.encoder import longest_row, open_tokenizer
@@ -116,8 +116,7 @@ def open_graph(model: str) -> Graph:
 
 
 def _require_tokenizer(folder: Path) -> None:
-    # Without one transformers would make up an empty tokenizer.
-    if not any(True for pattern in VOCABULARY_FILES for _ in folder.glob(pattern)):
+    if not has_tokenizer(folder):
         raise ExportError(
             f"{folder}: there is no tokenizer (tokenizer.json), and nobody could serve the graph without; save the model's own "
             "tokenizer into the folder, AutoTokenizer.from_pretrained(…).save_pretrained(folder)."
