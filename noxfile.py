@@ -554,7 +554,12 @@ def ci(session: nox.Session) -> None:
     # One more than there are processors: some wait. No workers of their own: what two would share is made once.
     at_once = (os.cpu_count() or 1) + 1
     report = []
-    for ended in run_jobs(jobs, at_once=at_once, WORKERS="0", WHEELS=_BUILDING.name):
+    shared = {
+        "WHEELS": _BUILDING.name,
+        # DeepSpeed's, built anew: a lock that a killed run left in the user's folder would hold every launcher.
+        "TORCH_EXTENSIONS_DIR": str(Path(_BUILDING.name, "extensions")),
+    }
+    for ended in run_jobs(jobs, at_once=at_once, WORKERS="0", **shared):
         session.log(f"{ended.job}: {ended.result} in {ended.seconds:.0f} s\n{ended.printed}")
         report.append({name: text for name, text in asdict(ended).items() if name != "printed"})
     table = ROOT / ".nox" / "jobs.json"

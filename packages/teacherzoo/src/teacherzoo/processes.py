@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,3 +60,20 @@ def join_processes() -> None:
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
         store = dist.HashStore()  # type: ignore[attr-defined]  # public, but its stub forgets it
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
+
+
+def tell_of_locks() -> None:
+    """Say which operators DeepSpeed would wait for without a word: another process builds them, or was killed while it did."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    if stated := os.environ.get("TORCH_EXTENSIONS_DIR"):
+        root, folders = Path(stated), "*"
+    else:
+        python = f"py{sys.version_info.major}{sys.version_info.minor}"
+        root, folders = Path(get_default_build_root()), f"{python}*/*"
+    for lock in sorted(root.glob(f"{folders}/lock")):
+        logging.getLogger("teacherzoo").warning(
+            "%s: this run waits for the process that builds DeepSpeed's %s; where there is none, it was killed: remove that file.",
+            lock,
+            lock.parent.name,
+        )

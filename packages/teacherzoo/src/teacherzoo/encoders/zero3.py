@@ -27,7 +27,7 @@ from teacherzoo.encoders.teachers import (
     teacher_folder,
 )
 from teacherzoo.errors import RecordError, TeacherError
-from teacherzoo.processes import join_processes, rank
+from teacherzoo.processes import join_processes, rank, tell_of_locks
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
 
@@ -52,6 +52,7 @@ def load_sharded_teacher(
     tokenizer = read_tokenizer(folder, name)
     _give_freed_memory_back()
     join_processes()
+    tell_of_locks()
     deepspeed.init_distributed(dist_init_required=False, auto_mpi_discovery=False, verbose=False)
     settings = _settings(offload, config)
     from transformers import AutoModelForMaskedLM

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from teacherzoo.nearest import nearest
+from teacherzoo.processes import tell_of_locks
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -147,6 +148,8 @@ def trainer_arguments(
     from transformers import TrainingArguments
 
     refuse_unfit_arguments(decided, asked, where=where, error=error, overridable=overridable)
+    if asked.get("deepspeed"):
+        tell_of_locks()
     cuda = torch.cuda.is_available()
     common = {
         "report_to": [],
