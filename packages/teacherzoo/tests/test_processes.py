@@ -55,7 +55,7 @@ def test_a_lock_beside_an_operator_is_named_before_deepspeed_waits_for_it(
 
     assert [record.getMessage() for record in caplog.records] == [
         f"{lock}: this run waits for the process that builds DeepSpeed's deepspeed_shm_comm; where there is none, it was "
-        "killed: remove that file."
+        "killed: stop this run, remove that file and start again."
     ]
 
 

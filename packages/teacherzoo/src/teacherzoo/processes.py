@@ -73,7 +73,7 @@ def tell_of_locks() -> None:
         root, folders = Path(get_default_build_root()), f"{python}*/*"
     for lock in sorted(root.glob(f"{folders}/lock")):
         logging.getLogger("teacherzoo").warning(
-            "%s: this run waits for the process that builds DeepSpeed's %s; where there is none, it was killed: remove that file.",
+            "%s: this run waits for the process that builds DeepSpeed's %s; where there is none, it was killed: stop this run, remove that file and start again.",
             lock,
             lock.parent.name,
         )
