@@ -390,6 +390,20 @@ def test_recipes_that_differ_in_the_learning_of_tasks_alone_share_their_students
     assert not any("extracting" in each for each in said)
 
 
+def test_code_that_learns_tasks_otherwise_takes_students_as_they_are(recipe, monkeypatch):
+    stated = read_comparison(recipe(systems=["bistil+labels"]))
+    before = RecipeDigests(stated)
+
+    monkeypatch.setattr(identity, "_VERSION_OF_TASKS", -1)
+    other_tasks = RecipeDigests(stated)
+    monkeypatch.setattr(identity, "_VERSION", -1)
+    other_students = RecipeDigests(stated)
+
+    assert other_tasks.before_tasks == before.before_tasks != other_students.before_tasks
+    assert len({digests.of_all for digests in (before, other_tasks, other_students)}) == 3
+    assert other_tasks.labels["bistil+labels"] != before.labels["bistil+labels"]
+
+
 def test_a_task_is_learnt_as_the_recipe_says_for_it(recipe):
     asked = {"pos": {"pooling": "mean", "steps": 5}, "topic": {"steps": 7}}
     followed = read_comparison(

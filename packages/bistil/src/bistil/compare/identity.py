@@ -30,9 +30,10 @@ from xeval.data.source import choose_source, choose_targets, digest_of_training
 from xeval.statistics.items import digest_of_examples
 
 # Parts of a recipe that no student depends on.
-_OF_TASKS = ("tune", "tune_by_task", "sources")
-# Raised where the code makes other models of an equal recipe.
-_VERSION = 5
+_OF_TASKS = ("tune", "tune_by_task", "sources", "version_of_tasks")
+# Raised where the code makes other models of an equal recipe: students and all behind them, or what learns tasks alone.
+_VERSION = 4
+_VERSION_OF_TASKS = 1
 
 
 class RecipeDigests:
@@ -52,7 +53,7 @@ class RecipeDigests:
         left_out = {"model", "corpora", "data", "out", "targets", "tasks", "systems", "seeds", "tune_by_task", "teacher_tasks"}  # fmt: skip
         # What is left open is not stated, so that a recipe keeps its name when there is more to leave open.
         open_parts = {part: getattr(recipe, part).model_dump(exclude_none=True) for part in ("extract", "tune")}  # fmt: skip
-        self._all = {"version": _VERSION, **inputs, **recipe.model_dump(exclude=left_out), **open_parts}  # fmt: skip
+        self._all = {"version": _VERSION, "version_of_tasks": _VERSION_OF_TASKS, **inputs, **recipe.model_dump(exclude=left_out), **open_parts}  # fmt: skip
         if recipe.tune_by_task:
             self._all["tune_by_task"] = {task: recipe.tuning_of(task).model_dump(exclude_none=True) for task in recipe.tune_by_task}  # fmt: skip
 
