@@ -18,8 +18,11 @@ from tokenizers.processors import TemplateProcessing
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
+    BertLMHeadModel,
+    BertModel,
 )
 from typer.testing import CliRunner
 
@@ -31,7 +34,7 @@ from mergedistill.fuse.development import read_examples
 from mergedistill.fuse.evolve import search
 from mergedistill.fuse.grams import Grams, gather_grams
 from mergedistill.fuse.regmean import regression_mean, row_mean
-from teacherzoo import load_teacher
+from teacherzoo import CorpusError, load_teacher
 from vocabmerge import VocabularyError
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(35))]
@@ -323,6 +326,24 @@ def test_regmean_killed_between_two_models_does_not_read_the_first_again(
 
     assert again == whole
     assert opened == ["a", "b", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("b.txt", ""), ("b.csv", "w0 w1"), ("b.txt.gz", "w0")]
+)
+def test_regmean_refuses_a_text_before_it_opens_a_model(
+    taggers: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str
+) -> None:
+    opened: list[Path] = []
+    monkeypatch.setattr(gathering, "load_teacher", lambda folder, **_options: opened.append(folder))
+    text = tmp_path / name
+    text.write_text(content)
+
+    with pytest.raises(CorpusError, match=re.escape(str(text))):
+        fuse(taggers, tmp_path / "out", by="regmean", texts=[texts_of(taggers)[0], text])
+
+    assert not opened
+    assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("fault", ["text", "weights"])
@@ -713,7 +734,25 @@ def test_models_that_answer_with_numbers_are_not_judged_by_labels(
         for seed, name in enumerate("ab")
     ]
 
-    with pytest.raises(FuseError, match="got a classifier whose answers are numbers; use mean"):
+    with pytest.raises(
+        FuseError, match="got a sequence classifier or reranker whose answers are numbers; use mean"
+    ):
+        fuse(folders, tmp_path / "out", by="evolve", dev={"a": texts_of(taggers)[0]})
+
+
+@pytest.mark.parametrize(
+    ("model_class", "said"),
+    [
+        (BertForQuestionAnswering, "taggers, got a question answerer; use mean or regmean"),
+        (BertModel, "taggers, got an encoder without a head; use mean or regmean"),
+    ],
+)
+def test_kinds_that_evolve_cannot_judge_are_named(
+    taggers: list[Path], tmp_path: Path, model_class: Any, said: str
+) -> None:
+    folders = [saved(tmp_path / name, 0, model_class=model_class) for name in "ab"]
+
+    with pytest.raises(FuseError, match=said):
         fuse(folders, tmp_path / "out", by="evolve", dev={"a": texts_of(taggers)[0]})
 
 
@@ -721,9 +760,12 @@ def test_one_model_and_folders_without_weights_are_refused(
     taggers: list[Path], tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
+    causal = saved(tmp_path / "causal", 0, model_class=BertLMHeadModel, is_decoder=True)
 
     with pytest.raises(FuseError, match="at least two models, got 1"):
         fuse(taggers[:1], tmp_path / "out")
+    with pytest.raises(FuseError, match="found a causal LM; give the folder of one encoder"):
+        fuse([taggers[0], causal], tmp_path / "out")
     with pytest.raises(FuseError, match="found no weights"):
         fuse([taggers[0], tmp_path / "empty"], tmp_path / "out")
     with pytest.raises(FuseError, match="expected the folder of a model, there is none"):

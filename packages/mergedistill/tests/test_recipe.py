@@ -117,6 +117,10 @@ def test_the_shortest_recipe_gets_good_defaults(tmp_path: Path) -> None:
         ),
         ({"student": {"width": 10, "heads": 3}}, "cannot be shared by 3 heads"),
         ({"out": None}, "out: input should be a valid string"),
+        ({"out": ""}, "out: string should have at least 1 character, got ''"),
+        ({"signals": ""}, "signals: string should have at least 1 character"),
+        ({"languages": {"de": "", "fi": "fi.txt"}}, "languages.de.corpus: string should have at"),
+        ({"states": {"encoder": ""}}, "states.encoder: string should have at least 1 character"),
         (
             {"teachers": ["a/x", "b/y"]},
             "teachers.0: expected keys such as `teacher:`, got 'a/x'; teachers.1: expected keys",
@@ -254,6 +258,33 @@ def test_every_name_of_a_file_counts_from_the_recipe_s_folder(tmp_path: Path) ->
         read_recipe(_write(tmp_path, {**GOOD, **inline})).train.arguments
         == inline["train"]["arguments"]
     )  # type: ignore[index]  # a mapping
+
+
+def test_a_tilde_is_the_home_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    (home / "teacher").mkdir(parents=True)
+    (home / "fi.txt").write_text("x")
+    monkeypatch.setenv("HOME", str(home))
+    stated = {
+        **GOOD,
+        "out": "~/run",
+        "signals": "~/shared",
+        "record": {"offload": "~/disk"},
+        "languages": {"de": "~nobody-of-this-name/de.txt", "fi": "~/fi.txt"},
+        "teachers": [{"teacher": "~/teacher", "languages": ["de", "fi"]}],
+    }
+
+    recipe = read_recipe(_write(tmp_path, stated))
+
+    assert (recipe.out, recipe.signals) == (str(home / "run"), str(home / "shared"))
+    assert (recipe.record.offload, recipe.teachers[0].teacher) == (
+        str(home / "disk"),
+        str(home / "teacher"),
+    )
+    assert [text.corpus for text in recipe.languages.values()] == [
+        "~nobody-of-this-name/de.txt",
+        str(home / "fi.txt"),
+    ]
 
 
 def test_a_recipe_for_others_says_nothing_of_this_machine(tmp_path: Path) -> None:

@@ -120,6 +120,18 @@ def test_by_a_users_name_nothing_is_written_over(
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("place", ["", ".", "/"])
+def test_a_folder_without_a_name_is_refused_as_what_exists(
+    place: str, tmp_path: Path, count: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(TeacherError, match="exists already; remove it, or choose another name"):
+        made_once(Path(place), {"steps": 1}, count, refuse=TeacherError)
+
+    assert not [*tmp_path.iterdir()]
+
+
 def test_what_a_kill_behind_the_last_write_leaves_goes_with_the_next_call(
     tmp_path: Path, count: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,9 +74,9 @@ def made_once(
         >>> made_once(folder / "counts", {"text": "58de56"}, count).name
         'counts'
     """
-    work = work_dir(place)
     if refuse is not None:
         refuse_what_exists(place, refuse)
+    work = work_dir(place)
     with contextlib.ExitStack() as held:
         if not is_made(place, inputs):
             held.enter_context(alone_in(work, name=place, refuse=refuse, watch=watch))
@@ -175,7 +175,8 @@ def refuse_what_exists(place: Path, refuse: type[Exception]) -> None:
     Raises:
         Exception: the given one, where `place` exists.
     """
-    remove(_done_with(place))
+    if place.name:  # of `.` and `/`, which exist, there is none
+        remove(_done_with(place))
     if place.exists():
         raise refuse(f"{place} exists already; remove it, or choose another name.")
 

@@ -13,8 +13,10 @@ from mergedistill.errors import FuseError
 from mergedistill.fuse.models import Fused, ModelFiles, read_models
 from teacherzoo.cache import MADE, cleared_if_refused, made_once, refuse_what_exists
 from teacherzoo.digests import digest_of_files, digest_of_model
+from teacherzoo.encoders.kinds import PLAIN_NAMES
 from teacherzoo.nearest import nearest
 from teacherzoo.progress import ProgressCallback, no_progress
+from teacherzoo.text.corpora import Corpus
 from vocabmerge import Kind
 from vocabmerge.encoder_folder.weight_files import StoredTensor
 from vocabmerge.tokenizer_file.json_file import read_json
@@ -313,7 +315,7 @@ def _refuse_what_has_no_sense(
         if kind not in (Kind.MASKED_LM, Kind.CLASSIFIER, Kind.TOKEN_CLASSIFIER) or numbers:
             answers = " whose answers are numbers" if numbers else ""
             raise FuseError(
-                f"evolve judges masked LMs, classifiers of at least two labels and taggers, got a {kind.value.replace('_', ' ')}{answers}; "
+                f"evolve judges masked LMs, classifiers of at least two labels and taggers, got {PLAIN_NAMES[kind]}{answers}; "
                 "use mean or regmean."
             )
         if not options["dev"]:
@@ -324,3 +326,6 @@ def _refuse_what_has_no_sense(
     for file in (*options.get("texts", ()), *options.get("dev", {}).values()):
         if not Path(file).is_file():
             raise FuseError(f"{file}: expected a file of text, there is none; give its path.")
+    # A pass over the text before would be lost.
+    for text in options.get("texts", ()):
+        next(Corpus("text", text).documents())

@@ -79,9 +79,11 @@ def _read(folder: Path) -> ModelFiles:
         )
     layout = model_layout(folder)
     if layout.kind not in KINDS or len(layout.transformers) != 1:
+        encoders = len(layout.transformers)
+        several = f" of {encoders} encoders" if encoders > 1 else ""
         raise FuseError(
-            f"{folder}: expected one encoder, alone or with a head, found {PLAIN_NAMES[layout.kind]} of "
-            f"{len(layout.transformers)} encoders; give the folder of one encoder."
+            f"{folder}: expected one encoder, alone or with a head, found {PLAIN_NAMES[layout.kind]}{several}; give the folder of "
+            "one encoder."
         )
     places = dict.fromkeys([*layout.transformers, *(module.path for module in layout.modules)])
     parts = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -74,20 +75,23 @@ def altered(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
 
 def _from_folder(recipe: Recipe, folder: Path) -> Recipe:
+    def place(name: str) -> Path:
+        return folder / os.path.expanduser(name)  # noqa: PTH111  # Path's refuses a user that is not there with a traceback
+
     def local(name: str) -> str:
-        file = folder / name
+        file = place(name)
         return str(file) if file.exists() else name
 
     offload, arguments = recipe.record.offload, recipe.train.arguments
     if offload not in (None, "cpu"):
-        offload = str(folder / offload)
+        offload = str(place(offload))
     deepspeed = arguments.get("deepspeed")
     if isinstance(deepspeed, str):  # a file; a mapping is the configuration itself
         arguments = {**arguments, "deepspeed": local(deepspeed)}
     return recipe.model_copy(
         update={
-            "out": str(folder / recipe.out),
-            "signals": None if recipe.signals is None else str(folder / recipe.signals),
+            "out": str(place(recipe.out)),
+            "signals": None if recipe.signals is None else str(place(recipe.signals)),
             "languages": {
                 code: text.model_copy(update={"corpus": local(text.corpus)})
                 for code, text in recipe.languages.items()

@@ -22,6 +22,8 @@ from teacherzoo.pretrain.shapes import Shape
 Combine = Literal["best", "mixture", "mince", "words"]
 
 
+# An empty one would be the recipe's own folder.
+_Place = Annotated[str, Field(min_length=1)]
 # In YAML a sequence is a list.
 _NotStrict = Field(strict=False)
 
@@ -36,7 +38,7 @@ class _Part(BaseModel):
 class Text(_Part):
     """A language's text: a file, a folder or a data set on the Hub; a bare name stands for `{corpus: name}`."""
 
-    corpus: str
+    corpus: _Place
     config: str | None = None
     """Of a data set on the Hub: which of its configurations."""
     column: str = "text"
@@ -72,7 +74,7 @@ def _combination(value: Any) -> Any:
 class Teaching(_Part):
     """A teacher and the languages that it teaches, or under `assign: rank` those that it may be chosen for."""
 
-    teacher: str
+    teacher: _Place
     """A catalogue name, a Hub name or a model folder."""
     languages: Annotated[tuple[str, ...], _NotStrict] = ()
     """Under `assign: rank` none stands for all."""
@@ -227,14 +229,14 @@ class Recording(_Part):
     precision: Literal["float32", "bfloat16"] = "float32"
     tokens: Annotated[int, Field(ge=8)] = 4096
     """Tokens in a batch: lower it where memory runs out, and the recording goes on."""
-    offload: str | None = None
+    offload: _Place | None = None
     """For teachers larger than memory: `cpu`, or a folder on a fast disk (DeepSpeed ZeRO-3)."""
 
 
 class States(_Part):
     """An encoder whose hidden states of words the student learns beside its teachers' predictions (see `StatesTerm`)."""
 
-    encoder: str
+    encoder: _Place
     """A model folder, a catalogue name or a Hub name: any encoder with a fast tokenizer; it needs no masked-LM head."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     layer: int | Literal["last"] = "last"
@@ -287,9 +289,9 @@ class Recipe(_Part):
     lowest cross-entropy with the text; `{likelihood: words}`, also for one teacher, is a mixture that compares whole words
     where pieces differ; for all languages, or by language (`best` for those not named)."""
     rank: Ranking = Ranking()
-    out: str
+    out: _Place
     """The folder of the run; the student is in its `student/`."""
-    signals: str | None = None
+    signals: _Place | None = None
     """Where recordings are kept, by default in `out`; recipes that ask the same teachers the same may share it."""
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.01
     """Share of the documents kept from training, chosen by content."""
