@@ -10,8 +10,9 @@ from bistil.errors import AdaptError
 from bistil.losses.task import DistillationModel
 from bistil.losses.weights import TaskLossWeights
 from bistil.lottery.config import Sparsity
+from bistil.sparse.files import read_sparse
 from bistil.sparse.reindex import kept_ids
-from bistil.tasks.adapt import adapt
+from bistil.tasks.adapt import _begin_as, adapt
 from bistil.tasks.data import TaskBatches, read_task
 from bistil.tasks.task_sft import task_sft
 from bistil.tasks.teacher import TaskTeacher
@@ -126,6 +127,28 @@ def test_a_student_reads_the_text_and_says_how_much(tmp_path, task, student, tas
     assert without["loss"] == TaskLossWeights().to_json()
     weights = [dict(read_finetuned(folder).model.encoder.named_parameters()) for folder in (plain, out)]  # fmt: skip
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.slow
+def test_under_text_the_head_begins_as_the_teacher_s(tmp_path, student, tasks, taught, swahili):
+    still = replace(TRAINING, protocol=replace(PROTOCOL, steps=1, evaluate_every=1, learning_rate=1e-12))  # fmt: skip
+    heads = {}
+    for text in (None, swahili):
+        out = adapted(tmp_path / str(text is None), student, taught["pos"], tasks, text=text, training=still)  # fmt: skip
+        heads[text is None] = read_finetuned(out).model.head.state_dict()
+    wanted = read_sparse(taught["pos"].task_sft).head
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(heads[False][name], tensor, rtol=0, atol=1e-9)
+    assert not torch.allclose(heads[True]["out.weight"], wanted["out.weight"])
+
+
+def test_a_head_of_wider_states_is_not_taken():
+    narrow, wide, equal = torch.nn.Linear(4, 3), torch.nn.Linear(8, 3), torch.nn.Linear(4, 3)
+    before = {name: tensor.clone() for name, tensor in narrow.state_dict().items()}
+    _begin_as(narrow, wide)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in narrow.state_dict().items())
+    _begin_as(narrow, equal)
+    assert all(torch.equal(a, b) for a, b in zip(narrow.parameters(), equal.parameters(), strict=True))  # fmt: skip
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ from xeval.statistics.items import digest_of_examples
 _OF_TASKS = ("tune", "tune_by_task", "sources", "version_of_tasks")
 # Raised where the code makes other models of an equal recipe: students and all behind them, or what learns tasks alone.
 _VERSION = 4
-_VERSION_OF_TASKS = 1
+_VERSION_OF_TASKS = 2
 
 
 class RecipeDigests:

@@ -64,14 +64,15 @@ def adapt(
 ) -> Path:
     """Adapt a student to a task on the source language, for use on the target's (BiStil, phase 2; Ansell et al. 2023, section 3).
 
-    The student S gets a fresh head and becomes S + φ by lottery-ticket sparse fine-tuning (Ansell et al. 2022) under a
-    teacher that knows the task, its sparse fine-tunings of language and task applied:
+    The student S gets a head and becomes S + φ by lottery-ticket sparse fine-tuning (Ansell et al. 2022) under a teacher
+    that knows the task, its sparse fine-tunings of language and task applied:
 
         L = L_attn + L_hidden + CE(softmax(z_T / T), softmax(z_S / T)),
 
-    with weights and T as `loss` says. Teacher and student read the same tokens: the student's, under the teacher's
-    ids. Lines of `text` are examples beside those of the task (as Mukherjee and Awadallah 2020 have them): of the target language there
-    are no labels, but a teacher's answers. Interrupted, it goes on when called again with the same arguments, models, files and data, wherever these lie by then.
+    with weights and T as `loss` says. The head is fresh; where a teacher of the student's width labels `text`, it begins as the
+    teacher's. Teacher and student read the same tokens: the student's, under the teacher's ids. Lines of `text` are
+    examples beside those of the task (as Mukherjee and Awadallah 2020 have them): of the target language there are no
+    labels, but a teacher's answers. Interrupted, it goes on when called again with the same arguments, models, files and data, wherever these lie by then.
 
     Args:
         student: a folder that `extract` wrote, or any model with the teacher's layers thinned out.
@@ -133,7 +134,7 @@ def adapt(
         "units": plan_of_extraction(student).get("units"),
     }
     if text is not None:
-        inputs["text"] = {"lines": text.lines, **digests_of_sources(text.sources)}
+        inputs["text"] = {"lines": text.lines, "head": "the teacher's", **digests_of_sources(text.sources)}  # fmt: skip
 
     def learn(work: Path) -> None:
         objective = None
@@ -141,6 +142,8 @@ def adapt(
             task_teacher = open_teacher(teacher, data, source, language, training, work / TEACHER_FILE, watch)  # fmt: skip
             objective = _distilled_from(task_teacher, alignment, loss)
         learner, pieces = untrained(student, data, training)
+        if text is not None:
+            _begin_as(learner.head, task_teacher.model.head)
         base = body_digests(learner)
         ticket, record = train_task(
             learner, pieces, data, training, work, objective=objective, unlabelled=unlabelled, watch=watch
@@ -165,6 +168,13 @@ def adapt(
             _write(tuned, tuning, training, work, teacher, student)
 
     return made_once(out, inputs, learn, together=True, refuse=AdaptError)
+
+
+def _begin_as(head: nn.Module, of_teacher: nn.Module) -> None:
+    """Take a teacher's head as it is, unless it reads wider states."""
+    wanted, taught = head.state_dict(), of_teacher.state_dict()
+    if all(tensor.shape == taught[name].shape for name, tensor in wanted.items()):
+        head.load_state_dict(taught)
 
 
 def _distilled_from(
